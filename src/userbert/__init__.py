@@ -1,0 +1,1 @@
+"""Vectors of who users are, learned from logs of what they do."""

@@ -1,0 +1,1 @@
+"""From raw logs to batches: sources → vocabulary, words → prepared data → sequences → batches."""

@@ -1,0 +1,81 @@
+"""User sequences as flat arrays: what every model reads, and the order in which it reads them.
+
+In: prepared data and (user, cut-off) pairs. Out: `UserBatch`, a frozen record of flat numpy arrays
+and offsets. Nothing is padded here; the encoder alone knows padding.
+
+Letters in shapes: B users, W words of a segment, N actions of a segment, A attributes of a segment,
+F profile fields.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class AttributeShape:
+    """One attribute of a segment, or one profile field, as a model sees it."""
+
+    name: str
+    size: int
+    """The number of ids: 0 is none, 1 is unknown, values follow."""
+    table: str
+    """The embedding table; attributes that are shared between segments name the same."""
+
+
+@dataclass(frozen=True)
+class SegmentShape:
+    """One segment as a model sees it."""
+
+    name: str
+    attributes: tuple[AttributeShape, ...]
+    positions: int
+    """Positions run from 0 to this number - 1."""
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """What a model must know of the data: its segments and profile fields, in order."""
+
+    segments: tuple[SegmentShape, ...]
+    profile: tuple[AttributeShape, ...]
+
+
+@dataclass(frozen=True)
+class SegmentBatch:
+    """The words of one segment of a batch of users: actions → words → users."""
+
+    name: str
+    ids: Int32
+    """(A, N): the id of each attribute of each action; 0 is none, 1 unknown."""
+    action_offsets: Int64
+    """(W + 1,): the actions of word w are `action_offsets[w]:action_offsets[w + 1]`."""
+    word_offsets: Int64
+    """(B + 1,): the words of user b are `word_offsets[b]:word_offsets[b + 1]`, oldest first."""
+    positions: Int32
+    """(W,): days (day words) or hours (gap words) from the window's start."""
+
+    @property
+    def word_counts(self) -> Int64:
+        """(B,): the number of words of each user."""
+        return np.diff(self.word_offsets)
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """A batch of user sequences."""
+
+    index: Int64
+    """(B,): which of the (user, cut-off) pairs asked for each sequence is."""
+    segments: tuple[SegmentBatch, ...]
+    """In the order of `InputShape.segments`."""
+    profile_ids: Int32
+    """(B, F): profile fields in the order of `InputShape.profile`; 0 is none."""
+
+    def __len__(self) -> int:
+        """Count the users."""
+        return len(self.index)

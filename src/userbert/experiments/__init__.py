@@ -1,0 +1,1 @@
+"""Whole experiments on public data; they use the package as its users do."""

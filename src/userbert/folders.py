@@ -1,0 +1,87 @@
+"""Outputs that appear whole or not at all, and the checksums that tell whether they still are.
+
+Every verb that writes goes through `publishing_folder` or `publishing_file`: the work happens
+beside the target under a temporary name, and one rename publishes it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from userbert.errors import InputError
+
+_PARTIAL = ".partial-"
+
+
+@contextmanager
+def publishing_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`; rename it to `target` if the block succeeds.
+
+    Raises `InputError` if `target` exists or cannot be created.
+    """
+    temporary = _temporary_beside(target)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror}. Choose another -o.") from error
+    try:
+        yield temporary
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def publishing_file(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; rename it to `target` if the block succeeds.
+
+    Raises `InputError` if `target` exists or its folder cannot be created.
+    """
+    temporary = _temporary_beside(target)
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror}. Choose another -o.") from error
+    try:
+        yield temporary
+        temporary.rename(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary_beside(target: Path) -> Path:
+    if target.exists():
+        raise InputError(f"{target} exists already. Choose another -o, or remove it first.")
+    return target.with_name(f".{target.name}{_PARTIAL}{os.getpid()}")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, keys in the order given."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; raise `InputError` that names the file when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: {path.parent} is not complete.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, by relative path, in sorted order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): checksum(path) for path in files}

@@ -1,0 +1,420 @@
+"""What a log means: `schema.yaml` as strict, frozen models.
+
+In: YAML text. Out: a `Schema`, which every later stage reads. An unknown key is an error that
+names the nearest known one. Times are absolute once read: the schema says where each source's
+times come from, and in which zone a user's day begins.
+"""
+
+import difflib
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from userbert.errors import SchemaError
+from userbert.schema.inference import propose_schema
+
+SegmentName = Literal["long_term", "short_term"]
+
+_UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+
+
+def parse_duration(text: object) -> timedelta:
+    """Read `90d`, `12h`, `2w` or `30m`; raise `ValueError` for anything else."""
+    if isinstance(text, timedelta):
+        return text
+    match = re.fullmatch(r"(\d+)([wdhms])", str(text))
+    if match is None or int(match[1]) == 0:
+        raise ValueError(f"expected a duration such as 90d, 12h or 30m, found {text!r}")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def format_duration(duration: timedelta) -> str:
+    """Write a duration as `parse_duration` reads it, in the largest unit that fits."""
+    seconds = int(duration.total_seconds())
+    for letter, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds % size == 0:
+            return f"{seconds // size}{letter}"
+    return f"{seconds}s"
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(
+            f"unknown time zone {name!r}; use an IANA name such as Europe/Berlin"
+        ) from None
+    return name
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, when_used="json"),
+]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: in 1.1 the key `on` is true and 04:00 is 240 minutes."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":int"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+class Strict(BaseModel):
+    """A frozen model in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Time(Strict):
+    """Where a source's times stand and what they mean (design, decision 1)."""
+
+    column: str
+    zone: str = "UTC"
+    """Of times that carry none: `UTC`, `local` (the schema's `timezone`) or an IANA name."""
+    unit: Literal["auto", "s", "ms", "us"] = "auto"
+    """Of times that are numbers, since 1970; `auto` judges by their size."""
+    resolution: Literal["instant", "day"] = "instant"
+    """`day`: only the local date is known; it counts from the date's last microsecond."""
+
+    @field_validator("zone")
+    @classmethod
+    def _zone_is_known(cls, zone: str) -> str:
+        return zone if zone == "local" else _known_zone(zone)
+
+
+class Lookup(Strict):
+    """A dimension table joined to a source on a column of the same name in both."""
+
+    path: str
+    on: str
+
+
+class ActionColumn(Strict):
+    """The column that says which action type an event is."""
+
+    column: str
+
+
+class Source(Strict):
+    """One raw log."""
+
+    path: str | list[str]
+    """A file, folder, glob or list of these: CSV, JSON Lines or Parquet; .gz and .zst."""
+    time: Time
+    action: str | ActionColumn
+    lookup: list[Lookup] = []
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _time_may_be_a_name(cls, value: object) -> object:
+        return {"column": value} if isinstance(value, str) else value
+
+
+class Category(Strict):
+    """A categorical attribute or profile field."""
+
+    column: str
+    max_values: int = Field(default=1_000_000, ge=1)
+    """At most so many values are told apart; the rarer ones become *unknown*."""
+    min_users: int = Field(default=1, ge=1)
+    """A value of fewer users becomes *unknown*."""
+    share: bool = False
+    """One vocabulary and one table for both segments."""
+
+
+class Number(Strict):
+    """A number that is binned by quantiles of what `fit_before` lets through."""
+
+    column: str
+    bins: int = Field(ge=2, le=10_000)
+    min: float | None = None
+    """A value below is an error in its row."""
+    share: bool = False
+
+
+class Derived(Strict):
+    """An attribute that every action has: its local hour, weekday or action type."""
+
+    of: Literal["hour", "weekday", "action"]
+    share: bool = False
+
+
+def _kind(attribute: object) -> str:
+    """Which model an attribute is meant to be, so that a fault is told of that one alone."""
+    keys = attribute if isinstance(attribute, dict) else vars(attribute)
+    return "derived" if "of" in keys else "number" if "bins" in keys else "category"
+
+
+Attribute = Annotated[
+    Annotated[Category, Tag("category")]
+    | Annotated[Number, Tag("number")]
+    | Annotated[Derived, Tag("derived")],
+    Discriminator(_kind),
+]
+ProfileField = Annotated[
+    Annotated[Category, Tag("category")] | Annotated[Number, Tag("number")],
+    Discriminator(_kind),
+]
+
+
+class DayWords(Strict):
+    """A word is the actions of one local day (paper §3.2: 04:00 to 04:00)."""
+
+    by: Literal["day"]
+    starts_at: str = "04:00"
+
+    @field_validator("starts_at")
+    @classmethod
+    def _is_a_time(cls, text: str) -> str:
+        if re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text) is None:
+            raise ValueError(f'expected a time of day such as "04:00", found {text!r}')
+        return text
+
+    @property
+    def start(self) -> time:
+        """The local time at which a day begins."""
+        return time.fromisoformat(self.starts_at)
+
+
+class GapWords(Strict):
+    """A word ends before a gap of more than so many minutes (paper §3.2: 30)."""
+
+    by: Literal["gap"]
+    minutes: int = Field(default=30, ge=1)
+
+    @property
+    def gap_us(self) -> int:
+        """The longest gap inside a word, in microseconds."""
+        return self.minutes * 60_000_000
+
+
+Words = Annotated[DayWords | GapWords, Field(discriminator="by")]
+
+
+class Window(Strict):
+    """What a segment sees: from so long before the cut-off to so long before it."""
+
+    from_: Duration = Field(alias="from")
+    to: Duration | None = None
+    """Where the window ends before the cut-off; none: at the cut-off."""
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Self:
+        if self.to is not None and self.to >= self.from_:
+            raise ValueError("a window's `from` must be longer ago than its `to`")
+        return self
+
+
+class Segment(Strict):
+    """Which actions make words, how they are cut, and which attributes they carry."""
+
+    words: Words
+    window: Window
+    actions: list[str] = Field(min_length=1)
+    attributes: list[str] = Field(min_length=1)
+    max_words: int = Field(default=128, ge=1)
+    """At most so many words of a user, the newest (paper §4.4: 128)."""
+    max_actions: int = Field(default=1024, ge=1)
+    """At most so many actions of a word, the newest."""
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _window_may_be_a_duration(cls, value: object) -> object:
+        return {"from": value} if isinstance(value, str) else value
+
+    @field_validator("actions", "attributes")
+    @classmethod
+    def _names_stand_once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"a name stands twice in {names}")
+        return names
+
+
+class Profile(Strict):
+    """What is known of users besides their behavior: one row a user, or one a user and time."""
+
+    path: str | list[str]
+    fields: dict[str, ProfileField] = Field(min_length=1)
+    time: Time | None = None
+    """If given, the newest row before the cut-off counts; else profiles are timeless."""
+
+
+class Schema(Strict):
+    """What the logs mean. Load it from YAML with `Schema.load`, or let `Schema.infer` propose it.
+
+    Raises `SchemaError` with one message a fault, each naming where it stands.
+    """
+
+    user: str
+    """The column that holds the user id, in every source and in the profile."""
+    timezone: str = "UTC"
+    """The users' local zone; it decides days and hours, and is that of naive cut-offs."""
+    sources: dict[str, Source] = Field(min_length=1)
+    attributes: dict[str, Attribute] = Field(min_length=1)
+    segments: dict[SegmentName, Segment] = Field(min_length=1)
+    profile: Profile | None = None
+    fit_before: datetime | None = None
+    """Vocabularies and bins learn from events before this instant alone."""
+    _folder: Path = Path()
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_is_known(cls, name: str) -> str:
+        return _known_zone(name)
+
+    @field_validator("fit_before", mode="before")
+    @classmethod
+    def _dates_are_midnights(cls, value: object) -> object:
+        if isinstance(value, str):
+            return datetime.fromisoformat(value)
+        if isinstance(value, date) and not isinstance(value, datetime):
+            return datetime.combine(value, time())
+        return value
+
+    @model_validator(mode="after")
+    def _names_fit_together(self) -> Self:
+        for segment_name, segment in self.segments.items():
+            for name in segment.attributes:
+                if name not in self.attributes:
+                    raise ValueError(
+                        f"segments.{segment_name}.attributes: {name!r} is not among `attributes`"
+                        f"{_nearest(name, self.attributes)}"
+                    )
+        constant = {source.action for source in self.sources.values()}
+        if all(isinstance(action, str) for action in constant):
+            for segment_name, segment in self.segments.items():
+                for action in segment.actions:
+                    if action not in constant:
+                        raise ValueError(
+                            f"segments.{segment_name}.actions: no source has the action "
+                            f"{action!r}{_nearest(action, map(str, constant))}"
+                        )
+        return self
+
+    @classmethod
+    def parse(cls, text: str, folder: Path | None = None, name: str = "the schema") -> Self:
+        """Read a schema from YAML; relative paths in it start at `folder`."""
+        try:
+            content = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise SchemaError(f"{name} is not YAML: {error}") from error
+        if not isinstance(content, dict):
+            raise SchemaError(f"{name}: expected keys such as `user:` and `sources:`.")
+        try:
+            schema = cls.model_validate(content)
+        except ValidationError as error:
+            raise SchemaError(_explain(error, name)) from error
+        schema._folder = folder if folder is not None else Path()
+        return schema
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a schema file; relative paths in it start at the file's folder."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SchemaError(f"{path} cannot be read: {error}.") from error
+        return cls.parse(text, path.parent, str(path))
+
+    @classmethod
+    def infer(cls, *events: str | Path, profiles: str | Path | None = None) -> Self:
+        """Propose a schema for event logs; `userbert init` writes the same with its reasons."""
+        text = propose_schema(
+            [Path(path) for path in events], None if profiles is None else Path(profiles)
+        )
+        return cls.parse(text, Path(), "the proposed schema")
+
+    def dump(self) -> str:
+        """Write the schema as YAML that `parse` reads."""
+        content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+    def resolve(self, path: str) -> Path:
+        """Where a path of the schema leads."""
+        return self._folder / path
+
+    @cached_property
+    def zone(self) -> ZoneInfo:
+        """The users' local zone."""
+        return ZoneInfo(self.timezone)
+
+    def instant(self, moment: str | date | datetime) -> int:
+        """Microseconds since 1970 of a moment; a naive one is in the schema's `timezone`."""
+        return to_instant(moment, self.zone)
+
+    @property
+    def fit_before_us(self) -> int | None:
+        """`fit_before` in microseconds since 1970."""
+        return None if self.fit_before is None else self.instant(self.fit_before)
+
+
+def to_instant(moment: str | date | datetime, zone: ZoneInfo) -> int:
+    """Microseconds since 1970 of a moment; a naive one is in `zone`. Raise `SchemaError`."""
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment)
+        except ValueError:
+            raise SchemaError(
+                f"expected a date or time such as 2017-09-01 or 2017-09-01T04:00, found {moment!r}."
+            ) from None
+    if not isinstance(moment, datetime):
+        moment = datetime.combine(moment, time())
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    return (moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+_KNOWN_KEYS = (
+    Schema, Time, Lookup, Source, Category, Number, Derived, DayWords, GapWords, Window, Segment,
+    Profile,
+)  # fmt: skip
+
+
+def _explain(error: ValidationError, name: str) -> str:
+    """One line a fault, where it stands in the user's words, with the nearest known key."""
+    keys = {
+        field.alias or key for model in _KNOWN_KEYS for key, field in model.model_fields.items()
+    }
+    branches = {"category", "number", "derived", "day", "gap", "str", "list[str]", "ActionColumn"}
+    lines: dict[str, None] = {}
+    for fault in error.errors():
+        place = [str(part) for part in fault["loc"] if str(part) not in branches]
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown key {place[-1]!r}{_nearest(place[-1], keys)}"
+        lines[f"{name}: {'.'.join(place) or 'top level'}: {message}."] = None
+    return "\n".join(lines)

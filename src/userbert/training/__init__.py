@@ -1,0 +1,1 @@
+"""Self-supervised pretraining: masking, objectives, one visible loop, checkpoints."""
