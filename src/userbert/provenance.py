@@ -1,0 +1,72 @@
+"""What a published figure must say of its origin.
+
+Every JSON of results has a `made` object from here: which code, on which data, when, where and by
+which command.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def made(command: Sequence[str], seeds: Sequence[int], data: str | None) -> dict[str, object]:
+    """Describe how results come about; `data` is the checksum of the prepared data."""
+    return {
+        "commit": commit(),
+        "version": _version(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seeds": list(seeds),
+        "machine": machine(),
+        "data": data,
+        "command": " ".join(command),
+    }
+
+
+def commit() -> str | None:
+    """Name the source tree's commit, `+changes` if it is not clean; none outside a git tree."""
+    head = _git("rev-parse", "HEAD")
+    if head is None:
+        return None
+    return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def machine() -> str:
+    """Name the processor, the number of cores that we may use, the system and the Python."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    system = f"{platform.system()} {platform.machine()}"
+    return f"{_processor()}, {cores} cores, {system}, Python {platform.python_version()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown processor")
+
+
+def _version() -> str:
+    try:
+        return version("userbert")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _git(*arguments: str) -> str | None:
+    """Ask git in the project's tree; none if this is an installed copy."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
