@@ -1,0 +1,213 @@
+"""Opening raw logs: every form gives the same rows, everything bad gives one message."""
+
+import gzip
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from userbert.errors import SourceError
+from userbert.schema.files import expand, reading, scan
+
+Compress = Callable[[bytes], bytes]
+CSV = b"user,time,price\n1,2020-01-01,3.5\n2,2020-01-02,\n"
+JSON = b'{"user":"1","time":"2020-01-01","price":"3.5"}\n{"user":"2","time":"2020-01-02"}\n'
+ROWS = [("1", "2020-01-01", "3.5"), ("2", "2020-01-02", None)]
+
+
+def zstd(content: bytes) -> bytes:
+    buffer = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(buffer, "zstd") as stream:
+        stream.write(content)
+    return bytes(buffer.getvalue())
+
+
+def read(file: Path) -> pl.DataFrame:
+    with reading(file):
+        return scan(file).collect(engine="streaming")
+
+
+def message_of(folder: Path, name: str, content: bytes) -> str:
+    file = folder / name
+    file.write_bytes(content)
+    with pytest.raises(SourceError) as caught:
+        read(file)
+    message = str(caught.value)
+    assert message.startswith(str(file))
+    assert message.endswith(".")
+    for internals in ("infer_schema", "ignore_errors", "polars", "dtype"):
+        assert internals not in message
+    return message.removeprefix(str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.csv", CSV),
+        ("LOG.CSV", CSV),
+        ("log.tsv", CSV.replace(b",", b"\t")),
+        ("log.jsonl", JSON),
+        ("log.ndjson", JSON),
+        ("crlf.csv", CSV.replace(b"\n", b"\r\n")),
+        ("crlf.jsonl", JSON.replace(b"\n", b"\r\n")),
+        ("mark.csv", b"\xef\xbb\xbf" + CSV),
+        ("log.v2[1]*.csv", CSV),
+        ("log.v2[1]*.jsonl", JSON),
+    ],
+)
+@pytest.mark.parametrize("compress", [None, gzip.compress, zstd])
+def test_every_text_form_gives_the_same_rows(
+    tmp_path: Path, name: str, content: bytes, compress: Compress | None
+) -> None:
+    ending = "" if compress is None else ".gz" if compress is gzip.compress else ".zst"
+    file = tmp_path / f"{name}{ending}"
+    file.write_bytes(compress(content) if compress else content)
+    assert read(file).rows() == ROWS
+
+
+def test_parquet_keeps_its_types(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user": [1, 2], "price": [0.5, None]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    assert read(tmp_path / "log.parquet").equals(frame)
+
+
+def test_parts_of_a_gzip_file_are_all_read(tmp_path: Path) -> None:
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress(CSV) + gzip.compress(b"3,4,5\n"))
+    assert read(tmp_path / "log.csv.gz").height == 3
+
+
+def test_a_header_alone_is_a_table_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(b"user,time\n")
+    assert read(tmp_path / "log.csv").schema == {"user": pl.String, "time": pl.String}
+
+
+def test_csv_columns_are_strings_as_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(b"user,zip\n007,01000\n")
+    assert read(tmp_path / "log.csv").rows() == [("007", "01000")]
+
+
+def test_json_types_are_those_of_the_whole_file(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"a":1,"b":1,"n":null}\n' * 2000 + b'{"a":"x","b":0.5}\n')
+    frame = read(file)
+    assert frame.schema == {"a": pl.String, "b": pl.Float64, "n": pl.String}
+    assert frame.row(0) == ("1", 1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("log.csv", b"", "empty file"),
+        ("log.jsonl", b"", "empty file"),
+        ("log.csv.gz", gzip.compress(b""), "found no text"),
+        ("log.jsonl", b"\n\n", "found none"),
+        ("log.parquet", b"", "empty file"),
+        ("log.parquet", b"PAR1 something else PAR1", "a complete Parquet file"),
+        ("log.csv", "user,name\n1,caf\xe9\n".encode("latin1"), ", line 2: expected UTF-8"),
+        ("log.jsonl", '{"n":"caf\xe9"}\n'.encode("latin1"), ", line 1: expected UTF-8"),
+        ("log.csv", CSV.decode().encode("utf-16"), ", line 1: expected a header in UTF-8"),
+        ("log.csv", random.Random(1).randbytes(5000), ", line 1: expected a header in UTF-8"),
+        ("log.jsonl", random.Random(1).randbytes(5000), "expected UTF-8"),
+        ("log.jsonl", b"\xef\xbb\xbf" + JSON, "byte order mark"),
+        ("log.csv", b"a;b\n1;2\n", "found ';'"),
+        ("log.csv", b"a\tb\n1\t2\n", r"found '\t'"),
+        ("log.tsv", b"a,b\n1,2\n", "found ','"),
+        ("log.csv", b"a,b,a\n1,2,3\n", "the column 'a' stands twice"),
+        ("log.csv", b"a,b\n1,2\n1,2,3\n", ", line 3: expected 2 fields as in the header, found 3"),
+        ("log.csv", b'a,b\n1,2\n3,"x\n4,5\n', ", line 3: expected quotes in pairs"),
+        ("log.jsonl", JSON + b'{"user": 3,\n' + JSON, ", line 3: expected one JSON object"),
+        ("log.jsonl", JSON + b'{"user": NaN}\n', ", line 3: expected one JSON object"),
+        ("log.jsonl", b'[{"user": 1}]\n', ", line 1: expected one JSON object"),
+        ("log.jsonl", b'{"a": true}\n{"a": 1}\n', "kinds that do not go together"),
+        ("log.txt", CSV, "expected a name that ends in .csv"),
+        ("log", CSV, "expected a name that ends in .csv"),
+        ("log.csv.bz2", CSV, "expected a name that ends in .csv"),
+        ("log.parquet.gz", CSV, "Decompress it first"),
+    ],
+)
+def test_what_cannot_be_read_is_told_in_one_line(
+    tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    message = message_of(tmp_path, name, content)
+    assert told in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("left", [0.5, 0.99])
+@pytest.mark.parametrize("name", ["log.csv.gz", "log.csv.zst", "log.jsonl.gz", "log.jsonl.zst"])
+def test_compressed_data_that_is_cut_off_is_told(tmp_path: Path, name: str, left: float) -> None:
+    content = CSV if "csv" in name else JSON
+    noise = random.Random(2).randbytes(50_000).hex().encode()
+    long = content + content.splitlines()[-1].replace(b"2020", noise) + b"\n"
+    whole = gzip.compress(long) if name.endswith("gz") else zstd(long)
+    message = message_of(tmp_path, name, whole[: int(len(whole) * left)])
+    assert "cut off or damaged" in message
+
+
+def test_a_gzip_file_that_lost_its_checksum_is_told(tmp_path: Path) -> None:
+    assert "cut off or damaged" in message_of(tmp_path, "log.csv.gz", gzip.compress(CSV)[:-4])
+
+
+def test_parquet_damaged_inside_is_told_when_rows_are_read(tmp_path: Path) -> None:
+    values = random.Random(3).choices(range(10**9), k=10_000)
+    pl.DataFrame({"a": [str(value) for value in values]}).write_parquet(tmp_path / "good.parquet")
+    content = bytearray((tmp_path / "good.parquet").read_bytes())
+    content[5000:5100] = bytes(100)
+    assert "damaged" in message_of(tmp_path, "bad.parquet", bytes(content))
+
+
+def test_of_several_files_the_damaged_one_is_named(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
+    good.write_bytes(CSV)
+    bad.write_bytes(CSV + b"1,2,3,4\n")
+    with pytest.raises(SourceError, match=r"bad\.csv, line 4"), reading(good, bad):
+        pl.concat([scan(good), scan(bad)]).collect()
+
+
+def test_an_error_that_is_not_the_files_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_bytes(CSV)
+    with pytest.raises(pl.exceptions.InvalidOperationError), reading(file):
+        scan(file).select(pl.col("time").cast(pl.Int64)).collect()
+    with pytest.raises(OSError, match="disk"), reading(file):
+        raise OSError("disk full")
+
+
+def test_a_file_a_folder_a_pattern_and_a_list_are_expanded_in_order(tmp_path: Path) -> None:
+    for name in ("b.csv", "a.csv", "part/c.csv", "part/_SUCCESS", "part/.c.csv.crc", "_old/d.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(CSV)
+    a, b, c = (tmp_path / name for name in ("a.csv", "b.csv", "part/c.csv"))
+    assert expand("a.csv", tmp_path) == [a]
+    assert expand(str(a), Path("/elsewhere")) == [a]
+    assert expand(".", tmp_path) == [a, b, c]
+    assert expand("*.csv", tmp_path) == [a, b]
+    assert expand("p*", tmp_path) == [c]
+    assert expand(["b.csv", "*.csv"], tmp_path) == [b, a]
+
+
+def test_a_folder_with_what_is_no_log_is_told_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "notes.docx").write_bytes(b"x")
+    with pytest.raises(SourceError, match="leave it out by a pattern"):
+        [scan(file) for file in expand(".", tmp_path)]
+
+
+@pytest.mark.parametrize("pattern", ["nothing.csv", "nothing/*.csv"])
+def test_a_path_that_leads_nowhere_says_where_it_looked(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(SourceError, match="does not exist") as caught:
+        expand(pattern, tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_an_empty_folder_and_a_missing_file_are_told(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(SourceError, match="found no file in it"):
+        expand("logs", tmp_path)
+    with pytest.raises(SourceError, match="No such file"):
+        scan(tmp_path / "gone.csv")
+    (tmp_path / "x.csv").mkdir()
+    with pytest.raises(SourceError, match="found a folder"):
+        scan(tmp_path / "x.csv")
