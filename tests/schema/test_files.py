@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from userbert.errors import SourceError
-from userbert.schema.files import expand, reading, scan
+from userbert.schema.files import columns_of, count_rows, expand, reading, scan
 
 Compress = Callable[[bytes], bytes]
 CSV = b"user,time,price\n1,2020-01-01,3.5\n2,2020-01-02,\n"
@@ -211,3 +211,17 @@ def test_an_empty_folder_and_a_missing_file_are_told(tmp_path: Path) -> None:
     (tmp_path / "x.csv").mkdir()
     with pytest.raises(SourceError, match="found a folder"):
         scan(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
+def test_rows_are_counted_as_they_are_read(tmp_path: Path, name: str) -> None:
+    content = b'user,note\n1,"two\nlines, and ""quotes"""\n\n2,x\r\n3,' + b"\n"
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert count_rows(scan(file), file) == read(file).height
+    assert columns_of(scan(file), file) == {"user": pl.String, "note": pl.String}
+
+
+def test_a_frame_in_memory_has_no_file_to_blame() -> None:
+    with pytest.raises(OSError, match="disk"), reading("frame 'log'"):
+        raise OSError("disk full")

@@ -144,19 +144,32 @@ def _check_header(file: Path, columns: list[str], form: str) -> None:
 
 
 @contextmanager
-def reading(*files: Path) -> Iterator[None]:
+def reading(*files: Path | str) -> Iterator[None]:
     """Tell what is wrong with the files when polars fails to read one of them.
 
     Each file is read alone to find the damaged one; if none is, the error was not theirs and
-    goes on as it is.
+    goes on as it is. A name that is no file's, as that of a frame in memory, is passed over.
     """
     try:
         yield
     except _UNREADABLE:
-        for file in files:
-            with _told_of(file):
-                scan(file).select(pl.all().null_count()).collect(engine="streaming")
+        for file in map(Path, files):
+            if file.is_file():
+                with _told_of(file):
+                    scan(file).select(pl.all().null_count()).collect(engine="streaming")
         raise
+
+
+def columns_of(frame: pl.LazyFrame, file: Path | str) -> dict[str, pl.DataType]:
+    """Tell the columns of a file's frame and their types."""
+    with reading(file):
+        return dict(frame.collect_schema())
+
+
+def count_rows(frame: pl.LazyFrame, file: Path | str) -> int:
+    """Count the rows of a file's frame."""
+    with reading(file):
+        return int(frame.select(pl.len()).collect(engine="streaming").item())
 
 
 @contextmanager
