@@ -58,6 +58,10 @@ class SegmentBatch:
     """(B + 1,): the words of user b are `word_offsets[b]:word_offsets[b + 1]`, oldest first."""
     positions: Int32
     """(W,): days (day words) or hours (gap words) from the window's start."""
+    words_cut: int = 0
+    """Words left out because their user had more than `max_words`."""
+    actions_cut: int = 0
+    """Actions left out because their word had more than `max_actions`."""
 
     @property
     def word_counts(self) -> Int64:

@@ -30,7 +30,9 @@ from pydantic import (
 from userbert.errors import SchemaError
 from userbert.schema.inference import propose_schema
 
-SegmentName = Literal["long_term", "short_term"]
+SEGMENT_NAMES = ("long_term", "short_term")
+RESERVED_NAMES = ("user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid")
+"""Columns of checked events and shards, which no attribute or profile field can be called."""
 
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
@@ -279,7 +281,7 @@ class Schema(Strict):
     """The users' local zone; it decides days and hours, and is that of naive cut-offs."""
     sources: dict[str, Source] = Field(min_length=1)
     attributes: dict[str, Attribute] = Field(min_length=1)
-    segments: dict[SegmentName, Segment] = Field(min_length=1)
+    segments: dict[str, Segment] = Field(min_length=1)
     profile: Profile | None = None
     fit_before: datetime | None = None
     """Vocabularies and bins learn from events before this instant alone."""
@@ -301,7 +303,15 @@ class Schema(Strict):
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> Self:
+        fields = self.profile.fields if self.profile is not None else {}
+        for name in (*self.attributes, *fields):
+            if name in RESERVED_NAMES:
+                raise ValueError(f"no attribute or field can be called {name!r}; rename it")
         for segment_name, segment in self.segments.items():
+            if segment_name not in SEGMENT_NAMES:
+                raise ValueError(
+                    f"segments: expected {' or '.join(SEGMENT_NAMES)}, found {segment_name!r}"
+                )
             for name in segment.attributes:
                 if name not in self.attributes:
                     raise ValueError(
@@ -358,9 +368,10 @@ class Schema(Strict):
         content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
-    def resolve(self, path: str) -> Path:
-        """Where a path of the schema leads."""
-        return self._folder / path
+    @property
+    def folder(self) -> Path:
+        """Where the schema's relative paths start."""
+        return self._folder
 
     @cached_property
     def zone(self) -> ZoneInfo:

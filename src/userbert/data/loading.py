@@ -1,0 +1,96 @@
+"""The order in which models read user sequences.
+
+In: prepared data and (user, cut-off) pairs. Out: `UserBatch` after `UserBatch`: endless and
+shuffled for training, once each for inference. Batches hold sequences of similar length, so that
+attention pads little. The order depends on the seed and the step alone, so it resumes anywhere.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from userbert.data.batches import Int64, UserBatch
+from userbert.data.sequences import cut
+from userbert.data.store import PreparedData
+from userbert.progress import progress
+
+_BUCKET_BATCHES = 32
+"""Sequences are sorted by length within so many batches: enough to even out lengths, few enough
+that a batch stays a random sample."""
+_CHUNK = 8_192
+
+
+class SequenceBatches:
+    """Endless training batches: `batches[step]` is a function of the seed and the step alone.
+
+    `rows` and `cutoffs` are (P,): the pairs; `UserBatch.index` points into them. Each epoch holds
+    every pair once, but for the remainder that fills no batch.
+    """
+
+    def __init__(
+        self,
+        data: PreparedData,
+        rows: Int64,
+        cutoffs: Int64,
+        *,
+        batch_size: int,
+        seed: int,
+        hidden: Collection[str] = (),
+    ) -> None:
+        self.data, self.rows, self.cutoffs, self.hidden = data, rows, cutoffs, tuple(hidden)
+        self.batch_size = min(batch_size, len(rows))
+        self.seed = seed
+        self.lengths = sequence_lengths(data, rows, cutoffs)
+        self.batches_per_epoch = len(rows) // self.batch_size
+        self._epoch = -1
+        self._order = np.zeros((0, 0), dtype=np.int64)
+
+    def __getitem__(self, step: int) -> UserBatch:
+        """The batch of a step, counted from 0."""
+        epoch, number = divmod(step, self.batches_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._shuffle(epoch)
+        pairs = self._order[number]
+        batch = cut(self.data, self.rows[pairs], self.cutoffs[pairs], self.hidden)
+        return replace(batch, index=pairs)
+
+    def _shuffle(self, epoch: int) -> Int64:
+        """(batches, batch size): the pairs of each batch of an epoch."""
+        generator = np.random.default_rng([self.seed, epoch])
+        pairs = generator.permutation(len(self.rows))
+        pairs = pairs[: self.batches_per_epoch * self.batch_size]
+        bucket = np.arange(len(pairs)) // (_BUCKET_BATCHES * self.batch_size)
+        batches = pairs[np.lexsort([self.lengths[pairs], bucket])].reshape(-1, self.batch_size)
+        return batches[generator.permutation(len(batches))]
+
+
+def in_length_order(
+    data: PreparedData,
+    rows: Int64,
+    cutoffs: Int64,
+    *,
+    batch_size: int,
+    hidden: Collection[str] = (),
+    description: str = "reading users",
+) -> Iterator[UserBatch]:
+    """Every pair once, in chunks sorted by length; `UserBatch.index` points into the pairs."""
+    with progress(description, len(rows)) as advance:
+        for start in range(0, len(rows), _CHUNK):
+            chunk = np.arange(start, min(start + _CHUNK, len(rows)))
+            lengths = sequence_lengths(data, rows[chunk], cutoffs[chunk])
+            chunk = chunk[np.argsort(lengths, kind="stable")]
+            for first in range(0, len(chunk), batch_size):
+                pairs = chunk[first : first + batch_size]
+                yield replace(cut(data, rows[pairs], cutoffs[pairs], hidden), index=pairs)
+                advance(len(pairs), "")
+
+
+def sequence_lengths(data: PreparedData, rows: Int64, cutoffs: Int64) -> Int64:
+    """(P,): the number of words of each pair's sequence."""
+    lengths = np.zeros(len(rows), dtype=np.int64)
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        batch = cut(data, rows[part], cutoffs[part])
+        lengths[part] = sum(segment.word_counts for segment in batch.segments)
+    return lengths

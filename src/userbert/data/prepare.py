@@ -1,0 +1,356 @@
+"""Local preparation: raw logs → prepared data, in two passes over hash partitions of the users.
+
+In: a schema, and its logs as files or frames. Out: a folder that `PreparedData` opens. The first
+pass checks every row and spreads the events over partitions on disk by the hash of their user; then
+vocabularies are counted partition by partition; the second pass runs the words kernel on one
+partition at a time. Memory holds one partition and one shard, whatever the number of users.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from userbert.data.sources import INVALID, LogFile, RowAccount, open_sources, read_profile
+from userbert.data.store import (
+    TIMELESS,
+    PreparedData,
+    ShardTables,
+    shard_of,
+    write_manifest,
+    write_shard,
+)
+from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary, countable
+from userbert.data.words import build_words, user_hash
+from userbert.errors import SourceError
+from userbert.folders import publishing_folder, write_json
+from userbert.progress import progress
+from userbert.schema.models import Attribute, Category, Derived, Number, Schema
+
+_ROWS_PER_SHARD = 4_194_304
+_BYTES_PER_EVENT = 1_000
+"""Of one event at the kernel's peak: its strings, their copy sorted and encoded, and the result."""
+
+OnInvalid = Literal["fail", "quarantine"]
+
+
+def prepare(
+    schema: Schema,
+    output: str | Path,
+    *,
+    events: Mapping[str, Any] | None = None,
+    profile: Any | None = None,
+    memory: int = 2 << 30,
+    on_invalid: OnInvalid = "fail",
+) -> PreparedData:
+    """Turn logs into prepared data; return it opened.
+
+    `events` gives frames in place of the sources' files, `profile` one in place of the profile
+    file; `memory` is in bytes. Raises `SourceError` at the first row that cannot be used, unless
+    `on_invalid` is `quarantine`: then such rows go into `rejected.parquet`, each with its reason.
+    """
+    output = Path(output)
+    logs = open_sources(schema, events)
+    rows = sum(log.rows for log in logs)
+    shards = _power_of_two(rows / _ROWS_PER_SHARD)
+    partitions = max(shards, _power_of_two(rows * _BYTES_PER_EVENT / memory))
+    with publishing_folder(output) as folder:
+        intake = _Intake(schema, on_invalid, folder / "temporary", partitions)
+        intake.spread(logs)
+        profiles = intake.profiles(profile)
+        vocabularies = _fit(schema, intake, profiles)
+        encoded = _encode_profiles(profiles, vocabularies)
+        users = 0
+        actions, words = Counter[str](), Counter[str]()
+        for number, tables in enumerate(
+            _build_shards(schema, intake, vocabularies, encoded, shards)
+        ):
+            users += write_shard(folder / "shards" / f"{number:05d}", tables)
+            for name, table in tables.segments.items():
+                actions[name] += table.num_rows
+                words[name] += int(pc.sum(table["word_start"]).as_py() or 0)
+        _check_segments(schema, actions)
+        intake.clear()
+        (folder / "schema.yaml").write_text(schema.dump(), encoding="utf-8")
+        write_json(folder / "vocabularies.json", vocabularies.to_json())
+        if intake.rejected:
+            pl.concat(intake.rejected).write_parquet(folder / "rejected.parquet")
+        write_json(
+            folder / "summary.json",
+            {
+                "users": users,
+                "actions": actions,
+                "words": words,
+                "rows": {name: account.to_json() for name, account in intake.accounts.items()},
+                "warnings": _warnings(schema),
+            },
+        )
+        write_manifest(
+            folder,
+            {
+                "users": users,
+                "shards": shards,
+                "first_event": intake.first_event,
+                "last_event": intake.last_event,
+            },
+        )
+    return PreparedData.open(output)
+
+
+@dataclass
+class _Intake:
+    """The first pass: every row checked, counted, and put where its user's events are."""
+
+    schema: Schema
+    on_invalid: OnInvalid
+    folder: Path
+    partitions: int
+    accounts: dict[str, RowAccount] = field(default_factory=dict)
+    rejected: list[pl.DataFrame] = field(default_factory=list)
+    first_event: int = np.iinfo(np.int64).max
+    last_event: int = np.iinfo(np.int64).min
+    no_events: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """A partition without users."""
+
+    def spread(self, logs: list[LogFile]) -> None:
+        """Read all logs once; write the events that a segment uses into their partitions."""
+        self.folder.mkdir()
+        actions = {name for segment in self.schema.segments.values() for name in segment.actions}
+        writers: dict[int, pa.RecordBatchStreamWriter] = {}
+        total = sum(log.rows for log in logs)
+        with ExitStack() as stack, progress("reading events", total) as advance:
+            for log in logs:
+                account = self.accounts.setdefault(log.name, RowAccount())
+                for batch in log.batches():
+                    advance(len(batch), log.name)
+                    valid = self._check(batch, log.name, account)
+                    used = valid.filter(pl.col("action_type").is_in(actions))
+                    outside = valid.filter(~pl.col("action_type").is_in(actions))
+                    account.used += len(used)
+                    account.outside_segments += len(outside)
+                    account.outside_by_action.update(
+                        dict(outside["action_type"].value_counts().rows())
+                    )
+                    self.no_events = used.clear()
+                    if used.is_empty():
+                        continue
+                    self.first_event = min(self.first_event, int(used["time"].min()))  # type: ignore[arg-type]
+                    self.last_event = max(self.last_event, int(used["time"].max()))  # type: ignore[arg-type]
+                    for partition, part in self._partitioned(used):
+                        table = part.to_arrow()
+                        if partition not in writers:
+                            sink = stack.enter_context(pa.OSFile(str(self._file(partition)), "wb"))
+                            writers[partition] = stack.enter_context(
+                                pa.ipc.new_stream(sink, table.schema)
+                            )
+                        writers[partition].write_table(table)
+        if not writers:
+            seen = {
+                name for account in self.accounts.values() for name in account.outside_by_action
+            }
+            raise SourceError(
+                f"no event has an action type of a segment ({', '.join(sorted(actions))}); "
+                f"the logs hold: {', '.join(sorted(seen)) or 'no events'}. "
+                "Correct `actions:` in the schema, or the source's path."
+            )
+
+    def profiles(self, given: Any | None) -> pl.DataFrame:
+        """Read, check and count the profile rows; `time` is TIMELESS where there is none."""
+        if self.schema.profile is None:
+            return pl.DataFrame(schema={"user_id": pl.String, "time": pl.Int64})
+        rows = read_profile(self.schema, self.schema.profile, given)
+        if self.schema.profile.time is None:
+            again = ~pl.col("user_id").is_first_distinct() & pl.col(INVALID).is_null()
+            reason = 'a second row of the user "' + pl.col("user_id") + (
+                '": expected one (or a `time:` in the schema\'s profile, to say which counts when)'
+            )  # fmt: skip
+            rows = rows.with_columns(pl.when(again).then(reason).otherwise(INVALID).alias(INVALID))
+        valid = []
+        for (name,), part in rows.partition_by("file", as_dict=True, include_key=False).items():
+            account = self.accounts.setdefault(str(name), RowAccount())
+            valid.append(self._check(part, str(name), account))
+            account.used += len(valid[-1])
+        return pl.concat(valid).with_columns(pl.col("time").fill_null(TIMELESS))
+
+    def partition(self, number: int) -> pl.DataFrame:
+        """All events of one partition."""
+        file = self._file(number)
+        if not file.exists():
+            return self.no_events
+        with pa.memory_map(str(file)) as source:
+            return pl.DataFrame(pa.ipc.open_stream(source).read_all())
+
+    def clear(self) -> None:
+        """Remove the partitions."""
+        for file in self.folder.iterdir():
+            file.unlink()
+        self.folder.rmdir()
+
+    def _check(self, batch: pl.DataFrame, name: str, account: RowAccount) -> pl.DataFrame:
+        """The rows that can be used; the others are refused or quarantined."""
+        account.read += len(batch)
+        invalid = batch.filter(pl.col(INVALID).is_not_null())
+        if len(invalid):
+            row, reason = invalid.select("row", INVALID).row(0)
+            if self.on_invalid == "fail":
+                raise SourceError(
+                    f"{name}, row {row}, {reason}. "
+                    "Fix the row, or run with --on-invalid quarantine."
+                )
+            account.quarantined += len(invalid)
+            self.rejected.append(
+                invalid.select(pl.lit(name).alias("file"), "row", pl.col(INVALID).alias("reason"))
+            )
+        return batch.filter(pl.col(INVALID).is_null()).drop("row", INVALID)
+
+    def _partitioned(self, events: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+        if self.partitions == 1:
+            yield 0, events
+            return
+        number = shard_of(user_hash(events["user_id"].to_arrow()), self.partitions)
+        parts = events.with_columns(pl.Series("partition", number)).partition_by(
+            "partition", as_dict=True, include_key=False
+        )
+        for (partition,), part in parts.items():
+            yield int(partition), part
+
+    def _file(self, partition: int) -> Path:
+        return self.folder / f"{partition:06d}.arrow"
+
+
+def _fit(schema: Schema, intake: _Intake, profiles: pl.DataFrame) -> Vocabularies:
+    """Count values partition by partition, then give them ids (design, decision 4)."""
+    before = schema.fit_before_us
+    counts: dict[tuple[str, str], list[pl.DataFrame]] = {}
+    with progress("counting values", intake.partitions) as advance:
+        for partition in range(intake.partitions):
+            events = intake.partition(partition)
+            advance(1, "")
+            if before is not None:
+                events = events.filter(pl.col("time") < before)
+            for segment_name, segment in schema.segments.items():
+                chosen = events.filter(pl.col("action_type").is_in(segment.actions))
+                for name in segment.attributes:
+                    attribute = schema.attributes[name]
+                    key = ("shared" if attribute.share else segment_name, name)
+                    counts.setdefault(key, []).append(_count(chosen, name, attribute))
+    fitted = {
+        (owner, name): _vocabulary(schema.attributes[name], parts)
+        for (owner, name), parts in counts.items()
+    }
+    segments = {
+        segment_name: {
+            name: fitted["shared" if schema.attributes[name].share else segment_name, name]
+            for name in segment.attributes
+        }
+        for segment_name, segment in schema.segments.items()
+    }
+    fields = schema.profile.fields if schema.profile is not None else {}
+    visible = profiles if before is None else profiles.filter(pl.col("time") < before)
+    return Vocabularies(
+        segments,
+        {
+            name: _vocabulary(field, [_count(visible, name, field)])
+            for name, field in fields.items()
+        },
+    )
+
+
+def _count(events: pl.DataFrame, name: str, attribute: Attribute) -> pl.DataFrame:
+    """Rows and users by value."""
+    value = events[name]
+    if isinstance(attribute, Number):
+        value = countable(value.cast(pl.Float32).fill_null(float("nan")))
+    table = pl.DataFrame({"value": value, "user": events["user_id"]})
+    return table.group_by("value").agg(
+        pl.len().alias("count"), pl.col("user").n_unique().alias("users")
+    )
+
+
+def _vocabulary(attribute: Attribute, counts: list[pl.DataFrame]) -> Vocabulary:
+    # A user's events are in one partition, so the numbers of users add up too; a user whom
+    # both segments of a shared attribute count is counted twice.
+    merged = pl.concat(counts).group_by("value").agg(pl.col("count").sum(), pl.col("users").sum())
+    if isinstance(attribute, Number):
+        return Bins.fit(merged, attribute.bins)
+    if isinstance(attribute, Derived):
+        return Categories.fit(merged, max_values=1_000_000, min_users=1)
+    assert isinstance(attribute, Category)
+    return Categories.fit(merged, attribute.max_values, attribute.min_users)
+
+
+def _encode_profiles(profiles: pl.DataFrame, vocabularies: Vocabularies) -> pl.DataFrame:
+    """Profile rows as shards hold them, in the order of their users and times."""
+    encoded = {
+        name: vocabulary.encode(profiles[name].to_arrow())
+        for name, vocabulary in vocabularies.profile.items()
+    }
+    rows = pl.DataFrame(
+        {
+            "user_hash": user_hash(profiles["user_id"].to_arrow()),
+            "user_id": profiles["user_id"],
+            "time": profiles["time"],
+            "word_start": np.ones(len(profiles), np.uint8),
+            **encoded,
+        }
+    )
+    return rows.sort(["user_hash", "user_id", "time", *encoded])
+
+
+def _build_shards(
+    schema: Schema, intake: _Intake, vocabularies: Vocabularies, profiles: pl.DataFrame, shards: int
+) -> Iterator[ShardTables]:
+    """The second pass: the kernel on each partition; a shard is one or more of them in a row."""
+    profile_shard = shard_of(profiles["user_hash"].to_numpy(), shards)
+    per_shard = intake.partitions // shards
+    with progress("building words", intake.partitions) as advance:
+        for shard in range(shards):
+            parts: dict[str, list[pa.Table]] = {name: [] for name in schema.segments}
+            for partition in range(shard * per_shard, (shard + 1) * per_shard):
+                table = intake.partition(partition).to_arrow()
+                for name, segment in schema.segments.items():
+                    parts[name].append(
+                        build_words(table, segment, vocabularies.segments[name], schema.zone)
+                    )
+                advance(1, "")
+            yield ShardTables(
+                {name: pa.concat_tables(part) for name, part in parts.items()},
+                profiles.filter(pl.Series(profile_shard == shard)).to_arrow(),
+            )
+
+
+def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:
+    for name, count in actions.items():
+        if count == 0:
+            raise SourceError(
+                f"segments.{name}: no event has one of its actions "
+                f"({', '.join(schema.segments[name].actions)}). Correct or remove the segment."
+            )
+
+
+def _warnings(schema: Schema) -> list[str]:
+    """What the schema allows but is seldom meant."""
+    segments = schema.segments
+    if len(segments) < 2 or not set(segments["long_term"].actions) & set(
+        segments["short_term"].actions
+    ):
+        return []
+    long_term, short_term = segments["long_term"].window, segments["short_term"].window
+    if long_term.to is not None and long_term.to >= short_term.from_:
+        return []
+    return [
+        "the segments share actions and their windows overlap, so a masked word can be read off "
+        "its twin; let the long-term window end where the short-term one begins, for example "
+        "`window: {from: 90d, to: 7d}`"
+    ]
+
+
+def _power_of_two(at_least: float) -> int:
+    return 1 << max(0, int(np.ceil(np.log2(max(at_least, 1)))))

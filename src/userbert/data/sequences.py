@@ -1,0 +1,280 @@
+"""Cut: what was visible of users before their cut-offs, as user sequences.
+
+In: prepared data and (user, cut-off) pairs. Out: a `UserBatch`, or plain `Actions` for labels and
+aggregates. All of it is slicing (design, decisions 2 and 3): an action at the cut-off is not
+visible, and no cut moves a word boundary. Used by training, embedding, labels and aggregates.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userbert.data.batches import Int32, Int64, SegmentBatch, UserBatch
+from userbert.data.store import Columns, PreparedData, Shard
+from userbert.data.vocabulary import Categories
+from userbert.data.words import grid_of
+from userbert.schema.models import DayWords, Segment
+
+_T = TypeVar("_T", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Actions:
+    """All actions of some users in a span of time, without the limits of a window or a word."""
+
+    ids: Int32
+    """(A, N): the id of each attribute of each action."""
+    numbers: dict[str, NDArray[np.float32]]
+    """(N,) each: the raw value of each attribute that is binned; NaN is none."""
+    times: Int64
+    """(N,): microseconds since 1970."""
+    word_starts: NDArray[np.bool_]
+    """(N,): where a word starts; the span may begin inside one."""
+    offsets: Int64
+    """(B + 1,): the actions of user b are `offsets[b]:offsets[b + 1]`, oldest first."""
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """For each of B users, a range of rows in the shard that holds the user."""
+
+    rows: Int64
+    low: Int64
+    high: Int64
+
+    @property
+    def lengths(self) -> Int64:
+        return self.high - self.low
+
+
+def actions_between(
+    data: PreparedData,
+    segment: str,
+    rows: Int64,
+    start: Int64 | int | None,
+    end: Int64 | int | None,
+) -> Actions:
+    """All actions of a segment with `start` ≤ time < `end`, for users by row.
+
+    `start` and `end` are microseconds since 1970, one for all or (B,); none means no limit.
+    """
+    slices = _slice(data, segment, rows, _instants(start, rows), _instants(end, rows))
+    numbers = {
+        name: _gather_values(data, segment, name, slices, np.float32)
+        for name, vocabulary in data.vocabularies.segments[segment].items()
+        if not vocabulary.is_categorical
+    }
+    return Actions(
+        _gather_ids(data, segment, slices),
+        numbers,
+        _gather_values(data, segment, "time", slices, np.int64),
+        _gather_values(data, segment, "word_start", slices, np.uint8).astype(np.bool_),
+        _offsets(slices.lengths),
+    )
+
+
+def cut(data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()) -> UserBatch:
+    """The user sequences of (user, cut-off) pairs, in the pairs' order.
+
+    `rows` and `cutoffs` are (B,). A segment whose window ends before the cut-off ends where any
+    segment of the same actions begins, so that nothing is in both (design, decision 8).
+    """
+    segments = data.schema.segments
+    batches: dict[str, SegmentBatch] = {}
+    begins: dict[str, Int64] = {}
+    # Segments that reach to the cut-off come first: they bound the others.
+    for name, segment in sorted(segments.items(), key=lambda item: item[1].window.to is not None):
+        end = cutoffs
+        if segment.window.to is not None:
+            end = cutoffs - _microseconds(segment.window.to)
+            for other, begin in begins.items():
+                if set(segments[other].actions) & set(segment.actions):
+                    end = np.minimum(end, begin)
+        batches[name], begins[name] = _cut_segment(data, name, segment, rows, cutoffs, end)
+    return UserBatch(
+        np.arange(len(rows), dtype=np.int64),
+        tuple(batches[name] for name in segments),
+        profile_ids(data, rows, cutoffs, hidden),
+    )
+
+
+def profile_ids(
+    data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()
+) -> Int32:
+    """(B, F): profile fields, of each user's newest profile row before the cut-off."""
+    visible = [
+        (name, vocabulary)
+        for name, vocabulary in data.vocabularies.profile.items()
+        if name not in hidden
+    ]
+    ids = np.zeros((len(rows), len(visible)), dtype=np.int32)
+    for shard, where in _by_shard(data, rows):
+        columns = shard.profile
+        local = rows[where] - shard.first_row
+        low, high = columns.offsets[local], columns.offsets[local + 1]
+        newest = _first_at_or_after(columns.times, low, high, cutoffs[where]) - 1
+        known = newest >= low
+        for field, (name, vocabulary) in enumerate(visible):
+            values = columns.values[name][newest[known]]
+            ids[where[known], field] = (
+                values if isinstance(vocabulary, Categories) else vocabulary.ids(values)
+            )
+    return ids
+
+
+def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
+    data: PreparedData, name: str, segment: Segment, rows: Int64, cutoffs: Int64, end: Int64
+) -> tuple[SegmentBatch, Int64]:
+    """One segment's words, and (B,) the instant of each user's first visible action."""
+    grid = grid_of(segment.words, data.schema.zone)
+    start = cutoffs - _microseconds(segment.window.from_)
+    if isinstance(segment.words, DayWords):
+        start = grid.floor(start)
+    slices = _slice(data, name, rows, start, end)
+    if not isinstance(segment.words, DayWords):
+        slices = _whole_words(data, name, slices)
+    times = _gather_values(data, name, "time", slices, np.int64)
+    starts = _gather_values(data, name, "word_start", slices, np.uint8).astype(np.bool_)
+    offsets = _offsets(slices.lengths)
+    some = slices.lengths > 0
+    starts[offsets[:-1][some]] = True
+    begin = np.full(len(rows), np.iinfo(np.int64).max)
+    begin[some] = times[offsets[:-1][some]]
+
+    word_first = np.flatnonzero(starts)
+    word_of_action = np.cumsum(starts) - 1
+    user_of_word = np.repeat(np.arange(len(rows)), slices.lengths)[word_first]
+    # A gap word may begin before the window does: it is whole, at position 0.
+    positions = grid.index(times[word_first]) - grid.index(start)[user_of_word]
+    positions = np.maximum(positions, 0).astype(np.int32)
+
+    keep_word = _rank_from_end(user_of_word) < segment.max_words
+    keep_action = _rank_from_end(word_of_action) < segment.max_actions
+    words_cut = int(np.count_nonzero(~keep_word))
+    actions_cut = int(np.count_nonzero(keep_word[word_of_action] & ~keep_action))
+    keep_action &= keep_word[word_of_action]
+    ids = _gather_ids(data, name, slices)
+    if words_cut or actions_cut:
+        ids = ids[:, keep_action]
+    per_word = np.bincount(word_of_action[keep_action], minlength=len(word_first))[keep_word]
+    per_user = np.bincount(user_of_word[keep_word], minlength=len(rows))
+    batch = SegmentBatch(
+        name,
+        ids,
+        _offsets(per_word),
+        _offsets(per_user),
+        positions[keep_word],
+        words_cut,
+        actions_cut,
+    )
+    return batch, begin
+
+
+def _rank_from_end(group: Int64) -> Int64:
+    """(N,): how many members of the same group follow each; groups stand together."""
+    ends = np.cumsum(np.bincount(group))
+    return ends[group] - 1 - np.arange(len(group)) if len(group) else np.zeros(0, np.int64)
+
+
+def _slice(
+    data: PreparedData, segment: str, rows: Int64, start: Int64 | None, end: Int64 | None
+) -> _Slices:
+    low, high = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    for shard, where in _by_shard(data, rows):
+        columns = shard.segments[segment]
+        local = rows[where] - shard.first_row
+        first, last = columns.offsets[local], columns.offsets[local + 1]
+        if end is not None:
+            last = _first_at_or_after(columns.times, first, last, end[where])
+        if start is not None:
+            first = _first_at_or_after(columns.times, first, last, start[where])
+        low[where], high[where] = first, last
+    return _Slices(rows, low, high)
+
+
+def _whole_words(data: PreparedData, segment: str, slices: _Slices) -> _Slices:
+    """Extend each slice back to the start of the word in which it begins."""
+    low = slices.low.copy()
+    for shard, where in _by_shard(data, slices.rows):
+        starts = shard.segments[segment].word_start
+        inside = where[slices.lengths[where] > 0]
+        while len(inside := inside[starts[low[inside]] == 0]):
+            low[inside] -= 1
+    return _Slices(slices.rows, low, slices.high)
+
+
+def _gather_ids(data: PreparedData, segment: str, slices: _Slices) -> Int32:
+    """(A, N): the ids of all attributes of the rows in the slices; numbers are binned here."""
+    vocabularies = data.vocabularies.segments[segment]
+    ids = np.empty((len(vocabularies), int(slices.lengths.sum())), dtype=np.int32)
+    for attribute, (name, vocabulary) in enumerate(vocabularies.items()):
+        if isinstance(vocabulary, Categories):
+            ids[attribute] = _gather_values(data, segment, name, slices, np.int32)
+        else:
+            numbers = _gather_values(data, segment, name, slices, np.float32)
+            ids[attribute] = vocabulary.ids(numbers)
+    return ids
+
+
+def _gather_values(
+    data: PreparedData, segment: str, column: str, slices: _Slices, dtype: type[_T]
+) -> NDArray[_T]:
+    """(N,): one column's values in the slices, users in their order."""
+    offsets = _offsets(slices.lengths)
+    gathered = np.empty(offsets[-1], dtype=dtype)
+    for shard, where in _by_shard(data, slices.rows):
+        values = _column(shard.segments[segment], column)
+        lengths = slices.lengths[where]
+        gathered[_ranges(offsets[:-1][where], lengths)] = values[
+            _ranges(slices.low[where], lengths)
+        ]
+    return gathered
+
+
+def _column(columns: Columns, name: str) -> NDArray[np.generic]:
+    if name == "time":
+        return columns.times
+    return columns.word_start if name == "word_start" else columns.values[name]
+
+
+def _by_shard(data: PreparedData, rows: Int64) -> Iterator[tuple[Shard, Int64]]:
+    """Each shard that holds some of the users, and which of the users."""
+    if len(data.shards) == 1:
+        yield data.shards[0], np.arange(len(rows))
+        return
+    shard_numbers = np.searchsorted(data.first_rows, rows, side="right") - 1
+    for number in np.unique(shard_numbers):
+        yield data.shards[number], np.flatnonzero(shard_numbers == number)
+
+
+def _first_at_or_after(times: Int64, low: Int64, high: Int64, instants: Int64) -> Int64:
+    """Binary search in many sorted slices at once: the first row not before each instant."""
+    low, high = low.copy(), high.copy()
+    while len(open_ := np.flatnonzero(low < high)):
+        middle = (low[open_] + high[open_]) // 2
+        before = times[middle] < instants[open_]
+        low[open_[before]] = middle[before] + 1
+        high[open_[~before]] = middle[~before]
+    return low
+
+
+def _ranges(first: Int64, lengths: Int64) -> Int64:
+    """The concatenation of `first[i] … first[i] + lengths[i] - 1`."""
+    offsets = _offsets(lengths)
+    return np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
+
+
+def _offsets(lengths: Int64) -> Int64:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _instants(value: Int64 | int | None, rows: Int64) -> Int64 | None:
+    return None if value is None else np.broadcast_to(np.asarray(value, np.int64), rows.shape)
+
+
+def _microseconds(duration: timedelta) -> int:
+    return duration // timedelta(microseconds=1)

@@ -1,0 +1,294 @@
+"""Prepared data on disk: shards of sorted actions, read as memory-mapped numpy views.
+
+In: the kernel's tables, shard by shard. Out: `PreparedData`. Storage is by action, not by word
+(design, decision 2): cutting a history at any instant is a slice.
+
+```
+DATA/
+  manifest.json        format, version, shards, span, checksums of every other file
+  schema.yaml          what the logs meant
+  vocabularies.json    what the ids mean
+  summary.json         the row account, for people
+  shards/00000/        users.arrow, profile.arrow, long_term.arrow, short_term.arrow
+```
+Users stand in the order of (hash of the id, id) over all shards; a user's number in it is its row.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from math import ceil
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from userbert.data.batches import AttributeShape, InputShape, SegmentShape
+from userbert.data.vocabulary import Vocabularies
+from userbert.data.words import user_hash
+from userbert.errors import DataError, InputError
+from userbert.folders import checksum, checksums, read_json, write_json
+from userbert.schema.models import DayWords, Schema, Segment
+
+FORMAT = 1
+TIMELESS = np.iinfo(np.int64).min
+"""The time of a profile row that carries none: it is before every cut-off."""
+
+Int64 = NDArray[np.int64]
+
+_USER = ["user_hash", "user_id"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Rows of many users, sorted by user and time: a segment's actions, or profile rows."""
+
+    offsets: Int64
+    """(U + 1,): the rows of the shard's user u are `offsets[u]:offsets[u + 1]`."""
+    times: Int64
+    """(N,): microseconds since 1970."""
+    word_start: NDArray[np.uint8]
+    """(N,): 1 where a word starts (of profile rows: always 1)."""
+    values: Mapping[str, NDArray[Any]]
+    """(N,) each: ids (int32) or raw numbers (float32)."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The users whose hashes fall into one range."""
+
+    first_row: int
+    users: int
+    user_hashes: NDArray[np.uint64]
+    user_ids: pa.Array
+    segments: Mapping[str, Columns]
+    profile: Columns
+
+
+class PreparedData:
+    """Prepared data, opened: nothing is read until it is looked at.
+
+    Raises `DataError` when the folder is missing, incomplete, damaged or of a newer format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / "manifest.json").is_file():
+            raise DataError(
+                f"{path} is not prepared data (it has no manifest.json). "
+                "Make it with `userbert prepare schema.yaml -o DATA`."
+            )
+        try:
+            self.manifest: dict[str, Any] = read_json(path / "manifest.json")
+            self.vocabularies = Vocabularies.from_json(read_json(path / "vocabularies.json"))
+        except (InputError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is damaged: {error}. Prepare the logs again.") from error
+        if self.manifest.get("format") != FORMAT:
+            raise DataError(
+                f"{path} has the format {self.manifest.get('format')!r}, this version reads "
+                f"{FORMAT}. Prepare the logs again, or use the version that wrote it."
+            )
+        self.schema = Schema.load(path / "schema.yaml")
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a folder that `userbert prepare` wrote."""
+        return cls(Path(path))
+
+    def verify(self) -> None:
+        """Compare every file with its checksum; raise `DataError` that names what changed."""
+        for name, expected in self.manifest["checksums"].items():
+            file = self.path / name
+            if not file.is_file():
+                raise DataError(f"{file} is missing. Prepare the logs again.")
+            if checksum(file) != expected:
+                raise DataError(f"{file} has changed since it was written. Prepare the logs again.")
+
+    def __len__(self) -> int:
+        """Count the users."""
+        return int(self.manifest["users"])
+
+    @property
+    def first_event(self) -> int:
+        """Microseconds since 1970 of the first action."""
+        return int(self.manifest["first_event"])
+
+    @property
+    def last_event(self) -> int:
+        """Microseconds since 1970 of the last action."""
+        return int(self.manifest["last_event"])
+
+    @property
+    def default_cutoff(self) -> int:
+        """Just after the last action."""
+        return self.last_event + 1
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the manifest, which holds all other checksums: names the data in results."""
+        return checksum(self.path / "manifest.json")
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """All shards, memory-mapped."""
+        opened: list[Shard] = []
+        first_row = 0
+        for number in range(self.manifest["shards"]):
+            shard = self._open_shard(self.path / "shards" / f"{number:05d}", first_row)
+            opened.append(shard)
+            first_row += shard.users
+        return opened
+
+    def _open_shard(self, folder: Path, first_row: int) -> Shard:
+        users = _read(folder / "users.arrow")
+        return Shard(
+            first_row,
+            users.num_rows,
+            _view(users, "user_hash"),
+            users["user_id"].combine_chunks(),
+            {
+                name: self._columns(folder / f"{name}.arrow", users, name)
+                for name in self.schema.segments
+            },
+            self._columns(folder / "profile.arrow", users, "profile"),
+        )
+
+    @staticmethod
+    def _columns(file: Path, users: pa.Table, name: str) -> Columns:
+        rows = _read(file)
+        ends = _view(users, f"{name}_end")
+        values = {column: _view(rows, column) for column in rows.column_names[2:]}
+        return Columns(
+            np.concatenate([[0], ends]), _view(rows, "time"), _view(rows, "word_start"), values
+        )
+
+    @cached_property
+    def first_rows(self) -> Int64:
+        """(S,): the row of each shard's first user."""
+        return np.array([shard.first_row for shard in self.shards], dtype=np.int64)
+
+    @cached_property
+    def user_ids(self) -> pa.ChunkedArray:
+        """The id of each row's user."""
+        return pa.chunked_array([shard.user_ids for shard in self.shards], pa.large_string())
+
+    def rows_of(self, user_ids: Sequence[str] | pa.Array) -> Int64:
+        """(B,): the row of each user, -1 where the data do not know the user."""
+        wanted = pa.array(user_ids, pa.large_string())
+        hashes = user_hash(wanted)
+        rows = np.full(len(wanted), -1, dtype=np.int64)
+        for shard in self.shards:
+            position = np.searchsorted(shard.user_hashes, hashes)
+            candidates = np.flatnonzero(position < shard.users)
+            while len(candidates):
+                at = position[candidates]
+                candidates = candidates[shard.user_hashes[at] == hashes[candidates]]
+                at = position[candidates]
+                equal = np.array(shard.user_ids.take(pa.array(at)).to_pylist()) == np.array(
+                    wanted.take(pa.array(candidates)).to_pylist()
+                )
+                rows[candidates[equal]] = at[equal] + shard.first_row
+                # Two ids of one hash stand side by side.
+                candidates = candidates[~equal]
+                position[candidates] += 1
+                candidates = candidates[position[candidates] < shard.users]
+        return rows
+
+    def input_shape(self, hidden: Collection[str] = ()) -> InputShape:
+        """What a model must know of the data, without the `hidden` profile fields."""
+        segments = tuple(
+            SegmentShape(
+                name,
+                tuple(
+                    AttributeShape(
+                        attribute,
+                        self.vocabularies.segments[name][attribute].size,
+                        attribute
+                        if self.schema.attributes[attribute].share
+                        else f"{name}/{attribute}",
+                    )
+                    for attribute in segment.attributes
+                ),
+                _positions(segment),
+            )
+            for name, segment in self.schema.segments.items()
+        )
+        profile = tuple(
+            AttributeShape(name, vocabulary.size, f"profile/{name}")
+            for name, vocabulary in self.vocabularies.profile.items()
+            if name not in hidden
+        )
+        return InputShape(segments, profile)
+
+
+def _positions(segment: Segment) -> int:
+    """How many positions a segment's words can have, partial first and last units included."""
+    unit_hours = 24 if isinstance(segment.words, DayWords) else 1
+    return ceil(segment.window.from_.total_seconds() / 3600 / unit_hours) + 2
+
+
+def _read(file: Path) -> pa.Table:
+    try:
+        with pa.memory_map(str(file)) as source:
+            return pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{file} cannot be read: {error}. Prepare the logs again.") from error
+
+
+def _view(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column as numpy without a copy; a shard is written as one batch."""
+    column = table[name]
+    if column.num_chunks == 0:
+        return np.zeros(0, column.type.to_pandas_dtype())
+    return column.chunk(0).to_numpy()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class ShardTables:
+    """What one shard holds, before it is written: rows sorted by (user_hash, user_id, time)."""
+
+    segments: Mapping[str, pa.Table]
+    profile: pa.Table
+
+
+def write_shard(folder: Path, tables: ShardTables) -> int:
+    """Write one shard; return the number of its users. Profile rows of strangers are left out."""
+    folder.mkdir(parents=True)
+    frames = {name: pl.DataFrame(table) for name, table in tables.segments.items()}
+    users = pl.concat([frame.select(_USER) for frame in frames.values()]).unique().sort(_USER)
+    frames["profile"] = pl.DataFrame(tables.profile).join(
+        users, on=_USER, how="semi", maintain_order="left"
+    )
+    ends = [
+        users.join(frame.group_by(_USER).len(), on=_USER, how="left", maintain_order="left")
+        .select(pl.col("len").fill_null(0).cast(pl.Int64).cum_sum().alias(f"{name}_end"))
+        .to_series()
+        for name, frame in frames.items()
+    ]
+    _write(folder / "users.arrow", users.with_columns(ends).to_arrow())
+    for name, frame in frames.items():
+        _write(folder / f"{name}.arrow", frame.drop(_USER).to_arrow())
+    return len(users)
+
+
+def _write(file: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks(), max_chunksize=max(1, table.num_rows))
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Close a folder: the manifest names every other file with its checksum."""
+    made = {"format": FORMAT, "version": version("userbert")}
+    write_json(folder / "manifest.json", {**made, **content, "checksums": checksums(folder)})
+
+
+def shard_of(hashes: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
+    """The shard (of a power of two) of each hash: its highest bits."""
+    bits = int(shards).bit_length() - 1
+    if bits == 0:
+        return np.zeros(len(hashes), dtype=np.int64)
+    return (hashes >> np.uint64(64 - bits)).astype(np.int64)

@@ -1,0 +1,168 @@
+"""Value ↔ id, and numbers ↔ bins.
+
+In: counts of values, which merge across partitions and workers. Out: `Vocabularies`, which the
+kernel encodes with and every model is sized by. Ids (design, decision 4): 0 = none, 1 = unknown,
+then by falling count, ties by value: the same on every engine.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+NONE = 0
+"""The id of an attribute that an action does not carry: embeds to zero, never a target."""
+UNKNOWN = 1
+"""The id of a value that is rare or was unseen; it is a target like any other."""
+FIRST_VALUE = 2
+"""The id of the most frequent value, or of the lowest bin."""
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The values of a categorical attribute; value i has the id i + 2."""
+
+    values: tuple[str, ...]
+    is_categorical: ClassVar[bool] = True
+
+    @property
+    def size(self) -> int:
+        """The number of ids, none and unknown included."""
+        return len(self.values) + FIRST_VALUE
+
+    @property
+    def names(self) -> list[str]:
+        """What each id stands for, as a person reads it."""
+        return ["(none)", "(unknown)", *self.values]
+
+    @cached_property
+    def _value_set(self) -> pa.Array:
+        return pa.array(self.values, pa.large_string())
+
+    def encode(self, values: pa.Array) -> NDArray[np.int32]:
+        """The id of each value; null is none, a value that is not here is unknown."""
+        found = pc.index_in(values.cast(pa.large_string()), self._value_set)
+        ids = pc.fill_null(pc.add(found, FIRST_VALUE), UNKNOWN)
+        ids = pc.if_else(pc.is_null(values), NONE, ids)
+        encoded: NDArray[np.int32] = ids.to_numpy(zero_copy_only=False).astype(np.int32)
+        return encoded
+
+    @classmethod
+    def fit(cls, counts: pl.DataFrame, max_values: int, min_users: int) -> "Categories":
+        """Order values by falling count. `counts` has `value`, `count` and `users`."""
+        kept = counts.filter(pl.col("value").is_not_null() & (pl.col("users") >= min_users))
+        kept = kept.sort(["count", "value"], descending=[True, False]).head(max_values)
+        return cls(tuple(kept["value"].to_list()))
+
+
+@dataclass(frozen=True)
+class Bins:
+    """The bins of a number: bin i, of id i + 2, ends before `edges[i]`."""
+
+    edges: tuple[float, ...]
+    is_categorical: ClassVar[bool] = False
+
+    @property
+    def size(self) -> int:
+        """The number of ids, none and unknown included."""
+        return len(self.edges) + 1 + FIRST_VALUE
+
+    @property
+    def names(self) -> list[str]:
+        """What each id stands for, as a person reads it."""
+        edges = [f"{edge:g}" for edge in self.edges]
+        if not edges:
+            return ["(none)", "(unknown)", "any"]
+        inner = [f"{low} to {high}" for low, high in pairwise(edges)]
+        return ["(none)", "(unknown)", f"below {edges[0]}", *inner, f"{edges[-1]} or more"]
+
+    def encode(self, values: pa.Array) -> NDArray[np.float32]:
+        """Numbers stay as they are until they are read; null becomes NaN."""
+        numbers = pc.fill_null(values.cast(pa.float32()), float("nan"))
+        encoded: NDArray[np.float32] = numbers.to_numpy(zero_copy_only=False)
+        return encoded
+
+    def ids(self, numbers: NDArray[np.float32]) -> NDArray[np.int32]:
+        """The id of the bin of each number; NaN is none."""
+        ids = np.searchsorted(np.array(self.edges, np.float32), numbers, side="right")
+        return np.where(np.isnan(numbers), NONE, ids + FIRST_VALUE).astype(np.int32)
+
+    @classmethod
+    def fit(cls, counts: pl.DataFrame, bins: int) -> "Bins":
+        """Cut at quantiles of the counted numbers. `counts` has `value` and `count`."""
+        counts = counts.filter(pl.col("value").is_not_nan()).sort("value")
+        if counts.is_empty():
+            return cls(())
+        values = counts["value"].to_numpy()
+        below = np.cumsum(counts["count"].to_numpy())
+        ranks = below[-1] * np.arange(1, bins) / bins
+        # An edge is the first value of the upper bin; values that fill several bins leave fewer.
+        edges = np.unique(
+            values[np.minimum(np.searchsorted(below, ranks, "right"), len(values) - 1)]
+        )
+        return cls(tuple(float(edge) for edge in edges if edge > values[0]))
+
+
+Vocabulary = Categories | Bins
+
+
+def countable(numbers: pl.Series) -> pl.Series:
+    """Cut float32 numbers to 12 significant bits, so that counts of any log stay bounded."""
+    bits = numbers.to_numpy().astype(np.float32).view(np.int32) & ~np.int32(0xFFF)
+    return pl.Series(numbers.name, bits.view(np.float32))
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """All vocabularies of a schema; a shared attribute's is the same object in both segments."""
+
+    segments: Mapping[str, Mapping[str, Vocabulary]]
+    profile: Mapping[str, Vocabulary]
+
+    def to_json(self) -> dict[str, Any]:
+        """Write as plain JSON."""
+        return {
+            "segments": {
+                segment: {name: _to_json(vocabulary) for name, vocabulary in attributes.items()}
+                for segment, attributes in self.segments.items()
+            },
+            "profile": {name: _to_json(vocabulary) for name, vocabulary in self.profile.items()},
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Vocabularies":
+        """Read what `to_json` wrote."""
+        return cls(
+            {
+                segment: {name: _from_json(vocabulary) for name, vocabulary in attributes.items()}
+                for segment, attributes in content["segments"].items()
+            },
+            {name: _from_json(vocabulary) for name, vocabulary in content["profile"].items()},
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 that is equal exactly when all ids mean the same."""
+        content = json.dumps(self.to_json(), ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _to_json(vocabulary: Vocabulary) -> dict[str, Any]:
+    if isinstance(vocabulary, Categories):
+        return {"values": list(vocabulary.values)}
+    return {"edges": list(vocabulary.edges)}
+
+
+def _from_json(content: Mapping[str, Any]) -> Vocabulary:
+    if "values" in content:
+        return Categories(tuple(content["values"]))
+    return Bins(tuple(content["edges"]))

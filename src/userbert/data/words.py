@@ -1,0 +1,178 @@
+"""The kernel: events become the sorted, encoded actions of behavioral words (paper §3.2).
+
+In: an Arrow table of checked events, in any order. Out: an Arrow table of one segment's actions,
+sorted by user, time and then all columns, with a flag where a word starts. Pure: local preparation,
+clusters and the live service call this one function, so the same events are the same words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from userbert.data.vocabulary import Vocabulary
+from userbert.schema.models import DayWords, GapWords, Segment, to_instant
+
+Int64 = NDArray[np.int64]
+
+_EPOCH = date(1970, 1, 1)
+_HOUR_US = 3_600_000_000
+
+
+@dataclass(frozen=True)
+class DayGrid:
+    """Local days that begin at a time of day; with daylight saving they last 23 to 25 hours."""
+
+    zone: ZoneInfo
+    start: time
+
+    def index(self, times: Int64) -> Int64:
+        """The number of the day (since 1970) in which each instant falls."""
+        first, starts = self._starts(times)
+        return first + np.searchsorted(starts, times, side="right") - 1
+
+    def floor(self, times: Int64) -> Int64:
+        """The instant at which the day of each instant begins."""
+        first, starts = self._starts(times)
+        return starts[self.index(times) - first]
+
+    def _starts(self, times: Int64) -> tuple[int, Int64]:
+        """The first instants of all days around `times`, and the number of the first day."""
+        if len(times) == 0:
+            return 0, np.zeros(1, dtype=np.int64)
+        year_us = 366 * 24 * _HOUR_US
+        return _day_starts(
+            self.zone, self.start, int(times.min()) // year_us, int(times.max()) // year_us
+        )
+
+
+@lru_cache(maxsize=64)
+def _day_starts(zone: ZoneInfo, start: time, first: int, last: int) -> tuple[int, Int64]:
+    """Day starts that cover the spans of 366 days numbered `first` to `last`, with a margin."""
+    days = range(first * 366 - 2, (last + 1) * 366 + 3)
+    instants = [
+        to_instant(datetime.combine(_EPOCH + timedelta(days=day), start), zone) for day in days
+    ]
+    return days[0], np.array(instants, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class HourGrid:
+    """Hours since 1970: the grid on which gap words are placed."""
+
+    def index(self, times: Int64) -> Int64:
+        """The number of the hour in which each instant falls."""
+        return times // _HOUR_US
+
+    def floor(self, times: Int64) -> Int64:
+        """The instant at which the hour of each instant begins."""
+        return times // _HOUR_US * _HOUR_US
+
+
+Grid = DayGrid | HourGrid
+
+
+def grid_of(words: DayWords | GapWords, zone: ZoneInfo) -> Grid:
+    """The grid that counts a word's position: days for day words, hours for gap words."""
+    return DayGrid(zone, words.start) if isinstance(words, DayWords) else HourGrid()
+
+
+def user_hash(user_ids: pa.Array) -> NDArray[np.uint64]:
+    """A stable 64-bit hash (FNV-1a, then murmur's finalizer) of each id's UTF-8 bytes."""
+    encoded = pc.dictionary_encode(user_ids.cast(pa.large_string()))
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    dictionary = encoded.dictionary
+    if len(dictionary) == 0:
+        return np.zeros(0, dtype=np.uint64)
+    _, offset_buffer, byte_buffer = dictionary.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int64)[: len(dictionary) + 1]
+    content = np.frombuffer(byte_buffer or b"", np.uint8)
+    lengths = np.diff(offsets)
+    hashes = np.full(len(dictionary), 0xCBF29CE484222325, dtype=np.uint64)
+    for position in range(int(lengths.max())):
+        live = lengths > position
+        bytes_here = content[offsets[:-1][live] + position].astype(np.uint64)
+        hashes[live] = (hashes[live] ^ bytes_here) * np.uint64(0x100000001B3)
+    for shift, factor in ((33, 0xFF51AFD7ED558CCD), (33, 0xC4CEB9FE1A85EC53)):
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
+    hashes ^= hashes >> np.uint64(33)
+    of_each: NDArray[np.uint64] = hashes[encoded.indices.to_numpy(zero_copy_only=False)]
+    return of_each
+
+
+def build_words(
+    events: pa.Table,
+    segment: Segment,
+    vocabularies: Mapping[str, Vocabulary],
+    zone: ZoneInfo,
+) -> pa.Table:
+    """Sort and encode the events of a segment's action types and mark where its words start.
+
+    `events` has the columns `user_id` (string), `time` (int64, µs since 1970), `action_type`
+    (string) and one column an attribute of the segment (string, or float32 for numbers); others
+    are ignored. The result has `user_hash` (uint64), `user_id`, `time`, `word_start` (uint8), and
+    each attribute's ids (int32) or raw numbers (float32, NaN for none), which are binned on
+    reading. Users are in the order of (hash, id).
+    """
+    frame = pl.DataFrame(events).filter(pl.col("action_type").is_in(segment.actions))
+    encoded = {
+        name: vocabulary.encode(frame[name].to_arrow()) for name, vocabulary in vocabularies.items()
+    }
+    actions = pl.DataFrame(
+        {
+            "user_hash": user_hash(frame["user_id"].to_arrow()),
+            "user_id": frame["user_id"],
+            "time": frame["time"],
+            **encoded,
+        }
+    )
+    # All columns break ties: what is equal in all of them is equal in the result, in any order.
+    actions = actions.sort(["user_hash", "user_id", "time", *encoded])
+    starts = word_starts(
+        actions["user_id"].rle_id().to_numpy(), actions["time"].to_numpy(), segment.words, zone
+    )
+    actions.insert_column(3, pl.Series("word_start", starts.astype(np.uint8)))
+    return actions.to_arrow().cast(_actions_schema(vocabularies))
+
+
+def word_starts(
+    users: NDArray[np.integer], times: Int64, words: DayWords | GapWords, zone: ZoneInfo
+) -> NDArray[np.bool_]:
+    """Where a word starts among actions that are sorted by user and time.
+
+    Whether an action starts a word depends on the action and the one before it alone, so cutting
+    a history anywhere moves no boundary.
+    """
+    starts = np.ones(len(times), dtype=np.bool_)
+    if len(times) == 0:
+        return starts
+    if isinstance(words, DayWords):
+        breaks = np.diff(DayGrid(zone, words.start).index(times)) != 0
+    else:
+        breaks = np.diff(times) > words.gap_us
+    starts[1:] = (np.diff(users) != 0) | breaks
+    return starts
+
+
+def _actions_schema(vocabularies: Mapping[str, Vocabulary]) -> pa.Schema:
+    attributes = [
+        (name, pa.int32() if vocabulary.is_categorical else pa.float32())
+        for name, vocabulary in vocabularies.items()
+    ]
+    return pa.schema(
+        [
+            ("user_hash", pa.uint64()),
+            ("user_id", pa.large_string()),
+            ("time", pa.int64()),
+            ("word_start", pa.uint8()),
+            *attributes,
+        ]
+    )
