@@ -1,0 +1,122 @@
+"""Input representations: hand-computed words, order of tokens, zeroed words."""
+# mypy: disable-error-code="no-untyped-call"
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from synthetic import batch, model, shape, take
+from userbert.data.batches import SegmentBatch, UserBatch
+from userbert.model.embedding import InputEmbedding
+from userbert.model.userbert import UserBertConfig
+
+
+@pytest.fixture
+def embedding() -> InputEmbedding:
+    torch.manual_seed(0)
+    layer = InputEmbedding(shape(), hidden=16, width=8, dropout=0.0)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    return layer
+
+
+def hand_batch() -> UserBatch:
+    """One user, one word of three actions: (genre 3, shop 2), (genre none, shop 2), (3, none)."""
+    ids = np.array([[3, 0, 3], [2, 2, 0]], np.int32)
+    ends = np.array([0, 1], np.int64)
+    return UserBatch(
+        np.array([0]),
+        (
+            SegmentBatch("long_term", ids, np.array([0, 3]), ends, np.array([5], np.int32)),
+            SegmentBatch(
+                "short_term", np.zeros((1, 0), np.int32), np.array([0]), np.array([0, 0]),
+                np.zeros(0, np.int32),
+            ),
+        ),
+        np.array([[0, 2]], np.int32),
+    )  # fmt: skip
+
+
+def test_word_is_the_mean_of_its_actions_plus_position_and_segment(
+    embedding: InputEmbedding,
+) -> None:
+    encoded = embedding(hand_batch())
+    genre, shop = (table.weight for table in embedding.tables)
+    long_term = embedding.segments[0]
+    # Two of three actions carry each attribute; the third counts, with zero.
+    word = torch.cat([genre[3] * 2 / 3, shop[2] * 2 / 3])
+    raw = long_term.project(word) + long_term.position.weight[5] + long_term.segment
+    city = embedding.profile[1].weight[2] + embedding.profile_segment
+    expected = embedding.norm(torch.stack([embedding.cls, raw, city]))
+    assert encoded.lengths.tolist() == [3]
+    assert torch.allclose(encoded.tokens, expected, atol=1e-6)
+
+
+def test_tokens_stand_by_user_as_cls_then_words_then_profile(embedding: InputEmbedding) -> None:
+    users = batch([[2, 1], [0, 3], [0, 0]])
+    users.profile_ids[:] = [[1, 2], [0, 3], [0, 0]]
+    encoded = embedding(users)
+    assert encoded.lengths.tolist() == [6, 5, 1]
+    assert encoded.cls_index.tolist() == [0, 6, 11]
+    assert [index.tolist() for index in encoded.word_index] == [[1, 2], [3, 7, 8, 9]]
+    assert [user.tolist() for user in encoded.user_of_word] == [[0, 0], [0, 1, 1, 1]]
+    cls = embedding.norm(embedding.cls)
+    assert torch.equal(encoded.tokens[encoded.cls_index], cls.expand(3, -1))
+
+
+def test_none_is_zero_and_never_learned() -> None:
+    fresh = model().embedding
+    users = batch([[9, 9], [1, 0]])
+    users.profile_ids[:] = [[1, 2], [0, 0]]
+    # LayerNorm leaves sums and sums of squares as they are, so weigh the outputs.
+    tokens = fresh(users).tokens
+    (tokens * torch.randn_like(tokens)).sum().backward()
+    for table in [*fresh.tables, *fresh.profile]:
+        assert not table.weight[0].any()
+        assert table.weight.grad is not None
+        assert not table.weight.grad[0].any()
+        assert table.weight.grad[1:].any()
+
+
+def test_shared_attribute_has_one_table() -> None:
+    assert len(model().embedding.tables) == 2
+
+
+def test_zeroed_word_is_zero_as_a_whole_and_nothing_else_changes() -> None:
+    layer = model(config=UserBertConfig(dropout=0.5)).embedding
+    users = batch([[2, 1], [1, 2]])
+    zeroed = (np.array([False, True, False]), np.array([True, False, False]))
+    torch.manual_seed(3)
+    plain = layer(users)
+    torch.manual_seed(3)
+    masked = layer(users, zeroed).tokens
+    gone = torch.stack([plain.word_index[0][1], plain.word_index[1][0]])
+    assert not masked[gone].any()
+    stays = torch.ones(len(masked), dtype=torch.bool)
+    stays[gone] = False
+    assert torch.equal(masked[stays], plain.tokens[stays])
+
+
+def test_order_of_users_and_of_actions_changes_no_token(embedding: InputEmbedding) -> None:
+    users = batch([[2, 1], [0, 0], [3, 2]])
+    order = [2, 0, 1]
+    parts: list[Tensor] = list(embedding(users).tokens.split(embedding(users).lengths.tolist()))
+    shuffled = embedding(take(users, order)).tokens
+    assert torch.allclose(shuffled, torch.cat([parts[i] for i in order]), atol=1e-6)
+
+
+def test_batch_without_any_word_is_cls_and_profile(embedding: InputEmbedding) -> None:
+    users = batch([[0, 0], [0, 0]])
+    users.profile_ids[:] = [[1, 1], [0, 0]]
+    encoded = embedding(users, (np.zeros(0, np.bool_), np.zeros(0, np.bool_)))
+    assert encoded.lengths.tolist() == [3, 1]
+    encoded.tokens.sum().backward()
+
+
+def test_read_only_arrays_are_welcome(embedding: InputEmbedding) -> None:
+    users = batch([[2, 1]])
+    for segment in users.segments:
+        segment.ids.flags.writeable = False
+        segment.positions.flags.writeable = False
+    embedding(users)

@@ -1,0 +1,116 @@
+"""User sequences drawn at random, and models of their shape: no data folder needed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from userbert.data.batches import AttributeShape as Attribute
+from userbert.data.batches import InputShape, Int64, SegmentBatch, UserBatch
+from userbert.data.batches import SegmentShape as Segment
+from userbert.data.vocabulary import Categories, Vocabularies
+from userbert.model.userbert import UserBert, UserBertConfig
+from userbert.schema.models import Schema
+
+SCHEMA = """
+user: user
+sources: {log: {path: log.csv, time: time, action: buy}}
+attributes: {genre: {column: genre, share: true}, shop: {column: shop}}
+segments:
+  long_term:
+    {words: {by: day}, window: {from: 28d, to: 7d}, actions: [buy], attributes: [genre, shop]}
+  short_term: {words: {by: gap}, window: 7d, actions: [buy], attributes: [genre]}
+profile: {path: profile.csv, fields: {age: {column: age}, city: {column: city}}}
+"""
+
+
+def shape(genres: int = 12, shops: int = 7) -> InputShape:
+    """The shape of `SCHEMA` with so many ids."""
+    genre = Attribute("genre", genres, "genre")
+    return InputShape(
+        (
+            Segment("long_term", (genre, Attribute("shop", shops, "long_term/shop")), 30),
+            Segment("short_term", (genre,), 170),
+        ),
+        (Attribute("age", 5, "profile/age"), Attribute("city", 4, "profile/city")),
+    )
+
+
+def vocabularies(inputs: InputShape) -> Vocabularies:
+    """Vocabularies that give `inputs` its sizes."""
+
+    def categories(attribute: Attribute) -> Categories:
+        return Categories(tuple(f"{attribute.name}{i}" for i in range(attribute.size - 2)))
+
+    return Vocabularies(
+        {
+            segment.name: {a.name: categories(a) for a in segment.attributes}
+            for segment in inputs.segments
+        },
+        {field.name: categories(field) for field in inputs.profile},
+    )
+
+
+def model(inputs: InputShape | None = None, config: UserBertConfig | None = None) -> UserBert:
+    """A new model of `SCHEMA`; a tiny one unless `config` says more."""
+    inputs = inputs or shape()
+    config = config or UserBertConfig(layers=2, hidden=16, heads=2, feed_forward=32)
+    return UserBert(config, inputs, schema=Schema.parse(SCHEMA), vocabularies=vocabularies(inputs))
+
+
+def batch(
+    words: Sequence[Sequence[int]],
+    seed: int = 0,
+    inputs: InputShape | None = None,
+    actions: int = 4,
+) -> UserBatch:
+    """Users of `words[b][s]` words in segment s, of 1 to `actions` random actions each."""
+    rng = np.random.default_rng(seed)
+    inputs = inputs or shape()
+    counts = np.array(words, np.int64).reshape(len(words), len(inputs.segments))
+    segments = []
+    for number, segment in enumerate(inputs.segments):
+        sizes = rng.integers(1, actions + 1, counts[:, number].sum())
+        ids = [rng.integers(0, a.size, sizes.sum()) for a in segment.attributes]
+        segments.append(
+            SegmentBatch(
+                segment.name,
+                np.array(ids, np.int32),
+                offsets(sizes),
+                offsets(counts[:, number]),
+                rng.integers(0, segment.positions, len(sizes)).astype(np.int32),
+            )
+        )
+    profile = [rng.integers(0, field.size, len(words)) for field in inputs.profile]
+    return UserBatch(
+        np.arange(len(words), dtype=np.int64),
+        tuple(segments),
+        np.array(profile, np.int32).reshape(len(inputs.profile), len(words)).T,
+    )
+
+
+def offsets(lengths: Int64) -> Int64:
+    """Offsets of consecutive runs of so many."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def take(users: UserBatch, order: Sequence[int]) -> UserBatch:
+    """Some users of a batch, in another order."""
+    segments = []
+    for segment in users.segments:
+        words = _ranges(segment.word_offsets, order)
+        actions = _ranges(segment.action_offsets, words)
+        segments.append(
+            SegmentBatch(
+                segment.name,
+                segment.ids[:, actions],
+                offsets(np.diff(segment.action_offsets)[words]),
+                offsets(segment.word_counts[list(order)]),
+                segment.positions[words],
+            )
+        )
+    return UserBatch(users.index[list(order)], tuple(segments), users.profile_ids[list(order)])
+
+
+def _ranges(ends: Int64, which: Sequence[int] | Int64) -> Int64:
+    parts = [np.arange(ends[i], ends[i + 1]) for i in which]
+    return np.concatenate([*parts, np.zeros(0, np.int64)]).astype(np.int64)
