@@ -1,0 +1,163 @@
+"""The features that a data scientist has already: counts, recency, frequency, money, profile.
+
+In: prepared data and (user, cut-off) pairs. Out: a sparse matrix with named columns, from the same
+events before the same cut-offs as a model's user sequences. It may see more than a model does: all
+history, not a window's, and every action of a word. What vectors add, they add to this.
+"""
+
+from collections.abc import Collection, Iterator
+from datetime import time
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from userbert.data.batches import Int32, Int64
+from userbert.data.sequences import Actions, actions_between, profile_ids
+from userbert.data.store import PreparedData
+from userbert.data.words import DayGrid
+
+DAY_US = 86_400_000_000
+
+WINDOWS: dict[str, int | None] = {"7d": 7, "30d": 30, "90d": 90, "ever": None}
+"""The spans before the cut-off, in days, over which actions are counted."""
+
+_USERS_AT_A_TIME = 50_000
+
+
+def aggregates(
+    data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()
+) -> tuple[sparse.csr_matrix, list[str]]:
+    """Count what users did before their cut-offs: (B, D) float32, and the D names.
+
+    By segment and window: how often each attribute had each value, actions, words, active days,
+    and of each number its sum, mean and largest; days since the last and the first action; the
+    profile fields that are not `hidden`, one column a value.
+    """
+    blocks = [
+        _block(
+            data,
+            rows[first : first + _USERS_AT_A_TIME],
+            cutoffs[first : first + _USERS_AT_A_TIME],
+            hidden,
+        )
+        for first in range(0, max(len(rows), 1), _USERS_AT_A_TIME)
+    ]
+    return sparse.vstack([matrix for matrix, _ in blocks], format="csr"), blocks[0][1]
+
+
+def _block(
+    data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str]
+) -> tuple[sparse.csr_matrix, list[str]]:
+    columns: list[tuple[sparse.csr_matrix, list[str]]] = []
+    for segment in data.schema.segments:
+        columns += _segment_columns(data, segment, rows, cutoffs)
+    columns += _profile_columns(data, rows, cutoffs, hidden)
+    matrix = sparse.hstack([block for block, _ in columns], format="csr", dtype=np.float32)
+    return matrix, [name for _, names in columns for name in names]
+
+
+def _segment_columns(
+    data: PreparedData, segment: str, rows: Int64, cutoffs: Int64
+) -> Iterator[tuple[sparse.csr_matrix, list[str]]]:
+    actions = actions_between(data, segment, rows, None, cutoffs)
+    users = np.repeat(np.arange(len(rows)), np.diff(actions.offsets))
+    ages = cutoffs[users] - actions.times
+    days = DayGrid(data.schema.zone, time()).index(actions.times)
+    new_day = np.r_[True, (np.diff(days) != 0) | (np.diff(users) != 0)][: len(days)]
+    for window, length in WINDOWS.items():
+        inside = np.ones(len(ages), bool) if length is None else ages <= length * DAY_US
+        suffix = f", {window}"
+        frequency = {
+            "actions": inside,
+            "words": inside & actions.word_starts,
+            "active days": inside & new_day,
+        }
+        for what, counted in frequency.items():
+            counts = np.bincount(users[counted], minlength=len(rows))
+            yield _dense(counts), [f"{segment} {what}{suffix}"]
+        for name, numbers in actions.numbers.items():
+            money = _money(numbers[inside], users[inside], len(rows))
+            names = [f"{segment} {name} {what}{suffix}" for what in ("sum", "mean", "largest")]
+            yield _dense(money), names
+        for attribute, name in enumerate(data.schema.segments[segment].attributes):
+            if not _is_counted_elsewhere(data, segment, name):
+                vocabulary = data.vocabularies.segments[segment][name]
+                counts = count_ids(actions.ids[attribute], inside, actions.offsets, vocabulary.size)
+                yield (
+                    counts,
+                    [f"{segment} {name}={value}{suffix}" for value in vocabulary.names[1:]],
+                )
+    yield (
+        _recency(data, actions, cutoffs),
+        [
+            f"{segment} days since the last action",
+            f"{segment} days since the first action",
+        ],
+    )
+
+
+def count_ids(
+    ids: Int32, counted: NDArray[np.bool_], offsets: Int64, size: int
+) -> sparse.csr_matrix:
+    """How often each user's counted actions have each id: (B, size - 1); id 0, none, is left out.
+
+    The actions of user b are `offsets[b]:offsets[b + 1]`; column i is the id i + 1.
+    """
+    counted = counted & (ids > 0)
+    ends = np.concatenate([[0], np.cumsum(counted)])[offsets]
+    columns = ids[counted] - 1
+    ones = np.ones(len(columns), np.float32)
+    counts = sparse.csr_matrix((ones, columns, ends), shape=(len(offsets) - 1, size - 1))
+    counts.sum_duplicates()
+    return counts
+
+
+def _is_counted_elsewhere(data: PreparedData, segment: str, attribute: str) -> bool:
+    """Whether an earlier segment counts the same values of the same actions already."""
+    segments = data.schema.segments
+    for earlier in list(segments)[: list(segments).index(segment)]:
+        if attribute in segments[earlier].attributes and set(segments[segment].actions) <= set(
+            segments[earlier].actions
+        ):
+            return True
+    return False
+
+
+def _money(numbers: NDArray[np.float32], users: Int64, count: int) -> NDArray[np.float64]:
+    """Sum, mean and largest of each user's numbers: (N,), (N,) → (count, 3); NaN is none."""
+    known = ~np.isnan(numbers)
+    values, users = numbers[known].astype(np.float64), users[known]
+    total = np.bincount(users, values, minlength=count)
+    number = np.bincount(users, minlength=count)
+    largest = np.zeros(count)
+    present = np.flatnonzero(number)
+    if len(present):
+        largest[present] = np.maximum.reduceat(values, np.searchsorted(users, present))
+    return np.stack([total, total / np.maximum(number, 1), largest], axis=1)
+
+
+def _recency(data: PreparedData, actions: Actions, cutoffs: Int64) -> sparse.csr_matrix:
+    """Days since the last and the first action; users without one count from the data's first."""
+    some = np.diff(actions.offsets) > 0
+    last = np.full(len(cutoffs), data.first_event)
+    first = last.copy()
+    last[some] = actions.times[actions.offsets[1:][some] - 1]
+    first[some] = actions.times[actions.offsets[:-1][some]]
+    return _dense((cutoffs[:, None] - np.stack([last, first], axis=1)) / DAY_US)
+
+
+def _profile_columns(
+    data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str]
+) -> Iterator[tuple[sparse.csr_matrix, list[str]]]:
+    visible = [name for name in data.vocabularies.profile if name not in hidden]
+    ids = profile_ids(data, rows, cutoffs, hidden)
+    one_each = np.arange(len(rows) + 1)
+    for field, name in enumerate(visible):
+        vocabulary = data.vocabularies.profile[name]
+        counts = count_ids(ids[:, field], np.ones(len(rows), bool), one_each, vocabulary.size)
+        yield counts, [f"profile {name}={value}" for value in vocabulary.names[1:]]
+
+
+def _dense(values: NDArray[np.generic]) -> sparse.csr_matrix:
+    return sparse.csr_matrix(values.reshape(len(values), -1).astype(np.float32))

@@ -1,0 +1,356 @@
+"""Labels that do not leak: what is known only at or after each cut-off.
+
+In: prepared data and (user, cut-off) pairs, or a file of the user's own. Out: `Labels`, which say
+what is predicted, of whom, from when, and which profile fields would give the answer away. Used by
+`finetune` and `evaluate`; the command line's `label` writes them.
+"""
+
+import difflib
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from userbert.data.batches import Int64
+from userbert.data.pairs import Pairs, first_events, pairs_of, read_table, require_column
+from userbert.data.sequences import actions_between, profile_ids
+from userbert.data.store import PreparedData
+from userbert.data.vocabulary import FIRST_VALUE, UNKNOWN, Categories
+from userbert.errors import InputError, LabelError
+from userbert.folders import publishing_file
+from userbert.schema.models import parse_duration
+from userbert.tasks.aggregates import DAY_US
+from userbert.tasks.label_columns import Kind, classes_of, column_of, kind_of, targets_of
+
+_METADATA = b"userbert"
+_USERS_AT_A_TIME = 20_000
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is to be predicted of each (user, cut-off) pair."""
+
+    name: str
+    """Of the task: the file's name without its ending."""
+    question: str
+    """What is predicted, as a plain sentence."""
+    kind: Kind
+    user_ids: tuple[str, ...]
+    cutoffs: Int64
+    """(B,): microseconds since 1970."""
+    targets: NDArray[Any]
+    """Binary: int64 0 or 1 (B,); multiclass: int64 class (B,); multilabel: bool (B, C);
+    regression: float32 (B,)."""
+    classes: tuple[str, ...] = ()
+    """Of multiclass and multilabel tasks."""
+    attribute: tuple[str, str] | None = None
+    """(segment, attribute) where class c is the attribute's value of the id c + 2."""
+    hide: tuple[str, ...] = ()
+    """Profile fields that give the answer away: hidden from every model."""
+    horizon: str | None = None
+    """How long after the cut-off the answer is looked for."""
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self.user_ids)
+
+    def take(self, index: NDArray[np.integer[Any]]) -> Self:
+        """Keep the pairs at `index`, in its order."""
+        return replace(
+            self,
+            user_ids=tuple(self.user_ids[i] for i in index),
+            cutoffs=self.cutoffs[index],
+            targets=self.targets[index],
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write Parquet: `user_id`, `cutoff`, `label`; what else is known in its metadata."""
+        about = {
+            key: getattr(self, key)
+            for key in ("question", "kind", "classes", "attribute", "hide", "horizon")
+        }
+        table = pa.table(
+            {
+                "user_id": pa.array(self.user_ids, pa.large_string()),
+                "cutoff": pa.array(self.cutoffs, pa.timestamp("us", "UTC")),
+                "label": column_of(self.targets, self.kind, self.classes),
+            }
+        ).replace_schema_metadata({_METADATA: json.dumps(about, ensure_ascii=False)})
+        with publishing_file(Path(path)) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    @classmethod
+    def load(cls, path: str | Path, data: PreparedData) -> "Labels":
+        """Read labels that `save` wrote, or a file of the user's own.
+
+        That is CSV, JSON Lines or Parquet with `user_id`, `label` and perhaps `cutoff` (a naive
+        one is in the schema's `timezone`; without the column: just after the last event). The kind
+        follows from the labels. Raises `LabelError`.
+        """
+        path = Path(path)
+        try:
+            frame = read_table(path)
+            pairs = pairs_of(frame, data, str(path))
+            require_column(frame, "label", str(path))
+        except InputError as error:
+            raise LabelError(str(error)) from error
+        about = _metadata(path)
+        kind: Kind = about.get("kind") or kind_of(frame["label"])
+        classes = tuple(about.get("classes") or classes_of(frame["label"], kind))
+        labels = cls(
+            path.stem,
+            about.get("question", f"What is {path.stem}?"),
+            kind,
+            tuple(frame["user_id"].cast(pl.String)),
+            pairs.cutoffs,
+            targets_of(frame["label"], kind, classes),
+            classes,
+            tuple(about["attribute"]) if about.get("attribute") else None,
+            tuple(about.get("hide", ())),
+            about.get("horizon"),
+        )
+        return _checked(labels, data)
+
+
+def label_next(
+    data: PreparedData,
+    attribute: str,
+    pairs: Pairs,
+    *,
+    segment: str | None = None,
+    horizon: str | None = None,
+) -> Labels:
+    """Ask which values of an attribute a user's next word holds (paper §4.2, next genre).
+
+    The next word is the first at or after the cut-off, of the short-term segment if that has the
+    attribute; of a word that the cut-off divides, only the actions at or after it count. Users
+    without a word (within `horizon`) or without a known value in it are left out.
+    """
+    segment = _segment_with(data, attribute, segment)
+    vocabulary = data.vocabularies.segments[segment][attribute]
+    if not isinstance(vocabulary, Categories):
+        raise LabelError(
+            f"{attribute} is a number; the next word is asked for values of a category. "
+            f"Choose one of: {', '.join(_categorical(data))}."
+        )
+    pairs = _eligible(data, pairs)
+    targets = np.zeros((len(pairs), len(vocabulary.values)), dtype=bool)
+    position = list(data.vocabularies.segments[segment]).index(attribute)
+    for part in _parts(len(pairs)):
+        cutoffs = pairs.cutoffs[part]
+        end = None if horizon is None else cutoffs + _duration_us(horizon)
+        actions = actions_between(data, segment, pairs.rows[part], cutoffs, end)
+        users = np.repeat(np.arange(len(cutoffs)), np.diff(actions.offsets))
+        # The first action of a span begins a word or continues one; both are the next word.
+        word = np.cumsum(actions.word_starts)
+        some = np.diff(actions.offsets) > 0
+        first_word = np.zeros(len(cutoffs), np.int64)
+        first_word[some] = word[actions.offsets[:-1][some]]
+        ids = actions.ids[position]
+        held = (word == first_word[users]) & (ids >= FIRST_VALUE)
+        targets[part][users[held], ids[held] - FIRST_VALUE] = True
+    labels = _labels(data, pairs, f"next_{attribute}", "multilabel", targets)
+    labels = replace(
+        labels,
+        question=f"Which values of {attribute} does the user's next {segment} word hold?",
+        classes=vocabulary.values,
+        attribute=(segment, attribute),
+        horizon=horizon,
+    )
+    return _checked(labels.take(np.flatnonzero(targets.any(axis=1))), data)
+
+
+def label_return(data: PreparedData, pairs: Pairs, horizon: str) -> Labels:
+    """Ask whether a user acts again within `horizon` of the cut-off, its end not included.
+
+    Raises `LabelError` where the horizon ends more than a day after the last event: the answer is
+    not known yet.
+    """
+    pairs = _eligible(data, pairs)
+    ends = pairs.cutoffs + _duration_us(horizon)
+    if len(pairs) and ends.max() > data.last_event + DAY_US:
+        raise LabelError(
+            f"a horizon of {horizon} after the latest cut-off ends after the last event of "
+            f"{data.path}: the answer is not known yet. Choose an earlier --cutoff."
+        )
+    returns = np.zeros(len(pairs), dtype=np.int64)
+    for part in _parts(len(pairs)):
+        for segment in data.schema.segments:
+            rows, cutoffs = pairs.rows[part], pairs.cutoffs[part]
+            actions = actions_between(data, segment, rows, cutoffs, ends[part])
+            returns[part] |= np.diff(actions.offsets) > 0
+    labels = _labels(data, pairs, f"return_{horizon}", "binary", returns)
+    question = f"Does the user act again within {horizon}?"
+    return _checked(replace(labels, question=question, horizon=horizon), data)
+
+
+def label_attribute(
+    data: PreparedData,
+    pairs: Pairs,
+    field: str,
+    positive: Collection[str],
+    hide: Collection[str] = (),
+) -> Labels:
+    """Ask whether a profile field has one of the `positive` values (paper §4.2).
+
+    The field itself is hidden always; `hide` adds those that give it away. Users of whom the field
+    is not known, or whose value is too rare for the vocabulary, are left out.
+    """
+    profile = data.vocabularies.profile
+    for name in (field, *hide):
+        if name not in profile:
+            raise LabelError(f"the profile has no field {name!r}.{_choose(name, profile)}")
+    vocabulary = profile[field]
+    values = vocabulary.names[UNKNOWN + 1 :]
+    for value in positive:
+        if value not in values:
+            raise LabelError(f"{field} has no value {value!r}.{_choose(value, values)}")
+    pairs = _eligible(data, pairs)
+    others = [name for name in profile if name != field]
+    ids = profile_ids(data, pairs.rows, pairs.cutoffs, others)[:, 0]
+    wanted = [values.index(value) + FIRST_VALUE for value in positive]
+    labels = _labels(data, pairs, field, "binary", np.isin(ids, wanted).astype(np.int64))
+    labels = replace(
+        labels,
+        question=f"Is the user's {field} {' or '.join(positive)}?",
+        hide=tuple(dict.fromkeys([field, *hide])),
+    )
+    return _checked(labels.take(np.flatnonzero(ids > UNKNOWN)), data)
+
+
+def label_response(
+    data: PreparedData,
+    pairs: Pairs,
+    positives: Collection[str],
+    *,
+    among: Collection[str] | None = None,
+    negatives: int | None = None,
+    seed: int = 0,
+) -> Labels:
+    """Ask whether a user is one of the `positives`, who responded after the cut-off (paper §4.2).
+
+    The others `among` (none: all users) are negative: all of them, or `negatives` a positive,
+    drawn uniformly (the paper's 3:1). When they responded is not checked: that is not in the data.
+    """
+    pairs = _eligible(data, pairs)
+    known = data.rows_of(sorted(positives))
+    if not (known >= 0).any():
+        raise LabelError(
+            f"none of the {len(known)} users who responded is in {data.path}. Their ids must be "
+            "written as in the logs."
+        )
+    responded = np.isin(pairs.rows, known)
+    asked = np.ones(len(pairs), dtype=bool)
+    if among is not None:
+        asked = responded | np.isin(pairs.rows, data.rows_of(sorted(among)))
+    if negatives is not None:
+        others = np.flatnonzero(asked & ~responded)
+        number = min(len(others), negatives * int(responded.sum()))
+        drawn = np.random.default_rng(seed).choice(others, number, replace=False)
+        asked = responded.copy()
+        asked[drawn] = True
+    labels = _labels(data, pairs, "response", "binary", responded.astype(np.int64))
+    labels = replace(labels, question="Does the user respond?")
+    return _checked(labels.take(np.flatnonzero(asked)), data)
+
+
+def _labels(
+    data: PreparedData, pairs: Pairs, name: str, kind: Kind, targets: NDArray[Any]
+) -> Labels:
+    users = tuple(data.user_ids.take(pa.array(pairs.rows)).to_pylist())
+    return Labels(name, "", kind, users, pairs.cutoffs, targets)
+
+
+def _eligible(data: PreparedData, pairs: Pairs) -> Pairs:
+    """Keep the pairs of users with at least one event before their cut-off."""
+    seen = first_events(data)[pairs.rows] < pairs.cutoffs
+    return Pairs(pairs.rows[seen], pairs.cutoffs[seen])
+
+
+def _checked(labels: Labels, data: PreparedData) -> Labels:
+    if len(labels) == 0:
+        raise LabelError(
+            f"{labels.name}: no user is left who has an event before the cut-off and an answer "
+            "after it. Choose another --cutoff."
+        )
+    if labels.kind in ("binary", "multiclass") and len(np.unique(labels.targets)) == 1:
+        value = labels.targets[0] if labels.kind == "binary" else labels.classes[labels.targets[0]]
+        raise LabelError(
+            f"{labels.name}: all {len(labels)} labels are {value}; nothing can be learned from "
+            "one class. Check the question, or choose another --cutoff."
+        )
+    unknown = set(labels.hide) - set(data.vocabularies.profile)
+    if unknown:
+        raise LabelError(
+            f"{labels.name} hides the profile fields {', '.join(sorted(unknown))}, which "
+            f"{data.path} does not have. Were the labels made of other data?"
+        )
+    if labels.attribute is not None:
+        segment, attribute = labels.attribute
+        vocabulary = data.vocabularies.segments.get(segment, {}).get(attribute)
+        if vocabulary is None or labels.classes != tuple(vocabulary.names[FIRST_VALUE:]):
+            raise LabelError(
+                f"{labels.name}: its classes are not the values of {attribute} in {data.path}. "
+                "Make the labels again from these data with `userbert label next`."
+            )
+    return labels
+
+
+def _segment_with(data: PreparedData, attribute: str, segment: str | None) -> str:
+    segments = data.vocabularies.segments
+    holding = [name for name in ("short_term", "long_term") if attribute in segments.get(name, {})]
+    if segment is not None and segment not in holding:
+        raise LabelError(
+            f"the segment {segment!r} has no attribute {attribute!r}."
+            f"{_choose(attribute, segments.get(segment, {}))}"
+        )
+    if not holding:
+        raise LabelError(
+            f"no segment has an attribute {attribute!r}.{_choose(attribute, _categorical(data))}"
+        )
+    return segment if segment is not None else holding[0]
+
+
+def _categorical(data: PreparedData) -> list[str]:
+    names = {
+        name: None
+        for attributes in data.vocabularies.segments.values()
+        for name, vocabulary in attributes.items()
+        if vocabulary.is_categorical
+    }
+    return list(names)
+
+
+def _choose(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Choose one of: {', '.join(list(known)[:20]) or 'nothing is there'}."
+
+
+def _duration_us(horizon: str) -> int:
+    try:
+        return parse_duration(horizon) // timedelta(microseconds=1)
+    except ValueError as error:
+        raise LabelError(f"--horizon: {error}.") from error
+
+
+def _parts(count: int) -> Iterator[slice]:
+    for first in range(0, count, _USERS_AT_A_TIME):
+        yield slice(first, first + _USERS_AT_A_TIME)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What `save` left in the file; nothing if another program wrote it."""
+    if path.suffix.lower() != ".parquet":
+        return {}
+    content = (pq.read_schema(path).metadata or {}).get(_METADATA)
+    return {} if content is None else dict(json.loads(content))
