@@ -1,0 +1,299 @@
+"""The command line: one verb a stage. It reads arguments, calls the stage, and says what came out.
+
+Exit codes: 0 done, 1 our fault, 2 the user's input (one message that says what to change).
+"""
+
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from userbert.errors import InputError, LabelError, UserBertError
+
+if TYPE_CHECKING:
+    from userbert.data.pairs import Pairs
+    from userbert.data.store import PreparedData
+    from userbert.tasks.labels import Labels
+
+app = typer.Typer(
+    help="Vectors of who users are, learned from logs of what they do.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+label_app = typer.Typer(
+    help="Write leakage-safe labels: what is known only at or after each cut-off.",
+    no_args_is_help=True,
+)
+app.add_typer(label_app, name="label")
+
+_say = Console(stderr=True, highlight=False, soft_wrap=True).print
+_show = Console(highlight=False).print
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of prepared data.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write; must not exist yet.")]
+Cutoffs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cutoff",
+        metavar="T",
+        help="Events before this instant are visible: 2017-09-01 or 2017-09-01T04:00, in the "
+        "schema's timezone. May be given several times. Default: just after the last event.",
+    ),
+]
+At = Annotated[
+    Path | None,
+    typer.Option(
+        "--at", metavar="FILE", help="Users and their own cut-offs: columns user_id and cutoff."
+    ),
+]
+LabelFile = Annotated[Path, typer.Option("-o", "--output", help="Labels to write, a Parquet file.")]
+
+
+class OnInvalid(StrEnum):
+    """What `prepare` does with rows that cannot be used."""
+
+    FAIL = "fail"
+    QUARANTINE = "quarantine"
+
+
+def _open(data: Path) -> "PreparedData":
+    from userbert.data.store import PreparedData
+
+    return PreparedData.open(data)
+
+
+def _pairs(data: "PreparedData", cutoffs: list[str] | None, at: Path | None) -> "Pairs":
+    """The (user, cut-off) pairs that `--cutoff` or `--at` ask for."""
+    from userbert.data.pairs import pairs_at, read_pairs
+
+    if at is not None:
+        if cutoffs:
+            raise InputError("--at names each user's cut-off; leave --cutoff out.")
+        return read_pairs(at, data)
+    instants = [data.schema.instant(cutoff) for cutoff in cutoffs or []]
+    return pairs_at(data, instants or [data.default_cutoff])
+
+
+@app.command()
+def init(
+    events: Annotated[list[Path], typer.Argument(metavar="EVENTS...", help="Event logs.")],
+    profiles: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One row a user: what is known of them.")
+    ] = None,
+    output: Output = Path("schema.yaml"),
+) -> None:
+    """Propose a schema for event logs, with the reason of each choice as a comment.
+
+    Example: `userbert init events.parquet --profiles profiles.parquet`
+    """
+    from userbert.folders import publishing_file
+    from userbert.schema import Schema
+    from userbert.schema.inference import propose_schema
+
+    text = propose_schema(events, profiles, output.parent)
+    Schema.parse(text)
+    with publishing_file(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    _show(f"{output} is written. Look it through, then: userbert prepare {output} -o data")
+
+
+@app.command()
+def prepare(
+    schema: Annotated[Path, typer.Argument(metavar="SCHEMA", help="What the logs mean.")],
+    output: Output,
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory to keep to.")] = "2GiB",
+    on_invalid: Annotated[
+        OnInvalid,
+        typer.Option(help="Stop at a row that cannot be used, or set such rows aside."),
+    ] = OnInvalid.FAIL,
+) -> None:
+    """Turn raw logs into prepared data.
+
+    Example: `userbert prepare schema.yaml -o data`
+    """
+    from userbert.data.prepare import prepare as prepare_data
+    from userbert.folders import read_json
+    from userbert.schema import Schema
+
+    data = prepare_data(
+        Schema.load(schema), output, memory=_bytes(memory), on_invalid=on_invalid.value
+    )
+    summary = read_json(output / "summary.json")
+    for warning in summary["warnings"]:
+        _say(f"[yellow]warning:[/] {warning}")
+    for name in data.schema.segments:
+        _show(f"{name}: {summary['actions'][name]:,} actions in {summary['words'][name]:,} words")
+    read = sum(account["read"] for account in summary["rows"].values())
+    left_out = sum(
+        account["outside_segments"] + account["quarantined"] for account in summary["rows"].values()
+    )
+    _show(f"{output}: {len(data):,} users from {read:,} rows; {left_out:,} rows are in no segment")
+    if (output / "rejected.parquet").exists():
+        _say(f"[yellow]warning:[/] {output / 'rejected.parquet'} holds the rows set aside, and why")
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Prepared data, a model, labels or embeddings.")],
+    user: Annotated[str | None, typer.Option(metavar="ID", help="Show one user's words.")] = None,
+    cutoff: Annotated[str | None, typer.Option(metavar="T", help="Before this instant.")] = None,
+) -> None:
+    """Show what is inside a folder or file that userbert wrote.
+
+    Example: `userbert inspect data --user 17`
+    """
+    from userbert.serving.inspection import inspect as describe
+
+    _show(describe(path, user, cutoff))
+
+
+@label_app.command("next")
+def label_next(
+    data: Data,
+    output: LabelFile,
+    attribute: Annotated[str, typer.Option(metavar="A", help="Whose values are predicted.")],
+    horizon: Annotated[
+        str | None, typer.Option(metavar="D", help="How long to wait for the next word: 30d.")
+    ] = None,
+    cutoff: Cutoffs = None,
+    at: At = None,
+) -> None:
+    """Which values of an attribute does a user's next word hold?
+
+    Example: `userbert label next data --attribute category --cutoff 2017-09-01 -o next.parquet`
+    """
+    from userbert.tasks import labels
+
+    opened = _open(data)
+    pairs = _pairs(opened, cutoff, at)
+    _save(labels.label_next(opened, attribute, pairs, horizon=horizon), output)
+
+
+@label_app.command("return")
+def label_return(
+    data: Data,
+    output: LabelFile,
+    horizon: Annotated[str, typer.Option(metavar="D", help="How long after the cut-off: 28d.")],
+    cutoff: Cutoffs = None,
+    at: At = None,
+) -> None:
+    """Does a user act again within a horizon?
+
+    Example: `userbert label return data --horizon 28d --cutoff 2017-09-01 -o return.parquet`
+    """
+    from userbert.tasks import labels
+
+    opened = _open(data)
+    _save(labels.label_return(opened, _pairs(opened, cutoff, at), horizon), output)
+
+
+@label_app.command("attribute")
+def label_attribute(
+    data: Data,
+    output: LabelFile,
+    field: Annotated[str, typer.Option(metavar="F", help="The profile field.")],
+    positive: Annotated[list[str], typer.Option(metavar="V", help="A value that counts as yes.")],
+    hide: Annotated[
+        list[str] | None,
+        typer.Option(metavar="F", help="Another field that gives the answer away."),
+    ] = None,
+    cutoff: Cutoffs = None,
+    at: At = None,
+) -> None:
+    """Has a profile field one of some values?
+
+    Example: `userbert label attribute data --field kids --positive 1 --positive 2 -o kids.parquet`
+    """
+    from userbert.tasks import labels
+
+    opened = _open(data)
+    pairs = _pairs(opened, cutoff, at)
+    _save(labels.label_attribute(opened, pairs, field, positive, hide or []), output)
+
+
+@label_app.command("response")
+def label_response(
+    data: Data,
+    output: LabelFile,
+    users: Annotated[Path, typer.Option(metavar="FILE", help="Who responded: column user_id.")],
+    among: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Who was asked. Default: all users.")
+    ] = None,
+    negatives: Annotated[
+        int | None, typer.Option(metavar="N", help="Draw so many others a responder.", min=1)
+    ] = None,
+    cutoff: Cutoffs = None,
+    at: At = None,
+) -> None:
+    """Is a user one of those who responded after the cut-off?
+
+    Example: `userbert label response data --users redeemed.csv --cutoff 2017-09-01 -o r.parquet`
+    """
+    from userbert.tasks import labels
+
+    opened = _open(data)
+    made = labels.label_response(
+        opened,
+        _pairs(opened, cutoff, at),
+        _user_ids(users),
+        among=None if among is None else _user_ids(among),
+        negatives=negatives,
+    )
+    _save(made, output)
+
+
+def _user_ids(path: Path) -> list[str]:
+    from userbert.data.pairs import read_table
+
+    frame = read_table(path)
+    if "user_id" not in frame.columns:
+        raise LabelError(
+            f"{path}: expected a column user_id, found {', '.join(frame.columns)}. "
+            "Rename the column that holds the user."
+        )
+    return [str(user) for user in frame["user_id"].drop_nulls()]
+
+
+def _save(labels: "Labels", output: Path) -> None:
+    labels.save(output)
+    positives = f", {labels.targets.mean():.1%} positive" if labels.kind == "binary" else ""
+    _show(f"{output}: {len(labels):,} labels{positives}")
+
+
+def _bytes(size: str) -> int:
+    """Read 2GiB, 512MiB or a number of bytes."""
+    units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    number, factor = (size[:-3], units[size[-3:]]) if size[-3:] in units else (size, 1)
+    try:
+        found = int(float(number) * factor)
+    except ValueError:
+        found = 0
+    if found < 64 << 20:
+        raise InputError(f"--memory: expected at least 64MiB, such as 2GiB, found {size!r}.")
+    return found
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except InputError as error:
+        _say(f"[bold red]error:[/] {error}", markup=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("interrupted; nothing half-written was left")
+        sys.exit(130)
+    except UserBertError as error:
+        _say(f"error: {error}", markup=False)
+        sys.exit(1)
+    except Exception:
+        # The last stop: whatever it is, it is our fault.
+        traceback.print_exc()
+        _say("this is a fault of userbert; please report it with the lines above")
+        sys.exit(1)
