@@ -1,0 +1,305 @@
+"""What a log's columns hold, and whether there is something to learn from them.
+
+In: an opened log and its user column. Out: a `Choice` a column, with its reason in words and
+counts of all rows. `schema/inference.py` writes them into the proposed schema, for attributes and
+profile fields alike.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import polars as pl
+
+from userbert.schema.files import reading
+from userbert.schema.roles import Log, Times, words_of
+
+_CODE_WORDS = {
+    "id", "ids", "code", "sku", "upc", "ean", "key", "zip", "zipcode", "postcode", "no", "nr",
+    "department", "dept", "category", "cat", "subcategory", "class", "subclass", "group", "genre",
+    "brand", "store", "shop", "product", "item", "article", "page", "channel", "campaign", "type",
+    "kind", "region", "area", "city", "country", "status", "model", "version", "flag", "is", "has",
+}  # fmt: skip
+_AMOUNT_WORDS = {
+    "price", "amount", "amt", "value", "quantity", "qty", "cost", "count", "cnt", "total", "sum",
+    "revenue", "sales", "spend", "discount", "disc", "duration", "time", "secs", "seconds", "ms",
+    "msec", "minutes", "length", "size", "weight", "score", "age", "height", "distance", "balance",
+    "income", "percent", "pct", "rate", "num", "units", "points", "tax", "fee", "margin", "profit",
+}  # fmt: skip
+_MAX_VALUES = 20_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a column is taken for, and why."""
+
+    column: str
+    kind: Literal["category", "number", "left out"]
+    reason: str
+    max_values: int = 0
+    min_users: int = 1
+    bins: int = 0
+    is_numeric: bool = True
+    """Nothing in the column contradicts that it holds numbers."""
+    low: float | None = None
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """Counts over all rows of a log."""
+
+    column: str
+    given: int
+    """Rows with a value."""
+    users: int
+    """Users with a value."""
+    values: int
+    pairs: int
+    """Different (user, value) pairs."""
+    shared: int
+    """Values of at least `min_users` users."""
+    covered: int
+    """Rows with a shared value."""
+    most: int
+    """Rows with the most frequent value."""
+    top: str | None
+    length: float
+    """Characters of a value, on average."""
+    is_numeric: bool
+    is_whole: bool
+    is_padded: bool
+    """Some values start with a zero that a number would not have."""
+    low: float | None
+    high: float | None
+
+
+def fewest_users(users: int) -> int:
+    """Propose how many users a value must have to be told apart: more of many than of few."""
+    return 5 if users >= 1000 else 2 if users >= 50 else 1
+
+
+def judge(
+    log: Log, user: str, taken: Iterable[str], *, times: Times | None, bins: int
+) -> list[Choice]:
+    """Choose what each column is good for, but those that are `taken` already.
+
+    `times` are the log's, or None for profiles, whose users need not share or repeat values.
+    """
+    names = [name for name in log.types if name != user and name not in set(taken)]
+    nested = [name for name in names if log.types[name].is_nested()]
+    temporal = [name for name in names if log.types[name].is_temporal()]
+    if times is not None:
+        temporal += [name for name in times.others if name not in temporal]
+    choices = {name: _left_out(name, "a list or record; flatten it to use it") for name in nested}
+    choices |= {name: _left_out(name, "another time") for name in temporal}
+    choices |= {name: _left_out(name, "it has no name") for name in names if not name.strip()}
+    rest = [name for name in names if name not in choices]
+    users = log.collect(pl.col(user).n_unique()).item()
+    found = _gather(log, user, rest, fewest_users(users))
+    from_time = _determined_by_time(log, found, times)
+    copies = _copies(log, found)
+    for evidence in found:
+        name = evidence.column
+        if name in from_time:
+            choice = _left_out(name, "it follows from the time")
+        elif name in copies:
+            choice = _left_out(name, f"it says the same as {copies[name]}")
+        else:
+            choice = _judge_one(log, evidence, users, bins, is_profile=times is None)
+        is_numeric = evidence.is_numeric or evidence.given == 0
+        choices[name] = replace(choice, is_numeric=is_numeric, low=evidence.low)
+    return [choices[name] for name in names]
+
+
+def _gather(log: Log, user: str, names: Sequence[str], min_users: int) -> list[_Evidence]:
+    """Count what `_Evidence` holds, in streams: a few passes over the log, whatever its size."""
+    if not names:
+        return []
+    plans = []
+    for name in names:
+        given = log.frame.select(pl.col(name).alias("value"), pl.col(user).alias("user"))
+        pairs = given.drop_nulls("value").group_by("value", "user").agg(pl.len().alias("rows"))
+        text = pl.col("value").cast(pl.String)
+        number = pl.col("value").cast(pl.Float64, strict=False).fill_nan(None)
+        is_numeric = log.types[name].is_numeric() | (log.types[name] == pl.String)
+        if not is_numeric:
+            number = pl.lit(None, pl.Float64)
+        is_gap = text.str.to_lowercase().is_in(["", "nan"])
+        shared = pl.col("users") >= min_users
+        by_value = pairs.group_by("value").agg(pl.col("rows").sum(), pl.len().alias("users"))
+        plans.append(
+            by_value.with_columns(
+                text=text, number=number, bad=~is_gap & (number.is_null() | number.is_infinite())
+            ).select(
+                pl.col("rows").sum().alias("given"),
+                pl.len().alias("values"),
+                pl.col("users").sum().alias("pairs"),
+                shared.sum().alias("shared"),
+                pl.col("rows").filter(shared).sum().alias("covered"),
+                pl.col("rows").max().alias("most"),
+                pl.col("text").filter(pl.col("rows") == pl.col("rows").max()).min().alias("top"),
+                pl.col("text").str.len_chars().mean().fill_null(0).alias("length"),
+                (~pl.col("bad").any() & pl.col("number").is_not_null().any()).alias("is_numeric"),
+                (pl.col("number") == pl.col("number").floor()).all().alias("is_whole"),
+                pl.col("text").str.contains(r"^0\d").any().alias("is_padded"),
+                pl.col("number").min().alias("low"),
+                pl.col("number").max().alias("high"),
+            )
+        )
+    with reading(*log.files):
+        counted = pl.collect_all(plans, engine="streaming")
+    given_by = (pl.col(user).filter(pl.col(name).is_not_null()).n_unique() for name in names)
+    users = log.collect(*(count.alias(f"{i}") for i, count in enumerate(given_by))).row(0)
+    return [
+        _Evidence(column=name, users=number, **row.row(0, named=True))
+        for name, number, row in zip(names, users, counted, strict=True)
+    ]
+
+
+def _determined_by_time(log: Log, found: Sequence[_Evidence], times: Times | None) -> set[str]:
+    """Columns such as the week or weekday, which have one value in each hour (or day)."""
+    candidates = [evidence.column for evidence in found if 1 < evidence.values <= 1000]
+    if times is None or not candidates:
+        return set()
+    moment = [times.day.alias("day"), *([] if times.is_day else [times.hour.alias("hour")])]
+    counts = log.collect(
+        pl.struct(*moment).n_unique().alias("moments"),
+        *(
+            pl.struct(*moment, pl.col(name).alias("value")).n_unique().alias(f"with {i}")
+            for i, name in enumerate(candidates)
+        ),
+    ).row(0)
+    # With few events a moment, any column would seem to follow from the time.
+    if log.rows < 5 * counts[0]:
+        return set()
+    return {name for name, count in zip(candidates, counts[1:], strict=True) if count == counts[0]}
+
+
+def _copies(log: Log, found: Sequence[_Evidence]) -> dict[str, str]:
+    """Columns whose values stand one to one with those of an earlier column."""
+    twins = [
+        (one.column, other.column)
+        for index, one in enumerate(found)
+        for other in found[index + 1 :]
+        if one.values == other.values > 2 and one.given == other.given
+    ]
+    if not twins:
+        return {}
+    together = log.collect(
+        *(pl.struct(one, other).n_unique().alias(f"{i}") for i, (one, other) in enumerate(twins))
+    ).row(0)
+    values = {evidence.column: evidence.values + (evidence.given < log.rows) for evidence in found}
+    copies: dict[str, str] = {}
+    for (one, other), pairs in zip(twins, together, strict=True):
+        if pairs == values[one]:
+            copies.setdefault(other, copies.get(one, one))
+    return copies
+
+
+def _judge_one(log: Log, evidence: _Evidence, users: int, bins: int, *, is_profile: bool) -> Choice:
+    name, rows = evidence.column, log.rows
+    if evidence.given < 0.005 * rows:
+        return _left_out(name, f"given in only {evidence.given:,} of {rows:,} rows")
+    if evidence.values == 1:
+        always = "always" if evidence.given == rows else "where it is given, always"
+        return _left_out(name, f"{always} {_shown(evidence.top)}")
+    if evidence.most > 0.998 * evidence.given and evidence.given - evidence.most < 1000:
+        return _left_out(name, f"nearly always {_shown(evidence.top)}")
+    if not is_profile and _is_of_the_user(evidence):
+        return _left_out(name, "the same in all events of a user: it would be a profile field")
+    gaps = (
+        "" if evidence.given == rows else f"; given in {_percent(evidence.given, rows)} of the rows"
+    )
+    if _is_number(evidence, log.types[name]):
+        return _number(evidence, bins, gaps)
+    return _category(evidence, users, gaps)
+
+
+def _is_of_the_user(evidence: _Evidence) -> bool:
+    repeated = evidence.given >= 2 * evidence.users
+    return evidence.users >= 20 and repeated and evidence.pairs <= 1.01 * evidence.users
+
+
+def _is_number(evidence: _Evidence, kind: pl.DataType) -> bool:
+    """Amounts are numbers, codes are categories; a name tells more than the digits do."""
+    if not evidence.is_numeric or evidence.is_padded:
+        return False
+    words = words_of(evidence.column)
+    if not evidence.is_whole:
+        return True
+    # The last word is the noun: `store_count` is an amount, `sales_channel` a code.
+    for word in reversed(words):
+        if word in _CODE_WORDS:
+            return False
+        if word in _AMOUNT_WORDS:
+            return True
+    if kind.is_float():
+        return True
+    low, high = evidence.low or 0, evidence.high or 0
+    same_length = low >= 100 and len(f"{low:.0f}") == len(f"{high:.0f}")
+    return evidence.values > 20 and not same_length and high < 1e9
+
+
+def _number(evidence: _Evidence, bins: int, gaps: str) -> Choice:
+    low, high = evidence.low or 0.0, evidence.high or 0.0
+    reason = f"numbers from {low:,.10g} to {high:,.10g}{gaps}"
+    bins = max(2, min(bins, evidence.values))
+    rest = 1 - evidence.most / evidence.given
+    if rest < 2 / bins:
+        # Quantiles of a number that is nearly always 0 all fall on 0, unless there are many.
+        bins = min(1000, _rounded_up(math.ceil(4 / rest)))
+        share = _percent(evidence.most, evidence.given)
+        reason += f"; {share} are {evidence.top}, and only many quantiles reach the rest"
+    return Choice(evidence.column, "number", reason, bins=bins)
+
+
+def _category(evidence: _Evidence, users: int, gaps: str) -> Choice:
+    name, values = evidence.column, evidence.values
+    min_users = fewest_users(users)
+    if values > 50 and values > 0.9 * evidence.given:
+        return _left_out(name, f"{values:,} values in {evidence.given:,} rows: an id or free text")
+    if evidence.covered < 0.5 * evidence.given:
+        share = f"only {_percent(evidence.covered, evidence.given)} of the rows have one"
+        return _left_out(
+            name,
+            f"{values:,} values, and {share if evidence.covered else 'none'} that {min_users} "
+            "users share: an id or free text",
+        )
+    if values > max(20, users) and evidence.pairs < 1.05 * values:
+        return _left_out(name, f"{values:,} values, each of one user alone: an id")
+    if evidence.length > 80:
+        return _left_out(name, f"{evidence.length:.0f} characters on average: free text")
+    if evidence.shared == values:
+        min_users = 1
+    reason = f"{values:,} values"
+    if min_users > 1:
+        reason += (
+            f"; {evidence.shared:,} of at least {min_users} users, in "
+            f"{_percent(evidence.covered, evidence.given)} of its rows"
+        )
+    if evidence.shared > _MAX_VALUES:
+        reason += f"; the {_MAX_VALUES:,} most frequent are told apart"
+    max_values = min(_MAX_VALUES, _rounded_up(evidence.shared))
+    return Choice(name, "category", reason + gaps, max_values=max_values, min_users=min_users)
+
+
+def _left_out(name: str, reason: str) -> Choice:
+    return Choice(name, "left out", reason)
+
+
+def _rounded_up(count: int) -> int:
+    """The next of 10, 20, 50, 100, 200, …: room for values to come."""
+    power: int = 10 ** max(1, len(str(count)) - 1)
+    return next(factor * power for factor in (1, 2, 5, 10) if count <= factor * power)
+
+
+def _percent(part: int, whole: int) -> str:
+    """A share that says 100 % only of all."""
+    share = 100 * part / whole
+    return f"{min(share, 99.9):.1f} %" if part < whole else "100 %"
+
+
+def _shown(value: str | None) -> str:
+    text = value or ""
+    return f'"{text[:40]}…"' if len(text) > 40 else f'"{text}"'

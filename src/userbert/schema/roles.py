@@ -1,0 +1,323 @@
+"""Which columns say who, when and what: the roles that every log needs.
+
+In: opened logs. Out: the user column, and each log's times and action types, with the reason in
+words. `schema/inference.py` writes them into the proposed schema.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from userbert.errors import SourceError
+from userbert.schema.files import reading
+
+_WHO = (
+    "user", "customer", "cust", "visitor", "household", "hh", "member", "client", "shopper",
+    "subscriber", "player", "person", "account", "panelist", "msno", "uid", "cookie", "card",
+)  # fmt: skip
+_ID_WORDS = {"id", "ids", "key", "no", "nr", "number", "hash", "hashed", "uuid", "pseudo", "full"}
+_TIME_WORDS = {
+    "timestamp": 6, "ts": 6, "datetime": 6, "time": 5, "date": 4, "when": 4, "at": 3, "day": 2,
+    "created": 2, "event": 1, "order": 1, "transaction": 1, "purchase": 1,
+    "birth": -9, "expires": -9, "updated": -4, "modified": -4, "due": -4, "loaded": -4,
+}  # fmt: skip
+_ACTION_WORDS = {"event", "action", "activity", "interaction", "behavior", "behaviour"}
+_ACTION_HELPERS = {"type", "name", "kind", "user"}
+_VERBS = {
+    "purchase": "transaction purchase order sale basket receipt invoice sales",
+    "click": "click", "view": "view pageview impression", "play": "play listen stream",
+    "rating": "rating review", "visit": "visit session checkin", "search": "search query",
+}  # fmt: skip
+_MAX_ACTION_TYPES = 100
+
+_DATE = "|".join(
+    rf"(?:19|20)\d\d{mark}(?:0[1-9]|1[0-2]){mark}(?:0[1-9]|[12]\d|3[01])" for mark in ("-", "/", "")
+)
+_CLOCK = r"\d\d:\d\d(?::\d\d(?:\.\d+)?)?"
+_OFFSET = r"\s*(?:Z|z|UTC|[+-]\d\d:?\d\d)"
+_ISO = re.compile(rf"\s*(?:{_DATE})(?:[T ]{_CLOCK}(?P<offset>{_OFFSET})?)?\s*")
+_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000}
+_SINCE, _UNTIL = 631_152_000, 4_102_444_800
+"""1990 and 2100 in seconds since 1970: numbers in between may be times."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """One source, opened."""
+
+    name: str
+    paths: list[str]
+    """As the schema names them."""
+    files: list[Path]
+    frame: pl.LazyFrame
+    types: dict[str, pl.DataType]
+    rows: int
+    sample: pl.DataFrame
+    """At most some ten thousand rows, spread evenly."""
+
+    def collect(self, *expressions: pl.Expr) -> pl.DataFrame:
+        """Evaluate expressions over all rows, in bounded memory."""
+        with reading(*self.files):
+            return self.frame.select(*expressions).collect(engine="streaming")
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a log's events happened."""
+
+    column: str
+    first: datetime
+    last: datetime
+    unit: str | None
+    """Of numbers since 1970."""
+    zone: str | None
+    """The zone that the column itself carries."""
+    is_day: bool
+    has_offset: bool
+    missing: int
+    day: pl.Expr
+    """A key of the date of each event."""
+    hour: pl.Expr
+    """The hour of the day of each event."""
+    others: list[str]
+    """Further columns that hold times."""
+
+
+def words_of(name: str) -> list[str]:
+    """Take a column's name apart: `fullVisitorId` → full, visitor, id."""
+    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
+    return [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
+
+
+def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
+    """Find the column that says who in every log; return it and the reason.
+
+    Raises `SourceError` if there is none.
+    """
+    common = [name for name in logs[0].types if all(name in log.types for log in logs[1:])]
+    named = sorted(
+        (name for name in common if _who(name) is not None), key=lambda name: _who(name) or 0
+    )
+    if profile is not None:
+        in_both = [name for name in named or common if _is_key_of(name, profile, logs[0])]
+        if in_both:
+            return in_both[0], "found by its name, which the profiles have too, one row a user"
+    if named:
+        rest = f"; {', '.join(named[1:])} would do too" if named[1:] else ""
+        return named[0], f"found by its name{rest}"
+    own = {log.name: [name for name in log.types if _who(name) is not None] for log in logs}
+    if len(logs) > 1 and all(own.values()):
+        told = ", ".join(f"{names[0]!r} in {name}" for name, names in own.items())
+        raise SourceError(
+            f"the logs name their users differently: {told}. A schema has one name for the user "
+            "column: rename it in the files, so that it is the same in all."
+        )
+    by_structure = _by_structure(common, logs[0])
+    if by_structure is None:
+        raise SourceError(
+            f"{logs[0].files[0]}: no column looks like a user id, such as user_id or customer_id, "
+            f"in every log; it has: {', '.join(logs[0].types)}. Rename the column that says who."
+        )
+    return by_structure, "a guess: its name does not say so, but its values repeat as users do"
+
+
+def _who(name: str) -> int | None:
+    """How well a name says that it is a user's: 0 is best; None: it does not."""
+    words = [word for word in words_of(name) if word not in _ID_WORDS]
+    if len(words) != 1:
+        return None
+    word = words[0].removesuffix("s")
+    for suffix in ("", "id", "no", "key"):
+        if word.endswith(suffix) and word.removesuffix(suffix) in _WHO:
+            return _WHO.index(word.removesuffix(suffix))
+    return None
+
+
+def _can_be_id(kind: pl.DataType) -> bool:
+    return kind == pl.String or kind.is_integer()
+
+
+def _is_key_of(name: str, profile: Log, log: Log) -> bool:
+    """Whether each row of the profiles has its own value, which the log repeats."""
+    if name not in profile.types or not _can_be_id(profile.types[name]):
+        return False
+    values = profile.collect(pl.col(name).n_unique()).item()
+    return values > 0.9 * profile.rows and log.sample[name].n_unique() > 1
+
+
+def _by_structure(columns: Iterable[str], log: Log) -> str | None:
+    """The id-like column with the most values that repeat."""
+    candidates = [
+        name
+        for name in columns
+        if _can_be_id(log.types[name])
+        and not set(words_of(name)) & {"product", "item", "order", "basket", "session", "sku"}
+        and _epoch_unit(log.sample[name]) is None
+        and log.sample[name].null_count() == 0
+    ]
+    if not candidates:
+        return None
+    values = log.collect(*(pl.col(name).n_unique() for name in candidates)).row(0)
+    repeating = [
+        (count, name)
+        for count, name in zip(values, candidates, strict=True)
+        if 20 <= count <= log.rows / 2
+    ]
+    return max(repeating)[1] if repeating else None
+
+
+def find_times(log: Log, user: str) -> Times:
+    """Find the column that says when, and how. Raises `SourceError` if there is none."""
+    scores = {name: _time_score(name, log) for name in log.types if name != user}
+    found = [name for name, score in scores.items() if score is not None]
+    if not found:
+        hint = next((name for name in log.types if set(words_of(name)) & set(_TIME_WORDS)), None)
+        shown = log.sample[hint].drop_nulls().head(1).to_list() if hint else []
+        told = f' Column "{hint}" holds {shown[0]!r}.' if shown else ""
+        raise SourceError(
+            f"{log.files[0]}: no column holds times; it has: {', '.join(log.types)}.{told} Write "
+            "times as 2017-09-01T04:00:00, or as seconds, milliseconds or microseconds since 1970."
+        )
+    best = max(found, key=lambda name: scores[name] or (0, 0.0, 0))
+    return _describe(log, best, [name for name in found if name != best])
+
+
+def _time_score(name: str, log: Log) -> tuple[int, float, int] | None:
+    """Judge a column as the time of events: by name and form, then gaps, then fineness."""
+    kind, values = log.types[name], log.sample[name]
+    given = values.drop_nulls()
+    if given.is_empty():
+        return None
+    by_name = sum(_TIME_WORDS.get(word, 0) for word in words_of(name))
+    if kind.is_temporal() and kind not in (pl.Time, pl.Duration):
+        by_form = 5
+    elif kind == pl.String and _share_iso(given) > 0.9:
+        # Eight digits may be a code: only a name makes them a date.
+        if by_name <= 0 and given.str.contains(r"^\s*\d{8}\s*$").any():
+            return None
+        by_form = 5
+    elif _epoch_unit(values) is not None and by_name > 0:
+        by_form = 0
+    else:
+        return None
+    return by_name + by_form, len(given) / len(values), given.n_unique()
+
+
+def _share_iso(values: pl.Series) -> float:
+    return sum(_ISO.fullmatch(value) is not None for value in values.head(1000)) / min(
+        len(values), 1000
+    )
+
+
+def _epoch_unit(values: pl.Series) -> str | None:
+    """The unit in which all the numbers are times of 1990 to 2100."""
+    if values.dtype == pl.String:
+        values = values.filter(values.str.contains(r"^\s*$").not_())
+        numbers = values.str.strip_chars().cast(pl.Float64, strict=False)
+    elif values.dtype.is_numeric():
+        numbers = values.cast(pl.Float64)
+    else:
+        return None
+    if numbers.is_empty() or numbers.null_count() > values.null_count():
+        return None
+    for unit, scale in _UNITS.items():
+        if numbers.drop_nulls().is_between(_SINCE * scale, _UNTIL * scale).all():
+            return unit
+    return None
+
+
+def _describe(log: Log, name: str, others: list[str]) -> Times:
+    """Measure a time column over all rows; rows that hold no time are only counted."""
+    kind, column = log.types[name], pl.col(name)
+    unit, zone, has_offset = None, None, False
+    if isinstance(kind, pl.Date | pl.Datetime):
+        valid = column.dt.year().is_between(1900, 2200)
+        day = column.dt.date()
+        hour, midnight = pl.lit(0), valid
+        if isinstance(kind, pl.Datetime):
+            zone = kind.time_zone
+            hour, midnight = column.dt.hour(), column.dt.time() == pl.time(0)
+    elif kind == pl.String and _epoch_unit(log.sample[name]) is None:
+        column = column.str.strip_chars()
+        given = log.sample[name].drop_nulls()
+        matches = (_ISO.fullmatch(value) for value in given)
+        has_offset = any(match is not None and match["offset"] for match in matches)
+        valid = column.str.contains(rf"^(?:{_DATE})(?:[T ]|$)")
+        length = 8 if given.str.contains(r"^\s*\d{8}").any() else 10
+        day, hour = column.str.slice(0, length), column.str.slice(length + 1, 2)
+        midnight = column.str.slice(length).str.contains(r"^([T ]00:00(:00(\.0+)?)?( ?UTC|Z)?)?$")
+    else:
+        unit = _epoch_unit(log.sample[name])
+        assert unit is not None, "only columns that are times are described"
+        seconds = column.cast(pl.Float64, strict=False) / _UNITS[unit]
+        column, valid = seconds, seconds.is_between(_SINCE, _UNTIL)
+        day, hour = (seconds / 86_400).floor(), (seconds % 86_400 / 3600).floor()
+        midnight = seconds % 86_400 == 0
+    first, last, found, is_day = log.collect(
+        column.filter(valid).min().alias("first"),
+        column.filter(valid).max().alias("last"),
+        valid.sum().alias("found"),
+        midnight.filter(valid).all().alias("is_day"),
+    ).row(0)
+    if not found:
+        raise SourceError(f'{log.files[0]}, column "{name}": no time between 1900 and 2200.')
+    return Times(
+        name, _moment(first), _moment(last), unit, zone, is_day, has_offset, log.rows - found,
+        day, hour, others,
+    )  # fmt: skip
+
+
+def _moment(value: Any) -> datetime:
+    """A time as a log writes it, to the hour, as if it were UTC where it carries no zone."""
+    if isinstance(value, float):
+        return datetime.fromtimestamp(0, UTC) + timedelta(seconds=value)
+    year, month, day, hour = (
+        int(part) if part else 0
+        for part in re.findall(r"^(\d{4})[-/]?(\d\d)[-/]?(\d\d)(?:[T ](\d\d))?", str(value))[0]
+    )
+    # Adding days reads 31 June as 1 July: a proposal need not stop at a broken date.
+    return datetime(year, month, 1, tzinfo=UTC) + timedelta(days=day - 1, hours=hour)
+
+
+@dataclass(frozen=True)
+class ActionTypes:
+    """What the events of a log are."""
+
+    column: str | None
+    """None: all events are of one type."""
+    types: list[str]
+    """Falling by their number of events."""
+    reason: str
+
+
+def find_actions(log: Log, taken: set[str]) -> ActionTypes:
+    """Find the column that says what each event is, or else one word for all of them."""
+    named = [name for name in log.types if name not in taken and _says_what(name, log.types[name])]
+    for name in named:
+        counts = log.collect(
+            pl.col(name).alias("type").value_counts(sort=True).head(_MAX_ACTION_TYPES + 1)
+        ).unnest("type")
+        types = counts.sort("count", "type", descending=[True, False])["type"]
+        if types.null_count() or len(types) > _MAX_ACTION_TYPES:
+            continue
+        if len(types) == 1:
+            return ActionTypes(None, types.to_list(), f'column "{name}" says nothing else')
+        return ActionTypes(name, types.to_list(), f"{len(types)} action types")
+    columns = {word for name in log.types for word in words_of(name)}
+    for verb, signs in _VERBS.items():
+        if any(word.removesuffix("s") in signs.split() for word in words_of(log.name)):
+            return ActionTypes(None, [verb], "no column names action types; a guess from the name")
+    if columns & {"basket", "quantity", "price", "sales", "receipt", "invoice", "paid"}:
+        return ActionTypes(None, ["purchase"], "no column names action types; it looks like sales")
+    return ActionTypes(None, ["event"], "no column names action types")
+
+
+def _says_what(name: str, kind: pl.DataType) -> bool:
+    words = set(words_of(name))
+    is_named = bool(words & _ACTION_WORDS) and words <= _ACTION_WORDS | _ACTION_HELPERS
+    return kind == pl.String and (is_named or words == {"type"})
