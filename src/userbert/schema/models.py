@@ -359,7 +359,7 @@ class Schema(Strict):
     def infer(cls, *events: str | Path, profiles: str | Path | None = None) -> Self:
         """Propose a schema for event logs; `userbert init` writes the same with its reasons."""
         text = propose_schema(
-            [Path(path) for path in events], None if profiles is None else Path(profiles)
+            [Path(path) for path in events], None if profiles is None else Path(profiles), Path()
         )
         return cls.parse(text, Path(), "the proposed schema")
 
