@@ -228,30 +228,32 @@ class _Intake:
 def _fit(schema: Schema, intake: _Intake, profiles: pl.DataFrame) -> Vocabularies:
     """Count values partition by partition, then give them ids (design, decision 4)."""
     before = schema.fit_before_us
-    counts: dict[tuple[str, str], list[pl.DataFrame]] = {}
+    owners = {
+        (segment, name): "shared" if schema.attributes[name].share else segment
+        for segment in schema.segments
+        for name in schema.segments[segment].attributes
+    }
+    # Which action types a vocabulary counts. Segments that share one count together, so that an
+    # event or a user that both hold counts once.
+    counted: dict[tuple[str, str], set[str]] = {}
+    for (segment, name), owner in owners.items():
+        counted.setdefault((owner, name), set()).update(schema.segments[segment].actions)
+    counts: dict[tuple[str, str], list[pl.DataFrame]] = {key: [] for key in counted}
     with progress("counting values", intake.partitions) as advance:
         for partition in range(intake.partitions):
             events = intake.partition(partition)
-            advance(1, "")
             if before is not None:
                 events = events.filter(pl.col("time") < before)
-            for segment_name, segment in schema.segments.items():
-                chosen = events.filter(pl.col("action_type").is_in(segment.actions))
-                for name in segment.attributes:
-                    attribute = schema.attributes[name]
-                    key = ("shared" if attribute.share else segment_name, name)
-                    counts.setdefault(key, []).append(_count(chosen, name, attribute))
-    fitted = {
-        (owner, name): _vocabulary(schema.attributes[name], parts)
-        for (owner, name), parts in counts.items()
-    }
-    segments = {
-        segment_name: {
-            name: fitted["shared" if schema.attributes[name].share else segment_name, name]
-            for name in segment.attributes
-        }
-        for segment_name, segment in schema.segments.items()
-    }
+            for (owner, name), actions in counted.items():
+                chosen = events.select("user_id", "action_type", name).filter(
+                    pl.col("action_type").is_in(actions)
+                )
+                counts[owner, name].append(_count(chosen, name, schema.attributes[name]))
+            advance(1, "")
+    fitted = {key: _vocabulary(schema.attributes[key[1]], parts) for key, parts in counts.items()}
+    segments: dict[str, dict[str, Vocabulary]] = {segment: {} for segment in schema.segments}
+    for (segment, name), owner in owners.items():
+        segments[segment][name] = fitted[owner, name]
     fields = schema.profile.fields if schema.profile is not None else {}
     visible = profiles if before is None else profiles.filter(pl.col("time") < before)
     return Vocabularies(
@@ -264,19 +266,18 @@ def _fit(schema: Schema, intake: _Intake, profiles: pl.DataFrame) -> Vocabularie
 
 
 def _count(events: pl.DataFrame, name: str, attribute: Attribute) -> pl.DataFrame:
-    """Rows and users by value."""
+    """Rows by value, and users where their number matters, for it is slow to find."""
     value = events[name]
     if isinstance(attribute, Number):
         value = countable(value.cast(pl.Float32).fill_null(float("nan")))
     table = pl.DataFrame({"value": value, "user": events["user_id"]})
-    return table.group_by("value").agg(
-        pl.len().alias("count"), pl.col("user").n_unique().alias("users")
-    )
+    few = isinstance(attribute, Category) and attribute.min_users > 1
+    users = pl.col("user").n_unique() if few else pl.lit(1, pl.UInt32)
+    return table.group_by("value").agg(pl.len().alias("count"), users.alias("users"))
 
 
 def _vocabulary(attribute: Attribute, counts: list[pl.DataFrame]) -> Vocabulary:
-    # A user's events are in one partition, so the numbers of users add up too; a user whom
-    # both segments of a shared attribute count is counted twice.
+    # A user's events are in one partition, so the numbers of users add up too.
     merged = pl.concat(counts).group_by("value").agg(pl.col("count").sum(), pl.col("users").sum())
     if isinstance(attribute, Number):
         return Bins.fit(merged, attribute.bins)

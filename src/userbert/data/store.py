@@ -259,15 +259,17 @@ def write_shard(folder: Path, tables: ShardTables) -> int:
     """Write one shard; return the number of its users. Profile rows of strangers are left out."""
     folder.mkdir(parents=True)
     frames = {name: pl.DataFrame(table) for name, table in tables.segments.items()}
-    users = pl.concat([frame.select(_USER) for frame in frames.values()]).unique().sort(_USER)
+    rows = {name: frame.group_by(_USER).len() for name, frame in frames.items()}
+    users = pl.concat([counts.select(_USER) for counts in rows.values()]).unique().sort(_USER)
     frames["profile"] = pl.DataFrame(tables.profile).join(
         users, on=_USER, how="semi", maintain_order="left"
     )
+    rows["profile"] = frames["profile"].group_by(_USER).len()
     ends = [
-        users.join(frame.group_by(_USER).len(), on=_USER, how="left", maintain_order="left")
+        users.join(counts, on=_USER, how="left", maintain_order="left")
         .select(pl.col("len").fill_null(0).cast(pl.Int64).cum_sum().alias(f"{name}_end"))
         .to_series()
-        for name, frame in frames.items()
+        for name, counts in rows.items()
     ]
     _write(folder / "users.arrow", users.with_columns(ends).to_arrow())
     for name, frame in frames.items():

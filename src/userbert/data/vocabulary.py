@@ -88,8 +88,9 @@ class Bins:
     def encode(self, values: pa.Array) -> NDArray[np.float32]:
         """Numbers stay as they are until they are read; null becomes NaN."""
         numbers = pc.fill_null(values.cast(pa.float32()), float("nan"))
-        encoded: NDArray[np.float32] = numbers.to_numpy(zero_copy_only=False)
-        return encoded
+        numbers = numbers.to_numpy(zero_copy_only=False)
+        # There is one zero and one NaN: numbers that sort as equals must be equal bytes.
+        return np.where(np.isnan(numbers), np.float32(np.nan), numbers + np.float32(0))
 
     def ids(self, numbers: NDArray[np.float32]) -> NDArray[np.int32]:
         """The id of the bin of each number; NaN is none."""
@@ -116,8 +117,12 @@ Vocabulary = Categories | Bins
 
 
 def countable(numbers: pl.Series) -> pl.Series:
-    """Cut float32 numbers to 12 significant bits, so that counts of any log stay bounded."""
-    bits = numbers.to_numpy().astype(np.float32).view(np.int32) & ~np.int32(0xFFF)
+    """Round float32 numbers down to 12 significant bits, so that counts of any log stay bounded.
+
+    Down, not to zero: a number reaches an edge, of 12 bits, exactly when what is counted does.
+    """
+    bits = numbers.to_numpy().astype(np.float32).view(np.int32)
+    bits = (bits + np.where(bits < 0, np.int32(0xFFF), np.int32(0))) & ~np.int32(0xFFF)
     return pl.Series(numbers.name, bits.view(np.float32))
 
 

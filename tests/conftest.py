@@ -1,0 +1,24 @@
+"""What tests of every stage share: real logs, and hypothesis without a clock."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples that touch the disk take as long as the machine lets them.
+settings.register_profile(
+    "userbert", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50
+)
+settings.load_profile("userbert")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real logs that `USERBERT_DATA` names, with ga4-merch-store/ and ta-feng/."""
+    folder = os.environ.get("USERBERT_DATA")
+    if folder is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("USERBERT_DATA is not set, and continuous integration must test real logs")
+        pytest.skip("USERBERT_DATA is not set")
+    return Path(folder)

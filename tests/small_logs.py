@@ -1,0 +1,102 @@
+"""Prepared data from a few events in memory, through the way that users' logs take."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from userbert.data.batches import UserBatch
+from userbert.data.prepare import prepare
+from userbert.data.store import PreparedData
+from userbert.schema.models import Schema
+
+SCHEMA = """
+user: user
+timezone: America/New_York
+sources:
+  log: {path: log.csv, time: {column: time, zone: local}, action: {column: action}}
+attributes:
+  genre: {column: genre}
+  price: {column: price, bins: 4}
+  hour: {of: hour}
+segments:
+  long_term:
+    words: {by: day}
+    window: {from: 90d, to: 7d}
+    actions: [buy]
+    attributes: [genre, price, hour]
+  short_term:
+    words: {by: gap, minutes: 30}
+    window: 7d
+    actions: [buy, click]
+    attributes: [genre]
+"""
+"""Purchases make both segments, clicks the short-term one alone; times are New York's."""
+
+Event = tuple[str, str, str, str | None, float | None]
+"""User, time, action, genre, price."""
+
+_COLUMNS = {
+    "user": pl.String, "time": pl.String, "action": pl.String, "genre": pl.String,
+    "price": pl.Float64,
+}  # fmt: skip
+
+
+def log(*events: Event) -> pl.DataFrame:
+    """A log as `SCHEMA` reads it."""
+    return pl.DataFrame(events, schema=_COLUMNS, orient="row")
+
+
+def buys(user: str, *times: str, genre: str | None = "bread") -> pl.DataFrame:
+    """A user's purchases at so many times."""
+    return log(*((user, time, "buy", genre, 1.0) for time in times))
+
+
+def prepared(
+    folder: Path,
+    events: pl.DataFrame | Mapping[str, Any],
+    schema: str | Schema = SCHEMA,
+    **options: Any,
+) -> PreparedData:
+    """Prepare events, of the source `log` or by source, into a new folder below `folder`."""
+    if isinstance(schema, str):
+        schema = Schema.parse(schema)
+    if isinstance(events, pl.DataFrame):
+        events = {"log": events}
+    number = sum(1 for _ in folder.iterdir())
+    return prepare(schema, folder / f"data{number}", events=events, **options)
+
+
+def instant(text: str) -> int:
+    """Microseconds since 1970 of a time in New York, or of one that carries its offset."""
+    return Schema.parse(SCHEMA).instant(datetime.fromisoformat(text))
+
+
+def cutoffs(*texts: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Instants as an array."""
+    return np.array([instant(text) for text in texts], np.int64)
+
+
+Word = tuple[int, list[tuple[str, ...]]]
+"""Its position, and what each action's attributes say."""
+
+
+def words_of(data: PreparedData, batch: UserBatch, segment: str) -> list[list[Word]]:
+    """A segment's words of each user of a batch, in the vocabularies' own words."""
+    number = list(data.schema.segments).index(segment)
+    part = batch.segments[number]
+    names = [vocabulary.names for vocabulary in data.vocabularies.segments[segment].values()]
+    actions = [
+        tuple(name[value] for name, value in zip(names, ids, strict=True))
+        for ids in part.ids.T.tolist()
+    ]
+    ends: Sequence[int] = part.action_offsets.tolist()
+    words = [
+        (int(position), actions[ends[word] : ends[word + 1]])
+        for word, position in enumerate(part.positions)
+    ]
+    users: Sequence[int] = part.word_offsets.tolist()
+    return [words[users[user] : users[user + 1]] for user in range(len(batch))]
