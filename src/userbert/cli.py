@@ -33,7 +33,7 @@ label_app = typer.Typer(
 app.add_typer(label_app, name="label")
 
 _say = Console(stderr=True, highlight=False, soft_wrap=True).print
-_show = Console(highlight=False).print
+_show = Console(highlight=False, soft_wrap=True).print
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of prepared data.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write; must not exist yet.")]
@@ -60,6 +60,20 @@ class OnInvalid(StrEnum):
 
     FAIL = "fail"
     QUARANTINE = "quarantine"
+
+
+class VectorsAs(StrEnum):
+    """The form of vectors in a file."""
+
+    LIST = "list"
+    COLUMNS = "columns"
+
+
+class Precision(StrEnum):
+    """What the encoder computes in."""
+
+    FLOAT32 = "float32"
+    BF16 = "bf16"
 
 
 def _open(data: Path) -> "PreparedData":
@@ -246,6 +260,109 @@ def label_response(
         negatives=negatives,
     )
     _save(made, output)
+
+
+@app.command()
+def pretrain(
+    data: Data,
+    output: Output,
+    preset: Annotated[str, typer.Option(help="`paper`: the paper's settings, exactly.")] = "paper",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Batches to learn from. Default: the preset's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="Learn from events before this instant alone. Default: the schema's fit_before.",
+        ),
+    ] = None,
+    at: At = None,
+    hide: Annotated[
+        list[str] | None,
+        typer.Option(metavar="F", help="A profile field that the model must not see."),
+    ] = None,
+    from_model: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Go on from this model.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run.")
+    ] = False,
+) -> None:
+    """Pretrain a user encoder on behavior alone.
+
+    Example: `userbert pretrain data -o model --before 2017-09-01 --steps 3000`
+    """
+    _needs_torch()
+    from userbert.data.pairs import read_table
+    from userbert.model.userbert import UserBert
+    from userbert.training.pretrain import configure
+    from userbert.training.pretrain import pretrain as pretrain_model
+
+    overrides = [*(settings or []), *([] if steps is None else [f"steps={steps}"])]
+    model = pretrain_model(
+        _open(data),
+        output,
+        preset=preset,
+        config=configure(preset, overrides),
+        seed=seed,
+        before=before,
+        at=None if at is None else read_table(at),
+        hide=hide or (),
+        from_model=None if from_model is None else UserBert.from_pretrained(from_model),
+        resume=resume,
+    )
+    record = model.record
+    _show(
+        f"{output}: {record['users']:,} user sequences in {record['seconds']:.0f} s "
+        f"({record['users_per_s']:,.0f} a second), loss {record['loss']:.3f}"
+    )
+
+
+@app.command()
+def embed(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A pretrained model.")],
+    data: Data,
+    output: Output,
+    cutoff: Cutoffs = None,
+    at: At = None,
+    vectors_as: Annotated[
+        VectorsAs, typer.Option("--format", help="One list a user, or columns e0, e1 ….")
+    ] = VectorsAs.LIST,
+    precision: Annotated[Precision, typer.Option(help="Of the encoder.")] = Precision.FLOAT32,
+) -> None:
+    """Write a vector of every user.
+
+    Example: `userbert embed model data --cutoff 2017-09-01 -o embeddings.parquet`
+    """
+    _needs_torch()
+    from userbert.model.userbert import UserBert
+    from userbert.serving.embed import write_embeddings
+
+    opened = _open(data)
+    pairs = _pairs(opened, cutoff, at)
+    write_embeddings(
+        UserBert.from_pretrained(model),
+        opened,
+        pairs,
+        output,
+        vectors_as=vectors_as.value,
+        precision=precision.value,
+    )
+    _show(f"{output}: {len(pairs):,} vectors")
+
+
+def _needs_torch() -> None:
+    """Say what to install where the base install ends."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise InputError("this needs torch. Install it with: pip install 'userbert[train]'")
 
 
 def _user_ids(path: Path) -> list[str]:

@@ -1,0 +1,53 @@
+"""Every snippet of the docs runs, on example logs, in the order in which a page has them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from example_logs import write_example_logs
+from userbert.schema import Schema
+
+ROOT = Path(__file__).parents[1]
+RUN = [ROOT / "README.md", *sorted((ROOT / "docs/tutorial").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def snippets(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_snippets_run_as_they_stand(page: Path, tmp_path: Path) -> None:
+    write_example_logs(tmp_path)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in snippets(page, "sh"):
+        quick = re.sub(r"--steps \d+", "--steps 30", command)
+        subprocess.run(["bash", "-euc", quick], cwd=tmp_path, env=environment, check=True)
+    for code in snippets(page, "python"):
+        quick = re.sub(r"steps=\d+", "steps=30", code)
+        subprocess.run([sys.executable, "-c", quick], cwd=tmp_path, env=environment, check=True)
+
+
+def test_schemas_in_docs_are_schemas() -> None:
+    texts = [text for page in PAGES for text in snippets(page, "yaml") if "sources:" in text]
+    assert len(texts) >= 2
+    for text in texts:
+        Schema.parse(text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+def test_readme_names_every_file_of_the_package() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for file in (ROOT / "src/userbert").rglob("*.py"):
+        if file.name not in ("__init__.py", "__main__.py"):
+            assert re.search(rf"^ +{file.name} ", readme, re.M), f"{file} is not in README's tree"
