@@ -126,17 +126,28 @@ def prepare(
         OnInvalid,
         typer.Option(help="Stop at a row that cannot be used, or set such rows aside."),
     ] = OnInvalid.FAIL,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL|DATA0", help="Use the ids of a model, or of other prepared data."
+        ),
+    ] = None,
 ) -> None:
     """Turn raw logs into prepared data.
 
     Example: `userbert prepare schema.yaml -o data`
     """
     from userbert.data.prepare import prepare as prepare_data
+    from userbert.data.vocabulary import Vocabularies
     from userbert.folders import read_json
     from userbert.schema import Schema
 
     data = prepare_data(
-        Schema.load(schema), output, memory=_bytes(memory), on_invalid=on_invalid.value
+        Schema.load(schema),
+        output,
+        memory=_bytes(memory),
+        on_invalid=on_invalid.value,
+        vocabularies=None if vocabulary is None else Vocabularies.load(vocabulary),
     )
     summary = read_json(output / "summary.json")
     for warning in summary["warnings"]:

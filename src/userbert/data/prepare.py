@@ -29,7 +29,7 @@ from userbert.data.store import (
 )
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary, countable
 from userbert.data.words import build_words, user_hash
-from userbert.errors import SourceError
+from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, write_json
 from userbert.progress import progress
 from userbert.schema.models import Attribute, Category, Derived, Number, Schema
@@ -49,14 +49,19 @@ def prepare(
     profile: Any | None = None,
     memory: int = 2 << 30,
     on_invalid: OnInvalid = "fail",
+    vocabularies: Vocabularies | None = None,
 ) -> PreparedData:
     """Turn logs into prepared data; return it opened.
 
     `events` gives frames in place of the sources' files, `profile` one in place of the profile
-    file; `memory` is in bytes. Raises `SourceError` at the first row that cannot be used, unless
-    `on_invalid` is `quarantine`: then such rows go into `rejected.parquet`, each with its reason.
+    file; `memory` is in bytes; `vocabularies`, of a model or of other data, are used in place of
+    the logs' own, so that ids mean the same. Raises `SourceError` at the first row that cannot be
+    used, unless `on_invalid` is `quarantine`: then such rows go into `rejected.parquet`, each with
+    its reason.
     """
     output = Path(output)
+    if vocabularies is not None:
+        _check_vocabularies(schema, vocabularies)
     logs = open_sources(schema, events)
     rows = sum(log.rows for log in logs)
     shards = _power_of_two(rows / _ROWS_PER_SHARD)
@@ -65,7 +70,8 @@ def prepare(
         intake = _Intake(schema, on_invalid, folder / "temporary", partitions)
         intake.spread(logs)
         profiles = intake.profiles(profile)
-        vocabularies = _fit(schema, intake, profiles)
+        if vocabularies is None:
+            vocabularies = _fit(schema, intake, profiles)
         encoded = _encode_profiles(profiles, vocabularies)
         users = 0
         actions, words = Counter[str](), Counter[str]()
@@ -223,6 +229,33 @@ class _Intake:
 
     def _file(self, partition: int) -> Path:
         return self.folder / f"{partition:06d}.arrow"
+
+
+def _check_vocabularies(schema: Schema, vocabularies: Vocabularies) -> None:
+    """Raise `SchemaError` unless the schema has the attributes and fields of the vocabularies."""
+    fields = schema.profile.fields if schema.profile is not None else {}
+    wanted = {
+        **{
+            f"segments.{name}": {
+                attribute: not isinstance(schema.attributes[attribute], Number)
+                for attribute in segment.attributes
+            }
+            for name, segment in schema.segments.items()
+        },
+        "profile": {name: isinstance(field, Category) for name, field in fields.items()},
+    }
+    given = {
+        **{f"segments.{name}": found for name, found in vocabularies.segments.items()},
+        "profile": vocabularies.profile,
+    }
+    for place in {**wanted, **given}:
+        here = wanted.get(place, {})
+        there = {name: one.is_categorical for name, one in given.get(place, {}).items()}
+        if here != there:
+            raise SchemaError(
+                f"{place}: the schema has {', '.join(here) or 'nothing'}, the vocabulary "
+                f"{', '.join(there) or 'nothing'}. Use the schema.yaml that lies beside it."
+            )
 
 
 def _fit(schema: Schema, intake: _Intake, profiles: pl.DataFrame) -> Vocabularies:

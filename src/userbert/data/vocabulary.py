@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from userbert.errors import InputError
+from userbert.folders import read_json
 
 NONE = 0
 """The id of an attribute that an action does not carry: embeds to zero, never a target."""
@@ -153,6 +157,16 @@ class Vocabularies:
             },
             {name: _from_json(vocabulary) for name, vocabulary in content["profile"].items()},
         )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Vocabularies":
+        """Read those of a model or of prepared data; raise `InputError` if they are damaged."""
+        path = folder / "vocabularies.json"
+        content = read_json(path)
+        try:
+            return cls.from_json(content)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is damaged: it lacks {error}.") from error
 
     @cached_property
     def fingerprint(self) -> str:
