@@ -7,16 +7,26 @@ Training moves its weights, tasks put a head on it, serving embeds with it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from userbert.data.batches import InputShape, UserBatch
+from userbert.data.batches import InputShape, Int64, UserBatch
+from userbert.data.loading import in_length_order
+from userbert.data.pairs import pairs_at, pairs_of
+from userbert.data.store import PreparedData
 from userbert.data.vocabulary import Vocabularies
+from userbert.errors import InputError, ModelError
+from userbert.folders import publishing_folder
+from userbert.model.artifact import Artifact, read_artifact, write_artifact
 from userbert.model.embedding import (
     INIT_DEVIATION,
     AttributeTable,
@@ -29,6 +39,10 @@ from userbert.model.heads import SegmentHeads
 from userbert.schema.models import Schema, Strict
 
 Pool = Literal["mean", "cls"]
+Precision = Literal["float32", "bf16"]
+
+_BATCH = 256
+"""Users embedded at once."""
 
 
 class UserBertConfig(Strict):
@@ -108,6 +122,118 @@ class UserBert(nn.Module):
         counts = torch.bincount(users, minlength=len(cls))[:, None]
         sums = torch.zeros_like(cls).index_add(0, users, words)
         return torch.where(counts > 0, sums / counts.clamp(min=1), cls)
+
+    def embed(
+        self,
+        data: PreparedData,
+        cutoff: str | date | datetime | None = None,
+        at: Any | None = None,
+        *,
+        pool: Pool | None = None,
+        precision: Precision = "float32",
+    ) -> pl.DataFrame:
+        """User embeddings as a frame `user_id`, `cutoff`, `embedding`, in the order of the pairs.
+
+        Embeds every user who has an event before `cutoff` (default: just after the last event),
+        or the rows of `at`, a frame or any Arrow table of `user_id` and perhaps `cutoff`. A naive
+        cut-off is in the schema's `timezone`. Raises `ModelError` if the data have other ids than
+        the model, `InputError` if `at` can't be used.
+        """
+        if at is not None:
+            if cutoff is not None:
+                raise InputError("`at` says each user's cut-off; leave `cutoff` out.")
+            pairs = pairs_of(pl.DataFrame(at), data, "at")
+        else:
+            instant = data.default_cutoff if cutoff is None else data.schema.instant(cutoff)
+            pairs = pairs_at(data, [instant])
+        vectors = embed_pairs(self, data, pairs.rows, pairs.cutoffs, pool=pool, precision=precision)
+        return pl.DataFrame(
+            {
+                "user_id": pl.Series(data.user_ids.take(pa.array(pairs.rows)), dtype=pl.String),
+                "cutoff": pl.Series(pairs.cutoffs).cast(pl.Datetime("us", "UTC")),
+                "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])),
+            }
+        )
+
+    def check_fits(self, data: PreparedData) -> None:
+        """Raise `ModelError` if the ids or the words of the data are not those of the model."""
+        if data.vocabularies.fingerprint != self.vocabularies.fingerprint:
+            raise ModelError(
+                f"the ids in {data.path} mean other values than the model's. Prepare its logs with "
+                "the model's vocabulary: userbert prepare schema.yaml -o DATA --vocabulary MODEL"
+            )
+        if data.input_shape(self.hidden) != self.shape:
+            raise ModelError(
+                f"the segments of {data.path} are not the model's. Prepare its logs with the "
+                "schema.yaml that lies in the model's folder."
+            )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a model folder, whole or not at all; raise `InputError` if it exists."""
+        with publishing_folder(Path(folder)) as temporary:
+            self.write(temporary)
+
+    def write(self, folder: Path) -> None:
+        """Write the model's files into a folder that exists."""
+        artifact = Artifact(
+            self.config.model_dump(mode="json"), self.shape, self.hidden, self.schema,
+            self.vocabularies, self.record, self.state_dict(),
+        )  # fmt: skip
+        write_artifact(folder, artifact)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load a model folder; raise `ModelError` if it is damaged. The model does not train."""
+        artifact = read_artifact(Path(folder))
+        try:
+            model = cls(
+                UserBertConfig.model_validate(artifact.config),
+                artifact.shape,
+                schema=artifact.schema,
+                vocabularies=artifact.vocabularies,
+                hidden=artifact.hidden,
+                record=artifact.record,
+            )
+            model.load_state_dict(artifact.weights)
+        except (ValidationError, RuntimeError) as error:
+            raise ModelError(
+                f"{folder}: the weights are not those of its config.json: {error}."
+            ) from error
+        return model.eval()
+
+
+def embed_pairs(
+    model: UserBert,
+    data: PreparedData,
+    rows: Int64,
+    cutoffs: Int64,
+    *,
+    pool: Pool | None = None,
+    precision: Precision = "float32",
+) -> NDArray[np.float32]:
+    """User embeddings (B, H) of (user, cut-off) pairs; rows and cut-offs are (B,).
+
+    Raises `ModelError` if the data have other ids than the model.
+    """
+    model.check_fits(data)
+    vectors = np.empty((len(rows), model.config.hidden), np.float32)
+    was_training = model.training
+    model.eval()
+    batches = in_length_order(
+        data, rows, cutoffs, batch_size=_BATCH, hidden=model.hidden, description="embedding"
+    )
+    with torch.inference_mode():
+        for batch in batches:
+            with autocast(model.embedding.cls.device, precision):
+                found = model.user_vectors(model(batch), pool)
+            vectors[batch.index] = found.float().cpu().numpy()
+    model.train(was_training)
+    return vectors
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Matrix products in bfloat16, if asked for; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,0 +1,118 @@
+"""A model folder, which needs nothing else: the network, what its ids mean, how it was trained.
+
+In and out: `Artifact`, the parts of a model. `UserBert` is saved and loaded through it.
+
+```
+MODEL/
+  summary.json         format, version, checksums of every other file
+  config.json          the network's size, its inputs, the profile fields that it never saw
+  model.safetensors    its weights
+  schema.yaml          what the logs meant
+  vocabularies.json    what the ids mean
+  training.json        how it was trained
+```
+Nothing is unpickled: a folder from a stranger can at worst be refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from userbert.data.batches import InputShape
+from userbert.data.vocabulary import Vocabularies
+from userbert.errors import InputError, ModelError
+from userbert.folders import checksum, checksums, read_json, write_json
+from userbert.schema.models import Schema
+
+FORMAT = 1
+
+_SHAPE = TypeAdapter(InputShape)
+_FILES = ("config.json", "model.safetensors", "schema.yaml", "training.json", "vocabularies.json")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The parts of a model."""
+
+    config: Mapping[str, Any]
+    """The size of the network, as JSON."""
+    shape: InputShape
+    hidden: tuple[str, ...]
+    """Profile fields that it never saw."""
+    schema: Schema
+    vocabularies: Vocabularies
+    record: Mapping[str, Any]
+    """How it was trained, as JSON."""
+    weights: Mapping[str, Tensor]
+
+
+def write_artifact(folder: Path, artifact: Artifact) -> None:
+    """Write a model into a folder that exists; what else is in the folder belongs to it."""
+    write_json(
+        folder / "config.json",
+        {
+            "model": artifact.config,
+            "input": _SHAPE.dump_python(artifact.shape, mode="json"),
+            "hidden": artifact.hidden,
+        },
+    )
+    (folder / "schema.yaml").write_text(artifact.schema.dump(), encoding="utf-8")
+    write_json(folder / "vocabularies.json", artifact.vocabularies.to_json())
+    write_json(folder / "training.json", artifact.record)
+    weights = {name: tensor.detach().contiguous() for name, tensor in artifact.weights.items()}
+    save_file(weights, folder / "model.safetensors")
+    made = {"kind": "model", "format": FORMAT, "version": version("userbert")}
+    write_json(folder / "summary.json", {**made, "checksums": checksums(folder)})
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Read a model; raise `ModelError` if it is missing, damaged, or of a newer format."""
+    _check(folder)
+    try:
+        config = read_json(folder / "config.json")
+        return Artifact(
+            config["model"],
+            _SHAPE.validate_python(config["input"]),
+            tuple(config["hidden"]),
+            Schema.load(folder / "schema.yaml"),
+            Vocabularies.from_json(read_json(folder / "vocabularies.json")),
+            read_json(folder / "training.json"),
+            load_file(folder / "model.safetensors"),
+        )
+    except (InputError, SafetensorError, ValidationError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder} is not a model that can be read: {error}.") from error
+
+
+def _check(folder: Path) -> None:
+    """Compare every file with its checksum."""
+    if not (folder / "summary.json").is_file() or not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} is not a model folder (it has no summary.json with a config.json). "
+            "Make one with `userbert pretrain DATA -o MODEL`."
+        )
+    try:
+        summary = read_json(folder / "summary.json")
+        found, expected = summary["format"], dict(summary["checksums"])
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / 'summary.json'} is damaged: {error}.") from error
+    if found != FORMAT:
+        raise ModelError(
+            f"{folder} has the format {found!r}, this version reads {FORMAT}. "
+            f"Install the version of userbert that wrote it ({summary.get('version')})."
+        )
+    for name in sorted({*_FILES, *expected}):
+        file = folder / name
+        # A name that leads out of the folder is not one that we wrote.
+        if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"{file} is missing. Copy the whole folder again, or train anew.")
+        if checksum(file) != expected.get(name):
+            raise ModelError(
+                f"{file} has changed since it was written. Copy the folder again, or train anew."
+            )

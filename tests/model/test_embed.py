@@ -1,0 +1,95 @@
+"""User embeddings of prepared data."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from small_logs import buys, cutoffs, prepared
+from userbert.data.store import PreparedData
+from userbert.errors import InputError, ModelError
+from userbert.model.userbert import UserBert, UserBertConfig, embed_pairs
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> PreparedData:
+    events = [
+        buys("ann", "2024-03-01T15:00", "2024-03-05T15:00", "2024-03-20T15:00"),
+        buys("bob", "2024-03-18T15:00"),
+        buys("cid", "2024-03-04T15:00", "2024-03-19T12:00", "2024-03-19T15:00"),
+    ]
+    return prepared(tmp_path, pl.concat(events))
+
+
+@pytest.fixture
+def model(data: PreparedData) -> UserBert:
+    torch.manual_seed(0)
+    config = UserBertConfig(layers=2, hidden=16, heads=2, feed_forward=32)
+    return UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
+
+
+def test_frame_has_every_user_with_an_event_before_the_cutoff(
+    model: UserBert, data: PreparedData
+) -> None:
+    frame = model.embed(data, cutoff="2024-03-10")
+    assert frame.schema == {
+        "user_id": pl.String,
+        "cutoff": pl.Datetime("us", "UTC"),
+        "embedding": pl.Array(pl.Float32, 16),
+    }
+    assert sorted(frame["user_id"]) == ["ann", "cid"]
+    assert frame["cutoff"].dt.epoch("us").unique().to_list() == cutoffs("2024-03-10T00:00").tolist()
+    assert sorted(model.embed(data)["user_id"]) == ["ann", "bob", "cid"]
+
+
+def test_users_that_are_asked_for_come_in_that_order_even_without_events(
+    model: UserBert, data: PreparedData
+) -> None:
+    at = pl.DataFrame(
+        {"user_id": ["bob", "ann", "bob"], "cutoff": ["2024-03-10", "2024-03-20", "2024-03-20"]}
+    )
+    frame = model.embed(data, at=at)
+    assert frame["user_id"].to_list() == ["bob", "ann", "bob"]
+    single = model.embed(data, cutoff="2024-03-20").filter(user_id="bob")["embedding"].to_numpy()
+    assert np.allclose(frame["embedding"].to_numpy()[2], single[0], atol=1e-5)
+    with pytest.raises(InputError, match="leave `cutoff` out"):
+        model.embed(data, cutoff="2024-03-10", at=at)
+
+
+def test_pairs_alone_and_together_have_the_same_vectors(
+    model: UserBert, data: PreparedData
+) -> None:
+    rows = np.array([0, 1, 2, 0, 1, 2])
+    instants = cutoffs(*["2024-03-21T00:00"] * 3, *["2024-03-06T00:00"] * 3)
+    together = embed_pairs(model, data, rows, instants)
+    alone = [
+        embed_pairs(model, data, rows[i : i + 1], instants[i : i + 1])[0] for i in range(len(rows))
+    ]
+    assert np.allclose(together, np.stack(alone), atol=1e-5)
+    assert model.training
+
+
+def test_bf16_is_close(model: UserBert, data: PreparedData) -> None:
+    exact, rough = (
+        np.asarray(model.embed(data, precision=precision)["embedding"].to_numpy())
+        for precision in ("float32", "bf16")
+    )
+    cosine = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert cosine.min() > 0.999
+
+
+def test_pools_differ(model: UserBert, data: PreparedData) -> None:
+    mean, cls = (model.embed(data, pool=pool)["embedding"].to_numpy() for pool in ("mean", "cls"))
+    assert not np.allclose(mean, cls)
+
+
+def test_data_with_other_segments_are_refused(
+    model: UserBert, data: PreparedData, tmp_path: Path
+) -> None:
+    schema = data.schema.dump().replace("90d", "60d")
+    other = prepared(tmp_path, buys("ann", "2024-03-01T15:00"), schema)
+    model.vocabularies = other.vocabularies
+    with pytest.raises(ModelError, match="segments"):
+        model.embed(other)

@@ -1,0 +1,116 @@
+"""The loop: resumes bit for bit, logs what it did, stops when it diverges."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from synthetic import batch, model
+from userbert.data.batches import UserBatch
+from userbert.errors import InputError, ModelError
+from userbert.model.userbert import UserBert
+from userbert.training.loop import CHECKPOINT, METRICS, LoopConfig, train
+from userbert.training.objectives import masked_words
+
+CONFIG = LoopConfig(steps=20, learning_rate=1e-2, log_every=4, checkpoint_every=10)
+
+
+class Batches:
+    """Batches by step; raises at the step at which the machine dies."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.dies_at = dies_at
+
+    def __getitem__(self, step: int) -> UserBatch:
+        if step == self.dies_at:
+            raise KeyboardInterrupt
+        return batch([[6, 3], [2, 0], [1, 4]], seed=step % 2, actions=2)
+
+
+def _model() -> UserBert:
+    torch.manual_seed(0)
+    return model()
+
+
+def _timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: line[key] for key in line if key != "users_per_s"} for line in lines]
+
+
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    whole, parts = _model(), _model()
+    expected = train(whole, masked_words, Batches(), CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, masked_words, Batches(dies_at=13), CONFIG, folder=tmp_path)
+    parts = model()
+    torch.manual_seed(99)
+    found = train(parts, masked_words, Batches(), CONFIG, folder=tmp_path)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, parts.state_dict()[name]), name
+    assert _timeless(found.lines) == _timeless(expected.lines)
+    assert found.users == expected.users == 60
+    written = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert written == found.lines
+
+
+def test_training_lowers_the_loss_and_leaves_global_randomness_alone() -> None:
+    torch.manual_seed(5)
+    network = model()
+    state = torch.get_rng_state()
+    lines = train(network, masked_words, Batches(), CONFIG).lines
+    assert torch.equal(torch.get_rng_state(), state)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert [line["step"] for line in lines] == [4, 8, 10, 12, 16, 20]
+    assert sum(lines[0]["losses"].values()) == pytest.approx(lines[0]["loss"])
+
+
+def test_validation_is_logged_at_every_pause_and_training_goes_on() -> None:
+    network = _model()
+
+    def validate() -> dict[str, float]:
+        network.eval()
+        return {"loss": 1.0}
+
+    lines = train(network, masked_words, Batches(), CONFIG, validate=validate).lines
+    assert [line["step"] for line in lines if "validation" in line] == [10, 20]
+    assert network.training
+
+
+def test_bf16_learns_too_and_keeps_weights_in_float32() -> None:
+    network = _model()
+    config = CONFIG.model_copy(update={"precision": "bf16"})
+    lines = train(network, masked_words, Batches(), config).lines
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+
+
+def test_divergence_stops_with_advice() -> None:
+    def diverging(
+        network: UserBert, users: UserBatch, generator: np.random.Generator
+    ) -> Mapping[str, Tensor]:
+        return {"loss": masked_words(network, users, generator)["long_term.shop"] * torch.nan}
+
+    with pytest.raises(InputError, match="Lower learning_rate"):
+        train(_model(), diverging, Batches(), CONFIG)
+
+
+def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"noise")
+    with pytest.raises(ModelError, match="not a checkpoint"):
+        train(_model(), masked_words, Batches(), CONFIG, folder=tmp_path)
+
+
+def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
+    train(_model(), masked_words, Batches(), CONFIG, folder=tmp_path)
+    with pytest.raises(ModelError, match="not a checkpoint of this run"):
+        train(torch.nn.Linear(2, 2), _never, Batches(), CONFIG, folder=tmp_path)
+
+
+def _never(
+    network: torch.nn.Linear, users: UserBatch, generator: np.random.Generator
+) -> Mapping[str, Tensor]:
+    raise AssertionError

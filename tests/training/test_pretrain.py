@@ -1,0 +1,197 @@
+"""Pretraining from prepared data to a model folder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from small_logs import SCHEMA, instant, log, prepared
+from userbert.data.pairs import pairs_at
+from userbert.data.store import PreparedData
+from userbert.errors import InputError, ModelError
+from userbert.model.userbert import UserBert, UserBertConfig
+from userbert.training.loop import METRICS
+from userbert.training.pretrain import (
+    PRESETS,
+    PretrainConfig,
+    configure,
+    fingerprint,
+    pretrain,
+)
+from userbert.training.validation import hold_out
+
+TINY = PretrainConfig(
+    model=UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=32),
+    steps=6,
+    batch_size=8,
+    learning_rate=1e-2,
+    held_out=0.2,
+    checkpoint_every=3,
+)
+PROFILE = "profile: {path: p.csv, fields: {age: {column: age}, kids: {column: kids}}}\n"
+USERS = 40
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    rng = np.random.default_rng(0)
+    days = pl.datetime_range(
+        pl.datetime(2024, 1, 1, 12), pl.datetime(2024, 3, 1, 12), "1d", eager=True
+    ).dt.strftime("%Y-%m-%dT%H:%M")
+    events = [
+        (f"u{user}", str(days[int(day)]), "buy", str(rng.choice(["a", "b", "c"])), float(price))
+        for user in range(USERS)
+        for day, price in zip(rng.integers(0, 60, 12), rng.random(12), strict=True)
+    ]
+    users = [f"u{user}" for user in range(USERS)]
+    profile = pl.DataFrame({"user": users, "age": ["old", "new"] * 20, "kids": ["0", "1"] * 20})
+    return prepared(
+        tmp_path_factory.mktemp("data"), log(*events), SCHEMA + PROFILE, profile=profile
+    )
+
+
+def test_paper_preset_is_the_papers() -> None:
+    paper = PRESETS["paper"]
+    assert (paper.steps, paper.batch_size, paper.learning_rate) == (400_000, 16, 1e-4)
+    assert paper.model == UserBertConfig(layers=4, hidden=128, heads=4)
+
+
+def test_model_folder_holds_the_record_and_the_work_folder_is_gone(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    output = tmp_path / "model"
+    model = pretrain(data, output, config=TINY, seed=3, before="2024-02-15")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    loaded = UserBert.from_pretrained(output)
+    record = loaded.record
+    assert record == json.loads(json.dumps(model.record))
+    assert record["before"] == instant("2024-02-15T00:00")
+    assert (record["preset"], record["seed"], record["config"]["steps"]) == ("paper", 3, 6)
+    assert record["data"] == data.checksum
+    assert record["validation"]["loss"] > 0
+    assert record["pairs"] + record["held_out_pairs"] == USERS
+    lines = [json.loads(line) for line in (output / METRICS).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 3, 6, 6]
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, loaded.state_dict()[name])
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(data: PreparedData) -> None:
+    first, again, other = (pretrain(data, config=TINY, seed=seed) for seed in (1, 1, 2))
+    weights = [model.embedding.tables[0].weight for model in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_interrupted_run_resumes_to_the_same_model(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pretrain(data, config=TINY, seed=1)
+    output = tmp_path / "model"
+    with monkeypatch.context() as dying:
+        dying.setattr(UserBert, "write", _die)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(data, output, config=TINY, seed=1)
+    assert not output.exists()
+    with pytest.raises(InputError, match="Go on with it by --resume"):
+        pretrain(data, output, config=TINY, seed=1)
+    with pytest.raises(InputError, match=r"other settings \(seed differ"):
+        pretrain(data, output, config=TINY, seed=2, resume=True)
+    resumed = pretrain(data, output, config=TINY, seed=1, resume=True)
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name])
+
+
+def _die(model: UserBert, folder: Path) -> None:
+    raise KeyboardInterrupt
+
+
+def test_hidden_fields_are_never_seen(data: PreparedData) -> None:
+    model = pretrain(data, config=TINY, hide=["kids"])
+    assert [field.name for field in model.shape.profile] == ["age"]
+    assert model.record["hidden"] == ["kids"]
+    with pytest.raises(InputError, match="no profile field 'income'"):
+        pretrain(data, config=TINY, hide=["income"])
+
+
+def test_cutoffs_of_users_are_recorded_by_their_fingerprint(data: PreparedData) -> None:
+    at = pl.DataFrame(
+        {"user_id": ["u1", "u2", "u3"], "cutoff": ["2024-02-20", "2024-02-21", "2024-02-10"]}
+    )
+    config = TINY.model_copy(update={"held_out": 0.0})
+    model = pretrain(data, config=config, at=at)
+    assert model.record["before"] == instant("2024-02-21T00:00")
+    assert model.record["at"] == pretrain(data, config=config, at=at.reverse()).record["at"]
+    assert model.record["pairs"] == 3
+    pairs = pairs_at(data, [data.default_cutoff])
+    assert fingerprint(data, pairs) != model.record["at"]
+
+
+def test_going_on_from_a_model_leaves_it_as_it_was_and_remembers_what_it_saw(
+    data: PreparedData,
+) -> None:
+    first = pretrain(data, config=TINY, before="2024-02-25")
+    before = first.embedding.cls.detach().clone()
+    second = pretrain(data, config=TINY, before="2024-02-15", from_model=first)
+    assert torch.equal(first.embedding.cls, before)
+    assert not torch.equal(second.embedding.cls, before)
+    assert second.record["before"] == instant("2024-02-25T00:00")
+    assert second.record["from"]["before"] == instant("2024-02-25T00:00")
+
+
+def test_output_that_exists_is_refused_before_any_work(data: PreparedData, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists already"):
+        pretrain(data, tmp_path, config=TINY)
+
+
+def test_nothing_before_the_cutoff_is_refused(data: PreparedData) -> None:
+    with pytest.raises(InputError, match="no user with a word before the cut-off"):
+        pretrain(data, config=TINY, before="2020-01-01")
+
+
+def test_held_out_users_are_the_same_whatever_the_cutoff(data: PreparedData) -> None:
+    late, early = (
+        hold_out(data, pairs_at(data, [instant(cutoff)]), 0.2)
+        for cutoff in ("2024-02-25", "2024-02-15")
+    )
+    assert set(early[1].rows.tolist()) == set(late[1].rows.tolist())
+    assert not set(late[0].rows.tolist()) & set(late[1].rows.tolist())
+
+
+def test_settings_change_a_preset() -> None:
+    config = configure("paper", ["steps=10", "model.layers=2", "precision=bf16"])
+    assert (config.steps, config.model.layers, config.precision) == (10, 2, "bf16")
+    assert config.batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("step=10", "did you mean steps"),
+        ("model.layer=1", "did you mean model.layers"),
+        ("steps", "expected key=value"),
+        ("steps=many", "steps: .* found 'many'"),
+        ("steps=0", "greater than or equal to 1"),
+        ("model=big", "found 'big'"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        configure("paper", [override])
+
+
+def test_unknown_preset_names_the_known_ones(data: PreparedData) -> None:
+    with pytest.raises(InputError, match="choose one of: paper"):
+        pretrain(data, preset="best")
+
+
+def test_embeddings_of_a_pretrained_model_refuse_data_with_other_ids(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    model = pretrain(data, config=TINY)
+    other = prepared(tmp_path, log(("x", "2024-01-01T12:00", "buy", "z", 1.0)), SCHEMA)
+    with pytest.raises(ModelError, match="--vocabulary MODEL"):
+        model.embed(other)
