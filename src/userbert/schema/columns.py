@@ -87,28 +87,32 @@ def judge(
     `times` are the log's, or None for profiles, whose users need not share or repeat values.
     """
     names = [name for name in log.types if name != user and name not in set(taken)]
-    nested = [name for name in names if log.types[name].is_nested()]
+    nested = [name for name in names if log.types[name].is_nested() or log.types[name] == pl.Binary]
     temporal = [name for name in names if log.types[name].is_temporal()]
     if times is not None:
         temporal += [name for name in times.others if name not in temporal]
-    choices = {name: _left_out(name, "a list or record; flatten it to use it") for name in nested}
+    choices = {
+        name: _left_out(name, "a list, record or bytes; flatten it to use it") for name in nested
+    }
     choices |= {name: _left_out(name, "another time") for name in temporal}
     choices |= {name: _left_out(name, "it has no name") for name in names if not name.strip()}
     rest = [name for name in names if name not in choices]
     users = log.collect(pl.col(user).n_unique()).item()
     found = _gather(log, user, rest, fewest_users(users))
     from_time = _determined_by_time(log, found, times)
-    copies = _copies(log, found)
     for evidence in found:
         name = evidence.column
         if name in from_time:
             choice = _left_out(name, "it follows from the time")
-        elif name in copies:
-            choice = _left_out(name, f"it says the same as {copies[name]}")
         else:
             choice = _judge_one(log, evidence, users, bins, is_profile=times is None)
         is_numeric = evidence.is_numeric or evidence.given == 0
         choices[name] = replace(choice, is_numeric=is_numeric, low=evidence.low)
+    used = [evidence for evidence in found if choices[evidence.column].kind != "left out"]
+    for name, original in _copies(log, used).items():
+        choices[name] = replace(
+            choices[name], kind="left out", reason=f"it says the same as {original}"
+        )
     return [choices[name] for name in names]
 
 
@@ -238,7 +242,14 @@ def _is_number(evidence: _Evidence, kind: pl.DataType) -> bool:
         return True
     low, high = evidence.low or 0, evidence.high or 0
     same_length = low >= 100 and len(f"{low:.0f}") == len(f"{high:.0f}")
-    return evidence.values > 20 and not same_length and high < 1e9
+    is_amount = evidence.values > 20 and not same_length and high < 1e9
+    return is_amount and not _is_identifier(evidence)
+
+
+def _is_identifier(evidence: _Evidence) -> bool:
+    """Whether each value is of one user, and users have several."""
+    values = evidence.values
+    return values > max(20, 1.5 * evidence.users) and evidence.pairs < 1.05 * values
 
 
 def _number(evidence: _Evidence, bins: int, gaps: str) -> Choice:
@@ -266,7 +277,7 @@ def _category(evidence: _Evidence, users: int, gaps: str) -> Choice:
             f"{values:,} values, and {share if evidence.covered else 'none'} that {min_users} "
             "users share: an id or free text",
         )
-    if values > max(20, users) and evidence.pairs < 1.05 * values:
+    if _is_identifier(evidence):
         return _left_out(name, f"{values:,} values, each of one user alone: an id")
     if evidence.length > 80:
         return _left_out(name, f"{evidence.length:.0f} characters on average: free text")

