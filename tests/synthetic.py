@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from userbert.data.batches import AttributeShape as Attribute
 from userbert.data.batches import InputShape, Int64, SegmentBatch, UserBatch
@@ -10,6 +11,11 @@ from userbert.data.batches import SegmentShape as Segment
 from userbert.data.vocabulary import Categories, Vocabularies
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Schema
+
+# Tiny models are quickest on one thread, above all when tests run side by side.
+torch.set_num_threads(1)
+
+TINY = UserBertConfig(layers=2, hidden=16, heads=2, feed_forward=32)
 
 SCHEMA = """
 user: user
@@ -53,7 +59,7 @@ def vocabularies(inputs: InputShape) -> Vocabularies:
 def model(inputs: InputShape | None = None, config: UserBertConfig | None = None) -> UserBert:
     """A new model of `SCHEMA`; a tiny one unless `config` says more."""
     inputs = inputs or shape()
-    config = config or UserBertConfig(layers=2, hidden=16, heads=2, feed_forward=32)
+    config = config or TINY
     return UserBert(config, inputs, schema=Schema.parse(SCHEMA), vocabularies=vocabularies(inputs))
 
 
