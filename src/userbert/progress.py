@@ -1,10 +1,12 @@
 """A progress bar on standard error for anything that takes more than a moment.
 
-On a terminal the bar lives; elsewhere (a log file, CI) nothing is drawn.
+On a terminal the bar lives; elsewhere (a log file, CI) nothing is drawn. Of work inside other work
+only the outer bar is shown.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+_is_shown = ContextVar("_is_shown", default=False)
 
 Advance = Callable[[int, str], None]
 """Called as `advance(done, note)`: so much more is done; `note` is shown beside the bar."""
@@ -32,10 +36,15 @@ def progress(description: str, total: int | None) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total, note="")
+    is_silent = _is_shown.get() or not console.is_terminal
+    outer = _is_shown.set(True)
+    try:
+        with Progress(*columns, console=console, disable=is_silent) as bar:
+            task = bar.add_task(description, total=total, note="")
 
-        def advance(done: int, note: str = "") -> None:
-            bar.update(task, advance=done, note=note)
+            def advance(done: int, note: str = "") -> None:
+                bar.update(task, advance=done, note=note)
 
-        yield advance
+            yield advance
+    finally:
+        _is_shown.reset(outer)

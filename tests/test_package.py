@@ -1,0 +1,55 @@
+"""The package as others see it: its public names, its imports, what it does without torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+import userbert
+
+TORCH_FREE = [
+    "userbert",
+    "userbert.data.prepare",
+    "userbert.data.sequences",
+    "userbert.data.timeline",
+    "userbert.tasks.labels",
+    "userbert.tasks.aggregates",
+    "userbert.tasks.popularity",
+    "userbert.tasks.metrics",
+    "userbert.serving.inspection",
+    "userbert.cli",
+]
+
+
+def test_public_names_are_these() -> None:
+    assert userbert.__all__ == [
+        "DataError",
+        "InputError",
+        "LabelError",
+        "Labels",
+        "ModelError",
+        "PreparedData",
+        "Schema",
+        "SchemaError",
+        "SourceError",
+        "TaskModel",
+        "UserBert",
+        "UserBertError",
+        "evaluate",
+        "finetune",
+        "prepare",
+        "pretrain",
+    ]
+    for name in userbert.__all__:
+        assert getattr(userbert, name) is not None
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
+        userbert.pretrian  # noqa: B018 - the access is the test
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_module_does_without_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
