@@ -5,12 +5,11 @@ names the nearest known one. Times are absolute once read: the schema says where
 times come from, and in which zone a user's day begins.
 """
 
-import difflib
 import re
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -29,10 +28,10 @@ from pydantic import (
 
 from userbert.errors import SchemaError
 from userbert.schema.inference import propose_schema
+from userbert.schema.roles import RESERVED_NAMES
+from userbert.schema.yaml_text import Place, explain, nearest, read_mapping
 
 SEGMENT_NAMES = ("long_term", "short_term")
-RESERVED_NAMES = ("user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid")
-"""Columns of checked events and shards, which no attribute or profile field can be called."""
 
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
@@ -41,7 +40,7 @@ def parse_duration(text: object) -> timedelta:
     """Read `90d`, `12h`, `2w` or `30m`; raise `ValueError` for anything else."""
     if isinstance(text, timedelta):
         return text
-    match = re.fullmatch(r"(\d+)([wdhms])", str(text))
+    match = re.fullmatch(r"(\d{1,6})([wdhms])", str(text))
     if match is None or int(match[1]) == 0:
         raise ValueError(f"expected a duration such as 90d, 12h or 30m, found {text!r}")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
@@ -73,26 +72,10 @@ Duration = Annotated[
 ]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: in 1.1 the key `on` is true and 04:00 is 240 minutes."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":int"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 class Strict(BaseModel):
     """A frozen model in which an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Time(Strict):
@@ -125,13 +108,32 @@ class ActionColumn(Strict):
     column: str
 
 
+def _one_or_several(value: object) -> str:
+    return "several" if isinstance(value, list) else "one"
+
+
+def _named_or_one(value: object) -> str:
+    return "named" if isinstance(value, dict | ActionColumn) else "one"
+
+
+# Tagged, so that a fault is told of the branch that was meant, and once.
+Paths = Annotated[
+    Annotated[str, Tag("one")] | Annotated[list[str], Field(min_length=1), Tag("several")],
+    Discriminator(_one_or_several),
+]
+Action = Annotated[
+    Annotated[str, Tag("one")] | Annotated[ActionColumn, Tag("named")],
+    Discriminator(_named_or_one),
+]
+
+
 class Source(Strict):
     """One raw log."""
 
-    path: str | list[str]
+    path: Paths
     """A file, folder, glob or list of these: CSV, JSON Lines or Parquet; .gz and .zst."""
     time: Time
-    action: str | ActionColumn
+    action: Action
     lookup: list[Lookup] = []
 
     @field_validator("time", mode="before")
@@ -171,8 +173,13 @@ class Derived(Strict):
 
 def _kind(attribute: object) -> str:
     """Which model an attribute is meant to be, so that a fault is told of that one alone."""
-    keys = attribute if isinstance(attribute, dict) else vars(attribute)
-    return "derived" if "of" in keys else "number" if "bins" in keys else "category"
+    keys = attribute if isinstance(attribute, dict) else getattr(attribute, "__dict__", {})
+    return "derived" if "of" in keys else "number" if {"bins", "min"} & set(keys) else "category"
+
+
+def _field_kind(field: object) -> str:
+    """Which model a profile field is meant to be: a user has no hour."""
+    return "number" if _kind(field) == "number" else "category"
 
 
 Attribute = Annotated[
@@ -183,7 +190,7 @@ Attribute = Annotated[
 ]
 ProfileField = Annotated[
     Annotated[Category, Tag("category")] | Annotated[Number, Tag("number")],
-    Discriminator(_kind),
+    Discriminator(_field_kind),
 ]
 
 
@@ -250,7 +257,7 @@ class Segment(Strict):
     @field_validator("window", mode="before")
     @classmethod
     def _window_may_be_a_duration(cls, value: object) -> object:
-        return {"from": value} if isinstance(value, str) else value
+        return value if isinstance(value, dict | Window) else {"from": value}
 
     @field_validator("actions", "attributes")
     @classmethod
@@ -263,7 +270,7 @@ class Segment(Strict):
 class Profile(Strict):
     """What is known of users besides their behavior: one row a user, or one a user and time."""
 
-    path: str | list[str]
+    path: Paths
     fields: dict[str, ProfileField] = Field(min_length=1)
     time: Time | None = None
     """If given, the newest row before the cut-off counts; else profiles are timeless."""
@@ -296,7 +303,12 @@ class Schema(Strict):
     @classmethod
     def _dates_are_midnights(cls, value: object) -> object:
         if isinstance(value, str):
-            return datetime.fromisoformat(value)
+            try:
+                return datetime.fromisoformat(value)
+            except ValueError:
+                raise ValueError(
+                    f"expected a date or time such as 2017-09-01, found {value!r}"
+                ) from None
         if isinstance(value, date) and not isinstance(value, datetime):
             return datetime.combine(value, time())
         return value
@@ -316,7 +328,7 @@ class Schema(Strict):
                 if name not in self.attributes:
                     raise ValueError(
                         f"segments.{segment_name}.attributes: {name!r} is not among `attributes`"
-                        f"{_nearest(name, self.attributes)}"
+                        f"{nearest(name, self.attributes)}"
                     )
         constant = {source.action for source in self.sources.values()}
         if all(isinstance(action, str) for action in constant):
@@ -325,7 +337,7 @@ class Schema(Strict):
                     if action not in constant:
                         raise ValueError(
                             f"segments.{segment_name}.actions: no source has the action "
-                            f"{action!r}{_nearest(action, map(str, constant))}"
+                            f"{action!r}{nearest(action, map(str, constant))}"
                         )
         return self
 
@@ -333,15 +345,9 @@ class Schema(Strict):
     def parse(cls, text: str, folder: Path | None = None, name: str = "the schema") -> Self:
         """Read a schema from YAML; relative paths in it start at `folder`."""
         try:
-            content = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise SchemaError(f"{name} is not YAML: {error}") from error
-        if not isinstance(content, dict):
-            raise SchemaError(f"{name}: expected keys such as `user:` and `sources:`.")
-        try:
-            schema = cls.model_validate(content)
+            schema = cls.model_validate(read_mapping(text, name))
         except ValidationError as error:
-            raise SchemaError(_explain(error, name)) from error
+            raise SchemaError(explain(error, name, _keys_at, _without_tag)) from error
         schema._folder = folder if folder is not None else Path()
         return schema
 
@@ -404,28 +410,44 @@ def to_instant(moment: str | date | datetime, zone: ZoneInfo) -> int:
     return (moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+_TAGS: dict[str, type[BaseModel]] = {
+    "category": Category, "number": Number, "derived": Derived, "day": DayWords, "gap": GapWords,
+    "named": ActionColumn,
+}  # fmt: skip
 
 
-_KNOWN_KEYS = (
-    Schema, Time, Lookup, Source, Category, Number, Derived, DayWords, GapWords, Window, Segment,
-    Profile,
-)  # fmt: skip
+def _keys_at(place: Place) -> list[str]:
+    """The keys that may stand at a place of a schema."""
+    model: type[BaseModel]
+    match place:
+        case ():
+            model = Schema
+        case ("sources", _):
+            model = Source
+        case ("segments", _):
+            model = Segment
+        case ("profile",):
+            model = Profile
+        case (*_, "time"):
+            model = Time
+        case (*_, "window"):
+            model = Window
+        case (*_, "lookup", _):
+            model = Lookup
+        case (*_, tag):
+            model = _TAGS[str(tag)]
+    return [field.alias or key for key, field in model.model_fields.items()]
 
 
-def _explain(error: ValidationError, name: str) -> str:
-    """One line a fault, where it stands in the user's words, with the nearest known key."""
-    keys = {
-        field.alias or key for model in _KNOWN_KEYS for key, field in model.model_fields.items()
-    }
-    branches = {"category", "number", "derived", "day", "gap", "str", "list[str]", "ActionColumn"}
-    lines: dict[str, None] = {}
-    for fault in error.errors():
-        place = [str(part) for part in fault["loc"] if str(part) not in branches]
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = f"unknown key {place[-1]!r}{_nearest(place[-1], keys)}"
-        lines[f"{name}: {'.'.join(place) or 'top level'}: {message}."] = None
-    return "\n".join(lines)
+def _without_tag(place: Place) -> Place:
+    """Drop the part of a place that names the branch of a union, which nobody wrote."""
+    match place:
+        case ("attributes", _, _, *rest):
+            return (*place[:2], *rest)
+        case ("profile", "fields", _, _, *rest):
+            return (*place[:3], *rest)
+        case ("profile", "path", _, *rest):
+            return (*place[:2], *rest)
+        case ("sources", _, "path" | "action", _, *rest) | ("segments", _, "words", _, *rest):
+            return (*place[:3], *rest)
+    return place

@@ -3,21 +3,16 @@
 In: a `Proposal`. Out: YAML text. Used by `schema/inference.py` alone.
 """
 
-import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import yaml
-
 from userbert.schema.columns import Choice
-from userbert.schema.roles import ActionTypes, Log, Times
+from userbert.schema.roles import RESERVED_NAMES, ActionTypes, Log, Times
+from userbert.schema.yaml_text import scalar
 
 _WIDTH = 100
-_YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
-# Names that events and derived attributes take; a column of such a name gets another as attribute.
-_TAKEN_NAMES = ("row", "user_id", "time", "action", "hour", "invalid", "user_hash", "word_start")
 _LONG, _SHORT = timedelta(days=90), timedelta(days=7)
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -86,7 +81,7 @@ def _head(proposal: Proposal) -> Iterator[str]:
         yield from _comment(
             f"{habits.missing:,} events have none; prepare them with --on-invalid quarantine."
         )
-    yield f"user: {_scalar(proposal.user)}"
+    yield f"user: {scalar(proposal.user)}"
     zone = next((each.zone for each in times if each.zone not in (None, "UTC")), None)
     if zone is not None:
         yield from _comment("The zone of the times themselves; it decides where a day ends.")
@@ -102,13 +97,13 @@ def _head(proposal: Proposal) -> Iterator[str]:
             f"The fewest events fall between {start:02}:00 and {end:02}:00; if that is UTC and "
             f"people sleep then, they live near UTC{east:+d}."
         )
-    yield f"timezone: {_scalar(zone or 'UTC')}"
+    yield f"timezone: {scalar(zone or 'UTC')}"
 
 
 def _sources(proposal: Proposal) -> Iterator[str]:
     yield "sources:"
     for log, when, action in zip(proposal.logs, proposal.times, proposal.actions, strict=True):
-        yield f"  {_scalar(log.name)}:"
+        yield f"  {scalar(log.name)}:"
         yield _path(log, 4)
         yield from _comment(_why_times(when), 4)
         if when.missing:
@@ -120,13 +115,13 @@ def _sources(proposal: Proposal) -> Iterator[str]:
         yield f"    time: {_flow(_time(when))}"
         yield from _comment(_sentence(action.reason), 4)
         if action.column is None:
-            yield f"    action: {_scalar(action.types[0])}"
+            yield f"    action: {scalar(action.types[0])}"
         else:
-            yield f"    action: {{column: {_scalar(action.column)}}}"
+            yield f"    action: {{column: {scalar(action.column)}}}"
 
 
 def _path(log: Log, indent: int) -> str:
-    key, paths = " " * indent + "path: ", [_scalar(path) for path in log.paths]
+    key, paths = " " * indent + "path: ", [scalar(path) for path in log.paths]
     return key + paths[0] if len(paths) == 1 else _list(key, paths)
 
 
@@ -145,9 +140,9 @@ def _why_times(when: Times) -> str:
 
 
 def _time(when: Times) -> dict[str, str]:
-    keys = {"column": _scalar(when.column)}
+    keys = {"column": scalar(when.column)}
     if when.is_day and when.unit is None:
-        keys["zone"] = _scalar(when.zone or "local")
+        keys["zone"] = scalar(when.zone or "local")
     elif when.zone is None and not when.has_offset:
         keys["zone"] = "UTC"
     if when.unit is not None:
@@ -160,7 +155,7 @@ def _time(when: Times) -> dict[str, str]:
 def _attributes_and_segments(proposal: Proposal) -> tuple[list[str], list[str]]:
     has_instants = not all(when.is_day for when in proposal.times)
     types = {name: None for action in proposal.actions for name in action.types}
-    names = _names(proposal.attributes)
+    names = _names(proposal.attributes, [*RESERVED_NAMES, "action", "hour"])
     attributes = ["attributes:"]
     chosen = []
     if len(types) > 1 or not names:
@@ -182,7 +177,7 @@ def _segments(
     long, short, reason = _windows(proposal, has_instants=has_instants)
     yield "segments:"
     yield from _comment(reason, 2)
-    actions = _list("    actions: ", map(_scalar, types))
+    actions = _list("    actions: ", map(scalar, types))
     if long is not None:
         hour = ["hour"] if has_instants else []
         start = "04:00" if has_instants else "00:00"
@@ -193,7 +188,7 @@ def _segments(
         yield f'    words: {{by: day, starts_at: "{start}"}}'
         yield f"    window: {window}"
         yield actions
-        yield _list("    attributes: ", map(_scalar, attributes + hour))
+        yield _list("    attributes: ", map(scalar, attributes + hour))
     if short is not None:
         instants = [
             name
@@ -201,12 +196,12 @@ def _segments(
             for name in action.types
             if not when.is_day
         ]
-        actions = _list("    actions: ", map(_scalar, dict.fromkeys(instants)))
+        actions = _list("    actions: ", map(scalar, dict.fromkeys(instants)))
         yield "  short_term:"
         yield "    words: {by: gap, minutes: 30}"
         yield f"    window: {_duration(short)}"
         yield actions
-        yield _list("    attributes: ", map(_scalar, attributes))
+        yield _list("    attributes: ", map(scalar, attributes))
 
 
 def _windows(
@@ -241,12 +236,13 @@ def _profile(proposal: Proposal) -> Iterator[str]:
     profile = proposal.profile
     if profile is None:
         return
-    log, used = profile.log, [choice for choice in profile.fields if choice.kind != "left out"]
+    log, names = profile.log, _names(profile.fields, RESERVED_NAMES)
+    choices = {choice.column: choice for choice in profile.fields}
     yield from _comment(
         f"{log.rows:,} rows of {profile.users:,} users; {profile.known:,} of the "
         f"{proposal.habits.users:,} users in the logs are among them."
     )
-    if not used:
+    if not names:
         yield from _comment("No field tells users apart, so there is no profile.")
         yield from _left_out(profile.fields, 0)
         return
@@ -258,28 +254,28 @@ def _profile(proposal: Proposal) -> Iterator[str]:
     elif profile.users < log.rows:
         yield from _comment("Some users have several rows, and no time says which is newest.", 2)
     yield "  fields:"
-    for choice in used:
-        yield from _comment(_sentence(choice.reason), 4)
-        yield "  " + _attribute(choice.column, choice)
+    for column, name in names.items():
+        yield from _comment(_sentence(choices[column].reason), 4)
+        yield "  " + _attribute(name, choices[column])
     yield from _left_out(profile.fields, 4)
 
 
-def _names(choices: Sequence[Choice]) -> dict[str, str]:
-    """Columns and the names of their attributes, categories before numbers."""
+def _names(choices: Sequence[Choice], taken: Sequence[str]) -> dict[str, str]:
+    """Name the attributes or fields by their columns, categories before numbers."""
     used = [choice for choice in choices if choice.kind != "left out"]
     used.sort(key=lambda choice: choice.kind)
     columns = {choice.column for choice in used}
     names: dict[str, str] = {}
     for column in (choice.column for choice in used):
         name = column
-        while name in _TAKEN_NAMES or (name != column and name in columns):
+        while name in taken or (name != column and name in columns):
             name += "_value"
         names[column] = name
     return names
 
 
 def _attribute(name: str, choice: Choice) -> str:
-    keys = {"column": _scalar(choice.column)}
+    keys = {"column": scalar(choice.column)}
     if choice.kind == "number":
         keys["bins"] = str(choice.bins)
         if choice.low is not None and choice.low >= 0:
@@ -288,7 +284,7 @@ def _attribute(name: str, choice: Choice) -> str:
         keys["max_values"] = str(choice.max_values)
         if choice.min_users > 1:
             keys["min_users"] = str(choice.min_users)
-    return f"  {_scalar(name)}: {_flow(keys)}"
+    return f"  {scalar(name)}: {_flow(keys)}"
 
 
 def _left_out(choices: Sequence[Choice], indent: int = 2) -> list[str]:
@@ -326,14 +322,6 @@ def _list(key: str, items: Iterable[str]) -> str:
 
 def _flow(keys: Mapping[str, str]) -> str:
     return "{" + ", ".join(f"{key}: {value}" for key, value in keys.items()) + "}"
-
-
-def _scalar(text: str) -> str:
-    """A YAML string, in quotes where it could be read as anything else."""
-    is_plain = re.fullmatch(r"[A-Za-z_/](?:[\w ./()+-]*[\w)])?", text, re.ASCII)
-    if is_plain and text.lower() not in _YAML_WORDS:
-        return text
-    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 30).rstrip("\n")
 
 
 def _duration(duration: timedelta) -> str:

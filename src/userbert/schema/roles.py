@@ -16,6 +16,9 @@ import polars as pl
 from userbert.errors import SourceError
 from userbert.schema.files import reading
 
+RESERVED_NAMES = ("user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid")
+"""Columns of checked events and shards, which no attribute or profile field can be called."""
+
 _WHO = (
     "user", "customer", "cust", "visitor", "household", "hh", "member", "client", "shopper",
     "subscriber", "player", "person", "account", "panelist", "msno", "uid", "cookie", "card",

@@ -1,0 +1,150 @@
+"""YAML as schemas are written in it, and faults of a schema in the words of who wrote it.
+
+In: YAML text, or pydantic's errors. Out: plain mappings, and one line a fault, each with where it
+stands, what was expected and what was found. `schema/models.py` reads with it, and
+`schema/proposal.py` writes.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from userbert.errors import SchemaError
+
+_YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
+_GUESSED = (":bool", ":int", ":timestamp")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: in 1.1 the key `on` is true, 04:00 is 240 minutes, dates are no text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(_GUESSED)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]{1,18}$"), list("-+0123456789")
+)
+
+
+def read_mapping(text: str, name: str) -> dict[str, Any]:
+    """Read YAML text that holds keys; raise `SchemaError`, which calls the text `name`."""
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SchemaError(f"{name}{line}: not YAML: {error.problem}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = str(error).splitlines()[0]
+        raise SchemaError(f"{name}: not YAML: {problem}.") from error
+    if not isinstance(content, dict):
+        raise SchemaError(f"{name}: expected keys such as `user:` and `sources:`.")
+    return content
+
+
+def scalar(text: str) -> str:
+    """Write a string, in quotes where it could be read as anything else."""
+    is_plain = re.fullmatch(r"[A-Za-z_/](?:[\w ./()+-]*[\w)])?", text, re.ASCII)
+    if is_plain and text.lower() not in _YAML_WORDS:
+        return text
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 30).rstrip("\n")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest the known name that is most like this one, if one is."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+Place = tuple[str | int, ...]
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "keys",
+    "model_type": "keys",
+    "model_attributes_type": "keys",
+    "datetime_type": "a date or time such as 2017-09-01",
+}
+
+
+def explain(
+    error: ValidationError,
+    name: str,
+    keys_at: Callable[[Place], Iterable[str]],
+    as_written: Callable[[Place], Place],
+) -> str:
+    """Tell one line a fault.
+
+    `keys_at` lists the keys that may stand at a place, `as_written` gives a place in the keys that
+    lead there.
+    """
+    lines: dict[str, None] = {}
+    for fault in error.errors():
+        place = fault["loc"]
+        shown = ".".join(map(str, as_written(place)))
+        if fault["type"] == "extra_forbidden":
+            key = str(place[-1])
+            message = f"unknown key {key!r}{nearest(key, keys_at(place[:-1]))}"
+        else:
+            message = _message(fault)
+        dot = "" if message.endswith("?") else "."
+        lines[f"{name}: {shown}: {message}{dot}" if shown else f"{name}: {message}{dot}"] = None
+    return "\n".join(lines)
+
+
+def _message(fault: Any) -> str:
+    kind, found, context = fault["type"], fault["input"], fault.get("ctx", {})
+    if kind == "value_error":
+        return str(fault["msg"]).removeprefix("Value error, ")
+    if kind == "missing":
+        return "this key is missing"
+    if kind == "union_tag_not_found":
+        return f"the key {context['discriminator']} is missing"
+    if kind == "too_short":
+        return "expected at least one, found none"
+    if kind in _EXPECTED:
+        expected = _EXPECTED[kind]
+    elif kind == "literal_error":
+        expected = context["expected"]
+    elif kind == "union_tag_invalid":
+        expected, found = context["expected_tags"].replace(", ", " or "), context["tag"]
+    elif kind == "greater_than_equal":
+        expected = f"at least {context['ge']}"
+    elif kind == "less_than_equal":
+        expected = f"at most {context['le']}"
+    else:
+        return str(fault["msg"])
+    advice = "; put it in quotes" if expected == "text" and isinstance(found, int | float) else ""
+    return f"expected {expected}, found {_shown(found)}{advice}"
+
+
+def _shown(found: object) -> str:
+    if found is None:
+        return "nothing"
+    if isinstance(found, dict):
+        return "the keys " + ", ".join(str(key) for key in found) if found else "no keys"
+    text = str(found).lower() if isinstance(found, bool) else repr(found)
+    return text if len(text) <= 60 else f"{text[:60]}…"
