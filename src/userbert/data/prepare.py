@@ -171,18 +171,21 @@ class _Intake:
         """Read, check and count the profile rows; `time` is TIMELESS where there is none."""
         if self.schema.profile is None:
             return pl.DataFrame(schema={"user_id": pl.String, "time": pl.Int64})
-        rows = read_profile(self.schema, self.schema.profile, given)
+        parts = read_profile(self.schema, self.schema.profile, given)
+        rows = pl.concat([part for _, part in parts])
         if self.schema.profile.time is None:
-            again = ~pl.col("user_id").is_first_distinct() & pl.col(INVALID).is_null()
+            usable = pl.col(INVALID).is_null()
+            again = usable & ~pl.struct("user_id", usable).is_first_distinct()
             reason = 'a second row of the user "' + pl.col("user_id") + (
                 '": expected one (or a `time:` in the schema\'s profile, to say which counts when)'
             )  # fmt: skip
             rows = rows.with_columns(pl.when(again).then(reason).otherwise(INVALID).alias(INVALID))
-        valid = []
-        for (name,), part in rows.partition_by("file", as_dict=True, include_key=False).items():
-            account = self.accounts.setdefault(str(name), RowAccount())
-            valid.append(self._check(part, str(name), account))
+        valid, first = [], 0
+        for name, part in parts:
+            account = self.accounts.setdefault(name, RowAccount())
+            valid.append(self._check(rows.slice(first, len(part)), name, account))
             account.used += len(valid[-1])
+            first += len(part)
         return pl.concat(valid).with_columns(pl.col("time").fill_null(TIMELESS))
 
     def partition(self, number: int) -> pl.DataFrame:
@@ -221,11 +224,11 @@ class _Intake:
             yield 0, events
             return
         number = shard_of(user_hash(events["user_id"].to_arrow()), self.partitions)
-        parts = events.with_columns(pl.Series("partition", number)).partition_by(
-            "partition", as_dict=True, include_key=False
-        )
-        for (partition,), part in parts.items():
-            yield int(partition), part
+        events = events[np.argsort(number, kind="stable")]
+        counts = np.bincount(number, minlength=self.partitions)
+        first = np.cumsum(counts) - counts
+        for partition in np.flatnonzero(counts).tolist():
+            yield partition, events.slice(first[partition], counts[partition])
 
     def _file(self, partition: int) -> Path:
         return self.folder / f"{partition:06d}.arrow"

@@ -8,20 +8,28 @@ anything that reads raw events.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
+from userbert.data.times import can_be_times, instants
 from userbert.errors import SourceError
 from userbert.schema import files
-from userbert.schema.models import Category, Derived, Number, Profile, Schema, Source, Time
+from userbert.schema.models import (
+    Category,
+    Derived,
+    Lookup,
+    Number,
+    Profile,
+    Schema,
+    Source,
+    Time,
+)
 
 _BATCH_ROWS = 262_144
-_DAY_US = 86_400_000_000
-# Years 1900 to 2200: a time outside is a broken row, not a long history.
-_EARLIEST_US, _LATEST_US = -2_208_988_800_000_000, 7_258_118_400_000_000
 
 INVALID = "invalid"
 """The column that says why a row cannot be used; null where it can."""
@@ -62,22 +70,26 @@ class LogFile:
 
     name: str
     rows: int
-    frame: pl.LazyFrame
-    """Normalised events with `row` (1 is the first) and `invalid`."""
-    files: tuple[Path, ...]
+    schema: Schema
+    source: Source
+    _table: _Table
 
     def batches(self) -> Iterator[pl.DataFrame]:
-        """The file's rows, in order, in bounded memory."""
-        with files.reading(*self.files):
-            yield from self.frame.collect_batches(
+        """The events, in order and in bounded memory, with `row` (1 is the first) and `invalid`."""
+        row = 1
+        with files.reading(*self._table.files):
+            for raw in self._table.frame.collect_batches(
                 chunk_size=_BATCH_ROWS, maintain_order=True, engine="streaming"
-            )
+            ):
+                yield _events(self.schema, self.source, raw, row)
+                row += len(raw)
 
 
 def open_sources(schema: Schema, events: Mapping[str, Any] | None = None) -> list[LogFile]:
     """Open every file of every source. `events` gives frames in place of the sources' files.
 
-    Raises `SourceError` when a file cannot be opened or a column that the schema names is missing.
+    Raises `SourceError` when a file cannot be opened, or when a column that the schema names is
+    missing or is of a type that cannot be used.
     """
     events = events or {}
     unknown = set(events) - set(schema.sources)
@@ -86,56 +98,70 @@ def open_sources(schema: Schema, events: Mapping[str, Any] | None = None) -> lis
             f"events: no source is named {sorted(unknown)[0]!r}; "
             f"the schema has {', '.join(schema.sources)}."
         )
-    opened = [
-        (name, _join_lookups(schema, source, table))
-        for name, source in schema.sources.items()
-        for table in _tables(schema, name, source.path, events.get(name))
-    ]
-    _check_columns(schema, opened)
-    return [
-        LogFile(
-            table.name,
-            _count_rows(table),
-            _normalise(schema, schema.sources[name], table),
-            table.files,
-        )
-        for name, table in opened
-    ]
+    opened = []
+    for name, source in schema.sources.items():
+        lookups = [(lookup, _dimension(schema, lookup)) for lookup in source.lookup]
+        for table in _tables(schema, name, source.path, events.get(name)):
+            rows = _count_rows(table)
+            for lookup, dimension in lookups:
+                table = _join(table, lookup, dimension)  # noqa: PLW2901 - the same rows, wider
+            opened.append((name, rows, table))
+    _check_columns(schema, [(name, table) for name, _, table in opened])
+    logs = []
+    for name, rows, table in opened:
+        source = schema.sources[name]
+        wanted = [column for column in table.columns if column in _named(schema, source)]
+        narrow = replace(table, frame=table.frame.select(wanted))
+        logs.append(LogFile(table.name, rows, schema, source, narrow))
+    return logs
 
 
-def read_profile(schema: Schema, profile: Profile, given: Any | None = None) -> pl.DataFrame:
-    """Read all profile rows; `time` is null where the profile has none."""
-    frames = []
+def read_profile(
+    schema: Schema, profile: Profile, given: Any | None = None
+) -> list[tuple[str, pl.DataFrame]]:
+    """Read all profile rows, file by file; `time` is null where the profile has none."""
+    read = []
     for table in _tables(schema, "profile", profile.path, given):
-        for place, column in (("user", schema.user), *_profile_columns(profile)):
-            if column not in table.columns:
-                raise _missing_column(table, place, column)
-        if profile.time is None:
-            time, time_invalid = pl.lit(None, pl.Int64), None
-        else:
-            time, time_invalid = _time(profile.time, table, schema)
-        values, invalid = _values(profile.fields, table)
-        frame = table.frame.with_row_index("row", offset=1).select(
-            "row",
-            _user_id(schema, table).alias("user_id"),
-            time.alias("time"),
-            *values,
-            _first_reason([_user_invalid(schema, table), time_invalid, *invalid]).alias(INVALID),
-            pl.lit(table.name).alias("file"),
-        )
+        fields = {f"fields.{name}": field.column for name, field in profile.fields.items()}
+        times = {} if profile.time is None else {"time": profile.time.column}
+        for place, column in {**times, **fields}.items():
+            _require(table, f"profile.{place}", column)
+        _require(table, "user", schema.user)
+        if profile.time is not None:
+            _require_times(table, profile.time)
+        wanted = dict.fromkeys([schema.user, *times.values(), *fields.values()])
         with files.reading(*table.files):
-            frames.append(frame.collect(engine="streaming"))
-    return pl.concat(frames)
+            raw = table.frame.select(list(wanted)).collect(engine="streaming")
+        checks = [_check_users(raw, schema.user)]
+        time = pl.Series(dtype=pl.Int64).clear(len(raw))
+        if profile.time is not None:
+            time = instants(raw[profile.time.column], profile.time, schema.timezone)
+            checks.append(_check_times(time, profile.time))
+        values, bad = _values(profile.fields, raw)
+        frame = pl.DataFrame(
+            {
+                "row": np.arange(1, len(raw) + 1),
+                "user_id": _text(raw, schema.user),
+                "time": time,
+                **values,
+                INVALID: _reasons(raw, [*checks, *bad]),
+            }
+        )
+        read.append((table.name, frame))
+    return read
 
 
 def _tables(schema: Schema, name: str, path: str | list[str], given: Any | None) -> list[_Table]:
     if given is not None:
-        frame = (given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)).lazy()
-        return [_Table(f"frame {name!r}", frame, frame.collect_schema(), ())]
+        try:
+            frame = given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+            raise SourceError(f"frame {name!r} is not a table: {error}.") from error
+        return [_Table(f"frame {name!r}", frame.lazy(), frame.schema, ())]
     tables = []
     for file in files.expand(path, schema.folder):
-        frame = files.scan(file)
-        tables.append(_Table(str(file), frame, frame.collect_schema(), (file,)))
+        scanned = files.scan(file)
+        tables.append(_Table(str(file), scanned, files.columns_of(scanned, file), (file,)))
     return tables
 
 
@@ -144,252 +170,222 @@ def _count_rows(table: _Table) -> int:
         return int(table.frame.select(pl.len()).collect(engine="streaming").item())
 
 
-def _join_lookups(schema: Schema, source: Source, table: _Table) -> _Table:
-    """Join a source's dimension tables."""
-    for lookup in source.lookup:
-        if lookup.on not in table.columns:
-            raise _missing_column(table, "lookup.on", lookup.on)
-        key = pl.col(lookup.on).cast(pl.String)
-        for dimension in _tables(schema, "lookup", lookup.path, None):
-            if lookup.on not in dimension.columns:
-                raise _missing_column(dimension, "lookup.on", lookup.on)
-            added = {
-                column: dtype
-                for column, dtype in dimension.columns.items()
-                if column not in table.columns
-            }
-            with files.reading(*dimension.files):
-                rows = dimension.frame.select(key, *added).collect(engine="streaming")
-            twice = rows.filter(pl.col(lookup.on).is_duplicated())
-            if len(twice):
-                raise SourceError(
-                    f'{dimension.name}, column "{lookup.on}": {twice[lookup.on][0]!r} stands in '
-                    "more than one row, so it is not known which to join. Keep one row a value."
-                )
-            joined = table.frame.with_columns(key).join(
-                rows.lazy(), on=lookup.on, how="left", maintain_order="left"
-            )
-            columns = {**table.columns, lookup.on: pl.String(), **added}
-            table = _Table(table.name, joined, columns, table.files + dimension.files)
-    return table
+def _dimension(schema: Schema, lookup: Lookup) -> _Table:
+    """Read the files of a lookup as one table, whose keys are text and stand once."""
+    tables = _tables(schema, "lookup", lookup.path, None)
+    named = {column for source in schema.sources.values() for column in _named(schema, source)}
+    parts = []
+    for table in tables:
+        _require(table, "lookup.on", lookup.on)
+        values = [column for column in table.columns if column in named - {lookup.on}]
+        key = _as_text(lookup.on, table.columns[lookup.on])
+        with files.reading(*table.files):
+            parts.append(table.frame.select(key, *values).collect(engine="streaming"))
+    rows = pl.concat(parts, how="diagonal_relaxed").drop_nulls(lookup.on)
+    twice = rows.filter(pl.col(lookup.on).is_duplicated())
+    if len(twice):
+        raise SourceError(
+            f'{", ".join(table.name for table in tables)}, column "{lookup.on}": '
+            f"{twice[lookup.on][0]!r} stands in more than one row, so it is not known which to "
+            "join. Keep one row a value."
+        )
+    # All columns, so that the message about a missing one can name them.
+    columns = {name: dtype for table in tables for name, dtype in table.columns.items()}
+    paths = tuple(path for table in tables for path in table.files)
+    return _Table(tables[0].name, rows.lazy(), {**columns, **rows.schema}, paths)
+
+
+def _join(table: _Table, lookup: Lookup, dimension: _Table) -> _Table:
+    """A log with the columns of a lookup that it does not have itself."""
+    _require(table, "lookup.on", lookup.on)
+    key = _as_text(lookup.on, table.columns[lookup.on])
+    added = {name: dtype for name, dtype in dimension.columns.items() if name not in table.columns}
+    present = [name for name in dimension.frame.collect_schema().names() if name in added]
+    joined = table.frame.with_columns(key).join(
+        dimension.frame.select(lookup.on, *present),
+        on=lookup.on,
+        how="left",
+        maintain_order="left",
+    )
+    columns = {**table.columns, lookup.on: pl.String(), **added}
+    return _Table(table.name, joined, columns, table.files + dimension.files)
 
 
 def _check_columns(schema: Schema, tables: list[tuple[str, _Table]]) -> None:
     """Every table must hold its user, time and action; one must hold each attribute's column."""
     for name, table in tables:
         source = schema.sources[name]
-        needed = {"user": schema.user, f"sources.{name}.time.column": source.time.column}
+        _require(table, "user", schema.user)
+        _require(table, f"sources.{name}.time.column", source.time.column)
+        _require_times(table, source.time)
         if not isinstance(source.action, str):
-            needed[f"sources.{name}.action.column"] = source.action.column
-        for place, column in needed.items():
-            if column not in table.columns:
-                raise _missing_column(table, place, column)
-    everywhere = {column for _, table in tables for column in table.columns}
+            _require(table, f"sources.{name}.action.column", source.action.column)
     for name, attribute in schema.attributes.items():
-        if not isinstance(attribute, Derived) and attribute.column not in everywhere:
-            raise _missing_column(tables[0][1], f"attributes.{name}.column", attribute.column)
+        if not isinstance(attribute, Derived):
+            holders = [table for _, table in tables if attribute.column in table.columns]
+            for table in holders or [tables[0][1]]:
+                _require(table, f"attributes.{name}.column", attribute.column)
 
 
-def _normalise(schema: Schema, source: Source, table: _Table) -> pl.LazyFrame:
+def _named(schema: Schema, source: Source) -> set[str]:
+    """The columns of a source that the schema makes use of."""
+    action = set() if isinstance(source.action, str) else {source.action.column}
+    keys = {lookup.on for lookup in source.lookup}
+    attributes = {
+        attribute.column
+        for attribute in schema.attributes.values()
+        if not isinstance(attribute, Derived)
+    }
+    return {schema.user, source.time.column} | action | keys | attributes
+
+
+def _events(schema: Schema, source: Source, raw: pl.DataFrame, first_row: int) -> pl.DataFrame:
     """Columns as the kernel takes them, and why a row cannot be used."""
-    time, time_invalid = _time(source.time, table, schema)
-    action_invalid = None
+    time = instants(raw[source.time.column], source.time, schema.timezone)
+    checks = [_check_users(raw, schema.user), _check_times(time, source.time)]
     if isinstance(source.action, str):
-        action = pl.lit(source.action)
+        action = pl.Series([source.action], dtype=pl.String).new_from_index(0, len(raw))
     else:
-        action = pl.col(source.action.column).cast(pl.String)
-        action_invalid = pl.when(action.is_null()).then(
-            _reason(source.action.column, "an action type", action)
-        )
-    values, invalid = _values(schema.attributes, table)
-    reasons = [_user_invalid(schema, table), time_invalid, action_invalid, *invalid]
-    numbered = table.frame.with_row_index("row", offset=1)
-    return numbered.with_columns(time.alias("__time"), action.alias("__action_type")).select(
-        "row",
-        _user_id(schema, table).alias("user_id"),
-        pl.col("__time").alias("time"),
-        pl.col("__action_type").alias("action_type"),
-        *values,
-        *_derived(schema, source.time),
-        _first_reason(reasons).alias(INVALID),
+        action = _text(raw, source.action.column)
+        checks.append(_Check(source.action.column, "an action type", action.is_null()))
+    values, bad = _values(schema.attributes, raw)
+    return pl.DataFrame(
+        {
+            "row": np.arange(first_row, first_row + len(raw)),
+            "user_id": _text(raw, schema.user),
+            "time": time,
+            "action_type": action,
+            **values,
+            **_derived(schema, source.time, time, action),
+            INVALID: _reasons(raw, [*checks, *bad]),
+        }
     )
 
 
-def _user_id(schema: Schema, table: _Table) -> pl.Expr:
-    column = pl.col(schema.user)
-    if table.columns[schema.user].is_float():
-        # An integer id that went through a table with gaps: 17.0 is user 17.
-        column = pl.when(column == column.floor()).then(column.cast(pl.Int64, strict=False))
-    return column.cast(pl.String)
+@dataclass(frozen=True)
+class _Check:
+    """Which rows cannot be used for what a column holds."""
+
+    column: str
+    expected: str
+    bad: pl.Series
 
 
-def _user_invalid(schema: Schema, table: _Table) -> pl.Expr:
-    user = _user_id(schema, table)
-    found = pl.col(schema.user).cast(pl.String)
-    return pl.when(user.is_null() | (user == "")).then(_reason(schema.user, "a user id", found))
+def _check_users(raw: pl.DataFrame, column: str) -> _Check:
+    users = _text(raw, column)
+    bad = users.is_null() | (users == "").fill_null(value=True)
+    if raw[column].dtype.is_float():
+        bad = bad | users.str.contains(".", literal=True).fill_null(value=True)
+    return _Check(column, "a user id", bad)
+
+
+def _check_times(instant: pl.Series, time: Time) -> _Check:
+    expected = "a date" if time.resolution == "day" else "a time"
+    return _Check(time.column, f"{expected} between 1900 and 2200", instant.is_null())
 
 
 def _values(
-    attributes: Mapping[str, Category | Number | Derived], table: _Table
-) -> tuple[list[pl.Expr], list[pl.Expr | None]]:
-    """The values of categorical and numeric attributes, and what makes a row invalid."""
-    values: list[pl.Expr] = []
-    invalid: list[pl.Expr | None] = []
+    attributes: Mapping[str, Category | Number | Derived], raw: pl.DataFrame
+) -> tuple[dict[str, pl.Series], list[_Check]]:
+    """The values of categories and numbers, and which rows cannot be used for them."""
+    values: dict[str, pl.Series] = {}
+    checks: list[_Check] = []
     for name, attribute in attributes.items():
         if isinstance(attribute, Derived):
             continue
-        missing = attribute.column not in table.columns
-        if isinstance(attribute, Category):
-            value = pl.lit(None) if missing else pl.col(attribute.column)
-            values.append(value.cast(pl.String).alias(name))
-            continue
-        if missing:
-            values.append(pl.lit(None, pl.Float32).alias(name))
-            continue
-        raw = pl.col(attribute.column)
-        number = raw.cast(pl.Float64, strict=False).fill_nan(None)
-        values.append(number.cast(pl.Float32).alias(name))
-        text = raw.cast(pl.String)
-        given = raw.is_not_null() & ~text.str.to_lowercase().is_in(["", "nan"])
-        bad = given & (number.is_null() | number.is_infinite())
-        expected = "a number"
-        if attribute.min is not None:
-            bad = bad | (number < attribute.min)
-            expected = f"a number ≥ {attribute.min:g}"
-        invalid.append(pl.when(bad).then(_reason(attribute.column, expected, text)))
-    return values, invalid
+        if attribute.column not in raw.columns:
+            dtype = pl.String if isinstance(attribute, Category) else pl.Float32
+            values[name] = pl.Series(dtype=dtype).clear(len(raw))
+        elif isinstance(attribute, Category):
+            values[name] = _text(raw, attribute.column)
+        else:
+            values[name], check = _numbers(raw, attribute)
+            checks.append(check)
+    return values, checks
 
 
-def _derived(schema: Schema, time: Time) -> list[pl.Expr]:
+def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
+    """A column's numbers as float32, null where there is none."""
+    column = raw[attribute.column]
+    exact = column.cast(pl.Float64, strict=False).fill_nan(None)
+    numbers = exact.cast(pl.Float32)
+    bad = column.is_not_null() & exact.is_null()
+    if bad.any():
+        text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+        bad = bad & ~text.is_in(["", "nan"])
+    bad = bad | numbers.is_infinite().fill_null(value=False)
+    expected = "a number"
+    if attribute.min is not None:
+        bad = bad | (exact < attribute.min).fill_null(value=False)
+        expected = f"a number ≥ {attribute.min:g}"
+    return numbers, _Check(attribute.column, expected, bad)
+
+
+def _derived(
+    schema: Schema, source: Time, time: pl.Series, action: pl.Series
+) -> dict[str, pl.Series]:
     """Local hour, weekday and action type; a date has no hour."""
-    local = (
-        pl.from_epoch(pl.col("__time"), time_unit="us")
-        .dt.replace_time_zone("UTC")
-        .dt.convert_time_zone(schema.timezone)
-    )
-    hour = local.dt.hour() if time.resolution == "instant" else pl.lit(None)
-    expressions = {"hour": hour, "weekday": local.dt.weekday(), "action": pl.col("__action_type")}
-    return [
-        expressions[attribute.of].cast(pl.String).alias(name)
-        for name, attribute in schema.attributes.items()
-        if isinstance(attribute, Derived)
-    ]
+    derived = {}
+    local = time.cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(schema.timezone)
+    for name, attribute in schema.attributes.items():
+        if not isinstance(attribute, Derived):
+            continue
+        if attribute.of == "action":
+            derived[name] = action
+        elif attribute.of == "weekday":
+            derived[name] = local.dt.weekday().cast(pl.String)
+        elif source.resolution == "instant":
+            derived[name] = local.dt.hour().cast(pl.String)
+        else:
+            derived[name] = pl.Series(dtype=pl.String).clear(len(time))
+    return derived
 
 
-def _time(time: Time, table: _Table, schema: Schema) -> tuple[pl.Expr, pl.Expr]:
-    """Microseconds since 1970 of a time column, and what makes a row invalid."""
-    column, dtype = pl.col(time.column), table.columns[time.column]
-    zone = schema.timezone if time.zone == "local" else time.zone
-    naive: pl.Expr | None
-    absolute: pl.Expr | None
-    if dtype == pl.String:
-        naive, absolute = _parse_text(column)
-    elif dtype == pl.Date:
-        naive, absolute = column.cast(pl.Datetime("us")), None
-    elif isinstance(dtype, pl.Datetime):
-        moments = column.cast(pl.Datetime("us", dtype.time_zone))
-        naive, absolute = (moments, None) if dtype.time_zone is None else (None, moments)
-    elif dtype.is_numeric():
-        naive, absolute = None, _from_number(column, time.unit)
-    else:
+def _text(raw: pl.DataFrame, column: str) -> pl.Series:
+    return raw.select(_as_text(column, raw.schema[column])).to_series()
+
+
+def _as_text(column: str, dtype: pl.DataType) -> pl.Expr:
+    """A column's values as text: 17.0, an integer that went through a table with gaps, is 17."""
+    value = pl.col(column)
+    if not dtype.is_float():
+        return value.cast(pl.String)
+    number = value.fill_nan(None)
+    whole = pl.when(number == number.floor()).then(number.cast(pl.Int64, strict=False))
+    return pl.coalesce(whole.cast(pl.String), number.cast(pl.String))
+
+
+def _reasons(raw: pl.DataFrame, checks: list[_Check]) -> pl.Series:
+    """Why each row cannot be used: the first check that it fails; null where it can."""
+    reasons = pl.Series(dtype=pl.String).clear(len(raw))
+    for check in reversed(checks):
+        rows = check.bad.arg_true()
+        if len(rows):
+            found = raw[check.column].gather(rows).cast(pl.String)
+            shown = ('"' + found.str.slice(0, 60) + '"').fill_null("nothing")
+            told = f'column "{check.column}": expected {check.expected}, found ' + shown
+            reasons = reasons.scatter(rows, told)
+    return reasons
+
+
+def _require(table: _Table, place: str, column: str) -> None:
+    """Raise `SourceError` unless a table has a column of single values."""
+    if column not in table.columns:
+        raise SourceError(
+            f'{table.name}: the column "{column}" is missing (schema: {place}). '
+            f"It has: {', '.join(table.columns)}. Correct the schema or the file."
+        )
+    dtype = table.columns[column]
+    if dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object):
+        raise SourceError(
+            f'{table.name}, column "{column}": expected one text or number a row, found the type '
+            f"{dtype}. Write it so, or use another column (schema: {place})."
+        )
+
+
+def _require_times(table: _Table, time: Time) -> None:
+    dtype = table.columns[time.column]
+    if not can_be_times(dtype):
         raise SourceError(
             f'{table.name}, column "{time.column}": expected times, found the type {dtype}.'
         )
-    if time.resolution == "day":
-        # A date is known as a whole: it counts from its last microsecond, in the local zone.
-        date = naive if naive is not None else pl.lit(None, pl.Datetime("us"))
-        if absolute is not None:
-            local = absolute.dt.convert_time_zone(zone).dt.replace_time_zone(None)
-            date = pl.coalesce(date, local)
-        naive, absolute = date.dt.truncate("1d") + pl.duration(days=1), None
-    instants = []
-    if absolute is not None:
-        instants.append(absolute.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
-    if naive is not None:
-        # Twice an hour a year: the first of two equal local times, and none that was skipped.
-        located = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-        shifted = (naive + pl.duration(hours=1)).dt.replace_time_zone(
-            zone, ambiguous="earliest", non_existent="null"
-        )
-        located = pl.coalesce(located, shifted)
-        instants.append(located.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
-    instant = pl.coalesce(instants).dt.timestamp("us")
-    if time.resolution == "day":
-        instant = instant - 1
-    in_range = instant.is_between(_EARLIEST_US, _LATEST_US)
-    expected = "a date" if time.resolution == "day" else "a time"
-    invalid = pl.when(instant.is_null() | ~in_range).then(
-        _reason(time.column, f"{expected} between 1900 and 2200", column.cast(pl.String))
-    )
-    return pl.when(in_range).then(instant), invalid
-
-
-def _parse_text(column: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    """ISO 8601 dates and times: naive ones, and those that carry their offset."""
-    text = column.str.strip_chars()
-    naive = pl.coalesce(
-        text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False),
-        text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False),
-        text.str.to_datetime("%Y-%m-%d %H:%M", time_unit="us", strict=False),
-        text.str.to_datetime("%Y-%m-%dT%H:%M", time_unit="us", strict=False),
-        text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")),
-        text.str.to_date("%Y/%m/%d", strict=False).cast(pl.Datetime("us")),
-        text.str.to_date("%Y%m%d", strict=False).cast(pl.Datetime("us")),
-    )
-    offset = text.str.replace(r"(?i)z$|\s+utc$", "+00:00")
-    absolute = pl.coalesce(
-        offset.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False),
-        offset.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%z", time_unit="us", strict=False),
-        _from_number(pl.when(text.str.contains(r"^-?\d{9,16}(\.\d+)?$")).then(text), "auto"),
-    )
-    return naive, absolute
-
-
-def _from_number(column: pl.Expr, unit: str) -> pl.Expr:
-    """Times since 1970 in seconds, milliseconds or microseconds."""
-    number = column.cast(pl.Float64, strict=False)
-    whole = column.cast(pl.Int64, strict=False)
-    factors = {"s": 1_000_000, "ms": 1_000, "us": 1}
-
-    def scaled(factor: int) -> pl.Expr:
-        # Whole numbers stay exact; only fractions go through floating point.
-        exact = whole.cast(pl.Float64) == number
-        fraction = (number * factor).round().cast(pl.Int64, strict=False)
-        return pl.when(exact).then(whole * factor).otherwise(fraction)
-
-    if unit == "auto":
-        # 10^11 s is the year 5138 and 10^11 ms is 1973: sizes do not overlap in practice.
-        size = number.abs()
-        value = (
-            pl.when(size < 1e11).then(scaled(factors["s"]))
-            .when(size < 1e14).then(scaled(factors["ms"]))
-            .otherwise(scaled(factors["us"]))
-        )  # fmt: skip
-    else:
-        value = scaled(factors[unit])
-    return pl.from_epoch(value, time_unit="us").dt.replace_time_zone("UTC")
-
-
-def _reason(column: str, expected: str, found: pl.Expr) -> pl.Expr:
-    shown = pl.when(found.is_null()).then(pl.lit("nothing")).otherwise(
-        pl.concat_str(pl.lit('"'), found.str.slice(0, 60), pl.lit('"'), ignore_nulls=True)
-    )  # fmt: skip
-    return pl.concat_str(pl.lit(f'column "{column}": expected {expected}, found '), shown)
-
-
-def _first_reason(reasons: list[pl.Expr | None]) -> pl.Expr:
-    return pl.coalesce([reason for reason in reasons if reason is not None])
-
-
-def _profile_columns(profile: Profile) -> Iterator[tuple[str, str]]:
-    if profile.time is not None:
-        yield "profile.time", profile.time.column
-    for name, profile_field in profile.fields.items():
-        yield f"profile.fields.{name}", profile_field.column
-
-
-def _missing_column(table: _Table, place: str, column: str) -> SourceError:
-    return SourceError(
-        f'{table.name}: the column "{column}" is missing (schema: {place}). '
-        f"It has: {', '.join(table.columns)}. Correct the schema or the file."
-    )

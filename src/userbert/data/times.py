@@ -1,0 +1,140 @@
+"""Times as logs write them → instants (design, decision 1).
+
+In: a column of text, dates, timestamps or numbers, and what the schema says of it. Out:
+microseconds since 1970, null where there is no time between 1900 and 2200. Used by
+`data/sources.py`.
+"""
+
+from datetime import timedelta
+
+import polars as pl
+
+from userbert.schema.models import Time
+
+_NAIVE, _ABSOLUTE = pl.Datetime("us"), pl.Datetime("us", "UTC")
+
+# A time outside is a broken row, not a long history.
+_EARLIEST_US, _LATEST_US = -2_208_988_800_000_000, 7_258_118_400_000_000
+
+_UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+# Reading stops when every row is read, so the most common come first; without %.f it is faster.
+_FORMATS = (
+    ("%Y-%m-%d %H:%M:%S", _NAIVE),
+    ("%Y-%m-%dT%H:%M:%S", _NAIVE),
+    ("%Y-%m-%d", _NAIVE),
+    ("%Y-%m-%dT%H:%M:%S%.f%#z", _ABSOLUTE),
+    ("%Y-%m-%d %H:%M:%S%.f", _NAIVE),
+    ("%Y-%m-%dT%H:%M:%S%.f", _NAIVE),
+    ("%Y-%m-%d %H:%M:%S%.f%#z", _ABSOLUTE),
+    ("%Y-%m-%d %H:%M:%S%.f UTC", _ABSOLUTE),
+    ("%Y-%m-%d %H:%M", _NAIVE),
+    ("%Y-%m-%dT%H:%M", _NAIVE),
+    ("%Y-%m-%d %H:%M%#z", _ABSOLUTE),
+    ("%Y-%m-%dT%H:%M%#z", _ABSOLUTE),
+    ("%Y/%m/%d", _NAIVE),
+    ("%Y%m%d", _NAIVE),
+)
+
+
+def can_be_times(dtype: pl.DataType) -> bool:
+    """Whether `instants` reads columns of a type."""
+    return isinstance(dtype, pl.String | pl.Date | pl.Datetime) or dtype.is_numeric()
+
+
+def instants(column: pl.Series, time: Time, timezone: str) -> pl.Series:
+    """Microseconds since 1970 (int64) of each value; null where it is no time.
+
+    `timezone` is the users' local zone, which `time.zone` may refer to.
+    """
+    zone = timezone if time.zone == "local" else time.zone
+    naive, absolute = _read(column, time.unit)
+    if time.resolution == "day":
+        # A date is known as a whole: it counts from its last microsecond, in its zone.
+        local = absolute.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+        naive = _either(naive, local).dt.truncate("1d") + timedelta(days=1)
+        absolute = absolute.clear(len(absolute))
+    instant = _either(_located(naive, zone), absolute).dt.timestamp("us")
+    if time.resolution == "day":
+        instant = instant - 1
+    return instant.set(~instant.is_between(_EARLIEST_US, _LATEST_US), None)
+
+
+def _read(column: pl.Series, unit: str) -> tuple[pl.Series, pl.Series]:
+    """Naive times and absolute ones; a value is at most one of them, the other is null."""
+    naive = pl.Series(dtype=_NAIVE).clear(len(column))
+    absolute = pl.Series(dtype=_ABSOLUTE).clear(len(column))
+    dtype = column.dtype
+    if isinstance(dtype, pl.String):
+        return _read_text(column.str.strip_chars(), unit)
+    if isinstance(dtype, pl.Date):
+        return column.cast(_NAIVE), absolute
+    if isinstance(dtype, pl.Datetime):
+        if dtype.time_zone is None:
+            return column.cast(_NAIVE), absolute
+        return naive, column.dt.convert_time_zone("UTC").cast(_ABSOLUTE)
+    numbers = column.cast(pl.Float64, strict=False)
+    written = numbers.is_between(19_000_101, 22_001_231)
+    if unit == "auto" and written.any():
+        # 20170301 is a date, as in text: as seconds all dates would lie in August 1970.
+        dates = numbers.set(~written, None).cast(pl.Int64, strict=False).cast(pl.String)
+        naive = dates.str.to_datetime("%Y%m%d", time_unit="us", strict=False)
+        numbers = numbers.set(written, None)
+    return naive, _from_numbers(numbers, unit)
+
+
+def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series, pl.Series]:
+    """Read ISO 8601, its common kin, and numbers since 1970."""
+    found = {kind: pl.Series(dtype=kind).clear(len(text)) for kind in (_NAIVE, _ABSOLUTE)}
+    if unit != "auto":
+        found[_ABSOLUTE] = _from_numbers(text.cast(pl.Float64, strict=False), unit)
+    for pattern, kind in _FORMATS:
+        text = text.set(found[_NAIVE].is_not_null() | found[_ABSOLUTE].is_not_null(), None)
+        if text.null_count() == len(text):
+            break
+        times = text.str.to_datetime(pattern, time_unit="us", strict=False, cache=False)
+        if kind == _ABSOLUTE and times.dtype == _NAIVE:
+            times = times.dt.replace_time_zone("UTC")
+        found[kind] = _either(found[kind], times)
+    else:
+        numbers = text.set(~text.str.contains(r"^-?\d{9,16}(\.\d+)?$"), None)
+        found[_ABSOLUTE] = _either(
+            found[_ABSOLUTE], _from_numbers(numbers.cast(pl.Float64, strict=False), "auto")
+        )
+    return found[_NAIVE], found[_ABSOLUTE]
+
+
+def _from_numbers(numbers: pl.Series, unit: str) -> pl.Series:
+    """Times since 1970 in seconds, milliseconds or microseconds.
+
+    Whole microseconds of the years that count fit a float64 exactly.
+    """
+    number = pl.col("number")
+    # 10^11 s is the year 5138 and 10^11 ms is 1973: sizes do not overlap in practice.
+    factor = (
+        pl.when(number.abs() < 1e11).then(_UNITS["s"])
+        .when(number.abs() < 1e14).then(_UNITS["ms"])
+        .otherwise(_UNITS["us"])
+    )  # fmt: skip
+    value = number * (factor if unit == "auto" else _UNITS[unit])
+    in_range = value.is_between(_EARLIEST_US, _LATEST_US)
+    times = pl.when(in_range).then(value).round().cast(pl.Int64).cast(_ABSOLUTE)
+    return pl.DataFrame({"number": numbers}).select(times).to_series()
+
+
+def _located(naive: pl.Series, zone: str) -> pl.Series:
+    """Naive times of a zone as absolute ones.
+
+    Twice a year the clock is turned: of two equal local times it is the first, and one that was
+    skipped is an hour later.
+    """
+    located = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+    if located.null_count() > naive.null_count():
+        later = naive + timedelta(hours=1)
+        later = later.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+        located = _either(located, later)
+    return located.dt.convert_time_zone("UTC")
+
+
+def _either(first: pl.Series, second: pl.Series) -> pl.Series:
+    return first.zip_with(first.is_not_null(), second)
