@@ -1,0 +1,44 @@
+# Each target sets up .venv first, if pyproject.toml or constraints.txt is newer than it.
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SETUP := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := demo
+.PHONY: demo check test test-all
+
+# The main job on real data: raw logs to demo/report.html.
+demo: .make/demo
+	$(BIN)/userbert demo -o demo
+
+check: .make/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+# The fast tests.
+test: .make/dev
+	$(BIN)/pytest -n 2
+
+# The slow ones, which train or read a whole log: one at a time, each with all cores.
+test-all: .make/dev
+	$(BIN)/pytest -m slow
+
+.make/demo: $(SETUP) | .make/venv
+	$(INSTALL) -e ".[demo]"
+	touch $@
+
+# It holds all that the demo needs.
+.make/dev: $(SETUP) | .make/venv
+	$(INSTALL) -e ".[dev]"
+	touch .make/demo $@
+
+.make/venv:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python."; exit 1; }
+	$(PYTHON) -m venv .venv
+	mkdir -p .make
+	touch $@
