@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_logs import SCHEMA, buys, log, prepared
 
+from small_logs import SCHEMA, buys, log, prepared
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, countable
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -351,7 +351,9 @@ def _build_shards(
         for shard in range(shards):
             parts: dict[str, list[pa.Table]] = {name: [] for name in schema.segments}
             for partition in range(shard * per_shard, (shard + 1) * per_shard):
-                table = intake.partition(partition).to_arrow()
+                # Polars' own strings, that the kernel takes back without a copy.
+                newest = pl.CompatLevel.newest()
+                table = intake.partition(partition).to_arrow(compat_level=newest)
                 for name, segment in schema.segments.items():
                     parts[name].append(
                         build_words(table, segment, vocabularies.segments[name], schema.zone)

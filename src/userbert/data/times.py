@@ -96,11 +96,11 @@ def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series, pl.Series]:
         if kind == _ABSOLUTE and times.dtype == _NAIVE:
             times = times.dt.replace_time_zone("UTC")
         found[kind] = _either(found[kind], times)
-    else:
-        numbers = text.set(~text.str.contains(r"^-?\d{9,16}(\.\d+)?$"), None)
-        found[_ABSOLUTE] = _either(
-            found[_ABSOLUTE], _from_numbers(numbers.cast(pl.Float64, strict=False), "auto")
-        )
+    if unit == "auto" and text.null_count() < len(text):
+        # Fewer digits are a year, or nothing.
+        long = text.str.contains(r"^-?\d{9,16}(\.\d+)?$")
+        numbers = text.set(~long, None).cast(pl.Float64, strict=False)
+        found[_ABSOLUTE] = _either(found[_ABSOLUTE], _from_numbers(numbers, unit))
     return found[_NAIVE], found[_ABSOLUTE]
 
 
