@@ -1,0 +1,265 @@
+"""What the numbers of an evaluation say, in plain words.
+
+In: `evaluate`'s rows and the tasks' labels. Out: sentences. A win or a loss is claimed only where
+the paired 95 % interval excludes zero; everything else is a tie, with what it could have hidden.
+Used by `report.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from userbert.tasks.figures import Group
+
+_MINUS = "\N{MINUS SIGN}"
+DIFFERENCE = f" {_MINUS} "
+"""Stands between the names of two models that a row compares."""
+
+Verdict = Literal["win", "tie", "loss", "open"]
+
+QUESTION = "What do these vectors add to the features you already have?"
+
+METRICS = {
+    "roc_auc": "ROC-AUC",
+    "map_at_10": "mAP@10",
+    "pr_auc": "PR-AUC",
+    "accuracy": "accuracy",
+}
+"""In the order in which one of them speaks for a task."""
+
+METRIC_NOTES = {
+    "roc_auc": "ROC-AUC: the chance that a user with the answer yes is ranked above one with no; "
+    "0.5 is guessing, 1 is perfect.",
+    "map_at_10": "mAP@10: how many of the ten values ranked first are right, those on top counting "
+    "most; 1 is perfect.",
+    "pr_auc": "PR-AUC: the mean precision over all users to be found; guessing gives their share.",
+    "accuracy": "Accuracy: the share of users told right.",
+}
+
+GLOSSARY: dict[str, tuple[Group, str]] = {
+    "popularity": ("classical", "the values most frequent with all users, the same for everyone"),
+    "own-popularity": ("classical", "the values most frequent in the user's own words"),
+    "aggregates-linear": (
+        "classical",
+        "counts, recency, frequency, money and profile of the same events, in a logistic "
+        "regression",
+    ),
+    "aggregates-gbm": ("classical", "the same features in gradient-boosted trees (LightGBM)"),
+    "frozen-linear": (
+        "ours",
+        "the user embedding alone, as pretraining left it, in a logistic regression",
+    ),
+    "frozen-gbm": ("ours", "the user embedding alone in gradient-boosted trees"),
+    "fused": ("ours", "the user embedding and the classical features together"),
+    "fine-tuned": ("ours", "the pretrained network, trained further on the labels end to end"),
+    "from-scratch": (
+        "baseline",
+        "the same network without pretraining, trained on the labels alone",
+    ),
+    "coles": ("baseline", "a peer: contrastive user embeddings (CoLES) of the same events"),
+}
+"""Of each model: its group, and what it is."""
+
+FEW_POSITIVES = 100
+"""Below so many users on the smaller side, an interval itself is unsure."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model's metric on a task, or the difference of two models'."""
+
+    task: str
+    model: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    labels: int
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Score":
+        """Read a row of report.json."""
+        return cls(**{field.name: row[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a task says about the question."""
+
+    verdict: Verdict
+    gain: str
+    """The paired difference and its interval, in short."""
+    text: str
+
+
+def group_of(model: str) -> Group:
+    """Tell whose model it is; a name that is not known is a baseline."""
+    return GLOSSARY[model][0] if model in GLOSSARY else "baseline"
+
+
+def headline_metric(scores: Sequence[Score]) -> str:
+    """Choose the metric that speaks for a task."""
+    there = [score.metric for score in scores]
+    return next((metric for metric in METRICS if metric in there), there[0])
+
+
+def is_difference(score: Score) -> bool:
+    """Tell a paired difference from a model's own value."""
+    return DIFFERENCE in score.model
+
+
+def verdict_of(difference: Score | None) -> Verdict:
+    """Judge a paired difference: only an interval without zero is more than a tie."""
+    if difference is None or not difference.low <= difference.high:
+        return "open"
+    if difference.low > 0:
+        return "win"
+    return "loss" if difference.high < 0 else "tie"
+
+
+def number(value: float) -> str:
+    """Write a metric: three decimals are finer than any interval here."""
+    return f"{value:.3f}".replace("-", _MINUS)
+
+
+def signed(value: float) -> str:
+    """Write a difference with its sign."""
+    return f"{value:+.3f}".replace("-", _MINUS)
+
+
+def interval(score: Score) -> str:
+    """Write a 95 % interval."""
+    write = signed if is_difference(score) else number
+    return f"{write(score.low)} to {write(score.high)}"
+
+
+def find(scores: Sequence[Score]) -> Finding:
+    """Answer the question for one task, by its headline metric."""
+    metric = headline_metric(scores)
+    here = [score for score in scores if score.metric == metric]
+    difference = next((score for score in here if score.model.startswith("best-ours")), None)
+    verdict = verdict_of(difference)
+    if difference is None or verdict == "open":
+        return Finding(
+            "open", "", "The best of both sides were not compared, so nothing is claimed."
+        )
+    ours, classical = _best(here, "ours"), _best(here, "classical")
+    gain = f"{signed(difference.mean)} {METRICS.get(metric, metric)} ({interval(difference)})"
+    if verdict == "win":
+        text = f"The vectors add: {gain} over the best classical model."
+    elif verdict == "loss":
+        text = f"The vectors do not win; they fall short of the best classical model: {gain}."
+    else:
+        text = (
+            f"A tie: {gain} is within the interval. A gain above {number(difference.high)} or a "
+            f"loss beyond {number(-difference.low)} can be ruled out; less cannot be told apart "
+            f"with {difference.labels:,} labels."
+        )
+    if ours and classical:
+        text += (
+            f" On their own, {ours.model} reaches {number(ours.mean)} and {classical.model} "
+            f"{number(classical.mean)}."
+        )
+    return Finding(verdict, f"{gain}.", text)
+
+
+def pretraining_finding(scores: Sequence[Score]) -> str | None:
+    """Say what pretraining did for the fine-tuned network; nothing if it was not tried."""
+    metric = headline_metric(scores)
+    here = {score.model: score for score in scores if score.metric == metric}
+    if "fine-tuned" not in here or "from-scratch" not in here:
+        return None
+    tuned, scratch = here["fine-tuned"], here["from-scratch"]
+    said = (
+        f"Fine-tuned after pretraining the network reaches {number(tuned.mean)} "
+        f"({interval(tuned)}), from scratch {number(scratch.mean)} ({interval(scratch)})"
+    )
+    paired = here.get(f"fine-tuned{DIFFERENCE}from-scratch")
+    if paired is None:
+        return f"{said}. The two were not compared user by user, so no winner is named."
+    verdict = {
+        "win": "pretraining helps",
+        "loss": "pretraining hurts",
+        "tie": "pretraining makes no difference that these labels can show",
+        "open": "the difference is not known",
+    }[verdict_of(paired)]
+    return f"{said}: {verdict} ({signed(paired.mean)}, {interval(paired)})."
+
+
+def answer(findings: Mapping[str, Finding]) -> str:
+    """Answer the question over all tasks, in a sentence or two."""
+    judged = {task: finding for task, finding in findings.items() if finding.verdict != "open"}
+    if not judged:
+        return "This evaluation compares no models in pairs, so it gives no answer yet."
+    tasks = {
+        verdict: [task for task, finding in judged.items() if finding.verdict == verdict]
+        for verdict in ("win", "tie", "loss")
+    }
+    if len(judged) == 1:
+        return {
+            "win": "They add something that can be measured on the one task that was tried.",
+            "tie": "Nothing that can be measured on the one task that was tried: it is a tie.",
+            "loss": "Nothing on the one task that was tried: they fall short of those features.",
+        }[next(iter(judged.values())).verdict]
+    parts = []
+    if tasks["win"]:
+        parts.append(f"they add something measurable in {_share(tasks['win'], judged)}")
+    if tasks["tie"]:
+        parts.append(f"it is a tie in {_share(tasks['tie'], judged)}")
+    if tasks["loss"]:
+        parts.append(f"they fall short in {_share(tasks['loss'], judged)}")
+    said = "; ".join(parts) + "."
+    if not tasks["win"]:
+        return f"On these tasks, nothing that can be measured: {said}"
+    return said[0].upper() + said[1:]
+
+
+def cautions(scores: Sequence[Score], positives: Mapping[str, int | None], seeds: int) -> list[str]:
+    """Say what the intervals do not cover, and where there is little to judge by."""
+    said = []
+    if seeds <= 1:
+        said.append(
+            "The model was pretrained once. The intervals cover which users were drawn, not the "
+            "luck of pretraining: another seed may move every figure of ours, also across zero. "
+            "Pretrain three seeds or more before you decide on a close call."
+        )
+    for task, count in positives.items():
+        labels = max((score.labels for score in scores if score.task == task), default=0)
+        smaller = min(count, labels - count) if count is not None else labels
+        if smaller < FEW_POSITIVES:
+            what = f"{smaller:,} labels" if count is None else f"{smaller:,} users on one side"
+            said.append(
+                f"{task} has only {what}: each fold is judged by a handful of them, and even its "
+                "interval is unsure. Read it as a hint."
+            )
+    return said
+
+
+def _best(scores: Sequence[Score], group: Group) -> Score | None:
+    mine = [score for score in scores if score.model in GLOSSARY and group_of(score.model) == group]
+    return max(mine, key=lambda score: score.mean, default=None)
+
+
+def _share(tasks: Sequence[str], judged: Mapping[str, Finding]) -> str:
+    return f"{len(tasks)} of {len(judged)} tasks ({', '.join(tasks)})"
+
+
+def intervals_note(splits: int, seeds: int) -> str:
+    """Say how the intervals come about, and what they leave out."""
+    over_seeds = (
+        f"Models of {seeds} pretraining seeds were scored, and their metrics averaged before the "
+        "users were drawn; so the luck of a seed is evened out, but not itself a part of the "
+        "interval."
+        if seeds > 1
+        else "One pretraining seed was scored: its luck is not a part of the interval."
+    )
+    return (
+        f"Every user is scored by models that did not learn from that user ({splits} folds). Then "
+        "the users, with all their labels, are drawn 1,000 times with replacement, and each metric "
+        "is computed anew; the middle 95 % of its values is the interval. All models share the "
+        "draws, so that a difference of two models is judged on the same users: it can be clear "
+        "although the models' own intervals overlap. The folds are not drawn anew, and models are "
+        "not trained anew for each draw: intervals tell how far other users of the same kind would "
+        f"move the figures, not other data or other times. {over_seeds} With several tasks, one "
+        "in forty that makes no difference will still look like a win."
+    )

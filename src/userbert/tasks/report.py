@@ -1,0 +1,424 @@
+"""`report.html`: an evaluation that people can read and decide by.
+
+In: `evaluate`'s report, the data, the pretrained models, the tasks' labels. Out: one HTML file that
+needs nothing else: no script, no network, light and dark. `evaluate` and `demo` write it. Its words
+follow from the numbers (`findings.py`), its figures are drawn in `figures.py`, what is shown of
+users comes from `portraits.py`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import polars as pl
+from markupsafe import Markup
+
+from userbert.data.batches import SegmentBatch
+from userbert.data.store import PreparedData
+from userbert.folders import publishing_file, read_json
+from userbert.model.userbert import UserBert
+from userbert.tasks import figures, findings
+from userbert.tasks.figures import Interval, Line
+from userbert.tasks.findings import METRICS, Finding, Score
+from userbert.tasks.labels import Labels
+from userbert.tasks.portraits import Colour, coverage, map_users, portrait, sample_users
+from userbert.training.loop import METRICS as METRICS_FILE
+
+_GROUPS: tuple[figures.Group, ...] = ("classical", "ours", "baseline")
+_MAPS = 4
+_REASONS = 6
+_POINTS = 150
+"""Of a loss curve."""
+
+
+@dataclass(frozen=True)
+class Background:
+    """What the report tells beside the evaluation; each part may be left out."""
+
+    metrics: Sequence[Sequence[Mapping[str, Any]]] = ()
+    """The lines of `metrics.jsonl` of each model."""
+    colours: Sequence[Colour] = ()
+    """What colours the maps of users; none: fields that no model saw, then the others."""
+    source_note: str | None = None
+    """Where the data come from, and under which licence."""
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """A task as the page shows it."""
+
+    name: str
+    question: str
+    facts: str
+    finding: Finding
+    pretraining: str | None
+    chart: Markup
+    metrics: list[str]
+    rows: list[tuple[str, str, list[str]]]
+    """Model, group, and a cell a metric."""
+
+
+@dataclass(frozen=True)
+class SegmentView:
+    """A segment's words as the page shows them."""
+
+    name: str
+    facts: str
+    chart: Markup
+
+
+def read_metrics(model_folder: Path) -> list[dict[str, Any]]:
+    """Read the lines of metrics that pretraining left in a model folder; none if it has none."""
+    path = model_folder / METRICS_FILE
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_report(  # noqa: PLR0917 - what an evaluation is made of
+    folder: Path,
+    report: Mapping[str, Any],
+    data: PreparedData,
+    models: Sequence[UserBert],
+    labels: Sequence[Labels],
+    cutoff: int,
+    background: Background = Background(),
+) -> Path:
+    """Write `folder`/report.html; return its path.
+
+    `report` is the content of report.json; `models` has one model a pretraining seed. Users are
+    shown at `cutoff` (µs since 1970), through the first model.
+    """
+    scores = [Score.from_row(row) for row in report["rows"]]
+    tasks = [_task(one, scores) for one in labels if any(s.task == one.name for s in scores)]
+    users = sample_users(data, cutoff)
+    colours = background.colours or _chosen_colours(data, models[0], labels)
+    method, maps = map_users(models[0], data, users, colours[:_MAPS])
+    positives = {one.name: _positives(one) for one in labels}
+    page = _template().render(
+        question=findings.QUESTION,
+        answer=findings.answer({task.name: task.finding for task in tasks}),
+        overview=_overview(scores),
+        cautions=findings.cautions(scores, positives, len(models)),
+        tasks=tasks,
+        metric_notes=[
+            note
+            for name, note in findings.METRIC_NOTES.items()
+            if any(score.metric == name for score in scores)
+        ],
+        groups=_groups(scores),
+        curves=_learning_curves(report.get("curves", ())),
+        facts=_data_facts(data),
+        cutoff=_day(data, cutoff),
+        users=len(users.rows),
+        is_sample=len(users.rows) < len(data),
+        segments=[_segment(segment) for segment in users.batch.segments],
+        coverage=coverage(data, users.batch),
+        **_row_account(data),
+        training=_training_facts(data, models),
+        losses=_losses(background.metrics[0]) if background.metrics else [],
+        map_method=method,
+        maps=maps,
+        portrait=portrait(models[0], data, users),
+        made=report["made"],
+        interval_note=findings.intervals_note(
+            max((int(row["splits"]) for row in report["rows"]), default=0), len(models)
+        ),
+        source_note=background.source_note,
+    )
+    target = folder / "report.html"
+    with publishing_file(target) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return target
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("userbert.tasks", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja")
+
+
+def _task(labels: Labels, scores: Sequence[Score]) -> TaskView:
+    mine = [score for score in scores if score.task == labels.name]
+    headline = findings.headline_metric(mine)
+    metrics = [metric for metric in METRICS if any(score.metric == metric for score in mine)]
+    metrics += sorted({score.metric for score in mine} - set(metrics))
+    names = _in_groups({score.model for score in mine if not findings.is_difference(score)})
+    names += sorted({score.model for score in mine if findings.is_difference(score)})
+    by_cell = {(score.model, score.metric): score for score in mine}
+    rows = [
+        (name, _group(name), [_cell(by_cell.get((name, metric))) for metric in metrics])
+        for name in names
+    ]
+    dots = [
+        _dot(by_cell[name, headline], name)
+        for name in names
+        if (name, headline) in by_cell and findings.DIFFERENCE not in name
+    ]
+    label = METRICS.get(headline, headline)
+    return TaskView(
+        labels.name,
+        labels.question,
+        _task_facts(labels),
+        findings.find(mine),
+        findings.pretraining_finding(mine),
+        figures.intervals(dots, title=f"{labels.name}: {label} of each model", axis=label),
+        [METRICS.get(metric, metric) for metric in metrics],
+        rows,
+    )
+
+
+def _group(model: str) -> str:
+    return "difference" if findings.DIFFERENCE in model else findings.group_of(model)
+
+
+def _in_groups(models: set[str]) -> list[str]:
+    """Classical models first, ours next, baselines last; each in the glossary's order."""
+    order = [*findings.GLOSSARY]
+    return sorted(
+        models,
+        key=lambda name: (
+            _GROUPS.index(findings.group_of(name)),
+            order.index(name) if name in order else len(order),
+            name,
+        ),
+    )
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return ""
+    write = findings.signed if findings.is_difference(score) else findings.number
+    return f"{write(score.mean)} ({findings.interval(score)})"
+
+
+def _dot(score: Score, name: str) -> Interval:
+    return Interval(name, score.mean, score.low, score.high, findings.group_of(score.model))
+
+
+def _positives(labels: Labels) -> int | None:
+    return int(labels.targets.sum()) if labels.kind == "binary" else None
+
+
+def _task_facts(labels: Labels) -> str:
+    users = len(set(labels.user_ids))
+    facts = f"{len(labels):,} labels" + (f" of {users:,} users" if users < len(labels) else "")
+    positives = _positives(labels)
+    if positives is not None:
+        facts += f", {positives:,} of them yes ({positives / len(labels):.0%})"
+    elif labels.kind == "multilabel":
+        held = labels.targets.sum(axis=1).mean()
+        facts += f", {held:.1f} of {len(labels.classes):,} values right on average"
+    elif labels.classes:
+        facts += f", {len(labels.classes):,} classes"
+    if labels.hide:
+        facts += f". Hidden from every model: {', '.join(labels.hide)}"
+    return f"{facts}."
+
+
+def _overview(scores: Sequence[Score]) -> Markup | None:
+    """The paired differences of all tasks on one axis: the answer in one picture."""
+    tasks = list(dict.fromkeys(score.task for score in scores))
+    rows = []
+    for task in tasks:
+        mine = [score for score in scores if score.task == task]
+        metric = findings.headline_metric(mine)
+        rows += [
+            Interval(task, score.mean, score.low, score.high, "ours")
+            for score in mine
+            if score.metric == metric and score.model.startswith("best-ours")
+        ]
+    if not rows:
+        return None
+    title = "Best of ours minus best classical model, by task, with 95 % intervals"
+    return figures.intervals(rows, title=title, axis="gain over the best classical", zero=True)
+
+
+def _groups(scores: Sequence[Score]) -> list[tuple[str, str, str]]:
+    """Group, model and what it is, of each model that was tried."""
+    there = {score.model for score in scores if score.model in findings.GLOSSARY}
+    return [
+        (findings.group_of(name), name, findings.GLOSSARY[name][1]) for name in _in_groups(there)
+    ]
+
+
+def _learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
+    """A figure a task of rows like report.json's, whose `labels` were learned from."""
+    scores = [Score.from_row(row) for row in curves]
+    drawn = []
+    for task in dict.fromkeys(score.task for score in scores):
+        mine = [score for score in scores if score.task == task]
+        metric = findings.headline_metric(mine)
+        lines = []
+        for model in _in_groups({score.model for score in mine}):
+            points = sorted(
+                (score for score in mine if (score.model, score.metric) == (model, metric)),
+                key=lambda score: score.labels,
+            )
+            lines.append(
+                Line(
+                    model,
+                    [point.labels for point in points],
+                    [point.mean for point in points],
+                    findings.group_of(model),
+                    [point.low for point in points],
+                    [point.high for point in points],
+                )
+            )
+        label = METRICS.get(metric, metric)
+        title = f"{task}: {label} over the number of labels"
+        drawn.append((task, figures.learning_curves(lines, title=title, axis=label)))
+    return drawn
+
+
+def _data_facts(data: PreparedData) -> list[tuple[str, str]]:
+    summary = read_json(data.path / "summary.json")
+    facts = [
+        ("users", f"{len(data):,}"),
+        ("first event", _day(data, data.first_event)),
+        ("last event", _day(data, data.last_event)),
+    ]
+    for name in data.schema.segments:
+        actions, words = summary["actions"][name], summary["words"][name]
+        share = actions / max(words, 1)
+        facts.append((name, f"{words:,} words of {actions:,} actions, {share:.1f} a word"))
+    fitted = data.schema.fit_before
+    facts.append(("vocabularies", f"from events before {fitted}" if fitted else "from all events"))
+    return facts
+
+
+def _row_account(data: PreparedData) -> dict[str, Any]:
+    """The rows of each file, the ways out that any row took, and why."""
+    summary = read_json(data.path / "summary.json")
+    rows = summary["rows"]
+    ways = ("outside_segments", "duplicates_dropped", "forgotten", "quarantined")
+    left_out = [way for way in ways if any(account[way] for account in rows.values())]
+    notes = [] if left_out else ["No row was left out."]
+    outside: Counter[str] = Counter()
+    for account in rows.values():
+        outside.update(account["outside_by_action"])
+    if outside:
+        notes.append(f"Outside every segment are the actions {_counted(outside)}.")
+    rejected = data.path / "rejected.parquet"
+    if rejected.is_file():
+        reasons = pl.read_parquet(rejected, columns=["reason"])["reason"]
+        notes.append(
+            f"Quarantined, as rejected.parquet says row by row: {_counted(Counter(reasons))}."
+        )
+    return {
+        # A path says where a file lay on some machine; its name says which file it was.
+        "accounts": [(Path(name).name, account) for name, account in rows.items()],
+        "left_out": ["used", *left_out],
+        "row_notes": notes,
+        "warnings": summary["warnings"],
+    }
+
+
+def _counted(counts: Counter[str]) -> str:
+    most = counts.most_common(_REASONS)
+    rest = counts.total() - sum(count for _, count in most)
+    said = [f"{name} ({count:,})" for name, count in most]
+    return ", ".join(said + ([f"others ({rest:,})"] if rest else []))
+
+
+def _segment(segment: SegmentBatch) -> SegmentView:
+    words, actions = segment.word_counts, np.diff(segment.action_offsets)
+    facts = f"{np.median(words):.0f} words a user in the middle, {int(words.max()):,} at most"
+    if len(actions):
+        facts += f"; {np.median(actions):.0f} actions a word in the middle"
+    cut = [
+        f"{count:,} {what} beyond the limit of {limit} left out"
+        for count, what, limit in (
+            (segment.words_cut, "words", "a user"),
+            (segment.actions_cut, "actions", "a word"),
+        )
+        if count
+    ]
+    title = f"{segment.name}: words a user"
+    chart = figures.histogram(words, title=title, axis=f"{segment.name} words a user")
+    return SegmentView(segment.name, "; ".join([facts, *cut]) + ".", chart)
+
+
+def _training_facts(data: PreparedData, models: Sequence[UserBert]) -> list[tuple[str, list[str]]]:
+    """A row a fact, a cell a model."""
+    facts: list[tuple[str, list[str]]] = []
+    for name, read in {
+        "seed": lambda record: str(record["seed"]),
+        "preset": lambda record: str(record["preset"]),
+        "learned from events before": lambda record: _day(data, record["before"]),
+        "steps": lambda record: f"{record['config']['steps']:,}",
+        "users in a batch": lambda record: str(record["config"]["batch_size"]),
+        "users learned from": lambda record: f"{record['pairs']:,}",
+        "users held out": lambda record: f"{record['held_out_pairs']:,}",
+        "last training loss": lambda record: f"{record['loss']:.2f}",
+        "last validation loss": lambda record: f"{record['validation']['loss']:.2f}",
+        "users a second": lambda record: f"{record['users_per_s']:,.0f}",
+        "minutes": lambda record: f"{record['seconds'] / 60:.1f}",
+    }.items():
+        cells = [_fact(read, model.record) for model in models]
+        if any(cells):
+            facts.append((name, cells))
+    return facts
+
+
+def _fact(read: Callable[[Mapping[str, Any]], str], record: Mapping[str, Any]) -> str:
+    """A fact of a training record; empty if the record, of another version, has it not."""
+    try:
+        return read(record)
+    except (KeyError, TypeError):
+        return ""
+
+
+def _losses(lines: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    """A figure for the whole loss and one an attribute: training, and validation dashed."""
+    training = [
+        (line["step"], {"loss": line["loss"], **line["losses"]})
+        for line in lines
+        if "losses" in line
+    ]
+    validation = [(line["step"], line["validation"]) for line in lines if "validation" in line]
+    if len(training) < 2:
+        return []
+    drawn = []
+    for name in training[0][1]:
+        learned = Line(
+            "training", *_thinned([(step, named[name]) for step, named in training]), "baseline"
+        )
+        held_out = [(step, named[name]) for step, named in validation if name in named]
+        shown = [learned]
+        if held_out:
+            shown.append(Line("validation", *_thinned(held_out), "ours"))
+        title = "all together" if name == "loss" else name
+        drawn.append(figures.losses(shown, name=title, title=f"Loss of {title} over the steps"))
+    return drawn
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:
+    """Steps and values, means of neighbours if there are more than the eye can part."""
+    parts = np.array_split(np.array(points, float), min(len(points), _POINTS))
+    means = [part.mean(axis=0) for part in parts]
+    return [float(step) for step, _ in means], [float(value) for _, value in means]
+
+
+def _chosen_colours(data: PreparedData, model: UserBert, labels: Sequence[Labels]) -> list[Colour]:
+    """Fields that the model never saw say most; then labels, then the other fields."""
+    unseen = [field for field in data.vocabularies.profile if field in model.hidden]
+    seen = [field for field in data.vocabularies.profile if field not in model.hidden]
+    answers = [one for one in labels if one.kind in ("binary", "multiclass") and not one.hide]
+    return [*unseen, *answers, *seen]
+
+
+def _day(data: PreparedData, instant: int) -> str:
+    moment = datetime.fromtimestamp(instant / 1e6, UTC).astimezone(data.schema.zone)
+    return f"{moment:%-d %B %Y}" if moment.time() == time() else f"{moment:%-d %B %Y, %H:%M}"
