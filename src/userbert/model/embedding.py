@@ -73,12 +73,8 @@ class AttributeTable(nn.Module):
 class SegmentEmbedding(nn.Module):
     """Words of one segment: the mean of their actions, mapped to H, plus position and segment."""
 
-    def __init__(
-        self, shape: SegmentShape, tables: Sequence[AttributeTable], hidden: int, width: int
-    ) -> None:
+    def __init__(self, shape: SegmentShape, hidden: int, width: int) -> None:
         super().__init__()
-        # Tables may be shared between segments, so `InputEmbedding` owns them.
-        self._tables = tuple(tables)
         self.project = nn.Linear(len(shape.attributes) * width, hidden)
         self.position = nn.Embedding(shape.positions, hidden)
         self.segment = nn.Parameter(torch.empty(hidden))
@@ -87,15 +83,13 @@ class SegmentEmbedding(nn.Module):
         """Draw the segment's vector as BERT does."""
         nn.init.normal_(self.segment, std=INIT_DEVIATION)
 
-    def forward(self, batch: SegmentBatch) -> Tensor:
-        """Represent the words of a segment: (W, H)."""
+    def forward(self, batch: SegmentBatch, tables: Sequence[AttributeTable]) -> Tensor:
+        """Represent the words of a segment: (W, H); `tables` are its attributes', in order."""
         device = self.segment.device
         ids = as_tensor(batch.ids, device)
         offsets = as_tensor(batch.action_offsets.astype(np.int32), device)
         # Actions without an attribute count too: its share of the word's mean is smaller.
-        sums = [
-            table.sum_over_words(row, offsets) for table, row in zip(self._tables, ids, strict=True)
-        ]
+        sums = [table.sum_over_words(row, offsets) for table, row in zip(tables, ids, strict=True)]
         means = torch.cat(sums, dim=1) / offsets.diff()[:, None]  # (W, A * E)
         positions = as_tensor(batch.positions, device)
         return self.project(means) + self.position(positions) + self.segment  # type: ignore[no-any-return]
@@ -108,19 +102,18 @@ class InputEmbedding(nn.Module):
         super().__init__()
         attributes = [attribute for segment in shape.segments for attribute in segment.attributes]
         sizes = {attribute.table: attribute.size for attribute in attributes}
-        numbers = {table: number for number, table in enumerate(sizes)}
+        number = {table: number for number, table in enumerate(sizes)}
+        # Segments may share a table, so they are kept here and not by segment.
+        self._table_numbers = tuple(
+            tuple(number[attribute.table] for attribute in segment.attributes)
+            for segment in shape.segments
+        )
         # A list, as module names cannot hold every attribute's name.
         self.tables: Sequence[AttributeTable] = nn.ModuleList(  # type: ignore[assignment]
             AttributeTable(size, width) for size in sizes.values()
         )
         self.segments: Sequence[SegmentEmbedding] = nn.ModuleList(  # type: ignore[assignment]
-            SegmentEmbedding(
-                segment,
-                [self.tables[numbers[attribute.table]] for attribute in segment.attributes],
-                hidden,
-                width,
-            )
-            for segment in shape.segments
+            SegmentEmbedding(segment, hidden, width) for segment in shape.segments
         )
         self.profile: Sequence[AttributeTable] = nn.ModuleList(  # type: ignore[assignment]
             AttributeTable(field.size, hidden) for field in shape.profile
@@ -141,14 +134,17 @@ class InputEmbedding(nn.Module):
         """Represent a batch.
 
         `zeroed`, (W,) of each segment, says which words' vectors are zero as a whole, position
-        and segment included: the paper masks "after forming the input representation" (§3.2).
+        and segment included: forming the input representations "is followed by the masking step"
+        (§3.2).
         """
         device = self.cls.device
         known = batch.profile_ids > 0  # (B, F)
         pieces = [self.cls.expand(len(batch), -1)]
         counts = [np.ones(len(batch), np.int64)]
-        for embed, segment in zip(self.segments, batch.segments, strict=True):
-            pieces.append(embed(segment))
+        for embed, segment, numbers in zip(
+            self.segments, batch.segments, self._table_numbers, strict=True
+        ):
+            pieces.append(embed(segment, [self.tables[number] for number in numbers]))
             counts.append(segment.word_counts)
         for field, table in enumerate(self.profile):
             ids = batch.profile_ids[known[:, field], field]
