@@ -10,10 +10,10 @@ SETUP := pyproject.toml constraints.txt
 .PHONY: demo check test test-all
 
 # The main job on real data: raw logs to demo/report.html.
-demo: .make/demo
+demo: .venv/.demo
 	$(BIN)/userbert demo -o demo
 
-check: .make/dev
+check: .venv/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -21,24 +21,23 @@ check: .make/dev
 	$(BIN)/deptry .
 
 # The fast tests.
-test: .make/dev
+test: .venv/.dev
 	$(BIN)/pytest -n 2
 
 # The slow ones, which train or read a whole log: one at a time, each with all cores.
-test-all: .make/dev
+test-all: .venv/.dev
 	$(BIN)/pytest -m slow
 
-.make/demo: $(SETUP) | .make/venv
+.venv/.demo: $(SETUP) | .venv/.venv
 	$(INSTALL) -e ".[demo]"
 	touch $@
 
 # It holds all that the demo needs.
-.make/dev: $(SETUP) | .make/venv
+.venv/.dev: $(SETUP) | .venv/.venv
 	$(INSTALL) -e ".[dev]"
-	touch .make/demo $@
+	touch .venv/.demo $@
 
-.make/venv:
+.venv/.venv:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python."; exit 1; }
 	$(PYTHON) -m venv .venv
-	mkdir -p .make
 	touch $@

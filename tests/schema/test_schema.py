@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from userbert.errors import SchemaError
@@ -17,7 +17,7 @@ from userbert.schema.models import (
     parse_duration,
     to_instant,
 )
-from userbert.schema.yaml_text import read_mapping, scalar
+from userbert.schema.yaml_text import read_mapping, scalar, write_mapping
 
 TEXT = """
 user: customer
@@ -96,9 +96,14 @@ def test_words_of_yaml_1_1_are_text() -> None:
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=30))
+@example("08")
+@example("on")
+@example("0\x85")
+@example("a\u2028b: #c")
 def test_any_text_is_written_so_that_it_is_read_again(text: str) -> None:
     assert read_mapping(f"key: {scalar(text)}", "text") == {"key": text}
     assert read_mapping(f"{{{scalar(text)}: 1}}", "text") == {text: 1}
+    assert read_mapping(write_mapping({text: [text]}), "text") == {text: [text]}
 
 
 @given(st.integers(1, 999_999), st.sampled_from("wdhms"))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -29,7 +28,7 @@ from pydantic import (
 from userbert.errors import SchemaError
 from userbert.schema.inference import propose_schema
 from userbert.schema.roles import RESERVED_NAMES
-from userbert.schema.yaml_text import Place, explain, nearest, read_mapping
+from userbert.schema.yaml_text import Place, explain, nearest, read_mapping, write_mapping
 
 SEGMENT_NAMES = ("long_term", "short_term")
 
@@ -372,7 +371,7 @@ class Schema(Strict):
     def dump(self) -> str:
         """Write the schema as YAML that `parse` reads."""
         content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        return write_mapping(content)
 
     @property
     def folder(self) -> Path:

@@ -1,7 +1,7 @@
 """YAML as schemas are written in it, and faults of a schema in the words of who wrote it.
 
 In: YAML text, or pydantic's errors. Out: plain mappings, and one line a fault, each with where it
-stands, what was expected and what was found. `schema/models.py` reads with it, and
+stands, what was expected and what was found. `schema/models.py` reads and writes with it,
 `schema/proposal.py` writes.
 """
 
@@ -63,10 +63,31 @@ def read_mapping(text: str, name: str) -> dict[str, Any]:
 
 def scalar(text: str) -> str:
     """Write a string, in quotes where it could be read as anything else."""
-    is_plain = re.fullmatch(r"[A-Za-z_/](?:[\w ./()+-]*[\w)])?", text, re.ASCII)
-    if is_plain and text.lower() not in _YAML_WORDS:
+    if _is_plain(text):
         return text
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 30).rstrip("\n")
+
+
+def write_mapping(content: dict[str, Any]) -> str:
+    """Write plain values so that `read_mapping` gives the same."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _is_plain(text: str) -> bool:
+    letters = re.fullmatch(r"[A-Za-z_/](?:[\w ./()+-]*[\w)])?", text, re.ASCII)
+    return letters is not None and text.lower() not in _YAML_WORDS
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.1 would not, such as 08, and what its plain style breaks, as U+0085."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if _is_plain(text) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
