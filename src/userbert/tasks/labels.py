@@ -89,25 +89,38 @@ class Labels:
 
     @classmethod
     def load(cls, path: str | Path, data: PreparedData) -> "Labels":
-        """Read labels that `save` wrote, or a file of the user's own.
-
-        That is CSV, JSON Lines or Parquet with `user_id`, `label` and perhaps `cutoff` (a naive
-        one is in the schema's `timezone`; without the column: just after the last event). The kind
-        follows from the labels. Raises `LabelError`.
-        """
+        """Read labels that `save` wrote, or a file of the user's own; see `of`."""
         path = Path(path)
         try:
             frame = read_table(path)
-            pairs = pairs_of(frame, data, str(path))
-            require_column(frame, "label", str(path))
         except InputError as error:
             raise LabelError(str(error)) from error
-        about = _metadata(path)
+        return replace(cls._of(frame, data, str(path), _metadata(path)), name=path.stem)
+
+    @classmethod
+    def of(cls, frame: Any, data: PreparedData, name: str = "labels") -> "Labels":
+        """Read labels from a frame or any Arrow table, called `name` in messages.
+
+        That is `user_id`, `label` and perhaps `cutoff` (a naive one is in the schema's `timezone`;
+        without the column: just after the last event). The kind follows from the labels. Raises
+        `LabelError`.
+        """
+        return cls._of(pl.DataFrame(frame), data, name, {})
+
+    @classmethod
+    def _of(
+        cls, frame: pl.DataFrame, data: PreparedData, name: str, about: dict[str, Any]
+    ) -> "Labels":
+        try:
+            pairs = pairs_of(frame, data, name)
+            require_column(frame, "label", name)
+        except InputError as error:
+            raise LabelError(str(error)) from error
         kind: Kind = about.get("kind") or kind_of(frame["label"])
         classes = tuple(about.get("classes") or classes_of(frame["label"], kind))
         labels = cls(
-            path.stem,
-            about.get("question", f"What is {path.stem}?"),
+            name,
+            about.get("question", f"What is {Path(name).stem}?"),
             kind,
             tuple(frame["user_id"].cast(pl.String)),
             pairs.cutoffs,

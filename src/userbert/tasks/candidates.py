@@ -1,0 +1,279 @@
+"""Models of next-value tasks: ridge regression to all values, and boosted trees on candidates.
+
+In: counts and vectors of all pairs, sets of values (B, C), a split. Out: `Scored`. Used by
+`evaluate`. A candidate is a (pair, value): trees see what the user did with this value, or what a
+ridge regression of the vector says of it, and learn from the values that the next word held.
+
+Letters in shapes: B pairs, C values, K candidates, D columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from userbert.data.batches import Int64
+from userbert.data.sequences import actions_between
+from userbert.data.store import PreparedData
+from userbert.data.vocabulary import FIRST_VALUE
+from userbert.tasks.aggregates import DAY_US, WINDOWS
+from userbert.tasks.classical import GBM, PATIENCE, Matrix, Scored, designs
+from userbert.tasks.metrics import Floats, map_at_k
+from userbert.tasks.popularity import own_popularity, popularity, words_with_each_value
+from userbert.tasks.splits import Split
+
+PENALTIES = tuple(10.0**power for power in range(0, 6))
+"""Strengths of the ridge regression's L2 penalty."""
+CANDIDATES = 200
+"""A score's best so many values of a user are candidates; the metric looks at ten."""
+NEGATIVES = 30
+"""Candidates a user to learn from, besides the values that the next word held."""
+ROUNDS = 300
+PARTS = 4
+"""A learning pair's ridge score comes from the other parts, as a test pair's does."""
+
+
+@dataclass(frozen=True)
+class OwnHistory:
+    """What each user did with each value before the cut-off."""
+
+    words: dict[str, sparse.csr_matrix]
+    """(B, C) by window: how many of the user's words held the value."""
+    recency: sparse.csr_matrix
+    """(B, C): days since the value was last there, plus one; nothing stored: never."""
+
+    @property
+    def popularity(self) -> NDArray[np.float64]:
+        """(C,): the share of all words that held each value, below one.
+
+        Trees must not see how often a value is the answer: of a rare value, that the other pairs
+        lack it says that this one has it.
+        """
+        words = self.words["ever"]
+        shares: NDArray[np.float64] = np.asarray(words.sum(axis=0)).ravel() / (words.sum() + 1)
+        return shares
+
+
+def own_history(
+    data: PreparedData, attribute: tuple[str, str], rows: Int64, cutoffs: Int64
+) -> OwnHistory:
+    """Count and date every value of an attribute, (segment, attribute), by user."""
+    words = {
+        window: words_with_each_value(data, attribute, rows, cutoffs, days)
+        for window, days in WINDOWS.items()
+    }
+    segment, name = attribute
+    actions = actions_between(data, segment, rows, None, cutoffs)
+    ids = actions.ids[list(data.vocabularies.segments[segment]).index(name)]
+    users = np.repeat(np.arange(len(rows)), np.diff(actions.offsets))
+    known = ids >= FIRST_VALUE
+    users, values, times = users[known], ids[known] - FIRST_VALUE, actions.times[known]
+    # Actions are in the order of time: of equal (user, value), the last one stands last.
+    key = users * words["ever"].shape[1] + values
+    _, last = np.unique(key[::-1], return_index=True)
+    last = len(key) - 1 - last
+    days = (cutoffs[users[last]] - times[last]) / DAY_US + 1
+    recency = sparse.csr_matrix((days, (users[last], values[last])), shape=words["ever"].shape)
+    return OwnHistory(words, recency)
+
+
+def popular(targets: NDArray[np.bool_], split: Split) -> Scored:
+    """Give everybody what is popular among the pairs to learn from."""
+    held = np.tile(popularity(targets[split.train]), (len(split.validation), 1))
+    value = map_at_k(held, targets[split.validation])
+    return Scored(np.tile(popularity(targets[split.learning]), (len(split.test), 1)), value)
+
+
+def own_popular(history: OwnHistory, targets: NDArray[np.bool_], split: Split) -> Scored:
+    """Give everybody what was in most of their own words, then what is popular."""
+    held = own_popularity(history.words["ever"][split.validation], popularity(targets[split.train]))
+    value = map_at_k(held, targets[split.validation])
+    scores = own_popularity(history.words["ever"][split.test], popularity(targets[split.learning]))
+    return Scored(scores, value)
+
+
+def ridge(
+    counts: sparse.csr_matrix | None,
+    vectors: NDArray[np.float32] | None,
+    targets: NDArray[np.bool_],
+    split: Split,
+) -> Scored:
+    """Regress all values at once on log counts (or their SVD) and vectors (ridge)."""
+    best, choice = -np.inf, (0, PENALTIES[0])
+    for number, design in enumerate(designs(counts, vectors, split.train)):
+        fits = _ridge(design[split.train], targets[split.train], PENALTIES)
+        for penalty, fit in zip(PENALTIES, fits, strict=True):
+            value = map_at_k(_apply(design[split.validation], fit), targets[split.validation])
+            if value > best:
+                best, choice = value, (number, penalty)
+    number, penalty = choice
+    design = list(designs(counts, vectors, split.learning))[number]
+    (fit,) = _ridge(design[split.learning], targets[split.learning], [penalty])
+    return Scored(_apply(design[split.test], fit), best)
+
+
+def cross_fitted_ridge(
+    vectors: NDArray[np.float32], targets: NDArray[np.bool_], split: Split, pairs: int
+) -> NDArray[np.float32]:
+    """Ridge scores of the vectors (B, C) that trees may learn from; `pairs` is B.
+
+    A pair to learn from is scored by a regression of the other parts, a test pair by one of all
+    pairs to learn from. The penalty is chosen on the validation pairs.
+    """
+    learning = split.learning
+    (design,) = designs(None, vectors, learning)
+    fits = _ridge(design[split.train], targets[split.train], PENALTIES)
+    held = targets[split.validation]
+    values = [map_at_k(_apply(design[split.validation], fit), held) for fit in fits]
+    penalty = [PENALTIES[int(np.argmax(values))]]
+    scores = np.zeros((pairs, targets.shape[1]), np.float32)
+    for part in range(PARTS):
+        others = np.arange(len(learning)) % PARTS != part
+        (fit,) = _ridge(design[learning[others]], targets[learning[others]], penalty)
+        scores[learning[~others]] = design[learning[~others]] @ fit.weights
+    (fit,) = _ridge(design[learning], targets[learning], penalty)
+    scores[split.test] = design[split.test] @ fit.weights
+    return scores
+
+
+def candidate_gbm(
+    history: OwnHistory | None,
+    ridge_scores: NDArray[np.float32] | None,
+    popularity: NDArray[np.float64],
+    targets: NDArray[np.bool_],
+    split: Split,
+) -> Scored:
+    """Boosted trees on (pair, value) rows: the user's history of the value, the vector's score.
+
+    Values that no base score has among its best are ranked below all candidates, by popularity.
+    """
+    features = _Features(history, ridge_scores, popularity)
+    train = features.sampled(split.train, targets)
+    held = features.all_of(split.validation)
+    parameters = {**GBM, "feature_fraction": 0.8, "learning_rate": 0.1, "objective": "binary"}
+    best, rounds = -np.inf, 1
+    booster = lightgbm.Booster(
+        {**parameters, "metric": "none"}, lightgbm.Dataset(train.columns, train.targets(targets))
+    )
+    for number in range(1, ROUNDS + 1):
+        booster.update()
+        if number % 10 == 0:
+            told = features.spread(split.validation, held, booster.predict(held.columns))
+            value = map_at_k(told, targets[split.validation])
+            if value > best:
+                best, rounds = value, number
+            elif number - rounds >= PATIENCE:
+                break
+    learning = features.sampled(split.learning, targets)
+    final = lightgbm.train(
+        parameters, lightgbm.Dataset(learning.columns, learning.targets(targets)), rounds
+    )
+    test = features.all_of(split.test)
+    return Scored(features.spread(split.test, test, final.predict(test.columns)), best)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    pairs: Int64
+    values: Int64
+    columns: NDArray[np.float32]
+    """(K, D)."""
+
+    def targets(self, targets: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return targets[self.pairs, self.values].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Columns of candidates, from whatever base scores there are."""
+
+    history: OwnHistory | None
+    ridge_scores: NDArray[np.float32] | None
+    popularity: NDArray[np.float64]
+
+    def sampled(self, pairs: Int64, targets: NDArray[np.bool_]) -> _Candidates:
+        """Rows to learn from: the values that the next word held, and some of the others."""
+        generator = np.random.default_rng(0)
+        chance = generator.random((len(pairs), len(self.popularity)), np.float32)
+        chance[~self._among_best(pairs)] = 2
+        chance[targets[pairs]] = -1
+        few = min(NEGATIVES, chance.shape[1])
+        border = np.partition(np.where(chance < 0, 2, chance), few - 1, axis=1)[:, few - 1, None]
+        taken, values = np.nonzero(chance <= np.minimum(border, 1))
+        return self._columns(pairs[taken], values)
+
+    def all_of(self, pairs: Int64) -> _Candidates:
+        """Every candidate of the pairs."""
+        taken, values = np.nonzero(self._among_best(pairs))
+        return self._columns(pairs[taken], values)
+
+    def spread(self, pairs: Int64, candidates: _Candidates, told: Any) -> Floats:
+        """Scores of candidates as (B, C); the others have less than the least: popularity - 1."""
+        scores = np.tile(self.popularity - 1, (len(pairs), 1))
+        place = np.searchsorted(pairs, candidates.pairs)
+        scores[place, candidates.values] = told
+        return scores
+
+    def _among_best(self, pairs: Int64) -> NDArray[np.bool_]:
+        chosen = np.zeros((len(pairs), len(self.popularity)), bool)
+        few = min(CANDIDATES, len(self.popularity))
+        for scores in self._base_scores(pairs):
+            chosen |= scores >= np.partition(scores, -few, axis=1)[:, -few, None]
+        return chosen
+
+    def _base_scores(self, pairs: Int64) -> list[Floats]:
+        bases: list[Floats] = []
+        if self.history is not None:
+            bases.append(own_popularity(self.history.words["ever"][pairs], self.popularity))
+        if self.ridge_scores is not None:
+            bases.append(self.ridge_scores[pairs])
+        return bases
+
+    def _columns(self, pairs: Int64, values: Int64) -> _Candidates:
+        columns: list[NDArray[Any]] = [self.popularity[values]]
+        if self.history is not None:
+            columns += [_at(words, pairs, values) for words in self.history.words.values()]
+            all_words = np.asarray(self.history.words["ever"].sum(axis=1)).ravel()[pairs]
+            columns.append(all_words)
+            columns.append(columns[-2] / np.maximum(all_words, 1))
+            recency = _at(self.history.recency, pairs, values)
+            columns.append(np.where(recency > 0, recency, np.nan))
+        if self.ridge_scores is not None:
+            columns.append(self.ridge_scores[pairs, values])
+        return _Candidates(pairs, values, np.stack(columns, axis=1).astype(np.float32))
+
+
+def _at(matrix: sparse.csr_matrix, rows: Int64, columns: Int64) -> NDArray[Any]:
+    return np.asarray(matrix[rows, columns]).ravel()
+
+
+@dataclass(frozen=True)
+class _Ridge:
+    weights: Any
+    intercept: Floats
+
+
+def _ridge(design: Matrix, targets: NDArray[np.bool_], penalties: Sequence[float]) -> list[_Ridge]:
+    """Fit one ridge regression a penalty, all from one decomposition of the smaller Gram matrix."""
+    intercept = targets.mean(axis=0)
+    rest = (targets - intercept).astype(np.float32)
+    wide = design.shape[1] > design.shape[0]
+    gram = design @ design.T if wide else design.T @ design
+    gram = np.asarray(gram.todense() if sparse.issparse(gram) else gram, np.float64)
+    values, directions = np.linalg.eigh(gram)
+    values = np.maximum(values, 0)
+    turned = directions.T @ (rest if wide else design.T @ rest)
+    fits = []
+    for penalty in penalties:
+        solved = (directions @ (turned / (values + penalty)[:, None])).astype(np.float32)
+        fits.append(_Ridge(design.T @ solved if wide else solved, intercept))
+    return fits
+
+
+def _apply(design: Matrix, fit: _Ridge) -> Floats:
+    scores: Floats = np.asarray(design @ fit.weights + fit.intercept)
+    return scores

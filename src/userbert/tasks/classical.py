@@ -1,0 +1,148 @@
+"""Classical models of binary tasks: on aggregates, on frozen vectors, on both side by side.
+
+In: features of all pairs, targets, a split. Out: `Scored`: probabilities of the test pairs, and
+how well the validation pairs were ranked when the model was chosen. Used by `evaluate`. What a
+model chooses (penalty, kind of features, number of trees) it chooses on the validation pairs; then
+it learns again from all pairs that may be learned from.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
+from sklearn.linear_model import LogisticRegression
+
+from userbert.data.batches import Int64
+from userbert.tasks.metrics import Floats, roc_auc
+from userbert.tasks.splits import Split
+
+Matrix = Any
+"""(B, D), dense or in sparse rows; scipy has no types."""
+
+PENALTIES = tuple(10.0**power for power in range(-5, 1))
+"""Inverse strengths of the L2 penalty of a logistic regression; the best is mostly inside."""
+DIMENSIONS = 100
+"""Of the truncated SVD of counts."""
+ROUNDS = 400
+PATIENCE = 40
+GBM = {
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 20,
+    "feature_fraction": 0.2,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 1.0,
+    "num_threads": 1,
+    "deterministic": True,
+    "force_col_wise": True,
+    "verbosity": -1,
+}
+"""Small trees that see few columns each: hundreds of users, thousands of columns."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model says of the test pairs, and what it was worth on the validation pairs."""
+
+    scores: Floats
+    """(B,) or (B, C), in the order of the split's test pairs."""
+    validation: float
+    """The task's first metric on the validation pairs."""
+
+
+def base_rate(targets: NDArray[Any], split: Split) -> Scored:
+    """Give everybody the share of positives: what one knows without looking at users."""
+    return Scored(np.full(len(split.test), targets[split.learning].mean()), 0.5)
+
+
+def linear(
+    counts: sparse.csr_matrix | None,
+    vectors: NDArray[np.float32] | None,
+    targets: NDArray[Any],
+    split: Split,
+) -> Scored:
+    """Logistic regression on log counts (or their SVD) and vectors, both standardised."""
+    best, choice = -np.inf, (0, PENALTIES[0])
+    for number, design in enumerate(designs(counts, vectors, split.train)):
+        for penalty in PENALTIES:
+            model = _regression(design[split.train], targets[split.train], penalty)
+            told = model.decision_function(design[split.validation])
+            value = roc_auc(targets[split.validation], told)
+            if value > best:
+                best, choice = value, (number, penalty)
+    number, penalty = choice
+    design = list(designs(counts, vectors, split.learning))[number]
+    model = _regression(design[split.learning], targets[split.learning], penalty)
+    return Scored(model.predict_proba(design[split.test])[:, 1], best)
+
+
+def gbm(features: Sequence[Matrix], targets: NDArray[Any], split: Split) -> Scored:
+    """Boosted trees (LightGBM) on all columns, the number of trees chosen on the validation."""
+    columns = sparse.hstack([sparse.csr_matrix(block) for block in features], format="csr")
+    parameters = {**GBM, "objective": "binary", "metric": "auc"}
+    train = lightgbm.Dataset(columns[split.train], targets[split.train])
+    held = lightgbm.Dataset(columns[split.validation], targets[split.validation], reference=train)
+    chosen = lightgbm.train(
+        parameters,
+        train,
+        ROUNDS,
+        valid_sets=[held],
+        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+    )
+    learning = lightgbm.Dataset(columns[split.learning], targets[split.learning])
+    final = lightgbm.train(parameters, learning, max(1, chosen.best_iteration))
+    value = chosen.best_score["valid_0"]["auc"]
+    return Scored(np.asarray(final.predict(columns[split.test])), float(value))
+
+
+def designs(
+    counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, fit: Int64
+) -> Iterator[Matrix]:
+    """Yield the features of all pairs as a linear model likes them; `fit` says what scales are of.
+
+    Of counts there are two designs: all columns, and the leading directions of an SVD.
+    """
+    standard = None if vectors is None else _standardised(vectors, fit)
+    if counts is None:
+        assert standard is not None
+        yield standard
+        return
+    scaled = _scaled(counts, fit)
+    seen = scaled[fit]
+    svd = TruncatedSVD(min(DIMENSIONS, min(seen.shape) - 1), random_state=0).fit(seen)
+    leading = _standardised(svd.transform(scaled).astype(np.float32), fit)
+    if standard is None:
+        yield scaled
+        yield leading
+    else:
+        yield sparse.hstack([scaled, sparse.csr_matrix(standard)], format="csr")
+        yield np.hstack([leading, standard])
+
+
+def _scaled(counts: sparse.csr_matrix, fit: Int64) -> sparse.csr_matrix:
+    """Logs of counts with columns of deviation 1 where they vary; zeros stay zeros."""
+    logs = counts.astype(np.float64)
+    # Refunds make sums negative.
+    logs.data = np.sign(logs.data) * np.log1p(np.abs(logs.data))
+    seen = logs[fit]
+    mean = np.asarray(seen.mean(axis=0)).ravel()
+    square = np.asarray(seen.multiply(seen).mean(axis=0)).ravel()
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    # A column that one user in a hundred has would outweigh all others if it were scaled fully.
+    scale = np.where(deviation > 0, 1 / np.maximum(deviation, 0.1), 0)
+    return sparse.csr_matrix(logs @ sparse.diags_array(scale))
+
+
+def _standardised(values: NDArray[np.float32], fit: Int64) -> NDArray[np.float32]:
+    mean, deviation = values[fit].mean(axis=0), values[fit].std(axis=0)
+    return (values - mean) / np.maximum(deviation, 1e-6)  # type: ignore[no-any-return]
+
+
+def _regression(design: Matrix, targets: NDArray[Any], penalty: float) -> LogisticRegression:
+    return LogisticRegression(C=penalty, max_iter=2000, tol=1e-3).fit(design, targets)

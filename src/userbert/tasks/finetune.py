@@ -1,0 +1,317 @@
+"""Fine-tuning: a pretrained network, a head, labels → a task model (paper §4.4).
+
+In: a `UserBert`, prepared data, `Labels`. Out: `TaskModel`, which scores users and is saved in a
+folder of its own. It learns end to end, from the first token's vector, by the one training loop.
+`evaluate`, `predict`, `explain` and the service use it.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from userbert.data.batches import Int64, SegmentBatch, UserBatch
+from userbert.data.loading import sequence_lengths
+from userbert.data.pairs import Pairs
+from userbert.data.sequences import cut
+from userbert.data.store import PreparedData
+from userbert.errors import LabelError
+from userbert.model.embedding import INIT_DEVIATION
+from userbert.model.userbert import UserBert
+from userbert.schema.models import Strict
+from userbert.tasks.labels import Labels
+from userbert.tasks.metrics import Floats, map_at_k, roc_auc
+from userbert.tasks.splits import split_off_validation
+from userbert.tasks.task_model import TaskModel
+from userbert.training.loop import LoopConfig, train
+from userbert.training.pretrain import fingerprint
+
+__all__ = ["FinetuneConfig", "TaskModel", "finetune", "quality", "refuse_hidden", "refuse_leaks"]
+
+_PARTS = 3
+"""A batch passes the network in so many parts of similar lengths: attention pads less."""
+
+
+class FinetuneConfig(Strict):
+    """How a task is learned; the defaults are the paper's (§4.4), but for stopping early."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Of Adam."""
+    batch_size: int = Field(default=128, ge=1)
+    """Users in a batch."""
+    epochs: int = Field(default=10, ge=1)
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    """The share of users on whom epochs are compared; the best one's weights are kept."""
+    patience: int = Field(default=3, ge=1)
+    """Epochs without a better one after which learning stops."""
+    seed: int = Field(default=0, ge=0)
+
+
+def finetune(
+    model: UserBert,
+    data: PreparedData,
+    labels: Labels | Any,
+    *,
+    config: FinetuneConfig | None = None,
+    from_scratch: bool = False,
+    train_on: Int64 | None = None,
+    validate_on: Int64 | None = None,
+) -> TaskModel:
+    """Learn a task from labels, or from a frame of `user_id`, `label` and perhaps `cutoff`.
+
+    `from_scratch` starts from new weights in the model's size. `train_on` and `validate_on` are
+    indices into the labels; without the second a share of the users is set apart. Raises
+    `LabelError` if the labels leak (see `refuse_leaks`), `ModelError` if the data have other ids
+    than the model.
+    """
+    config = config or FinetuneConfig()
+    labels = labels if isinstance(labels, Labels) else Labels.of(labels, data)
+    model.check_fits(data)
+    refuse_hidden(model, labels)
+    if not from_scratch:
+        refuse_leaks(model, data, labels)
+    chosen = np.arange(len(labels)) if train_on is None else train_on
+    if validate_on is None:
+        chosen, validate_on = split_off_validation(
+            labels.user_ids, _classes(labels), chosen, config.seed, config.validation
+        )
+    task = _new_task(model, labels, chosen, config.seed, from_scratch)
+    pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
+    batches = _LabelledBatches(data, pairs, chosen, config, task.hidden)
+    # The network stands in the middle of an epoch when the loop has ended; the best is kept here.
+    best = _Best(config.patience)
+
+    def validate() -> dict[str, float]:
+        scores = task.scores(data, pairs.rows[validate_on], pairs.cutoffs[validate_on])
+        value = quality(labels, labels.targets[validate_on], scores)
+        best.note(value, task)
+        return {"quality": value}
+
+    with suppress(_EnoughError):
+        train(
+            task,
+            lambda module, batch, _: {"task": _loss(module, batch, labels.targets)},
+            batches,
+            LoopConfig(
+                steps=config.epochs * batches.per_epoch,
+                learning_rate=config.learning_rate,
+                seed=config.seed,
+                log_every=batches.per_epoch,
+                checkpoint_every=batches.per_epoch,
+            ),
+            validate=validate,
+            description=f"fine-tuning {labels.name}",
+        )
+    task.load_state_dict(best.weights)
+    task.record = {
+        **config.model_dump(mode="json"),
+        "from_scratch": from_scratch,
+        "labels": len(chosen),
+        "validation_labels": len(validate_on),
+        "epochs_taken": best.seen,
+        "best_epoch": best.epoch,
+        "quality": best.value,
+        "data": data.checksum,
+        "pretraining": None if from_scratch else model.record,
+    }
+    return task.eval()
+
+
+def quality(labels: Labels, targets: NDArray[Any], scores: Floats) -> float:
+    """What is better the higher it is: ROC-AUC, mAP@10, or the mean squared error's negative."""
+    if labels.kind == "binary":
+        value = roc_auc(targets, scores)
+        return 0.5 if np.isnan(value) else value
+    if labels.kind == "regression":
+        return -float(np.mean((scores - targets) ** 2))
+    if labels.kind == "multiclass":
+        targets = targets[:, None] == np.arange(len(labels.classes))
+    return map_at_k(scores, targets)
+
+
+def refuse_hidden(model: UserBert, labels: Labels) -> None:
+    """Raise `LabelError` if a model sees a field that gives the labels away (decision 9)."""
+    seen = [name for name in labels.hide if name not in model.hidden]
+    if seen:
+        fields = " ".join(f"--hide {name}" for name in (*model.hidden, *seen))
+        raise LabelError(
+            f"{labels.name}: the model sees {', '.join(seen)}, which give the answer away. "
+            f"Pretrain one that does not: userbert pretrain DATA -o MODEL {fields}"
+        )
+
+
+def refuse_leaks(model: UserBert, data: PreparedData, labels: Labels) -> None:
+    """Raise `LabelError` if pretraining saw what comes after a cut-off (design, decision 7).
+
+    Cut-offs before the model's bound are allowed if it was pretrained up to exactly these pairs
+    (`--at`).
+    """
+    bound = model.record.get("before")
+    early = 0 if bound is None else int(np.count_nonzero(labels.cutoffs < bound))
+    if early == 0:
+        return
+    pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
+    if model.record.get("at") == fingerprint(data, pairs):
+        return
+    first = np.datetime_as_string(np.datetime64(int(labels.cutoffs.min()), "us"), unit="s")
+    raise LabelError(
+        f"{labels.name}: {early} of {len(labels)} labels have a cut-off before the end of what the "
+        f"model was pretrained on, so it has seen what they ask for. Pretrain one that has not: "
+        f"userbert pretrain DATA -o MODEL --before {first}Z (or --at with the labels' file)"
+    )
+
+
+def _new_task(
+    model: UserBert, labels: Labels, chosen: Int64, seed: int, from_scratch: bool
+) -> TaskModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if from_scratch:
+            network = UserBert(
+                model.config,
+                model.shape,
+                schema=model.schema,
+                vocabularies=model.vocabularies,
+                hidden=model.hidden,
+            )
+        else:
+            network = deepcopy(model)
+        task = TaskModel(network, labels)
+        nn.init.normal_(task.head.weight, std=INIT_DEVIATION)
+    targets = labels.targets[chosen].astype(np.float64)
+    with torch.no_grad():
+        if labels.kind == "regression":
+            task.center.fill_(targets.mean())
+            task.spread.fill_(max(float(targets.std()), 1e-6))
+        else:
+            # It starts from what is frequent, not from what it would have to unlearn first.
+            task.head.bias.copy_(torch.from_numpy(_frequencies(labels, targets)))
+    return task
+
+
+def _frequencies(labels: Labels, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log odds of a yes, or the log of each class's share: the head's output before learning."""
+    if labels.kind == "binary":
+        share = (targets.sum() + 1) / (len(targets) + 2)
+        return np.log([share / (1 - share)])
+    if labels.kind == "multiclass":
+        counts = np.bincount(targets.astype(np.int64), minlength=len(labels.classes))
+    else:
+        counts = targets.sum(axis=0)
+    shares: NDArray[np.float64] = np.log((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))
+    return shares
+
+
+def _classes(labels: Labels) -> NDArray[Any]:
+    """What is dealt evenly to both sides: classes, but not quantities."""
+    return np.zeros(len(labels)) if labels.kind == "regression" else labels.targets
+
+
+def _loss(task: TaskModel, batch: UserBatch, targets: NDArray[Any]) -> Tensor:
+    """The task's loss, averaged over the users of a batch whose index points into `targets`."""
+    total = torch.zeros(())
+    for part in _parts(batch, _PARTS):
+        total = total + _sum_of_losses(task, task(part), targets[part.index])
+    return total / len(batch)
+
+
+def _sum_of_losses(task: TaskModel, outputs: Tensor, targets: NDArray[Any]) -> Tensor:
+    if task.kind == "multiclass":
+        return functional.cross_entropy(outputs, torch.from_numpy(targets), reduction="sum")
+    wanted = torch.from_numpy(targets.astype(np.float32))
+    if task.kind == "binary":
+        return functional.binary_cross_entropy_with_logits(outputs[:, 0], wanted, reduction="sum")
+    if task.kind == "regression":
+        wanted = (wanted - task.center) / task.spread
+        return functional.mse_loss(outputs[:, 0], wanted, reduction="sum")
+    # The same loss as of a word's set in pretraining, but a user counts once whatever its size.
+    shares = wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1)
+    return functional.cross_entropy(outputs, shares, reduction="sum")
+
+
+class _LabelledBatches:
+    """Batches of an epoch after another, in a random order; every pair once an epoch.
+
+    In a batch, users stand in the order of their lengths. `index` points into the labels.
+    """
+
+    def __init__(
+        self,
+        data: PreparedData,
+        pairs: Pairs,
+        chosen: Int64,
+        config: FinetuneConfig,
+        hidden: tuple[str, ...],
+    ) -> None:
+        self.per_epoch = -(-len(chosen) // config.batch_size)
+        self._chosen, self._seed = chosen, config.seed
+        self._epoch = -1
+        self._batches: list[Int64] = []
+        self._data, self._pairs, self._hidden = data, pairs, hidden
+        self._lengths = sequence_lengths(data, pairs.rows, pairs.cutoffs)
+
+    def __getitem__(self, step: int, /) -> UserBatch:
+        epoch, number = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            order = np.random.default_rng([self._seed, epoch]).permutation(self._chosen)
+            self._epoch, self._batches = epoch, np.array_split(order, self.per_epoch)
+        index = self._batches[number]
+        index = index[np.argsort(self._lengths[index], kind="stable")]
+        rows, cutoffs = self._pairs.rows[index], self._pairs.cutoffs[index]
+        return replace(cut(self._data, rows, cutoffs, self._hidden), index=index)
+
+
+def _parts(batch: UserBatch, count: int) -> Iterator[UserBatch]:
+    """Slice a batch into parts of neighboring users."""
+    ends = np.linspace(0, len(batch), min(count, len(batch)) + 1).astype(int).tolist()
+    for first, last in pairwise(ends):
+        yield UserBatch(
+            batch.index[first:last],
+            tuple(_slice(segment, first, last) for segment in batch.segments),
+            batch.profile_ids[first:last],
+        )
+
+
+def _slice(segment: SegmentBatch, first: int, last: int) -> SegmentBatch:
+    words = segment.word_offsets[first : last + 1]
+    actions = segment.action_offsets[words[0] : words[-1] + 1]
+    return SegmentBatch(
+        segment.name,
+        segment.ids[:, actions[0] : actions[-1]],
+        actions - actions[0],
+        words - words[0],
+        segment.positions[words[0] : words[-1]],
+    )
+
+
+class _EnoughError(Exception):
+    """No epoch has been better for a while: ends the loop."""
+
+
+@dataclass
+class _Best:
+    """The best epoch so far."""
+
+    patience: int
+    value: float = -np.inf
+    epoch: int = 0
+    seen: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def note(self, value: float, task: nn.Module) -> None:
+        """Look at an epoch; raise `_EnoughError` if it is time to stop."""
+        self.seen += 1
+        if value > self.value:
+            self.value, self.epoch = value, self.seen
+            self.weights = {name: tensor.clone() for name, tensor in task.state_dict().items()}
+        elif self.seen - self.epoch >= self.patience:
+            raise _EnoughError

@@ -1,0 +1,244 @@
+"""One fit of an evaluation: a task, a model, a fold; and the processes that do many of them.
+
+In: `Material` (features and labels, made once a task) and `Fit`s. Out: `Scored`, fit by fit. Used
+by `evaluate`. A fit depends on its own name alone, so the order and the number of processes change
+no score.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from userbert.data.batches import Int64
+from userbert.data.store import PreparedData
+from userbert.model.userbert import UserBert
+from userbert.tasks import candidates, classical
+from userbert.tasks.candidates import OwnHistory
+from userbert.tasks.classical import Scored
+from userbert.tasks.finetune import FinetuneConfig, finetune
+from userbert.tasks.labels import Labels
+from userbert.tasks.splits import Split, split_off_validation
+
+CLASSICAL = ("popularity", "own-popularity", "aggregates-linear", "aggregates-gbm")
+OURS = ("frozen-linear", "frozen-gbm", "fused", "fine-tuned")
+NETWORKS = ("fine-tuned", "from-scratch")
+"""Models that train a network; all others learn on features."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """A task with all that its models read."""
+
+    labels: Labels
+    folds: NDArray[np.int64]
+    """(B,): the fold whose test part each pair is in."""
+    counts: sparse.csr_matrix
+    """(B, D): aggregates."""
+    vectors: tuple[NDArray[np.float32], ...]
+    """(B, H): user embeddings, one array a pretraining seed."""
+    history: OwnHistory | None
+    """Of tasks whose classes are an attribute's values."""
+
+    @cached_property
+    def targets(self) -> NDArray[Any]:
+        """0 or 1 (B,), or sets (B, C); a class (B,) is a set of one."""
+        if self.labels.kind != "multiclass":
+            return self.labels.targets
+        one_hot: NDArray[np.bool_] = self.labels.targets[:, None] == np.arange(
+            len(self.labels.classes)
+        )
+        return one_hot
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that can do the task."""
+        if self.labels.kind == "binary":
+            left_out = {"own-popularity"}
+        elif self.history is None:
+            left_out = {"own-popularity", "aggregates-gbm", "frozen-gbm"}
+        else:
+            left_out = set()
+        return tuple(name for name in (*CLASSICAL, *OURS, "from-scratch") if name not in left_out)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Which fit it is."""
+
+    task: int
+    model: str
+    run: int
+    """Which of the model's runs: of pretraining seeds, where they matter."""
+    seed: int
+    """Which pretrained model's vectors or weights."""
+    fold: int
+    size: int | None = None
+    """At most so many labels to learn from; none: all."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """All that fits need; each process has its own."""
+
+    data_path: Path
+    model_folders: tuple[Path, ...]
+    materials: tuple[Material, ...]
+    finetune: FinetuneConfig
+    seed: int
+
+    @cached_property
+    def data(self) -> PreparedData:
+        """The prepared data, memory-mapped."""
+        return PreparedData.open(self.data_path)
+
+    @cached_property
+    def networks(self) -> dict[int, UserBert]:
+        """Pretrained models that have been loaded, by seed."""
+        return {}
+
+    def split(self, fit: Fit) -> Split:
+        """Who is learned from, chosen on and asked."""
+        material = self.materials[fit.task]
+        labels, is_test = material.labels, material.folds == fit.fold
+        learning = np.flatnonzero(~is_test)
+        if fit.size is not None:
+            learning = _first(learning, labels, fit.size, self.seed + fit.fold)
+        train, validation = split_off_validation(
+            labels.user_ids, labels.targets, learning, self.seed + fit.fold
+        )
+        return Split(train, validation, np.flatnonzero(is_test))
+
+    def do(self, fit: Fit) -> Scored:
+        """Fit a model and score the test pairs of its fold."""
+        material, split = self.materials[fit.task], self.split(fit)
+        if fit.model in NETWORKS:
+            return self._network(fit, material, split)
+        if material.labels.kind == "binary":
+            return _binary(fit, material, split)
+        return _values(fit, material, split)
+
+    def _network(self, fit: Fit, material: Material, split: Split) -> Scored:
+        if fit.seed not in self.networks:
+            self.networks[fit.seed] = UserBert.from_pretrained(self.model_folders[fit.seed])
+        labels = material.labels
+        task = finetune(
+            self.networks[fit.seed],
+            self.data,
+            labels,
+            config=self.finetune.model_copy(update={"seed": self.seed + 100 * fit.run + fit.fold}),
+            from_scratch=fit.model == "from-scratch",
+            train_on=split.train,
+            validate_on=split.validation,
+        )
+        rows = self.data.rows_of([labels.user_ids[i] for i in split.test])
+        scores = task.scores(self.data, rows, labels.cutoffs[split.test])
+        return Scored(scores, task.record["quality"])
+
+
+def do_all(workshop: Workshop, fits: Sequence[Fit], workers: int) -> Iterator[tuple[Fit, Scored]]:
+    """Do fits in so many processes of one thread each; yield each when it is done."""
+    if workers == 1:
+        for fit in fits:
+            yield fit, workshop.do(fit)
+        return
+    # Forked processes hang in the thread pools that torch and LightGBM have opened.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _open, (workshop,)) as pool:
+        futures = {pool.submit(_do, fit): fit for fit in fits}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_mine: list[Workshop] = []
+"""The workshop of this process, if it is one of the pool's."""
+
+
+def _open(workshop: Workshop) -> None:
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    # The parent draws the one progress bar.
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    _mine.append(workshop)
+
+
+def _do(fit: Fit) -> Scored:
+    return _mine[0].do(fit)
+
+
+def _binary(fit: Fit, material: Material, split: Split) -> Scored:
+    targets, counts, vectors = material.targets, material.counts, material.vectors[fit.seed]
+    match fit.model:
+        case "popularity":
+            return classical.base_rate(targets, split)
+        case "aggregates-linear":
+            return classical.linear(counts, None, targets, split)
+        case "aggregates-gbm":
+            return classical.gbm([counts], targets, split)
+        case "frozen-linear":
+            return classical.linear(None, vectors, targets, split)
+        case "frozen-gbm":
+            return classical.gbm([vectors], targets, split)
+    return _better(
+        classical.linear(counts, vectors, targets, split),
+        classical.gbm([counts, vectors], targets, split),
+    )
+
+
+def _values(fit: Fit, material: Material, split: Split) -> Scored:
+    targets, counts, vectors = material.targets, material.counts, material.vectors[fit.seed]
+    history = material.history
+    match fit.model:
+        case "popularity":
+            return candidates.popular(targets, split)
+        case "aggregates-linear":
+            return candidates.ridge(counts, None, targets, split)
+        case "frozen-linear":
+            return candidates.ridge(None, vectors, targets, split)
+        case "own-popularity" if history is not None:
+            return candidates.own_popular(history, targets, split)
+    if history is None:
+        return candidates.ridge(counts, vectors, targets, split)
+    return _trees(fit, history, material, split)
+
+
+def _trees(fit: Fit, history: OwnHistory, material: Material, split: Split) -> Scored:
+    targets, counts, vectors = material.targets, material.counts, material.vectors[fit.seed]
+    popularity = history.popularity
+    if fit.model == "aggregates-gbm":
+        return candidates.candidate_gbm(history, None, popularity, targets, split)
+    told = candidates.cross_fitted_ridge(vectors, targets, split, len(targets))
+    if fit.model == "frozen-gbm":
+        return candidates.candidate_gbm(None, told, popularity, targets, split)
+    return _better(
+        candidates.ridge(counts, vectors, targets, split),
+        candidates.candidate_gbm(history, told, popularity, targets, split),
+    )
+
+
+def _better(first: Scored, second: Scored) -> Scored:
+    return first if first.validation >= second.validation else second
+
+
+def _first(learning: Int64, labels: Labels, size: int, seed: int) -> Int64:
+    """Choose so many pairs at random, classes in proportion; fewer are always among more."""
+    place = np.random.default_rng(seed).permutation(len(learning)).astype(np.float64)
+    if labels.targets.ndim == 1:
+        for value in np.unique(labels.targets[learning]):
+            mine = np.flatnonzero(labels.targets[learning] == value)
+            place[mine[np.argsort(place[mine])]] = (np.arange(len(mine)) + 0.5) / len(mine)
+    return np.sort(learning[np.argsort(place, kind="stable")[:size]])

@@ -1,0 +1,62 @@
+"""Who is learned from and who is asked: folds of users, and what is chosen on inside them.
+
+In: labels. Out: `Split`s into training, validation and test pairs. Used by `evaluate` and
+`finetune`. All pairs of a user are on one side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userbert.data.batches import Int64
+
+VALIDATION_SHARE = 0.2
+"""Of the training part of a fold, on which penalties, rounds, epochs and the best are chosen."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into the pairs of a task. Whatever is learned or chosen comes from `learning`."""
+
+    train: Int64
+    validation: Int64
+    test: Int64
+
+    @property
+    def learning(self) -> Int64:
+        """All pairs that may be learned from: `train` and `validation`, in rising order."""
+        return np.sort(np.concatenate([self.train, self.validation]))
+
+
+def parts_of_users(
+    user_ids: Sequence[str], targets: NDArray[Any], parts: int, seed: int
+) -> NDArray[np.int64]:
+    """Deal users into equal parts at random: (B,) part numbers.
+
+    Classes (B,) are dealt evenly, a user with several pairs counting as the largest; of sets
+    (B, C) nothing is evened out.
+    """
+    users, codes = np.unique(np.asarray(user_ids), return_inverse=True)
+    stratum = np.zeros(len(users))
+    if targets.ndim == 1:
+        np.maximum.at(stratum, codes, targets)
+    order = np.lexsort((np.random.default_rng(seed).random(len(users)), stratum))
+    part = np.empty(len(users), np.int64)
+    part[order] = np.arange(len(users)) % parts
+    return part[codes]
+
+
+def split_off_validation(
+    user_ids: Sequence[str],
+    targets: NDArray[Any],
+    learning: Int64,
+    seed: int,
+    share: float = VALIDATION_SHARE,
+) -> tuple[Int64, Int64]:
+    """Split pairs to learn from into training and validation pairs, by user."""
+    ids = [user_ids[i] for i in learning]
+    part = parts_of_users(ids, targets[learning], max(2, round(1 / share)), seed)
+    return learning[part > 0], learning[part == 0]

@@ -1,0 +1,212 @@
+"""A task model: a network, a head, and what its answers mean.
+
+In: prepared data and (user, cut-off) pairs. Out: scores. `finetune` makes one; `predict`,
+`explain`, `evaluate` and the service use it. Its folder needs nothing else:
+
+```
+TASK/
+  summary.json         format, version, checksums of every other file
+  task.json            the question, its classes, the hidden fields, how it was learned
+  head.safetensors     the head's weights
+  model/               the network, a model folder
+```
+"""
+
+from dataclasses import replace
+from datetime import date, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from userbert.data.batches import Int64, UserBatch
+from userbert.data.loading import in_length_order
+from userbert.data.pairs import pairs_at, pairs_of
+from userbert.data.store import PreparedData
+from userbert.errors import InputError, ModelError
+from userbert.folders import checksum, checksums, publishing_folder, read_json, write_json
+from userbert.model.userbert import UserBert
+from userbert.tasks.labels import Labels
+from userbert.tasks.metrics import Floats
+
+FORMAT = 1
+_BATCH = 256
+_FILES = ("head.safetensors", "task.json")
+_MOST_VALUES = 10
+"""Of a task of many classes, a prediction names so many, the best ones."""
+
+
+class TaskModel(nn.Module):
+    """A network with a linear head on the first token's final vector (paper §4.4)."""
+
+    def __init__(self, user_bert: UserBert, labels: Labels) -> None:
+        super().__init__()
+        self.user_bert = user_bert
+        self.labels = replace(
+            labels, user_ids=(), cutoffs=labels.cutoffs[:0], targets=labels.targets[:0]
+        )
+        """The task without its pairs: its name, question, kind, classes, hidden fields."""
+        self.record: dict[str, Any] = {}
+        """How it was learned."""
+        self.head = nn.Linear(user_bert.config.hidden, max(1, len(labels.classes)))
+        # Regression learns (target - center) / spread; other kinds leave these as they are.
+        self.register_buffer("center", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+        self.center: Tensor
+        self.spread: Tensor
+
+    @property
+    def kind(self) -> str:
+        """Binary, multiclass, multilabel or regression."""
+        return self.labels.kind
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Profile fields that it does not see."""
+        return self.user_bert.hidden
+
+    def forward(self, batch: UserBatch) -> Tensor:
+        """Outputs of the head, (B, 1) or (B, C), before they are made scores."""
+        encoded = self.user_bert(batch)
+        return self.head(encoded.tokens.index_select(0, encoded.cls_index))  # type: ignore[no-any-return]
+
+    def scores(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> Floats:
+        """Score (user, cut-off) pairs, given as (B,) each.
+
+        Binary: the probability of yes (B,); multiclass and multilabel: shares of the classes
+        (B, C), 1 in all; regression: the quantity (B,). Raises `ModelError` if the data have other
+        ids than the model.
+        """
+        self.user_bert.check_fits(data)
+        width = self.head.out_features
+        scores = np.empty((len(rows), width), np.float32)
+        was_training = self.training
+        self.eval()
+        with torch.inference_mode():
+            for batch in in_length_order(
+                data, rows, cutoffs, batch_size=_BATCH, hidden=self.hidden, description="scoring"
+            ):
+                scores[batch.index] = self._as_scores(self(batch)).cpu().numpy()
+        self.train(was_training)
+        return scores[:, 0] if self.kind in ("binary", "regression") else scores
+
+    def _as_scores(self, outputs: Tensor) -> Tensor:
+        if self.kind == "binary":
+            return outputs.sigmoid()
+        if self.kind == "regression":
+            return outputs * self.spread + self.center
+        return outputs.softmax(dim=1)
+
+    def predict(
+        self,
+        data: PreparedData,
+        cutoff: str | date | datetime | None = None,
+        at: Any | None = None,
+    ) -> pl.DataFrame:
+        """Score users as a frame `user_id`, `cutoff`, and `score`, or `values` and their `scores`.
+
+        Every user who has an event before `cutoff` (default: just after the last event), or the
+        rows of `at`, a frame of `user_id` and perhaps `cutoff`. Of a task of many classes, the ten
+        best `values` are named, best first.
+        """
+        if at is not None:
+            if cutoff is not None:
+                raise InputError("`at` says each user's cut-off; leave `cutoff` out.")
+            pairs = pairs_of(pl.DataFrame(at), data, "at")
+        else:
+            instant = data.default_cutoff if cutoff is None else data.schema.instant(cutoff)
+            pairs = pairs_at(data, [instant])
+        scores = self.scores(data, pairs.rows, pairs.cutoffs)
+        frame = pl.DataFrame(
+            {
+                "user_id": pl.Series(data.user_ids.take(pa.array(pairs.rows)), dtype=pl.String),
+                "cutoff": pl.Series(pairs.cutoffs).cast(pl.Datetime("us", "UTC")),
+            }
+        )
+        if scores.ndim == 1:
+            return frame.with_columns(pl.Series("score", scores, dtype=pl.Float32))
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :_MOST_VALUES]
+        names = np.array(self.labels.classes, dtype=object)
+        return frame.with_columns(
+            pl.Series("values", names[best].tolist(), dtype=pl.List(pl.String)),
+            pl.Series(
+                "scores",
+                np.take_along_axis(scores, best, axis=1).tolist(),
+                dtype=pl.List(pl.Float32),
+            ),
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write a task folder, whole or not at all; raise `InputError` if it exists."""
+        with publishing_folder(Path(folder)) as temporary:
+            (temporary / "model").mkdir()
+            self.user_bert.write(temporary / "model")
+            weights = {**self.head.state_dict(), "center": self.center, "spread": self.spread}
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in weights.items()},
+                temporary / "head.safetensors",
+            )
+            about = {
+                name: getattr(self.labels, name)
+                for name in ("name", "question", "kind", "classes", "attribute", "hide", "horizon")
+            }
+            write_json(temporary / "task.json", {**about, "record": self.record})
+            made = {"kind": "task", "format": FORMAT, "version": version("userbert")}
+            write_json(temporary / "summary.json", {**made, "checksums": checksums(temporary)})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Load a task folder; raise `ModelError` if it is damaged or of a newer format."""
+        folder = Path(folder)
+        _check(folder)
+        network = UserBert.from_pretrained(folder / "model")
+        try:
+            about = read_json(folder / "task.json")
+            record = about.pop("record")
+            for name in ("classes", "hide"):
+                about[name] = tuple(about[name])
+            about["attribute"] = tuple(about["attribute"]) if about["attribute"] else None
+            none = np.zeros(0, np.int64)
+            task = cls(network, Labels(**about, user_ids=(), cutoffs=none, targets=none))
+            weights = load_file(folder / "head.safetensors")
+            with torch.no_grad():
+                task.center.copy_(weights.pop("center"))
+                task.spread.copy_(weights.pop("spread"))
+            task.head.load_state_dict(weights)
+        except (InputError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+            raise ModelError(f"{folder} is not a task model that can be read: {error}.") from error
+        task.record = record
+        return task.eval()
+
+
+def _check(folder: Path) -> None:
+    """Compare the task's own files with their checksums; the network's folder checks itself."""
+    if not (folder / "summary.json").is_file() or not (folder / "task.json").is_file():
+        raise ModelError(
+            f"{folder} is not a task model (it has no summary.json with a task.json). "
+            "Make one with `userbert finetune MODEL DATA --labels FILE -o TASK`."
+        )
+    try:
+        summary = read_json(folder / "summary.json")
+        found, expected = summary["format"], dict(summary["checksums"])
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / 'summary.json'} is damaged: {error}.") from error
+    if found != FORMAT:
+        raise ModelError(
+            f"{folder} has the format {found!r}, this version reads {FORMAT}. "
+            f"Install the version of userbert that wrote it ({summary.get('version')})."
+        )
+    for name in _FILES:
+        file = folder / name
+        if not file.is_file() or checksum(file) != expected.get(name):
+            raise ModelError(
+                f"{file} is missing or has changed since it was written. "
+                "Copy the folder again, or fine-tune anew."
+            )
