@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from hypothesis import strategies as st
 
 from userbert.data.batches import UserBatch
 from userbert.data.prepare import prepare
@@ -53,6 +54,40 @@ def log(*events: Event) -> pl.DataFrame:
 def buys(user: str, *times: str, genre: str | None = "bread") -> pl.DataFrame:
     """A user's purchases at so many times."""
     return log(*((user, time, "buy", genre, 1.0) for time in times))
+
+
+_MINUTE = 60_000_000
+_GAPS = (
+    0, 1, 30 * _MINUTE - 1, 30 * _MINUTE, 30 * _MINUTE + 1, 7 * 60 * _MINUTE, 24 * 60 * _MINUTE,
+    5 * 24 * 60 * _MINUTE,
+)  # fmt: skip
+_STARTS = ("2017-03-10T20:00", "2017-11-03T20:00", "2017-06-01T03:59:59.999999")
+
+
+@st.composite
+def logs(draw: st.DrawFn, max_size: int = 40) -> pl.DataFrame:
+    """Logs of few users, whose gaps lie on every edge and whose days are not all of 24 hours."""
+    steps = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["a", "b", "ü"]),
+                st.sampled_from(_GAPS),
+                st.sampled_from(["buy", "click", "buy", "other"]),
+                st.sampled_from([None, "bread", "milk", "wine"]),
+                st.sampled_from([None, 0.0, -0.0, 1.0, 2.5, -1.5]),
+            ),
+            max_size=max_size,
+        )
+    )
+    now = dict.fromkeys("abü", instant(draw(st.sampled_from(_STARTS))))
+    rows = []
+    for user, gap, action, genre, price in steps:
+        now[user] += gap
+        rows.append((user, now[user], action, genre, price))
+    # A segment must not be empty.
+    rows.append(("a", now["a"], "buy", "bread", 1.0))
+    times = pl.Datetime("us", "UTC")
+    return pl.DataFrame(rows, {**_COLUMNS, "time": times}, orient="row")
 
 
 def prepared(

@@ -183,6 +183,7 @@ def test_counting_keeps_small_whole_numbers_and_nan() -> None:
     whole = np.arange(-4096, 4097, dtype=np.float32)
     assert countable(pl.Series(whole)).to_numpy().tolist() == whole.tolist()
     assert countable(pl.Series([float("nan")], dtype=pl.Float32)).is_nan().all()
+    assert not np.signbit(countable(pl.Series([-0.0], dtype=pl.Float32))[0])
 
 
 def test_refunds_are_told_apart_from_dearer_ones() -> None:

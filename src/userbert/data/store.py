@@ -206,12 +206,13 @@ class PreparedData:
                 tuple(
                     AttributeShape(
                         attribute,
-                        self.vocabularies.segments[name][attribute].size,
+                        vocabulary.size,
                         attribute
                         if self.schema.attributes[attribute].share
                         else f"{name}/{attribute}",
                     )
-                    for attribute in segment.attributes
+                    # Their order, which may be a model's, is that of the ids in a batch.
+                    for attribute, vocabulary in self.vocabularies.segments[name].items()
                 ),
                 _positions(segment),
             )

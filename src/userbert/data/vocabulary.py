@@ -125,7 +125,8 @@ def countable(numbers: pl.Series) -> pl.Series:
 
     Down, not to zero: a number reaches an edge, of 12 bits, exactly when what is counted does.
     """
-    bits = numbers.to_numpy().astype(np.float32).view(np.int32)
+    # Plus zero: there is one zero.
+    bits = (numbers.to_numpy().astype(np.float32) + np.float32(0)).view(np.int32)
     bits = (bits + np.where(bits < 0, np.int32(0xFFF), np.int32(0))) & ~np.int32(0xFFF)
     return pl.Series(numbers.name, bits.view(np.float32))
 

@@ -1,0 +1,419 @@
+"""Raw logs of every form become the same events; each row that cannot be used says why."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from userbert.data import sources
+from userbert.data.sources import INVALID, open_sources, read_profile
+from userbert.errors import SourceError
+from userbert.schema.models import Schema
+
+SCHEMA = """
+user: user
+timezone: America/New_York
+sources:
+  log: {path: LOG, time: {column: time, zone: local}, action: {column: action}}
+attributes:
+  genre: {column: genre}
+  price: {column: price, bins: 4, min: 0}
+  hour: {of: hour}
+  weekday: {of: weekday}
+  kind: {of: action}
+segments:
+  long_term:
+    words: {by: day}
+    window: 90d
+    actions: [buy]
+    attributes: [genre, price, hour, weekday, kind]
+"""
+LOG = pl.DataFrame(
+    {
+        "user": [1, 2, 2],
+        "time": ["2017-03-01 10:00:00", "2017-03-02 23:30:00", "2017-03-05 00:00:00"],
+        "action": ["buy", "click", "buy"],
+        "genre": ["bread", None, "süß, 'or' \"not\""],
+        "price": [1.5, None, 0.0],
+        "unused": [0, 0, 0],
+    }
+)
+EVENTS = [
+    (1, "1", 1488380400000000, "buy", "bread", 1.5, "10", "3", "buy", None),
+    (2, "2", 1488515400000000, "click", None, None, "23", "4", "click", None),
+    (3, "2", 1488690000000000, "buy", "süß, 'or' \"not\"", 0.0, "0", "7", "buy", None),
+]
+
+
+def schema(path: Path | str = "log.csv", text: str = SCHEMA) -> Schema:
+    return Schema.parse(text.replace("LOG", str(path)))
+
+
+def rows_of(schema: Schema, **events: Any) -> list[tuple[Any, ...]]:
+    """All rows of all logs, with `row` and `invalid`."""
+    logs = open_sources(schema, events)
+    frames = [batch for log in logs for batch in log.batches()]
+    assert sum(log.rows for log in logs) == sum(map(len, frames))
+    return pl.concat(frames).rows()
+
+
+def invalid_of(log: pl.DataFrame, text: str = SCHEMA) -> list[str | None]:
+    """Why each row of a log cannot be used."""
+    return [row[-1] for row in rows_of(schema(text=text), log=log)]
+
+
+def message_of(call: Callable[[], Any]) -> str:
+    with pytest.raises(SourceError) as caught:
+        call()
+    return str(caught.value)
+
+
+def zstd(content: bytes) -> bytes:
+    return pa.Codec("zstd").compress(content, asbytes=True)  # type: ignore[no-any-return]
+
+
+def parquet(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    LOG.write_parquet(sink)  # type: ignore[arg-type]
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+def test_text_logs_of_every_form_give_the_same_events(
+    tmp_path: Path, form: str, ending: str
+) -> None:
+    if form == "jsonl":
+        content = LOG.write_ndjson().encode()
+    else:
+        content = LOG.write_csv(separator="\t" if form == "tsv" else ",").encode()
+    compress = {"": bytes, ".gz": gzip.compress, ".zst": zstd}[ending]
+    (tmp_path / f"log.{form}{ending}").write_bytes(compress(content))
+    assert rows_of(schema(tmp_path)) == EVENTS
+
+
+def test_a_parquet_log_gives_the_same_events(tmp_path: Path) -> None:
+    LOG.write_parquet(tmp_path / "log.parquet")
+    assert rows_of(schema(tmp_path)) == EVENTS
+
+
+@pytest.mark.parametrize(
+    "frame", [LOG, LOG.to_pandas(), LOG.to_arrow(), LOG.to_dict(as_series=False)]
+)
+def test_frames_in_memory_give_the_same_events(frame: Any) -> None:
+    assert rows_of(schema(), log=frame) == EVENTS
+    assert open_sources(schema(), {"log": frame})[0].name == "frame 'log'"
+
+
+def test_what_is_no_frame_is_told() -> None:
+    for frame in (3, object(), pd.DataFrame({"user": [1, "a", b"x"]})):
+        message = message_of(lambda frame=frame: open_sources(schema(), {"log": frame}))
+        assert message.startswith("frame 'log' is not a table: ")
+
+
+def test_a_frame_must_be_of_a_source() -> None:
+    assert message_of(lambda: open_sources(schema(), {"logs": LOG})) == (
+        "events: no source is named 'logs'; the schema has log."
+    )
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        [17, 18],
+        [17.0, 18.0],
+        ["17", "18"],
+        pl.Series([17, 18], dtype=pl.UInt8),
+        pl.Series(["17", "18"], dtype=pl.Categorical),
+    ],
+)
+def test_user_ids_are_text_however_they_are_stored(users: Any) -> None:
+    log = LOG.head(2).with_columns(user=pl.Series(users))
+    assert [row[1] for row in rows_of(schema(), log=log)] == ["17", "18"]
+
+
+def test_a_user_id_keeps_its_zeros_and_its_letters(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "user,time,action,genre,price\n"
+        "007,2017-03-01,buy,,\nÄ 🛒,2017-03-01,buy,,\n1.0,2017-03-01,buy,,\n"
+    )
+    assert [row[1] for row in rows_of(schema(tmp_path))] == ["007", "Ä 🛒", "1.0"]
+
+
+def test_numbers_with_gaps_are_the_values_that_they_were() -> None:
+    log = LOG.with_columns(genre=pl.Series([17.0, float("nan"), 2.5]))
+    assert [row[4] for row in rows_of(schema(), log=log)] == ["17", None, "2.5"]
+
+
+def test_rows_are_numbered_over_batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sources, "_BATCH_ROWS", 1000)
+    count = 10_000
+    log = pl.DataFrame(
+        {
+            "user": range(count),
+            "time": ["2017-03-01"] * count,
+            "action": ["buy"] * count,
+            "genre": [str(number) for number in range(count)],
+            "price": [1.0] * count,
+        }
+    )
+    log.write_csv(tmp_path / "log.csv")
+    pl.DataFrame({"genre": log["genre"].reverse(), "group": log["genre"].reverse()}).write_csv(
+        tmp_path / "groups.csv"
+    )
+    text = SCHEMA.replace("action: {column: action}}", "action: {column: action}, lookup: LOOKUP}")
+    text = text.replace("LOOKUP", f"[{{path: {tmp_path}/groups.csv, on: genre}}]")
+    text = text.replace("genre: {column: genre}", "genre: {column: group}")
+    rows = rows_of(schema(tmp_path / "log.csv", text))
+    assert [(row[0], row[1], row[4]) for row in rows] == [
+        (number + 1, str(number), str(number)) for number in range(count)
+    ]
+
+
+def test_columns_called_as_ours_do_no_harm() -> None:
+    log = LOG.rename({"user": "row", "genre": "file", "price": "partition"}).with_columns(
+        invalid=pl.lit("x"), user_id=pl.lit("x"), action_type=pl.lit("x"), user_hash=pl.lit("x")
+    )
+    text = SCHEMA.replace("user: user", "user: row").replace("column: genre", "column: file")
+    text = text.replace("column: price", "column: partition")
+    assert rows_of(schema(text=text), log=log) == EVENTS
+
+
+def test_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
+    LOG.head(1).write_csv(tmp_path / "a.csv")
+    LOG.tail(2).write_parquet(tmp_path / "b.parquet")
+    second = pl.DataFrame({"user": ["1"], "date": ["2017-03-01"], "genre": ["wine"]})
+    second.write_csv(tmp_path / "second.csv")
+    text = SCHEMA.replace("LOG", "[a.csv, b.parquet]").replace(
+        "attributes:\n",
+        "  more: {path: second.csv, action: buy,\n"
+        "    time: {column: date, zone: local, resolution: day}}\nattributes:\n",
+        1,
+    )
+    logs = open_sources(Schema.parse(text, tmp_path))
+    assert [(Path(log.name).name, log.rows) for log in logs] == [
+        ("a.csv", 1), ("b.parquet", 2), ("second.csv", 1),
+    ]  # fmt: skip
+    batch = pl.concat(list(logs[2].batches()))
+    end = 1488430799999999  # 2017-03-01T23:59:59.999999-05:00
+    assert batch.rows() == [(1, "1", end, "buy", "wine", None, None, "3", "buy", None)]
+
+
+def with_lookup(path: str) -> str:
+    return SCHEMA.replace(
+        "action: {column: action}}", f"action: {{column: action}}, lookup: [{path}]}}"
+    ).replace("genre: {column: genre}", "genre: {column: group}")
+
+
+PRODUCTS = with_lookup("{path: products.csv, on: product}")
+SALES = LOG.with_columns(product=pl.Series([7, 8, None]))
+
+
+def test_a_lookup_adds_the_columns_of_its_key(tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text("product,group,price\n9,tea,5\n7,bread,5\n,none,5\n")
+    rows = rows_of(Schema.parse(PRODUCTS, tmp_path), log=SALES)
+    assert [row[4] for row in rows] == ["bread", None, None]
+    assert [row[5] for row in rows] == [1.5, None, 0.0], "the log's own columns stay"
+
+
+@pytest.mark.parametrize("keys", [[7, 8, None], [7.0, 8.0, None], ["7", "8", None]])
+def test_keys_of_a_lookup_match_however_they_are_stored(tmp_path: Path, keys: list[Any]) -> None:
+    pl.DataFrame({"product": [7, 8], "group": ["a", "b"]}).write_parquet(tmp_path / "p.parquet")
+    text = PRODUCTS.replace("products.csv", "p.parquet")
+    log = LOG.with_columns(product=pl.Series(keys))
+    assert [row[4] for row in rows_of(Schema.parse(text, tmp_path), log=log)] == ["a", "b", None]
+
+
+def test_a_lookup_may_be_of_several_files(tmp_path: Path) -> None:
+    folder = tmp_path / "products"
+    folder.mkdir()
+    (folder / "a.csv").write_text("product,group\n7,bread\n")
+    (folder / "b.csv").write_text("product,group\n8,milk\n")
+    text = PRODUCTS.replace("products.csv", "products")
+    rows = rows_of(Schema.parse(text, tmp_path), log=SALES)
+    assert [row[4] for row in rows] == ["bread", "milk", None]
+    (folder / "c.csv").write_text("product,group\n7,wine\n")
+    message = message_of(lambda: open_sources(Schema.parse(text, tmp_path), {"log": SALES}))
+    assert "\"product\": '7' stands in more than one row" in message
+
+
+def test_a_lookup_may_lead_to_another(tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text("product,brand\n7,x\n8,y\n")
+    (tmp_path / "brands.csv").write_text("brand,group\ny,cheap\nx,dear\n")
+    text = with_lookup("{path: products.csv, on: product}, {path: brands.csv, on: brand}")
+    rows = rows_of(Schema.parse(text, tmp_path), log=SALES)
+    assert [row[4] for row in rows] == ["dear", "cheap", None]
+
+
+def test_a_key_that_stands_twice_in_a_lookup_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text("product,group\n7,bread\n7,milk\n")
+    message = message_of(lambda: open_sources(Schema.parse(PRODUCTS, tmp_path), {"log": SALES}))
+    assert message == (
+        f"{tmp_path}/products.csv, column \"product\": '7' stands in more than one row, so it is "
+        "not known which to join. Keep one row a value."
+    )
+
+
+def test_a_missing_key_column_of_a_lookup_is_told(tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text("id,group\n7,bread\n")
+    message = message_of(lambda: open_sources(Schema.parse(PRODUCTS, tmp_path), {"log": SALES}))
+    assert message == (
+        f'{tmp_path}/products.csv: the column "product" is missing (schema: lookup.on). '
+        "It has: id, group. Correct the schema or the file."
+    )
+    (tmp_path / "products.csv").write_text("product,group\n7,bread\n")
+    message = message_of(lambda: open_sources(Schema.parse(PRODUCTS, tmp_path), {"log": LOG}))
+    assert message.startswith("frame 'log': the column \"product\" is missing (schema: lookup.on).")
+
+
+@pytest.mark.parametrize(
+    ("column", "place"),
+    [
+        ("user", "user"),
+        ("time", "sources.log.time.column"),
+        ("action", "sources.log.action.column"),
+        ("genre", "attributes.genre.column"),
+        ("price", "attributes.price.column"),
+    ],
+)
+def test_a_missing_column_is_told_with_those_that_there_are(column: str, place: str) -> None:
+    log = LOG.drop(column, "unused")
+    message = message_of(lambda: open_sources(schema(), {"log": log}))
+    assert message == (
+        f"frame 'log': the column \"{column}\" is missing (schema: {place}). "
+        f"It has: {', '.join(log.columns)}. Correct the schema or the file."
+    )
+
+
+@pytest.mark.parametrize("column", ["user", "time", "action", "genre", "price"])
+@pytest.mark.parametrize("value", [["a", "b"], {"a": 1}, b"\xff"])
+def test_columns_of_lists_and_bytes_cannot_be_used(column: str, value: Any) -> None:
+    log = LOG.head(1).with_columns(pl.Series(column, [value]))
+    message = message_of(lambda: open_sources(schema(), {"log": log}))
+    assert message.startswith(f"frame 'log', column \"{column}\": expected one text or number")
+
+
+def test_a_column_of_other_types_holds_no_times() -> None:
+    log = LOG.with_columns(time=pl.lit(value=True))
+    assert message_of(lambda: open_sources(schema(), {"log": log})) == (
+        "frame 'log', column \"time\": expected times, found the type Boolean."
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("user", None, "expected a user id, found nothing"),
+        ("user", "", 'expected a user id, found ""'),
+        ("user", 1.5, 'expected a user id, found "1.5"'),
+        ("user", float("nan"), 'expected a user id, found "NaN"'),
+        ("user", float("inf"), 'expected a user id, found "inf"'),
+        ("time", None, "expected a time between 1900 and 2200, found nothing"),
+        ("time", "soon", 'expected a time between 1900 and 2200, found "soon"'),
+        ("time", "x" * 99, f'expected a time between 1900 and 2200, found "{"x" * 60}"'),
+        ("action", None, "expected an action type, found nothing"),
+        ("price", "free", 'expected a number ≥ 0, found "free"'),
+        ("price", "1,5", 'expected a number ≥ 0, found "1,5"'),
+        ("price", -0.01, 'expected a number ≥ 0, found "-0.01"'),
+        ("price", float("inf"), 'expected a number ≥ 0, found "inf"'),
+        ("price", 1e300, 'expected a number ≥ 0, found "1e+300"'),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why(column: str, value: Any, told: str) -> None:
+    values = pl.Series(column, [value], LOG.schema[column] if value is None else None)
+    log = LOG.head(1).with_columns(values)
+    assert invalid_of(log) == [f'column "{column}": {told}']
+
+
+@pytest.mark.parametrize("value", [None, "", " ", " nan", "NaN", "0", "-0", " 2.5", "1e3", True])
+def test_numbers_that_are_given_or_not_can_be_used(value: Any) -> None:
+    assert invalid_of(LOG.head(1).with_columns(pl.Series("price", [value]))) == [None]
+
+
+def test_only_bad_rows_are_told_of_and_only_by_their_first_fault() -> None:
+    log = pl.concat([LOG, LOG]).with_columns(
+        user=pl.Series([1, 2, None, 4, 5, 6]), price=pl.Series([1, -1, -1, 1, None, -2])
+    )
+    price = 'column "price": expected a number ≥ 0, found '
+    user = 'column "user": expected a user id, found nothing'
+    assert invalid_of(log) == [None, f'{price}"-1"', user, None, None, f'{price}"-2"']
+
+
+def test_a_number_without_a_least_value_may_be_negative() -> None:
+    log = LOG.with_columns(price=pl.Series(["-5", "free", "-0.5"]))
+    told = 'column "price": expected a number, found "free"'
+    assert invalid_of(log, SCHEMA.replace(", min: 0", "")) == [None, told, None]
+
+
+def test_a_log_with_a_header_alone_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,time,action,genre,price\n")
+    logs = open_sources(schema(tmp_path))
+    assert [log.rows for log in logs] == [0]
+    assert sum(len(batch) for log in logs for batch in log.batches()) == 0
+
+
+def test_damage_that_shows_while_reading_is_told(tmp_path: Path) -> None:
+    log = pl.concat([LOG] * 2000).with_columns(genre=pl.int_range(6000).cast(pl.String))
+    content = gzip.compress(log.write_csv().encode())
+    (tmp_path / "log.csv.gz").write_bytes(content[: len(content) // 2])
+    message = message_of(lambda: rows_of(schema(tmp_path)))
+    assert "expected complete gzip data" in message
+
+
+PROFILE = """
+profile:
+  path: people.csv
+  TIME
+  fields: {age: {column: age}, income: {column: income, bins: 3, min: 0}, file: {column: file}}
+"""
+
+
+def profile_of(people: Any, time: str = "") -> list[tuple[Any, ...]]:
+    full = schema(text=SCHEMA + PROFILE.replace("TIME", time))
+    assert full.profile is not None
+    ((name, frame),) = read_profile(full, full.profile, people)
+    assert name == "frame 'profile'"
+    return frame.rows()
+
+
+PEOPLE = pl.DataFrame(
+    {"user": [1.0, 2.0], "age": [30, None], "income": ["5", "-1"], "file": ["x", "y"]}
+)
+
+
+def test_profiles_are_checked_as_events_are() -> None:
+    told = 'column "income": expected a number ≥ 0, found "-1"'
+    assert profile_of(PEOPLE) == [
+        (1, "1", None, "30", 5.0, "x", None),
+        (2, "2", None, None, -1.0, "y", told),
+    ]
+
+
+def test_profiles_may_have_times() -> None:
+    people = PEOPLE.with_columns(since=pl.Series(["2017-03-01", "soon"]), income=None)
+    told = 'column "since": expected a date between 1900 and 2200, found "soon"'
+    time = "time: {column: since, zone: local, resolution: day}"
+    assert profile_of(people, time) == [
+        (1, "1", 1488430799999999, "30", None, "x", None),
+        (2, "2", None, None, None, "y", told),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "place"),
+    [("user", "user"), ("age", "profile.fields.age"), ("since", "profile.time")],
+)
+def test_a_missing_column_of_the_profile_is_told(column: str, place: str) -> None:
+    people = PEOPLE.with_columns(since=pl.lit("2017-03-01")).drop(column)
+    message = message_of(lambda: profile_of(people, "time: {column: since}"))
+    assert f'the column "{column}" is missing (schema: {place})' in message
+
+
+def test_the_reason_stands_in_its_own_column() -> None:
+    (log,) = open_sources(schema(), {"log": LOG})
+    assert next(log.batches()).columns[-1] == INVALID
