@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Before torch is loaded: tests run side by side, and its threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 our fault, 2 the user's input (one message that says what to change).
 """
 
+import os
 import sys
 import traceback
 from enum import StrEnum
@@ -409,6 +410,9 @@ def _bytes(size: str) -> int:
 
 def main() -> None:
     """Run the command line."""
+    # torch's threads wait for work by spinning; on a busy machine that makes a small step ten
+    # times slower (docs/decisions/0003). Read when torch is loaded, so it is set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except InputError as error:
