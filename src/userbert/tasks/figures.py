@@ -24,6 +24,7 @@ Group = Literal["classical", "ours", "baseline"]
 WIDTH = 360
 """Of a figure, in CSS pixels: what a phone shows without shrinking the letters."""
 
+_BARS = 36
 _TEXT, _RULE = "#010203", "#020304"
 _GROUP_INKS: dict[Group, str] = {
     "classical": "#030405",
@@ -75,7 +76,7 @@ def intervals(rows: Sequence[Interval], *, title: str, axis: str, zero: bool = F
         ink = _GROUP_INKS[row.group]
         axes.plot([row.low, row.high], [place, place], color=ink, linewidth=2)
         axes.plot([row.value], [place], "o", color=ink, markersize=6)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [_plain(row.name) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -101,6 +102,7 @@ def learning_curves(lines: Sequence[Line], *, title: str, axis: str) -> Markup:
     axes.set_xlabel("labels to learn from")
     axes.set_ylabel(axis)
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    _name_at_end(axes, lines)
     return _svg(figure, title)
 
 
@@ -108,7 +110,7 @@ def losses(lines: Sequence[Line], *, name: str, title: str) -> Markup:
     """The loss of one attribute over the steps of pretraining."""
     figure, axes = _axes(height=120, width=WIDTH // 2 - 6)
     _draw(axes, lines)
-    axes.set_title(name, loc="left", fontsize=11, color=_TEXT)
+    axes.set_title(_plain(name), loc="left", fontsize=11, color=_TEXT)
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(3))
     return _svg(figure, title)
@@ -118,9 +120,10 @@ def histogram(counts: NDArray[np.integer[Any]], *, title: str, axis: str) -> Mar
     """How many users have how many words; the longest tail of 1 % is left out of the picture."""
     figure, axes = _axes(height=130)
     top = max(int(np.percentile(counts, 99)), 1) if len(counts) else 1
-    edges = np.unique(np.linspace(0, top + 1, min(top + 1, 40) + 1).astype(int)) - 0.5
+    width = -(-(top + 1) // _BARS)
+    edges = np.arange(0, top + width + 1, width) - 0.5
     axes.hist(counts, bins=list(edges), color=_GROUP_INKS["ours"], rwidth=0.86)
-    axes.set_xlabel(axis)
+    axes.set_xlabel(_plain(axis))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     return _svg(figure, title)
@@ -163,6 +166,30 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
         axes.plot(line.x, line.y, style, color=ink, marker="o" if few else "", markersize=4)
         if line.low:
             axes.fill_between(line.x, line.low, line.high, color=ink, alpha=0.13, linewidth=0)
+
+
+def _name_at_end(axes: Axes, lines: Sequence[Line]) -> None:
+    """Write each line's name at its right end, pushed apart where lines end together."""
+    low, high = axes.get_ylim()
+    room = (high - low) * 0.075
+    place = -np.inf
+    for line in sorted(lines, key=lambda line: line.y[-1]):
+        place = max(place + room, line.y[-1])
+        axes.annotate(
+            _plain(line.name),
+            (line.x[-1], place),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=11,
+            color=_GROUP_INKS[line.group],
+            annotation_clip=False,
+        )
+
+
+def _plain(name: str) -> str:
+    """Keep matplotlib from reading a name with dollars as a formula."""
+    return name.replace("$", r"\$")
 
 
 def _svg(figure: Figure, title: str) -> Markup:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from userbert.tasks.figures import Group
 
-_MINUS = "\N{MINUS SIGN}"
+_MINUS, _TO = "\N{MINUS SIGN}", "\N{EN DASH}"
 DIFFERENCE = f" {_MINUS} "
 """Stands between the names of two models that a row compares."""
 
@@ -37,20 +37,27 @@ METRIC_NOTES = {
 }
 
 GLOSSARY: dict[str, tuple[Group, str]] = {
-    "popularity": ("classical", "the values most frequent with all users, the same for everyone"),
+    "popularity": (
+        "classical",
+        "what holds for most, the same for everyone: the share of yes, or the most frequent values",
+    ),
     "own-popularity": ("classical", "the values most frequent in the user's own words"),
     "aggregates-linear": (
         "classical",
         "counts, recency, frequency, money and profile of the same events, in a logistic "
-        "regression",
+        "regression (next values: a ridge regression to all of them)",
     ),
     "aggregates-gbm": ("classical", "the same features in gradient-boosted trees (LightGBM)"),
     "frozen-linear": (
         "ours",
-        "the user embedding alone, as pretraining left it, in a logistic regression",
+        "the user embedding alone, as pretraining left it, in a logistic or ridge regression",
     ),
     "frozen-gbm": ("ours", "the user embedding alone in gradient-boosted trees"),
-    "fused": ("ours", "the user embedding and the classical features together"),
+    "fused": (
+        "ours",
+        "the user embedding beside the classical features, in a regression or in trees, whichever "
+        "was better on the validation users",
+    ),
     "fine-tuned": ("ours", "the pretrained network, trained further on the labels end to end"),
     "from-scratch": (
         "baseline",
@@ -60,6 +67,8 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
 }
 """Of each model: its group, and what it is."""
 
+ENOUGH_SEEDS = 3
+"""Of pretraining, before their mean says more than luck (the design's least)."""
 FEW_POSITIVES = 100
 """Below so many users on the smaller side, an interval itself is unsure."""
 
@@ -129,8 +138,9 @@ def signed(value: float) -> str:
 
 def interval(score: Score) -> str:
     """Write a 95 % interval."""
-    write = signed if is_difference(score) else number
-    return f"{write(score.low)} to {write(score.high)}"
+    if is_difference(score) or score.low < 0:
+        return f"{signed(score.low)} to {signed(score.high)}"
+    return f"{number(score.low)}{_TO}{number(score.high)}"
 
 
 def find(scores: Sequence[Score]) -> Finding:
@@ -146,21 +156,42 @@ def find(scores: Sequence[Score]) -> Finding:
     ours, classical = _best(here, "ours"), _best(here, "classical")
     gain = f"{signed(difference.mean)} {METRICS.get(metric, metric)} ({interval(difference)})"
     if verdict == "win":
-        text = f"The vectors add: {gain} over the best classical model."
+        text = f"The vectors add {gain} to what the best classical model reaches."
     elif verdict == "loss":
-        text = f"The vectors do not win; they fall short of the best classical model: {gain}."
+        text = f"The vectors do not win: they fall short of the best classical model by {gain}."
     else:
         text = (
-            f"A tie: {gain} is within the interval. A gain above {number(difference.high)} or a "
-            f"loss beyond {number(-difference.low)} can be ruled out; less cannot be told apart "
-            f"with {difference.labels:,} labels."
+            f"No difference that can be told from zero: {gain} is within the interval. With "
+            f"{difference.labels:,} labels a gain above {number(max(difference.high, 0))} or a "
+            f"loss beyond {number(max(-difference.low, 0))} is unlikely; what lies between stays "
+            "open."
         )
     if ours and classical:
         text += (
-            f" On their own, {ours.model} reaches {number(ours.mean)} and {classical.model} "
-            f"{number(classical.mean)}."
+            f" The highest figures of one model: {number(ours.mean)} with the vectors "
+            f"({ours.model}), {number(classical.mean)} without ({classical.model})."
         )
     return Finding(verdict, f"{gain}.", text)
+
+
+def habit_finding(scores: Sequence[Score]) -> str | None:
+    """Say how far habit alone goes where the next values are asked for; nothing elsewhere."""
+    metric = headline_metric(scores)
+    here = {score.model: score for score in scores if score.metric == metric}
+    if "own-popularity" not in here:
+        return None
+    own = here["own-popularity"]
+    said = f"Habit goes far: what the user chose most so far reaches {number(own.mean)}"
+    if "popularity" in here:
+        said += f", what all users choose most {number(here['popularity'].mean)}"
+    ours = _best(scores, "ours")
+    if ours is None:
+        return f"{said}."
+    if ours.low > own.high:
+        return f"{said}; the vectors go beyond it ({ours.model}, {number(ours.mean)})."
+    if ours.high < own.low:
+        return f"{said}; the vectors do not get there ({ours.model}, {number(ours.mean)})."
+    return f"{said}; with the vectors it is about the same ({ours.model}, {number(ours.mean)})."
 
 
 def pretraining_finding(scores: Sequence[Score]) -> str | None:
@@ -201,27 +232,27 @@ def answer(findings: Mapping[str, Finding]) -> str:
             "tie": "Nothing that can be measured on the one task that was tried: it is a tie.",
             "loss": "Nothing on the one task that was tried: they fall short of those features.",
         }[next(iter(judged.values())).verdict]
-    parts = []
+    said = []
     if tasks["win"]:
-        parts.append(f"they add something measurable in {_share(tasks['win'], judged)}")
+        said.append(f"They add something measurable in {_share(tasks['win'], judged)}.")
+    else:
+        said.append("On these tasks they add nothing that can be measured.")
     if tasks["tie"]:
-        parts.append(f"it is a tie in {_share(tasks['tie'], judged)}")
+        said.append(f"It is a tie in {_share(tasks['tie'], judged)}.")
     if tasks["loss"]:
-        parts.append(f"they fall short in {_share(tasks['loss'], judged)}")
-    said = "; ".join(parts) + "."
-    if not tasks["win"]:
-        return f"On these tasks, nothing that can be measured: {said}"
-    return said[0].upper() + said[1:]
+        said.append(f"They fall short in {_share(tasks['loss'], judged)}.")
+    return " ".join(said)
 
 
 def cautions(scores: Sequence[Score], positives: Mapping[str, int | None], seeds: int) -> list[str]:
     """Say what the intervals do not cover, and where there is little to judge by."""
     said = []
-    if seeds <= 1:
+    if seeds < ENOUGH_SEEDS:
+        times = "once" if seeds == 1 else f"{seeds} times"
         said.append(
-            "The model was pretrained once. The intervals cover which users were drawn, not the "
-            "luck of pretraining: another seed may move every figure of ours, also across zero. "
-            "Pretrain three seeds or more before you decide on a close call."
+            f"The model was pretrained {times}. The intervals cover which users were drawn, not "
+            "the luck of pretraining: another seed may move every figure of ours, also across "
+            "zero. Pretrain three seeds or more before you decide on a close call."
         )
     for task, count in positives.items():
         labels = max((score.labels for score in scores if score.task == task), default=0)
@@ -247,9 +278,9 @@ def _share(tasks: Sequence[str], judged: Mapping[str, Finding]) -> str:
 def intervals_note(splits: int, seeds: int) -> str:
     """Say how the intervals come about, and what they leave out."""
     over_seeds = (
-        f"Models of {seeds} pretraining seeds were scored, and their metrics averaged before the "
-        "users were drawn; so the luck of a seed is evened out, but not itself a part of the "
-        "interval."
+        f"The vectors of {seeds} pretraining seeds were scored and their metrics averaged, and "
+        "fine-tuned networks start from the seeds in turn, a fold each, unless every seed was "
+        "asked for in every fold: the luck of a seed is evened out, not a part of the interval."
         if seeds > 1
         else "One pretraining seed was scored: its luck is not a part of the interval."
     )

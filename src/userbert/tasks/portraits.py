@@ -6,7 +6,7 @@ In: prepared data, a pretrained model, a cut-off. Out: records of plain values a
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from userbert.data.pairs import first_events
 from userbert.data.sequences import cut, profile_ids
 from userbert.data.store import PreparedData
 from userbert.data.timeline import WordView, profile_values, timeline
-from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories
+from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories, Vocabulary
 from userbert.errors import InputError
 from userbert.model.expectation import expect
 from userbert.model.userbert import UserBert, embed_pairs
@@ -31,8 +31,14 @@ MOST_USERS = 5_000
 """More would add neither to a histogram nor to a map."""
 FEWEST_FOR_TSNE = 50
 """Fewer users have no neighbourhoods to keep."""
+MOST_MAPPED = 1_500
+"""Of t-SNE, which takes some ten seconds for so many."""
 WORDS_OF_A_PORTRAIT = range(8, 21)
 EXPECTED_VALUES = 5
+_BESIDE_AMOUNTS = re.compile(
+    r"[\d\s.,+<>$€£-]|\b(under|below|over|above|less|than|to|or|more|and|up|years?)\b|(?<=\d)[km]"
+)
+""""Under 15K", "15-24K", "250K+", "65 or more": what an amount may say beside its number."""
 
 Colour = str | Labels
 """What colours a map of users: a profile field's name, or the labels of a task with classes."""
@@ -45,6 +51,7 @@ class UserSample:
     rows: Int64
     cutoff: int
     batch: UserBatch
+    is_drawn: bool
 
 
 @dataclass(frozen=True)
@@ -108,12 +115,13 @@ class Portrait:
     hidden: HiddenWord | None
 
 
-def sample_users(data: PreparedData, cutoff: int) -> UserSample:
-    """Cut the sequences of all users with an event before the cut-off, or of `MOST_USERS`."""
+def sample_users(data: PreparedData, cutoff: int, most: int = MOST_USERS) -> UserSample:
+    """Cut the sequences of all users with an event before the cut-off, or of `most` of them."""
     rows = np.flatnonzero(first_events(data) < cutoff)
-    if len(rows) > MOST_USERS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_USERS, replace=False))
-    return UserSample(rows, cutoff, cut(data, rows, np.full(len(rows), cutoff)))
+    is_drawn = len(rows) > most
+    if is_drawn:
+        rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+    return UserSample(rows, cutoff, cut(data, rows, np.full(len(rows), cutoff)), is_drawn)
 
 
 def coverage(data: PreparedData, batch: UserBatch) -> list[Coverage]:
@@ -139,13 +147,16 @@ def coverage(data: PreparedData, batch: UserBatch) -> list[Coverage]:
 
 
 def map_users(
-    model: UserBert, data: PreparedData, users: UserSample, colours: Sequence[Colour]
+    model: UserBert, data: PreparedData, cutoff: int, colours: Sequence[Colour]
 ) -> tuple[str, list[UserMap]]:
     """Map users by their embeddings, once for each colouring; say how the map was made."""
+    users = sample_users(data, cutoff, MOST_MAPPED)
     if len(users.rows) < 3 or not colours:
         return "", []
     cutoffs = np.full(len(users.rows), users.cutoff)
     points, method = _flatten(embed_pairs(model, data, users.rows, cutoffs))
+    if users.is_drawn:
+        method += f" Shown are {len(users.rows):,} users, drawn at random."
     maps = []
     for colour in colours:
         if isinstance(colour, str):
@@ -186,7 +197,7 @@ def portrait(model: UserBert, data: PreparedData, users: UserSample) -> Portrait
     return Portrait(
         data.user_ids[row].as_py(),
         profile_values(data, row, users.cutoff),
-        shown,
+        [_readable(data, word) for word in shown],
         _hide(model, data, row, users.cutoff, of_longest[len(of_longest) // 2]),
     )
 
@@ -200,15 +211,24 @@ def _hide(model: UserBert, data: PreparedData, row: int, cutoff: int, word: Word
         there = [value for value, _ in word.values[name]]
         values = [
             ExpectedValue(
-                value,
+                _named(vocabulary, value),
                 probability,
                 ranked.index(value) + 1 if value in ranked else None,
                 value in there,
             )
             for value, probability in likely
         ]
-        attributes.append(Expectation(name, values, there))
-    return HiddenWord(word, attributes)
+        attributes.append(Expectation(name, values, [_named(vocabulary, value) for value in there]))
+    return HiddenWord(_readable(data, word), attributes)
+
+
+def _readable(data: PreparedData, word: WordView) -> WordView:
+    vocabularies = data.vocabularies.segments[word.segment]
+    values = {
+        name: [(_named(vocabularies[name], value), count) for value, count in held]
+        for name, held in word.values.items()
+    }
+    return replace(word, values=values)
 
 
 def _flatten(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], str]:
@@ -223,9 +243,9 @@ def _flatten(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], str]:
         )
     # 30 directions hold all but noise, and make the search for neighbours quick.
     reduced = (left * strengths)[:, :30]
-    points = TSNE(init="pca", random_state=0, perplexity=min(30, len(vectors) // 4))
+    layout = TSNE(init="pca", random_state=0, perplexity=min(30, len(vectors) // 4), max_iter=500)
     return (
-        points.fit_transform(reduced),
+        layout.fit_transform(reduced),
         "Neighbours in the vectors' space are neighbours here (t-SNE); how far clusters lie apart "
         "means little.",
     )
@@ -290,16 +310,25 @@ def _natural_order(names: Sequence[str]) -> list[int] | None:
 
     One value without a number ("none") may stand below the others.
     """
-    keys = [(_first_number(name), number) for number, name in enumerate(names)]
-    without = [number for key, number in keys if key is None]
+    amounts = {number: _amount(name) for number, name in enumerate(names)}
+    without = [number for number, amount in amounts.items() if amount is None]
     if len(names) < 3 or len(without) > 1:
         return None
-    return [*without, *(number for key, number in sorted((k, n) for k, n in keys if k is not None))]
+    rising = sorted((amount, number) for number, amount in amounts.items() if amount is not None)
+    return [*without, *(number for _, number in rising)]
 
 
-def _first_number(name: str) -> float | None:
+def _amount(name: str) -> float | None:
+    """Where a value that is an amount begins; none if it says more than an amount."""
     found = re.search(r"-?\d+(\.\d+)?", name)
-    if found is None:
+    if found is None or _BESIDE_AMOUNTS.sub("", name.lower()):
         return None
     is_below = name.lower().startswith(("under", "below", "<", "less"))
     return float(found[0]) - 0.5 * is_below
+
+
+def _named(vocabulary: Vocabulary, name: str) -> str:
+    """A value's name; a bin's has edges short enough to read."""
+    if vocabulary.is_categorical:
+        return name
+    return re.sub(r"\d+\.\d+", lambda edge: f"{float(edge[0]):.3g}", name)

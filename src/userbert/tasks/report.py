@@ -24,6 +24,7 @@ from userbert.data.store import PreparedData
 from userbert.folders import publishing_file, read_json
 from userbert.model.userbert import UserBert
 from userbert.tasks import figures, findings
+from userbert.tasks.evaluate import Report
 from userbert.tasks.figures import Interval, Line
 from userbert.tasks.findings import METRICS, Finding, Score
 from userbert.tasks.labels import Labels
@@ -57,7 +58,7 @@ class TaskView:
     question: str
     facts: str
     finding: Finding
-    pretraining: str | None
+    remarks: list[str]
     chart: Markup
     metrics: list[str]
     rows: list[tuple[str, str, list[str]]]
@@ -83,7 +84,7 @@ def read_metrics(model_folder: Path) -> list[dict[str, Any]]:
 
 def write_report(  # noqa: PLR0917 - what an evaluation is made of
     folder: Path,
-    report: Mapping[str, Any],
+    report: Report,
     data: PreparedData,
     models: Sequence[UserBert],
     labels: Sequence[Labels],
@@ -92,14 +93,15 @@ def write_report(  # noqa: PLR0917 - what an evaluation is made of
 ) -> Path:
     """Write `folder`/report.html; return its path.
 
-    `report` is the content of report.json; `models` has one model a pretraining seed. Users are
-    shown at `cutoff` (µs since 1970), through the first model.
+    `models`, one a pretraining seed, and `labels` are those that `evaluate` was given. Users are
+    shown at `cutoff` (µs since 1970), through the first model. Raises `InputError` if the file
+    exists.
     """
-    scores = [Score.from_row(row) for row in report["rows"]]
+    scores = [Score.from_row(row) for row in report.rows]
     tasks = [_task(one, scores) for one in labels if any(s.task == one.name for s in scores)]
     users = sample_users(data, cutoff)
     colours = background.colours or _chosen_colours(data, models[0], labels)
-    method, maps = map_users(models[0], data, users, colours[:_MAPS])
+    method, maps = map_users(models[0], data, cutoff, colours[:_MAPS])
     positives = {one.name: _positives(one) for one in labels}
     page = _template().render(
         question=findings.QUESTION,
@@ -113,22 +115,23 @@ def write_report(  # noqa: PLR0917 - what an evaluation is made of
             if any(score.metric == name for score in scores)
         ],
         groups=_groups(scores),
-        curves=_learning_curves(report.get("curves", ())),
+        curves=_learning_curves(report.learning_curves),
         facts=_data_facts(data),
         cutoff=_day(data, cutoff),
         users=len(users.rows),
-        is_sample=len(users.rows) < len(data),
+        is_drawn=users.is_drawn,
         segments=[_segment(segment) for segment in users.batch.segments],
         coverage=coverage(data, users.batch),
         **_row_account(data),
         training=_training_facts(data, models),
+        loss_trend=_loss_trend(background.metrics[0]) if background.metrics else "",
         losses=_losses(background.metrics[0]) if background.metrics else [],
         map_method=method,
         maps=maps,
         portrait=portrait(models[0], data, users),
-        made=report["made"],
+        made=report.made,
         interval_note=findings.intervals_note(
-            max((int(row["splits"]) for row in report["rows"]), default=0), len(models)
+            max((int(row["splits"]) for row in report.rows), default=0), len(models)
         ),
         source_note=background.source_note,
     )
@@ -164,7 +167,11 @@ def _task(labels: Labels, scores: Sequence[Score]) -> TaskView:
     dots = [
         _dot(by_cell[name, headline], name)
         for name in names
-        if (name, headline) in by_cell and findings.DIFFERENCE not in name
+        if (name, headline) in by_cell
+        and findings.DIFFERENCE not in name
+        # Where everybody gets the same score, the area is one half: a dot would only squeeze the
+        # others together.
+        and (name, headline) != ("popularity", "roc_auc")
     ]
     label = METRICS.get(headline, headline)
     return TaskView(
@@ -172,7 +179,11 @@ def _task(labels: Labels, scores: Sequence[Score]) -> TaskView:
         labels.question,
         _task_facts(labels),
         findings.find(mine),
-        findings.pretraining_finding(mine),
+        [
+            said
+            for said in (findings.habit_finding(mine), findings.pretraining_finding(mine))
+            if said
+        ],
         figures.intervals(dots, title=f"{labels.name}: {label} of each model", axis=label),
         [METRICS.get(metric, metric) for metric in metrics],
         rows,
@@ -293,8 +304,9 @@ def _data_facts(data: PreparedData) -> list[tuple[str, str]]:
         actions, words = summary["actions"][name], summary["words"][name]
         share = actions / max(words, 1)
         facts.append((name, f"{words:,} words of {actions:,} actions, {share:.1f} a word"))
-    fitted = data.schema.fit_before
-    facts.append(("vocabularies", f"from events before {fitted}" if fitted else "from all events"))
+    fitted = data.schema.fit_before_us
+    source = "all events" if fitted is None else f"events before {_day(data, fitted)}"
+    facts.append(("vocabularies", f"from {source}"))
     return facts
 
 
@@ -334,9 +346,9 @@ def _counted(counts: Counter[str]) -> str:
 
 def _segment(segment: SegmentBatch) -> SegmentView:
     words, actions = segment.word_counts, np.diff(segment.action_offsets)
-    facts = f"{np.median(words):.0f} words a user in the middle, {int(words.max()):,} at most"
+    facts = f"Median {np.median(words):.0f} words a user, at most {words.max():,}"
     if len(actions):
-        facts += f"; {np.median(actions):.0f} actions a word in the middle"
+        facts += f"; median {np.median(actions):.0f} actions a word, at most {actions.max():,}"
     cut = [
         f"{count:,} {what} beyond the limit of {limit} left out"
         for count, what, limit in (
@@ -402,6 +414,23 @@ def _losses(lines: Sequence[Mapping[str, Any]]) -> list[Markup]:
         title = "all together" if name == "loss" else name
         drawn.append(figures.losses(shown, name=title, title=f"Loss of {title} over the steps"))
     return drawn
+
+
+def _loss_trend(lines: Sequence[Mapping[str, Any]]) -> str:
+    held_out = [
+        (line["step"], line["validation"]["loss"]) for line in lines if "validation" in line
+    ]
+    if len(held_out) < 2:
+        return ""
+    (first_step, first), (last_step, last) = held_out[0], held_out[-1]
+    best, best_step = min((loss, step) for step, loss in held_out)
+    said = (
+        f"On users held out the loss went from {first:.2f} (step {first_step:,}) to {last:.2f} "
+        f"(step {last_step:,})"
+    )
+    if best_step == last_step:
+        return f"{said} and was still falling."
+    return f"{said}; its lowest was {best:.2f} (step {best_step:,})."
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:
