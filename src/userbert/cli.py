@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from userbert.errors import InputError, LabelError, UserBertError
 
 if TYPE_CHECKING:
     from userbert.data.pairs import Pairs
     from userbert.data.store import PreparedData
+    from userbert.tasks.evaluate import Report
     from userbert.tasks.labels import Labels
 
 app = typer.Typer(
@@ -37,6 +39,7 @@ _say = Console(stderr=True, highlight=False, soft_wrap=True).print
 _show = Console(highlight=False, soft_wrap=True).print
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of prepared data.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A pretrained model.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write; must not exist yet.")]
 Cutoffs = Annotated[
     list[str] | None,
@@ -338,7 +341,7 @@ def pretrain(
 
 @app.command()
 def embed(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A pretrained model.")],
+    model: Model,
     data: Data,
     output: Output,
     cutoff: Cutoffs = None,
@@ -367,6 +370,155 @@ def embed(
         precision=precision.value,
     )
     _show(f"{output}: {len(pairs):,} vectors")
+
+
+@app.command()
+def finetune(
+    model: Model,
+    data: Data,
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="What is to be predicted.")],
+    output: Output,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Start from new weights, to compare.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="At most; the best is kept.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Users in a batch.")] = 128,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Fine-tune a pretrained model to a task, end to end.
+
+    Example: `userbert finetune model data --labels return.parquet -o task`
+    """
+    _needs_torch()
+    from userbert.model.userbert import UserBert
+    from userbert.tasks.finetune import FinetuneConfig
+    from userbert.tasks.finetune import finetune as finetune_model
+    from userbert.tasks.labels import Labels
+
+    _refuse_existing(output)
+    opened = _open(data)
+    task = finetune_model(
+        UserBert.from_pretrained(model),
+        opened,
+        Labels.load(labels, opened),
+        config=FinetuneConfig(epochs=epochs, batch_size=batch_size, seed=seed),
+        from_scratch=from_scratch,
+    )
+    task.save(output)
+    record = task.record
+    measure = {"binary": "ROC-AUC", "regression": "minus squared error"}.get(task.kind, "mAP@10")
+    _show(
+        f"{output}: {record['labels']:,} labels, best after {record['best_epoch']} epochs: "
+        f"{measure} {record['quality']:.3f} on {record['validation_labels']:,} users set apart"
+    )
+
+
+@app.command()
+def predict(
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="A task that was fine-tuned.")],
+    data: Data,
+    output: Output,
+    cutoff: Cutoffs = None,
+    at: At = None,
+) -> None:
+    """Score users by a task model.
+
+    Example: `userbert predict task data --cutoff 2017-09-01 -o scores.parquet`
+    """
+    _needs_torch()
+    from userbert.folders import publishing_file
+    from userbert.tasks.task_model import TaskModel
+
+    opened = _open(data)
+    scores = TaskModel.load(task).predict_pairs(opened, _pairs(opened, cutoff, at))
+    with publishing_file(output) as temporary:
+        scores.write_parquet(temporary)
+    _show(f"{output}: {len(scores):,} users")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    labels: Annotated[
+        list[Path], typer.Option(metavar="FILE", help="A task; may be given several times.")
+    ],
+    output: Output,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="MODEL", help="The same pretraining with another seed; two make three."
+        ),
+    ] = None,
+) -> None:
+    """Say honestly what the vectors add to the features one has already.
+
+    Example: `userbert evaluate model data --labels return.parquet -o verdict`
+    """
+    _needs_torch()
+    from userbert.folders import publishing_folder
+    from userbert.model.userbert import UserBert
+    from userbert.tasks.evaluate import evaluate as compare
+    from userbert.tasks.labels import Labels
+    from userbert.tasks.report import Background, read_metrics, write_report
+
+    _refuse_existing(output)
+    opened = _open(data)
+    folders = [model, *(also or [])]
+    models = [UserBert.from_pretrained(folder) for folder in folders]
+    tasks = [Labels.load(path, opened) for path in labels]
+    report = compare(models, opened, tasks, command=_command())
+    with publishing_folder(output) as temporary:
+        report.save(temporary / "report.json")
+        metrics = [read_metrics(folder) for folder in folders]
+        cutoff = int(max(task.cutoffs.max() for task in tasks))
+        background = Background(metrics=metrics)
+        write_report(temporary, report, opened, models, tasks, cutoff, background)
+    for warning in report.warnings:
+        _say(f"[yellow]warning:[/] {warning}")
+    _show(_verdict(report))
+    _show(f"{output / 'report.html'} has the whole report")
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A folder; an unfinished demo goes on in it.")
+    ] = Path("demo"),
+) -> None:
+    """Run the main job on real data: Complete Journey, raw logs to a report.
+
+    Example: `userbert demo -o demo`
+    """
+    _needs_torch()
+    from userbert.experiments.demo import run_demo
+
+    _show(f"{run_demo(output, _command())} is the report: open it in a browser")
+
+
+def _verdict(report: "Report") -> Table:
+    """Each task's models by its first metric, best first."""
+    table = Table("task", "model", "metric", "mean", "95 % interval")
+    tasks = dict.fromkeys(row["task"] for row in report.rows)
+    for task in tasks:
+        rows = [row for row in report.rows if row["task"] == task]
+        rows = [row for row in rows if row["metric"] == rows[0]["metric"]]
+        for row in sorted(rows, key=lambda row: ("−" in row["model"], -row["mean"])):  # noqa: RUF001 - the name of a difference
+            interval = f"{row['low']:.3f} to {row['high']:.3f}"
+            table.add_row(task, row["model"], row["metric"], f"{row['mean']:.3f}", interval)
+        table.add_section()
+    return table
+
+
+def _command() -> list[str]:
+    """The command as it was typed, without where the program lies."""
+    return ["userbert", *sys.argv[1:]]
+
+
+def _refuse_existing(output: Path) -> None:
+    """Say so before an hour's work, not after it."""
+    if output.exists():
+        raise InputError(f"{output} exists already. Choose another -o, or remove it first.")
 
 
 def _needs_torch() -> None:

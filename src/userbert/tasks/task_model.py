@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from userbert.data.batches import Int64, UserBatch
 from userbert.data.loading import in_length_order
-from userbert.data.pairs import pairs_at, pairs_of
+from userbert.data.pairs import Pairs, pairs_at, pairs_of
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
 from userbert.folders import checksum, checksums, publishing_folder, read_json, write_json
@@ -123,6 +123,10 @@ class TaskModel(nn.Module):
         else:
             instant = data.default_cutoff if cutoff is None else data.schema.instant(cutoff)
             pairs = pairs_at(data, [instant])
+        return self.predict_pairs(data, pairs)
+
+    def predict_pairs(self, data: PreparedData, pairs: Pairs) -> pl.DataFrame:
+        """Score pairs as `predict` does."""
         scores = self.scores(data, pairs.rows, pairs.cutoffs)
         frame = pl.DataFrame(
             {
