@@ -91,9 +91,9 @@ def test_no_winner_without_pairs_and_no_word_of_what_was_not_tried() -> None:
     [(0.4, "the vectors go beyond it"), (0.1, "do not get there"), (0.25, "about the same")],
 )
 def test_next_values_are_measured_by_habit(mean: float, said: str) -> None:
-    kind = {"metric": "map_at_10"}
-    habit = [score("own-popularity", 0.25, **kind), score("popularity", 0.17, **kind)]
-    text = str(findings.habit_finding([*habit, score("fused", mean, **kind)]))
+    metric = "map_at_10"
+    habit = [score("own-popularity", 0.25, metric=metric), score("popularity", 0.17, metric=metric)]
+    text = str(findings.habit_finding([*habit, score("fused", mean, metric=metric)]))
     assert "so far reaches 0.250, what all users choose most 0.170" in text
     assert said in text
     assert findings.habit_finding([score("popularity", 0.5)]) is None

@@ -2,8 +2,8 @@
 
 In: `evaluate`'s report, the data, the pretrained models, the tasks' labels. Out: one HTML file that
 needs nothing else: no script, no network, light and dark. `evaluate` and `demo` write it. Its words
-follow from the numbers (`findings.py`), its figures are drawn in `figures.py`, what is shown of
-users comes from `portraits.py`.
+follow from the numbers (`findings.py`, laid out in `comparison.py`), its figures are drawn in
+`figures.py`, what is shown of users comes from `portraits.py`.
 """
 
 import json
@@ -24,14 +24,20 @@ from userbert.data.store import PreparedData
 from userbert.folders import publishing_file, read_json
 from userbert.model.userbert import UserBert
 from userbert.tasks import figures, findings
+from userbert.tasks.comparison import (
+    learning_curves,
+    models_tried,
+    overview,
+    positives,
+    task_view,
+)
 from userbert.tasks.evaluate import Report
-from userbert.tasks.figures import Interval, Line
-from userbert.tasks.findings import METRICS, Finding, Score
+from userbert.tasks.figures import Line
+from userbert.tasks.findings import Score
 from userbert.tasks.labels import Labels
 from userbert.tasks.portraits import Colour, coverage, map_users, portrait, sample_users
 from userbert.training.loop import METRICS as METRICS_FILE
 
-_GROUPS: tuple[figures.Group, ...] = ("classical", "ours", "baseline")
 _MAPS = 4
 _REASONS = 6
 _POINTS = 150
@@ -48,21 +54,6 @@ class Background:
     """What colours the maps of users; none: fields that no model saw, then the others."""
     source_note: str | None = None
     """Where the data come from, and under which licence."""
-
-
-@dataclass(frozen=True)
-class TaskView:
-    """A task as the page shows it."""
-
-    name: str
-    question: str
-    facts: str
-    finding: Finding
-    remarks: list[str]
-    chart: Markup
-    metrics: list[str]
-    rows: list[tuple[str, str, list[str]]]
-    """Model, group, and a cell a metric."""
 
 
 @dataclass(frozen=True)
@@ -98,24 +89,24 @@ def write_report(  # noqa: PLR0917 - what an evaluation is made of
     exists.
     """
     scores = [Score.from_row(row) for row in report.rows]
-    tasks = [_task(one, scores) for one in labels if any(s.task == one.name for s in scores)]
+    tasks = [task_view(one, scores) for one in labels if any(s.task == one.name for s in scores)]
     users = sample_users(data, cutoff)
     colours = background.colours or _chosen_colours(data, models[0], labels)
     method, maps = map_users(models[0], data, cutoff, colours[:_MAPS])
-    positives = {one.name: _positives(one) for one in labels}
+    yes = {one.name: positives(one) for one in labels}
     page = _template().render(
         question=findings.QUESTION,
         answer=findings.answer({task.name: task.finding for task in tasks}),
-        overview=_overview(scores),
-        cautions=findings.cautions(scores, positives, len(models)),
+        overview=overview(scores),
+        cautions=findings.cautions(scores, yes, len(models)),
         tasks=tasks,
         metric_notes=[
             note
             for name, note in findings.METRIC_NOTES.items()
             if any(score.metric == name for score in scores)
         ],
-        groups=_groups(scores),
-        curves=_learning_curves(report.learning_curves),
+        groups=models_tried(scores),
+        curves=learning_curves(report.learning_curves),
         facts=_data_facts(data),
         cutoff=_day(data, cutoff),
         users=len(users.rows),
@@ -123,6 +114,8 @@ def write_report(  # noqa: PLR0917 - what an evaluation is made of
         segments=[_segment(segment) for segment in users.batch.segments],
         coverage=coverage(data, users.batch),
         **_row_account(data),
+        hidden=models[0].hidden,
+        is_timeless=data.schema.profile is not None and data.schema.profile.time is None,
         training=_training_facts(data, models),
         loss_trend=_loss_trend(background.metrics[0]) if background.metrics else "",
         losses=_losses(background.metrics[0]) if background.metrics else [],
@@ -150,147 +143,6 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.jinja")
-
-
-def _task(labels: Labels, scores: Sequence[Score]) -> TaskView:
-    mine = [score for score in scores if score.task == labels.name]
-    headline = findings.headline_metric(mine)
-    metrics = [metric for metric in METRICS if any(score.metric == metric for score in mine)]
-    metrics += sorted({score.metric for score in mine} - set(metrics))
-    names = _in_groups({score.model for score in mine if not findings.is_difference(score)})
-    names += sorted({score.model for score in mine if findings.is_difference(score)})
-    by_cell = {(score.model, score.metric): score for score in mine}
-    rows = [
-        (name, _group(name), [_cell(by_cell.get((name, metric))) for metric in metrics])
-        for name in names
-    ]
-    dots = [
-        _dot(by_cell[name, headline], name)
-        for name in names
-        if (name, headline) in by_cell
-        and findings.DIFFERENCE not in name
-        # Where everybody gets the same score, the area is one half: a dot would only squeeze the
-        # others together.
-        and (name, headline) != ("popularity", "roc_auc")
-    ]
-    label = METRICS.get(headline, headline)
-    return TaskView(
-        labels.name,
-        labels.question,
-        _task_facts(labels),
-        findings.find(mine),
-        [
-            said
-            for said in (findings.habit_finding(mine), findings.pretraining_finding(mine))
-            if said
-        ],
-        figures.intervals(dots, title=f"{labels.name}: {label} of each model", axis=label),
-        [METRICS.get(metric, metric) for metric in metrics],
-        rows,
-    )
-
-
-def _group(model: str) -> str:
-    return "difference" if findings.DIFFERENCE in model else findings.group_of(model)
-
-
-def _in_groups(models: set[str]) -> list[str]:
-    """Classical models first, ours next, baselines last; each in the glossary's order."""
-    order = [*findings.GLOSSARY]
-    return sorted(
-        models,
-        key=lambda name: (
-            _GROUPS.index(findings.group_of(name)),
-            order.index(name) if name in order else len(order),
-            name,
-        ),
-    )
-
-
-def _cell(score: Score | None) -> str:
-    if score is None:
-        return ""
-    write = findings.signed if findings.is_difference(score) else findings.number
-    return f"{write(score.mean)} ({findings.interval(score)})"
-
-
-def _dot(score: Score, name: str) -> Interval:
-    return Interval(name, score.mean, score.low, score.high, findings.group_of(score.model))
-
-
-def _positives(labels: Labels) -> int | None:
-    return int(labels.targets.sum()) if labels.kind == "binary" else None
-
-
-def _task_facts(labels: Labels) -> str:
-    users = len(set(labels.user_ids))
-    facts = f"{len(labels):,} labels" + (f" of {users:,} users" if users < len(labels) else "")
-    positives = _positives(labels)
-    if positives is not None:
-        facts += f", {positives:,} of them yes ({positives / len(labels):.0%})"
-    elif labels.kind == "multilabel":
-        held = labels.targets.sum(axis=1).mean()
-        facts += f", {held:.1f} of {len(labels.classes):,} values right on average"
-    elif labels.classes:
-        facts += f", {len(labels.classes):,} classes"
-    if labels.hide:
-        facts += f". Hidden from every model: {', '.join(labels.hide)}"
-    return f"{facts}."
-
-
-def _overview(scores: Sequence[Score]) -> Markup | None:
-    """The paired differences of all tasks on one axis: the answer in one picture."""
-    tasks = list(dict.fromkeys(score.task for score in scores))
-    rows = []
-    for task in tasks:
-        mine = [score for score in scores if score.task == task]
-        metric = findings.headline_metric(mine)
-        rows += [
-            Interval(task, score.mean, score.low, score.high, "ours")
-            for score in mine
-            if score.metric == metric and score.model.startswith("best-ours")
-        ]
-    if not rows:
-        return None
-    title = "Best of ours minus best classical model, by task, with 95 % intervals"
-    return figures.intervals(rows, title=title, axis="gain over the best classical", zero=True)
-
-
-def _groups(scores: Sequence[Score]) -> list[tuple[str, str, str]]:
-    """Group, model and what it is, of each model that was tried."""
-    there = {score.model for score in scores if score.model in findings.GLOSSARY}
-    return [
-        (findings.group_of(name), name, findings.GLOSSARY[name][1]) for name in _in_groups(there)
-    ]
-
-
-def _learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
-    """A figure a task of rows like report.json's, whose `labels` were learned from."""
-    scores = [Score.from_row(row) for row in curves]
-    drawn = []
-    for task in dict.fromkeys(score.task for score in scores):
-        mine = [score for score in scores if score.task == task]
-        metric = findings.headline_metric(mine)
-        lines = []
-        for model in _in_groups({score.model for score in mine}):
-            points = sorted(
-                (score for score in mine if (score.model, score.metric) == (model, metric)),
-                key=lambda score: score.labels,
-            )
-            lines.append(
-                Line(
-                    model,
-                    [point.labels for point in points],
-                    [point.mean for point in points],
-                    findings.group_of(model),
-                    [point.low for point in points],
-                    [point.high for point in points],
-                )
-            )
-        label = METRICS.get(metric, metric)
-        title = f"{task}: {label} over the number of labels"
-        drawn.append((task, figures.learning_curves(lines, title=title, axis=label)))
-    return drawn
 
 
 def _data_facts(data: PreparedData) -> list[tuple[str, str]]:
