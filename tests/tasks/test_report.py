@@ -14,7 +14,7 @@ from small_logs import SCHEMA, Event, log, prepared
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.model.userbert import UserBert, UserBertConfig
-from userbert.tasks import figures
+from userbert.tasks import figures, portraits
 from userbert.tasks.evaluate import Report
 from userbert.tasks.labels import Labels
 from userbert.tasks.portraits import coverage, map_users, portrait, sample_users
@@ -241,6 +241,14 @@ def test_map_orders_amounts_and_says_what_the_model_saw(
     assert "never saw" in age.note
     assert "read this field" in city.note
     assert [value for _, value, _ in kids.legend] == ["no", "yes"]
+
+
+def test_vectors_of_many_users_are_flattened_alike_each_time() -> None:
+    vectors = np.random.default_rng(0).normal(size=(60, 16)).astype(np.float32)
+    points, method = portraits._flatten(vectors)
+    assert points.shape == (60, 2)
+    assert "t-SNE" in method
+    assert np.array_equal(points, portraits._flatten(vectors)[0])
 
 
 def test_map_refuses_a_field_that_is_not_there(data: PreparedData, model: UserBert) -> None:

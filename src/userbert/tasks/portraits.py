@@ -331,4 +331,5 @@ def _named(vocabulary: Vocabulary, name: str) -> str:
     """A value's name; a bin's has edges short enough to read."""
     if vocabulary.is_categorical:
         return name
-    return re.sub(r"\d+\.\d+", lambda edge: f"{float(edge[0]):.3g}", name)
+    short = re.sub(r"\d+\.\d+", lambda edge: f"{float(edge[0]):.3g}", name)
+    return short.replace(" ", "\N{NO-BREAK SPACE}")
