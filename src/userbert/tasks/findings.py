@@ -286,7 +286,8 @@ def intervals_note(splits: int, seeds: int) -> str:
     )
     return (
         f"Every user is scored by models that did not learn from that user ({splits} folds). Then "
-        "the users, with all their labels, are drawn 1,000 times with replacement, and each metric "
+        "the users, with all their labels, are drawn with replacement (1,000 times unless asked "
+        "otherwise), and each metric "
         "is computed anew; the middle 95 % of its values is the interval. All models share the "
         "draws, so that a difference of two models is judged on the same users: it can be clear "
         "although the models' own intervals overlap. The folds are not drawn anew, and models are "
