@@ -77,12 +77,6 @@ def zstd(content: bytes) -> bytes:
     return pa.Codec("zstd").compress(content, asbytes=True)  # type: ignore[no-any-return]
 
 
-def parquet(content: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    LOG.write_parquet(sink)  # type: ignore[arg-type]
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
-
-
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
 def test_text_logs_of_every_form_give_the_same_events(
@@ -92,8 +86,9 @@ def test_text_logs_of_every_form_give_the_same_events(
         content = LOG.write_ndjson().encode()
     else:
         content = LOG.write_csv(separator="\t" if form == "tsv" else ",").encode()
-    compress = {"": bytes, ".gz": gzip.compress, ".zst": zstd}[ending]
-    (tmp_path / f"log.{form}{ending}").write_bytes(compress(content))
+    if ending:
+        content = gzip.compress(content) if ending == ".gz" else zstd(content)
+    (tmp_path / f"log.{form}{ending}").write_bytes(content)
     assert rows_of(schema(tmp_path)) == EVENTS
 
 
@@ -110,10 +105,10 @@ def test_frames_in_memory_give_the_same_events(frame: Any) -> None:
     assert open_sources(schema(), {"log": frame})[0].name == "frame 'log'"
 
 
-def test_what_is_no_frame_is_told() -> None:
-    for frame in (3, object(), pd.DataFrame({"user": [1, "a", b"x"]})):
-        message = message_of(lambda frame=frame: open_sources(schema(), {"log": frame}))
-        assert message.startswith("frame 'log' is not a table: ")
+@pytest.mark.parametrize("frame", [3, object(), pd.DataFrame({"user": [1, "a", b"x"]})])
+def test_what_is_no_frame_is_told(frame: Any) -> None:
+    message = message_of(lambda: open_sources(schema(), {"log": frame}))
+    assert message.startswith("frame 'log' is not a table: ")
 
 
 def test_a_frame_must_be_of_a_source() -> None:

@@ -86,8 +86,10 @@ def cut(data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str]
     segments = data.schema.segments
     batches: dict[str, SegmentBatch] = {}
     begins: dict[str, Int64] = {}
-    # Segments that reach to the cut-off come first: they bound the others.
-    for name, segment in sorted(segments.items(), key=lambda item: item[1].window.to is not None):
+    # Segments that reach closer to the cut-off come first: they bound the others.
+    for name, segment in sorted(
+        segments.items(), key=lambda item: item[1].window.to or timedelta(0)
+    ):
         end = cutoffs
         if segment.window.to is not None:
             end = cutoffs - _microseconds(segment.window.to)

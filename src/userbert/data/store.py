@@ -14,7 +14,8 @@ DATA/
 Users stand in the order of (hash of the id, id) over all shards; a user's number in it is its row.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -41,6 +42,7 @@ TIMELESS = np.iinfo(np.int64).min
 Int64 = NDArray[np.int64]
 
 _USER = ["user_hash", "user_id"]
+_KEYS = ("users", "shards", "first_event", "last_event", "checksums")
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,19 @@ class PreparedData:
                 f"{path} is not prepared data (it has no manifest.json). "
                 "Make it with `userbert prepare schema.yaml -o DATA`."
             )
-        try:
-            self.manifest: dict[str, Any] = read_json(path / "manifest.json")
-            self.vocabularies = Vocabularies.from_json(read_json(path / "vocabularies.json"))
-        except (InputError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is damaged: {error}. Prepare the logs again.") from error
-        if self.manifest.get("format") != FORMAT:
+        with _told_of(path):
+            self.manifest: dict[str, Any] = {**read_json(path / "manifest.json")}
+            written = self.manifest["format"]
+        if written != FORMAT:
             raise DataError(
-                f"{path} has the format {self.manifest.get('format')!r}, this version reads "
-                f"{FORMAT}. Prepare the logs again, or use the version that wrote it."
+                f"{path} has the format {written!r}, this version reads {FORMAT}. "
+                "Prepare the logs again, or use the version that wrote it."
             )
-        self.schema = Schema.load(path / "schema.yaml")
+        with _told_of(path):
+            for key in _KEYS:
+                self.manifest[key]
+            self.vocabularies = Vocabularies.from_json(read_json(path / "vocabularies.json"))
+            self.schema = Schema.load(path / "schema.yaml")
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -224,6 +228,18 @@ class PreparedData:
             if name not in hidden
         )
         return InputShape(segments, profile)
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Say that a folder is damaged when a description in it cannot be read."""
+    try:
+        yield
+    except KeyError as error:
+        raise DataError(f"{path} is damaged: it lacks {error}. Prepare the logs again.") from error
+    except (InputError, TypeError, AttributeError) as error:
+        told = str(error).removesuffix(".")
+        raise DataError(f"{path} is damaged: {told}. Prepare the logs again.") from error
 
 
 def _positions(segment: Segment) -> int:
