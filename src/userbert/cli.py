@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from userbert.errors import InputError, LabelError, UserBertError
 
 if TYPE_CHECKING:
     from userbert.data.pairs import Pairs
     from userbert.data.store import PreparedData
-    from userbert.tasks.evaluate import Report
     from userbert.tasks.labels import Labels
 
 app = typer.Typer(
@@ -456,8 +454,9 @@ def evaluate(
     Example: `userbert evaluate model data --labels return.parquet -o verdict`
     """
     _needs_torch()
-    from userbert.folders import publishing_folder
+    from userbert.folders import publishing_folder, write_summary
     from userbert.model.userbert import UserBert
+    from userbert.serving.inspection import verdict
     from userbert.tasks.evaluate import evaluate as compare
     from userbert.tasks.labels import Labels
     from userbert.tasks.report import Background, read_metrics, write_report
@@ -474,9 +473,10 @@ def evaluate(
         cutoff = int(max(task.cutoffs.max() for task in tasks))
         background = Background(metrics=metrics)
         write_report(temporary, report, opened, models, tasks, cutoff, background)
+        write_summary(temporary, "evaluation")
     for warning in report.warnings:
         _say(f"[yellow]warning:[/] {warning}")
-    _show(_verdict(report))
+    _show(verdict(report.rows))
     _show(f"{output / 'report.html'} has the whole report")
 
 
@@ -494,20 +494,6 @@ def demo(
     from userbert.experiments.demo import run_demo
 
     _show(f"{run_demo(output, _command())} is the report: open it in a browser")
-
-
-def _verdict(report: "Report") -> Table:
-    """Each task's models by its first metric, best first."""
-    table = Table("task", "model", "metric", "mean", "95 % interval")
-    tasks = dict.fromkeys(row["task"] for row in report.rows)
-    for task in tasks:
-        rows = [row for row in report.rows if row["task"] == task]
-        rows = [row for row in rows if row["metric"] == rows[0]["metric"]]
-        for row in sorted(rows, key=lambda row: ("−" in row["model"], -row["mean"])):  # noqa: RUF001 - the name of a difference
-            interval = f"{row['low']:.3f} to {row['high']:.3f}"
-            table.add_row(task, row["model"], row["metric"], f"{row['mean']:.3f}", interval)
-        table.add_section()
-    return table
 
 
 def _command() -> list[str]:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is missing: {path.parent} is not complete.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
+
+
+def write_summary(folder: Path, kind: str, **content: Any) -> None:
+    """Close a folder with `summary.json`: what it is, its version, checksums of all files in it."""
+    made = {"kind": kind, "version": version("userbert"), **content}
+    write_json(folder / "summary.json", {**made, "checksums": checksums(folder)})
 
 
 def checksum(path: Path) -> str:

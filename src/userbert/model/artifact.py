@@ -16,7 +16,6 @@ Nothing is unpickled: a folder from a stranger can at worst be refused.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from torch import Tensor
 from userbert.data.batches import InputShape
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError, ModelError
-from userbert.folders import checksum, checksums, read_json, write_json
+from userbert.folders import checksum, read_json, write_json, write_summary
 from userbert.schema.models import Schema
 
 FORMAT = 1
@@ -68,8 +67,7 @@ def write_artifact(folder: Path, artifact: Artifact) -> None:
     write_json(folder / "training.json", artifact.record)
     weights = {name: tensor.detach().contiguous() for name, tensor in artifact.weights.items()}
     save_file(weights, folder / "model.safetensors")
-    made = {"kind": "model", "format": FORMAT, "version": version("userbert")}
-    write_json(folder / "summary.json", {**made, "checksums": checksums(folder)})
+    write_summary(folder, "model", format=FORMAT)
 
 
 def read_artifact(folder: Path) -> Artifact:

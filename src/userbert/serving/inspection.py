@@ -1,10 +1,10 @@
 """What is inside a folder or file that userbert wrote, as tables for people.
 
-In: prepared data, a model folder, labels, embeddings or scores. Out: rich tables. The command
-line's `inspect` prints them; nothing here needs torch.
+In: prepared data, a model, a task, an evaluation, labels, vectors or scores. Out: rich tables. The
+command line's `inspect` prints them; nothing here needs torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,32 @@ def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> R
     """Describe what `path` holds; with `user` (of prepared data), that user's words."""
     if path.is_file():
         return _describe_table(path)
-    if (path / "manifest.json").is_file() and (path / "vocabularies.json").is_file():
-        if (path / "shards").is_dir():
-            data = PreparedData.open(path)
-            return _describe_data(data) if user is None else _describe_user(data, user, cutoff)
-        return _describe_json(path, ("config.json", "training.json", "summary.json"))
-    if (path / "summary.json").is_file():
-        return _describe_json(path, ("summary.json",))
+    if (path / "manifest.json").is_file():
+        data = PreparedData.open(path)
+        return _describe_data(data) if user is None else _describe_user(data, user, cutoff)
+    if (path / "training.json").is_file():
+        return _describe_json(path, ("config.json", "training.json"))
+    if (path / "report.json").is_file():
+        return verdict(read_json(path / "report.json")["rows"])
+    if (path / "task.json").is_file():
+        return _describe_json(path, ("task.json",))
     raise InputError(
-        f"{path}: expected prepared data, a model or task folder, or a file of labels, embeddings "
-        "or scores; found none of these."
+        f"{path}: expected prepared data, a model, task or evaluation folder, or a file of labels, "
+        "embeddings or scores; found none of these."
     )
+
+
+def verdict(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Lay out an evaluation's rows: each task's models by its first metric, differences last."""
+    table = Table("task", "model", "metric", "mean", "95 % interval")
+    for task in dict.fromkeys(row["task"] for row in rows):
+        mine = [row for row in rows if row["task"] == task]
+        mine = [row for row in mine if row["metric"] == mine[0]["metric"]]
+        for row in sorted(mine, key=lambda row: (" " in row["model"], -row["mean"])):
+            interval = f"{row['low']:.3f} to {row['high']:.3f}"
+            table.add_row(task, row["model"], row["metric"], f"{row['mean']:.3f}", interval)
+        table.add_section()
+    return table
 
 
 def _describe_data(data: PreparedData) -> RenderableType:

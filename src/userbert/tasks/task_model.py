@@ -14,7 +14,6 @@ TASK/
 
 from dataclasses import replace
 from datetime import date, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +30,7 @@ from userbert.data.loading import in_length_order
 from userbert.data.pairs import Pairs, pairs_at, pairs_of
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
-from userbert.folders import checksum, checksums, publishing_folder, read_json, write_json
+from userbert.folders import checksum, publishing_folder, read_json, write_json, write_summary
 from userbert.model.userbert import UserBert
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats
@@ -162,8 +161,7 @@ class TaskModel(nn.Module):
                 for name in ("name", "question", "kind", "classes", "attribute", "hide", "horizon")
             }
             write_json(temporary / "task.json", {**about, "record": self.record})
-            made = {"kind": "task", "format": FORMAT, "version": version("userbert")}
-            write_json(temporary / "summary.json", {**made, "checksums": checksums(temporary)})
+            write_summary(temporary, "task", format=FORMAT)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
