@@ -7,7 +7,7 @@ phone; the page sets several side by side. Used by `report.py` alone.
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,9 +139,8 @@ def user_map(points: NDArray[np.floating[Any]], colours: Sequence[str], *, title
     # Thousands of dots as vectors would make the page heavy; as one picture they are light.
     size = float(np.clip(12000 / max(len(points), 1), 4, 30))
     for part, alpha in ((~known, 0.3), (known, 0.75)):
-        axes.scatter(
-            *points[part].T, c=inks[part], s=size, alpha=alpha, linewidths=0, rasterized=True
-        )
+        x, y = points[part].T
+        axes.scatter(x, y, c=inks[part], s=size, alpha=alpha, linewidths=0, rasterized=True)
     return _svg(figure, title)
 
 
@@ -196,9 +195,8 @@ def _svg(figure: Figure, title: str) -> Markup:
     """Write a figure as an inline SVG element that the page can name, colour and scale."""
     buffer = io.StringIO()
     # Letters stay letters: they are searchable, and in the page's own type.
-    settings: Mapping[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": title}
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with mpl.rc_context(dict(settings)):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
