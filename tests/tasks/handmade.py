@@ -4,14 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import torch
 
+from userbert.data.pairs import pairs_at
 from userbert.data.store import PreparedData, ShardTables, write_manifest, write_shard
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary
 from userbert.data.words import build_words, user_hash
 from userbert.folders import write_json
+from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Schema, to_instant
+from userbert.tasks.labels import Labels, label_attribute, label_next
 
 SCHEMA = """
 user: user_id
@@ -94,3 +99,52 @@ def make_data(
     span = {"first_event": min(times), "last_event": max(times)}
     write_manifest(folder, {"shards": 1, "users": users, **span})
     return PreparedData.open(folder)
+
+
+CUTOFF = "2020-02-01T12:00"
+"""Of `tastes`."""
+
+
+def tastes(folder: Path, users: int = 60) -> PreparedData:
+    """Users of whom every second likes apples and the others bread; each act again at the end."""
+    random = np.random.default_rng(0)
+    events: list[Event] = []
+    for number in range(users):
+        liked = "apple" if number % 2 else "bread"
+        for day in random.choice(28, 4, replace=False):
+            other = "cheese" if random.random() < 0.3 else liked
+            time = f"2020-01-{day + 1:02}T12:{number % 60:02}"
+            events.append((f"user{number:03}", time, "purchase", other, float(random.random() * 9)))
+        events.append((f"user{number:03}", "2020-02-05T12:00", "click", liked, None))
+    kids = [(f"user{number:03}", "old", str(number % 2)) for number in range(users)]
+    return make_data(folder, events, kids)
+
+
+def tiny_model(data: PreparedData, seed: int = 0, hide: Sequence[str] = ("kids",)) -> UserBert:
+    """A network that has learned nothing, but says that it has seen what is before `CUTOFF`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UserBert(
+            UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=16, attribute_width=8),
+            data.input_shape(hide),
+            schema=data.schema,
+            vocabularies=data.vocabularies,
+            hidden=hide,
+            record={"before": instant(CUTOFF), "seed": seed},
+        ).eval()
+
+
+def taste_labels(data: PreparedData, kind: str = "binary") -> Labels:
+    """What each of `tastes` likes, as a task of the kind asked for."""
+    pairs = pairs_at(data, [instant(CUTOFF)])
+    if kind == "binary":
+        return label_attribute(data, pairs, "kids", ["1"])
+    if kind == "multilabel":
+        return label_next(data, "genre", pairs)
+    users = data.user_ids.take(pa.array(pairs.rows)).to_pylist()
+    odd = [int(user[4:]) % 2 for user in users]
+    values = ["apple" if is_odd else "bread" for is_odd in odd]
+    frame = pl.DataFrame({"user_id": users, "label": values})
+    if kind == "regression":
+        frame = pl.DataFrame({"user_id": users, "label": [3.5 * is_odd + 0.25 for is_odd in odd]})
+    return Labels.of(frame.with_columns(cutoff=pl.lit(CUTOFF + "Z")), data, kind)

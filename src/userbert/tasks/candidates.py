@@ -21,7 +21,7 @@ from userbert.data.sequences import actions_between
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE
 from userbert.tasks.aggregates import DAY_US, WINDOWS
-from userbert.tasks.classical import GBM, PATIENCE, Matrix, Scored, designs
+from userbert.tasks.classical import GBM, PATIENCE, Scored, designs
 from userbert.tasks.metrics import Floats, map_at_k
 from userbert.tasks.popularity import own_popularity, popularity, words_with_each_value
 from userbert.tasks.splits import Split
@@ -102,18 +102,17 @@ def ridge(
     targets: NDArray[np.bool_],
     split: Split,
 ) -> Scored:
-    """Regress all values at once on log counts (or their SVD) and vectors (ridge)."""
-    best, choice = -np.inf, (0, PENALTIES[0])
-    for number, design in enumerate(designs(counts, vectors, split.train)):
-        fits = _ridge(design[split.train], targets[split.train], PENALTIES)
-        for penalty, fit in zip(PENALTIES, fits, strict=True):
-            value = map_at_k(_apply(design[split.validation], fit), targets[split.validation])
-            if value > best:
-                best, choice = value, (number, penalty)
-    number, penalty = choice
-    design = list(designs(counts, vectors, split.learning))[number]
-    (fit,) = _ridge(design[split.learning], targets[split.learning], [penalty])
-    return Scored(_apply(design[split.test], fit), best)
+    """Regress all values at once on the SVD of log counts and on vectors (ridge)."""
+    # The last design is the dense one; thousands of columns for each of thousands of values
+    # take minutes, and rank no better.
+    design = list(designs(counts, vectors, split.train))[-1]
+    fits = _ridge(design[split.train], targets[split.train], PENALTIES)
+    held = targets[split.validation]
+    values = [map_at_k(_apply(design[split.validation], fit), held) for fit in fits]
+    number = int(np.argmax(values))
+    design = list(designs(counts, vectors, split.learning))[-1]
+    (fit,) = _ridge(design[split.learning], targets[split.learning], [PENALTIES[number]])
+    return Scored(_apply(design[split.test], fit), values[number])
 
 
 def cross_fitted_ridge(
@@ -253,27 +252,21 @@ def _at(matrix: sparse.csr_matrix, rows: Int64, columns: Int64) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Ridge:
-    weights: Any
+    weights: NDArray[np.float32]
     intercept: Floats
 
 
-def _ridge(design: Matrix, targets: NDArray[np.bool_], penalties: Sequence[float]) -> list[_Ridge]:
-    """Fit one ridge regression a penalty, all from one decomposition of the smaller Gram matrix."""
+def _ridge(
+    design: NDArray[np.float32], targets: NDArray[np.bool_], penalties: Sequence[float]
+) -> list[_Ridge]:
+    """Fit one ridge regression a penalty, all from one decomposition of the Gram matrix."""
     intercept = targets.mean(axis=0)
-    rest = (targets - intercept).astype(np.float32)
-    wide = design.shape[1] > design.shape[0]
-    gram = design @ design.T if wide else design.T @ design
-    gram = np.asarray(gram.todense() if sparse.issparse(gram) else gram, np.float64)
-    values, directions = np.linalg.eigh(gram)
-    values = np.maximum(values, 0)
-    turned = directions.T @ (rest if wide else design.T @ rest)
-    fits = []
-    for penalty in penalties:
-        solved = (directions @ (turned / (values + penalty)[:, None])).astype(np.float32)
-        fits.append(_Ridge(design.T @ solved if wide else solved, intercept))
-    return fits
+    values, directions = np.linalg.eigh((design.T @ design).astype(np.float64))
+    turned = directions.T @ (design.T @ (targets - intercept))
+    solved = [directions @ (turned / (values + penalty)[:, None]) for penalty in penalties]
+    return [_Ridge(weights.astype(np.float32), intercept) for weights in solved]
 
 
-def _apply(design: Matrix, fit: _Ridge) -> Floats:
-    scores: Floats = np.asarray(design @ fit.weights + fit.intercept)
+def _apply(design: NDArray[np.float32], fit: _Ridge) -> Floats:
+    scores: Floats = design @ fit.weights + fit.intercept
     return scores

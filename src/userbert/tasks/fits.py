@@ -151,7 +151,9 @@ def do_all(workshop: Workshop, fits: Sequence[Fit], workers: int) -> Iterator[tu
     """Do fits in so many processes of one thread each; yield each when it is done."""
     if workers == 1:
         for fit in fits:
-            yield fit, workshop.do(fit)
+            with threadpool_limits(1):
+                scored = workshop.do(fit)
+            yield fit, scored
         return
     # Forked processes hang in the thread pools that torch and LightGBM have opened.
     context = get_context("spawn")

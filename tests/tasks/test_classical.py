@@ -1,0 +1,53 @@
+"""Classical models find what is there, and see no test answer."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from userbert.tasks import classical
+from userbert.tasks.classical import Scored
+from userbert.tasks.metrics import roc_auc
+from userbert.tasks.splits import Split
+
+PAIRS = 400
+_random = np.random.default_rng(0)
+TARGETS = (_random.random(PAIRS) < 0.4).astype(np.int64)
+COUNTS = sparse.csr_matrix(
+    _random.poisson(np.where(TARGETS[:, None] & (np.arange(30) < 5), 2.0, 0.5)).astype(np.float32)
+)
+VECTORS = (_random.normal(size=(PAIRS, 8)) + TARGETS[:, None] * 0.7).astype(np.float32)
+SPLIT = Split(np.arange(200), np.arange(200, 280), np.arange(280, PAIRS))
+
+Model = Callable[[np.ndarray], Scored]
+MODELS: dict[str, Model] = {
+    "counts, linear": lambda targets: classical.linear(COUNTS, None, targets, SPLIT),
+    "vectors, linear": lambda targets: classical.linear(None, VECTORS, targets, SPLIT),
+    "both, linear": lambda targets: classical.linear(COUNTS, VECTORS, targets, SPLIT),
+    "counts, trees": lambda targets: classical.gbm([COUNTS], targets, SPLIT),
+    "both, trees": lambda targets: classical.gbm([COUNTS, VECTORS], targets, SPLIT),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_find_the_signal_and_give_probabilities(name: str) -> None:
+    scored = MODELS[name](TARGETS)
+    assert scored.scores.shape == (len(SPLIT.test),)
+    assert ((scored.scores >= 0) & (scored.scores <= 1)).all()
+    assert roc_auc(TARGETS[SPLIT.test], scored.scores) > 0.8
+    assert scored.validation > 0.8
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_test_answer_moves_a_score(name: str) -> None:
+    swapped = TARGETS.copy()
+    swapped[SPLIT.test] = 1 - swapped[SPLIT.test]
+    told, again = MODELS[name](TARGETS), MODELS[name](swapped)
+    np.testing.assert_array_equal(told.scores, again.scores)
+    assert told.validation == again.validation
+
+
+def test_the_base_rate_is_that_of_the_pairs_learned_from() -> None:
+    scored = classical.base_rate(TARGETS, SPLIT)
+    assert set(scored.scores) == {TARGETS[:280].mean()}

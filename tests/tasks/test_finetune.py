@@ -1,0 +1,157 @@
+"""Fine-tuning learns a task from the first token, and refuses labels that leak."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from handmade import CUTOFF, instant, taste_labels, tastes, tiny_model
+
+from userbert.data.pairs import Pairs, pairs_at
+from userbert.data.sequences import cut
+from userbert.data.store import PreparedData
+from userbert.errors import InputError, LabelError, ModelError
+from userbert.tasks.finetune import FinetuneConfig, _loss, _parts, finetune, quality
+from userbert.tasks.task_model import TaskModel
+from userbert.training.pretrain import fingerprint
+
+QUICK = FinetuneConfig(learning_rate=1e-2, batch_size=16, epochs=8, validation=0.2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return tastes(tmp_path_factory.mktemp("tastes") / "data")
+
+
+def told(task: TaskModel, data: PreparedData) -> np.ndarray:
+    pairs = pairs_at(data, [instant(CUTOFF)])
+    return task.scores(data, pairs.rows, pairs.cutoffs)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression"])
+def test_each_kind_of_task_is_learned_saved_and_loaded(
+    data: PreparedData, tmp_path: Path, kind: str
+) -> None:
+    labels = taste_labels(data, kind)
+    assert labels.kind == kind
+    task = finetune(tiny_model(data), data, labels, config=QUICK)
+    scores = told(task, data)
+    good = {"binary": 0.95, "regression": -1.0}.get(kind, 0.9)
+    assert quality(labels, labels.targets, scores) > good
+    if scores.ndim == 2:
+        np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+    task.save(tmp_path / "task")
+    loaded = TaskModel.load(tmp_path / "task")
+    np.testing.assert_array_equal(told(loaded, data), scores)
+    assert loaded.record == task.record
+    assert (loaded.labels.classes, loaded.labels.question) == (labels.classes, labels.question)
+    assert len(loaded.predict(data, CUTOFF + "Z")) == 60
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_model_alone(
+    data: PreparedData,
+) -> None:
+    model, labels = tiny_model(data), taste_labels(data)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    first, again = (finetune(model, data, labels, config=QUICK) for _ in range(2))
+    np.testing.assert_array_equal(told(first, data), told(again, data))
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+
+
+def test_from_scratch_does_not_depend_on_the_pretrained_weights(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    scores = [
+        told(finetune(tiny_model(data, seed), data, labels, config=QUICK, from_scratch=True), data)
+        for seed in (0, 1)
+    ]
+    np.testing.assert_array_equal(scores[0], scores[1])
+
+
+def test_labels_outside_the_training_part_are_not_read(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    swapped = replace(labels, targets=np.r_[labels.targets[:40], 1 - labels.targets[40:]])
+    train, validation = np.arange(30), np.arange(30, 40)
+    scores = [
+        told(
+            finetune(
+                tiny_model(data), data, one, config=QUICK, train_on=train, validate_on=validation
+            ),
+            data,
+        )
+        for one in (labels, swapped)
+    ]
+    np.testing.assert_array_equal(scores[0], scores[1])
+
+
+def test_a_batch_in_parts_has_the_loss_of_the_whole(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    task = TaskModel(tiny_model(data), labels).eval()
+    pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
+    batch = cut(data, pairs.rows, pairs.cutoffs, task.hidden)
+    parts = list(_parts(batch, 7))
+    np.testing.assert_array_equal(np.concatenate([part.index for part in parts]), batch.index)
+    whole = torch.cat([task(part) for part in parts])
+    torch.testing.assert_close(whole, task(batch))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        task(batch)[:, 0], torch.from_numpy(labels.targets.astype(np.float32))
+    )
+    torch.testing.assert_close(_loss(task, batch, labels.targets), expected)
+
+
+def test_learning_stops_when_epochs_get_no_better(data: PreparedData) -> None:
+    config = QUICK.model_copy(update={"epochs": 50, "patience": 2})
+    record = finetune(tiny_model(data), data, taste_labels(data), config=config).record
+    assert record["epochs_taken"] == record["best_epoch"] + 2 < 50
+
+
+def test_users_without_words_are_scored(data: PreparedData) -> None:
+    task = TaskModel(tiny_model(data), taste_labels(data)).eval()
+    scores = task.scores(data, np.arange(3), np.full(3, instant("2019-01-01")))
+    assert np.isfinite(scores).all()
+
+
+def test_labels_may_be_a_frame(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    frame = pl.DataFrame({"user_id": labels.user_ids, "label": labels.targets})
+    task = finetune(tiny_model(data), data, frame, config=QUICK)
+    scores = task.predict(data, at=frame.head(3))
+    assert scores.columns == ["user_id", "cutoff", "score"]
+    assert scores["user_id"].to_list() == list(labels.user_ids[:3])
+
+
+def test_predictions_of_many_classes_name_the_best_first(data: PreparedData) -> None:
+    task = finetune(tiny_model(data), data, taste_labels(data, "multilabel"), config=QUICK)
+    frame = task.predict(data, CUTOFF + "Z")
+    for values, scores in zip(frame["values"], frame["scores"], strict=True):
+        assert set(values) == {"apple", "bread", "cheese", "date"}
+        assert list(scores) == sorted(scores, reverse=True)
+
+
+def test_a_cutoff_before_what_pretraining_saw_is_refused(data: PreparedData) -> None:
+    model, labels = tiny_model(data), taste_labels(data)
+    model.record["before"] += 1
+    with pytest.raises(LabelError, match="pretrain DATA -o MODEL --before 2020-02-01T12:00:00Z"):
+        finetune(model, data, labels, config=QUICK)
+    finetune(model, data, labels, config=QUICK, from_scratch=True)
+    pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
+    model.record["at"] = fingerprint(data, pairs)
+    finetune(model, data, labels, config=QUICK)
+
+
+def test_a_model_that_sees_a_giveaway_field_is_refused(data: PreparedData) -> None:
+    with pytest.raises(LabelError, match=r"sees kids.*--hide age --hide kids"):
+        finetune(tiny_model(data, hide=("age",)), data, taste_labels(data), config=QUICK)
+
+
+def test_a_damaged_task_folder_is_refused(data: PreparedData, tmp_path: Path) -> None:
+    TaskModel(tiny_model(data), taste_labels(data)).save(tmp_path / "task")
+    with pytest.raises(InputError, match="exists already"):
+        TaskModel(tiny_model(data), taste_labels(data)).save(tmp_path / "task")
+    (tmp_path / "task" / "head.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="changed since it was written"):
+        TaskModel.load(tmp_path / "task")
+    with pytest.raises(ModelError, match="not a task model"):
+        TaskModel.load(tmp_path)
