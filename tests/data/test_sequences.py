@@ -127,7 +127,7 @@ def test_positions_stay_below_the_size_of_their_table(tmp_path: Path) -> None:
         ends = data.first_event + (100 + days) * _DAY_US + np.arange(48) * 3_599_999_999
         batch = cut(data, np.zeros(len(ends), np.int64), ends)
         for segment, size in zip(batch.segments, sizes, strict=True):
-            assert segment.positions.min() == 0
+            assert segment.positions.min() >= 0
             assert size - 3 <= segment.positions.max() < size
 
 

@@ -173,7 +173,7 @@ def test_a_shard_without_users_can_be_read(tmp_path: Path) -> None:
     }
     columns = tables["long_term"].select(["user_hash", "user_id", "time", "word_start", "genre"])
     profile = columns.rename_columns(["user_hash", "user_id", "time", "word_start", "age"])
-    assert write_shard(tmp_path / "shards" / "00000", ShardTables(tables, profile)) == 0
+    assert write_shard(tmp_path / "shards" / "00000", [ShardTables(tables, profile)]).users == 0
     (tmp_path / "schema.yaml").write_text(schema.dump())
     write_json(tmp_path / "vocabularies.json", {"segments": {}, "profile": {}})
     write_manifest(tmp_path, {"users": 0, "shards": 1, "first_event": 0, "last_event": 0})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small_logs import SCHEMA, buys, log, prepared
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, countable
 
-FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+FLOATS = st.floats(-(2.0**127), 2.0**127, width=32)
 
 
 def counts(*rows: tuple[str | None, int, int]) -> pl.DataFrame:

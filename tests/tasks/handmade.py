@@ -91,7 +91,7 @@ def make_data(
         for segment in schema.segments
     }
     profile = people.sort("user_hash", "user_id").to_arrow()
-    users = write_shard(folder / "shards" / "00000", ShardTables(tables, profile))
+    users = write_shard(folder / "shards" / "00000", [ShardTables(tables, profile)]).users
     (folder / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
     vocabularies = Vocabularies(segments, {"age": AGES, "kids": KIDS})
     write_json(folder / "vocabularies.json", vocabularies.to_json())

@@ -6,7 +6,6 @@ vocabularies are counted partition by partition; the second pass runs the words 
 partition at a time. Memory holds one partition and one shard, whatever the number of users.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from userbert.data.sources import INVALID, LogFile, RowAccount, open_sources, read_profile
 from userbert.data.store import (
@@ -31,7 +29,7 @@ from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary,
 from userbert.data.words import build_words, user_hash
 from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, write_json
-from userbert.progress import progress
+from userbert.progress import Advance, progress
 from userbert.schema.models import Attribute, Category, Derived, Number, Schema
 
 _ROWS_PER_SHARD = 4_194_304
@@ -73,15 +71,15 @@ def prepare(
         if vocabularies is None:
             vocabularies = _fit(schema, intake, profiles)
         encoded = _encode_profiles(profiles, vocabularies)
-        users = 0
-        actions, words = Counter[str](), Counter[str]()
-        for number, tables in enumerate(
-            _build_shards(schema, intake, vocabularies, encoded, shards)
-        ):
-            users += write_shard(folder / "shards" / f"{number:05d}", tables)
-            for name, table in tables.segments.items():
-                actions[name] += table.num_rows
-                words[name] += int(pc.sum(table["word_start"]).as_py() or 0)
+        sizes = []
+        with progress("building words", partitions) as advance:
+            for shard in range(shards):
+                numbers = range(shard * partitions // shards, (shard + 1) * partitions // shards)
+                parts = _build(intake, vocabularies, encoded, numbers, advance)
+                sizes.append(write_shard(folder / "shards" / f"{shard:05d}", parts))
+        users = sum(size.users for size in sizes)
+        actions = {name: sum(size.actions[name] for size in sizes) for name in schema.segments}
+        words = {name: sum(size.words[name] for size in sizes) for name in schema.segments}
         _check_segments(schema, actions)
         intake.clear()
         (folder / "schema.yaml").write_text(schema.dump(), encoding="utf-8")
@@ -341,28 +339,27 @@ def _encode_profiles(profiles: pl.DataFrame, vocabularies: Vocabularies) -> pl.D
     return rows.sort(["user_hash", "user_id", "time", *encoded])
 
 
-def _build_shards(
-    schema: Schema, intake: _Intake, vocabularies: Vocabularies, profiles: pl.DataFrame, shards: int
+def _build(
+    intake: _Intake,
+    vocabularies: Vocabularies,
+    profiles: pl.DataFrame,
+    partitions: range,
+    advance: Advance,
 ) -> Iterator[ShardTables]:
-    """The second pass: the kernel on each partition; a shard is one or more of them in a row."""
-    profile_shard = shard_of(profiles["user_hash"].to_numpy(), shards)
-    per_shard = intake.partitions // shards
-    with progress("building words", intake.partitions) as advance:
-        for shard in range(shards):
-            parts: dict[str, list[pa.Table]] = {name: [] for name in schema.segments}
-            for partition in range(shard * per_shard, (shard + 1) * per_shard):
-                # Polars' own strings, that the kernel takes back without a copy.
-                newest = pl.CompatLevel.newest()
-                table = intake.partition(partition).to_arrow(compat_level=newest)
-                for name, segment in schema.segments.items():
-                    parts[name].append(
-                        build_words(table, segment, vocabularies.segments[name], schema.zone)
-                    )
-                advance(1, "")
-            yield ShardTables(
-                {name: pa.concat_tables(part) for name, part in parts.items()},
-                profiles.filter(pl.Series(profile_shard == shard)).to_arrow(),
-            )
+    """The second pass: the kernel on each partition; some in a row make a shard."""
+    partition_of = shard_of(profiles["user_hash"].to_numpy(), intake.partitions)
+    for partition in partitions:
+        # Polars' own strings, that the kernel takes back without a copy.
+        table = intake.partition(partition).to_arrow(compat_level=pl.CompatLevel.newest())
+        first, last = np.searchsorted(partition_of, [partition, partition + 1])
+        yield ShardTables(
+            {
+                name: build_words(table, segment, vocabularies.segments[name], intake.schema.zone)
+                for name, segment in intake.schema.segments.items()
+            },
+            profiles.slice(first, last - first).to_arrow(),
+        )
+        advance(1, "")
 
 
 def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:

@@ -14,7 +14,7 @@ DATA/
 Users stand in the order of (hash of the id, id) over all shards; a user's number in it is its row.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from userbert.data.batches import AttributeShape, InputShape, SegmentShape
@@ -266,32 +267,61 @@ def _view(table: pa.Table, name: str) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class ShardTables:
-    """What one shard holds, before it is written: rows sorted by (user_hash, user_id, time)."""
+    """A shard, or a range of its users: rows sorted by (user_hash, user_id, time)."""
 
     segments: Mapping[str, pa.Table]
     profile: pa.Table
 
 
-def write_shard(folder: Path, tables: ShardTables) -> int:
-    """Write one shard; return the number of its users. Profile rows of strangers are left out."""
+@dataclass(frozen=True)
+class ShardSize:
+    """What a shard holds."""
+
+    users: int
+    actions: Mapping[str, int]
+    words: Mapping[str, int]
+
+
+def write_shard(folder: Path, parts: Iterable[ShardTables]) -> ShardSize:
+    """Write one shard from ranges of its users, in order. Profile rows of strangers are left out.
+
+    Ids of users are dropped part by part, so that memory holds the numbers alone.
+    """
     folder.mkdir(parents=True)
-    frames = {name: pl.DataFrame(table) for name, table in tables.segments.items()}
-    rows = {name: frame.group_by(_USER).len() for name, frame in frames.items()}
+    users: list[pl.DataFrame] = []
+    tables: dict[str, list[pa.Table]] = {}
+    for part in parts:
+        counts, profile = _count_users(part)
+        users.append(counts)
+        for name, table in {**part.segments, "profile": profile}.items():
+            tables.setdefault(name, []).append(table.drop_columns(_USER))
+    counts = pl.concat(users)
+    ends = [pl.col(name).cum_sum().alias(f"{name}_end") for name in tables]
+    _write(folder / "users.arrow", counts.select(*_USER, *ends).to_arrow())
+    actions, words = {}, {}
+    for name in list(tables):
+        table = pa.concat_tables(tables.pop(name))
+        actions[name] = table.num_rows
+        words[name] = int(pc.sum(table["word_start"]).as_py() or 0)
+        _write(folder / f"{name}.arrow", table)
+    del actions["profile"], words["profile"]
+    return ShardSize(len(counts), actions, words)
+
+
+def _count_users(part: ShardTables) -> tuple[pl.DataFrame, pa.Table]:
+    """Each user's rows by segment and in the profile, and the profile without strangers."""
+    rows = {
+        name: pl.DataFrame(table.select(_USER)).group_by(_USER).len(name)
+        for name, table in part.segments.items()
+    }
     users = pl.concat([counts.select(_USER) for counts in rows.values()]).unique().sort(_USER)
-    frames["profile"] = pl.DataFrame(tables.profile).join(
-        users, on=_USER, how="semi", maintain_order="left"
-    )
-    rows["profile"] = frames["profile"].group_by(_USER).len()
-    ends = [
-        users.join(counts, on=_USER, how="left", maintain_order="left")
-        .select(pl.col("len").fill_null(0).cast(pl.Int64).cum_sum().alias(f"{name}_end"))
-        .to_series()
-        for name, counts in rows.items()
-    ]
-    _write(folder / "users.arrow", users.with_columns(ends).to_arrow())
-    for name, frame in frames.items():
-        _write(folder / f"{name}.arrow", frame.drop(_USER).to_arrow())
-    return len(users)
+    profile = pl.DataFrame(part.profile).join(users, on=_USER, how="semi", maintain_order="left")
+    rows["profile"] = profile.group_by(_USER).len("profile")
+    for name, counts in rows.items():
+        users = users.join(counts, on=_USER, how="left", maintain_order="left").with_columns(
+            pl.col(name).fill_null(0).cast(pl.Int64)
+        )
+    return users, profile.to_arrow()
 
 
 def _write(file: Path, table: pa.Table) -> None:
