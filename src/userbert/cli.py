@@ -457,6 +457,7 @@ def evaluate(
     from userbert.folders import publishing_folder, write_summary
     from userbert.model.userbert import UserBert
     from userbert.serving.inspection import verdict
+    from userbert.tasks.evaluate import draw
     from userbert.tasks.evaluate import evaluate as compare
     from userbert.tasks.labels import Labels
     from userbert.tasks.report import Background, read_metrics, write_report
@@ -472,7 +473,8 @@ def evaluate(
         metrics = [read_metrics(folder) for folder in folders]
         cutoff = int(max(task.cutoffs.max() for task in tasks))
         background = Background(metrics=metrics)
-        write_report(temporary, report, opened, models, tasks, cutoff, background)
+        drawn = [draw(task) for task in tasks]
+        write_report(temporary, report, opened, models, drawn, cutoff, background)
         write_summary(temporary, "evaluation")
     for warning in report.warnings:
         _say(f"[yellow]warning:[/] {warning}")

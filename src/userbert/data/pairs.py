@@ -6,7 +6,9 @@ embedding and pretraining (`--cutoff`, `--at`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -38,6 +40,20 @@ def pairs_at(data: PreparedData, cutoffs: Sequence[int]) -> Pairs:
     first = first_events(data)
     rows = [np.flatnonzero(first < cutoff) for cutoff in cutoffs]
     return Pairs(np.concatenate(rows), np.repeat(np.array(cutoffs, np.int64), [*map(len, rows)]))
+
+
+def pairs_asked(data: PreparedData, cutoff: str | date | datetime | None, at: Any | None) -> Pairs:
+    """Every user who has an event before `cutoff`, or the rows of `at`, a frame of pairs.
+
+    Without either, the cut-off is just after the last event; both together are an `InputError`.
+    """
+    if at is None:
+        return pairs_at(
+            data, [data.default_cutoff if cutoff is None else data.schema.instant(cutoff)]
+        )
+    if cutoff is not None:
+        raise InputError("`at` says each user's cut-off; leave `cutoff` out.")
+    return pairs_of(pl.DataFrame(at), data, "at")
 
 
 def first_events(data: PreparedData) -> Int64:

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from userbert.data.batches import InputShape, Int64, UserBatch
 from userbert.data.loading import in_length_order
-from userbert.data.pairs import pairs_at, pairs_of
+from userbert.data.pairs import pairs_asked
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import Vocabularies
-from userbert.errors import InputError, ModelError
+from userbert.errors import ModelError
 from userbert.folders import publishing_folder
 from userbert.model.artifact import Artifact, read_artifact, write_artifact
 from userbert.model.embedding import (
@@ -139,13 +139,7 @@ class UserBert(nn.Module):
         cut-off is in the schema's `timezone`. Raises `ModelError` if the data have other ids than
         the model, `InputError` if `at` can't be used.
         """
-        if at is not None:
-            if cutoff is not None:
-                raise InputError("`at` says each user's cut-off; leave `cutoff` out.")
-            pairs = pairs_of(pl.DataFrame(at), data, "at")
-        else:
-            instant = data.default_cutoff if cutoff is None else data.schema.instant(cutoff)
-            pairs = pairs_at(data, [instant])
+        pairs = pairs_asked(data, cutoff, at)
         vectors = embed_pairs(self, data, pairs.rows, pairs.cutoffs, pool=pool, precision=precision)
         return pl.DataFrame(
             {

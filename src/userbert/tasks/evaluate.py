@@ -58,6 +58,8 @@ class EvaluateConfig(Strict):
     """How thoroughly models are compared."""
 
     folds: int = Field(default=5, ge=2)
+    max_labels: int = Field(default=20_000, ge=1)
+    """Of a task of more, so many are drawn at random: fits take minutes, not hours."""
     resamples: int = Field(default=1000, ge=1)
     """Of users, for the intervals."""
     seed: int = Field(default=0, ge=0)
@@ -120,6 +122,8 @@ def evaluate(
         labels = [labels]
     tasks = [one if isinstance(one, Labels) else Labels.of(one, data) for one in labels]
     _refuse(networks, data, tasks, config)
+    asked = tasks
+    tasks = [draw(one, config) for one in asked]
     materials = _materials(networks, data, tasks, config)
     fits = _plan(materials, len(networks), config)
     with TemporaryDirectory(prefix="userbert-") as folder:
@@ -142,7 +146,16 @@ def evaluate(
                     curves += [about | row for row in _curve(material, oof, weights, size, config)]
     seeds = [int(network.record.get("seed", 0)) for network in networks]
     origin = made(list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]], seeds, data.checksum)
-    return Report(origin, rows, curves, _warnings(tasks, len(networks)))
+    return Report(origin, rows, curves, _warnings(asked, tasks, len(networks)))
+
+
+def draw(labels: Labels, config: EvaluateConfig | None = None) -> Labels:
+    """Draw the labels that `evaluate` compares models on, where there are more than it takes."""
+    config = config or EvaluateConfig()
+    if len(labels) <= config.max_labels:
+        return labels
+    generator = np.random.default_rng(config.seed)
+    return labels.take(np.sort(generator.permutation(len(labels))[: config.max_labels]))
 
 
 @dataclass
@@ -198,8 +211,13 @@ def _sides(labels: Labels) -> tuple[int, int]:
     return positives, len(labels) - positives
 
 
-def _warnings(tasks: Sequence[Labels], seeds: int) -> list[str]:
+def _warnings(asked: Sequence[Labels], tasks: Sequence[Labels], seeds: int) -> list[str]:
     found = [
+        f"{drawn.name}: {len(drawn):,} of {len(labels):,} labels were drawn at random."
+        for labels, drawn in zip(asked, tasks, strict=True)
+        if len(drawn) < len(labels)
+    ]
+    found += [
         f"{labels.name}: {min(_sides(labels))} users on the rarer side are too few to say anything."
         for labels in tasks
         if min(_sides(labels)) < FEW_POSITIVES

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from userbert.data.batches import Int64, UserBatch
 from userbert.data.loading import in_length_order
-from userbert.data.pairs import Pairs, pairs_at, pairs_of
+from userbert.data.pairs import Pairs, pairs_asked
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
 from userbert.folders import checksum, publishing_folder, read_json, write_json, write_summary
@@ -115,14 +115,7 @@ class TaskModel(nn.Module):
         rows of `at`, a frame of `user_id` and perhaps `cutoff`. Of a task of many classes, the ten
         best `values` are named, best first.
         """
-        if at is not None:
-            if cutoff is not None:
-                raise InputError("`at` says each user's cut-off; leave `cutoff` out.")
-            pairs = pairs_of(pl.DataFrame(at), data, "at")
-        else:
-            instant = data.default_cutoff if cutoff is None else data.schema.instant(cutoff)
-            pairs = pairs_at(data, [instant])
-        return self.predict_pairs(data, pairs)
+        return self.predict_pairs(data, pairs_asked(data, cutoff, at))
 
     def predict_pairs(self, data: PreparedData, pairs: Pairs) -> pl.DataFrame:
         """Score pairs as `predict` does."""
