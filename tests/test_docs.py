@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from example_logs import write_example_logs
+from userbert.experiments.results import page
+from userbert.folders import read_json
 from userbert.schema import Schema
 
 ROOT = Path(__file__).parents[1]
@@ -51,3 +53,19 @@ def test_readme_names_every_file_of_the_package() -> None:
     for file in (ROOT / "src/userbert").rglob("*.py"):
         if file.name not in ("__init__.py", "__main__.py"):
             assert re.search(rf"^ +{file.name} ", readme, re.M), f"{file} is not in README's tree"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs/results").glob("*.json")), ids=lambda path: path.name
+)
+def test_pages_of_results_are_those_of_the_json(path: Path) -> None:
+    expected = page(read_json(path), path.stem)
+    found = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert found == expected, f"run python -m userbert.experiments.results {path}"
+
+
+def test_page_of_the_command_line_is_its_help() -> None:
+    command = [sys.executable, "-m", "typer", "userbert.cli", "utils", "docs", "--name", "userbert"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    assert found.strip() == done.stdout.strip(), f"write it anew: {' '.join(command)}"
