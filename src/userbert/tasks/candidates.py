@@ -33,6 +33,15 @@ CANDIDATES = 200
 NEGATIVES = 30
 """Candidates a user to learn from, besides the values that the next word held."""
 ROUNDS = 300
+RANKER = {
+    **GBM,
+    "objective": "lambdarank",
+    "lambdarank_truncation_level": 15,
+    "learning_rate": 0.1,
+    "feature_fraction": 0.8,
+}
+"""Ranking inside each user: on Complete Journey's next category mAP@10 is .274, where trees that
+tell yes from no over all users have .263 and own popularity .264."""
 PARTS = 4
 """A learning pair's ridge score comes from the other parts, as a test pair's does."""
 
@@ -153,11 +162,8 @@ def candidate_gbm(
     features = _Features(history, ridge_scores, popularity)
     train = features.sampled(split.train, targets)
     held = features.all_of(split.validation)
-    parameters = {**GBM, "feature_fraction": 0.8, "learning_rate": 0.1, "objective": "binary"}
     best, rounds = -np.inf, 1
-    booster = lightgbm.Booster(
-        {**parameters, "metric": "none"}, lightgbm.Dataset(train.columns, train.targets(targets))
-    )
+    booster = lightgbm.Booster({**RANKER, "metric": "none"}, train.dataset(targets))
     for number in range(1, ROUNDS + 1):
         booster.update()
         if number % 10 == 0:
@@ -168,9 +174,7 @@ def candidate_gbm(
             elif number - rounds >= PATIENCE:
                 break
     learning = features.sampled(split.learning, targets)
-    final = lightgbm.train(
-        parameters, lightgbm.Dataset(learning.columns, learning.targets(targets)), rounds
-    )
+    final = lightgbm.train(RANKER, learning.dataset(targets), rounds)
     test = features.all_of(split.test)
     return Scored(features.spread(split.test, test, final.predict(test.columns)), best)
 
@@ -182,8 +186,11 @@ class _Candidates:
     columns: NDArray[np.float32]
     """(K, D)."""
 
-    def targets(self, targets: NDArray[np.bool_]) -> NDArray[np.float32]:
-        return targets[self.pairs, self.values].astype(np.float32)
+    def dataset(self, targets: NDArray[np.bool_]) -> lightgbm.Dataset:
+        """What trees learn from: the candidates of a pair, which stand together, are a group."""
+        _, sizes = np.unique(self.pairs, return_counts=True)
+        held = targets[self.pairs, self.values].astype(np.float32)
+        return lightgbm.Dataset(self.columns, held, group=sizes)
 
 
 @dataclass(frozen=True)
@@ -211,10 +218,10 @@ class _Features:
         return self._columns(pairs[taken], values)
 
     def spread(self, pairs: Int64, candidates: _Candidates, told: Any) -> Floats:
-        """Scores of candidates as (B, C); the others have less than the least: popularity - 1."""
+        """Scores of candidates as (B, C), from zero up; the others have popularity - 1."""
         scores = np.tile(self.popularity - 1, (len(pairs), 1))
         place = np.searchsorted(pairs, candidates.pairs)
-        scores[place, candidates.values] = told
+        scores[place, candidates.values] = told - told.min()
         return scores
 
     def _among_best(self, pairs: Int64) -> NDArray[np.bool_]:
