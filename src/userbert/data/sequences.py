@@ -5,21 +5,24 @@ aggregates. All of it is slicing (design, decisions 2 and 3): an action at the c
 visible, and no cut moves a word boundary. Used by training, embedding, labels and aggregates.
 """
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from userbert.data.batches import Int32, Int64, SegmentBatch, UserBatch
 from userbert.data.store import Columns, PreparedData, Shard
-from userbert.data.vocabulary import Categories
+from userbert.data.vocabulary import Categories, Vocabulary
 from userbert.data.words import grid_of
 from userbert.schema.models import DayWords, Segment
 
 _T = TypeVar("_T", bound=np.generic)
+
+_FEW = 64
+"""So many users are searched one by one: for fewer, numpy's overhead a call weighs more."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,51 @@ class Actions:
 
 @dataclass(frozen=True)
 class _Slices:
-    """For each of B users, a range of rows in the shard that holds the user."""
+    """For each of B users, a range of a segment's rows in the shard that holds the user."""
 
-    rows: Int64
     low: Int64
     high: Int64
+    shards: list[tuple[Columns, Int64]]
+    """The shards that hold some of the users, and which of them."""
 
     @property
     def lengths(self) -> Int64:
         return self.high - self.low
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """N rows of one segment, users in their order."""
+
+    offsets: Int64
+    """(B + 1,): the rows of user b are `offsets[b]:offsets[b + 1]`."""
+    parts: list[tuple[Columns, Int64, Int64]]
+    """Of each shard: rows in it, and where each of them stands among the N."""
+
+    def gather(self, values_of: Callable[[Columns], NDArray[_T]]) -> NDArray[_T]:
+        """(N,): a column's values."""
+        (columns, rows, _), *others = self.parts
+        first = values_of(columns)
+        if not others:
+            return first[rows]
+        gathered = np.empty(self.offsets[-1], dtype=first.dtype)
+        for columns, rows, places in self.parts:
+            gathered[places] = values_of(columns)[rows]
+        return gathered
+
+    def values(self, name: str) -> NDArray[Any]:
+        """(N,): an attribute's ids or raw numbers."""
+        return self.gather(lambda columns: columns.values[name])
+
+    @property
+    def times(self) -> Int64:
+        """(N,): microseconds since 1970."""
+        return self.gather(lambda columns: columns.times)
+
+    @property
+    def word_starts(self) -> NDArray[np.bool_]:
+        """(N,): where a word starts."""
+        return self.gather(lambda columns: columns.word_start).astype(np.bool_)
 
 
 def actions_between(
@@ -62,19 +101,15 @@ def actions_between(
 
     `start` and `end` are microseconds since 1970, one for all or (B,); none means no limit.
     """
-    slices = _slice(data, segment, rows, _instants(start, rows), _instants(end, rows))
+    chosen = _rows(_slice(data, segment, rows, _instants(start, rows), _instants(end, rows)))
+    vocabularies = data.vocabularies.segments[segment]
     numbers = {
-        name: _gather_values(data, segment, name, slices, np.float32)
-        for name, vocabulary in data.vocabularies.segments[segment].items()
+        name: chosen.values(name)
+        for name, vocabulary in vocabularies.items()
         if not vocabulary.is_categorical
     }
-    return Actions(
-        _gather_ids(data, segment, slices),
-        numbers,
-        _gather_values(data, segment, "time", slices, np.int64),
-        _gather_values(data, segment, "word_start", slices, np.uint8).astype(np.bool_),
-        _offsets(slices.lengths),
-    )
+    ids = _ids(chosen, vocabularies)
+    return Actions(ids, numbers, chosen.times, chosen.word_starts, chosen.offsets)
 
 
 def cut(data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()) -> UserBatch:
@@ -138,14 +173,14 @@ def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
         start = grid.floor(start)
     slices = _slice(data, name, rows, start, end)
     if not isinstance(segment.words, DayWords):
-        slices = _whole_words(data, name, slices)
-    times = _gather_values(data, name, "time", slices, np.int64)
-    starts = _gather_values(data, name, "word_start", slices, np.uint8).astype(np.bool_)
-    offsets = _offsets(slices.lengths)
+        slices = _whole_words(slices)
+    actions = _rows(slices)
+    times, starts = actions.times, actions.word_starts
     some = slices.lengths > 0
-    starts[offsets[:-1][some]] = True
+    first = actions.offsets[:-1][some]
+    starts[first] = True
     begin = np.full(len(rows), np.iinfo(np.int64).max)
-    begin[some] = times[offsets[:-1][some]]
+    begin[some] = times[first]
 
     word_first = np.flatnonzero(starts)
     word_of_action = np.cumsum(starts) - 1
@@ -159,7 +194,7 @@ def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
     words_cut = int(np.count_nonzero(~keep_word))
     actions_cut = int(np.count_nonzero(keep_word[word_of_action] & ~keep_action))
     keep_action &= keep_word[word_of_action]
-    ids = _gather_ids(data, name, slices)
+    ids = _ids(actions, data.vocabularies.segments[name])
     if words_cut or actions_cut:
         ids = ids[:, keep_action]
     per_word = np.bincount(word_of_action[keep_action], minlength=len(word_first))[keep_word]
@@ -186,6 +221,7 @@ def _slice(
     data: PreparedData, segment: str, rows: Int64, start: Int64 | None, end: Int64 | None
 ) -> _Slices:
     low, high = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    shards = []
     for shard, where in _by_shard(data, rows):
         columns = shard.segments[segment]
         local = rows[where] - shard.first_row
@@ -195,57 +231,42 @@ def _slice(
         if start is not None:
             first = _first_at_or_after(columns.times, first, last, start[where])
         low[where], high[where] = first, last
-    return _Slices(rows, low, high)
+        shards.append((columns, where))
+    return _Slices(low, high, shards)
 
 
-def _whole_words(data: PreparedData, segment: str, slices: _Slices) -> _Slices:
+def _whole_words(slices: _Slices) -> _Slices:
     """Extend each slice back to the start of the word in which it begins."""
     low = slices.low.copy()
-    for shard, where in _by_shard(data, slices.rows):
-        starts = shard.segments[segment].word_start
+    for columns, where in slices.shards:
         inside = where[slices.lengths[where] > 0]
-        while len(inside := inside[starts[low[inside]] == 0]):
+        while len(inside := inside[columns.word_start[low[inside]] == 0]):
             low[inside] -= 1
-    return _Slices(slices.rows, low, slices.high)
+    return replace(slices, low=low)
 
 
-def _gather_ids(data: PreparedData, segment: str, slices: _Slices) -> Int32:
-    """(A, N): the ids of all attributes of the rows in the slices; numbers are binned here."""
-    vocabularies = data.vocabularies.segments[segment]
-    ids = np.empty((len(vocabularies), int(slices.lengths.sum())), dtype=np.int32)
-    for attribute, (name, vocabulary) in enumerate(vocabularies.items()):
-        if isinstance(vocabulary, Categories):
-            ids[attribute] = _gather_values(data, segment, name, slices, np.int32)
-        else:
-            numbers = _gather_values(data, segment, name, slices, np.float32)
-            ids[attribute] = vocabulary.ids(numbers)
-    return ids
-
-
-def _gather_values(
-    data: PreparedData, segment: str, column: str, slices: _Slices, dtype: type[_T]
-) -> NDArray[_T]:
-    """(N,): one column's values in the slices, users in their order."""
+def _rows(slices: _Slices) -> _Rows:
     offsets = _offsets(slices.lengths)
-    gathered = np.empty(offsets[-1], dtype=dtype)
-    for shard, where in _by_shard(data, slices.rows):
-        values = _column(shard.segments[segment], column)
+    parts = []
+    for columns, where in slices.shards:
         lengths = slices.lengths[where]
-        gathered[_ranges(offsets[:-1][where], lengths)] = values[
-            _ranges(slices.low[where], lengths)
-        ]
-    return gathered
+        places = _ranges(offsets[:-1][where], lengths)
+        parts.append((columns, _ranges(slices.low[where], lengths), places))
+    return _Rows(offsets, parts)
 
 
-def _column(columns: Columns, name: str) -> NDArray[np.generic]:
-    if name == "time":
-        return columns.times
-    return columns.word_start if name == "word_start" else columns.values[name]
+def _ids(rows: _Rows, vocabularies: Mapping[str, Vocabulary]) -> Int32:
+    """(A, N): the ids of all attributes; numbers are binned here."""
+    ids = np.empty((len(vocabularies), int(rows.offsets[-1])), dtype=np.int32)
+    for attribute, (name, vocabulary) in enumerate(vocabularies.items()):
+        values = rows.values(name)
+        ids[attribute] = values if isinstance(vocabulary, Categories) else vocabulary.ids(values)
+    return ids
 
 
 def _by_shard(data: PreparedData, rows: Int64) -> Iterator[tuple[Shard, Int64]]:
     """Each shard that holds some of the users, and which of the users."""
-    if len(data.shards) == 1:
+    if len(data.shards) == 1 or len(rows) == 0:
         yield data.shards[0], np.arange(len(rows))
         return
     shard_numbers = np.searchsorted(data.first_rows, rows, side="right") - 1
@@ -255,12 +276,21 @@ def _by_shard(data: PreparedData, rows: Int64) -> Iterator[tuple[Shard, Int64]]:
 
 def _first_at_or_after(times: Int64, low: Int64, high: Int64, instants: Int64) -> Int64:
     """Binary search in many sorted slices at once: the first row not before each instant."""
-    low, high = low.copy(), high.copy()
-    while len(open_ := np.flatnonzero(low < high)):
-        middle = (low[open_] + high[open_]) // 2
-        before = times[middle] < instants[open_]
-        low[open_[before]] = middle[before] + 1
-        high[open_[~before]] = middle[~before]
+    if len(low) <= _FEW:
+        found = [
+            first + times[first:last].searchsorted(instant)
+            for first, last, instant in zip(
+                low.tolist(), high.tolist(), instants.tolist(), strict=True
+            )
+        ]
+        return np.array(found, np.int64)
+    lengths = high - low
+    for _ in range(int(lengths.max()).bit_length()):
+        half = lengths >> 1
+        middle = low + half
+        before = (times.take(middle, mode="clip") < instants) & (lengths > 0)
+        low = np.where(before, middle + 1, low)
+        lengths = np.where(before, lengths - half - 1, half)
     return low
 
 

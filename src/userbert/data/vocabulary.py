@@ -89,6 +89,10 @@ class Bins:
         inner = [f"{low} to {high}" for low, high in pairwise(edges)]
         return ["(none)", "(unknown)", f"below {edges[0]}", *inner, f"{edges[-1]} or more"]
 
+    @cached_property
+    def _edge_array(self) -> NDArray[np.float32]:
+        return np.array(self.edges, np.float32)
+
     def encode(self, values: pa.Array) -> NDArray[np.float32]:
         """Numbers stay as they are until they are read; null becomes NaN."""
         numbers = pc.fill_null(values.cast(pa.float32()), float("nan"))
@@ -98,7 +102,7 @@ class Bins:
 
     def ids(self, numbers: NDArray[np.float32]) -> NDArray[np.int32]:
         """The id of the bin of each number; NaN is none."""
-        ids = np.searchsorted(np.array(self.edges, np.float32), numbers, side="right")
+        ids = self._edge_array.searchsorted(numbers, side="right")
         return np.where(np.isnan(numbers), NONE, ids + FIRST_VALUE).astype(np.int32)
 
     @classmethod

@@ -1,0 +1,55 @@
+"""The command line: one verb a stage. It reads arguments, calls the stage, and says what came out.
+
+Exit codes: 0 done, 1 our fault, 2 the user's input (one message that says what to change).
+"""
+
+import os
+import sys
+import traceback
+
+import typer
+
+from userbert.cli import label, learning, logs
+from userbert.cli.options import say
+from userbert.errors import InputError, UserBertError
+
+app = typer.Typer(
+    help="Vectors of who users are, learned from logs of what they do.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+app.command()(logs.init)
+app.command()(logs.prepare)
+app.command()(logs.inspect)
+app.add_typer(label.app, name="label")
+app.command()(learning.pretrain)
+app.command()(learning.embed)
+app.command()(learning.finetune)
+app.command()(learning.predict)
+app.command()(learning.evaluate)
+app.command()(learning.demo)
+
+
+def main() -> None:
+    """Run the command line."""
+    # torch's threads wait for work by spinning; on a busy machine that makes a small step ten
+    # times slower (docs/decisions/0003). Read when torch is loaded, so it is set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except InputError as error:
+        say(f"[bold red]error:[/] {error}", markup=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("interrupted; nothing half-written was left")
+        sys.exit(130)
+    except UserBertError as error:
+        say(f"error: {error}", markup=False)
+        sys.exit(1)
+    except Exception:
+        # The last stop: whatever it is, it is our fault.
+        traceback.print_exc()
+        say("this is a fault of userbert; please report it with the lines above")
+        sys.exit(1)

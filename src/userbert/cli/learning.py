@@ -1,0 +1,253 @@
+"""Verbs of learning: pretrain, embed, fine-tune, predict, evaluate, and all of it in the demo."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from userbert.cli.options import (
+    At,
+    Cutoffs,
+    Data,
+    Model,
+    Output,
+    needs_torch,
+    open_data,
+    pairs_given,
+    refuse_existing,
+    say,
+    show,
+    typed_command,
+)
+
+
+class VectorsAs(StrEnum):
+    """The form of vectors in a file."""
+
+    LIST = "list"
+    COLUMNS = "columns"
+
+
+class Precision(StrEnum):
+    """What the encoder computes in."""
+
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+
+
+def pretrain(
+    data: Data,
+    output: Output,
+    preset: Annotated[str, typer.Option(help="`paper`: the paper's settings, exactly.")] = "paper",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Batches to learn from. Default: the preset's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="Learn from events before this instant alone. Default: the schema's fit_before.",
+        ),
+    ] = None,
+    at: At = None,
+    hide: Annotated[
+        list[str] | None,
+        typer.Option(metavar="F", help="A profile field that the model must not see."),
+    ] = None,
+    from_model: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Go on from this model.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run.")
+    ] = False,
+) -> None:
+    """Pretrain a user encoder on behavior alone.
+
+    Example: `userbert pretrain data -o model --before 2017-09-01 --steps 3000`
+    """
+    needs_torch()
+    from userbert.data.pairs import read_table
+    from userbert.model.userbert import UserBert
+    from userbert.training.pretrain import configure
+    from userbert.training.pretrain import pretrain as pretrain_model
+
+    overrides = [*(settings or []), *([] if steps is None else [f"steps={steps}"])]
+    model = pretrain_model(
+        open_data(data),
+        output,
+        preset=preset,
+        config=configure(preset, overrides),
+        seed=seed,
+        before=before,
+        at=None if at is None else read_table(at),
+        hide=hide or (),
+        from_model=None if from_model is None else UserBert.from_pretrained(from_model),
+        resume=resume,
+    )
+    record = model.record
+    show(
+        f"{output}: {record['users']:,} user sequences in {record['seconds']:.0f} s "
+        f"({record['users_per_s']:,.0f} a second), loss {record['loss']:.3f}"
+    )
+
+
+def embed(
+    model: Model,
+    data: Data,
+    output: Output,
+    cutoff: Cutoffs = None,
+    at: At = None,
+    vectors_as: Annotated[
+        VectorsAs, typer.Option("--format", help="One list a user, or columns e0, e1 ….")
+    ] = VectorsAs.LIST,
+    precision: Annotated[Precision, typer.Option(help="Of the encoder.")] = Precision.FLOAT32,
+) -> None:
+    """Write a vector of every user.
+
+    Example: `userbert embed model data --cutoff 2017-09-01 -o embeddings.parquet`
+    """
+    needs_torch()
+    from userbert.model.userbert import UserBert
+    from userbert.serving.embed import write_embeddings
+
+    opened = open_data(data)
+    pairs = pairs_given(opened, cutoff, at)
+    write_embeddings(
+        UserBert.from_pretrained(model),
+        opened,
+        pairs,
+        output,
+        vectors_as=vectors_as.value,
+        precision=precision.value,
+    )
+    show(f"{output}: {len(pairs):,} vectors")
+
+
+def finetune(
+    model: Model,
+    data: Data,
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="What is to be predicted.")],
+    output: Output,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Start from new weights, to compare.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="At most; the best is kept.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Users in a batch.")] = 128,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Fine-tune a pretrained model to a task, end to end.
+
+    Example: `userbert finetune model data --labels return.parquet -o task`
+    """
+    needs_torch()
+    from userbert.model.userbert import UserBert
+    from userbert.tasks.finetune import FinetuneConfig
+    from userbert.tasks.finetune import finetune as finetune_model
+    from userbert.tasks.labels import Labels
+
+    refuse_existing(output)
+    opened = open_data(data)
+    task = finetune_model(
+        UserBert.from_pretrained(model),
+        opened,
+        Labels.load(labels, opened),
+        config=FinetuneConfig(epochs=epochs, batch_size=batch_size, seed=seed),
+        from_scratch=from_scratch,
+    )
+    task.save(output)
+    record = task.record
+    measure = {"binary": "ROC-AUC", "regression": "minus squared error"}.get(task.kind, "mAP@10")
+    show(
+        f"{output}: {record['labels']:,} labels, best after {record['best_epoch']} epochs: "
+        f"{measure} {record['quality']:.3f} on {record['validation_labels']:,} users set apart"
+    )
+
+
+def predict(
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="A task that was fine-tuned.")],
+    data: Data,
+    output: Output,
+    cutoff: Cutoffs = None,
+    at: At = None,
+) -> None:
+    """Score users by a task model.
+
+    Example: `userbert predict task data --cutoff 2017-09-01 -o scores.parquet`
+    """
+    needs_torch()
+    from userbert.folders import publishing_file
+    from userbert.tasks.task_model import TaskModel
+
+    opened = open_data(data)
+    scores = TaskModel.load(task).predict_pairs(opened, pairs_given(opened, cutoff, at))
+    with publishing_file(output) as temporary:
+        scores.write_parquet(temporary)
+    show(f"{output}: {len(scores):,} users")
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    labels: Annotated[
+        list[Path], typer.Option(metavar="FILE", help="A task; may be given several times.")
+    ],
+    output: Output,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="MODEL", help="The same pretraining with another seed; two make three."
+        ),
+    ] = None,
+) -> None:
+    """Say honestly what the vectors add to the features one has already.
+
+    Example: `userbert evaluate model data --labels return.parquet -o verdict`
+    """
+    needs_torch()
+    from userbert.folders import publishing_folder, write_summary
+    from userbert.model.userbert import UserBert
+    from userbert.serving.inspection import verdict
+    from userbert.tasks.evaluate import draw
+    from userbert.tasks.evaluate import evaluate as compare
+    from userbert.tasks.labels import Labels
+    from userbert.tasks.report import Background, read_metrics, write_report
+
+    refuse_existing(output)
+    opened = open_data(data)
+    folders = [model, *(also or [])]
+    models = [UserBert.from_pretrained(folder) for folder in folders]
+    tasks = [Labels.load(path, opened) for path in labels]
+    report = compare(models, opened, tasks, command=typed_command())
+    with publishing_folder(output) as temporary:
+        report.save(temporary / "report.json")
+        metrics = [read_metrics(folder) for folder in folders]
+        cutoff = int(max(task.cutoffs.max() for task in tasks))
+        background = Background(metrics=metrics)
+        drawn = [draw(task) for task in tasks]
+        write_report(temporary, report, opened, models, drawn, cutoff, background)
+        write_summary(temporary, "evaluation")
+    for warning in report.warnings:
+        say(f"[yellow]warning:[/] {warning}")
+    show(verdict(report.rows))
+    show(f"{output / 'report.html'} has the whole report")
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A folder; an unfinished demo goes on in it.")
+    ] = Path("demo"),
+) -> None:
+    """Run the main job on real data: Complete Journey, raw logs to a report.
+
+    Example: `userbert demo -o demo`
+    """
+    needs_torch()
+    from userbert.experiments.demo import run_demo
+
+    show(f"{run_demo(output, typed_command())} is the report: open it in a browser")

@@ -1,0 +1,111 @@
+"""Verbs of the data: from raw logs to words that one can look at."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from userbert.cli.options import Output, say, show
+from userbert.errors import InputError
+
+
+class OnInvalid(StrEnum):
+    """What `prepare` does with rows that cannot be used."""
+
+    FAIL = "fail"
+    QUARANTINE = "quarantine"
+
+
+def init(
+    events: Annotated[list[Path], typer.Argument(metavar="EVENTS...", help="Event logs.")],
+    profiles: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One row a user: what is known of them.")
+    ] = None,
+    output: Output = Path("schema.yaml"),
+) -> None:
+    """Propose a schema for event logs, with the reason of each choice as a comment.
+
+    Example: `userbert init events.parquet --profiles profiles.parquet`
+    """
+    from userbert.folders import publishing_file
+    from userbert.schema import Schema
+    from userbert.schema.inference import propose_schema
+
+    text = propose_schema(events, profiles, output.parent)
+    Schema.parse(text)
+    with publishing_file(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    show(f"{output} is written. Look it through, then: userbert prepare {output} -o data")
+
+
+def prepare(
+    schema: Annotated[Path, typer.Argument(metavar="SCHEMA", help="What the logs mean.")],
+    output: Output,
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory to keep to.")] = "2GiB",
+    on_invalid: Annotated[
+        OnInvalid,
+        typer.Option(help="Stop at a row that cannot be used, or set such rows aside."),
+    ] = OnInvalid.FAIL,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL|DATA0", help="Use the ids of a model, or of other prepared data."
+        ),
+    ] = None,
+) -> None:
+    """Turn raw logs into prepared data.
+
+    Example: `userbert prepare schema.yaml -o data`
+    """
+    from userbert.data.prepare import prepare as prepare_data
+    from userbert.data.vocabulary import Vocabularies
+    from userbert.folders import read_json
+    from userbert.schema import Schema
+
+    data = prepare_data(
+        Schema.load(schema),
+        output,
+        memory=_bytes(memory),
+        on_invalid=on_invalid.value,
+        vocabularies=None if vocabulary is None else Vocabularies.load(vocabulary),
+    )
+    summary = read_json(output / "summary.json")
+    for warning in summary["warnings"]:
+        say(f"[yellow]warning:[/] {warning}")
+    for name in data.schema.segments:
+        show(f"{name}: {summary['actions'][name]:,} actions in {summary['words'][name]:,} words")
+    read = sum(account["read"] for account in summary["rows"].values())
+    left_out = sum(
+        account["outside_segments"] + account["quarantined"] for account in summary["rows"].values()
+    )
+    show(f"{output}: {len(data):,} users from {read:,} rows; {left_out:,} rows are in no segment")
+    if (output / "rejected.parquet").exists():
+        say(f"[yellow]warning:[/] {output / 'rejected.parquet'} holds the rows set aside, and why")
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Prepared data, a model, labels or embeddings.")],
+    user: Annotated[str | None, typer.Option(metavar="ID", help="Show one user's words.")] = None,
+    cutoff: Annotated[str | None, typer.Option(metavar="T", help="Before this instant.")] = None,
+) -> None:
+    """Show what is inside a folder or file that userbert wrote.
+
+    Example: `userbert inspect data --user 17`
+    """
+    from userbert.serving.inspection import inspect as describe
+
+    show(describe(path, user, cutoff))
+
+
+def _bytes(size: str) -> int:
+    """Read 2GiB, 512MiB or a number of bytes."""
+    units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    number, factor = (size[:-3], units[size[-3:]]) if size[-3:] in units else (size, 1)
+    try:
+        found = int(float(number) * factor)
+    except ValueError:
+        found = 0
+    if found < 64 << 20:
+        raise InputError(f"--memory: expected at least 64MiB, such as 2GiB, found {size!r}.")
+    return found

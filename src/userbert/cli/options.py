@@ -1,0 +1,76 @@
+"""What verbs share: the options of the same meaning, and what they do first and say last."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from userbert.errors import InputError
+
+if TYPE_CHECKING:
+    from userbert.data.pairs import Pairs
+    from userbert.data.store import PreparedData
+
+say = Console(stderr=True, highlight=False, soft_wrap=True).print
+"""Warnings and errors."""
+show = Console(highlight=False, soft_wrap=True).print
+"""What a verb was asked for."""
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of prepared data.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A pretrained model.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write; must not exist yet.")]
+Cutoffs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cutoff",
+        metavar="T",
+        help="Events before this instant are visible: 2017-09-01 or 2017-09-01T04:00, in the "
+        "schema's timezone. May be given several times. Default: just after the last event.",
+    ),
+]
+At = Annotated[
+    Path | None,
+    typer.Option(
+        "--at", metavar="FILE", help="Users and their own cut-offs: columns user_id and cutoff."
+    ),
+]
+
+
+def open_data(data: Path) -> "PreparedData":
+    """Open prepared data."""
+    from userbert.data.store import PreparedData
+
+    return PreparedData.open(data)
+
+
+def pairs_given(data: "PreparedData", cutoffs: list[str] | None, at: Path | None) -> "Pairs":
+    """The (user, cut-off) pairs that `--cutoff` or `--at` ask for."""
+    from userbert.data.pairs import pairs_at, read_pairs
+
+    if at is not None:
+        if cutoffs:
+            raise InputError("--at names each user's cut-off; leave --cutoff out.")
+        return read_pairs(at, data)
+    instants = [data.schema.instant(cutoff) for cutoff in cutoffs or []]
+    return pairs_at(data, instants or [data.default_cutoff])
+
+
+def typed_command() -> list[str]:
+    """The command as it was typed, without where the program lies."""
+    return ["userbert", *sys.argv[1:]]
+
+
+def refuse_existing(output: Path) -> None:
+    """Say so before an hour's work, not after it."""
+    if output.exists():
+        raise InputError(f"{output} exists already. Choose another -o, or remove it first.")
+
+
+def needs_torch() -> None:
+    """Say what to install where the base install ends."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise InputError("this needs torch. Install it with: pip install 'userbert[train]'")
