@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from small_logs import SCHEMA, buys, cutoffs, instant, log, logs, prepared, words_of
+from userbert.data import sequences as sequences_module
 from userbert.data.batches import UserBatch
 from userbert.data.sequences import actions_between, cut, profile_ids
 from userbert.data.store import PreparedData
@@ -467,14 +468,16 @@ def test_cut_is_what_plain_loops_give(events: pl.DataFrame, moments: list[tuple[
             for user in users
             for number, offset in moments
         ]
-        batch = cut(
-            data,
-            data.rows_of([user for user, _ in pairs]),
-            np.array([moment for _, moment in pairs]),
-        )
+        rows = data.rows_of([user for user, _ in pairs])
+        moments_of = np.array([moment for _, moment in pairs])
+        batch = cut(data, rows, moments_of)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sequences_module, "_FEW", 0)
+            as_of_many = cut(data, rows, moments_of)
         expected = [Reference(data, events, user, moment) for user, moment in pairs]
         for number, segment in enumerate(batch.segments):
             assert as_lists(batch, number) == [one.segments[number] for one in expected]
+            assert as_lists(as_of_many, number) == as_lists(batch, number)
             assert segment.words_cut == sum(one.words_cut[number] for one in expected)
             assert segment.actions_cut == sum(one.actions_cut[number] for one in expected)
 
