@@ -19,6 +19,7 @@ from userbert.tasks.evaluate import (
     _materials,
     _OutOfFold,
     _plan,
+    draw,
     evaluate,
 )
 from userbert.tasks.finetune import FinetuneConfig
@@ -67,6 +68,20 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["rows"] == report.rows
     assert set(written) == {"made", "rows", "learning_curves", "warnings"}
+
+
+def test_labels_are_drawn_where_there_are_too_many(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    assert draw(labels) is labels
+    drawn = draw(labels, EvaluateConfig(max_labels=40))
+    pairs = set(zip(labels.user_ids, labels.targets.tolist(), strict=True))
+    assert len(drawn) == 40
+    assert set(zip(drawn.user_ids, drawn.targets.tolist(), strict=True)) < pairs
+    report = evaluate(
+        tiny_model(data), data, labels, config=QUICK.model_copy(update={"max_labels": 40})
+    )
+    assert {row["labels"] for row in report.rows} == {40}
+    assert report.warnings[0] == "kids: 40 of 60 labels were drawn at random."
 
 
 def test_multiclass_tasks_without_an_attribute_are_ranked(data: PreparedData) -> None:
