@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -207,6 +208,30 @@ def test_only_finished_files_are_in_the_folder(tmp_path: Path) -> None:
         "manifest.json", "schema.yaml", "shards", "summary.json", "vocabularies.json",
     ]  # fmt: skip
     assert list(tmp_path.iterdir()) == [data.path]
+
+
+def test_more_partitions_than_files_may_be_open_are_no_trouble(tmp_path: Path) -> None:
+    events = pl.concat([buys(str(user), "2017-03-01") for user in range(500)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        data = prepared(tmp_path, events, memory=2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(data) == 500
+
+
+def test_a_vocabulary_must_learn_from_some_events(tmp_path: Path) -> None:
+    schema = SCHEMA + "fit_before: 2017-03-01T10:00\n"
+    with pytest.raises(SchemaError) as caught:
+        prepared(tmp_path, BREAD, schema)
+    assert str(caught.value) == (
+        "fit_before: no event is before 2017-03-01 10:00:00, so no value could be known; the "
+        "first is at 2017-03-01 10:00:00-05:00. Choose a later time."
+    )
+    assert list(tmp_path.iterdir()) == []
+    given = prepared(tmp_path, BREAD).vocabularies
+    assert prepared(tmp_path, BREAD, schema, vocabularies=given).vocabularies == given
 
 
 def test_logs_without_a_known_action_are_refused(tmp_path: Path) -> None:

@@ -7,18 +7,16 @@ partition at a time. Memory holds one partition and one shard, whatever the numb
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
-from userbert.data.sources import INVALID, LogFile, RowAccount, open_sources, read_profile
+from userbert.data.intake import Intake, OnInvalid
+from userbert.data.sources import open_sources
 from userbert.data.store import (
-    TIMELESS,
     PreparedData,
     ShardTables,
     shard_of,
@@ -35,8 +33,6 @@ from userbert.schema.models import Attribute, Category, Derived, Number, Schema
 _ROWS_PER_SHARD = 4_194_304
 _BYTES_PER_EVENT = 1_000
 """Of one event at the kernel's peak: its strings, their copy sorted and encoded, and the result."""
-
-OnInvalid = Literal["fail", "quarantine"]
 
 
 def prepare(
@@ -65,10 +61,11 @@ def prepare(
     shards = _power_of_two(rows / _ROWS_PER_SHARD)
     partitions = max(shards, _power_of_two(rows * _BYTES_PER_EVENT / memory))
     with publishing_folder(output) as folder:
-        intake = _Intake(schema, on_invalid, folder / "temporary", partitions)
+        intake = Intake(schema, on_invalid, folder / "temporary", partitions)
         intake.spread(logs)
         profiles = intake.profiles(profile)
         if vocabularies is None:
+            _check_fit_before(schema, intake.first_event)
             vocabularies = _fit(schema, intake, profiles)
         encoded = _encode_profiles(profiles, vocabularies)
         sizes = []
@@ -108,130 +105,6 @@ def prepare(
     return PreparedData.open(output)
 
 
-@dataclass
-class _Intake:
-    """The first pass: every row checked, counted, and put where its user's events are."""
-
-    schema: Schema
-    on_invalid: OnInvalid
-    folder: Path
-    partitions: int
-    accounts: dict[str, RowAccount] = field(default_factory=dict)
-    rejected: list[pl.DataFrame] = field(default_factory=list)
-    first_event: int = np.iinfo(np.int64).max
-    last_event: int = np.iinfo(np.int64).min
-    no_events: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """A partition without users."""
-
-    def spread(self, logs: list[LogFile]) -> None:
-        """Read all logs once; write the events that a segment uses into their partitions."""
-        self.folder.mkdir()
-        actions = {name for segment in self.schema.segments.values() for name in segment.actions}
-        writers: dict[int, pa.RecordBatchStreamWriter] = {}
-        total = sum(log.rows for log in logs)
-        with ExitStack() as stack, progress("reading events", total) as advance:
-            for log in logs:
-                account = self.accounts.setdefault(log.name, RowAccount())
-                for batch in log.batches():
-                    advance(len(batch), log.name)
-                    valid = self._check(batch, log.name, account)
-                    used = valid.filter(pl.col("action_type").is_in(actions))
-                    outside = valid.filter(~pl.col("action_type").is_in(actions))
-                    account.used += len(used)
-                    account.outside_segments += len(outside)
-                    account.outside_by_action.update(
-                        dict(outside["action_type"].value_counts().rows())
-                    )
-                    self.no_events = used.clear()
-                    if used.is_empty():
-                        continue
-                    self.first_event = min(self.first_event, int(used["time"].min()))  # type: ignore[arg-type]
-                    self.last_event = max(self.last_event, int(used["time"].max()))  # type: ignore[arg-type]
-                    for partition, part in self._partitioned(used):
-                        table = part.to_arrow()
-                        if partition not in writers:
-                            sink = stack.enter_context(pa.OSFile(str(self._file(partition)), "wb"))
-                            writers[partition] = stack.enter_context(
-                                pa.ipc.new_stream(sink, table.schema)
-                            )
-                        writers[partition].write_table(table)
-        if not writers:
-            seen = {
-                name for account in self.accounts.values() for name in account.outside_by_action
-            }
-            raise SourceError(
-                f"no event has an action type of a segment ({', '.join(sorted(actions))}); "
-                f"the logs hold: {', '.join(sorted(seen)) or 'no events'}. "
-                "Correct `actions:` in the schema, or the source's path."
-            )
-
-    def profiles(self, given: Any | None) -> pl.DataFrame:
-        """Read, check and count the profile rows; `time` is TIMELESS where there is none."""
-        if self.schema.profile is None:
-            return pl.DataFrame(schema={"user_id": pl.String, "time": pl.Int64})
-        parts = read_profile(self.schema, self.schema.profile, given)
-        rows = pl.concat([part for _, part in parts])
-        if self.schema.profile.time is None:
-            usable = pl.col(INVALID).is_null()
-            again = usable & ~pl.struct("user_id", usable).is_first_distinct()
-            reason = 'a second row of the user "' + pl.col("user_id") + (
-                '": expected one (or a `time:` in the schema\'s profile, to say which counts when)'
-            )  # fmt: skip
-            rows = rows.with_columns(pl.when(again).then(reason).otherwise(INVALID).alias(INVALID))
-        valid, first = [], 0
-        for name, part in parts:
-            account = self.accounts.setdefault(name, RowAccount())
-            valid.append(self._check(rows.slice(first, len(part)), name, account))
-            account.used += len(valid[-1])
-            first += len(part)
-        return pl.concat(valid).with_columns(pl.col("time").fill_null(TIMELESS))
-
-    def partition(self, number: int) -> pl.DataFrame:
-        """All events of one partition."""
-        file = self._file(number)
-        if not file.exists():
-            return self.no_events
-        with pa.memory_map(str(file)) as source:
-            return pl.DataFrame(pa.ipc.open_stream(source).read_all())
-
-    def clear(self) -> None:
-        """Remove the partitions."""
-        for file in self.folder.iterdir():
-            file.unlink()
-        self.folder.rmdir()
-
-    def _check(self, batch: pl.DataFrame, name: str, account: RowAccount) -> pl.DataFrame:
-        """The rows that can be used; the others are refused or quarantined."""
-        account.read += len(batch)
-        invalid = batch.filter(pl.col(INVALID).is_not_null())
-        if len(invalid):
-            row, reason = invalid.select("row", INVALID).row(0)
-            if self.on_invalid == "fail":
-                raise SourceError(
-                    f"{name}, row {row}, {reason}. "
-                    "Fix the row, or run with --on-invalid quarantine."
-                )
-            account.quarantined += len(invalid)
-            self.rejected.append(
-                invalid.select(pl.lit(name).alias("file"), "row", pl.col(INVALID).alias("reason"))
-            )
-        return batch.filter(pl.col(INVALID).is_null()).drop("row", INVALID)
-
-    def _partitioned(self, events: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
-        if self.partitions == 1:
-            yield 0, events
-            return
-        number = shard_of(user_hash(events["user_id"].to_arrow()), self.partitions)
-        events = events[np.argsort(number, kind="stable")]
-        counts = np.bincount(number, minlength=self.partitions)
-        first = np.cumsum(counts) - counts
-        for partition in np.flatnonzero(counts).tolist():
-            yield partition, events.slice(first[partition], counts[partition])
-
-    def _file(self, partition: int) -> Path:
-        return self.folder / f"{partition:06d}.arrow"
-
-
 def _check_vocabularies(schema: Schema, vocabularies: Vocabularies) -> None:
     """Raise `SchemaError` unless the schema has the attributes and fields of the vocabularies."""
     fields = schema.profile.fields if schema.profile is not None else {}
@@ -259,7 +132,16 @@ def _check_vocabularies(schema: Schema, vocabularies: Vocabularies) -> None:
             )
 
 
-def _fit(schema: Schema, intake: _Intake, profiles: pl.DataFrame) -> Vocabularies:
+def _check_fit_before(schema: Schema, first_event: int) -> None:
+    if schema.fit_before_us is not None and first_event >= schema.fit_before_us:
+        first = datetime.fromtimestamp(first_event // 1_000_000, schema.zone)
+        raise SchemaError(
+            f"fit_before: no event is before {schema.fit_before}, so no value could be known; the "
+            f"first is at {first}. Choose a later time."
+        )
+
+
+def _fit(schema: Schema, intake: Intake, profiles: pl.DataFrame) -> Vocabularies:
     """Count values partition by partition, then give them ids (design, decision 4)."""
     before = schema.fit_before_us
     owners = {
@@ -340,7 +222,7 @@ def _encode_profiles(profiles: pl.DataFrame, vocabularies: Vocabularies) -> pl.D
 
 
 def _build(
-    intake: _Intake,
+    intake: Intake,
     vocabularies: Vocabularies,
     profiles: pl.DataFrame,
     partitions: range,

@@ -185,22 +185,21 @@ class PreparedData:
         """(B,): the row of each user, -1 where the data do not know the user."""
         wanted = pa.array(user_ids, pa.large_string())
         hashes = user_hash(wanted)
+        owners = shard_of(hashes, len(self.shards))
         rows = np.full(len(wanted), -1, dtype=np.int64)
-        for shard in self.shards:
-            position = np.searchsorted(shard.user_hashes, hashes)
-            candidates = np.flatnonzero(position < shard.users)
-            while len(candidates):
-                at = position[candidates]
-                candidates = candidates[shard.user_hashes[at] == hashes[candidates]]
-                at = position[candidates]
-                equal = np.array(shard.user_ids.take(pa.array(at)).to_pylist()) == np.array(
-                    wanted.take(pa.array(candidates)).to_pylist()
-                )
-                rows[candidates[equal]] = at[equal] + shard.first_row
-                # Two ids of one hash stand side by side.
-                candidates = candidates[~equal]
-                position[candidates] += 1
-                candidates = candidates[position[candidates] < shard.users]
+        for number, shard in enumerate(self.shards):
+            asked = np.flatnonzero(owners == number)
+            position = np.searchsorted(shard.user_hashes, hashes[asked])
+            # Two ids of one hash stand side by side.
+            while len(asked):
+                here = position < shard.users
+                asked, position = asked[here], position[here]
+                here = shard.user_hashes[position] == hashes[asked]
+                asked, position = asked[here], position[here]
+                ids = shard.user_ids.take(pa.array(position))
+                equal = pc.equal(ids, wanted.take(pa.array(asked))).to_numpy(zero_copy_only=False)
+                rows[asked[equal]] = position[equal] + shard.first_row
+                asked, position = asked[~equal], position[~equal] + 1
         return rows
 
     def input_shape(self, hidden: Collection[str] = ()) -> InputShape:

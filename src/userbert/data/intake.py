@@ -1,0 +1,148 @@
+"""The first pass of preparation: every row checked, counted, and put where its user's events are.
+
+In: opened logs and a schema. Out: events in hash partitions on disk, profile rows, rejected rows
+with their reasons, and the account of all rows. Used by `data/prepare.py`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from userbert.data.sources import INVALID, LogFile, RowAccount, read_profile
+from userbert.data.store import TIMELESS, shard_of
+from userbert.data.words import user_hash
+from userbert.errors import SourceError
+from userbert.progress import progress
+from userbert.schema.models import Schema
+
+OnInvalid = Literal["fail", "quarantine"]
+
+
+@dataclass
+class Intake:
+    """The first pass: every row checked, counted, and put where its user's events are."""
+
+    schema: Schema
+    on_invalid: OnInvalid
+    folder: Path
+    partitions: int
+    accounts: dict[str, RowAccount] = field(default_factory=dict)
+    rejected: list[pl.DataFrame] = field(default_factory=list)
+    first_event: int = np.iinfo(np.int64).max
+    last_event: int = np.iinfo(np.int64).min
+    no_events: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """A partition without users."""
+
+    def spread(self, logs: list[LogFile]) -> None:
+        """Read all logs once; write the events that a segment uses into their partitions."""
+        self.folder.mkdir()
+        actions = {name for segment in self.schema.segments.values() for name in segment.actions}
+        with progress("reading events", sum(log.rows for log in logs)) as advance:
+            for log in logs:
+                account = self.accounts.setdefault(log.name, RowAccount())
+                for batch in log.batches():
+                    advance(len(batch), log.name)
+                    valid = self._check(batch, log.name, account)
+                    used = valid.filter(pl.col("action_type").is_in(actions))
+                    outside = valid.filter(~pl.col("action_type").is_in(actions))
+                    account.used += len(used)
+                    account.outside_segments += len(outside)
+                    account.outside_by_action.update(
+                        dict(outside["action_type"].value_counts().rows())
+                    )
+                    self.no_events = used.clear()
+                    if used.is_empty():
+                        continue
+                    self.first_event = min(self.first_event, int(used["time"].min()))  # type: ignore[arg-type]
+                    self.last_event = max(self.last_event, int(used["time"].max()))  # type: ignore[arg-type]
+                    for partition, part in self._partitioned(used):
+                        table = part.to_arrow()
+                        # Opened each time: there may be more partitions than files may be open.
+                        with (
+                            self._file(partition).open("ab") as sink,
+                            pa.ipc.new_stream(sink, table.schema) as writer,
+                        ):
+                            writer.write_table(table)
+        if not any(self.folder.iterdir()):
+            seen = {
+                name for account in self.accounts.values() for name in account.outside_by_action
+            }
+            raise SourceError(
+                f"no event has an action type of a segment ({', '.join(sorted(actions))}); "
+                f"the logs hold: {', '.join(sorted(seen)) or 'no events'}. "
+                "Correct `actions:` in the schema, or the source's path."
+            )
+
+    def profiles(self, given: Any | None) -> pl.DataFrame:
+        """Read, check and count the profile rows; `time` is TIMELESS where there is none."""
+        if self.schema.profile is None:
+            return pl.DataFrame(schema={"user_id": pl.String, "time": pl.Int64})
+        parts = read_profile(self.schema, self.schema.profile, given)
+        rows = pl.concat([part for _, part in parts])
+        if self.schema.profile.time is None:
+            usable = pl.col(INVALID).is_null()
+            again = usable & ~pl.struct("user_id", usable).is_first_distinct()
+            reason = 'a second row of the user "' + pl.col("user_id") + (
+                '": expected one (or a `time:` in the schema\'s profile, to say which counts when)'
+            )  # fmt: skip
+            rows = rows.with_columns(pl.when(again).then(reason).otherwise(INVALID).alias(INVALID))
+        valid, first = [], 0
+        for name, part in parts:
+            account = self.accounts.setdefault(name, RowAccount())
+            valid.append(self._check(rows.slice(first, len(part)), name, account))
+            account.used += len(valid[-1])
+            first += len(part)
+        return pl.concat(valid).with_columns(pl.col("time").fill_null(TIMELESS))
+
+    def partition(self, number: int) -> pl.DataFrame:
+        """All events of one partition."""
+        file = self._file(number)
+        if not file.exists():
+            return self.no_events
+        tables = []
+        with pa.memory_map(str(file)) as source:
+            while source.tell() < source.size():
+                tables.append(pa.ipc.open_stream(source).read_all())
+        return pl.DataFrame(pa.concat_tables(tables))
+
+    def clear(self) -> None:
+        """Remove the partitions."""
+        for file in self.folder.iterdir():
+            file.unlink()
+        self.folder.rmdir()
+
+    def _check(self, batch: pl.DataFrame, name: str, account: RowAccount) -> pl.DataFrame:
+        """The rows that can be used; the others are refused or quarantined."""
+        account.read += len(batch)
+        invalid = batch.filter(pl.col(INVALID).is_not_null())
+        if len(invalid):
+            row, reason = invalid.select("row", INVALID).row(0)
+            if self.on_invalid == "fail":
+                raise SourceError(
+                    f"{name}, row {row}, {reason}. "
+                    "Fix the row, or run with --on-invalid quarantine."
+                )
+            account.quarantined += len(invalid)
+            self.rejected.append(
+                invalid.select(pl.lit(name).alias("file"), "row", pl.col(INVALID).alias("reason"))
+            )
+        return batch.filter(pl.col(INVALID).is_null()).drop("row", INVALID)
+
+    def _partitioned(self, events: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+        if self.partitions == 1:
+            yield 0, events
+            return
+        number = shard_of(user_hash(events["user_id"].to_arrow()), self.partitions)
+        events = events[np.argsort(number, kind="stable")]
+        counts = np.bincount(number, minlength=self.partitions)
+        first = np.cumsum(counts) - counts
+        for partition in np.flatnonzero(counts).tolist():
+            yield partition, events.slice(first[partition], counts[partition])
+
+    def _file(self, partition: int) -> Path:
+        return self.folder / f"{partition:06d}.arrow"
