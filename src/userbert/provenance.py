@@ -4,14 +4,14 @@ Every JSON of results has a `made` object from here: which code, on which data, 
 which command.
 """
 
-import os
 import platform
 import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from userbert.workers import cores
 
 
 def made(command: Sequence[str], seeds: Sequence[int], data: str | None) -> dict[str, object]:
@@ -37,9 +37,8 @@ def commit() -> str | None:
 
 def machine() -> str:
     """Name the processor, the number of cores that we may use, the system and the Python."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     system = f"{platform.system()} {platform.machine()}"
-    return f"{_processor()}, {cores} cores, {system}, Python {platform.python_version()}"
+    return f"{_processor()}, {cores()} cores, {system}, Python {platform.python_version()}"
 
 
 def _processor() -> str:

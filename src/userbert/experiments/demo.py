@@ -6,8 +6,6 @@ it was. `userbert demo` and `make demo` run it.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from userbert.data.prepare import prepare
@@ -19,6 +17,7 @@ from userbert.schema import Schema
 from userbert.tasks.evaluate import evaluate
 from userbert.tasks.labels import Labels
 from userbert.tasks.report import Background, read_metrics, write_report
+from userbert.workers import processes
 
 SEEDS = (0, 1, 2)
 STEPS = 3_000
@@ -69,7 +68,7 @@ def _pretrain(folder: Path, data: PreparedData) -> list[UserBert]:
     paths = [folder / f"seed-{seed}" for seed in SEEDS]
     missing = [(seed, path) for seed, path in zip(SEEDS, paths, strict=True) if not path.exists()]
     with (
-        ProcessPoolExecutor(_WORKERS, mp_context=get_context("spawn")) as pool,
+        processes(_WORKERS) as pool,
         progress("pretraining (models)", len(missing)) as advance,
     ):
         runs = [pool.submit(_pretrain_one, data.path, path, seed) for seed, path in missing]

@@ -5,7 +5,6 @@ rows are report.json's. `userbert evaluate`, `demo` and the experiments use it; 
 page of it. All models see the same folds, and learn and choose inside the training part alone.
 """
 
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -40,6 +39,7 @@ from userbert.tasks.fits import (
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate, resample_users
 from userbert.tasks.splits import parts_of_users
+from userbert.workers import cores
 
 METRICS: Mapping[str, tuple[MetricName, ...]] = {
     "binary": ("roc_auc", "pr_auc", "accuracy"),
@@ -299,8 +299,7 @@ def _results(
     for fit in fits:
         key = fit.task, fit.model, fit.size
         runs[key] = max(runs[key], fit.run + 1)
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    workers = min(config.workers or cores, len(fits))
+    workers = min(config.workers or cores(), len(fits))
     with progress("evaluating", len(fits)) as advance:
         for fit, scored in do_all(workshop, fits, workers):
             key = fit.task, fit.model, fit.size

@@ -5,13 +5,10 @@ by `evaluate`. A fit depends on its own name alone, so the order and the number 
 no score.
 """
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from userbert.tasks.classical import Scored
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.splits import Split, split_off_validation
+from userbert.workers import processes
 
 CLASSICAL = ("popularity", "own-popularity", "aggregates-linear", "aggregates-gbm")
 OURS = ("frozen-linear", "frozen-gbm", "fused", "fine-tuned")
@@ -155,9 +153,7 @@ def do_all(workshop: Workshop, fits: Sequence[Fit], workers: int) -> Iterator[tu
                 scored = workshop.do(fit)
             yield fit, scored
         return
-    # Forked processes hang in the thread pools that torch and LightGBM have opened.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _open, (workshop,)) as pool:
+    with processes(workers, _open, workshop) as pool:
         futures = {pool.submit(_do, fit): fit for fit in fits}
         try:
             for future in as_completed(futures):
@@ -173,8 +169,6 @@ _mine: list[Workshop] = []
 def _open(workshop: Workshop) -> None:
     torch.set_num_threads(1)
     threadpool_limits(1)
-    # The parent draws the one progress bar.
-    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     _mine.append(workshop)
 
 

@@ -1,0 +1,41 @@
+"""Processes that work side by side and end when we do.
+
+A pool's processes wait for work on a pipe of which each of them holds both ends, so they would
+never learn that their parent was killed.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import connection, get_context, parent_process
+from typing import Any
+
+
+def processes(
+    number: int, prepare: Callable[..., object] | None = None, *arguments: Any
+) -> ProcessPoolExecutor:
+    """Open a pool; each process first calls `prepare(*arguments)`, and draws no progress bar."""
+    # Forked processes hang in the thread pools that torch and LightGBM have opened.
+    return ProcessPoolExecutor(number, get_context("spawn"), _begin, (prepare, arguments))
+
+
+def cores() -> int:
+    """Count the cores that we may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _begin(prepare: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
+    # The parent draws the one progress bar.
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for good
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if prepare is not None:
+        prepare(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
