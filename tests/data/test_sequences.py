@@ -236,6 +236,14 @@ def test_no_pairs_are_an_empty_batch(tmp_path: Path) -> None:
     assert actions_between(data, "long_term", none, None, None).offsets.tolist() == [0]
 
 
+def test_cutoffs_may_be_any_that_a_calendar_has(tmp_path: Path) -> None:
+    data = prepared(tmp_path, buys("a", "2017-03-01"), WIDE.replace("800d", "90d"))
+    moments = ["0001-01-02", "1900-01-01", "2017-03-02", "2199-01-01", "9999-12-31"]
+    together = sequences(data, "a", *moments)
+    assert together == [[], [], [(89, "bread")], [], []]
+    assert [sequences(data, "a", moment)[0] for moment in moments] == together
+
+
 def test_pairs_are_answered_in_their_order(tmp_path: Path) -> None:
     data = prepared(
         tmp_path, pl.concat([buys(user, "2017-03-01", genre=user) for user in "abcdef"]), WIDE

@@ -24,6 +24,7 @@ Int64 = NDArray[np.int64]
 
 _EPOCH = date(1970, 1, 1)
 _HOUR_US = 3_600_000_000
+_FAR_YEARS = 400
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class DayGrid:
     def index(self, times: Int64) -> Int64:
         """The number of the day (since 1970) in which each instant falls."""
         first, starts = self._starts(times)
-        return first + np.searchsorted(starts, times, side="right") - 1
+        return first + np.maximum(np.searchsorted(starts, times, side="right") - 1, 0)
 
     def floor(self, times: Int64) -> Int64:
         """The instant at which the day of each instant begins."""
@@ -48,9 +49,12 @@ class DayGrid:
         if len(times) == 0:
             return 0, np.zeros(1, dtype=np.int64)
         year_us = 366 * 24 * _HOUR_US
-        return _day_starts(
-            self.zone, self.start, int(times.min()) // year_us, int(times.max()) // year_us
+        # A cut-off may be any, such as one in the year 9999; no action lies so far away.
+        first, last = (
+            min(max(int(moment) // year_us, -_FAR_YEARS), _FAR_YEARS)
+            for moment in (times.min(), times.max())
         )
+        return _day_starts(self.zone, self.start, first, last)
 
 
 @lru_cache(maxsize=64)
