@@ -20,7 +20,7 @@ from userbert.tasks.report import Background, read_metrics, write_report
 from userbert.workers import processes
 
 SEEDS = (0, 1, 2)
-STEPS = 3_000
+STEPS = 2_000
 """Of pretraining: the paper's 400,000 batches are for 22.5 million users, these are 2,430."""
 _WORKERS = 2
 

@@ -24,8 +24,10 @@ from userbert.tasks.splits import Split
 Matrix = Any
 """(B, D), dense or in sparse rows; scipy has no types."""
 
-PENALTIES = tuple(10.0**power for power in range(-5, 1))
+PENALTIES = tuple(10.0**power for power in range(-5, 0))
 """Inverse strengths of the L2 penalty of a logistic regression; the best is mostly inside."""
+STRONG_PENALTIES = PENALTIES[:3]
+"""Of thousands of columns; weaker ones take minutes and are never the best."""
 DIMENSIONS = 100
 """Of the truncated SVD of counts."""
 ROUNDS = 400
@@ -70,15 +72,17 @@ def linear(
     """Logistic regression on log counts (or their SVD) and vectors, both standardised."""
     best, choice = -np.inf, (0, PENALTIES[0])
     for number, design in enumerate(designs(counts, vectors, split.train)):
-        for penalty in PENALTIES:
-            model = _regression(design[split.train], targets[split.train], penalty)
+        model = _regression()
+        for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
+            model.set_params(C=penalty).fit(design[split.train], targets[split.train])
             told = model.decision_function(design[split.validation])
             value = roc_auc(targets[split.validation], told)
             if value > best:
                 best, choice = value, (number, penalty)
     number, penalty = choice
     design = list(designs(counts, vectors, split.learning))[number]
-    model = _regression(design[split.learning], targets[split.learning], penalty)
+    model = _regression().set_params(C=penalty)
+    model.fit(design[split.learning], targets[split.learning])
     return Scored(model.predict_proba(design[split.test])[:, 1], best)
 
 
@@ -106,7 +110,8 @@ def designs(
 ) -> Iterator[Matrix]:
     """Yield the features of all pairs as a linear model likes them; `fit` says what scales are of.
 
-    Of counts there are two designs: all columns, and the leading directions of an SVD.
+    Of counts alone there are two designs, all columns and the leading directions of an SVD; beside
+    vectors they are the leading directions, as thousands of columns would drown the vectors.
     """
     standard = None if vectors is None else _standardised(vectors, fit)
     if counts is None:
@@ -121,7 +126,6 @@ def designs(
         yield scaled
         yield leading
     else:
-        yield sparse.hstack([scaled, sparse.csr_matrix(standard)], format="csr")
         yield np.hstack([leading, standard])
 
 
@@ -144,5 +148,6 @@ def _standardised(values: NDArray[np.float32], fit: Int64) -> NDArray[np.float32
     return (values - mean) / np.maximum(deviation, 1e-6)  # type: ignore[no-any-return]
 
 
-def _regression(design: Matrix, targets: NDArray[Any], penalty: float) -> LogisticRegression:
-    return LogisticRegression(C=penalty, max_iter=2000, tol=1e-3).fit(design, targets)
+def _regression() -> LogisticRegression:
+    """A regression that starts each fit, of a weaker penalty, where the one before it ended."""
+    return LogisticRegression(max_iter=2000, tol=1e-3, warm_start=True)
