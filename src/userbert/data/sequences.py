@@ -176,11 +176,10 @@ def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
         slices = _whole_words(slices)
     actions = _rows(slices)
     times, starts = actions.times, actions.word_starts
+    # A slice begins with a word: days are cut at their grid, sessions were made whole.
     some = slices.lengths > 0
-    first = actions.offsets[:-1][some]
-    starts[first] = True
     begin = np.full(len(rows), np.iinfo(np.int64).max)
-    begin[some] = times[first]
+    begin[some] = times[actions.offsets[:-1][some]]
 
     word_first = np.flatnonzero(starts)
     word_of_action = np.cumsum(starts) - 1
