@@ -13,6 +13,7 @@ from userbert.schema.models import (
     ActionColumn,
     DayWords,
     GapWords,
+    Time,
     format_duration,
     parse_duration,
     to_instant,
@@ -261,3 +262,10 @@ def test_what_is_no_yaml_of_keys_is_told_in_one_line(text: str, told: str) -> No
     assert str(caught.value).startswith("schema.yaml")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_dates_without_a_zone_are_local() -> None:
+    assert Time.model_validate({"column": "day", "resolution": "day"}).zone == "local"
+    utc = {"column": "day", "resolution": "day", "zone": "UTC"}
+    assert Time.model_validate(utc).zone == "UTC"
+    assert Time.model_validate("at") == Time(column="at")

@@ -82,11 +82,21 @@ class Time(Strict):
 
     column: str
     zone: str = "UTC"
-    """Of times that carry none: `UTC`, `local` (the schema's `timezone`) or an IANA name."""
+    """Of times that carry none: `UTC`, `local` (the schema's `timezone`) or an IANA name.
+    The default of dates is `local`."""
     unit: Literal["auto", "s", "ms", "us"] = "auto"
     """Of times that are numbers, since 1970; `auto` judges by their size."""
     resolution: Literal["instant", "day"] = "instant"
     """`day`: only the local date is known; it counts from the date's last microsecond."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dates_are_local(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"column": value}
+        if isinstance(value, dict) and value.get("resolution") == "day":
+            return {"zone": "local", **value}
+        return value
 
     @field_validator("zone")
     @classmethod
@@ -134,11 +144,6 @@ class Source(Strict):
     time: Time
     action: Action
     lookup: list[Lookup] = []
-
-    @field_validator("time", mode="before")
-    @classmethod
-    def _time_may_be_a_name(cls, value: object) -> object:
-        return {"column": value} if isinstance(value, str) else value
 
 
 class Category(Strict):
