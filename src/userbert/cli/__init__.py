@@ -34,9 +34,10 @@ app.command()(learning.demo)
 
 def main() -> None:
     """Run the command line."""
-    # torch's threads wait for work by spinning; on a busy machine that makes a small step ten
-    # times slower (docs/decisions/0003). Read when torch is loaded, so it is set before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # torch's threads wait for work by spinning: for long, they take the time of others on a busy
+    # machine; not at all, waking them costs more than they do (docs/decisions/0003). Read when
+    # torch is loaded, so it is set before.
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         app()
     except InputError as error:
