@@ -77,12 +77,12 @@ def pretrain(
     from userbert.training.pretrain import configure
     from userbert.training.pretrain import pretrain as pretrain_model
 
-    overrides = [*(settings or []), *([] if steps is None else [f"steps={steps}"])]
     model = pretrain_model(
         open_data(data),
         output,
         preset=preset,
-        config=configure(preset, overrides),
+        config=configure(preset, settings or []),
+        steps=steps,
         seed=seed,
         before=before,
         at=None if at is None else read_table(at),

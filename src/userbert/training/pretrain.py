@@ -64,6 +64,7 @@ def pretrain(
     *,
     preset: str = "paper",
     config: PretrainConfig | None = None,
+    steps: int | None = None,
     seed: int = 0,
     before: str | date | datetime | None = None,
     at: Any | None = None,
@@ -76,13 +77,16 @@ def pretrain(
     What is learned lies before one cut-off: `before`, else the schema's `fit_before`, else just
     after the last event; or before each user's own, in `at`, a frame of `user_id` and `cutoff`.
     `hide` names profile fields that the model must not see. `config` replaces the preset's (see
-    `configure`). `from_model` goes on from another model's weights, in its size. `resume` goes on
-    with an interrupted run of the same settings, and starts one if there is none.
+    `configure`), `steps` its number of batches. `from_model` goes on from another model's weights,
+    in its size. `resume` goes on with an interrupted run of the same settings, and starts one if
+    there is none.
 
     Raises `InputError` if there is nothing to learn from, or `output` or an interrupted run is in
     the way; `ModelError` if the data have other ids than `from_model`.
     """
     config = config or _preset(preset)
+    if steps is not None:
+        config = config.model_copy(update={"steps": steps})
     output = None if output is None else Path(output)
     if output is not None and output.exists():
         raise InputError(f"{output} exists already. Choose another -o, or remove it first.")
