@@ -8,13 +8,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from userbert.errors import InputError
+from userbert.errors import InputError, ModelError
 
 _PARTIAL = ".partial-"
 
@@ -80,6 +80,32 @@ def write_summary(folder: Path, kind: str, **content: Any) -> None:
     """Close a folder with `summary.json`: what it is, its version, checksums of all files in it."""
     made = {"kind": kind, "version": version("userbert"), **content}
     write_json(folder / "summary.json", {**made, "checksums": checksums(folder)})
+
+
+def check_summary(folder: Path, form: int, files: Collection[str]) -> None:
+    """Compare a folder with its summary: its format, its checksums, and that `files` are there.
+
+    Raises `ModelError` that names what is missing, damaged, or of another format.
+    """
+    try:
+        summary = read_json(folder / "summary.json")
+        found, expected = summary["format"], dict(summary["checksums"])
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / 'summary.json'} is damaged: {error}.") from error
+    if found != form:
+        raise ModelError(
+            f"{folder} has the format {found!r}, this version reads {form}. "
+            f"Install the version of userbert that wrote it ({summary.get('version')})."
+        )
+    for name in sorted({*files, *expected}):
+        file = folder / name
+        # A name that leads out of the folder is not one that we wrote.
+        if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"{file} is missing. Copy the whole folder again, or train anew.")
+        if checksum(file) != expected.get(name):
+            raise ModelError(
+                f"{file} has changed since it was written. Copy the folder again, or train anew."
+            )
 
 
 def checksum(path: Path) -> str:

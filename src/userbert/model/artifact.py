@@ -27,7 +27,7 @@ from torch import Tensor
 from userbert.data.batches import InputShape
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError, ModelError
-from userbert.folders import checksum, read_json, write_json, write_summary
+from userbert.folders import check_summary, read_json, write_json, write_summary
 from userbert.schema.models import Schema
 
 FORMAT = 1
@@ -95,22 +95,4 @@ def _check(folder: Path) -> None:
             f"{folder} is not a model folder (it has no summary.json with a config.json). "
             "Make one with `userbert pretrain DATA -o MODEL`."
         )
-    try:
-        summary = read_json(folder / "summary.json")
-        found, expected = summary["format"], dict(summary["checksums"])
-    except (InputError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder / 'summary.json'} is damaged: {error}.") from error
-    if found != FORMAT:
-        raise ModelError(
-            f"{folder} has the format {found!r}, this version reads {FORMAT}. "
-            f"Install the version of userbert that wrote it ({summary.get('version')})."
-        )
-    for name in sorted({*_FILES, *expected}):
-        file = folder / name
-        # A name that leads out of the folder is not one that we wrote.
-        if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
-            raise ModelError(f"{file} is missing. Copy the whole folder again, or train anew.")
-        if checksum(file) != expected.get(name):
-            raise ModelError(
-                f"{file} has changed since it was written. Copy the folder again, or train anew."
-            )
+    check_summary(folder, FORMAT, _FILES)

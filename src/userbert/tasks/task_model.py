@@ -30,7 +30,7 @@ from userbert.data.loading import in_length_order
 from userbert.data.pairs import Pairs, pairs_asked
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
-from userbert.folders import checksum, publishing_folder, read_json, write_json, write_summary
+from userbert.folders import check_summary, publishing_folder, read_json, write_json, write_summary
 from userbert.model.userbert import UserBert
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats
@@ -182,26 +182,10 @@ class TaskModel(nn.Module):
 
 
 def _check(folder: Path) -> None:
-    """Compare the task's own files with their checksums; the network's folder checks itself."""
+    """Compare every file with its checksum."""
     if not (folder / "summary.json").is_file() or not (folder / "task.json").is_file():
         raise ModelError(
             f"{folder} is not a task model (it has no summary.json with a task.json). "
             "Make one with `userbert finetune MODEL DATA --labels FILE -o TASK`."
         )
-    try:
-        summary = read_json(folder / "summary.json")
-        found, expected = summary["format"], dict(summary["checksums"])
-    except (InputError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder / 'summary.json'} is damaged: {error}.") from error
-    if found != FORMAT:
-        raise ModelError(
-            f"{folder} has the format {found!r}, this version reads {FORMAT}. "
-            f"Install the version of userbert that wrote it ({summary.get('version')})."
-        )
-    for name in _FILES:
-        file = folder / name
-        if not file.is_file() or checksum(file) != expected.get(name):
-            raise ModelError(
-                f"{file} is missing or has changed since it was written. "
-                "Copy the folder again, or fine-tune anew."
-            )
+    check_summary(folder, FORMAT, _FILES)
