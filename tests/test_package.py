@@ -7,18 +7,18 @@ import pytest
 
 import userbert
 
-TORCH_FREE = [
+EXTRA_TRAIN = ["torch", "scipy", "sklearn", "lightgbm", "matplotlib", "jinja2", "safetensors"]
+BASE_INSTALL = [
     "userbert",
     "userbert.data.prepare",
     "userbert.data.sequences",
     "userbert.data.timeline",
     "userbert.tasks.labels",
-    "userbert.tasks.aggregates",
-    "userbert.tasks.popularity",
     "userbert.tasks.metrics",
     "userbert.serving.inspection",
     "userbert.cli",
 ]
+TORCH_FREE = [*BASE_INSTALL, "userbert.tasks.aggregates", "userbert.tasks.popularity"]
 
 
 def test_public_names_are_these() -> None:
@@ -47,6 +47,12 @@ def test_public_names_are_these() -> None:
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
         userbert.pretrian  # noqa: B018 - the access is the test
+
+
+@pytest.mark.parametrize("module", BASE_INSTALL)
+def test_module_does_without_the_extra_train(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(bool({{*{EXTRA_TRAIN}}} & {{*sys.modules}}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

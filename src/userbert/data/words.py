@@ -24,6 +24,7 @@ Int64 = NDArray[np.int64]
 
 _EPOCH = date(1970, 1, 1)
 _HOUR_US = 3_600_000_000
+DAY_US = 24 * _HOUR_US
 _FAR_YEARS = 400
 
 

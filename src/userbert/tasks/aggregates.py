@@ -15,9 +15,7 @@ from scipy import sparse
 from userbert.data.batches import Int32, Int64
 from userbert.data.sequences import Actions, actions_between, profile_ids
 from userbert.data.store import PreparedData
-from userbert.data.words import DayGrid
-
-DAY_US = 86_400_000_000
+from userbert.data.words import DAY_US, DayGrid
 
 WINDOWS: dict[str, int | None] = {"7d": 7, "30d": 30, "90d": 90, "ever": None}
 """The spans before the cut-off, in days, over which actions are counted."""

@@ -20,7 +20,8 @@ from userbert.data.batches import Int64
 from userbert.data.sequences import actions_between
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE
-from userbert.tasks.aggregates import DAY_US, WINDOWS
+from userbert.data.words import DAY_US
+from userbert.tasks.aggregates import WINDOWS
 from userbert.tasks.classical import GBM, PATIENCE, Scored, designs
 from userbert.tasks.metrics import Floats, map_at_k
 from userbert.tasks.popularity import own_popularity, popularity, words_with_each_value

@@ -24,10 +24,10 @@ from userbert.data.pairs import Pairs, first_events, pairs_of, read_table, requi
 from userbert.data.sequences import actions_between, profile_ids
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE, UNKNOWN, Categories
+from userbert.data.words import DAY_US
 from userbert.errors import InputError, LabelError
 from userbert.folders import publishing_file
 from userbert.schema.models import parse_duration
-from userbert.tasks.aggregates import DAY_US
 from userbert.tasks.label_columns import Kind, classes_of, column_of, kind_of, targets_of
 
 _METADATA = b"userbert"

@@ -14,7 +14,8 @@ from userbert.data.batches import Int32, Int64
 from userbert.data.sequences import actions_between
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE
-from userbert.tasks.aggregates import DAY_US, count_ids
+from userbert.data.words import DAY_US
+from userbert.tasks.aggregates import count_ids
 
 
 def popularity(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
