@@ -130,3 +130,8 @@ def test_memory_must_be_a_size(shop: Path, size: str) -> None:
 def test_folder_that_is_not_data_is_refused(shop: Path, tmp_path: Path) -> None:
     message = refused(run("label", "return", ".", "--horizon", "7d", "-o", "x.parquet", cwd=shop))
     assert "is not prepared data" in message
+
+
+def test_message_keeps_its_brackets(tmp_path: Path) -> None:
+    (tmp_path / "[red]log.csv").touch()
+    assert "[red]log.csv" in refused(run("init", "[red]log.csv", cwd=tmp_path))

@@ -10,7 +10,7 @@ import traceback
 import typer
 
 from userbert.cli import label, learning, logs
-from userbert.cli.options import say
+from userbert.cli.options import tell_error
 from userbert.errors import InputError, UserBertError
 
 app = typer.Typer(
@@ -41,16 +41,16 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        say(f"[bold red]error:[/] {error}", markup=True)
+        tell_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        say("interrupted; nothing half-written was left")
+        tell_error("interrupted; nothing half-written was left")
         sys.exit(130)
     except UserBertError as error:
-        say(f"error: {error}", markup=False)
+        tell_error(str(error))
         sys.exit(1)
     except Exception:
         # The last stop: whatever it is, it is our fault.
         traceback.print_exc()
-        say("this is a fault of userbert; please report it with the lines above")
+        tell_error("this is a fault of userbert; please report it with the lines above")
         sys.exit(1)

@@ -16,9 +16,9 @@ from userbert.cli.options import (
     open_data,
     pairs_given,
     refuse_existing,
-    say,
     show,
     typed_command,
+    warn,
 )
 
 
@@ -233,7 +233,7 @@ def evaluate(
         write_report(temporary, report, opened, models, drawn, cutoff, background)
         write_summary(temporary, "evaluation")
     for warning in report.warnings:
-        say(f"[yellow]warning:[/] {warning}")
+        warn(warning)
     show(verdict(report.rows))
     show(f"{output / 'report.html'} has the whole report")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from userbert.cli.options import Output, say, show
+from userbert.cli.options import Output, show, warn
 from userbert.errors import InputError
 
 
@@ -72,7 +72,7 @@ def prepare(
     )
     summary = read_json(output / "summary.json")
     for warning in summary["warnings"]:
-        say(f"[yellow]warning:[/] {warning}")
+        warn(warning)
     for name in data.schema.segments:
         show(f"{name}: {summary['actions'][name]:,} actions in {summary['words'][name]:,} words")
     read = sum(account["read"] for account in summary["rows"].values())
@@ -81,7 +81,7 @@ def prepare(
     )
     show(f"{output}: {len(data):,} users from {read:,} rows; {left_out:,} rows are in no segment")
     if (output / "rejected.parquet").exists():
-        say(f"[yellow]warning:[/] {output / 'rejected.parquet'} holds the rows set aside, and why")
+        warn(f"{output / 'rejected.parquet'} holds the rows set aside, and why")
 
 
 def inspect(

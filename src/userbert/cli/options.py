@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from userbert.errors import InputError
 
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from userbert.data.pairs import Pairs
     from userbert.data.store import PreparedData
 
-say = Console(stderr=True, highlight=False, soft_wrap=True).print
-"""Warnings and errors."""
+_stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 show = Console(highlight=False, soft_wrap=True).print
 """What a verb was asked for."""
 
@@ -36,6 +36,17 @@ At = Annotated[
         "--at", metavar="FILE", help="Users and their own cut-offs: columns user_id and cutoff."
     ),
 ]
+
+
+def warn(message: str) -> None:
+    """Tell what is worth a look."""
+    _stderr.print(Text.assemble(("warning: ", "yellow"), message))
+
+
+def tell_error(message: str) -> None:
+    """Tell why a verb did not do what it was asked for."""
+    # As text, not as markup: `userbert[train]` keeps its brackets.
+    _stderr.print(Text.assemble(("error: ", "bold red"), message))
 
 
 def open_data(data: Path) -> "PreparedData":
