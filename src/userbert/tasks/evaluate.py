@@ -69,7 +69,7 @@ class EvaluateConfig(Strict):
         learning_rate=3e-4, batch_size=32, epochs=3, patience=2
     )
     """Hundreds of labels make five of the paper's batches an epoch; so batches are smaller, and
-    fewer epochs go as far by larger steps."""
+    epochs fewer to save time, which costs the networks something (docs/decisions/0005)."""
     every_seed: bool = False
     """Fit every pretrained model in every fold; else models that take long (`SLOW`) take one
     pretrained model a fold, in turn."""
