@@ -1,10 +1,11 @@
-"""Selection: exact counts, uniform, 80 % zeroed, only words."""
+"""Selection: exact counts, uniform, 80 % zeroed, only words, however a batch is split."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthetic import batch
+from synthetic import batch, take
+from userbert.data.batches import UserBatch
 from userbert.training.masking import select_words
 
 WORDS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=8)
@@ -40,6 +41,52 @@ def test_words_are_selected_alike_and_four_fifths_are_zeroed() -> None:
     )
     assert np.abs(selected / draws - share).max() < 5 * np.sqrt(0.13 / draws)
     assert abs(zeroed.sum() / selected.sum() - 0.8) < 0.015
+
+
+@given(words=WORDS, seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_any_split_of_a_batch_selects_the_same_words(
+    words: list[tuple[int, int]], seed: int, data: st.DataObject
+) -> None:
+    users = batch(words, actions=1)
+    order = data.draw(st.permutations(range(len(words))))
+    cut = data.draw(st.integers(0, len(words)))
+    whole = _by_user(users, seed)
+    for part in (order[:cut], order[cut:]):
+        if part:
+            found = _by_user(take(users, part), seed)
+            assert found == {user: whole[user] for user in part}
+
+
+def _by_user(users: UserBatch, seed: int) -> dict[int, list[list[list[bool]]]]:
+    """For each pair's number, and each segment: which words are selected, and which zeroed."""
+    generator, untouched = np.random.default_rng(seed), np.random.default_rng(seed)
+    chosen = select_words(users, generator, selected=0.15, zeroed=0.8)
+    untouched.integers(2**64, dtype=np.uint64)
+    # Objectives draw on after it, and must do so alike in all processes.
+    assert generator.bit_generator.state == untouched.bit_generator.state
+    return {
+        int(number): [
+            [mask[first:last].tolist() for mask in masks]
+            for segment, *masks in zip(users.segments, chosen.selected, chosen.zeroed, strict=True)
+            for first, last in [segment.word_offsets[place : place + 2]]
+        ]
+        for place, number in enumerate(users.index)
+    }
+
+
+def test_pairs_of_words_are_selected_alike_whoever_the_user_is() -> None:
+    number_of_users, words = 2_000, 20
+    users = batch([(12, 8)] * number_of_users, actions=1)
+    together = np.zeros((words, words))
+    draws = 20
+    for step in range(draws):
+        chosen = select_words(users, np.random.default_rng([0, step]), selected=0.15, zeroed=0.8)
+        parts = [mask.reshape(number_of_users, -1) for mask in chosen.selected]
+        selected = np.concatenate(parts, axis=1).astype(np.float64)
+        together += selected.T @ selected
+    share = together[~np.eye(words, dtype=bool)] / (number_of_users * draws)
+    expected = 3 / 20 * 2 / 19
+    assert np.abs(share - expected).max() < 5 * np.sqrt(expected / (number_of_users * draws))
 
 
 def test_same_generator_state_gives_the_same_draw() -> None:

@@ -1,7 +1,8 @@
 """Which words pretraining selects, and which of these it hides (paper §3.2).
 
 In: a batch and a generator. Out: a `Selection`. Only words are selected; profile fields never are.
-Objectives use it.
+What becomes of a word follows from one draw, its user's number among all pairs and its own number
+in the user, so it is the same however a batch is split over processes. Objectives use it.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from userbert.data.batches import UserBatch
 
 Mask = tuple[NDArray[np.bool_], ...]
 """(W,) of each segment."""
+_UInt64 = NDArray[np.uint64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,45 @@ def select_words(
 ) -> Selection:
     """Select max(1, round(`selected` · n)) of a user's n words, each set of words alike.
 
-    Each selected word is zeroed with the probability `zeroed`. A user without words has none.
+    Each selected word is zeroed with the probability `zeroed`. A user without words has none. One
+    number is drawn from the generator, whatever the batch holds.
     """
+    draw = generator.integers(2**64, dtype=np.uint64)
     counts = np.stack([segment.word_counts for segment in batch.segments])  # (S, B)
     users = np.arange(len(batch))
     user_of_word = np.concatenate([np.repeat(users, count) for count in counts])
     words = counts.sum(axis=0)  # (B,)
+    keys = _scatter(_scatter(batch.index.astype(np.uint64) ^ draw)[user_of_word] + _numbers(counts))
     wanted = np.where(words > 0, np.maximum(1, np.rint(selected * words)), 0).astype(np.int64)
     # The first words of each user in a random order are a uniform draw without replacement.
-    order = np.lexsort((generator.random(len(user_of_word)), user_of_word))
+    order = np.lexsort((keys, user_of_word))
     rank = np.arange(len(order)) - np.repeat(np.cumsum(words) - words, words)
     is_selected = np.zeros(len(order), np.bool_)
     is_selected[order] = rank < np.repeat(wanted, words)
-    is_zeroed = is_selected & (generator.random(len(order)) < zeroed)
+    is_zeroed = is_selected & (_uniform(_scatter(keys ^ draw)) < zeroed)
     ends = np.cumsum(counts.sum(axis=1))[:-1]
     return Selection(tuple(np.split(is_selected, ends)), tuple(np.split(is_zeroed, ends)))
+
+
+def _numbers(counts: NDArray[np.int64]) -> _UInt64:
+    """(W,): the number of each word in its user, segment after segment, from (S, B) counts."""
+    flat = counts.ravel()
+    before = (np.cumsum(counts, axis=0) - counts).ravel()  # the user's words in earlier segments
+    start = np.cumsum(flat) - flat
+    return (np.repeat(before - start, flat) + np.arange(flat.sum())).astype(np.uint64)
+
+
+def _scatter(numbers: _UInt64) -> _UInt64:
+    """Random-looking numbers, a different one for each: a step of splitmix64 (Steele et al. 2014).
+
+    Nothing is carried from one number to the next, as a generator's state would be.
+    """
+    mixed = numbers + _GOLDEN
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _uniform(bits: _UInt64) -> NDArray[np.float64]:
+    """Numbers from 0 up to but without 1, from random bits."""
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
