@@ -1,10 +1,10 @@
-# Each target sets up .venv first, if pyproject.toml or constraints.txt is newer than it.
+# Each target sets up .venv first, if what it is made of is newer than it.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-SETUP := pyproject.toml constraints.txt
+SETUP := pyproject.toml constraints.txt setup.py $(wildcard src/userbert/kernels/*.[ch])
 
 .DEFAULT_GOAL := demo
 .PHONY: demo check test test-all

@@ -1,0 +1,331 @@
+/* Matrix products of bf16 numbers, summed in float32: C (m, n) = A (m, k) B (k, n).
+ *
+ * In: operands of *pairs*, two neighbours along k in one 32-bit word, the lower half the first;
+ * where k is odd, the last pair's upper half is zero. Out: float32, stored, added, or handed in
+ * pieces to a function that finishes them (a bias, an activation, rounding). encoder.c uses it.
+ *
+ * An operand is a place and two strides, in words:
+ *   Left   A, pair p of row i      at  pairs[i * row + p * step]
+ *   Right  B, pair p of column j   at  pairs[j / 64 * panel + p * step + j % 64]
+ * so that what one product writes, the next can read:
+ *   bf16 rows (m, k), k even       Left  {rows, k / 2, 1}        round_rows() makes them
+ *   pairs of rows (k / 2, m)       Left  {pairs, 1, m}, Right {pairs, m, 64}: for products over
+ *                                  the rows, as of weights' gradients; pair_rows() makes them
+ *   panels (n / 64, k / 2, 64)     Right {pairs, 64, 64 * (k / 2)}, for what is read often;
+ *                                  pack_right() makes them of (k, n), pack_transposed() of (n, k)
+ * Reading a Right touches whole vectors of 16 columns, so its last panel must be readable up to a
+ * multiple of 16; what stands in columns past n is ignored.
+ *
+ *   gemm_store(a, b, m, n, pairs, c, stride, add)    C (m, n), row stride `stride`; add: C += A B
+ *   gemm_finish(a, b, m, n, pairs, finish, job)      calls finish(job, tile, row, rows, column,
+ *                                  columns) once for each piece of C: at most 12 rows from `row`,
+ *                                  at most 64 columns from `column`; tile's row stride is 64
+ *
+ * An element of C is the same sum in the same order however rows are split over calls.
+ * A function that uses this must be marked KERNEL and run only if cpu_can_run().
+ */
+#ifndef USERBERT_GEMM_H
+#define USERBERT_GEMM_H
+
+#include <immintrin.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define KERNEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,bmi2")))
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+/* A header's functions: each file uses some of them. */
+#define HEADER static __attribute__((unused))
+
+enum { LANES = 16, PANEL = 64, MOST_ROWS = 12 };
+
+typedef struct {
+    const uint32_t *pairs;
+    ptrdiff_t row, step;
+} Left;
+
+typedef struct {
+    const uint32_t *pairs;
+    ptrdiff_t step, panel;
+} Right;
+
+typedef void (*Finish)(const void *job, const float *tile, int row, int rows, int column,
+                       int columns);
+
+HEADER bool cpu_can_run(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bf16");
+}
+
+ALWAYS_INLINE int smaller(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+ALWAYS_INLINE int divide_up(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+/* The lanes of the first `count` of 16 columns; all if count ≥ 16. */
+ALWAYS_INLINE KERNEL __mmask16 first_lanes(int count)
+{
+    return count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1);
+}
+
+/* ---- products ---- */
+
+/* One tile of C, of rows × 16 vectors; the sums stay in registers while k runs. */
+ALWAYS_INLINE KERNEL void tile(const int rows, const int vectors, Left a, const uint32_t *b,
+                               ptrdiff_t step, int pairs, float *c, ptrdiff_t stride,
+                               __mmask16 last, bool add)
+{
+    __m512 sum[MOST_ROWS][4];
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            const __mmask16 lanes = v == vectors - 1 ? last : 0xffff;
+            sum[i][v] = add ? _mm512_maskz_loadu_ps(lanes, c + i * stride + v * LANES)
+                            : _mm512_setzero_ps();
+        }
+    for (int p = 0; p < pairs; p++) {
+        __m512bh right[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            right[v] = (__m512bh)_mm512_loadu_si512(b + p * step + v * LANES);
+#pragma GCC unroll 12
+        for (int i = 0; i < rows; i++) {
+            const __m512bh left = (__m512bh)_mm512_set1_epi32((int)a.pairs[i * a.row + p * a.step]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                sum[i][v] = _mm512_dpbf16_ps(sum[i][v], left, right[v]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            _mm512_mask_storeu_ps(c + i * stride + v * LANES, v == vectors - 1 ? last : 0xffff,
+                                  sum[i][v]);
+}
+
+#define TILE(R, V) \
+    case R: \
+        tile(R, V, a, b, step, pairs, c, stride, last, add); \
+        break
+
+/* 24 sums fill the registers and hide the products' latency: 6 rows of 4 vectors, 12 of 2. */
+HEADER KERNEL void tile_of_4(int rows, Left a, const uint32_t *b, ptrdiff_t step, int pairs,
+                             float *c, ptrdiff_t stride, __mmask16 last, bool add)
+{
+    switch (rows) {
+        TILE(1, 4); TILE(2, 4); TILE(3, 4); TILE(4, 4); TILE(5, 4); TILE(6, 4);
+    }
+}
+
+HEADER KERNEL void tile_of_3(int rows, Left a, const uint32_t *b, ptrdiff_t step, int pairs,
+                             float *c, ptrdiff_t stride, __mmask16 last, bool add)
+{
+    switch (rows) {
+        TILE(1, 3); TILE(2, 3); TILE(3, 3); TILE(4, 3); TILE(5, 3); TILE(6, 3);
+    }
+}
+
+HEADER KERNEL void tile_of_2(int rows, Left a, const uint32_t *b, ptrdiff_t step, int pairs,
+                             float *c, ptrdiff_t stride, __mmask16 last, bool add)
+{
+    switch (rows) {
+        TILE(1, 2); TILE(2, 2); TILE(3, 2); TILE(4, 2); TILE(5, 2); TILE(6, 2);
+        TILE(7, 2); TILE(8, 2); TILE(9, 2); TILE(10, 2); TILE(11, 2); TILE(12, 2);
+    }
+}
+
+HEADER KERNEL void tile_of_1(int rows, Left a, const uint32_t *b, ptrdiff_t step, int pairs,
+                             float *c, ptrdiff_t stride, __mmask16 last, bool add)
+{
+    switch (rows) {
+        TILE(1, 1); TILE(2, 1); TILE(3, 1); TILE(4, 1); TILE(5, 1); TILE(6, 1);
+        TILE(7, 1); TILE(8, 1); TILE(9, 1); TILE(10, 1); TILE(11, 1); TILE(12, 1);
+    }
+}
+#undef TILE
+
+typedef void (*TileKernel)(int rows, Left a, const uint32_t *b, ptrdiff_t step, int pairs,
+                           float *c, ptrdiff_t stride, __mmask16 last, bool add);
+
+/* One panel of C, at most 64 columns: to c if it is given, else piece by piece to finish. */
+HEADER KERNEL void multiply_panel(Left a, Right b, int m, int column, int columns, int pairs,
+                                  float *c, ptrdiff_t stride, bool add, Finish finish,
+                                  const void *job)
+{
+    static const TileKernel kernels[] = {tile_of_1, tile_of_2, tile_of_3, tile_of_4};
+    _Alignas(64) float piece[MOST_ROWS * PANEL];
+    const int vectors = divide_up(columns, LANES);
+    const __mmask16 last = first_lanes(columns - (vectors - 1) * LANES);
+    const uint32_t *right = b.pairs + column / PANEL * b.panel;
+    /* Blocks of even height: a single row left over would wait for its own sums. */
+    const int blocks = divide_up(m, vectors > 2 ? 6 : MOST_ROWS);
+    for (int block = 0, row = 0; block < blocks; block++) {
+        const int rows = (m - row) / (blocks - block);
+        const Left left = {a.pairs + row * a.row, a.row, a.step};
+        if (c != NULL) {
+            kernels[vectors - 1](rows, left, right, b.step, pairs, c + row * stride + column,
+                                 stride, last, add);
+        } else {
+            kernels[vectors - 1](rows, left, right, b.step, pairs, piece, PANEL, 0xffff, false);
+            finish(job, piece, row, rows, column, columns);
+        }
+        row += rows;
+    }
+}
+
+HEADER KERNEL void gemm_store(Left a, Right b, int m, int n, int pairs, float *c, ptrdiff_t stride,
+                              bool add)
+{
+    for (int column = 0; column < n; column += PANEL)
+        multiply_panel(a, b, m, column, smaller(PANEL, n - column), pairs, c, stride, add, NULL,
+                       NULL);
+}
+
+HEADER KERNEL void gemm_finish(Left a, Right b, int m, int n, int pairs, Finish finish,
+                               const void *job)
+{
+    for (int column = 0; column < n; column += PANEL)
+        multiply_panel(a, b, m, column, smaller(PANEL, n - column), pairs, NULL, 0, false, finish,
+                       job);
+}
+
+/* ---- rounding and packing ---- */
+
+/* 16 columns of two rows, rounded to pairs: the lower half of a word is of `first`. */
+ALWAYS_INLINE KERNEL __m512i pair_up(__m512 first, __m512 second)
+{
+    /* Columns c and c + 16 of the rounded 32 become word c. */
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
+                                           24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
+                                           16, 0);
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+}
+
+/* Round the rows of (m, k) to bf16 rows of `to_stride` words, zeros after the k-th number. */
+HEADER KERNEL void round_rows(const float *from, ptrdiff_t from_stride, int m, int k, uint32_t *to,
+                              ptrdiff_t to_stride)
+{
+    const int columns = 2 * (int)to_stride;
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < columns; j += LANES) {
+            const int wanted = k - j < 0 ? 0 : k - j;
+            const __m512 row = _mm512_maskz_loadu_ps(first_lanes(wanted), from + i * from_stride + j);
+            _mm256_mask_storeu_epi16(to + i * to_stride + j / 2, first_lanes(columns - j),
+                                     (__m256i)_mm512_cvtneps_pbh(row));
+        }
+}
+
+/* Round (k, n) to a Right operand: pairs of rows. `b` says where; its pairs are written. Columns
+ * from n to a multiple of 16 become zeros. With step n (a multiple of 16) and panel 64: (k / 2, n).
+ */
+HEADER KERNEL void pack_right(const float *from, ptrdiff_t stride, int k, int n, Right b)
+{
+    for (int p = 0; p < divide_up(k, 2); p++) {
+        const float *row = from + 2 * p * stride;
+        for (int j = 0; j < n; j += LANES) {
+            const __mmask16 lanes = first_lanes(n - j);
+            const __m512 first = _mm512_maskz_loadu_ps(lanes, row + j);
+            const __m512 second = 2 * p + 1 < k ? _mm512_maskz_loadu_ps(lanes, row + stride + j)
+                                                : _mm512_setzero_ps();
+            _mm512_storeu_si512((uint32_t *)b.pairs + j / PANEL * b.panel + p * b.step + j % PANEL,
+                                pair_up(first, second));
+        }
+    }
+}
+
+/* Pair the bf16 rows (m, n), n a multiple of 32, stride in words: (m / 2 rounded up, n) words. */
+HEADER KERNEL void pair_rows(const uint32_t *from, ptrdiff_t stride, int m, int n, uint32_t *to)
+{
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40,
+                                         8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int p = 0; p < divide_up(m, 2); p++)
+        for (int j = 0; j < n; j += 2 * LANES) {
+            const uint32_t *row = from + 2 * p * stride + j / 2;
+            const __m512i first = _mm512_loadu_si512(row);
+            const __m512i second = 2 * p + 1 < m ? _mm512_loadu_si512(row + stride)
+                                                 : _mm512_setzero_si512();
+            uint32_t *words = to + (ptrdiff_t)p * n + j;
+            _mm512_storeu_si512(words, _mm512_permutex2var_epi16(first, low, second));
+            _mm512_storeu_si512(words + LANES, _mm512_permutex2var_epi16(first, high, second));
+        }
+}
+
+/* Transpose 16 × 16 words in registers. */
+ALWAYS_INLINE KERNEL void transpose_words(__m512i r[16])
+{
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+/* Transpose words (n, pairs) to a Right operand; columns from n to a multiple of 16 become zeros.
+ */
+HEADER KERNEL void transpose_right(const uint32_t *from, ptrdiff_t stride, int pairs, int n,
+                                   Right b)
+{
+    for (int j = 0; j < n; j += LANES)
+        for (int p = 0; p < pairs; p += LANES) {
+            __m512i words[LANES];
+            const __mmask16 lanes = first_lanes(pairs - p);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++)
+                words[i] = _mm512_maskz_loadu_epi32(j + i < n ? lanes : 0,
+                                                    from + (j + i) * stride + p);
+            transpose_words(words);
+            uint32_t *to = (uint32_t *)b.pairs + j / PANEL * b.panel + p * b.step + j % PANEL;
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++)
+                if (p + i < pairs)
+                    _mm512_storeu_si512(to + i * b.step, words[i]);
+        }
+}
+
+/* Round (n, k), k a multiple of 32, to the Right operand of its transpose: C = A Wᵀ. */
+HEADER KERNEL void pack_transposed(const float *from, ptrdiff_t stride, int n, int k, Right b)
+{
+    uint32_t rows[LANES * LANES];
+    for (int j = 0; j < n; j += LANES)
+        for (int p = 0; p < k / 2; p += LANES) {
+            const int count = smaller(LANES, n - j);
+            round_rows(from + j * stride + 2 * p, stride, count, 2 * LANES, rows, LANES);
+            const Right part = {b.pairs + j / PANEL * b.panel + p * b.step + j % PANEL, b.step, 0};
+            transpose_right(rows, LANES, LANES, count, part);
+        }
+}
+
+#endif
