@@ -50,4 +50,4 @@ def test_weights_start_as_berts() -> None:
         if isinstance(layer, nn.Linear):
             assert layer.weight.std().item() == pytest.approx(0.02, rel=0.3)
             assert not layer.bias.any()
-    assert not network.embedding.tables[0].weight[0].any()
+    assert not network.embedding.tables.weight[0].any()

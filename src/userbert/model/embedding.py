@@ -10,19 +10,15 @@ a segment, F profile fields, H hidden, E width of an attribute.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from userbert.data.batches import InputShape, Int64, SegmentBatch, SegmentShape, UserBatch
 from userbert.model.encoder import NORM_EPSILON
-
-INIT_DEVIATION = 0.02
-"""Of every weight at the start, as in BERT."""
+from userbert.model.tables import INIT_DEVIATION, AttributeTables, as_tensor
 
 
 @dataclass(frozen=True)
@@ -41,35 +37,6 @@ class Encoded:
     """(W,) of each segment: whose word it is."""
 
 
-class AttributeTable(nn.Module):
-    """Vectors of ids. Id 0, none, is zero and is never learned."""
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(size, width))
-
-    def reset_parameters(self) -> None:
-        """Draw the vectors as BERT does."""
-        nn.init.normal_(self.weight, std=INIT_DEVIATION)
-        with torch.no_grad():
-            self.weight[0] = 0
-
-    def sum_over_words(self, ids: Tensor, action_offsets: Tensor) -> Tensor:
-        """Sum the vectors of the ids (N,) of each word's actions: (W, E)."""
-        return functional.embedding_bag(
-            ids,
-            self.weight,
-            action_offsets,
-            mode="sum",
-            padding_idx=0,
-            include_last_offset=True,
-        )
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Look ids (N,) up: (N, E)."""
-        return functional.embedding(ids, self.weight, padding_idx=0)
-
-
 class SegmentEmbedding(nn.Module):
     """Words of one segment: the mean of their actions, mapped to H, plus position and segment."""
 
@@ -83,16 +50,37 @@ class SegmentEmbedding(nn.Module):
         """Draw the segment's vector as BERT does."""
         nn.init.normal_(self.segment, std=INIT_DEVIATION)
 
-    def forward(self, batch: SegmentBatch, tables: Sequence[AttributeTable]) -> Tensor:
-        """Represent the words of a segment: (W, H); `tables` are its attributes', in order."""
+    def forward(self, batch: SegmentBatch, tables: AttributeTables, numbers: Int64) -> Tensor:
+        """Represent the words of a segment: (W, H).
+
+        `numbers` (A,) says which of the tables are its attributes', in order.
+        """
+        rows = tables.rows(batch.ids, numbers[:, None])  # (A, N)
+        rows, groups = _by_word(rows, batch.action_offsets)
+        sums = tables.sum_groups(rows, groups)  # (W * A, E)
         device = self.segment.device
-        ids = as_tensor(batch.ids, device)
-        offsets = as_tensor(batch.action_offsets.astype(np.int32), device)
         # Actions without an attribute count too: its share of the word's mean is smaller.
-        sums = [table.sum_over_words(row, offsets) for table, row in zip(tables, ids, strict=True)]
-        means = torch.cat(sums, dim=1) / offsets.diff()[:, None]  # (W, A * E)
+        sizes = as_tensor(np.diff(batch.action_offsets).astype(np.float32), device)
+        means = sums.view(len(sizes), self.project.in_features) / sizes[:, None]  # (W, A * E)
         positions = as_tensor(batch.positions, device)
         return self.project(means) + self.position(positions) + self.segment  # type: ignore[no-any-return]
+
+
+def _by_word(rows: Int64, action_offsets: Int64) -> tuple[Int64, Int64]:
+    """Bring rows (A, N) into the order of words, then attributes, then actions.
+
+    Returns them flat, with the offsets (W * A + 1,) of each word's attributes.
+    """
+    attributes = len(rows)
+    sizes = np.diff(action_offsets)
+    offsets = np.zeros(len(sizes) * attributes + 1, np.int64)
+    np.cumsum(np.repeat(sizes, attributes), out=offsets[1:])
+    first = offsets[:-1].reshape(-1, attributes).T  # (A, W)
+    # Where each action's row goes: its word's place for the attribute, and its rank in the word.
+    shift = np.repeat(first - action_offsets[:-1], sizes, axis=1)
+    ordered = np.empty(rows.size, np.int64)
+    ordered[shift + np.arange(rows.shape[1])] = rows
+    return ordered, offsets
 
 
 class InputEmbedding(nn.Module):
@@ -104,24 +92,26 @@ class InputEmbedding(nn.Module):
         sizes = {attribute.table: attribute.size for attribute in attributes}
         number = {table: number for number, table in enumerate(sizes)}
         # Segments may share a table, so they are kept here and not by segment.
-        self._table_numbers = tuple(
-            tuple(number[attribute.table] for attribute in segment.attributes)
+        self._numbers = tuple(
+            np.array([number[attribute.table] for attribute in segment.attributes], np.int64)
             for segment in shape.segments
         )
-        # A list, as module names cannot hold every attribute's name.
-        self.tables: Sequence[AttributeTable] = nn.ModuleList(  # type: ignore[assignment]
-            AttributeTable(size, width) for size in sizes.values()
-        )
+        self.tables = AttributeTables(tuple(sizes.values()), width)
         self.segments: Sequence[SegmentEmbedding] = nn.ModuleList(  # type: ignore[assignment]
             SegmentEmbedding(segment, hidden, width) for segment in shape.segments
         )
-        self.profile: Sequence[AttributeTable] = nn.ModuleList(  # type: ignore[assignment]
-            AttributeTable(field.size, hidden) for field in shape.profile
-        )
+        self.profile = AttributeTables([field.size for field in shape.profile], hidden)
         self.profile_segment = nn.Parameter(torch.empty(hidden))
         self.cls = nn.Parameter(torch.empty(hidden))
         self.norm = nn.LayerNorm(hidden, NORM_EPSILON)
         self.dropout = nn.Dropout(dropout)
+
+    def attribute_vectors(self) -> list[list[Tensor]]:
+        """Of each segment, the vectors (size, E) of each attribute's ids."""
+        return [
+            [self.tables.vectors(number) for number in numbers.tolist()]
+            for numbers in self._numbers
+        ]
 
     def reset_parameters(self) -> None:
         """Draw [CLS] and the profile's segment vector as BERT does."""
@@ -142,14 +132,14 @@ class InputEmbedding(nn.Module):
         pieces = [self.cls.expand(len(batch), -1)]
         counts = [np.ones(len(batch), np.int64)]
         for embed, segment, numbers in zip(
-            self.segments, batch.segments, self._table_numbers, strict=True
+            self.segments, batch.segments, self._numbers, strict=True
         ):
-            pieces.append(embed(segment, [self.tables[number] for number in numbers]))
+            pieces.append(embed(segment, self.tables, numbers))
             counts.append(segment.word_counts)
-        for field, table in enumerate(self.profile):
-            ids = batch.profile_ids[known[:, field], field]
-            pieces.append(table(as_tensor(ids, device)) + self.profile_segment)
-            counts.append(known[:, field].astype(np.int64))
+        fields = self.profile.rows(batch.profile_ids, np.arange(known.shape[1])).T[known.T]
+        profile = self.profile.sum_groups(fields, np.arange(len(fields) + 1))
+        pieces.append(profile + self.profile_segment)
+        counts.extend(known.T.astype(np.int64))
 
         places, lengths = _interleave(np.stack(counts))
         order = np.empty(len(places), np.int64)
@@ -189,8 +179,3 @@ def _interleave(counts: Int64) -> tuple[Int64, Int64]:
     before = np.cumsum(flat) - flat
     places = np.repeat(first.ravel() - before, flat) + np.arange(flat.sum())
     return places, lengths
-
-
-def as_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Share a numpy array with torch; a read-only view of a file is copied."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)

@@ -8,25 +8,20 @@ Letters in shapes: M selected words, W words, H hidden, V ids without *none*, P 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from userbert.data.batches import Int64, SegmentBatch, SegmentShape
-from userbert.model.embedding import as_tensor
-
-
-@dataclass(frozen=True)
-class WordSets:
-    """The set of one attribute's ids in each of some words, as pairs in any order."""
-
-    words: Int64
-    """(P,): which of the M words."""
-    ids: Int64
-    """(P,): an id of that word, each once; never 0, none."""
+from userbert.data.batches import SegmentBatch, SegmentShape
+from userbert.model.softmax import (
+    WordSets,
+    draw_candidates,
+    sampled_set_cross_entropy,
+    set_cross_entropy,
+)
+from userbert.model.tables import RowSparse, as_tensor
 
 
 def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> list[WordSets]:
@@ -44,12 +39,19 @@ def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> li
     return sets
 
 
-class AttributeHead(nn.Module):
+class AttributeHead(RowSparse):
     """One linear layer from a word's final vector to an attribute's ids; *none* has no output."""
+
+    samples: int | None = None
+    """In training, sum the softmax over a sample of so many ids; none: over all of them."""
 
     def __init__(self, hidden: int, size: int) -> None:
         super().__init__()
         self.project = nn.Linear(hidden, size - 1)
+
+    def row_parameters(self) -> Sequence[nn.Parameter]:
+        """The weights, by row if ids are sampled."""
+        return () if self.samples is None else tuple(self.project.parameters())
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits (M, V) of the ids 1, 2, … at words (M, H)."""
@@ -57,11 +59,12 @@ class AttributeHead(nn.Module):
 
     def loss(self, vectors: Tensor, sets: WordSets) -> Tensor:
         """Cross-entropy against the words' sets, summed over the words (M, H)."""
-        logits: Tensor = self(vectors)  # (M, V)
-        words, ids = (as_tensor(part, logits.device) for part in (sets.words, sets.ids))
-        log_sums = torch.logsumexp(logits.float(), dim=1)  # (M,)
-        present = logits.view(-1).index_select(0, words * logits.shape[1] + ids - 1)  # (P,)
-        return log_sums.index_select(0, words).sum() - present.float().sum()
+        weight, bias = self.project.weight, self.project.bias
+        if self.samples is None or not self.training:
+            return set_cross_entropy(vectors, weight, bias, sets)
+        candidates = draw_candidates(len(bias), self.samples, torch.rand(()).item(), sets)
+        self.announce(as_tensor(candidates.places, vectors.device))
+        return sampled_set_cross_entropy(vectors, weight, bias, sets, candidates)
 
 
 class SegmentHeads(nn.Module):

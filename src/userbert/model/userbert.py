@@ -27,15 +27,10 @@ from userbert.data.vocabulary import Vocabularies
 from userbert.errors import ModelError
 from userbert.folders import publishing_folder
 from userbert.model.artifact import Artifact, read_artifact, write_artifact
-from userbert.model.embedding import (
-    INIT_DEVIATION,
-    AttributeTable,
-    Encoded,
-    InputEmbedding,
-    SegmentEmbedding,
-)
+from userbert.model.embedding import Encoded, InputEmbedding, SegmentEmbedding
 from userbert.model.encoder import Encoder
 from userbert.model.heads import SegmentHeads
+from userbert.model.tables import INIT_DEVIATION, AttributeTables
 from userbert.schema.models import Schema, Strict
 
 Pool = Literal["mean", "cls"]
@@ -236,5 +231,5 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=INIT_DEVIATION)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
-    if isinstance(module, AttributeTable | SegmentEmbedding | InputEmbedding):
+    if isinstance(module, AttributeTables | SegmentEmbedding | InputEmbedding):
         module.reset_parameters()

@@ -1,0 +1,143 @@
+"""A linear layer, a softmax over many ids and the cross-entropy against sets of them, as one.
+
+In: word vectors, the layer's weights, and the ids that stand in each word. Out: the loss of
+equation 1. The exact form goes through the ids in chunks, so that no array of words by vocabulary
+is ever held; the sampled one sums the softmax over a random part of the ids, each weighted by the
+inverse of its chance to be drawn (the logQ correction of Bengio & Senécal, 2008). Heads use both.
+
+With S the set of a word's ids, -Σ y log softmax(z) = |S| · logsumexp(z) - Σ z[S].
+
+Letters in shapes: M words, H hidden, V ids without *none*, P (word, id) pairs, C candidate ids.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from userbert.data.batches import Int64
+from userbert.model.tables import as_tensor, gather_rows
+
+_CHUNK = 8_192
+"""Ids at once: their logits and weights stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class WordSets:
+    """The set of one attribute's ids in each of some words, as pairs in any order."""
+
+    words: Int64
+    """(P,): which of the M words."""
+    ids: Int64
+    """(P,): an id of that word, each once; never 0, none."""
+
+
+def set_cross_entropy(vectors: Tensor, weight: Tensor, bias: Tensor, sets: WordSets) -> Tensor:
+    """Cross-entropy of words (M, H) against their sets, over all V ids, summed over the words.
+
+    `weight` (V, H) and `bias` (V,) belong to the ids 1, 2, ….
+    """
+    words, places = (as_tensor(part, vectors.device) for part in (sets.words, sets.ids - 1))
+    return _SetCrossEntropy.apply(vectors, weight, bias, words, places)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _SetCrossEntropy(torch.autograd.Function):
+    """Computes the logits of each chunk twice rather than to keep them."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd passes by position
+        ctx: Any,
+        vectors: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        words: Tensor,
+        places: Tensor,
+    ) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors = vectors.float()
+            log_sums = vectors.new_full((len(vectors),), -torch.inf)
+            for rows, offsets in zip(_chunks(weight), _chunks(bias), strict=True):
+                chunk = torch.addmm(offsets, vectors, rows.t()).logsumexp(dim=1)
+                log_sums = torch.logaddexp(log_sums, chunk)
+            counts = torch.bincount(words, minlength=len(vectors)).to(log_sums)  # |S|: (M,)
+            present = (vectors[words] * weight[places]).sum(dim=1) + bias[places]  # (P,)
+            ctx.save_for_backward(vectors, weight, bias, words, places, log_sums, counts)
+            return (counts * log_sums).sum() - present.sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        vectors, weight, bias, words, places, log_sums, counts = ctx.saved_tensors
+        to_vectors = torch.zeros_like(vectors)
+        to_weight, to_bias = torch.empty_like(weight), torch.empty_like(bias)
+        scale = (counts * gradient)[:, None]
+        for rows, offsets, weight_part, bias_part in zip(
+            _chunks(weight), _chunks(bias),
+            _chunks(to_weight), _chunks(to_bias), strict=True,
+        ):  # fmt: skip
+            logits = torch.addmm(offsets, vectors, rows.t())
+            share = logits.sub_(log_sums[:, None]).exp_().mul_(scale)  # (M, chunk)
+            to_vectors.addmm_(share, rows)
+            torch.mm(share.t(), vectors, out=weight_part)
+            torch.sum(share, dim=0, out=bias_part)
+        to_vectors.index_add_(0, words, weight[places] * -gradient)
+        to_weight.index_add_(0, places, vectors[words] * -gradient)
+        to_bias.index_add_(0, places, -gradient.expand(len(places)))
+        return to_vectors, to_weight, to_bias, None, None
+
+
+def _chunks(rows: Tensor) -> Sequence[Tensor]:
+    return rows.split(_CHUNK)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The ids that a sampled softmax looks at."""
+
+    places: Int64
+    """(C,): ids less one, which is where an id stands among the weights; ascending, each once."""
+    log_weights: NDArray[np.float32]
+    """(C,): minus the logarithm of the chance to be drawn; -inf for what only the sets brought."""
+
+
+def draw_candidates(ids: int, count: int, start: float, sets: WordSets) -> Candidates:
+    """Draw about `count` of so many ids, and add those of the sets.
+
+    Ids go by falling count, so the r-th is drawn with a chance that falls as 1 / r, and the first
+    ones always: a systematic sample, in which `start` in [0, 1) is all that is random. The chances
+    are exact, and the draw takes as long as the sample is large.
+    """
+    ranks = np.arange(1, ids + 1)
+    chances = np.log1p(1 / ranks)
+    chances = np.minimum(chances * (count / chances.sum()), 1)
+    ends = np.cumsum(chances)
+    drawn = np.searchsorted(ends, np.arange(start, ends[-1], 1.0), side="right")
+    places = np.union1d(drawn, sets.ids - 1)
+    log_weights = np.full(len(places), -np.inf, np.float32)
+    log_weights[np.searchsorted(places, drawn)] = -np.log(chances[drawn])
+    return Candidates(places, log_weights)
+
+
+def sampled_set_cross_entropy(
+    vectors: Tensor, weight: Tensor, bias: Tensor, sets: WordSets, candidates: Candidates
+) -> Tensor:
+    """Cross-entropy of words (M, H) against their sets, over the candidates, summed over the words.
+
+    A word's own ids enter its softmax as they are; the others that were drawn enter it with the
+    inverse of their chance as their weight, so that the sum under the logarithm is unbiased.
+    Gradients of `weight` (V, H) and `bias` (V,) hold the candidates' rows.
+    """
+    device = vectors.device
+    places = as_tensor(candidates.places, device)
+    own = np.searchsorted(candidates.places, sets.ids - 1)
+    words, own_places = (as_tensor(part, device) for part in (sets.words, own))
+    logits = vectors @ gather_rows(weight, places).t() + gather_rows(bias, places)  # (M, C)
+    logits = logits.float()
+    is_own = torch.zeros(logits.shape, dtype=torch.bool, device=device)
+    is_own[words, own_places] = True
+    weighted = torch.where(is_own, logits, logits + as_tensor(candidates.log_weights, device))
+    counts = torch.bincount(words, minlength=len(vectors))
+    return (counts * weighted.logsumexp(dim=1)).sum() - logits[words, own_places].sum()

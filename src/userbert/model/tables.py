@@ -1,0 +1,149 @@
+"""Tables of which a batch reads few rows: looked up at once, and learned where they were read.
+
+In: ids of actions and of profile fields, as numpy arrays. Out: sums of their vectors, over the
+actions of words, say. Gradients hold the rows that were read and no others, as coalesced sparse
+tensors: a batch touches a thousand of a hundred thousand rows. The input embedding uses it; the
+optimizer updates by row what is `RowSparse`.
+
+Letters in shapes: N looked-up rows, G groups whose rows are summed, U distinct rows, E width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from userbert.data.batches import Int64
+
+INIT_DEVIATION = 0.02
+"""Of every weight at the start, as in BERT."""
+
+
+class RowSparse(nn.Module):
+    """Parameters whose gradients hold only the rows that a batch read."""
+
+    before_read: Callable[[Tensor], None] | None = None
+    """Told the rows (U,) that are about to be read in training. Adam moves rows by their momentum
+    even when they have no gradient; the optimizer makes up for that here."""
+
+    def row_parameters(self) -> Sequence[nn.Parameter]:
+        """The parameters, which are read and learned by the same rows."""
+        raise NotImplementedError
+
+    def announce(self, rows: Tensor) -> None:
+        """Say that the rows (U,) are about to be read."""
+        if self.before_read is not None and torch.is_grad_enabled():
+            self.before_read(rows)
+
+
+def gather_rows(weight: Tensor, rows: Tensor) -> Tensor:
+    """The distinct rows (U,) of a weight, whose gradient holds these alone."""
+    return _GatherRows.apply(weight, rows)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Tensor) -> Tensor:
+        ctx.rows, ctx.shape = rows, weight.shape
+        return weight.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _by_rows(ctx.rows, gradient, ctx.shape), None
+
+
+class AttributeTables(RowSparse):
+    """The vectors of several attributes' ids, one table after the other in one matrix.
+
+    Row 0 is *none* of them all: it is zero, and is never learned.
+    """
+
+    def __init__(self, sizes: Sequence[int], width: int) -> None:
+        super().__init__()
+        # Each table has a row for every id but none.
+        self.before_first = np.cumsum([0, *(size - 1 for size in sizes)])
+        self.weight = nn.Parameter(torch.empty(int(self.before_first[-1]) + 1, width))
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors as BERT does."""
+        nn.init.normal_(self.weight, std=INIT_DEVIATION)
+        with torch.no_grad():
+            self.weight[0] = 0
+
+    def row_parameters(self) -> Sequence[nn.Parameter]:
+        """The one matrix."""
+        return (self.weight,)
+
+    def vectors(self, number: int) -> Tensor:
+        """The vectors of a table's ids 1, 2, …, and of none before them: (size, E)."""
+        first, last = self.before_first[number : number + 2] + 1
+        return torch.cat([self.weight[:1], self.weight[first:last]])
+
+    def rows(self, ids: NDArray[np.integer[Any]], tables: Int64) -> Int64:
+        """The rows of ids; the tables' numbers broadcast against them."""
+        return np.where(ids > 0, ids + self.before_first[tables], 0)
+
+    def sum_groups(self, rows: Int64, offsets: Int64) -> Tensor:
+        """Sum the vectors of the rows (N,) of each group: (G, E).
+
+        The rows of group g are `offsets[g]:offsets[g + 1]`.
+        """
+        plan = None
+        if torch.is_grad_enabled():
+            plan = _by_row(rows, offsets)
+            self.announce(as_tensor(plan[0], self.weight.device))
+        return _SumGroups.apply(self.weight, rows, offsets, plan)  # type: ignore[no-any-return, no-untyped-call]
+
+
+_Plan = tuple[Int64, Int64, Int64]
+"""Distinct rows (U,), the groups that they were read for, row after row, and offsets (U + 1,)."""
+
+
+def _by_row(rows: Int64, offsets: Int64) -> _Plan:
+    groups = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    known = rows > 0
+    # Sorting one number that holds both is much faster than sorting places by row.
+    both = np.sort((rows[known] << 32) | groups[known])
+    rows, groups = both >> 32, both & 0xFFFFFFFF
+    starts = np.flatnonzero(np.diff(rows, prepend=0))
+    return rows[starts], groups, np.append(starts, len(rows))
+
+
+class _SumGroups(torch.autograd.Function):
+    """Sums of rows; the gradient of a row is the sum over the groups that it was read for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, rows: Int64, offsets: Int64, plan: _Plan | None
+    ) -> Tensor:
+        ctx.plan, ctx.shape = plan, weight.shape
+        return _sum(weight.detach(), rows, offsets, none=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        rows, groups, offsets = ctx.plan
+        values = _sum(gradient.contiguous(), groups, offsets)
+        return _by_rows(as_tensor(rows, gradient.device), values, ctx.shape), None, None, None
+
+
+def _sum(table: Tensor, rows: Int64, offsets: Int64, none: int | None = None) -> Tensor:
+    place, bounds = (as_tensor(part, table.device) for part in (rows, offsets))
+    return functional.embedding_bag(
+        place, table, bounds, mode="sum", include_last_offset=True, padding_idx=none
+    )
+
+
+def _by_rows(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """A gradient that holds distinct ascending rows (U,) alone."""
+    return torch.sparse_coo_tensor(
+        rows[None], values, shape, is_coalesced=True, check_invariants=False
+    )
+
+
+def as_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Share a numpy array with torch; a read-only view of a file is copied."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)

@@ -1,0 +1,112 @@
+"""The softmax losses: exact in chunks, and unbiased when sampled."""
+# mypy: disable-error-code="no-untyped-call"
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from userbert.model import softmax
+from userbert.model.softmax import (
+    WordSets,
+    draw_candidates,
+    sampled_set_cross_entropy,
+    set_cross_entropy,
+)
+
+
+def problem(words: int, ids: int, seed: int) -> tuple[list[Tensor], WordSets]:
+    """Word vectors, weights and bias, and sets of which some may be empty."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [
+        torch.randn(*size, generator=generator).requires_grad_()
+        for size in ((words, 4), (ids, 4), (ids,))
+    ]
+    rng = np.random.default_rng(seed)
+    pairs = np.unique(rng.integers(0, max(1, words) * ids, min(words, 1) * 3 * words))
+    return parts, WordSets(pairs // ids, pairs % ids + 1)
+
+
+def dense(parts: list[Tensor], sets: WordSets) -> Tensor:
+    vectors, weight, bias = parts
+    targets = torch.zeros(len(vectors), len(bias))
+    targets[sets.words, sets.ids - 1] = 1
+    return -(targets * (vectors @ weight.t() + bias).log_softmax(1)).sum()
+
+
+def gradients(loss: Tensor, parts: list[Tensor]) -> list[Tensor]:
+    return [part.to_dense() for part in torch.autograd.grad(loss * 3, parts)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 6), st.integers(1, 20), st.integers(0, 2**31))
+def test_exact_loss_and_gradients_equal_the_dense_ones(words: int, ids: int, seed: int) -> None:
+    parts, sets = problem(words, ids, seed)
+    expected = dense(parts, sets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(softmax, "_CHUNK", 7)
+        loss = set_cross_entropy(*parts, sets)
+        assert torch.allclose(loss, expected, rtol=1e-4, atol=1e-5)
+        found = gradients(loss, parts)
+    for mine, theirs in zip(found, gradients(expected, parts), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_exact_loss_holds_for_logits_that_would_overflow() -> None:
+    parts, sets = problem(3, 9, 0)
+    with torch.no_grad():
+        parts[0] *= 300
+    assert torch.allclose(set_cross_entropy(*parts, sets), dense(parts, sets), rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 6), st.integers(1, 20), st.integers(0, 2**31))
+def test_sample_of_all_ids_is_the_exact_loss(words: int, ids: int, seed: int) -> None:
+    parts, sets = problem(words, ids, seed)
+    candidates = draw_candidates(ids, 1_000, 0.5, sets)
+    assert candidates.places.tolist() == list(range(ids))
+    loss, expected = sampled_set_cross_entropy(*parts, sets, candidates), dense(parts, sets)
+    assert torch.allclose(loss, expected, rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_sampled_gradients_hold_the_candidates_alone() -> None:
+    parts, sets = problem(3, 500, 1)
+    candidates = draw_candidates(500, 20, 0.3, sets)
+    sampled_set_cross_entropy(*parts, sets, candidates).backward()
+    for part in parts[1:]:
+        assert part.grad is not None
+        assert part.grad.is_sparse
+        assert part.grad.coalesce().indices()[0].tolist() == candidates.places.tolist()
+
+
+def test_sampled_sum_under_the_logarithm_is_unbiased() -> None:
+    parts, sets = problem(4, 300, 2)
+    logits = (parts[0] @ parts[1].t() + parts[2]).detach().exp()
+    sums = []
+    for start in (np.arange(400) + 0.5) / 400:
+        candidates = draw_candidates(300, 40, float(start), sets)
+        weights = torch.from_numpy(np.exp(candidates.log_weights)).repeat(4, 1)
+        weights[sets.words, np.searchsorted(candidates.places, sets.ids - 1)] = 1
+        own = torch.zeros(4, 300)
+        own[sets.words, sets.ids - 1] = 1
+        sums.append((weights * logits[:, candidates.places]).sum(dim=1))
+    # A word's own ids count once, drawn or not; they are what makes the sum exact on average.
+    expected = logits.sum(dim=1)
+    assert torch.allclose(torch.stack(sums).mean(dim=0), expected, rtol=0.02)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 5_000), st.integers(1, 300), st.floats(0, 0.999))
+def test_ids_are_drawn_once_each_and_as_many_as_asked(ids: int, count: int, start: float) -> None:
+    none = WordSets(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    candidates = draw_candidates(ids, count, start, none)
+    assert len(np.unique(candidates.places)) == len(candidates.places)
+    assert candidates.places.min(initial=0) >= 0
+    assert candidates.places.max(initial=0) < ids
+    assert len(candidates.places) <= count + 1
+    assert np.isfinite(candidates.log_weights).all()
+    assert (candidates.log_weights >= -1e-6).all()

@@ -1,0 +1,45 @@
+"""Adam by row moves weights as dense Adam does."""
+# mypy: disable-error-code="no-untyped-call"
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from userbert.model.tables import AttributeTables
+from userbert.training.optim import Adam
+
+
+def tables(seed: int = 0, scale: float = 1.0) -> AttributeTables:
+    torch.manual_seed(seed)
+    made = AttributeTables([40, 20], 8)
+    torch.nn.init.normal_(made.weight, std=scale)
+    return made
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 400), st.sampled_from([1e-4, 1e-3, 1.0]))
+def test_rows_move_as_dense_adam_moves_them(seed: int, steps: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    ours, plain = tables(), tables()
+    adam = Adam(torch.nn.ModuleList([ours, torch.nn.Linear(1, 1)]), 1e-2)
+    dense = torch.optim.Adam([plain.weight], lr=1e-2)
+    for _ in range(steps):
+        # Few rows a step, some of them rarely.
+        rows = np.unique((58 * rng.random(rng.integers(0, 6)) ** 3).astype(np.int64) + 1)
+        # Of gradients near its epsilon, Adam's momentum is made up for to a few percent alone.
+        size = rng.uniform(0.3, 3, (len(rows), 8)) * rng.choice([-1, 1], (len(rows), 8))
+        target = torch.from_numpy(scale * size).float()
+        adam.zero_grad()
+        read = ours.sum_groups(rows, np.arange(len(rows) + 1))
+        (read * target).sum().backward()
+        expected = plain.weight.index_select(0, torch.from_numpy(rows))
+        # What training reads is what dense Adam would have made of it.
+        assert torch.allclose(read, expected, atol=2e-5)
+        dense.zero_grad(set_to_none=False)
+        plain.weight.grad = torch.zeros_like(plain.weight)
+        (plain.weight.index_select(0, torch.from_numpy(rows)) * target).sum().backward()
+        adam.step()
+        dense.step()
+    adam.flush()
+    assert torch.allclose(ours.weight, plain.weight, atol=2e-5)
