@@ -17,26 +17,29 @@ from userbert.model.softmax import (
 )
 
 
-def problem(words: int, ids: int, seed: int) -> tuple[list[Tensor], WordSets]:
+Parts = tuple[Tensor, Tensor, Tensor]
+
+
+def problem(words: int, ids: int, seed: int) -> tuple[Parts, WordSets]:
     """Word vectors, weights and bias, and sets of which some may be empty."""
     generator = torch.Generator().manual_seed(seed)
-    parts = [
+    vectors, weight, bias = (
         torch.randn(*size, generator=generator).requires_grad_()
         for size in ((words, 4), (ids, 4), (ids,))
-    ]
+    )
     rng = np.random.default_rng(seed)
     pairs = np.unique(rng.integers(0, max(1, words) * ids, min(words, 1) * 3 * words))
-    return parts, WordSets(pairs // ids, pairs % ids + 1)
+    return (vectors, weight, bias), WordSets(pairs // ids, pairs % ids + 1)
 
 
-def dense(parts: list[Tensor], sets: WordSets) -> Tensor:
+def dense(parts: Parts, sets: WordSets) -> Tensor:
     vectors, weight, bias = parts
     targets = torch.zeros(len(vectors), len(bias))
     targets[sets.words, sets.ids - 1] = 1
     return -(targets * (vectors @ weight.t() + bias).log_softmax(1)).sum()
 
 
-def gradients(loss: Tensor, parts: list[Tensor]) -> list[Tensor]:
+def gradients(loss: Tensor, parts: Parts) -> list[Tensor]:
     return [part.to_dense() for part in torch.autograd.grad(loss * 3, parts)]
 
 
@@ -57,7 +60,7 @@ def test_exact_loss_and_gradients_equal_the_dense_ones(words: int, ids: int, see
 def test_exact_loss_holds_for_logits_that_would_overflow() -> None:
     parts, sets = problem(3, 9, 0)
     with torch.no_grad():
-        parts[0] *= 300
+        parts[0].mul_(300)
     assert torch.allclose(set_cross_entropy(*parts, sets), dense(parts, sets), rtol=1e-5)
 
 
