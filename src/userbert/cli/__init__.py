@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from userbert.cli import label, learning, logs
+from userbert.cli import label, learning, logs, simulating
 from userbert.cli.options import tell_error
 from userbert.errors import InputError, UserBertError
 
@@ -30,6 +30,7 @@ app.command()(learning.finetune)
 app.command()(learning.predict)
 app.command()(learning.evaluate)
 app.command()(learning.demo)
+app.command()(simulating.simulate)
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Whole experiments on public data; they use the package as its users do."""
+"""Whole experiments on public and simulated data; they use the package as its users do."""

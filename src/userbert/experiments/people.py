@@ -1,0 +1,214 @@
+"""Who the simulated users are: profiles that are known, and what is known of them to nobody.
+
+In: a catalogue and a generator. Out: `People`, from whom `behavior` draws events; `simulate`
+writes their profiles, and apart from these the truth about them.
+
+Letters: U users, T traits, W weeks.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from userbert.experiments.catalogue import (
+    AGE_BANDS,
+    CLOCKS,
+    EVERYWHERE,
+    RHYTHMS,
+    Catalogue,
+    Flags,
+    Floats,
+    Ints,
+    regions,
+)
+from userbert.experiments.ecosystem import OCCUPATIONS, RETIRED, STUDENT, Ecosystem
+
+NOBODY = -1
+"""In place of an id: there is none."""
+FAVOURITE_SHOPS = np.array([0.45, 0.25, 0.18, 0.12])
+"""How a user's visits to favourite shops spread over these."""
+FAVOURITE_GENRES = 3
+FAVOURITE_CHANNELS = 3
+
+_PEAK_YEARS = 12.0
+
+
+@dataclass(frozen=True)
+class People:
+    """The users of one part."""
+
+    age: Ints
+    """(U,): years."""
+    is_woman: Flags
+    region: Ints
+    occupation: Ints
+    tenure_months: Ints
+    traits: Flags
+    """(U, T): hidden."""
+    intensity: Floats
+    """(U, T): the share of a user's events that shows each trait, summed up along the traits."""
+    responses: Flags
+    """(U, services): who responds after the log's end."""
+    lifestyle: Ints
+    favourite_genres: Ints
+    """(U, FAVOURITE_GENRES)"""
+    favourite_shops: Ints
+    """(U, 4)"""
+    favourite_channels: Ints
+    """(U, FAVOURITE_CHANNELS)"""
+    routine_genre: Ints
+    """(U,): bought again every month, or NOBODY."""
+    routine_day: Ints
+    """(U,): from 0 to 29."""
+    interests: Ints
+    """(U, W): the genre of each week."""
+    visits: Floats
+    """(U,): expected in the long-term log, beyond the first."""
+    sessions: Floats
+    """(U,): expected in the short-term log."""
+    rhythm: Ints
+    """(U,): which days."""
+    clock: Ints
+    """(U,): which hours."""
+    spending: Floats
+    """(U,): the logarithm of what one pays, against the genre's price."""
+    mobile: Floats
+    """(U,): the share of sessions on a phone."""
+    spends: Floats
+    """(U,): the share of point usage that spends points."""
+
+    def __len__(self) -> int:
+        """Count the users."""
+        return len(self.age)
+
+
+def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generator) -> People:
+    """Draw users independently of each other."""
+    ecosystem = catalogue.ecosystem
+    age = np.clip(generator.normal(46, 16, number).round(), 18, 90).astype(np.int64)
+    is_woman = generator.random(number) < 0.5
+    region = regions(ecosystem).draw(np.zeros(number, np.int64), generator)
+    traits = generator.random((number, len(ecosystem.traits))) < _sigmoid(
+        _trait_odds(age, is_woman, region >= ecosystem.metropolitan_regions, ecosystem)
+    )
+    intensity = traits * generator.exponential(ecosystem.trait_intensity, traits.shape)
+    # However many traits, half of what a user does is about something else.
+    intensity *= np.minimum(1, 0.5 / np.maximum(intensity.sum(axis=1, keepdims=True), 1e-9))
+    band = np.minimum((age - 18) // 10, AGE_BANDS - 1)
+    lifestyle = catalogue.lifestyles.draw(band + AGE_BANDS * is_woman, generator)
+    favourite_genres = catalogue.genres_of_lifestyle.draw(
+        np.repeat(lifestyle, FAVOURITE_GENRES), generator
+    ).reshape(number, FAVOURITE_GENRES)
+    favourite_shops = [
+        shop_of(favourite_genres[:, place % FAVOURITE_GENRES], region, catalogue, generator)
+        for place in range(len(FAVOURITE_SHOPS))
+    ]
+    has_routine = generator.random(number) < ecosystem.routine
+    routine_genre = catalogue.genres_of_lifestyle.draw(lifestyle, generator)
+    often, curious = _two_normals(number, ecosystem.activity_shared, generator)
+    return People(
+        age=age,
+        is_woman=is_woman,
+        region=region,
+        occupation=_occupations(age, generator),
+        tenure_months=np.minimum(generator.exponential(60, number), 240).astype(np.int64),
+        traits=traits,
+        intensity=np.cumsum(intensity, axis=1),
+        responses=_responses(traits, ecosystem, generator),
+        lifestyle=lifestyle,
+        favourite_genres=favourite_genres,
+        favourite_shops=np.stack(favourite_shops, axis=1),
+        favourite_channels=catalogue.channels.draw(
+            np.zeros(number * FAVOURITE_CHANNELS, np.int64), generator
+        ).reshape(number, FAVOURITE_CHANNELS),
+        routine_genre=np.where(has_routine, routine_genre, NOBODY),
+        routine_day=generator.integers(0, 30, number),
+        interests=_interests(lifestyle, catalogue, generator),
+        visits=_rates(often, ecosystem.visits - 1, ecosystem.most_visits, ecosystem),
+        sessions=_rates(curious, ecosystem.sessions, ecosystem.most_visits / 10, ecosystem),
+        rhythm=generator.integers(0, RHYTHMS, number),
+        clock=generator.integers(0, CLOCKS, number),
+        spending=generator.normal(0, 0.3, number),
+        mobile=generator.beta(2, 1, number),
+        spends=generator.beta(2, 4, number),
+    )
+
+
+def shop_of(
+    genre: Ints, region: Ints, catalogue: Catalogue, generator: np.random.Generator
+) -> Ints:
+    """(N,): a shop that sells a genre (N,), rather one of the user's region or without any."""
+    first = catalogue.shops_of_genre.draw(genre, generator)
+    of_first = catalogue.shop_region[first]
+    elsewhere = np.flatnonzero((of_first != EVERYWHERE) & (of_first != region))
+    first[elsewhere] = catalogue.shops_of_genre.draw(genre[elsewhere], generator)
+    return first
+
+
+def _trait_odds(age: Ints, is_woman: Flags, is_rural: Flags, ecosystem: Ecosystem) -> Floats:
+    """(U, T): log-odds of each trait, as the profile has it."""
+    odds = [
+        trait.base
+        + trait.at_peak * np.exp(-0.5 * ((age - trait.peak_age) / _PEAK_YEARS) ** 2)
+        + trait.woman * is_woman
+        + trait.rural * is_rural
+        for trait in ecosystem.traits
+    ]
+    return np.stack(odds, axis=1)
+
+
+def _responses(traits: Flags, ecosystem: Ecosystem, generator: np.random.Generator) -> Flags:
+    names = [trait.name for trait in ecosystem.traits]
+    odds = [
+        service.base + sum(added * traits[:, names.index(name)] for name, added in service.traits)
+        for service in ecosystem.services
+    ]
+    responds: Flags = generator.random((len(traits), len(odds))) < _sigmoid(np.stack(odds, axis=1))
+    return responds
+
+
+def _occupations(age: Ints, generator: np.random.Generator) -> Ints:
+    """Students below 24 and the retired from 65 on, for the most part; else any other."""
+    others = [number for number in range(len(OCCUPATIONS)) if number not in (STUDENT, RETIRED)]
+    occupation = generator.choice(others, len(age))
+    is_typical = generator.random(len(age)) < 0.6
+    occupation[is_typical & (age < 24)] = STUDENT
+    occupation[is_typical & (age >= 65)] = RETIRED
+    return occupation
+
+
+def _interests(lifestyle: Ints, catalogue: Catalogue, generator: np.random.Generator) -> Ints:
+    """(U, W): half of them follow the lifestyle, half the month; some last for weeks."""
+    weeks = catalogue.week[-1] + 1
+    shape = (len(lifestyle), weeks)
+    first_days = np.searchsorted(catalogue.week, np.arange(weeks))
+    month = np.broadcast_to(catalogue.month[first_days], shape)
+    follows_lifestyle = generator.random(shape) < 0.5
+    interests = np.empty(shape, np.int64)
+    interests[follows_lifestyle] = catalogue.genres_of_lifestyle.draw(
+        np.broadcast_to(lifestyle[:, None], shape)[follows_lifestyle], generator
+    )
+    interests[~follows_lifestyle] = catalogue.genres_of_month.draw(
+        month[~follows_lifestyle], generator
+    )
+    is_kept = generator.random(shape) < catalogue.ecosystem.interest_kept
+    for week in range(1, weeks):
+        interests[:, week] = np.where(is_kept[:, week], interests[:, week - 1], interests[:, week])
+    return interests
+
+
+def _rates(normal: Floats, mean: float, most: float, ecosystem: Ecosystem) -> Floats:
+    """(U,): log-normal of this mean, but never above `most`."""
+    spread = ecosystem.activity_spread
+    return np.minimum(mean * np.exp(spread * normal - spread**2 / 2), most)
+
+
+def _two_normals(
+    number: int, correlation: float, generator: np.random.Generator
+) -> tuple[Floats, Floats]:
+    first, second = generator.standard_normal((2, number))
+    return first, correlation * first + np.sqrt(1 - correlation**2) * second
+
+
+def _sigmoid(odds: Floats) -> Floats:
+    return 1 / (1 + np.exp(-odds))
