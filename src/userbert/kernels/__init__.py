@@ -9,6 +9,12 @@ import ctypes
 from functools import cache
 from importlib.util import find_spec
 
+import numpy as np
+from numpy.typing import NDArray
+
+_MOST_IDLE = 2
+"""Blocks that are kept for the next call."""
+
 
 def available() -> bool:
     """Whether the kernels were built and can run here."""
@@ -26,6 +32,43 @@ def library() -> ctypes.CDLL | None:
 
 
 @cache
-def fork() -> ctypes.c_void_p:
-    """`GOMP_parallel` of the process's OpenMP, or null: then kernels run on one thread."""
-    return ctypes.cast(getattr(ctypes.CDLL(None), "GOMP_parallel", None), ctypes.c_void_p)
+def fork() -> int | None:
+    """The address of `GOMP_parallel` in the process's OpenMP; without, kernels run on one thread.
+
+    PyTorch's threads, and not a pool of our own: two pools that spin fight for the cores.
+    """
+    process = ctypes.CDLL(None)
+    if not hasattr(process, "GOMP_parallel"):
+        return None
+    return ctypes.cast(process.GOMP_parallel, ctypes.c_void_p).value
+
+
+class Block:
+    """Memory that goes back to where it came from once nobody holds it."""
+
+    def __init__(self, memory: NDArray[np.uint8], idle: list[NDArray[np.uint8]]) -> None:
+        self._memory = memory
+        self._idle = idle
+        self.address: int = memory.ctypes.data
+
+    def __del__(self) -> None:
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(self._memory)
+
+
+class Blocks:
+    """Memory that is used again: fresh pages cost more than what is computed in them."""
+
+    def __init__(self) -> None:
+        self._idle: list[NDArray[np.uint8]] = []
+
+    def take(self, size: int) -> Block:
+        """A block of at least `size` bytes, with whatever was left in it."""
+        try:
+            memory = self._idle.pop()
+        except IndexError:
+            memory = np.empty(0, np.uint8)
+        if memory.nbytes < size:
+            # A quarter more, as the next batch may be somewhat longer.
+            memory = np.empty(size + size // 4, np.uint8)
+        return Block(memory, self._idle)

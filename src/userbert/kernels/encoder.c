@@ -1,8 +1,605 @@
-/* Whether this machine's processor has what the kernels need. */
+/* The encoder of model/encoder.py, forward and backward, for all users of a batch in one call.
+ *
+ * In: tokens (T, H) of many users, one after the other, how many each has (B,), and the weights of
+ * every block in float32. Out: (T, H); backwards, the gradients of tokens and weights, float32.
+ * Products are of bf16 numbers, summed in float32; all else is float32. There is no padding: every
+ * user's rows pass through all layers on one thread, in groups that stay in the cache.
+ * model/fused.py calls it; its structure `Call` mirrors the one here.
+ *
+ * Letters: B users, T tokens of all users, n tokens of a group, H hidden, F feed-forward, A heads.
+ */
+#include "attention.h"
 #include "gemm.h"
+#include "norm.h"
 #include "parallel.h"
+#include "plan.h"
+#include "vectors.h"
+
+/* A block's parameters, in the order of its `parameters()`; weights are (out, in). */
+enum {
+    MIX, MIX_BIAS, OUT, OUT_BIAS, GAIN_1, SHIFT_1, WIDEN, WIDEN_BIAS, NARROW, NARROW_BIAS, GAIN_2,
+    SHIFT_2, PARAMETERS
+};
+
+/* A block's linear maps. */
+enum { MAPS = 4 };
+static const int MAP[MAPS] = {MIX, OUT, WIDEN, NARROW};
+
+typedef struct {
+    Fork fork;
+    int64_t users, layers, hidden, heads, wide, threads;
+    int64_t threshold; /* dropout, as in vectors.h */
+    float scale;
+    int32_t training; /* whether a backward pass will follow */
+    const int64_t *lengths;
+    const float *tokens;
+    const int32_t *keys;         /* (T,), or NULL without dropout */
+    const float *const *weights; /* (layers · PARAMETERS,) */
+    float *out;                  /* (T, H) */
+    const float *out_gradient;   /* (T, H) */
+    float *token_gradient;       /* (T, H) */
+    float *gradients;            /* of all parameters, one after the other */
+    void *kept;                  /* what the backward pass needs; see userbert_encoder_memory() */
+    void *room;
+} Call;
+
+/* What a layer keeps of its rows for the backward pass. */
+typedef struct {
+    uint16_t *mixed;           /* queries, keys, values: (n, 3H) */
+    Softmax *softmax;          /* (n, A) */
+    uint16_t *seen;            /* (n, H) */
+    uint16_t *wide, *slope;    /* GELU and its derivative: (n, F); slope may be NULL */
+    float *hat[2], *inverse[2]; /* of the norms: (n, H), (n,) */
+} Kept;
+
+/* One thread's room: for the rows of a group. */
+typedef struct {
+    float *x, *sums;              /* (n, H) */
+    uint16_t *rounded;            /* (n, H) */
+    int32_t *keys;                /* (n,) */
+    uint16_t *wide;               /* (n, max(F, 3H)) */
+    uint16_t *seen;               /* (n, H) */
+    uint32_t *pairs, *wide_pairs[2]; /* (n / 2, H), (n / 2, max(F, 3H)) */
+    AttentionRoom attention;
+    Kept kept;                    /* where nothing is kept: one layer's, used by all */
+    float *gradients;             /* all parameters' */
+} Room;
+
+typedef struct {
+    const Call *call;
+    bool backward;
+    Plan plan;
+    Kept *kept;         /* (layers,) */
+    Room *rooms;        /* (parts,) */
+    Right *right;       /* (layers, MAPS): the weights, packed for this direction */
+    int64_t parameters; /* how many numbers all of them are */
+    void *arrays;       /* the arrays above */
+} Job;
+
+static int64_t parameter_size(const Call *call, int which)
+{
+    const int64_t h = call->hidden, f = call->wide;
+    switch (which) {
+    case MIX: return 3 * h * h;
+    case MIX_BIAS: return 3 * h;
+    case OUT: return h * h;
+    case WIDEN: case NARROW: return h * f;
+    case WIDEN_BIAS: return f;
+    default: return h;
+    }
+}
+
+/* Where a layer's parameter begins among all gradients. */
+static int64_t parameter_offset(const Call *call, int layer, int which)
+{
+    int64_t block = 0, before = 0;
+    for (int i = 0; i < PARAMETERS; i++) {
+        before += i < which ? parameter_size(call, i) : 0;
+        block += parameter_size(call, i);
+    }
+    return layer * block + before;
+}
+
+/* ---- memory ---- */
+
+static int64_t widest(const Call *call)
+{
+    return call->wide > 3 * call->hidden ? call->wide : 3 * call->hidden;
+}
+
+static Kept take_kept(const Call *call, int64_t rows, Memory *memory)
+{
+    const int64_t h = call->hidden, f = call->wide;
+    Kept kept = {0};
+    kept.mixed = take(memory, rows * 3 * h * 2);
+    kept.softmax = take(memory, rows * call->heads * (int64_t)sizeof(Softmax));
+    kept.seen = take(memory, rows * h * 2);
+    kept.wide = take(memory, rows * f * 2);
+    if (call->training)
+        kept.slope = take(memory, rows * f * 2);
+    for (int i = 0; i < 2; i++) {
+        kept.hat[i] = take(memory, rows * h * 4);
+        kept.inverse[i] = take(memory, rows * 4);
+    }
+    return kept;
+}
+
+/* What is kept of the rows from `row` on. */
+static Kept kept_from(const Call *call, const Kept *all, int64_t row)
+{
+    const int64_t h = call->hidden, f = call->wide;
+    return (Kept){all->mixed + row * 3 * h,
+                  all->softmax + row * call->heads,
+                  all->seen + row * h,
+                  all->wide + row * f,
+                  all->slope ? all->slope + row * f : NULL,
+                  {all->hat[0] + row * h, all->hat[1] + row * h},
+                  {all->inverse[0] + row, all->inverse[1] + row}};
+}
+
+static AttentionRoom take_attention(const Call *call, int64_t longest, Memory *memory)
+{
+    const int64_t width = call->hidden / call->heads, padded = (longest + 63) / 64 * 64;
+    AttentionRoom room;
+    room.keys = take(memory, padded * width * 2);
+    room.values = take(memory, padded * width * 2);
+    room.key_pairs = take(memory, padded * width * 2);
+    room.value_pairs = take(memory, padded * width * 2);
+    room.query_pairs = take(memory, padded * width * 2);
+    room.seen_pairs = take(memory, padded * width * 2);
+    room.scores = take(memory, SCORE_ROWS * padded * 4);
+    room.weight_gradients = take(memory, SCORE_ROWS * padded * 4);
+    room.rounded = take(memory, SCORE_ROWS * padded * 2);
+    room.weight_pairs = take(memory, padded / 2 * padded * 4);
+    room.score_pairs = take(memory, padded / 2 * padded * 4);
+    return room;
+}
+
+static Room take_room(const Job *job, Memory *memory)
+{
+    const Call *call = job->call;
+    const int64_t rows = most_tokens(&job->plan) + 1, h = call->hidden;
+    Room room = {0};
+    room.x = take(memory, rows * h * 4);
+    room.sums = take(memory, rows * h * 4);
+    room.rounded = take(memory, rows * h * 2);
+    room.keys = take(memory, rows * 4);
+    room.attention = take_attention(call, job->plan.longest, memory);
+    if (!call->training)
+        room.kept = take_kept(call, rows, memory);
+    if (job->backward) {
+        room.wide = take(memory, rows * widest(call) * 2);
+        room.seen = take(memory, rows * h * 2);
+        room.pairs = take(memory, rows * h * 2);
+        for (int i = 0; i < 2; i++)
+            room.wide_pairs[i] = take(memory, rows * widest(call) * 2);
+    }
+    return room;
+}
+
+/* Room for a packed map of (k, n). */
+static Right take_panels(int64_t k, int64_t n, Memory *memory)
+{
+    return (Right){take(memory, k / 2 * n * 4), PANEL, k / 2 * PANEL};
+}
+
+/* The (out, in) of a map. */
+static void map_shape(const Call *call, int map, int *out, int *in)
+{
+    const int h = (int)call->hidden, f = (int)call->wide;
+    *out = map == 0 ? 3 * h : map == 2 ? f : h;
+    *in = map == 3 ? f : h;
+}
+
+/* Plan a call and lay out its memory from `kept` and `room` on, which then say where it ends. */
+static Job open_job(const Call *call, bool backward, Memory *kept, Memory *room)
+{
+    const int users = (int)call->users, layers = (int)call->layers;
+    const int parts = (int)(call->threads < users ? call->threads : users);
+    Job job = {.call = call, .backward = backward};
+    Memory small = {0};
+    for (int real = 0; real < 2; real++) {
+        User *const dealt = take(&small, users * (int64_t)sizeof(User));
+        int *const starts = take(&small, (parts + 1) * (int64_t)sizeof(int));
+        double *const work = take(&small, parts * (int64_t)sizeof(double));
+        job.kept = take(&small, layers * (int64_t)sizeof(Kept));
+        job.rooms = take(&small, parts * (int64_t)sizeof(Room));
+        job.right = take(&small, layers * MAPS * (int64_t)sizeof(Right));
+        if (!real) {
+            job.arrays = malloc(small.next);
+            if (job.arrays == NULL)
+                abort();
+            small.next = (uintptr_t)job.arrays;
+        } else {
+            job.plan = make_plan(call->lengths, users, parts, dealt, starts, work);
+        }
+    }
+    const User *last = &job.plan.users[users - 1];
+    job.parameters = parameter_offset(call, layers, 0);
+    for (int p = 0; p < parts; p++) {
+        job.rooms[p] = take_room(&job, room);
+        /* The first part's sums are the result; the others' are added to them. */
+        if (backward)
+            job.rooms[p].gradients = p ? take(room, job.parameters * 4) : call->gradients;
+    }
+    for (int layer = 0; layer < layers; layer++) {
+        if (call->training)
+            job.kept[layer] = take_kept(call, last->row + last->tokens, kept);
+        for (int map = 0; map < MAPS; map++) {
+            int out, in;
+            map_shape(call, map, &out, &in);
+            job.right[layer * MAPS + map] =
+                backward ? take_panels(out, in, room) : take_panels(in, out, room);
+        }
+    }
+    return job;
+}
+
+/* ---- weights ---- */
+
+/* Pack one linear map: its transpose for the way forward, itself for the way back. */
+KERNEL static void pack_map(int number, void *data)
+{
+    const Job *job = data;
+    const Call *call = job->call;
+    const int map = number % MAPS;
+    const float *weight = call->weights[number / MAPS * PARAMETERS + MAP[map]];
+    int out, in;
+    map_shape(call, map, &out, &in);
+    if (job->backward)
+        pack_right(weight, in, out, in, job->right[number]);
+    else
+        pack_transposed(weight, in, out, in, job->right[number]);
+}
+
+static Norm norm_of(const Call *call, int layer, int which)
+{
+    const float *const *weights = call->weights + layer * PARAMETERS;
+    const int bias = which ? NARROW_BIAS : OUT_BIAS, gain = which ? GAIN_2 : GAIN_1;
+    return (Norm){(int)call->hidden,
+                  {(uint32_t)call->threshold, call->scale},
+                  (uint32_t)(2 * layer + 1 + which),
+                  weights[bias], weights[gain], weights[gain + 1]};
+}
+
+/* ---- forward ---- */
+
+/* What a product's tiles become: bf16 rows, after a bias and maybe GELU. */
+typedef struct {
+    const float *bias;
+    uint16_t *to, *slope;
+    ptrdiff_t stride;
+} Affine;
+
+KERNEL static void store_affine(const void *job, const float *tile, int row, int rows, int column,
+                                int columns)
+{
+    const Affine *affine = job;
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j += LANES) {
+            const ptrdiff_t at = (row + i) * affine->stride + column + j;
+            store_bf16(affine->to + at, _mm512_add_ps(_mm512_loadu_ps(tile + i * PANEL + j),
+                                                      _mm512_loadu_ps(affine->bias + column + j)));
+        }
+}
+
+KERNEL static void store_gelu(const void *job, const float *tile, int row, int rows, int column,
+                              int columns)
+{
+    const Affine *affine = job;
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j += LANES) {
+            const ptrdiff_t at = (row + i) * affine->stride + column + j;
+            __m512 slope;
+            const __m512 bent = gelu(_mm512_add_ps(_mm512_loadu_ps(tile + i * PANEL + j),
+                                                   _mm512_loadu_ps(affine->bias + column + j)),
+                                     &slope);
+            store_bf16(affine->to + at, bent);
+            if (affine->slope)
+                store_bf16(affine->slope + at, slope);
+        }
+}
+
+static Left rows_of(const uint16_t *rows, int64_t columns)
+{
+    return (Left){(const uint32_t *)rows, columns / 2, 1};
+}
+
+/* Attention of each of a group's users. */
+static Attention attention_of(const Call *call, const Kept *kept, const User *user, int64_t row)
+{
+    return (Attention){user->tokens, (int)call->heads, (int)(call->hidden / call->heads),
+                       kept->mixed + (user->row - row) * 3 * call->hidden,
+                       kept->softmax + (user->row - row) * call->heads};
+}
+
+/* One block over a group's rows; room->x and room->rounded are its input, then its output. */
+KERNEL static void forward_layer(const Job *job, int layer, const Group *group, const Kept *kept,
+                                 const Room *room)
+{
+    const Call *call = job->call;
+    const int h = (int)call->hidden, f = (int)call->wide, n = group->tokens;
+    const float *const *weights = call->weights + layer * PARAMETERS;
+    const Right *right = job->right + layer * MAPS;
+    const Norm norms[2] = {norm_of(call, layer, 0), norm_of(call, layer, 1)};
+
+    const Affine mixed = {weights[MIX_BIAS], kept->mixed, NULL, 3 * h};
+    gemm_finish(rows_of(room->rounded, h), right[0], n, 3 * h, h / 2, store_affine, &mixed);
+    for (int u = group->first; u < group->last; u++) {
+        const User *user = &job->plan.users[u];
+        const Attention attention = attention_of(call, kept, user, group->row);
+        attend(&attention, kept->seen + (user->row - group->row) * h, &room->attention);
+    }
+    gemm_store(rows_of(kept->seen, h), right[1], n, h, h / 2, room->sums, h, false);
+    norm_rows(&norms[0], n, room->sums, room->keys, room->x, room->rounded, kept->hat[0],
+              kept->inverse[0]);
+
+    const Affine wide = {weights[WIDEN_BIAS], kept->wide, kept->slope, f};
+    gemm_finish(rows_of(room->rounded, h), right[2], n, f, h / 2, store_gelu, &wide);
+    gemm_store(rows_of(kept->wide, f), right[3], n, h, f / 2, room->sums, h, false);
+    norm_rows(&norms[1], n, room->sums, room->keys, room->x, room->rounded, kept->hat[1],
+              kept->inverse[1]);
+}
+
+/* Collect a group's rows of the caller's (T, columns) numbers of 4 bytes, or put them back. */
+static void gather(const Job *job, const Group *group, const void *from, int64_t columns, void *to)
+{
+    for (int u = group->first; u < group->last; u++) {
+        const User *user = &job->plan.users[u];
+        memcpy((char *)to + (user->row - group->row) * columns * 4,
+               (const char *)from + user->first * columns * 4, (size_t)(user->tokens * columns * 4));
+    }
+}
+
+static void scatter(const Job *job, const Group *group, const float *from, int64_t columns,
+                    float *to)
+{
+    for (int u = group->first; u < group->last; u++) {
+        const User *user = &job->plan.users[u];
+        memcpy(to + user->first * columns, from + (user->row - group->row) * columns,
+               (size_t)(user->tokens * columns * 4));
+    }
+}
+
+KERNEL static void forward_part(int part, void *data)
+{
+    const Job *job = data;
+    const Call *call = job->call;
+    const int h = (int)call->hidden;
+    const Room *room = &job->rooms[part];
+    for (int first = job->plan.starts[part]; first < job->plan.starts[part + 1];) {
+        const Group group = group_from(&job->plan, part, first);
+        gather(job, &group, call->tokens, h, room->x);
+        if (call->threshold)
+            gather(job, &group, call->keys, 1, room->keys);
+        round_rows(room->x, h, group.tokens, h, (uint32_t *)room->rounded, h / 2);
+        for (int layer = 0; layer < call->layers; layer++) {
+            const Kept kept =
+                call->training ? kept_from(call, &job->kept[layer], group.row) : room->kept;
+            forward_layer(job, layer, &group, &kept, room);
+        }
+        scatter(job, &group, room->x, h, call->out);
+        first = group.last;
+    }
+}
+
+/* ---- backward ---- */
+
+/* Gradients of what GELU gave become those of what it got, bf16, and their sums the bias's. */
+typedef struct {
+    const uint16_t *slope;
+    uint16_t *to;
+    float *bias;
+    ptrdiff_t stride;
+} Slope;
+
+KERNEL static void store_slope(const void *job, const float *tile, int row, int rows, int column,
+                               int columns)
+{
+    const Slope *slope = job;
+    for (int j = 0; j < columns; j += LANES) {
+        __m512 sum = _mm512_loadu_ps(slope->bias + column + j);
+        for (int i = 0; i < rows; i++) {
+            const ptrdiff_t at = (row + i) * slope->stride + column + j;
+            const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(tile + i * PANEL + j),
+                                           load_bf16(slope->slope + at));
+            sum = _mm512_add_ps(sum, x);
+            store_bf16(slope->to + at, x);
+        }
+        _mm512_storeu_ps(slope->bias + column + j, sum);
+    }
+}
+
+KERNEL static void store_rounded(const void *job, const float *tile, int row, int rows, int column,
+                                 int columns)
+{
+    const Affine *affine = job;
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j += LANES)
+            store_bf16(affine->to + (row + i) * affine->stride + column + j,
+                       _mm512_loadu_ps(tile + i * PANEL + j));
+}
+
+/* Add the sums of pairs' columns (n / 2, columns) to (columns,). */
+KERNEL static void add_columns(const uint32_t *pairs, int count, int columns, float *to)
+{
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    for (int j = 0; j < columns; j += LANES) {
+        __m512 sum = _mm512_loadu_ps(to + j);
+        for (int p = 0; p < count; p++)
+            sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(pairs + p * columns + j),
+                                   ones);
+        _mm512_storeu_ps(to + j, sum);
+    }
+}
+
+/* A weight's gradient (out, in) += outᵀ in, over the pairs of a group's rows. */
+KERNEL static void weight_gradient(const uint32_t *out_pairs, int out, const uint32_t *in_pairs,
+                                   int in, int tokens, float *to, bool add)
+{
+    gemm_store((Left){out_pairs, 1, out}, (Right){in_pairs, in, PANEL}, out, in,
+               divide_up(tokens, 2), to, in, add);
+}
+
+/* The way back through the feed-forward half; room->x is the gradient of its output, then input. */
+KERNEL static void backward_wide(const Job *job, int layer, const Group *group, const Kept *kept,
+                                 const Room *room, float *const *to, bool add)
+{
+    const Call *call = job->call;
+    const int h = (int)call->hidden, f = (int)call->wide, n = group->tokens;
+    const Right *right = job->right + layer * MAPS;
+    const Norm norms[2] = {norm_of(call, layer, 0), norm_of(call, layer, 1)};
+
+    const NormGradients last = {to[NARROW_BIAS], to[GAIN_2], to[SHIFT_2]};
+    norm_rows_backward(&norms[1], n, kept->hat[1], kept->inverse[1], room->keys, room->x,
+                       room->rounded, &last);
+    pair_rows((const uint32_t *)room->rounded, h / 2, n, h, room->pairs);
+    pair_rows((const uint32_t *)kept->wide, f / 2, n, f, room->wide_pairs[0]);
+    weight_gradient(room->pairs, h, room->wide_pairs[0], f, n, to[NARROW], add);
+
+    const Slope slope = {kept->slope, room->wide, to[WIDEN_BIAS], f};
+    gemm_finish(rows_of(room->rounded, h), right[3], n, f, h / 2, store_slope, &slope);
+    pair_rows((const uint32_t *)room->wide, f / 2, n, f, room->wide_pairs[0]);
+    pair_normed(&norms[0], n, kept->hat[0], room->pairs);
+    weight_gradient(room->wide_pairs[0], f, room->pairs, h, n, to[WIDEN], add);
+    gemm_store(rows_of(room->wide, f), right[2], n, h, f / 2, room->x, h, true);
+}
+
+/* The way back through the attention half; room->pairs is to hold the block's input, as pairs. */
+KERNEL static void backward_mixed(const Job *job, int layer, const Group *group, const Kept *kept,
+                                  const Room *room, float *const *to, bool add)
+{
+    const Call *call = job->call;
+    const int h = (int)call->hidden, n = group->tokens;
+    const Right *right = job->right + layer * MAPS;
+    const Norm norm = norm_of(call, layer, 0);
+
+    const NormGradients first = {to[OUT_BIAS], to[GAIN_1], to[SHIFT_1]};
+    norm_rows_backward(&norm, n, kept->hat[0], kept->inverse[0], room->keys, room->x,
+                       room->rounded, &first);
+    pair_rows((const uint32_t *)room->rounded, h / 2, n, h, room->wide_pairs[0]);
+    pair_rows((const uint32_t *)kept->seen, h / 2, n, h, room->wide_pairs[1]);
+    weight_gradient(room->wide_pairs[0], h, room->wide_pairs[1], h, n, to[OUT], add);
+
+    const Affine seen = {NULL, room->seen, NULL, h};
+    gemm_finish(rows_of(room->rounded, h), right[1], n, h, h / 2, store_rounded, &seen);
+    for (int u = group->first; u < group->last; u++) {
+        const User *user = &job->plan.users[u];
+        const int64_t row = user->row - group->row;
+        const Attention attention = attention_of(call, kept, user, group->row);
+        attend_backward(&attention, room->seen + row * h, room->wide + row * 3 * h,
+                        &room->attention);
+    }
+    pair_rows((const uint32_t *)room->wide, 3 * h / 2, n, 3 * h, room->wide_pairs[0]);
+    add_columns(room->wide_pairs[0], divide_up(n, 2), 3 * h, to[MIX_BIAS]);
+    weight_gradient(room->wide_pairs[0], 3 * h, room->pairs, h, n, to[MIX], add);
+    gemm_store(rows_of(room->wide, 3 * h), right[0], n, h, 3 * h / 2, room->x, h, true);
+}
+
+/* The pairs of a block's input rows: the block before formed them, or the caller gave them. */
+KERNEL static void pair_input(const Job *job, int layer, const Group *group, const Room *room)
+{
+    const Call *call = job->call;
+    const int h = (int)call->hidden;
+    if (layer > 0) {
+        const Norm norm = norm_of(call, layer - 1, 1);
+        const Kept before = kept_from(call, &job->kept[layer - 1], group->row);
+        pair_normed(&norm, group->tokens, before.hat[1], room->pairs);
+    } else {
+        gather(job, group, call->tokens, h, room->sums);
+        pack_right(room->sums, h, group->tokens, h, (Right){room->pairs, h, PANEL});
+    }
+}
+
+KERNEL static void backward_part(int part, void *data)
+{
+    const Job *job = data;
+    const Call *call = job->call;
+    const int h = (int)call->hidden;
+    const Room *room = &job->rooms[part];
+    bool add = false;
+    for (int first = job->plan.starts[part]; first < job->plan.starts[part + 1];) {
+        const Group group = group_from(&job->plan, part, first);
+        gather(job, &group, call->out_gradient, h, room->x);
+        if (call->threshold)
+            gather(job, &group, call->keys, 1, room->keys);
+        for (int layer = (int)call->layers - 1; layer >= 0; layer--) {
+            const Kept kept = kept_from(call, &job->kept[layer], group.row);
+            float *to[PARAMETERS];
+            for (int i = 0; i < PARAMETERS; i++) {
+                to[i] = room->gradients + parameter_offset(call, layer, i);
+                if (!add) /* products store; sums of rows add, so they begin with zeros */
+                    memset(to[i], 0, i == MIX || i == OUT || i == WIDEN || i == NARROW
+                                         ? 0 : (size_t)parameter_size(call, i) * 4);
+            }
+            backward_wide(job, layer, &group, &kept, room, to, add);
+            pair_input(job, layer, &group, room);
+            backward_mixed(job, layer, &group, &kept, room, to, add);
+        }
+        scatter(job, &group, room->x, h, call->token_gradient);
+        add = true;
+        first = group.last;
+    }
+}
+
+/* Add all parts' gradients up, a share of the numbers a part, always in the same order. */
+KERNEL static void add_gradients(int part, void *data)
+{
+    const Job *job = data;
+    const int64_t share = (job->parameters / job->plan.parts + 63) / 64 * 64;
+    const int64_t begin = part * share;
+    const int64_t end = begin + share < job->parameters ? begin + share : job->parameters;
+    float *to = job->rooms[0].gradients;
+    for (int64_t i = begin; i < end; i += LANES) {
+        const __mmask16 lanes = first_lanes(end - i < LANES ? (int)(end - i) : LANES);
+        __m512 sum = _mm512_maskz_loadu_ps(lanes, to + i);
+        for (int p = 1; p < job->plan.parts; p++)
+            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, job->rooms[p].gradients + i));
+        _mm512_mask_storeu_ps(to + i, lanes, sum);
+    }
+}
+
+/* ---- what Python calls ---- */
 
 int userbert_can_run(void)
 {
     return cpu_can_run();
+}
+
+static Memory aligned(void *base)
+{
+    return (Memory){((uintptr_t)base + 63) / 64 * 64};
+}
+
+/* How many bytes a call needs: `kept` from forward to backward (0 without training), `room` in
+ * either. The call's own pointers, but for lengths, are not read. */
+void userbert_encoder_memory(const Call *call, int64_t *kept, int64_t *room)
+{
+    Memory of_kept = {0}, of_room = {0};
+    const Job job = open_job(call, call->training, &of_kept, &of_room);
+    free(job.arrays);
+    *kept = (int64_t)of_kept.next + (call->training ? 64 : 0);
+    *room = (int64_t)of_room.next + 64;
+}
+
+/* Fill call->out; with call->training also call->kept. At least one user. */
+void userbert_encoder_forward(const Call *call)
+{
+    Memory kept = aligned(call->kept), room = aligned(call->room);
+    Job job = open_job(call, false, &kept, &room);
+    run_parts(call->fork, (int)call->threads, (int)call->layers * MAPS, pack_map, &job);
+    run_parts(call->fork, job.plan.parts, job.plan.parts, forward_part, &job);
+    free(job.arrays);
+}
+
+/* Fill call->token_gradient and call->gradients from call->out_gradient and what was kept. */
+void userbert_encoder_backward(const Call *call)
+{
+    Memory kept = aligned(call->kept), room = aligned(call->room);
+    Job job = open_job(call, true, &kept, &room);
+    run_parts(call->fork, (int)call->threads, (int)call->layers * MAPS, pack_map, &job);
+    run_parts(call->fork, job.plan.parts, job.plan.parts, backward_part, &job);
+    if (job.plan.parts > 1)
+        run_parts(call->fork, job.plan.parts, job.plan.parts, add_gradients, &job);
+    free(job.arrays);
 }

@@ -33,7 +33,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define KERNEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,bmi2")))
+#define KERNEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 /* A header's functions: each file uses some of them. */
 #define HEADER static __attribute__((unused))
@@ -70,10 +70,10 @@ ALWAYS_INLINE int divide_up(int a, int b)
     return (a + b - 1) / b;
 }
 
-/* The lanes of the first `count` of 16 columns; all if count ≥ 16. */
+/* The lanes of the first `count` of 16 columns: all if count ≥ 16, none if count ≤ 0. */
 ALWAYS_INLINE KERNEL __mmask16 first_lanes(int count)
 {
-    return count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1);
+    return (__mmask16)((1u << (count < 0 ? 0 : smaller(count, LANES))) - 1);
 }
 
 /* ---- products ---- */
@@ -218,8 +218,7 @@ HEADER KERNEL void round_rows(const float *from, ptrdiff_t from_stride, int m, i
     const int columns = 2 * (int)to_stride;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < columns; j += LANES) {
-            const int wanted = k - j < 0 ? 0 : k - j;
-            const __m512 row = _mm512_maskz_loadu_ps(first_lanes(wanted), from + i * from_stride + j);
+            const __m512 row = _mm512_maskz_loadu_ps(first_lanes(k - j), from + i * from_stride + j);
             _mm256_mask_storeu_epi16(to + i * to_stride + j / 2, first_lanes(columns - j),
                                      (__m256i)_mm512_cvtneps_pbh(row));
         }
@@ -243,7 +242,7 @@ HEADER KERNEL void pack_right(const float *from, ptrdiff_t stride, int k, int n,
     }
 }
 
-/* Pair the bf16 rows (m, n), n a multiple of 32, stride in words: (m / 2 rounded up, n) words. */
+/* Pair the bf16 rows (m, n), n a multiple of 16, stride in words: (m / 2 rounded up, n) words. */
 HEADER KERNEL void pair_rows(const uint32_t *from, ptrdiff_t stride, int m, int n, uint32_t *to)
 {
     const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40,
@@ -251,13 +250,15 @@ HEADER KERNEL void pair_rows(const uint32_t *from, ptrdiff_t stride, int m, int 
     const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     for (int p = 0; p < divide_up(m, 2); p++)
         for (int j = 0; j < n; j += 2 * LANES) {
+            const __mmask16 lanes = first_lanes((n - j) / 2);
             const uint32_t *row = from + 2 * p * stride + j / 2;
-            const __m512i first = _mm512_loadu_si512(row);
-            const __m512i second = 2 * p + 1 < m ? _mm512_loadu_si512(row + stride)
-                                                 : _mm512_setzero_si512();
+            const __m512i first = _mm512_maskz_loadu_epi32(lanes, row);
+            const __m512i second =
+                _mm512_maskz_loadu_epi32(2 * p + 1 < m ? lanes : 0, row + stride);
             uint32_t *words = to + (ptrdiff_t)p * n + j;
             _mm512_storeu_si512(words, _mm512_permutex2var_epi16(first, low, second));
-            _mm512_storeu_si512(words + LANES, _mm512_permutex2var_epi16(first, high, second));
+            _mm512_mask_storeu_epi32(words + LANES, first_lanes(n - j - LANES),
+                                     _mm512_permutex2var_epi16(first, high, second));
         }
 }
 

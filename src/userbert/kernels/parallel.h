@@ -29,14 +29,14 @@ static inline void take_parts(void *data)
         all->work(part, all->job);
 }
 
-/* Call work(part, job) for each of the parts, side by side; return when all are done. */
-static inline void run_parts(Fork fork, int parts, Work work, void *job)
+/* Call work(part, job) for each of the parts, on so many threads; return when all are done. */
+static inline void run_parts(Fork fork, int threads, int parts, Work work, void *job)
 {
     Parts all = {work, job, parts, 0};
-    if (fork == NULL || parts == 1)
+    if (fork == NULL || threads == 1)
         take_parts(&all);
     else
-        fork(take_parts, &all, (unsigned)parts, 0);
+        fork(take_parts, &all, (unsigned)threads, 0);
 }
 
 #endif

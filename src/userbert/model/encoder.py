@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
+from userbert import kernels
+from userbert.kernels.encoder import BlockShape, encode, fits
+from userbert.model.dropout import Dropout, random_keys
+
 NORM_EPSILON = 1e-12
 """Of every LayerNorm, as in BERT."""
 
@@ -26,18 +30,43 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
-            Block(hidden, heads, feed_forward, dropout) for _ in range(layers)
+            Block(number, hidden, heads, feed_forward, dropout) for number in range(layers)
         )
+        self.dropout = Dropout(dropout)
+        self.heads = heads
+        self.fused = fits(hidden, heads, feed_forward) and kernels.available()
+        """Whether bf16 autocast may run the kernel in C."""
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Tensor, keys: Tensor | None = None) -> Tensor:
         """Map token vectors (T, H), users one after the other, to (T, H).
 
-        `lengths` (B,) counts the tokens of each user; every user has at least one.
+        `lengths` (B,) counts the tokens of each user; every user has at least one. Dropout is by
+        the tokens' `keys` (T,), int32; without them they are drawn.
         """
+        if not len(lengths):
+            return tokens
+        if keys is None and self.dropout.threshold:
+            keys = random_keys(len(tokens), tokens.device)
+        if self.fused and _casts_to_bf16(tokens):
+            return self._run_kernel(tokens, lengths, keys)
         padding = Padding(lengths)
         for block in self.blocks:
-            tokens = block(tokens, padding)
+            tokens = block(tokens, padding, keys)
         return tokens
+
+    def _run_kernel(self, tokens: Tensor, lengths: Tensor, keys: Tensor | None) -> Tensor:
+        dropout = self.dropout
+        shape = BlockShape(len(self.blocks), self.heads, dropout.threshold, dropout.scale)
+        weights = [weight for block in self.blocks for weight in block.parameters()]
+        return encode(tokens.float(), lengths, keys, shape, weights)
+
+
+def _casts_to_bf16(tokens: Tensor) -> bool:
+    return (
+        tokens.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    )
 
 
 class Padding:
@@ -69,23 +98,26 @@ class Padding:
 class Block(nn.Module):
     """Self-attention and a feed-forward map, each added to its input and normed after."""
 
-    def __init__(self, hidden: int, heads: int, feed_forward: int, dropout: float) -> None:
+    def __init__(
+        self, number: int, hidden: int, heads: int, feed_forward: int, dropout: float
+    ) -> None:
         super().__init__()
         self.heads = heads
+        self.sites = (2 * number + 1, 2 * number + 2)
         self.query_key_value = nn.Linear(hidden, 3 * hidden)
         self.attention_output = nn.Linear(hidden, hidden)
         self.attention_norm = nn.LayerNorm(hidden, NORM_EPSILON)
         self.widen = nn.Linear(hidden, feed_forward)
         self.narrow = nn.Linear(feed_forward, hidden)
         self.output_norm = nn.LayerNorm(hidden, NORM_EPSILON)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, tokens: Tensor, padding: Padding) -> Tensor:
+    def forward(self, tokens: Tensor, padding: Padding, keys: Tensor | None) -> Tensor:
         """Map (T, H) to (T, H)."""
-        attended = self.dropout(self.attention_output(self._attend(tokens, padding)))
-        tokens = self.attention_norm(tokens + attended)
-        changed = self.dropout(self.narrow(gelu(self.widen(tokens))))
-        return self.output_norm(tokens + changed)  # type: ignore[no-any-return]
+        attended = self.attention_output(self._attend(tokens, padding))
+        tokens = self.attention_norm(tokens + self.dropout(attended, keys, self.sites[0]))
+        changed = self.narrow(gelu(self.widen(tokens)))
+        return self.output_norm(tokens + self.dropout(changed, keys, self.sites[1]))  # type: ignore[no-any-return]
 
     def _attend(self, tokens: Tensor, padding: Padding) -> Tensor:
         padded = padding.pad(self.query_key_value(tokens))  # (B, L, 3H)

@@ -1,0 +1,222 @@
+/* Self-attention of one user: every token sees all of the user's tokens. encoder.c uses it.
+ *
+ * In: bf16 rows of queries, keys and values side by side (L, 3, A, D). Out: what was seen, bf16
+ * rows (L, A, D); backwards the gradients of all three, in their places. Scores and softmax are
+ * float32 and are formed again in the backward pass from each row's greatest and sum.
+ *
+ * Letters: L tokens of the user, A heads, D width of a head, H = A D; S is L up to a multiple of 16.
+ */
+#ifndef USERBERT_ATTENTION_H
+#define USERBERT_ATTENTION_H
+
+#include <math.h>
+
+#include "gemm.h"
+#include "vectors.h"
+
+/* Rows of scores that are worked on at once: even, so that rows pair up. */
+enum { SCORE_ROWS = 24 };
+
+/* A row's softmax: e^(scale · score - greatest) · share. */
+typedef struct {
+    float greatest, share;
+} Softmax;
+
+/* Room for one head of the longest user, in the order of attention_bytes(). */
+typedef struct {
+    uint32_t *keys, *values;                       /* transposed: Right panels (D, L) */
+    uint32_t *key_pairs, *value_pairs;             /* (L / 2, D) */
+    uint32_t *query_pairs, *seen_pairs;            /* (L / 2, D) */
+    float *scores, *weight_gradients;              /* (SCORE_ROWS, S) */
+    uint32_t *rounded;                             /* bf16 (SCORE_ROWS, S) */
+    uint32_t *weight_pairs, *score_pairs;          /* (L / 2, S) */
+} AttentionRoom;
+
+typedef struct {
+    int tokens, heads, width; /* L, A, D */
+    const uint16_t *mixed;    /* queries, keys, values: (L, 3, A, D) */
+    Softmax *softmax;         /* (L, A) */
+} Attention;
+
+/* Where one head's result goes: bf16 rows, each times a factor of its own or of all. */
+typedef struct {
+    uint16_t *to;
+    ptrdiff_t stride;
+    const Softmax *softmax; /* by row, `heads` apart; NULL: factor for all */
+    int heads;
+    float factor;
+} HeadStore;
+
+KERNEL static void store_head(const void *job, const float *tile, int row, int rows, int column,
+                              int columns)
+{
+    const HeadStore *store = job;
+    for (int i = 0; i < rows; i++) {
+        const float share = store->softmax ? store->softmax[(row + i) * store->heads].share
+                                           : store->factor;
+        for (int j = 0; j < columns; j += LANES)
+            store_bf16(store->to + (row + i) * store->stride + column + j,
+                       _mm512_mul_ps(_mm512_loadu_ps(tile + i * PANEL + j), _mm512_set1_ps(share)));
+    }
+}
+
+/* Words of part 0 (queries), 1 (keys) or 2 (values) of a head's first row. */
+ALWAYS_INLINE const uint32_t *head_words(const Attention *a, int part, int head)
+{
+    return (const uint32_t *)(a->mixed + (part * a->heads + head) * a->width);
+}
+
+/* Softmax of a row of scores: e^(…) rounded to bf16, zeros up to S; its sum stays aside. */
+ALWAYS_INLINE KERNEL Softmax softmax_row(const float *scores, int tokens, float scale,
+                                         uint16_t *rounded)
+{
+    const __m512 lowest = _mm512_set1_ps(-INFINITY);
+    __m512 greatest = lowest;
+    for (int j = 0; j < tokens; j += LANES)
+        greatest = _mm512_max_ps(greatest, _mm512_mask_loadu_ps(lowest, first_lanes(tokens - j),
+                                                                scores + j));
+    const float most = _mm512_reduce_max_ps(greatest) * scale;
+    __m512 sum = _mm512_setzero_ps();
+    for (int j = 0; j < tokens; j += LANES) {
+        const __mmask16 lanes = first_lanes(tokens - j);
+        const __m512 score = _mm512_maskz_loadu_ps(lanes, scores + j);
+        const __m512 power = _mm512_maskz_mov_ps(
+            lanes, exponential(_mm512_fmsub_ps(score, _mm512_set1_ps(scale), _mm512_set1_ps(most))));
+        sum = _mm512_add_ps(sum, power);
+        store_bf16(rounded + j, power);
+    }
+    return (Softmax){most, 1.0f / _mm512_reduce_add_ps(sum)};
+}
+
+/* Fill seen (L, A, D) and, for the way back, softmax (L, A). */
+KERNEL static void attend(const Attention *a, uint16_t *seen, const AttentionRoom *room)
+{
+    const int tokens = a->tokens, hidden = a->heads * a->width, pairs = divide_up(tokens, 2);
+    const int padded = divide_up(tokens, LANES) * LANES, words = a->width / 2;
+    const ptrdiff_t stride = 3 * hidden / 2;
+    const float scale = 1.0f / sqrtf((float)a->width);
+    const Right keys = {room->keys, PANEL, (ptrdiff_t)PANEL * words};
+    const Right values = {room->value_pairs, a->width, PANEL};
+    for (int head = 0; head < a->heads; head++) {
+        transpose_right(head_words(a, 1, head), stride, words, tokens, keys);
+        pair_rows(head_words(a, 2, head), stride, tokens, a->width, room->value_pairs);
+        for (int row = 0; row < tokens; row += SCORE_ROWS) {
+            const int rows = smaller(SCORE_ROWS, tokens - row);
+            const Left queries = {head_words(a, 0, head) + row * stride, stride, 1};
+            gemm_store(queries, keys, rows, tokens, words, room->scores, padded, false);
+            Softmax *softmax = a->softmax + row * a->heads + head;
+            for (int i = 0; i < rows; i++)
+                softmax[i * a->heads] =
+                    softmax_row(room->scores + i * padded, tokens, scale,
+                                (uint16_t *)(room->rounded + i * padded / 2));
+            const HeadStore store = {seen + row * hidden + head * a->width, hidden, softmax,
+                                     a->heads, 0};
+            gemm_finish((Left){room->rounded, padded / 2, 1}, values, rows, a->width, pairs,
+                        store_head, &store);
+        }
+    }
+}
+
+/* One row of weights P from its scores, in place, and the sum of P ∘ dP. */
+ALWAYS_INLINE KERNEL float weigh_row(float *scores, const float *gradients, int tokens, float scale,
+                                     Softmax softmax)
+{
+    const __m512 greatest = _mm512_set1_ps(softmax.greatest), share = _mm512_set1_ps(softmax.share);
+    __m512 sum = _mm512_setzero_ps();
+    for (int j = 0; j < tokens; j += LANES) {
+        const __mmask16 lanes = first_lanes(tokens - j);
+        const __m512 score = _mm512_maskz_loadu_ps(lanes, scores + j);
+        const __m512 power = exponential(_mm512_fmsub_ps(score, _mm512_set1_ps(scale), greatest));
+        const __m512 weight = _mm512_maskz_mul_ps(lanes, power, share);
+        sum = _mm512_fmadd_ps(weight, _mm512_maskz_loadu_ps(lanes, gradients + j), sum);
+        _mm512_storeu_ps(scores + j, weight);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+/* Scores' gradients dS = P ∘ (dP - sum) of two rows, each alone and both, and P, as pairs. */
+ALWAYS_INLINE KERNEL void differentiate_rows(const float *weights, const float *gradients,
+                                             const float sums[2], bool both, int tokens, int padded,
+                                             uint32_t *rounded, uint32_t *weight_pairs,
+                                             uint32_t *score_pairs)
+{
+    for (int j = 0; j < tokens; j += LANES) {
+        const __mmask16 lanes = first_lanes(tokens - j), second = both ? lanes : 0;
+        const __m512 p0 = _mm512_maskz_loadu_ps(lanes, weights + j);
+        const __m512 p1 = _mm512_maskz_loadu_ps(second, weights + padded + j);
+        const __m512 g0 = _mm512_maskz_loadu_ps(lanes, gradients + j);
+        const __m512 g1 = _mm512_maskz_loadu_ps(second, gradients + padded + j);
+        const __m512 s0 = _mm512_mul_ps(p0, _mm512_sub_ps(g0, _mm512_set1_ps(sums[0])));
+        const __m512 s1 = _mm512_mul_ps(p1, _mm512_sub_ps(g1, _mm512_set1_ps(sums[1])));
+        store_bf16((uint16_t *)rounded + j, s0);
+        store_bf16((uint16_t *)rounded + padded + j, s1);
+        _mm512_storeu_si512(weight_pairs + j, pair_up(p0, p1));
+        _mm512_storeu_si512(score_pairs + j, pair_up(s0, s1));
+    }
+}
+
+/* One head's gradients of weights and scores, block by block; and the queries' gradients. */
+KERNEL static void differentiate_scores(const Attention *a, int head, const uint16_t *seen_gradient,
+                                        uint16_t *gradient, const AttentionRoom *room)
+{
+    const int tokens = a->tokens, hidden = a->heads * a->width, words = a->width / 2;
+    const int padded = divide_up(tokens, LANES) * LANES, pairs = divide_up(tokens, 2);
+    const ptrdiff_t stride = 3 * hidden / 2, panel = (ptrdiff_t)PANEL * words;
+    const float scale = 1.0f / sqrtf((float)a->width);
+    const uint32_t *seen = (const uint32_t *)(seen_gradient + head * a->width);
+    for (int row = 0; row < tokens; row += SCORE_ROWS) {
+        const int rows = smaller(SCORE_ROWS, tokens - row);
+        gemm_store((Left){head_words(a, 0, head) + row * stride, stride, 1},
+                   (Right){room->keys, PANEL, panel}, rows, tokens, words, room->scores, padded,
+                   false);
+        gemm_store((Left){seen + row * hidden / 2, hidden / 2, 1},
+                   (Right){room->values, PANEL, panel}, rows, tokens, words,
+                   room->weight_gradients, padded, false);
+        for (int i = 0; i < rows; i += 2) {
+            const bool both = i + 1 < rows;
+            float *weights = room->scores + i * padded;
+            const float *gradients = room->weight_gradients + i * padded;
+            const Softmax *softmax = a->softmax + (row + i) * a->heads + head;
+            float sums[2] = {weigh_row(weights, gradients, tokens, scale, softmax[0]), 0};
+            if (both)
+                sums[1] = weigh_row(weights + padded, gradients + padded, tokens, scale,
+                                    softmax[a->heads]);
+            const ptrdiff_t pair = (ptrdiff_t)(row + i) / 2 * padded;
+            differentiate_rows(weights, gradients, sums, both, tokens, padded,
+                               room->rounded + i * padded / 2, room->weight_pairs + pair,
+                               room->score_pairs + pair);
+        }
+        const HeadStore store = {gradient + row * 3 * hidden + head * a->width, 3 * hidden, NULL, 0,
+                                 scale};
+        gemm_finish((Left){room->rounded, padded / 2, 1}, (Right){room->key_pairs, a->width, PANEL},
+                    rows, a->width, pairs, store_head, &store);
+    }
+}
+
+/* From seen's gradient (L, A, D), bf16, fill the gradient (L, 3, A, D) of what came in, bf16. */
+KERNEL static void attend_backward(const Attention *a, const uint16_t *seen_gradient,
+                                   uint16_t *gradient, const AttentionRoom *room)
+{
+    const int tokens = a->tokens, width = a->width, hidden = a->heads * width, words = width / 2;
+    const int padded = divide_up(tokens, LANES) * LANES, pairs = divide_up(tokens, 2);
+    const ptrdiff_t stride = 3 * hidden / 2, panel = (ptrdiff_t)PANEL * words;
+    for (int head = 0; head < a->heads; head++) {
+        const uint32_t *keys = head_words(a, 1, head), *values = head_words(a, 2, head);
+        transpose_right(keys, stride, words, tokens, (Right){room->keys, PANEL, panel});
+        transpose_right(values, stride, words, tokens, (Right){room->values, PANEL, panel});
+        pair_rows(keys, stride, tokens, width, room->key_pairs);
+        pair_rows(head_words(a, 0, head), stride, tokens, width, room->query_pairs);
+        pair_rows((const uint32_t *)(seen_gradient + head * width), hidden / 2, tokens, width,
+                  room->seen_pairs);
+        differentiate_scores(a, head, seen_gradient, gradient, room);
+        const HeadStore to_keys = {gradient + hidden + head * width, 3 * hidden, NULL, 0,
+                                   1.0f / sqrtf((float)width)};
+        gemm_finish((Left){room->score_pairs, 1, padded}, (Right){room->query_pairs, width, PANEL},
+                    tokens, width, pairs, store_head, &to_keys);
+        const HeadStore to_values = {gradient + 2 * hidden + head * width, 3 * hidden, NULL, 0, 1};
+        gemm_finish((Left){room->weight_pairs, 1, padded}, (Right){room->seen_pairs, width, PANEL},
+                    tokens, width, pairs, store_head, &to_values);
+    }
+}
+
+#endif

@@ -1,0 +1,209 @@
+"""The encoder in C gives what PyTorch's operations give, within the rounding of bf16."""
+
+import copy
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from userbert import kernels
+from userbert.model.encoder import Encoder
+
+pytestmark = pytest.mark.skipif(
+    not kernels.available(), reason="no kernels here: no compiler, or a processor without bf16"
+)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def encoder(
+    layers: int = 2, hidden: int = 128, heads: int = 4, wide: int = 256, dropout: float = 0.1
+) -> Encoder:
+    torch.manual_seed(0)
+    made = Encoder(layers, hidden, heads, wide, dropout)
+    for name, weight in made.named_parameters():
+        torch.nn.init.normal_(weight, float(name.endswith("norm.weight")), 0.06)
+    return made
+
+
+def outcome(model: Encoder, lengths: Tensor, how: str) -> dict[str, Tensor]:
+    """Vectors and all gradients, float32, of fixed tokens and keys."""
+    torch.manual_seed(int(lengths.sum()))
+    shape = (int(lengths.sum()), model.blocks[0].narrow.out_features)
+    tokens = torch.randn(shape, requires_grad=True)
+    keys = torch.randint(-(2**31), 2**31, shape[:1], dtype=torch.int32)
+    model.zero_grad()
+    model.fused = how == "kernel"
+    with torch.autocast("cpu", torch.bfloat16, enabled=how != "float32"):
+        vectors = model(tokens, lengths, keys)
+    assert vectors.dtype == torch.float32
+    (vectors * torch.randn(shape)).sum().backward()
+    assert tokens.grad is not None
+    gradients = {name: weight.grad for name, weight in model.named_parameters()}
+    assert None not in gradients.values()
+    return {"vectors": vectors.detach(), "tokens": tokens.grad, **gradients}
+
+
+def distance(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+def assert_near(model: Encoder, lengths: list[int]) -> None:
+    """The kernel is no further from float32 than bf16 is, in any gradient."""
+    counts = torch.tensor(lengths)
+    exact = outcome(model, counts, "float32")
+    found = outcome(model, counts, "kernel")
+    for name, value in exact.items():
+        assert distance(found[name], value) < 0.015, name
+        # No bias: what is off has no part along the value itself.
+        along = (found[name] * value).sum() / value.square().sum()
+        assert float(along) == pytest.approx(1, abs=0.006), name
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[1], [2], [1, 1, 1], [257], [19, 7, 40, 1, 2], [261, 3, 260], [600, 1], [3] * 300],
+    ids=lambda lengths: "-".join(map(str, lengths[:5])),
+)
+def test_vectors_masks_and_gradients_are_those_of_pytorch(lengths: list[int]) -> None:
+    assert_near(encoder(), lengths)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=40), st.sampled_from([1, 2, 5]))
+def test_any_lengths_on_any_number_of_threads(lengths: list[int], threads: int) -> None:
+    torch.set_num_threads(threads)
+    assert_near(encoder(layers=1), lengths)
+
+
+@pytest.mark.parametrize(("hidden", "heads", "wide"), [(64, 4, 64), (192, 4, 320), (256, 2, 128)])
+def test_other_sizes(hidden: int, heads: int, wide: int) -> None:
+    assert_near(encoder(1, hidden, heads, wide), [5, 33, 17])
+
+
+def test_no_further_from_float32_than_autocast_is() -> None:
+    model, lengths = encoder(layers=4, wide=512), torch.tensor([20, 5, 31, 64])
+    exact, found, cast = (outcome(model, lengths, how) for how in ("float32", "kernel", "autocast"))
+    for name, value in exact.items():
+        assert distance(found[name], value) < 1.3 * distance(cast[name], value) + 1e-6, name
+
+
+def test_repeats_bit_for_bit_and_forward_on_any_threads() -> None:
+    model, lengths = encoder(), torch.tensor([20, 5, 31, 64, 200, 100])
+    first, second = (outcome(model, lengths, "kernel") for _ in range(2))
+    torch.set_num_threads(1)
+    alone = outcome(model, lengths, "kernel")
+    for name, value in first.items():
+        assert torch.equal(second[name], value), name
+    assert torch.equal(alone["vectors"], first["vectors"])
+    assert torch.equal(alone["tokens"], first["tokens"])
+
+
+def test_users_alone_and_in_any_order_get_the_same_vectors() -> None:
+    model, lengths = encoder().eval(), torch.tensor([20, 5, 31])
+    parts = torch.split(torch.randn(56, 128), [20, 5, 31])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        together = model(torch.cat(parts), lengths).split(lengths.tolist())
+        turned = model(torch.cat(parts[::-1]), lengths.flip(0)).split([31, 5, 20])
+        for part, ours, theirs in zip(parts, together, turned[::-1], strict=True):
+            assert torch.equal(model(part, torch.tensor([len(part)])), ours)
+            assert torch.equal(theirs, ours)
+
+
+def test_without_gradients_the_vectors_are_the_same() -> None:
+    model, lengths, tokens = encoder().eval(), torch.tensor([20, 5]), torch.randn(25, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        kept = model(tokens, lengths)
+        with torch.no_grad():
+            assert torch.equal(model(tokens, lengths), kept)
+        with torch.inference_mode():
+            assert torch.equal(model(tokens, lengths), kept)
+
+
+def test_strided_tokens_and_bf16_tokens_are_taken() -> None:
+    model, lengths = encoder().eval(), torch.tensor([20, 5])
+    wide = torch.randn(25, 256).bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(
+            model(wide[:, ::2], lengths), model(wide[:, ::2].float().contiguous(), lengths)
+        )
+
+
+def test_no_users_give_no_vectors() -> None:
+    model = encoder()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(torch.zeros(0, 128), torch.zeros(0, dtype=torch.int64)).shape == (0, 128)
+
+
+def test_two_batches_may_wait_for_their_gradients() -> None:
+    model, lengths = encoder(), torch.tensor([20, 5, 31])
+    expected = outcome(model, lengths, "kernel")["tokens"]
+    torch.manual_seed(56)
+    tokens = torch.randn(56, 128, requires_grad=True)
+    keys = torch.randint(-(2**31), 2**31, (56,), dtype=torch.int32)
+    with torch.autocast("cpu", torch.bfloat16):
+        first = model(tokens, lengths, keys)
+        second = model(torch.randn(9, 128), torch.tensor([9]))
+    torch.manual_seed(56)
+    torch.randn(56, 128)
+    torch.randint(-(2**31), 2**31, (56,), dtype=torch.int32)
+    second.sum().backward()
+    (first * torch.randn(56, 128)).sum().backward()
+    assert tokens.grad is not None
+    assert torch.equal(tokens.grad, expected)
+
+
+def test_drawn_keys_follow_the_generator() -> None:
+    model, lengths, tokens = encoder(), torch.tensor([20, 5]), torch.randn(25, 128)
+
+    def drawn(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(tokens, lengths)  # type: ignore[no-any-return]
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+def test_copies_and_saved_weights_run_the_same() -> None:
+    model, lengths, tokens = encoder().eval(), torch.tensor([20, 5]), torch.randn(25, 128)
+    other = Encoder(2, 128, 4, 256, 0.1).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(tokens, lengths)
+        assert torch.equal(copy.deepcopy(model)(tokens, lengths), expected)
+        assert torch.equal(other(tokens, lengths), expected)
+
+
+def _vectors(tokens: Tensor, file: Path) -> None:
+    torch.set_num_threads(1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.save(encoder().eval()(tokens, torch.tensor([20, 5])), file)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_processes_started_after_a_call_can_call(start: str, tmp_path: Path) -> None:
+    tokens = torch.randn(25, 128)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = encoder().eval()(tokens, torch.tensor([20, 5]))
+    context = multiprocessing.get_context(start)
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(_vectors, tokens, tmp_path / "vectors").result(60)
+    assert torch.equal(torch.load(tmp_path / "vectors"), expected)
+
+
+def test_float32_never_runs_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("userbert.model.encoder.encode", None)
+    encoder()(torch.randn(25, 128), torch.tensor([20, 5]))
