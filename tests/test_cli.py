@@ -43,6 +43,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
     verbs = ["init", "prepare", "inspect", "pretrain", "embed", "finetune", "predict", "evaluate"]
+    verbs += ["simulate"]
     nested = [["label", kind] for kind in ("next", "return", "attribute", "response")]
     for verb in [[verb] for verb in verbs] + nested:
         done = run(*verb, "--help", cwd=tmp_path)

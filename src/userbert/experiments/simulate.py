@@ -8,7 +8,9 @@ processes. The generating process stands in docs/explanation/simulated-ecosystem
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -186,33 +188,38 @@ def _check_space(output: Path, folder: Path, users: int, ecosystem: Ecosystem) -
 def _write_parts(
     parts: Sequence[_Part], seed: int, ecosystem: Ecosystem, workers: int
 ) -> list[_Written]:
-    """Write all parts, side by side if there are several; say what came of each, in order."""
+    """Write all parts; say what came of each, in order."""
     users, start = sum(part.users for part in parts), perf_counter()
-    written: list[_Written] = []
+    written, done = [], 0
     with progress("simulating (users)", users) as advance:
-
-        def wrote(part: _Written) -> None:
-            written.append(part)
-            done = sum(part.users for part in written)
-            advance(part.users, f"{done / (perf_counter() - start):,.0f} users/s")
-
         try:
-            if min(workers, len(parts)) == 1:
-                for part in parts:
-                    wrote(_write_part(part, seed, ecosystem))
-                return written
-            pool = processes(min(workers, len(parts)))
-            try:
-                for run in [pool.submit(_write_part, part, seed, ecosystem) for part in parts]:
-                    wrote(run.result())
-            finally:
-                # Else a full disk would be told of only after all other parts have met it.
-                pool.shutdown(cancel_futures=True)
+            for part in _side_by_side(parts, seed, ecosystem, min(workers, len(parts))):
+                written.append(part)
+                done += part.users
+                advance(part.users, f"{done / (perf_counter() - start):,.0f} users/s")
         except OSError as error:
             raise InputError(
                 f"the logs cannot be written: {error.strerror}. Choose another -o."
             ) from error
     return written
+
+
+def _side_by_side(
+    parts: Sequence[_Part], seed: int, ecosystem: Ecosystem, workers: int
+) -> Iterator[_Written]:
+    if workers == 1:
+        for part in parts:
+            yield _write_part(part, seed, ecosystem)
+        return
+    with processes(workers) as pool:
+        # Few at a time: whoever interrupts, or has a full disk, need not wait for all the others.
+        running: deque[Future[_Written]] = deque()
+        for part in parts:
+            running.append(pool.submit(_write_part, part, seed, ecosystem))
+            if len(running) > workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 _catalogue = lru_cache(maxsize=1)(build_catalogue)
