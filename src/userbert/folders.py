@@ -61,6 +61,31 @@ def _temporary_beside(target: Path) -> Path:
     return target.with_name(f".{target.name}{_PARTIAL}{os.getpid()}")
 
 
+@contextmanager
+def replacing_file(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; put it in the target's place if the block succeeds.
+
+    Whatever happens, also to the machine, what is found there is whole: the old file or the new.
+    """
+    temporary = target.with_name(f".{target.name}{_PARTIAL}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(target)
+        sync(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, keys in the order given."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

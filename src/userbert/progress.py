@@ -1,4 +1,4 @@
-"""A progress bar on standard error for anything that takes more than a moment.
+"""On standard error: a progress bar for anything that takes more than a moment, and warnings.
 
 On a terminal the bar lives; elsewhere (a log file, CI) nothing is drawn. Of work inside other work
 only the outer bar is shown.
@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 _is_shown = ContextVar("_is_shown", default=False)
 
@@ -24,8 +25,15 @@ Advance = Callable[[int, str], None]
 """Called as `advance(done, note)`: so much more is done; `note` is shown beside the bar."""
 
 
+def warn(message: str) -> None:
+    """Tell what is worth a look."""
+    # As text, not as markup: brackets are kept.
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("warning: ", "yellow"), message))
+
+
 @contextmanager
-def progress(description: str, total: int | None) -> Iterator[Advance]:
+def progress(description: str, total: int | None, *, is_shown: bool = True) -> Iterator[Advance]:
     """Show a bar for `total` units of work and yield the function that advances it."""
     console = Console(stderr=True)
     columns = (
@@ -36,7 +44,7 @@ def progress(description: str, total: int | None) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    is_silent = _is_shown.get() or not console.is_terminal
+    is_silent = not is_shown or _is_shown.get() or not console.is_terminal
     outer = _is_shown.set(True)
     try:
         with Progress(*columns, console=console, disable=is_silent) as bar:

@@ -1,5 +1,8 @@
 """The order in which models read sequences: every pair once an epoch, the same each time."""
 
+import threading
+from contextlib import closing
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,9 +11,10 @@ from numpy.typing import NDArray
 from small_logs import buys, instant, prepared
 from userbert.data import loading
 from userbert.data.batches import UserBatch
-from userbert.data.loading import SequenceBatches, in_length_order, sequence_lengths
+from userbert.data.loading import SequenceBatches, ahead, in_length_order, sequence_lengths
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
+from userbert.errors import InputError
 
 Int64 = NDArray[np.int64]
 USERS = 23
@@ -146,3 +150,68 @@ def test_inference_reads_every_pair_once(
 def test_inference_of_nobody_reads_nothing(data: PreparedData) -> None:
     none = np.zeros(0, np.int64)
     assert list(in_length_order(data, none, none, batch_size=4)) == []
+
+
+class _Noted:
+    """Batches that note by which thread they were cut; step 7 can't be."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.threads: set[int] = set()
+
+    def __getitem__(self, step: int) -> UserBatch:
+        self.steps.append(step)
+        self.threads.add(threading.get_ident())
+        if step == 7:
+            raise InputError("step 7")
+        return UserBatch(np.array([step]), (), np.zeros((1, 0), np.int32))
+
+
+def test_batches_ahead_come_in_order_from_another_thread() -> None:
+    batches = _Noted()
+    with closing(ahead(batches, 2, 6)) as coming:
+        assert [int(batch.index[0]) for batch in coming] == [2, 3, 4, 5]
+    assert batches.steps == [2, 3, 4, 5]
+    assert len(batches.threads) == 1
+    assert threading.get_ident() not in batches.threads
+
+
+def test_error_ahead_is_raised_at_its_step() -> None:
+    coming = ahead(_Noted(), 6, 20)
+    assert int(next(coming).index[0]) == 6
+    with pytest.raises(InputError, match="step 7"):
+        next(coming)
+
+
+def test_leaving_early_stops_the_thread() -> None:
+    batches = _Noted()
+    with closing(ahead(batches, 10, 1000)) as coming:
+        next(coming)
+    taken = len(batches.steps)
+    assert taken <= 4
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
+
+
+def test_parts_of_one_seed_go_through_short_and_long_batches_in_step(data: PreparedData) -> None:
+    rows = data.rows_of([f"{number:02d}" for number in range(USERS)])
+    cutoffs = np.full(USERS, instant("2017-06-01"))
+    parts = [
+        SequenceBatches(
+            data,
+            rows[first::2],
+            cutoffs[first::2],
+            batch_size=2,
+            seed=3,
+            numbers=np.arange(first, USERS, 2),
+            batches_per_epoch=5,
+        )
+        for first in (0, 1)
+    ]
+    lengths = []
+    for step in range(10):
+        batches = [part[step] for part in parts]
+        # User number n has n words, and is pair number n.
+        lengths.append([batch.segments[0].word_counts.mean() for batch in batches])
+        for batch in batches:
+            assert batch.segments[0].word_counts.tolist() == batch.index.tolist()
+    assert np.corrcoef(np.array(lengths).T)[0, 1] > 0.9

@@ -14,10 +14,11 @@ from synthetic import batch, model
 from userbert.data.batches import UserBatch
 from userbert.errors import InputError, ModelError
 from userbert.model.userbert import UserBert
-from userbert.training.loop import CHECKPOINT, METRICS, LoopConfig, train
+from userbert.training.loop import METRICS, LoopConfig, train
 from userbert.training.objectives import masked_words
 
 CONFIG = LoopConfig(steps=20, learning_rate=1e-2, log_every=4, checkpoint_every=10)
+LONG = LoopConfig(steps=200, learning_rate=1e-2, log_every=50, checkpoint_every=160)
 
 
 class Batches:
@@ -61,10 +62,10 @@ def test_training_lowers_the_loss_and_leaves_global_randomness_alone() -> None:
     torch.manual_seed(5)
     network = model()
     state = torch.get_rng_state()
-    lines = train(network, masked_words, Batches(), CONFIG).lines
+    lines = train(network, masked_words, Batches(), LONG).lines
     assert torch.equal(torch.get_rng_state(), state)
     assert lines[-1]["loss"] < lines[0]["loss"]
-    assert [line["step"] for line in lines] == [4, 8, 10, 12, 16, 20]
+    assert [line["step"] for line in lines] == [50, 100, 150, 160, 200]
     assert sum(lines[0]["losses"].values()) == pytest.approx(lines[0]["loss"])
 
 
@@ -82,7 +83,7 @@ def test_validation_is_logged_at_every_pause_and_training_goes_on() -> None:
 
 def test_bf16_learns_too_and_keeps_weights_in_float32() -> None:
     network = _model()
-    config = CONFIG.model_copy(update={"precision": "bf16"})
+    config = LONG.model_copy(update={"precision": "bf16"})
     lines = train(network, masked_words, Batches(), config).lines
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert {weight.dtype for weight in network.parameters()} == {torch.float32}
@@ -96,12 +97,6 @@ def test_divergence_stops_with_advice() -> None:
 
     with pytest.raises(InputError, match="Lower learning_rate"):
         train(_model(), diverging, Batches(), CONFIG)
-
-
-def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    (tmp_path / CHECKPOINT).write_bytes(b"noise")
-    with pytest.raises(ModelError, match="not a checkpoint"):
-        train(_model(), masked_words, Batches(), CONFIG, folder=tmp_path)
 
 
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Verbs of learning: pretrain, embed, fine-tune, predict, evaluate, and all of it in the demo."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +19,8 @@ from userbert.cli.options import (
     refuse_existing,
     show,
     typed_command,
-    warn,
 )
+from userbert.progress import warn
 
 
 class VectorsAs(StrEnum):
@@ -70,26 +71,33 @@ def pretrain(
     """Pretrain a user encoder on behavior alone.
 
     Example: `userbert pretrain data -o model --before 2017-09-01 --steps 3000`
+
+    With two processes: `torchrun --nproc-per-node=2 -m userbert pretrain data -o model`
     """
     needs_torch()
     from userbert.data.pairs import read_table
     from userbert.model.userbert import UserBert
+    from userbert.training.distributed import joined
     from userbert.training.pretrain import configure
     from userbert.training.pretrain import pretrain as pretrain_model
 
-    model = pretrain_model(
-        open_data(data),
-        output,
-        preset=preset,
-        config=configure(preset, settings or []),
-        steps=steps,
-        seed=seed,
-        before=before,
-        at=None if at is None else read_table(at),
-        hide=hide or (),
-        from_model=None if from_model is None else UserBert.from_pretrained(from_model),
-        resume=resume,
-    )
+    with joined(os.environ) as processes:
+        model = pretrain_model(
+            open_data(data),
+            output,
+            preset=preset,
+            config=configure(preset, settings or []),
+            steps=steps,
+            seed=seed,
+            before=before,
+            at=None if at is None else read_table(at),
+            hide=hide or (),
+            from_model=None if from_model is None else UserBert.from_pretrained(from_model),
+            resume=resume,
+            processes=processes,
+        )
+    if not processes.is_first:
+        return
     record = model.record
     show(
         f"{output}: {record['users']:,} user sequences in {record['seconds']:.0f} s "

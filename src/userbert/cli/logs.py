@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from userbert.cli.options import Output, show, warn
+from userbert.cli.options import Output, show
 from userbert.errors import InputError
+from userbert.progress import warn
 
 
 class OnInvalid(StrEnum):

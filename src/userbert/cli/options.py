@@ -38,11 +38,6 @@ At = Annotated[
 ]
 
 
-def warn(message: str) -> None:
-    """Tell what is worth a look."""
-    _stderr.print(Text.assemble(("warning: ", "yellow"), message))
-
-
 def tell_error(message: str) -> None:
     """Tell why a verb did not do what it was asked for."""
     # As text, not as markup: `userbert[train]` keeps its brackets.

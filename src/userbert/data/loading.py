@@ -5,8 +5,12 @@ shuffled for training, once each for inference. Batches hold sequences of simila
 attention pads little. The order depends on the seed and the step alone, so it resumes anywhere.
 """
 
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
+from typing import Protocol
 
 import numpy as np
 
@@ -19,13 +23,44 @@ _BUCKET_BATCHES = 32
 """Sequences are sorted by length within so many batches: enough to even out lengths, few enough
 that a batch stays a random sample."""
 _CHUNK = 8_192
+_AHEAD = 2
+"""Batches that are ready or being cut while a model learns from another: cutting takes about the
+same time each, so more would only fill memory."""
+
+
+class Batches(Protocol):
+    """Training batches by step, counted from 0."""
+
+    def __getitem__(self, step: int, /) -> UserBatch:
+        """The batch of a step."""
+        ...
+
+
+def ahead(batches: Batches, first: int, end: int) -> Generator[UserBatch]:
+    """The batches of the steps from `first` up to but without `end`, each cut before it is needed.
+
+    A thread of its own cuts them in order. What it raises is raised here, in its turn. Close the
+    generator to stop the thread.
+    """
+    thread = ThreadPoolExecutor(1, "ahead")
+    steps = iter(range(first, end))
+    try:
+        coming = deque(thread.submit(batches.__getitem__, step) for step in islice(steps, _AHEAD))
+        while coming:
+            batch = coming.popleft().result()
+            coming.extend(thread.submit(batches.__getitem__, step) for step in islice(steps, 1))
+            yield batch
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 class SequenceBatches:
     """Endless training batches: `batches[step]` is a function of the seed and the step alone.
 
-    `rows` and `cutoffs` are (P,): the pairs; `UserBatch.index` points into them. Each epoch holds
-    every pair once, but for the remainder that fills no batch.
+    `rows` and `cutoffs` are (P,): the pairs, and `numbers` what `UserBatch.index` calls them, 0, 1,
+    … by default. Each epoch holds every pair once, but for the remainder that fills no batch, or
+    is beyond `batches_per_epoch`. Objects of one seed and one number of batches an epoch go through
+    short and long batches in step, so that processes do not wait for each other.
     """
 
     def __init__(
@@ -37,12 +72,15 @@ class SequenceBatches:
         batch_size: int,
         seed: int,
         hidden: Collection[str] = (),
+        numbers: Int64 | None = None,
+        batches_per_epoch: int | None = None,
     ) -> None:
         self.data, self.rows, self.cutoffs, self.hidden = data, rows, cutoffs, tuple(hidden)
+        self.numbers = np.arange(len(rows)) if numbers is None else numbers
         self.batch_size = min(batch_size, len(rows))
         self.seed = seed
         self.lengths = sequence_lengths(data, rows, cutoffs)
-        self.batches_per_epoch = len(rows) // self.batch_size
+        self.batches_per_epoch = batches_per_epoch or len(rows) // self.batch_size
         self._epoch = -1
         self._order = np.zeros((0, 0), dtype=np.int64)
 
@@ -53,16 +91,16 @@ class SequenceBatches:
             self._epoch, self._order = epoch, self._shuffle(epoch)
         pairs = self._order[number]
         batch = cut(self.data, self.rows[pairs], self.cutoffs[pairs], self.hidden)
-        return replace(batch, index=pairs)
+        return replace(batch, index=self.numbers[pairs])
 
     def _shuffle(self, epoch: int) -> Int64:
         """(batches, batch size): the pairs of each batch of an epoch."""
-        generator = np.random.default_rng([self.seed, epoch])
-        pairs = generator.permutation(len(self.rows))
+        pairs = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
         pairs = pairs[: self.batches_per_epoch * self.batch_size]
         bucket = np.arange(len(pairs)) // (_BUCKET_BATCHES * self.batch_size)
         batches = pairs[np.lexsort([self.lengths[pairs], bucket])].reshape(-1, self.batch_size)
-        return batches[generator.permutation(len(batches))]
+        # A generator of its own: it must not depend on the number of pairs.
+        return batches[np.random.default_rng([self.seed, epoch, 1]).permutation(len(batches))]
 
 
 def in_length_order(

@@ -6,7 +6,6 @@ folder of its own. It learns end to end, from the first token's vector, by the o
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -25,7 +24,7 @@ from userbert.data.pairs import Pairs
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.errors import LabelError
-from userbert.model.embedding import INIT_DEVIATION
+from userbert.model.tables import INIT_DEVIATION
 from userbert.model.userbert import UserBert
 from userbert.schema.models import Strict
 from userbert.tasks.labels import Labels
@@ -96,21 +95,21 @@ def finetune(
         best.note(value, task)
         return {"quality": value}
 
-    with suppress(_EnoughError):
-        train(
-            task,
-            lambda module, batch, _: {"task": _loss(module, batch, labels.targets)},
-            batches,
-            LoopConfig(
-                steps=config.epochs * batches.per_epoch,
-                learning_rate=config.learning_rate,
-                seed=config.seed,
-                log_every=batches.per_epoch,
-                checkpoint_every=batches.per_epoch,
-            ),
-            validate=validate,
-            description=f"fine-tuning {labels.name}",
-        )
+    train(
+        task,
+        lambda module, batch, _: {"task": _loss(module, batch, labels.targets)},
+        batches,
+        LoopConfig(
+            steps=config.epochs * batches.per_epoch,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            log_every=batches.per_epoch,
+            checkpoint_every=batches.per_epoch,
+        ),
+        validate=validate,
+        is_enough=lambda _: best.is_past,
+        description=f"fine-tuning {labels.name}",
+    )
     task.load_state_dict(best.weights)
     task.record = {
         **config.model_dump(mode="json"),
@@ -293,10 +292,6 @@ def _slice(segment: SegmentBatch, first: int, last: int) -> SegmentBatch:
     )
 
 
-class _EnoughError(Exception):
-    """No epoch has been better for a while: ends the loop."""
-
-
 @dataclass
 class _Best:
     """The best epoch so far."""
@@ -308,10 +303,13 @@ class _Best:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def note(self, value: float, task: nn.Module) -> None:
-        """Look at an epoch; raise `_EnoughError` if it is time to stop."""
+        """Look at an epoch."""
         self.seen += 1
         if value > self.value:
             self.value, self.epoch = value, self.seen
             self.weights = {name: tensor.clone() for name, tensor in task.state_dict().items()}
-        elif self.seen - self.epoch >= self.patience:
-            raise _EnoughError
+
+    @property
+    def is_past(self) -> bool:
+        """No epoch has been better for a while: it is time to stop."""
+        return self.seen - self.epoch >= self.patience

@@ -1,10 +1,12 @@
-"""A checkpoint: all that a training run needs to go on as if it had never stopped.
+"""Checkpoints: all that a training run needs to go on as if it had never stopped.
 
-In: a module and its optimizer. Out: one safetensors file, replaced as a whole. Every draw of a
-step comes from (seed, step), so no generator has to be saved. The loop uses it.
+In: a module and its optimizer. Out: one safetensors file a checkpoint, whose name says the step and
+its SHA-256: it is there whole or not at all, and tells when it is damaged. Every draw of a step
+comes from (seed, step), so no generator has to be saved. The loop uses it.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,8 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from userbert.errors import ModelError
-from userbert.training.optim import optimizer_tensors, restore_optimizer
+from userbert.errors import InputError, ModelError
+from userbert.folders import checksum, sync
+from userbert.progress import warn
+from userbert.training.optim import Adam, optimizer_tensors, restore_optimizer
+
+_KEPT = 3
+"""So many are kept: a disk that damages one may damage another."""
+_NAME = re.compile(r"checkpoint-(?P<step>\d{8,})-(?P<checksum>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -29,23 +37,65 @@ class RunState:
     """Time that the steps took, over all parts of the run."""
 
 
-def save_checkpoint(
-    path: Path, module: nn.Module, optimizer: torch.optim.Adam, state: RunState
-) -> None:
-    """Write a checkpoint; a crash in between leaves the one before."""
+def save_checkpoint(folder: Path, module: nn.Module, optimizer: Adam, state: RunState) -> None:
+    """Add a checkpoint to those in a folder, and remove the oldest beyond those that are kept.
+
+    A crash in between leaves those that were there. Raises `InputError` if it cannot be written.
+    """
     tensors = {f"module/{name}": tensor for name, tensor in module.state_dict().items()}
     memory = optimizer_tensors(module, optimizer)
     tensors |= {f"optimizer/{name}": tensor for name, tensor in memory.items()}
-    temporary = path.with_name(path.name + ".partial")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        temporary,
-        metadata={"run": json.dumps(asdict(state))},
-    )
-    temporary.replace(path)
+    temporary = folder / "checkpoint.partial"
+    try:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            temporary,
+            metadata={"run": json.dumps(asdict(state))},
+        )
+        sync(temporary)
+        name = f"checkpoint-{state.step:08d}-{checksum(temporary)}.safetensors"
+        temporary.rename(folder / name)
+        sync(folder)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"cannot write a checkpoint to {folder}: {error}. Make room there, then go on by "
+            "--resume."
+        ) from error
+    # Those of later steps were damaged: the run went back behind them.
+    older = [path for path in checkpoints(folder) if _step(path) < state.step]
+    for path in set(checkpoints(folder)) - {folder / name, *older[: _KEPT - 1]}:
+        path.unlink()
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Adam) -> RunState:
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints in a folder, damaged or not, the newest first."""
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_step, reverse=True)
+
+
+def newest_intact(folder: Path) -> Path | None:
+    """The newest checkpoint whose content is what was written, or none if none was written.
+
+    Warns of each that is newer and damaged. Raises `ModelError` if all are.
+    """
+    found = checkpoints(folder)
+    for path in found:
+        try:
+            is_intact = checksum(path) == _part(path, "checksum")
+        except OSError:
+            is_intact = False
+        if is_intact:
+            return path
+        warn(f"{path} is damaged: its content has changed. Going back to the one before it.")
+    if found:
+        raise ModelError(
+            f"none of the {len(found)} checkpoints in {folder} is intact. "
+            "Copy them back from a backup, or remove the folder and start again."
+        )
+    return None
+
+
+def load_checkpoint(path: Path, module: nn.Module, optimizer: Adam) -> RunState:
     """Restore a module and its optimizer; raise `ModelError` if the file is not theirs."""
     device = str(next(module.parameters()).device)
     try:
@@ -60,6 +110,16 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Adam) 
             f"Remove {path.parent} and start again."
         ) from error
     return state
+
+
+def _step(path: Path) -> int:
+    return int(_part(path, "step"))
+
+
+def _part(path: Path, name: str) -> str:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return match[name]
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

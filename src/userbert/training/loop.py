@@ -2,17 +2,18 @@
 
 In: a module, a function that gives its named losses on a batch, batches by step. Out: the trained
 module, a line of metrics every so often, and checkpoints from which a run goes on bit for bit: all
-that is drawn in a step comes from (seed, step).
+that is drawn in a step comes from (seed, step). Several processes run it alike, each on its part of
+every batch.
 """
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,14 +21,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from userbert.data.batches import UserBatch
+from userbert.data.loading import Batches, ahead
 from userbert.errors import InputError
+from userbert.folders import replacing_file, sync
 from userbert.model.userbert import Precision, autocast
 from userbert.progress import progress
 from userbert.schema.models import Strict
-from userbert.training.checkpoint import RunState, load_checkpoint, save_checkpoint
+from userbert.training.checkpoint import RunState, load_checkpoint, newest_intact, save_checkpoint
+from userbert.training.distributed import (
+    ALONE,
+    Processes,
+    exchange_gradients,
+    from_first,
+    gathered,
+)
 from userbert.training.optim import adam
 
-CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -35,14 +44,6 @@ Losses = Callable[[_Module, UserBatch, np.random.Generator], Mapping[str, Tensor
 """Scalar losses by name, of which the loop minimises the sum; at least one."""
 Line = dict[str, Any]
 """One line of metrics."""
-
-
-class Batches(Protocol):
-    """Training batches by step, counted from 0."""
-
-    def __getitem__(self, step: int, /) -> UserBatch:
-        """The batch of a step."""
-        ...
 
 
 class LoopConfig(Strict):
@@ -77,32 +78,35 @@ def train(
     *,
     folder: Path | None = None,
     validate: Callable[[], Mapping[str, float]] | None = None,
+    is_enough: Callable[[Mapping[str, float]], bool] | None = None,
+    processes: Processes = ALONE,
     description: str = "training",
 ) -> Trained:
     """Train a module in place.
 
     With a `folder`, the lines also go to `metrics.jsonl` in it, checkpoints are kept there, and a
-    run that finds one goes on from it. Raises `InputError` if the loss stops being a number.
+    run that finds one goes on from it. `is_enough` looks at each validation and may end the run.
+    Raises `InputError` if the loss stops being a number.
     """
     optimizer = adam(module, config.learning_rate)
-    checkpoint = None if folder is None else folder / CHECKPOINT
     done = RunState()
-    if checkpoint is not None and checkpoint.exists():
-        done = load_checkpoint(checkpoint, module, optimizer)
-    device = next(module.parameters()).device
-    users, note, sums = done.users, "", torch.zeros((), device=device)
-    started = logged = time.perf_counter()
-    logged_step, logged_users = done.step, done.users
+    if folder is not None:
+        newest = from_first(lambda: newest_intact(folder), processes)
+        done = done if newest is None else load_checkpoint(newest, module, optimizer)
+    parameters = list(module.parameters())
+    device = parameters[0].device
+    users, note, recent = done.users, "", _Recent(device)
+    started = time.perf_counter()
     module.train()
     with (
-        torch.random.fork_rng(),
-        _metrics(folder, done.step) as (lines, write),
-        progress(description, config.steps) as advance,
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        _metrics(folder if processes.is_first else None, done.step) as (lines, write),
+        closing(ahead(batches, done.step, config.steps)) as coming,
+        progress(description, config.steps, is_shown=processes.is_first) as advance,
     ):
         advance(done.step, note)
-        for step in range(done.step, config.steps):
-            batch = batches[step]
-            generator = np.random.default_rng([config.seed, step])
+        for taken, batch in enumerate(coming, done.step + 1):
+            generator = np.random.default_rng([config.seed, taken - 1])
             # Dropout draws from torch's own generator.
             torch.manual_seed(int(generator.integers(2**63)))
             with autocast(device, config.precision):
@@ -110,15 +114,14 @@ def train(
             values = torch.stack(list(named.values()))
             optimizer.zero_grad()
             values.sum().backward()  # type: ignore[no-untyped-call]
+            exchange_gradients(parameters, len(batch), processes)
             optimizer.step()
+            recent.add(values.detach(), len(batch))
 
-            users += len(batch)
-            sums = sums + values.detach()
-            taken, now = step + 1, time.perf_counter()
-            is_pause = taken % config.checkpoint_every == 0 or taken == config.steps
+            is_over, is_pause = False, taken % config.checkpoint_every == 0 or taken == config.steps
             if taken % config.log_every == 0 or is_pause:
-                means = (sums / (taken - logged_step)).tolist()
-                speed = (users - logged_users) / (now - logged)
+                means, seen, speed = recent.take(processes)
+                users += seen
                 write(
                     {
                         "step": taken,
@@ -129,17 +132,52 @@ def train(
                     }
                 )
                 note = f"loss {sum(means):.3f}, {speed:,.0f} users/s"
-                logged, logged_step, logged_users, sums = now, taken, users, torch.zeros_like(sums)
-            if is_pause and validate is not None:
-                write({"step": taken, "validation": dict(validate())})
-                module.train()
-            if is_pause and checkpoint is not None:
-                state = RunState(taken, users, done.seconds + time.perf_counter() - started)
-                save_checkpoint(checkpoint, module, optimizer, state)
             if is_pause:
-                logged = time.perf_counter()
+                optimizer.flush()
+                if validate is not None:
+                    found = validate()
+                    write({"step": taken, "validation": dict(found)})
+                    is_over = is_enough is not None and is_enough(found)
+                    module.train()
+                if folder is not None and processes.is_first:
+                    # A checkpoint that outlives a power cut must find the lines before it.
+                    sync(folder / METRICS)
+                    seconds = done.seconds + time.perf_counter() - started
+                    save_checkpoint(folder, module, optimizer, RunState(taken, users, seconds))
+                recent.restart_clock()
             advance(1, note)
+            if is_over:
+                break
+    optimizer.close()
     return Trained(lines, users, done.seconds + time.perf_counter() - started)
+
+
+class _Recent:
+    """What was learned from since the last line of metrics."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros((), device=device)
+        self._users = 0
+        self._since = time.perf_counter()
+
+    def add(self, losses: Tensor, users: int) -> None:
+        """Note the losses (L,) of a batch, means over its users."""
+        self._sums = self._sums + losses * users
+        self._users += users
+
+    def take(self, processes: Processes) -> tuple[list[float], int, float]:
+        """The mean losses of all processes, their users, and users a second; begin anew."""
+        parts = gathered((self._sums.tolist(), self._users), processes)
+        users = sum(count for _, count in parts)
+        means = [sum(sums) / users for sums in zip(*(sums for sums, _ in parts), strict=True)]
+        speed = users / (time.perf_counter() - self._since)
+        self._sums, self._users = torch.zeros_like(self._sums), 0
+        self.restart_clock()
+        return means, users, speed
+
+    def restart_clock(self) -> None:
+        """Leave out of the speed what was not learning."""
+        self._since = time.perf_counter()
 
 
 def _finite(loss: float, step: int) -> float:
@@ -158,20 +196,26 @@ def _metrics(folder: Path | None, step: int) -> Iterator[tuple[list[Line], Calla
         yield lines, lines.append
         return
     path = folder / METRICS
-    text = path.read_text(encoding="utf-8") if step else ""
-    # What was logged after the checkpoint is done again.
-    lines = [line for line in map(json.loads, text.splitlines()) if line["step"] <= step]
-    with path.open("w", encoding="utf-8") as file:
-
-        def write(line: Line) -> None:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-
-        for line in lines:
-            write(line)
+    lines = _lines_until(path, step) if step else []
+    with replacing_file(path) as temporary:
+        temporary.write_text("".join(map(_text, lines)), encoding="utf-8")
+    with path.open("a", encoding="utf-8") as file:
 
         def add(line: Line) -> None:
             lines.append(line)
-            write(line)
+            file.write(_text(line))
+            file.flush()
 
         yield lines, add
+
+
+def _lines_until(path: Path, step: int) -> list[Line]:
+    """The lines up to a step; what was logged after the checkpoint is done again."""
+    texts: Iterable[str] = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # The last line may have been cut off in the middle.
+    lines: Iterable[Line] = (json.loads(text) for text in texts if text.endswith("\n"))
+    return [line for line in lines if line["step"] <= step]
+
+
+def _text(line: Line) -> str:
+    return json.dumps(line) + "\n"

@@ -2,7 +2,7 @@
 
 In: prepared data, a preset or a configuration, and the cut-offs that bound what is learned. Out: a
 `UserBert`, and its folder, whole or not at all. A folder beside the output keeps checkpoints until
-then.
+then. Several processes may run it together, each on its own range of users.
 """
 
 import difflib
@@ -17,20 +17,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 import torch
 from pydantic import Field, ValidationError
 
+from userbert.data.batches import Int64
 from userbert.data.loading import SequenceBatches, sequence_lengths
 from userbert.data.pairs import Pairs, pairs_at, pairs_of
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
-from userbert.folders import publishing_folder, read_json, write_json
+from userbert.folders import read_json, replacing_file, write_json
 from userbert.model.userbert import Precision, UserBert, UserBertConfig
 from userbert.schema.models import Strict
+from userbert.training.distributed import Processes, best_device, gathered
 from userbert.training.loop import METRICS, LoopConfig, Trained, train
 from userbert.training.objectives import Objective, masked_words
-from userbert.training.validation import hold_out, mean_losses, validation_batches
+from userbert.training.validation import is_held_out, mean_losses, validation_batches
 
 _RUN = "run.json"
 
@@ -71,6 +74,7 @@ def pretrain(
     hide: Sequence[str] = (),
     from_model: UserBert | None = None,
     resume: bool = False,
+    processes: Processes | None = None,
 ) -> UserBert:
     """Pretrain a UserBERT, and save it to `output` if given.
 
@@ -79,7 +83,7 @@ def pretrain(
     `hide` names profile fields that the model must not see. `config` replaces the preset's (see
     `configure`), `steps` its number of batches. `from_model` goes on from another model's weights,
     in its size. `resume` goes on with an interrupted run of the same settings, and starts one if
-    there is none.
+    there is none. `processes` say how many run together; by default this is the only one.
 
     Raises `InputError` if there is nothing to learn from, or `output` or an interrupted run is in
     the way; `ModelError` if the data have other ids than `from_model`.
@@ -87,18 +91,19 @@ def pretrain(
     config = config or _preset(preset)
     if steps is not None:
         config = config.model_copy(update={"steps": steps})
+    processes = processes or Processes(device=best_device())
     output = None if output is None else Path(output)
-    if output is not None and output.exists():
+    work = None if output is None else output.with_name(f".{output.name}.training")
+    if output is not None and output.exists() and not (resume and work and work.exists()):
         raise InputError(f"{output} exists already. Choose another -o, or remove it first.")
-    asked = _pairs(data, before, at)
-    # Without a word there is nothing to predict.
-    some = sequence_lengths(data, asked.rows, asked.cutoffs) > 0
-    pairs = Pairs(asked.rows[some], asked.cutoffs[some])
-    learned, held_out = hold_out(data, pairs, config.held_out)
-    if not len(learned):
+    asked = _in_row_order(_pairs(data, before, at))
+    learned, held_out = _own_pairs(data, asked, config.held_out, processes)
+    sizes = gathered((len(learned), len(held_out)), processes)
+    if not any(size for size, _ in sizes):
         raise InputError(
             f"{data.path} has no user with a word before the cut-off. Choose a later one."
         )
+    _check_processes(config, min(size for size, _ in sizes), processes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = _new_model(data, config, hide) if from_model is None else deepcopy(from_model)
@@ -109,30 +114,42 @@ def pretrain(
         "preset": preset,
         "config": {**config.model_dump(mode="json"), "model": model.config.model_dump(mode="json")},
         "seed": seed,
+        # The batches of so many are others than those of one.
+        "processes": processes.world,
         # The weights remember what an earlier training saw.
         "before": max(int(asked.cutoffs.max()), earlier.get("before", 0)),
         "at": None if at is None else fingerprint(data, asked),
         "hidden": list(model.hidden),
-        "pairs": len(learned),
-        "held_out_pairs": len(held_out),
+        "pairs": sum(size for size, _ in sizes),
+        "held_out_pairs": sum(size for _, size in sizes),
         "data": data.checksum,
         "from": earlier or None,
     }
-    work = None if output is None else output.with_name(f".{output.name}.training")
-    if work is not None:
+    if work is not None and processes.is_first:
         _open_work_folder(work, record, resume)
+    if output is not None and work is not None and output.exists():
+        # The run was killed between publishing its folder and tidying up.
+        model = UserBert.from_pretrained(output)
+        if processes.is_first:
+            shutil.rmtree(work)
+        return model
     objective = _OBJECTIVES[config.objective]
-    validation = validation_batches(data, held_out, model.hidden)
+    validation = validation_batches(data, _take(asked, held_out), held_out, model.hidden, processes)
+    has_validation = any(size for _, size in sizes)
+    size = min(len(processes.share(config.batch_size)), len(learned))
+    own = _take(asked, learned)
     trained = train(
-        model,
+        model.to(processes.device),
         objective,
         SequenceBatches(
             data,
-            learned.rows,
-            learned.cutoffs,
-            batch_size=config.batch_size,
+            own.rows,
+            own.cutoffs,
+            batch_size=size,
             seed=seed,
             hidden=model.hidden,
+            numbers=learned,
+            batches_per_epoch=min(gathered(len(learned) // size, processes)),
         ),
         LoopConfig(
             steps=config.steps,
@@ -142,16 +159,17 @@ def pretrain(
             checkpoint_every=config.checkpoint_every,
         ),
         folder=work,
-        validate=(lambda: mean_losses(model, objective, validation)) if validation else None,
+        validate=(lambda: mean_losses(model, objective, validation, processes))
+        if has_validation
+        else None,
+        processes=processes,
         description="pretraining",
     )
-    model.record = {**record, **_outcome(trained)}
-    model.eval()
-    if output is not None and work is not None:
-        with publishing_folder(output) as temporary:
-            shutil.copy(work / METRICS, temporary / METRICS)
-            model.write(temporary)
-        shutil.rmtree(work)
+    model.cpu().eval()
+    if processes.is_first:
+        model.record = {**record, **_outcome(trained)}
+        if output is not None and work is not None:
+            _publish(model, work, output)
     return model
 
 
@@ -219,6 +237,43 @@ def _pairs(data: PreparedData, before: str | date | datetime | None, at: Any | N
     return pairs_at(data, [data.schema.fit_before_us or data.default_cutoff])
 
 
+def _in_row_order(pairs: Pairs) -> Pairs:
+    """Neighbors lie in one shard, whatever the order of the file that asked for them."""
+    order = np.lexsort((pairs.cutoffs, pairs.rows))
+    return _take(pairs, order)
+
+
+def _take(pairs: Pairs, numbers: Int64) -> Pairs:
+    return Pairs(pairs.rows[numbers], pairs.cutoffs[numbers])
+
+
+def _own_pairs(
+    data: PreparedData, asked: Pairs, held_out: float, processes: Processes
+) -> tuple[Int64, Int64]:
+    """The numbers of the pairs that this process learns from, and validates on.
+
+    They are of a range of neighboring users, so a process reads the shards of its own users only.
+    """
+    own = np.array(processes.share(len(asked)), dtype=np.int64)
+    pairs = _take(asked, own)
+    # Without a word there is nothing to predict.
+    own = own[sequence_lengths(data, pairs.rows, pairs.cutoffs) > 0]
+    is_out = is_held_out(data, asked.rows[own], held_out)
+    return own[~is_out], own[is_out]
+
+
+def _check_processes(config: PretrainConfig, fewest: int, processes: Processes) -> None:
+    if config.batch_size < processes.world:
+        raise InputError(
+            f"a batch of {config.batch_size} users cannot be split over {processes.world} "
+            "processes. Start fewer processes, or raise batch_size."
+        )
+    if fewest == 0:
+        raise InputError(
+            f"one of {processes.world} processes has no user to learn from. Start fewer processes."
+        )
+
+
 def _new_model(data: PreparedData, config: PretrainConfig, hide: Sequence[str]) -> UserBert:
     unknown = sorted(set(hide) - set(data.vocabularies.profile))
     if unknown:
@@ -246,26 +301,40 @@ def _check_origin(data: PreparedData, model: UserBert, hide: Sequence[str]) -> N
 
 def _open_work_folder(work: Path, record: Mapping[str, Any], resume: bool) -> None:
     """Make the folder of checkpoints, or check that the one there is of the same settings."""
-    if not work.exists():
+    run = work / _RUN
+    if not run.exists():
         try:
-            work.mkdir(parents=True)
+            work.mkdir(parents=True, exist_ok=True)
+            with replacing_file(run) as temporary:
+                write_json(temporary, record)
         except OSError as error:
             raise InputError(
                 f"cannot write {work}: {error.strerror}. Choose another -o."
             ) from error
-        write_json(work / _RUN, record)
         return
     if not resume:
         raise InputError(
             f"{work} holds an interrupted run. Go on with it by --resume, or remove it."
         )
-    begun = read_json(work / _RUN)
+    begun = read_json(run)
     changed = [key for key, value in record.items() if begun.get(key) != value]
     if changed:
         raise InputError(
             f"{work} holds a run with other settings ({', '.join(changed)} differ). "
             "Resume with the settings it was begun with, or remove it."
         )
+
+
+def _publish(model: UserBert, work: Path, output: Path) -> None:
+    """Write the model's folder, whole or not at all, and remove the run's."""
+    made = work / "model"
+    # A kill may have left a part of it.
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    shutil.copy(work / METRICS, made / METRICS)
+    model.write(made)
+    made.rename(output)
+    shutil.rmtree(work)
 
 
 def _outcome(trained: Trained) -> dict[str, Any]:

@@ -1,19 +1,23 @@
 """How well a model does on users that it does not learn from.
 
-In: pairs, a model, an objective. Out: the pairs held out, and mean losses over them. `pretrain`
-logs these beside the training loss.
+In: pairs, a model, an objective. Out: which pairs are held out, and mean losses over them.
+`pretrain` logs these beside the training loss. Each process validates on its own users: it has read
+their shards anyway, and none waits for another.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from userbert.data.batches import UserBatch
+from userbert.data.batches import Int64, UserBatch
 from userbert.data.pairs import Pairs
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.model.userbert import UserBert
+from userbert.training.distributed import ALONE, Processes, gathered
 from userbert.training.objectives import Objective
 
 _PAIRS = 2_048
@@ -21,42 +25,54 @@ _PAIRS = 2_048
 _BATCH = 64
 
 
-def hold_out(data: PreparedData, pairs: Pairs, share: float) -> tuple[Pairs, Pairs]:
-    """Part the pairs into those of users to learn from and those of users to validate on.
+def is_held_out(data: PreparedData, rows: Int64, share: float) -> NDArray[np.bool_]:
+    """(P,): whether users, by row, are validated on; the others are learned from.
 
     A user's side follows from the id alone, so runs of other seeds and months validate alike.
     """
-    hashes = np.concatenate([shard.user_hashes for shard in data.shards])[pairs.rows]
+    hashes = np.concatenate([shard.user_hashes for shard in data.shards])[rows]
     # The high bits choose the shard; the low ones are as good as random within it.
-    is_out = (hashes % np.uint64(10_000)) < np.uint64(round(share * 10_000))
-    return (
-        Pairs(pairs.rows[~is_out], pairs.cutoffs[~is_out]),
-        Pairs(pairs.rows[is_out], pairs.cutoffs[is_out]),
-    )
+    return (hashes % np.uint64(10_000)) < np.uint64(round(share * 10_000))
 
 
 def validation_batches(
-    data: PreparedData, held_out: Pairs, hidden: Collection[str]
+    data: PreparedData,
+    held_out: Pairs,
+    numbers: Int64,
+    hidden: Collection[str],
+    processes: Processes = ALONE,
 ) -> list[UserBatch]:
-    """The batches to validate on, kept in memory: the first pairs of those held out."""
-    count = min(len(held_out), _PAIRS)
+    """The batches to validate on, kept in memory: the first pairs of those held out.
+
+    `numbers` (P,) are what `UserBatch.index` calls the pairs. Each process takes its part.
+    """
+    count = min(len(held_out), len(processes.share(_PAIRS)))
     parts = [slice(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
-    return [cut(data, held_out.rows[part], held_out.cutoffs[part], hidden) for part in parts]
+    return [
+        replace(cut(data, held_out.rows[part], held_out.cutoffs[part], hidden), index=numbers[part])
+        for part in parts
+    ]
 
 
 def mean_losses(
-    model: UserBert, objective: Objective, batches: Sequence[UserBatch]
+    model: UserBert,
+    objective: Objective,
+    batches: Sequence[UserBatch],
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """The losses per user over some batches, without dropout; `loss` is their sum.
+    """The losses per user over the batches of all processes, without dropout; `loss` is their sum.
 
     The draws are the same each time, so that two values differ by the model alone.
     """
     model.eval()
-    sums: dict[str, float] = {}
+    own: dict[str, float] = {}
     with torch.inference_mode():
-        for number, batch in enumerate(batches):
-            for name, loss in objective(model, batch, np.random.default_rng(number)).items():
-                sums[name] = sums.get(name, 0.0) + loss.item() * len(batch)
-    users = sum(map(len, batches))
-    means = {name: total / users for name, total in sums.items()}
+        for batch in batches:
+            for name, loss in objective(model, batch, np.random.default_rng(0)).items():
+                own[name] = own.get(name, 0.0) + loss.item() * len(batch)
+    parts = gathered((own, sum(map(len, batches))), processes)
+    users = sum(count for _, count in parts)
+    # A process without held-out users has no names.
+    names = max((sums for sums, _ in parts), key=len)
+    means = {name: sum(sums.get(name, 0.0) for sums, _ in parts) / users for name in names}
     return {"loss": sum(means.values()), **means}

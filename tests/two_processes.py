@@ -1,0 +1,107 @@
+"""What each of two processes does in the tests of training together; torchrun starts it.
+
+`torchrun … two_processes.py NAME FOLDER` runs a function of this file and saves what it returns
+to `FOLDER/RANK.pt`.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthetic import TINY, batch, model, take
+from userbert.data.batches import UserBatch
+from userbert.errors import InputError
+from userbert.model.userbert import UserBert
+from userbert.training.distributed import (
+    Processes,
+    exchange_gradients,
+    from_first,
+    gathered,
+    joined,
+)
+from userbert.training.loop import LoopConfig, train
+from userbert.training.objectives import masked_words
+
+CONFIG = LoopConfig(steps=12, learning_rate=1e-2, log_every=1, checkpoint_every=6)
+SHAPES = [(2, 3), (4,), (6, 2), (6,), (5, 2), (3,)]
+"""Of gradients that are dense, dense in one process, sparse, sparse vectors, sparse in one process,
+and nowhere."""
+USERS = (3, 1)
+"""Of each process in `exchange`."""
+
+
+class Parts:
+    """A process's part of each batch of five users."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+
+    def __getitem__(self, step: int) -> UserBatch:
+        users = batch([[6, 3], [2, 0], [1, 4], [0, 5], [9, 1]], seed=step % 3, actions=2)
+        return take(users, self.processes.share(len(users)))
+
+
+def new_model() -> UserBert:
+    torch.manual_seed(0)
+    return model(config=TINY.model_copy(update={"dropout": 0.0}))
+
+
+def gradients(rank: int) -> list[Tensor | None]:
+    """The gradients of a process before the exchange."""
+    generator = torch.Generator().manual_seed(rank)
+
+    def dense(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def sparse(rows: list[int], *shape: int) -> Tensor:
+        values = dense(len(rows), *shape[1:])
+        return torch.sparse_coo_tensor(torch.tensor([rows]), values, shape, check_invariants=True)
+
+    return [
+        dense(2, 3),
+        None if rank else dense(4),
+        # A row may stand twice until a gradient is coalesced.
+        sparse([5, 0, 2, 5] if rank else [2, 3], 6, 2),
+        sparse([] if rank else [1, 4, 2], 6),
+        sparse([3], 5, 2) if rank else None,
+        None,
+    ]
+
+
+def exchange(processes: Processes) -> list[Tensor | None]:
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
+    for parameter, gradient in zip(parameters, gradients(processes.rank), strict=True):
+        parameter.grad = gradient
+    exchange_gradients(parameters, USERS[processes.rank], processes)
+    assert gathered(processes.rank, processes) == [0, 1]
+    assert from_first(lambda: processes.rank, processes) == 0
+    return [parameter.grad for parameter in parameters]
+
+
+def training(processes: Processes) -> Any:
+    network = new_model()
+    trained = train(network, masked_words, Parts(processes), CONFIG, processes=processes)
+    return trained.lines, trained.users, network.state_dict()
+
+
+def failing(processes: Processes) -> None:
+    """The second process finds a fault of its own while the first waits for it."""
+
+    class Damaged(Parts):
+        def __getitem__(self, step: int) -> UserBatch:
+            if step == 5 and processes.rank == 1:
+                raise InputError("a shard of the second process is damaged")
+            return super().__getitem__(step)
+
+    train(new_model(), masked_words, Damaged(processes), CONFIG, processes=processes)
+
+
+if __name__ == "__main__":
+    name, folder = sys.argv[1:]
+    with joined(os.environ) as own:
+        result = globals()[name](own)
+    torch.save(result, Path(folder) / f"{own.rank}.pt")
