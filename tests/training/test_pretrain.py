@@ -100,9 +100,12 @@ def test_interrupted_run_resumes_to_the_same_model(
         pretrain(data, output, config=TINY, seed=1)
     with pytest.raises(InputError, match=r"other settings \(seed differ"):
         pretrain(data, output, config=TINY, seed=2, resume=True)
-    resumed = pretrain(data, output, config=TINY, seed=1, resume=True)
-    for name, weight in expected.state_dict().items():
-        assert torch.equal(weight, resumed.state_dict()[name])
+    for _ in range(2):  # the second time there is nothing left to do
+        resumed = pretrain(data, output, config=TINY, seed=1, resume=True)
+        for name, weight in expected.state_dict().items():
+            assert torch.equal(weight, resumed.state_dict()[name])
+    with pytest.raises(InputError, match=r"exists already, made with other settings \(seed"):
+        pretrain(data, output, config=TINY, seed=2, resume=True)
 
 
 def _die(model: UserBert, folder: Path) -> None:

@@ -82,8 +82,9 @@ def pretrain(
     after the last event; or before each user's own, in `at`, a frame of `user_id` and `cutoff`.
     `hide` names profile fields that the model must not see. `config` replaces the preset's (see
     `configure`), `steps` its number of batches. `from_model` goes on from another model's weights,
-    in its size. `resume` goes on with an interrupted run of the same settings, and starts one if
-    there is none. `processes` say how many run together; by default this is the only one.
+    in its size. `resume` goes on with an interrupted run of the same settings, starts one if there
+    is none, and has nothing left to do if it is done. `processes` say how many run together; by
+    default this is the only one.
 
     Raises `InputError` if there is nothing to learn from, or `output` or an interrupted run is in
     the way; `ModelError` if the data have other ids than `from_model`.
@@ -93,8 +94,8 @@ def pretrain(
         config = config.model_copy(update={"steps": steps})
     processes = processes or Processes(device=best_device())
     output = None if output is None else Path(output)
-    work = None if output is None else output.with_name(f".{output.name}.training")
-    if output is not None and output.exists() and not (resume and work and work.exists()):
+    work = None if output is None else _work_folder(output)
+    if output is not None and output.exists() and not resume:
         raise InputError(f"{output} exists already. Choose another -o, or remove it first.")
     asked = _in_row_order(_pairs(data, before, at))
     learned, held_out = _own_pairs(data, asked, config.held_out, processes)
@@ -125,14 +126,10 @@ def pretrain(
         "data": data.checksum,
         "from": earlier or None,
     }
+    if output is not None and output.exists():
+        return _finished(output, record, processes)
     if work is not None and processes.is_first:
         _open_work_folder(work, record, resume)
-    if output is not None and work is not None and output.exists():
-        # The run was killed between publishing its folder and tidying up.
-        model = UserBert.from_pretrained(output)
-        if processes.is_first:
-            shutil.rmtree(work)
-        return model
     objective = _OBJECTIVES[config.objective]
     validation = validation_batches(data, _take(asked, held_out), held_out, model.hidden, processes)
     has_validation = any(size for _, size in sizes)
@@ -299,6 +296,29 @@ def _check_origin(data: PreparedData, model: UserBert, hide: Sequence[str]) -> N
         )
 
 
+def _work_folder(output: Path) -> Path:
+    return output.with_name(f".{output.name}.training")
+
+
+def _finished(output: Path, record: Mapping[str, Any], processes: Processes) -> UserBert:
+    """The model of a run that was killed when it was done, or nearly: its folder is whole."""
+    model = UserBert.from_pretrained(output)
+    changed = _changed(model.record, record)
+    if changed:
+        raise InputError(
+            f"{output} exists already, made with other settings ({changed} differ). "
+            "Choose another -o, or remove it first."
+        )
+    if processes.is_first:
+        shutil.rmtree(_work_folder(output), ignore_errors=True)
+    return model
+
+
+def _changed(begun: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """What a run was begun with otherwise."""
+    return ", ".join(key for key, value in record.items() if begun.get(key) != value)
+
+
 def _open_work_folder(work: Path, record: Mapping[str, Any], resume: bool) -> None:
     """Make the folder of checkpoints, or check that the one there is of the same settings."""
     run = work / _RUN
@@ -316,11 +336,10 @@ def _open_work_folder(work: Path, record: Mapping[str, Any], resume: bool) -> No
         raise InputError(
             f"{work} holds an interrupted run. Go on with it by --resume, or remove it."
         )
-    begun = read_json(run)
-    changed = [key for key, value in record.items() if begun.get(key) != value]
+    changed = _changed(read_json(run), record)
     if changed:
         raise InputError(
-            f"{work} holds a run with other settings ({', '.join(changed)} differ). "
+            f"{work} holds a run with other settings ({changed} differ). "
             "Resume with the settings it was begun with, or remove it."
         )
 
