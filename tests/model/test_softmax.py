@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from userbert import kernels
 from userbert.model import softmax
 from userbert.model.softmax import (
     WordSets,
@@ -16,16 +17,21 @@ from userbert.model.softmax import (
     set_cross_entropy,
 )
 
-
 Parts = tuple[Tensor, Tensor, Tensor]
 
 
-def problem(words: int, ids: int, seed: int) -> tuple[Parts, WordSets]:
+def problem(
+    words: int, ids: int, seed: int, hidden: int = 4, scale: float = 1.0
+) -> tuple[Parts, WordSets]:
     """Word vectors, weights and bias, and sets of which some may be empty."""
     generator = torch.Generator().manual_seed(seed)
     vectors, weight, bias = (
-        torch.randn(*size, generator=generator).requires_grad_()
-        for size in ((words, 4), (ids, 4), (ids,))
+        (torch.randn(*size, generator=generator) * factor).requires_grad_()
+        for *size, factor in (
+            (words, hidden, 1.0),
+            (ids, hidden, scale / hidden**0.5),
+            (ids, scale),
+        )
     )
     rng = np.random.default_rng(seed)
     pairs = np.unique(rng.integers(0, max(1, words) * ids, min(words, 1) * 3 * words))
@@ -113,3 +119,38 @@ def test_ids_are_drawn_once_each_and_as_many_as_asked(ids: int, count: int, star
     assert len(candidates.places) <= count + 1
     assert np.isfinite(candidates.log_weights).all()
     assert (candidates.log_weights >= -1e-6).all()
+
+
+needs_kernels = pytest.mark.skipif(not kernels.available(), reason="no kernels on this machine")
+
+
+@needs_kernels
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 700), st.floats(0.1, 30), st.integers(0, 2**31))
+def test_kernel_equals_the_exact_loss_but_for_rounding(
+    words: int, ids: int, scale: float, seed: int
+) -> None:
+    parts, sets = problem(words, ids, seed, hidden=32, scale=scale)
+    expected = set_cross_entropy(*parts, sets)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = set_cross_entropy(*parts, sets)
+    # Logits are of products of rounded numbers: off by 2^-9 of their terms.
+    assert abs(loss - expected) <= 0.005 * (1 + scale) * (1 + len(sets.ids))
+    for mine, theirs in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
+        rounding = 0.02 * (1 + len(sets.ids)) * max(1, scale)
+        assert (mine - theirs).norm() <= (0.02 + 0.02 * scale) * theirs.norm() + rounding
+
+
+@needs_kernels
+def test_kernels_results_do_not_depend_on_the_number_of_threads() -> None:
+    parts, sets = problem(9, 3_000, 5, hidden=32)
+    found = []
+    threads = torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = set_cross_entropy(*parts, sets)
+        found.append([loss, *gradients(loss, parts)])
+    torch.set_num_threads(threads)
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)

@@ -1,12 +1,19 @@
 """Adam by row moves weights as dense Adam does."""
 # mypy: disable-error-code="no-untyped-call"
 
+from copy import deepcopy
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from synthetic import batch, model, shape
+from userbert import kernels
 from userbert.model.tables import AttributeTables
+from userbert.model.userbert import UserBertConfig
+from userbert.training.objectives import masked_words
 from userbert.training.optim import Adam
 
 
@@ -43,3 +50,35 @@ def test_rows_move_as_dense_adam_moves_them(seed: int, steps: int, scale: float)
         dense.step()
     adam.flush()
     assert torch.allclose(ours.weight, plain.weight, atol=2e-5)
+
+
+def test_row_that_missed_nothing_stays_among_rows_that_did() -> None:
+    ours = tables()
+    adam = Adam(torch.nn.ModuleList([ours, torch.nn.Linear(1, 1)]), 1e-2)
+    for rows in ([1], [2], [1, 3]):
+        adam.zero_grad()
+        # Row 3 has been brought up to date, and has no momentum.
+        adam.rows["0"].catch_up(torch.tensor([3]))
+        (ours.sum_groups(np.array(rows), np.arange(len(rows) + 1)) * 0).sum().backward()
+        adam.step()
+    assert torch.isfinite(ours.weight).all()
+
+
+@pytest.mark.skipif(not kernels.available(), reason="no kernels on this machine")
+def test_step_from_a_gradients_factors_is_the_step_from_the_gradient() -> None:
+    config = UserBertConfig(layers=1, hidden=64, heads=2, feed_forward=64, dropout=0.0)
+    torch.manual_seed(0)
+    first = model(shape(genres=300), config)
+    second = deepcopy(first)
+    for network, alone in ((first, True), (second, False)):
+        adam = Adam(network, 1e-3, alone=alone)
+        users = batch([[5, 2], [9, 4]], inputs=shape(genres=300))
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = masked_words(network, users, np.random.default_rng(0))
+        adam.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        assert (network.heads[0].attributes[0].project.weight.grad is None) == alone
+        adam.step()
+        adam.close()
+    for name, weight in first.state_dict().items():
+        assert torch.allclose(weight, second.state_dict()[name], atol=1e-6), name

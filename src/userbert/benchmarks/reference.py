@@ -20,25 +20,24 @@ from transformers import BertConfig, BertModel
 
 from userbert.data.batches import SegmentBatch, UserBatch
 from userbert.model.encoder import NORM_EPSILON, Encoder
-from userbert.model.userbert import UserBert
+from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.training.masking import Selection
 
 MAX_WORDS = 128
 """Places of a padded segment (paper §4.4)."""
 
 
-def bert_encoder(encoder: Encoder) -> nn.Module:
+def bert_encoder(encoder: Encoder, config: UserBertConfig) -> nn.Module:
     """Hugging Face's encoder with the weights of ours."""
-    first = encoder.blocks[0]
-    hidden = first.attention_output.in_features
+    hidden = config.hidden
     bert = BertModel(
         BertConfig(
             vocab_size=2,
             hidden_size=hidden,
-            num_hidden_layers=len(encoder.blocks),
-            num_attention_heads=first.heads,
-            intermediate_size=first.widen.out_features,
-            hidden_dropout_prob=first.dropout.p,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.feed_forward,
+            hidden_dropout_prob=config.dropout,
             # As in ours; dropout on them would leave the fused kernel.
             attention_probs_dropout_prob=0.0,
             layer_norm_eps=NORM_EPSILON,
@@ -93,8 +92,8 @@ class Reference(nn.Module):
         self.cls = nn.Parameter(embedding.cls.detach().clone())
         self.norm = nn.LayerNorm(len(self.cls), NORM_EPSILON)
         self.norm.load_state_dict(embedding.norm.state_dict())
-        self.dropout = nn.Dropout(embedding.dropout.p)
-        self.encoder = bert_encoder(model.encoder)
+        self.dropout = nn.Dropout(model.config.dropout)
+        self.encoder = bert_encoder(model.encoder, model.config)
         self.heads: Any = nn.ModuleList(
             nn.ModuleList(_linear(head.project) for head in heads.attributes)
             for heads in model.heads

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from userbert.data.batches import InputShape, Int64, SegmentBatch, SegmentShape, UserBatch
+from userbert.model.dropout import Dropout, token_keys
 from userbert.model.encoder import NORM_EPSILON
 from userbert.model.tables import INIT_DEVIATION, AttributeTables, as_tensor
 
@@ -35,6 +36,8 @@ class Encoded:
     """(W,) of each segment: where each word stands among the T tokens."""
     user_of_word: tuple[Tensor, ...]
     """(W,) of each segment: whose word it is."""
+    keys: Tensor | None = None
+    """(T,): what decides dropout, in training."""
 
 
 class SegmentEmbedding(nn.Module):
@@ -104,7 +107,7 @@ class InputEmbedding(nn.Module):
         self.profile_segment = nn.Parameter(torch.empty(hidden))
         self.cls = nn.Parameter(torch.empty(hidden))
         self.norm = nn.LayerNorm(hidden, NORM_EPSILON)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def attribute_vectors(self) -> list[list[Tensor]]:
         """Of each segment, the vectors (size, E) of each attribute's ids."""
@@ -145,7 +148,8 @@ class InputEmbedding(nn.Module):
         order = np.empty(len(places), np.int64)
         order[places] = np.arange(len(places))
         vectors = torch.cat(pieces).index_select(0, as_tensor(order, device))  # (T, H)
-        vectors = self.dropout(self.norm(vectors))
+        keys = self._keys(batch, lengths)
+        vectors = self.dropout(self.norm(vectors), keys, 0)
 
         words = np.split(places, np.cumsum([count.sum() for count in counts]))
         words = words[1 : 1 + len(batch.segments)]
@@ -159,10 +163,22 @@ class InputEmbedding(nn.Module):
             as_tensor(lengths, device),
             as_tensor(places[: len(batch)], device),
             tuple(as_tensor(index, device) for index in words),
-            tuple(
+            keys=keys,
+            user_of_word=tuple(
                 as_tensor(np.repeat(users, segment.word_counts), device)
                 for segment in batch.segments
             ),
+        )
+
+    def _keys(self, batch: UserBatch, lengths: Int64) -> Tensor | None:
+        """Keys (T,) for dropout: of user and token, so that it is the same in any batch."""
+        if not self.dropout.threshold:
+            return None
+        seed = int(torch.randint(1 << 62, ()))
+        users = np.repeat(batch.index, lengths)
+        numbers = np.arange(len(users)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return token_keys(seed, torch.from_numpy(users), torch.from_numpy(numbers)).to(
+            self.cls.device
         )
 
 

@@ -47,7 +47,7 @@ class Encoder(nn.Module):
             return tokens
         if keys is None and self.dropout.threshold:
             keys = random_keys(len(tokens), tokens.device)
-        if self.fused and _casts_to_bf16(tokens):
+        if self.fused and casts_to_bf16(tokens):
             return self._run_kernel(tokens, lengths, keys)
         padding = Padding(lengths)
         for block in self.blocks:
@@ -61,7 +61,8 @@ class Encoder(nn.Module):
         return encode(tokens.float(), lengths, keys, shape, weights)
 
 
-def _casts_to_bf16(tokens: Tensor) -> bool:
+def casts_to_bf16(tokens: Tensor) -> bool:
+    """Whether products on the CPU are to be in bf16, which is what the kernels compute."""
     return (
         tokens.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from userbert.data.batches import SegmentBatch, SegmentShape
+from userbert.kernels.softmax import LayerGradient
 from userbert.model.softmax import (
     WordSets,
     draw_candidates,
@@ -44,6 +45,8 @@ class AttributeHead(RowSparse):
 
     samples: int | None = None
     """In training, sum the softmax over a sample of so many ids; none: over all of them."""
+    deferred: list[LayerGradient] | None = None
+    """Where the optimizer wants this layer's gradient, if it can take it by its factors."""
 
     def __init__(self, hidden: int, size: int) -> None:
         super().__init__()
@@ -61,7 +64,7 @@ class AttributeHead(RowSparse):
         """Cross-entropy against the words' sets, summed over the words (M, H)."""
         weight, bias = self.project.weight, self.project.bias
         if self.samples is None or not self.training:
-            return set_cross_entropy(vectors, weight, bias, sets)
+            return set_cross_entropy(vectors, weight, bias, sets, self.deferred)
         candidates = draw_candidates(len(bias), self.samples, torch.rand(()).item(), sets)
         self.announce(as_tensor(candidates.places, vectors.device))
         return sampled_set_cross_entropy(vectors, weight, bias, sets, candidates)

@@ -19,7 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from userbert import kernels
 from userbert.data.batches import Int64
+from userbert.kernels.softmax import LayerGradient, cross_entropy, fits
+from userbert.model.encoder import casts_to_bf16
 from userbert.model.tables import as_tensor, gather_rows
 
 _CHUNK = 8_192
@@ -36,11 +39,20 @@ class WordSets:
     """(P,): an id of that word, each once; never 0, none."""
 
 
-def set_cross_entropy(vectors: Tensor, weight: Tensor, bias: Tensor, sets: WordSets) -> Tensor:
+def set_cross_entropy(
+    vectors: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    sets: WordSets,
+    deferred: list[LayerGradient] | None = None,
+) -> Tensor:
     """Cross-entropy of words (M, H) against their sets, over all V ids, summed over the words.
 
-    `weight` (V, H) and `bias` (V,) belong to the ids 1, 2, ….
+    `weight` (V, H) and `bias` (V,) belong to the ids 1, 2, …. With a list as `deferred`, the
+    backward pass may put their gradient into it instead of into the weights.
     """
+    if casts_to_bf16(vectors) and kernels.available() and fits(vectors.shape[1]):
+        return cross_entropy(vectors, weight, bias, sets.words, sets.ids - 1, deferred)
     words, places = (as_tensor(part, vectors.device) for part in (sets.words, sets.ids - 1))
     return _SetCrossEntropy.apply(vectors, weight, bias, words, places)  # type: ignore[no-any-return, no-untyped-call]
 

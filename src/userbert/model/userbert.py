@@ -100,7 +100,7 @@ class UserBert(nn.Module):
     ) -> Encoded:
         """Encode a batch; `zeroed`, (W,) of each segment, says which words' inputs are zero."""
         encoded: Encoded = self.embedding(batch, zeroed)
-        return replace(encoded, tokens=self.encoder(encoded.tokens, encoded.lengths))
+        return replace(encoded, tokens=self.encoder(encoded.tokens, encoded.lengths, encoded.keys))
 
     def user_vectors(self, encoded: Encoded, pool: Pool | None = None) -> Tensor:
         """User embeddings (B, H): the mean of the words' final vectors, or those of [CLS].

@@ -11,12 +11,14 @@ Adam's, at the cost of the rows that are read (docs/decisions/0007-the-fast-trai
 Letters in shapes: R rows of a weight, U rows of a batch, E width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from userbert.kernels.softmax import LayerGradient, Memory
+from userbert.model.heads import AttributeHead
 from userbert.model.tables import RowSparse
 
 _MEAN_DECAY, _SQUARE_DECAY, _EPSILON = 0.9, 0.999, 1e-8
@@ -29,10 +31,11 @@ _FLUSHED = 65_536
 class Adam:
     """Adam over the weights of a module, with a constant learning rate.
 
-    Weights of `RowSparse` modules are updated by row, all others by PyTorch's fused kernel.
+    Weights of `RowSparse` modules are updated by row; those of heads as their gradient is formed,
+    if one process trains `alone` and a kernel can; all others by PyTorch's fused kernel.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float) -> None:
+    def __init__(self, module: nn.Module, learning_rate: float, *, alone: bool = True) -> None:
         self.rows = {
             name: RowAdam(part, learning_rate)
             for name, part in module.named_modules()
@@ -47,18 +50,64 @@ class Adam:
             fused=True,
         )
 
+        # Many processes must exchange gradients, which are then written out.
+        self.heads = [
+            part for part in module.modules()
+            if isinstance(part, AttributeHead) and part.samples is None and alone
+        ]  # fmt: skip
+        self.deferred: list[list[LayerGradient]] = []
+        for head in self.heads:
+            head.deferred = []
+            self.deferred.append(head.deferred)
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         self.dense.zero_grad()
+        for deferred in self.deferred:
+            # A forward pass may hold the list already.
+            deferred.clear()
         for part in self.rows.values():
             for weight in part.weights:
                 weight.grad = None
 
     def step(self) -> None:
         """Take a step along the gradients."""
+        for head, deferred in zip(self.heads, self.deferred, strict=True):
+            self._learn(head.project, deferred)
         self.dense.step()
         for part in self.rows.values():
             part.step()
+
+    @torch.no_grad()
+    def _learn(self, layer: nn.Linear, deferred: Sequence[LayerGradient]) -> None:
+        """Take the step of a layer whose gradient was deferred; its weights then have none."""
+        if len(deferred) == 1 and layer.weight.grad is None:
+            weight, bias = (self._state(part) for part in (layer.weight, layer.bias))
+            for state in (weight, bias):
+                state["step"] += 1
+            steps = weight["step"].item()
+            memory = Memory(
+                weight["exp_avg"],
+                weight["exp_avg_sq"],
+                bias["exp_avg"],
+                bias["exp_avg_sq"],
+                step_size=self.dense.param_groups[0]["lr"] / (1 - _MEAN_DECAY**steps),
+                root=(1 - _SQUARE_DECAY**steps) ** 0.5,
+            )
+            deferred[0].take_step(memory)
+            return
+        # Several losses read the head.
+        for part in deferred:
+            for own, gradient in zip((layer.weight, layer.bias), part.dense(), strict=True):
+                own.grad = gradient if own.grad is None else own.grad + gradient
+
+    def _state(self, weight: Tensor) -> dict[str, Tensor]:
+        """What dense Adam remembers of a weight, as it would begin."""
+        state: dict[str, Tensor] = self.dense.state[weight]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(weight) for _ in range(2))
+        return state
 
     def flush(self) -> None:
         """Bring every row up to date, as must be before weights are read but for training."""
@@ -70,11 +119,13 @@ class Adam:
         self.flush()
         for part in self.rows.values():
             part.module.before_read = None
+        for head in self.heads:
+            head.deferred = None
 
 
-def adam(module: nn.Module, learning_rate: float) -> Adam:
+def adam(module: nn.Module, learning_rate: float, *, alone: bool = True) -> Adam:
     """The optimizer of a module."""
-    return Adam(module, learning_rate)
+    return Adam(module, learning_rate, alone=alone)
 
 
 class RowAdam:
@@ -101,9 +152,11 @@ class RowAdam:
         but for ε, of which the mean over the steps is taken.
         """
         since = self.current.index_select(0, rows)
-        missed = (self.steps - since).double()
-        if not missed.any():
+        behind = since < self.steps
+        rows, since = rows[behind], since[behind]
+        if not len(rows):
             return
+        missed = (self.steps - since).double()
         travel, epsilon = _TAILS.until(since, self.steps)
         mean_decay, square_decay = (_MEAN_DECAY**missed).float(), (_SQUARE_DECAY**missed).float()
         for weight, means, squares in zip(self.weights, self.means, self.squares, strict=True):
@@ -171,7 +224,9 @@ class _Tails:
         starts = since.cpu().numpy()
         decay = self._RATIOS[:, None] ** (step - starts)
         travel, epsilon = self._sums[:, starts] - decay * self._sums[:, step, None]
-        epsilon *= _EPSILON / np.maximum(travel, np.finfo(np.float64).tiny)
+        # A row that missed nothing has none to go, and may have nothing but ε to divide by.
+        is_behind = travel > 0
+        epsilon = np.where(is_behind, epsilon / np.where(is_behind, travel, 1), 1) * _EPSILON
         both = torch.from_numpy(np.stack([travel, epsilon]).astype(np.float32)).to(since.device)
         return both[0], both[1]
 

@@ -1,0 +1,203 @@
+"""The exact loss over many ids in C, as one operation with a gradient (`softmax.c`).
+
+In: word vectors, a linear layer's weights, and the ids in each word. Out: the loss; in its backward
+pass the gradients, or a step of Adam along them, for which gradients of the weights never exist as
+arrays: there are as many as weights, and to write and read them takes longer than all else.
+`model/softmax.py` uses it where it can, in place of its own operations.
+
+Letters in shapes: M words, H hidden, V ids, P (word, id) pairs.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from userbert.kernels import Block, Blocks, fork, library
+
+_CHUNK = 128
+"""Ids that go by at once, as in softmax.c."""
+
+_Int64 = NDArray[np.int64]
+
+_rooms = Blocks()
+_shares: dict[int, Blocks] = {}
+"""What calls keep until their backward pass, by the number of ids: sizes differ much."""
+
+
+class _Call(ctypes.Structure):
+    """`Call` in softmax.c."""
+
+    _fields_ = (
+        ("fork", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("words", "ids", "hidden", "threads")),
+        *((name, ctypes.c_void_p) for name in
+          ("vectors", "weight", "bias", "counts", "shares", "tops", "log_sums", "expected",
+           "pair_words", "pair_ids")),
+        ("pairs", ctypes.c_int64),
+        ("gradient", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in
+          ("to_weight", "to_bias", "weight_mean", "weight_square", "bias_mean", "bias_square")),
+        ("step_size", ctypes.c_float),
+        ("root", ctypes.c_float),
+        ("room", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+def fits(hidden: int) -> bool:
+    """Whether vectors of this size can be used in C."""
+    return hidden % 32 == 0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What Adam remembers of a layer, and its next step."""
+
+    weight_mean: Tensor
+    weight_square: Tensor
+    """(V, H) each."""
+    bias_mean: Tensor
+    bias_square: Tensor
+    """(V,) each."""
+    step_size: float
+    """Of the bias-corrected mean."""
+    root: float
+    """By which the root of the square is divided."""
+
+
+@dataclass(frozen=True)
+class LayerGradient:
+    """The gradient of a layer's weights as its factors: the shares of ids, and word vectors."""
+
+    weight: Tensor
+    bias: Tensor
+    vectors: Tensor
+    """(M, H)."""
+    words: Tensor
+    places: Tensor
+    """(P,) each: the pairs, ascending in places, which are ids less one."""
+    counts: Tensor
+    log_sums: Tensor
+    tops: Tensor
+    shares: Block
+    gradient: float
+    """Of the loss."""
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """The gradients (V, H) of the weights and (V,) of the biases."""
+        to_weight, to_bias = torch.empty_like(self.weight), torch.empty_like(self.bias)
+        self._run(to_weight=to_weight.data_ptr(), to_bias=to_bias.data_ptr())
+        return to_weight, to_bias
+
+    def take_step(self, memory: Memory) -> None:
+        """Move weights and biases, and what Adam remembers of them, in place."""
+        self._run(
+            weight_mean=memory.weight_mean.data_ptr(),
+            weight_square=memory.weight_square.data_ptr(),
+            bias_mean=memory.bias_mean.data_ptr(),
+            bias_square=memory.bias_square.data_ptr(),
+            step_size=memory.step_size,
+            root=memory.root,
+        )
+
+    def _run(self, **more: Any) -> None:
+        call = _call(self.vectors, self.weight, self.bias, **more)
+        call.counts, call.log_sums = self.counts.data_ptr(), self.log_sums.data_ptr()
+        call.tops, call.shares = self.tops.data_ptr(), self.shares.address
+        call.pair_words, call.pair_ids = self.words.data_ptr(), self.places.data_ptr()
+        call.pairs, call.gradient = len(self.words), self.gradient
+        _run("userbert_softmax_backward", call)
+
+
+def cross_entropy(  # noqa: PLR0917 - a layer and the pairs
+    vectors: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    words: _Int64,
+    places: _Int64,
+    deferred: list[LayerGradient] | None,
+) -> Tensor:
+    """Cross-entropy of words (M, H) against sets of ids, given as pairs (P,) of word and place.
+
+    With a list as `deferred`, the backward pass adds the layer's gradient to it, and gives the
+    layer none.
+    """
+    order = np.argsort(places, kind="stable")
+    return _CrossEntropy.apply(  # type: ignore[no-any-return, no-untyped-call]
+        vectors, weight, bias, torch.from_numpy(words[order]), torch.from_numpy(places[order]),
+        deferred,
+    )  # fmt: skip
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd passes by position
+        ctx: Any,
+        vectors: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        words: Tensor,
+        places: Tensor,
+        deferred: list[LayerGradient] | None,
+    ) -> Tensor:
+        vectors = vectors.detach().float().contiguous()
+        weight, bias = weight.detach(), bias.detach()
+        count, ids = len(vectors), len(bias)
+        counts = torch.bincount(words, minlength=count).float()  # (M,)
+        log_sums, expected = torch.empty(count), torch.empty_like(vectors)
+        chunks = -(-ids // _CHUNK)
+        tops = torch.empty(chunks, count)
+        shares = _shares.setdefault(ids, Blocks()).take(4 * chunks * _CHUNK * -(-count // 2))
+        call = _call(vectors, weight, bias, tops=tops.data_ptr(), shares=shares.address)
+        call.log_sums, call.expected = log_sums.data_ptr(), expected.data_ptr()
+        _run("userbert_softmax_forward", call)
+        own = weight.index_select(0, places)  # (P, H)
+        present = (vectors.index_select(0, words) * own).sum() + bias.index_select(0, places).sum()
+        ctx.to_vectors = expected.mul_(counts[:, None]).index_add_(0, words, own, alpha=-1)
+        ctx.parts = {
+            "weight": weight, "bias": bias, "vectors": vectors, "words": words, "places": places,
+            "counts": counts, "log_sums": log_sums, "tops": tops, "shares": shares,
+        }  # fmt: skip
+        ctx.deferred = deferred
+        return (counts * log_sums).sum() - present
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        to_layer = LayerGradient(**ctx.parts, gradient=gradient.item())
+        to_vectors = ctx.to_vectors * gradient
+        if ctx.deferred is not None:
+            ctx.deferred.append(to_layer)
+            return to_vectors, None, None, None, None, None
+        return to_vectors, *to_layer.dense(), None, None, None
+
+
+def _call(vectors: Tensor, weight: Tensor, bias: Tensor, **more: Any) -> _Call:
+    """What all calls have in common. The caller holds the tensors while it runs."""
+    return _Call(
+        fork=fork(),
+        words=len(vectors),
+        ids=len(bias),
+        hidden=vectors.shape[1],
+        threads=torch.get_num_threads(),
+        vectors=vectors.data_ptr(),
+        weight=weight.data_ptr(),
+        bias=bias.data_ptr(),
+        **more,
+    )
+
+
+def _run(name: str, call: _Call) -> None:
+    native = library()
+    assert native is not None
+    native.userbert_softmax_room.restype = ctypes.c_int64
+    room = _rooms.take(
+        4 * native.userbert_softmax_room(ctypes.c_int64(call.words), ctypes.c_int64(call.hidden))
+    )
+    call.room = room.address
+    native[name](ctypes.byref(call))
