@@ -17,7 +17,7 @@
 /* Rows of scores that are worked on at once: even, so that rows pair up. */
 enum { SCORE_ROWS = 24 };
 
-/* A row's softmax: e^(scale · score - greatest) · share. */
+/* A row's softmax: 2^(scale · score - greatest) · share, where scale is LOG2_E / √D. */
 typedef struct {
     float greatest, share;
 } Softmax;
@@ -66,7 +66,7 @@ ALWAYS_INLINE const uint32_t *head_words(const Attention *a, int part, int head)
     return (const uint32_t *)(a->mixed + (part * a->heads + head) * a->width);
 }
 
-/* Softmax of a row of scores: e^(…) rounded to bf16, zeros up to S; its sum stays aside. */
+/* Softmax of a row of scores: 2^(…) rounded to bf16, zeros up to S; its sum stays aside. */
 ALWAYS_INLINE KERNEL Softmax softmax_row(const float *scores, int tokens, float scale,
                                          uint16_t *rounded)
 {
@@ -81,7 +81,7 @@ ALWAYS_INLINE KERNEL Softmax softmax_row(const float *scores, int tokens, float 
         const __mmask16 lanes = first_lanes(tokens - j);
         const __m512 score = _mm512_maskz_loadu_ps(lanes, scores + j);
         const __m512 power = _mm512_maskz_mov_ps(
-            lanes, exponential(_mm512_fmsub_ps(score, _mm512_set1_ps(scale), _mm512_set1_ps(most))));
+            lanes, power_of_2(_mm512_fmsub_ps(score, _mm512_set1_ps(scale), _mm512_set1_ps(most))));
         sum = _mm512_add_ps(sum, power);
         store_bf16(rounded + j, power);
     }
@@ -94,7 +94,7 @@ KERNEL static void attend(const Attention *a, uint16_t *seen, const AttentionRoo
     const int tokens = a->tokens, hidden = a->heads * a->width, pairs = divide_up(tokens, 2);
     const int padded = divide_up(tokens, LANES) * LANES, words = a->width / 2;
     const ptrdiff_t stride = 3 * hidden / 2;
-    const float scale = 1.0f / sqrtf((float)a->width);
+    const float scale = LOG2_E / sqrtf((float)a->width);
     const Right keys = {room->keys, PANEL, (ptrdiff_t)PANEL * words};
     const Right values = {room->value_pairs, a->width, PANEL};
     for (int head = 0; head < a->heads; head++) {
@@ -126,7 +126,7 @@ ALWAYS_INLINE KERNEL float weigh_row(float *scores, const float *gradients, int 
     for (int j = 0; j < tokens; j += LANES) {
         const __mmask16 lanes = first_lanes(tokens - j);
         const __m512 score = _mm512_maskz_loadu_ps(lanes, scores + j);
-        const __m512 power = exponential(_mm512_fmsub_ps(score, _mm512_set1_ps(scale), greatest));
+        const __m512 power = power_of_2(_mm512_fmsub_ps(score, _mm512_set1_ps(scale), greatest));
         const __m512 weight = _mm512_maskz_mul_ps(lanes, power, share);
         sum = _mm512_fmadd_ps(weight, _mm512_maskz_loadu_ps(lanes, gradients + j), sum);
         _mm512_storeu_ps(scores + j, weight);
@@ -177,9 +177,9 @@ KERNEL static void differentiate_scores(const Attention *a, int head, const uint
             float *weights = room->scores + i * padded;
             const float *gradients = room->weight_gradients + i * padded;
             const Softmax *softmax = a->softmax + (row + i) * a->heads + head;
-            float sums[2] = {weigh_row(weights, gradients, tokens, scale, softmax[0]), 0};
+            float sums[2] = {weigh_row(weights, gradients, tokens, scale * LOG2_E, softmax[0]), 0};
             if (both)
-                sums[1] = weigh_row(weights + padded, gradients + padded, tokens, scale,
+                sums[1] = weigh_row(weights + padded, gradients + padded, tokens, scale * LOG2_E,
                                     softmax[a->heads]);
             const ptrdiff_t pair = (ptrdiff_t)(row + i) / 2 * padded;
             differentiate_rows(weights, gradients, sums, both, tokens, padded,

@@ -275,6 +275,8 @@ KERNEL static void store_affine(const void *job, const float *tile, int row, int
                                 int columns)
 {
     const Affine *affine = job;
+    const ptrdiff_t next = (row + rows) * affine->stride + column;
+    fetch_rows(affine->to + next, 2 * affine->stride, rows, 2 * columns);
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < columns; j += LANES) {
             const ptrdiff_t at = (row + i) * affine->stride + column + j;
@@ -287,6 +289,10 @@ KERNEL static void store_gelu(const void *job, const float *tile, int row, int r
                               int columns)
 {
     const Affine *affine = job;
+    const ptrdiff_t next = (row + rows) * affine->stride + column;
+    fetch_rows(affine->to + next, 2 * affine->stride, rows, 2 * columns);
+    if (affine->slope)
+        fetch_rows(affine->slope + next, 2 * affine->stride, rows, 2 * columns);
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < columns; j += LANES) {
             const ptrdiff_t at = (row + i) * affine->stride + column + j;
@@ -397,6 +403,8 @@ KERNEL static void store_slope(const void *job, const float *tile, int row, int 
                                int columns)
 {
     const Slope *slope = job;
+    fetch_rows(slope->slope + (row + rows) * slope->stride + column, 2 * slope->stride, rows,
+               2 * columns);
     for (int j = 0; j < columns; j += LANES) {
         __m512 sum = _mm512_loadu_ps(slope->bias + column + j);
         for (int i = 0; i < rows; i++) {

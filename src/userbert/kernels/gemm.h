@@ -33,7 +33,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define KERNEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define KERNEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,prfchw")))
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 /* A header's functions: each file uses some of them. */
 #define HEADER static __attribute__((unused))
@@ -78,105 +78,123 @@ ALWAYS_INLINE KERNEL __mmask16 first_lanes(int count)
 
 /* ---- products ---- */
 
-/* One tile of C, of rows × 16 vectors; the sums stay in registers while k runs. */
-ALWAYS_INLINE KERNEL void tile(const int rows, const int vectors, Left a, const uint32_t *b,
-                               ptrdiff_t step, int pairs, float *c, ptrdiff_t stride,
-                               __mmask16 last, bool add)
+/* What all tiles of a panel have in common. */
+typedef struct {
+    ptrdiff_t row, step;    /* of the Left */
+    ptrdiff_t right_step;
+    int pairs;
+    ptrdiff_t stride;       /* of C's rows */
+    __mmask16 last;         /* lanes of the last vector */
+    bool add;
+} Product;
+
+/* One tile of C, rows × 16 · vectors; the sums stay in registers while k runs. */
+ALWAYS_INLINE KERNEL void tile(const int rows, const int vectors, const uint32_t *a,
+                               const uint32_t *b, float *c, const Product *product)
 {
+    const ptrdiff_t row = product->row, stride = product->stride;
+    const __mmask16 last = product->last;
     __m512 sum[MOST_ROWS][4];
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
-            const __mmask16 lanes = v == vectors - 1 ? last : 0xffff;
-            sum[i][v] = add ? _mm512_maskz_loadu_ps(lanes, c + i * stride + v * LANES)
-                            : _mm512_setzero_ps();
-        }
-    for (int p = 0; p < pairs; p++) {
+        for (int v = 0; v < vectors; v++)
+            sum[i][v] = _mm512_setzero_ps();
+    if (product->add)
+#pragma GCC unroll 12
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                sum[i][v] = _mm512_maskz_loadu_ps(v == vectors - 1 ? last : 0xffff,
+                                                  c + i * stride + v * LANES);
+    for (int p = 0; p < product->pairs; p++) {
         __m512bh right[4];
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++)
-            right[v] = (__m512bh)_mm512_loadu_si512(b + p * step + v * LANES);
+            right[v] = (__m512bh)_mm512_loadu_si512(b + v * LANES);
 #pragma GCC unroll 12
         for (int i = 0; i < rows; i++) {
-            const __m512bh left = (__m512bh)_mm512_set1_epi32((int)a.pairs[i * a.row + p * a.step]);
+            const __m512bh left = (__m512bh)_mm512_set1_epi32((int)a[i * row]);
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
                 sum[i][v] = _mm512_dpbf16_ps(sum[i][v], left, right[v]);
         }
+        a += product->step;
+        b += product->right_step;
     }
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++)
-            _mm512_mask_storeu_ps(c + i * stride + v * LANES, v == vectors - 1 ? last : 0xffff,
-                                  sum[i][v]);
+            if (v < vectors - 1)
+                _mm512_storeu_ps(c + i * stride + v * LANES, sum[i][v]);
+            else
+                _mm512_mask_storeu_ps(c + i * stride + v * LANES, last, sum[i][v]);
 }
+
+typedef void (*Tile)(const uint32_t *a, const uint32_t *b, float *c, const Product *product);
 
 #define TILE(R, V) \
-    case R: \
-        tile(R, V, a, b, step, pairs, c, stride, last, add); \
-        break
-
+    HEADER KERNEL void tile_##R##_##V(const uint32_t *a, const uint32_t *b, float *c, \
+                                      const Product *product) \
+    { \
+        tile(R, V, a, b, c, product); \
+    }
 /* 24 sums fill the registers and hide the products' latency: 6 rows of 4 vectors, 12 of 2. */
-HEADER KERNEL void tile_of_4(int rows, Left a, const uint32_t *b, ptrdiff_t step, int pairs,
-                             float *c, ptrdiff_t stride, __mmask16 last, bool add)
-{
-    switch (rows) {
-        TILE(1, 4); TILE(2, 4); TILE(3, 4); TILE(4, 4); TILE(5, 4); TILE(6, 4);
-    }
-}
-
-HEADER KERNEL void tile_of_3(int rows, Left a, const uint32_t *b, ptrdiff_t step, int pairs,
-                             float *c, ptrdiff_t stride, __mmask16 last, bool add)
-{
-    switch (rows) {
-        TILE(1, 3); TILE(2, 3); TILE(3, 3); TILE(4, 3); TILE(5, 3); TILE(6, 3);
-    }
-}
-
-HEADER KERNEL void tile_of_2(int rows, Left a, const uint32_t *b, ptrdiff_t step, int pairs,
-                             float *c, ptrdiff_t stride, __mmask16 last, bool add)
-{
-    switch (rows) {
-        TILE(1, 2); TILE(2, 2); TILE(3, 2); TILE(4, 2); TILE(5, 2); TILE(6, 2);
-        TILE(7, 2); TILE(8, 2); TILE(9, 2); TILE(10, 2); TILE(11, 2); TILE(12, 2);
-    }
-}
-
-HEADER KERNEL void tile_of_1(int rows, Left a, const uint32_t *b, ptrdiff_t step, int pairs,
-                             float *c, ptrdiff_t stride, __mmask16 last, bool add)
-{
-    switch (rows) {
-        TILE(1, 1); TILE(2, 1); TILE(3, 1); TILE(4, 1); TILE(5, 1); TILE(6, 1);
-        TILE(7, 1); TILE(8, 1); TILE(9, 1); TILE(10, 1); TILE(11, 1); TILE(12, 1);
-    }
-}
+TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
+TILE(7, 1) TILE(8, 1) TILE(9, 1) TILE(10, 1) TILE(11, 1) TILE(12, 1)
+TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2)
+TILE(7, 2) TILE(8, 2) TILE(9, 2) TILE(10, 2) TILE(11, 2) TILE(12, 2)
+TILE(1, 3) TILE(2, 3) TILE(3, 3) TILE(4, 3) TILE(5, 3) TILE(6, 3)
+TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
 #undef TILE
 
-typedef void (*TileKernel)(int rows, Left a, const uint32_t *b, ptrdiff_t step, int pairs,
-                           float *c, ptrdiff_t stride, __mmask16 last, bool add);
+/* By vectors and rows, each less one. */
+static const Tile TILES[4][MOST_ROWS] = {
+    {tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1, tile_7_1, tile_8_1, tile_9_1,
+     tile_10_1, tile_11_1, tile_12_1},
+    {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2, tile_7_2, tile_8_2, tile_9_2,
+     tile_10_2, tile_11_2, tile_12_2},
+    {tile_1_3, tile_2_3, tile_3_3, tile_4_3, tile_5_3, tile_6_3},
+    {tile_1_4, tile_2_4, tile_3_4, tile_4_4, tile_5_4, tile_6_4},
+};
+
+/* Bring `rows` rows of `bytes` bytes near, to be written, while something else is computed: rows
+ * a stride apart are more than the processor foresees. */
+ALWAYS_INLINE KERNEL void fetch_rows(const void *first, ptrdiff_t stride, int rows, int bytes)
+{
+    for (int i = 0; i < rows; i++)
+        for (int line = 0; line < bytes; line += 64)
+            __builtin_prefetch((const char *)first + i * stride + line, 1);
+}
 
 /* One panel of C, at most 64 columns: to c if it is given, else piece by piece to finish. */
-HEADER KERNEL void multiply_panel(Left a, Right b, int m, int column, int columns, int pairs,
-                                  float *c, ptrdiff_t stride, bool add, Finish finish,
-                                  const void *job)
+ALWAYS_INLINE KERNEL void multiply_panel(Left a, Right b, int m, int column, int columns, int pairs,
+                                         float *c, ptrdiff_t stride, bool add, Finish finish,
+                                         const void *job)
 {
-    static const TileKernel kernels[] = {tile_of_1, tile_of_2, tile_of_3, tile_of_4};
     _Alignas(64) float piece[MOST_ROWS * PANEL];
     const int vectors = divide_up(columns, LANES);
-    const __mmask16 last = first_lanes(columns - (vectors - 1) * LANES);
     const uint32_t *right = b.pairs + column / PANEL * b.panel;
+    const Product product = {
+        a.row, a.step, b.step, pairs, c ? stride : PANEL,
+        c ? first_lanes(columns - (vectors - 1) * LANES) : 0xffff, add};
     /* Blocks of even height: a single row left over would wait for its own sums. */
     const int blocks = divide_up(m, vectors > 2 ? 6 : MOST_ROWS);
+    if (blocks == 0)
+        return;
+    const int height = m / blocks, higher = m % blocks;
     for (int block = 0, row = 0; block < blocks; block++) {
-        const int rows = (m - row) / (blocks - block);
-        const Left left = {a.pairs + row * a.row, a.row, a.step};
+        const int rows = height + (block < higher);
+        const Tile compute = TILES[vectors - 1][rows - 1];
+        const uint32_t *left = a.pairs + row * a.row;
         if (c != NULL) {
-            kernels[vectors - 1](rows, left, right, b.step, pairs, c + row * stride + column,
-                                 stride, last, add);
+            float *to = c + row * stride + column;
+            if (add)
+                fetch_rows(to + rows * stride, 4 * stride, rows, 4 * columns);
+            compute(left, right, to, &product);
         } else {
-            kernels[vectors - 1](rows, left, right, b.step, pairs, piece, PANEL, 0xffff, false);
+            compute(left, right, piece, &product);
             finish(job, piece, row, rows, column, columns);
         }
         row += rows;
