@@ -24,12 +24,17 @@ def tables(seed: int = 0, scale: float = 1.0) -> AttributeTables:
     return made
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 400), st.sampled_from([1e-4, 1e-3, 1.0]))
-def test_rows_move_as_dense_adam_moves_them(seed: int, steps: int, scale: float) -> None:
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31), st.integers(1, 400), st.sampled_from([1e-4, 1e-3, 1.0]), st.booleans()
+)
+def test_rows_move_as_dense_adam_moves_them(
+    seed: int, steps: int, scale: float, native: bool
+) -> None:
     rng = np.random.default_rng(seed)
     ours, plain = tables(), tables()
     adam = Adam(torch.nn.ModuleList([ours, torch.nn.Linear(1, 1)]), 1e-2)
+    adam.rows["0"].native &= native
     dense = torch.optim.Adam([plain.weight], lr=1e-2)
     for _ in range(steps):
         # Few rows a step, some of them rarely.
