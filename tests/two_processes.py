@@ -5,6 +5,7 @@ to `FOLDER/RANK.pt`.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,18 @@ def failing(processes: Processes) -> None:
             return super().__getitem__(step)
 
     train(new_model(), masked_words, Damaged(processes), CONFIG, processes=processes)
+
+
+def dying(processes: Processes) -> None:
+    """The second process is killed while the first waits for it."""
+
+    class Last(Parts):
+        def __getitem__(self, step: int) -> UserBatch:
+            if step == 5 and processes.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__getitem__(step)
+
+    train(new_model(), masked_words, Last(processes), CONFIG, processes=processes)
 
 
 if __name__ == "__main__":

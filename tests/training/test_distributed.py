@@ -103,3 +103,12 @@ def test_fault_of_one_process_ends_all_and_is_told_once(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("InputError: a shard of the second process is damaged") == 1
     assert done.stderr.count("Traceback") == 2, done.stderr  # its own and torchrun's
+
+
+@pytest.mark.slow
+def test_process_that_is_killed_takes_the_others_with_it(tmp_path: Path) -> None:
+    done = launch("dying", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("UserBertError: another process of this run has ended") <= 1
+    assert "exitcode  : -9" in done.stderr
+    assert not list(tmp_path.iterdir())

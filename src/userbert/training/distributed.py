@@ -5,7 +5,7 @@ over the users of all, the same in every process to the last bit. One process is
 nothing of torch.distributed is started for it. The command line joins, the loop exchanges.
 
 Our gradients hold the rows that were read and no others, so they are exchanged here and not by
-`DistributedDataParallel`: rows in one message, all else in another.
+`DistributedDataParallel`: a message that says which, and one sum of all.
 """
 
 import os
@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
+
+from userbert.errors import UserBertError
 
 _T = TypeVar("_T")
 
@@ -74,10 +76,18 @@ def joined(environment: Mapping[str, str]) -> Iterator[Processes]:
     try:
         yield Processes(rank, world, device)
     except BaseException as error:
-        if store.add("failed", 1) > 1:
+        if not _is_first_to_fail(store):
             raise SystemExit(1) from error
         raise
     dist.destroy_process_group()
+
+
+def _is_first_to_fail(store: Any) -> bool:
+    try:
+        return bool(store.add("failed", 1) == 1)
+    except dist.DistError:
+        # torchrun, which keeps the count, has ended.
+        return True
 
 
 def _end_with(parent: int) -> None:
@@ -87,12 +97,25 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    """Say what it means if a message to the other processes fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserBertError(
+            f"another process of this run has ended, or cannot be reached ({error}). Its own "
+            "message says more; go on by --resume."
+        ) from error
+
+
 def gathered(value: _T, processes: Processes) -> list[_T]:
     """The values of all processes, by rank."""
     if processes.world == 1:
         return [value]
     values: list[Any] = [None] * processes.world
-    dist.all_gather_object(values, value)
+    with _together():
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -100,7 +123,8 @@ def from_first(work: Callable[[], _T], processes: Processes) -> _T:
     """Let the first process work, and tell all what came out."""
     found: list[Any] = [work() if processes.is_first else None]
     if processes.world > 1:
-        dist.broadcast_object_list(found)
+        with _together():
+            dist.broadcast_object_list(found)
     result: _T = found[0]
     return result
 
@@ -110,27 +134,35 @@ def exchange_gradients(
 ) -> None:
     """Make each gradient the mean over the users of all processes.
 
-    Before, it is the mean over the `users` of this one. Gradients are dense, or sparse by row.
+    Before, it is the mean over the `users` of this one. Gradients are dense, or sparse by row; of
+    the latter all rows that any process has are summed.
     """
     if processes.world == 1:
         return
     for part in parameters:
         if part.grad is not None and part.grad.is_sparse:
             part.grad = part.grad.coalesce()
-    own = torch.tensor([users, *map(_kind, parameters)], device=processes.device)
-    headers = [torch.empty_like(own) for _ in range(processes.world)]
-    dist.all_gather(headers, own)
-    table = torch.stack(headers).cpu()  # (processes, 1 + parameters)
-    weight = users / int(table[:, 0].sum())
-    kinds = table[:, 1:]
-    highest = kinds.amax(dim=0).tolist()
-    dense = [part for part, kind in zip(parameters, highest, strict=True) if kind == _DENSE]
+    header = torch.tensor([users, *map(_kind, parameters)], device=processes.device)
+    headers = torch.stack(_from_all(header, processes.world)).cpu()  # (processes, 1 + parameters)
+    counts = headers[:, 1:]
+    highest = counts.amax(dim=0).tolist()
     sparse = [number for number, kind in enumerate(highest) if kind > _DENSE]
-    if dense:
-        _exchange_dense(dense, weight)
-    if sparse:
-        rows = kinds[:, sparse].clamp(min=0).tolist()
-        _exchange_rows([parameters[number] for number in sparse], rows, weight)
+    rows = _rows_of_all(
+        [parameters[number] for number in sparse], counts[:, sparse].clamp(min=0).tolist()
+    )
+    rows_of = dict(zip(sparse, rows, strict=True))
+    learned = [number for number, kind in enumerate(highest) if kind != _NONE]
+    gradients = [_spread(parameters[number], rows_of.get(number)) for number in learned]
+    # One message: the size of many small ones is less than what they cost.
+    flat = torch.cat([gradient.view(-1) for gradient in gradients])
+    flat *= users / int(headers[:, 0].sum())
+    with _together():
+        dist.all_reduce(flat)
+    sums = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for number, gradient, summed in zip(learned, gradients, sums, strict=True):
+        part, own_rows = parameters[number], rows_of.get(number)
+        mean = summed.view_as(gradient)
+        part.grad = mean if own_rows is None else _by_row(part, own_rows, mean)
 
 
 def _kind(parameter: nn.Parameter) -> int:
@@ -140,52 +172,49 @@ def _kind(parameter: nn.Parameter) -> int:
     return parameter.grad.values().shape[0] if parameter.grad.is_sparse else _DENSE
 
 
-def _exchange_dense(parameters: Sequence[nn.Parameter], weight: float) -> None:
-    """Sum gradients, times each process's weight, as one vector."""
-    gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in parameters]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).mul_(weight)
-    dist.all_reduce(flat)
-    sizes = [part.numel() for part in parameters]
-    for part, summed in zip(parameters, torch.split(flat, sizes), strict=True):
-        part.grad = summed.view_as(part)
+def _rows_of_all(parameters: Sequence[nn.Parameter], counts: list[list[int]]) -> list[Tensor]:
+    """For each parameter, the rows in order that any process has a gradient of.
 
-
-def _exchange_rows(
-    parameters: Sequence[nn.Parameter], rows: Sequence[Sequence[int]], weight: float
-) -> None:
-    """Sum gradients that are sparse by row, times each process's weight, in one message.
-
-    `rows` says how many of each parameter each process has. Processes send as much as the one that
-    has most.
+    `counts` says of each process how many it has of each parameter.
     """
-    widths = [part[0].numel() for part in parameters]
-    sizes = [
-        [size for number, width in zip(numbers, widths, strict=True)
-         for size in (number, number * width)]
-        for numbers in rows
-    ]  # fmt: skip
-    own = torch.zeros(max(map(sum, sizes)), dtype=torch.int32, device=parameters[0].device)
-    pieces = [piece for part in parameters for piece in _as_integers(part, weight)]
-    if pieces:
-        message = torch.cat(pieces)
-        own[: len(message)] = message
-    messages = [torch.empty_like(own) for _ in rows]
-    dist.all_gather(messages, own)
+    if not parameters:
+        return []
+    # Messages must be of one size.
+    own = torch.zeros(max(map(sum, counts)), dtype=torch.int64, device=parameters[0].device)
+    place = 0
+    for part in parameters:
+        if part.grad is not None:
+            rows = part.grad.indices()[0]
+            own[place : place + len(rows)] = rows
+            place += len(rows)
     received = [
-        torch.split(message[: sum(lengths)], lengths)
-        for message, lengths in zip(messages, sizes, strict=True)
+        torch.split(message[: sum(sizes)], sizes)
+        for message, sizes in zip(_from_all(own, len(counts)), counts, strict=True)
     ]
-    for number, part in enumerate(parameters):
-        index = torch.cat([pieces[2 * number] for pieces in received]).long()
-        values = torch.cat([pieces[2 * number + 1] for pieces in received]).view(part.dtype)
-        part.grad = torch.sparse_coo_tensor(
-            index[None], values.view(-1, *part.shape[1:]), part.shape, check_invariants=False
-        ).coalesce()
+    return [torch.unique(torch.cat(pieces)) for pieces in zip(*received, strict=True)]
 
 
-def _as_integers(parameter: nn.Parameter, weight: float) -> tuple[Tensor, ...]:
-    """The rows of a gradient, and the bits of its values."""
-    if parameter.grad is None:
-        return ()
-    values = parameter.grad.values() * weight
-    return parameter.grad.indices()[0].int(), values.reshape(-1).view(torch.int32)
+def _spread(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
+    """The gradient of all weights, or that of some rows: zero where it has none."""
+    gradient = parameter.grad
+    if rows is None:
+        return torch.zeros_like(parameter) if gradient is None else gradient.contiguous()
+    values = parameter.new_zeros(len(rows), *parameter.shape[1:])
+    if gradient is not None:
+        places = torch.searchsorted(rows, gradient.indices()[0])
+        values.index_copy_(0, places, gradient.values())
+    return values
+
+
+def _by_row(parameter: nn.Parameter, rows: Tensor, values: Tensor) -> Tensor:
+    return torch.sparse_coo_tensor(
+        rows[None], values, parameter.shape, is_coalesced=True, check_invariants=False
+    )
+
+
+def _from_all(message: Tensor, world: int) -> list[Tensor]:
+    """The messages, of one size, of all processes by rank."""
+    messages = [torch.empty_like(message) for _ in range(world)]
+    with _together():
+        dist.all_gather(messages, message)
+    return messages
