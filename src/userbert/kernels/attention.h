@@ -66,26 +66,38 @@ ALWAYS_INLINE const uint32_t *head_words(const Attention *a, int part, int head)
     return (const uint32_t *)(a->mixed + (part * a->heads + head) * a->width);
 }
 
-/* Softmax of a row of scores: 2^(…) rounded to bf16, zeros up to S; its sum stays aside. */
-ALWAYS_INLINE KERNEL Softmax softmax_row(const float *scores, int tokens, float scale,
-                                         uint16_t *rounded)
+/* Of rows of scores (rows, S) only L are real: let the others be so low that they weigh nothing. */
+ALWAYS_INLINE KERNEL void close_rows(float *scores, int rows, int tokens, int padded)
 {
-    const __m512 lowest = _mm512_set1_ps(-INFINITY);
-    __m512 greatest = lowest;
-    for (int j = 0; j < tokens; j += LANES)
-        greatest = _mm512_max_ps(greatest, _mm512_mask_loadu_ps(lowest, first_lanes(tokens - j),
-                                                                scores + j));
-    const float most = _mm512_reduce_max_ps(greatest) * scale;
-    __m512 sum = _mm512_setzero_ps();
-    for (int j = 0; j < tokens; j += LANES) {
-        const __mmask16 lanes = first_lanes(tokens - j);
-        const __m512 score = _mm512_maskz_loadu_ps(lanes, scores + j);
-        const __m512 power = _mm512_maskz_mov_ps(
-            lanes, power_of_2(_mm512_fmsub_ps(score, _mm512_set1_ps(scale), _mm512_set1_ps(most))));
-        sum = _mm512_add_ps(sum, power);
-        store_bf16(rounded + j, power);
+    const __mmask16 beyond = (__mmask16)~first_lanes(tokens - (padded - LANES));
+    for (int i = 0; i < rows; i++)
+        _mm512_mask_storeu_ps(scores + (i + 1) * padded - LANES, beyond, _mm512_set1_ps(-1e30f));
+}
+
+/* Softmax of rows of scores (rows, S): 2^(…) rounded to bf16; their sums stay aside. */
+ALWAYS_INLINE KERNEL void soften_rows(const float *scores, int rows, int padded, float scale,
+                                      uint16_t *rounded, Softmax *softmax, int heads)
+{
+    /* All greatest first: the rows' sums then wait for nothing. */
+    for (int i = 0; i < rows; i++) {
+        const float *row = scores + i * padded;
+        __m512 greatest = _mm512_loadu_ps(row);
+        for (int j = LANES; j < padded; j += LANES)
+            greatest = _mm512_max_ps(greatest, _mm512_loadu_ps(row + j));
+        softmax[i * heads].greatest = _mm512_reduce_max_ps(greatest) * scale;
     }
-    return (Softmax){most, 1.0f / _mm512_reduce_add_ps(sum)};
+    for (int i = 0; i < rows; i++) {
+        const __m512 greatest = _mm512_set1_ps(softmax[i * heads].greatest);
+        __m512 sum = _mm512_setzero_ps();
+        for (int j = 0; j < padded; j += LANES) {
+            const __m512 score = _mm512_loadu_ps(scores + i * padded + j);
+            const __m512 power =
+                power_of_2(_mm512_fmsub_ps(score, _mm512_set1_ps(scale), greatest));
+            sum = _mm512_add_ps(sum, power);
+            store_bf16(rounded + i * padded + j, power);
+        }
+        softmax[i * heads].share = 1.0f / _mm512_reduce_add_ps(sum);
+    }
 }
 
 /* Fill seen (L, A, D) and, for the way back, softmax (L, A). */
@@ -103,12 +115,11 @@ KERNEL static void attend(const Attention *a, uint16_t *seen, const AttentionRoo
         for (int row = 0; row < tokens; row += SCORE_ROWS) {
             const int rows = smaller(SCORE_ROWS, tokens - row);
             const Left queries = {head_words(a, 0, head) + row * stride, stride, 1};
-            gemm_store(queries, keys, rows, tokens, words, room->scores, padded, false);
             Softmax *softmax = a->softmax + row * a->heads + head;
-            for (int i = 0; i < rows; i++)
-                softmax[i * a->heads] =
-                    softmax_row(room->scores + i * padded, tokens, scale,
-                                (uint16_t *)(room->rounded + i * padded / 2));
+            gemm_store(queries, keys, rows, padded, words, room->scores, padded, false);
+            close_rows(room->scores, rows, tokens, padded);
+            soften_rows(room->scores, rows, padded, scale, (uint16_t *)room->rounded, softmax,
+                        a->heads);
             const HeadStore store = {seen + row * hidden + head * a->width, hidden, softmax,
                                      a->heads, 0};
             gemm_finish((Left){room->rounded, padded / 2, 1}, values, rows, a->width, pairs,
@@ -117,39 +128,43 @@ KERNEL static void attend(const Attention *a, uint16_t *seen, const AttentionRoo
     }
 }
 
-/* One row of weights P from its scores, in place, and the sum of P ∘ dP. */
-ALWAYS_INLINE KERNEL float weigh_row(float *scores, const float *gradients, int tokens, float scale,
-                                     Softmax softmax)
+/* Rows of weights P from their scores, in place, and each row's sum of P ∘ dP. */
+ALWAYS_INLINE KERNEL void weigh_rows(float *scores, const float *gradients, int rows, int padded,
+                                     float scale, const Softmax *softmax, int heads, float *sums)
 {
-    const __m512 greatest = _mm512_set1_ps(softmax.greatest), share = _mm512_set1_ps(softmax.share);
-    __m512 sum = _mm512_setzero_ps();
-    for (int j = 0; j < tokens; j += LANES) {
-        const __mmask16 lanes = first_lanes(tokens - j);
-        const __m512 score = _mm512_maskz_loadu_ps(lanes, scores + j);
-        const __m512 power = power_of_2(_mm512_fmsub_ps(score, _mm512_set1_ps(scale), greatest));
-        const __m512 weight = _mm512_maskz_mul_ps(lanes, power, share);
-        sum = _mm512_fmadd_ps(weight, _mm512_maskz_loadu_ps(lanes, gradients + j), sum);
-        _mm512_storeu_ps(scores + j, weight);
+    for (int i = 0; i < rows; i++) {
+        const __m512 greatest = _mm512_set1_ps(softmax[i * heads].greatest);
+        const __m512 share = _mm512_set1_ps(softmax[i * heads].share);
+        __m512 sum = _mm512_setzero_ps();
+        for (int j = i * padded; j < (i + 1) * padded; j += LANES) {
+            const __m512 score = _mm512_loadu_ps(scores + j);
+            const __m512 power =
+                power_of_2(_mm512_fmsub_ps(score, _mm512_set1_ps(scale), greatest));
+            const __m512 weight = _mm512_mul_ps(power, share);
+            sum = _mm512_fmadd_ps(weight, _mm512_loadu_ps(gradients + j), sum);
+            _mm512_storeu_ps(scores + j, weight);
+        }
+        sums[i] = _mm512_reduce_add_ps(sum);
     }
-    return _mm512_reduce_add_ps(sum);
 }
 
-/* Scores' gradients dS = P ∘ (dP - sum) of two rows, each alone and both, and P, as pairs. */
+/* Scores' gradients dS = P ∘ (dP - sum) of two rows, each alone and both, and P, as pairs. Without
+ * a second row its half of the pairs is zero. */
 ALWAYS_INLINE KERNEL void differentiate_rows(const float *weights, const float *gradients,
-                                             const float sums[2], bool both, int tokens, int padded,
-                                             uint32_t *rounded, uint32_t *weight_pairs,
+                                             const float *sums, bool both, int padded,
+                                             uint16_t *rounded, uint32_t *weight_pairs,
                                              uint32_t *score_pairs)
 {
-    for (int j = 0; j < tokens; j += LANES) {
-        const __mmask16 lanes = first_lanes(tokens - j), second = both ? lanes : 0;
-        const __m512 p0 = _mm512_maskz_loadu_ps(lanes, weights + j);
+    const __mmask16 second = both ? 0xffff : 0;
+    for (int j = 0; j < padded; j += LANES) {
+        const __m512 p0 = _mm512_loadu_ps(weights + j);
         const __m512 p1 = _mm512_maskz_loadu_ps(second, weights + padded + j);
-        const __m512 g0 = _mm512_maskz_loadu_ps(lanes, gradients + j);
+        const __m512 g0 = _mm512_loadu_ps(gradients + j);
         const __m512 g1 = _mm512_maskz_loadu_ps(second, gradients + padded + j);
         const __m512 s0 = _mm512_mul_ps(p0, _mm512_sub_ps(g0, _mm512_set1_ps(sums[0])));
         const __m512 s1 = _mm512_mul_ps(p1, _mm512_sub_ps(g1, _mm512_set1_ps(sums[1])));
-        store_bf16((uint16_t *)rounded + j, s0);
-        store_bf16((uint16_t *)rounded + padded + j, s1);
+        store_bf16(rounded + j, s0);
+        store_bf16(rounded + padded + j, s1);
         _mm512_storeu_si512(weight_pairs + j, pair_up(p0, p1));
         _mm512_storeu_si512(score_pairs + j, pair_up(s0, s1));
     }
@@ -167,23 +182,20 @@ KERNEL static void differentiate_scores(const Attention *a, int head, const uint
     for (int row = 0; row < tokens; row += SCORE_ROWS) {
         const int rows = smaller(SCORE_ROWS, tokens - row);
         gemm_store((Left){head_words(a, 0, head) + row * stride, stride, 1},
-                   (Right){room->keys, PANEL, panel}, rows, tokens, words, room->scores, padded,
+                   (Right){room->keys, PANEL, panel}, rows, padded, words, room->scores, padded,
                    false);
         gemm_store((Left){seen + row * hidden / 2, hidden / 2, 1},
-                   (Right){room->values, PANEL, panel}, rows, tokens, words,
+                   (Right){room->values, PANEL, panel}, rows, padded, words,
                    room->weight_gradients, padded, false);
+        float sums[SCORE_ROWS + 1] = {0};
+        close_rows(room->scores, rows, tokens, padded);
+        weigh_rows(room->scores, room->weight_gradients, rows, padded, scale * LOG2_E,
+                   a->softmax + row * a->heads + head, a->heads, sums);
         for (int i = 0; i < rows; i += 2) {
-            const bool both = i + 1 < rows;
-            float *weights = room->scores + i * padded;
-            const float *gradients = room->weight_gradients + i * padded;
-            const Softmax *softmax = a->softmax + (row + i) * a->heads + head;
-            float sums[2] = {weigh_row(weights, gradients, tokens, scale * LOG2_E, softmax[0]), 0};
-            if (both)
-                sums[1] = weigh_row(weights + padded, gradients + padded, tokens, scale * LOG2_E,
-                                    softmax[a->heads]);
             const ptrdiff_t pair = (ptrdiff_t)(row + i) / 2 * padded;
-            differentiate_rows(weights, gradients, sums, both, tokens, padded,
-                               room->rounded + i * padded / 2, room->weight_pairs + pair,
+            differentiate_rows(room->scores + i * padded, room->weight_gradients + i * padded,
+                               sums + i, i + 1 < rows, padded,
+                               (uint16_t *)room->rounded + i * padded, room->weight_pairs + pair,
                                room->score_pairs + pair);
         }
         const HeadStore store = {gradient + row * 3 * hidden + head * a->width, 3 * hidden, NULL, 0,

@@ -461,12 +461,12 @@ KERNEL static void backward_wide(const Job *job, int layer, const Group *group, 
     const NormGradients last = {to[NARROW_BIAS], to[GAIN_2], to[SHIFT_2]};
     norm_rows_backward(&norms[1], n, kept->hat[1], kept->inverse[1], room->keys, room->x,
                        room->rounded, &last);
+    const Slope slope = {kept->slope, room->wide, to[WIDEN_BIAS], f};
+    gemm_finish(rows_of(room->rounded, h), right[3], n, f, h / 2, store_slope, &slope);
     pair_rows((const uint32_t *)room->rounded, h / 2, n, h, room->pairs);
     pair_rows((const uint32_t *)kept->wide, f / 2, n, f, room->wide_pairs[0]);
     weight_gradient(room->pairs, h, room->wide_pairs[0], f, n, to[NARROW], add);
 
-    const Slope slope = {kept->slope, room->wide, to[WIDEN_BIAS], f};
-    gemm_finish(rows_of(room->rounded, h), right[3], n, f, h / 2, store_slope, &slope);
     pair_rows((const uint32_t *)room->wide, f / 2, n, f, room->wide_pairs[0]);
     pair_normed(&norms[0], n, kept->hat[0], room->pairs);
     weight_gradient(room->wide_pairs[0], f, room->pairs, h, n, to[WIDEN], add);

@@ -337,13 +337,23 @@ HEADER KERNEL void transpose_right(const uint32_t *from, ptrdiff_t stride, int p
 /* Round (n, k), k a multiple of 32, to the Right operand of its transpose: C = A Wᵀ. */
 HEADER KERNEL void pack_transposed(const float *from, ptrdiff_t stride, int n, int k, Right b)
 {
-    uint32_t rows[LANES * LANES];
     for (int j = 0; j < n; j += LANES)
         for (int p = 0; p < k / 2; p += LANES) {
-            const int count = smaller(LANES, n - j);
-            round_rows(from + j * stride + 2 * p, stride, count, 2 * LANES, rows, LANES);
-            const Right part = {b.pairs + j / PANEL * b.panel + p * b.step + j % PANEL, b.step, 0};
-            transpose_right(rows, LANES, LANES, count, part);
+            __m512i words[LANES];
+            const float *block = from + j * stride + 2 * p;
+            fetch_rows(block + 4 * LANES, 4 * stride, smaller(LANES, n - j), 8 * LANES);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) {
+                const __mmask16 lanes = j + i < n ? 0xffff : 0;
+                const float *row = block + i * stride;
+                words[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes, row + LANES),
+                                                        _mm512_maskz_loadu_ps(lanes, row));
+            }
+            transpose_words(words);
+            uint32_t *to = (uint32_t *)b.pairs + j / PANEL * b.panel + p * b.step + j % PANEL;
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++)
+                _mm512_storeu_si512(to + i * b.step, words[i]);
         }
 }
 
