@@ -102,6 +102,19 @@ class UserBert(nn.Module):
         encoded: Encoded = self.embedding(batch, zeroed)
         return replace(encoded, tokens=self.encoder(encoded.tokens, encoded.lengths, encoded.keys))
 
+    def sample_softmax(self, samples: int | None) -> None:
+        """Let heads of many ids learn from about so many at a time; none: from all, exactly."""
+        for heads in self.heads:
+            for head in heads.attributes:
+                # Half of the ids would take as long as all.
+                is_large = samples is not None and head.project.out_features > 2 * samples
+                head.samples = samples if is_large else None
+
+    def fastest_precision(self, device: torch.device) -> Precision:
+        """What a device learns the fastest in."""
+        # PyTorch's own bf16 on a CPU is slower than float32 at the paper's batches; ours is not.
+        return "bf16" if device.type == "cuda" or self.encoder.fused else "float32"
+
     def user_vectors(self, encoded: Encoded, pool: Pool | None = None) -> Tensor:
         """User embeddings (B, H): the mean of the words' final vectors, or those of [CLS].
 

@@ -36,6 +36,8 @@ from userbert.training.objectives import Objective, masked_words
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
 
 _RUN = "run.json"
+SAMPLES = 2_048
+"""Ids that a sampled softmax looks at, besides those of the batch."""
 
 
 class PretrainConfig(Strict):
@@ -49,8 +51,12 @@ class PretrainConfig(Strict):
     """User sequences in a batch (paper §4.4)."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Of Adam (paper §4.4)."""
-    precision: Precision = "float32"
-    """At batches of 16, bf16 spends more on conversions than its products save."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """bf16 where it is the faster: on a GPU, and where our kernels can run."""
+    softmax: Literal["exact", "sampled"] = "exact"
+    """Over all ids, or, in attributes of many, over a sample."""
+    samples: int = Field(default=SAMPLES, ge=1)
+    """Ids in a sample."""
     held_out: float = Field(default=0.05, ge=0, lt=1)
     """The share of users whose loss is watched, and who are not learned from."""
     checkpoint_every: int = Field(default=1000, ge=1)
@@ -110,6 +116,12 @@ def pretrain(
         model = _new_model(data, config, hide) if from_model is None else deepcopy(from_model)
     if from_model is not None:
         _check_origin(data, model, hide)
+    model.sample_softmax(config.samples if config.softmax == "sampled" else None)
+    precision = (
+        model.fastest_precision(processes.device)
+        if config.precision == "auto"
+        else config.precision
+    )
     earlier = dict(model.record)
     record = {
         "preset": preset,
@@ -124,6 +136,7 @@ def pretrain(
         "pairs": sum(size for size, _ in sizes),
         "held_out_pairs": sum(size for _, size in sizes),
         "data": data.checksum,
+        "precision": precision,
         "from": earlier or None,
     }
     if output is not None and output.exists():
@@ -152,7 +165,7 @@ def pretrain(
             steps=config.steps,
             learning_rate=config.learning_rate,
             seed=seed,
-            precision=config.precision,
+            precision=precision,
             checkpoint_every=config.checkpoint_every,
         ),
         folder=work,
@@ -163,6 +176,7 @@ def pretrain(
         description="pretraining",
     )
     model.cpu().eval()
+    model.sample_softmax(None)
     if processes.is_first:
         model.record = {**record, **_outcome(trained)}
         if output is not None and work is not None:

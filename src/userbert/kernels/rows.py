@@ -1,0 +1,109 @@
+"""Adam on the rows of a table that a batch read, in C (`rows.c`).
+
+In: a table's weights, what Adam remembers of them, and the rows that were read. Out: the same,
+moved in place. `training/row_adam.py` uses it where it can, in place of its own operations.
+
+Letters in shapes: R rows of a table, U rows of a batch, E width.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from userbert.kernels import fork, library
+
+_WEIGHTS = 2
+"""Of a table, at most."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's weights, and what Adam remembers of them."""
+
+    weights: Sequence[Tensor]
+    means: Sequence[Tensor]
+    squares: Sequence[Tensor]
+    """(R, E) or (R,) each, of at most two weights."""
+    current: Tensor
+    """(R,), int32: the step that each row is up to date with."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of Adam."""
+
+    learning_rate: float
+    mean_decay: float
+    square_decay: float
+    epsilon: float
+    tail_ratios: tuple[float, float]
+    """By which the sums of `tails` shrink a step."""
+
+
+class _Call(ctypes.Structure):
+    """`Call` in rows.c."""
+
+    _fields_ = (
+        ("fork", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("threads", "rows", "weights", "steps")),
+        ("widths", ctypes.c_int64 * _WEIGHTS),
+        *((name, ctypes.c_void_p * _WEIGHTS) for name in ("weight", "mean", "square", "gradient")),
+        *((name, ctypes.c_void_p) for name in ("current", "row", "travel", "epsilon")),
+        *((name, ctypes.c_double) for name in
+          ("mean_decay", "square_decay", "travel_ratio", "epsilon_ratio", "tiny",
+           "learning_rate")),
+    )  # fmt: skip
+
+
+def update_rows(  # noqa: PLR0917 - all of it is Adam's
+    table: Table,
+    rows: Tensor,
+    gradients: Sequence[Tensor],
+    steps: int,
+    tails: NDArray[np.float64],
+    settings: Settings,
+) -> None:
+    """Bring rows (U,) up to date with the steps taken, and move them along their gradients, if any.
+
+    `gradients` (U, E) are of each weight, or empty; `tails` (2, at least steps + 1) say how far
+    momentum carries.
+    """
+    given = [gradient.contiguous() for gradient in gradients]
+    call = _Call(
+        fork=fork(),
+        threads=torch.get_num_threads(),
+        rows=len(rows),
+        weights=len(table.weights),
+        steps=steps,
+        widths=_each(ctypes.c_int64, [weight[0].numel() for weight in table.weights]),
+        weight=_addresses(table.weights),
+        mean=_addresses(table.means),
+        square=_addresses(table.squares),
+        gradient=_addresses(given),
+        current=table.current.data_ptr(),
+        row=rows.data_ptr(),
+        travel=tails[0].ctypes.data,
+        epsilon=tails[1].ctypes.data,
+        mean_decay=settings.mean_decay,
+        square_decay=settings.square_decay,
+        travel_ratio=settings.tail_ratios[0],
+        epsilon_ratio=settings.tail_ratios[1],
+        tiny=settings.epsilon,
+        learning_rate=settings.learning_rate,
+    )
+    native = library()
+    assert native is not None
+    native.userbert_rows_update(ctypes.byref(call))
+
+
+def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * _WEIGHTS)(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _each(kind: type[ctypes.c_int64], values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (kind * _WEIGHTS)(*values)
