@@ -188,7 +188,7 @@ def test_copies_and_saved_weights_run_the_same() -> None:
 
 
 def _vectors(tokens: Tensor, file: Path) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         torch.save(encoder().eval()(tokens, torch.tensor([20, 5])), file)
 

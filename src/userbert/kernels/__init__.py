@@ -6,12 +6,14 @@ Nothing here needs torch, but its OpenMP threads are used, so it must be loaded 
 """
 
 import ctypes
+import os
 from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
+_PROCESS = os.getpid()
 _MOST_IDLE = 2
 """Blocks that are kept for the next call."""
 
@@ -31,12 +33,17 @@ def library() -> ctypes.CDLL | None:
     return loaded if loaded.userbert_can_run() else None
 
 
-@cache
 def fork() -> int | None:
     """The address of `GOMP_parallel` in the process's OpenMP; without, kernels run on one thread.
 
-    PyTorch's threads, and not a pool of our own: two pools that spin fight for the cores.
+    PyTorch's threads, and not a pool of our own: two pools that spin fight for the cores. They do
+    not live on in a forked child, which would wait for them for ever.
     """
+    return _gomp_parallel() if os.getpid() == _PROCESS else None
+
+
+@cache
+def _gomp_parallel() -> int | None:
     process = ctypes.CDLL(None)
     if not hasattr(process, "GOMP_parallel"):
         return None
