@@ -1,7 +1,7 @@
 /* The loss of model/softmax.py: a linear layer, a softmax over many ids, sets of right answers.
  *
  * In: word vectors (M, H), weights (V, H) and biases (V,) in float32, and pairs (word, id): word m's
- * set has counts[m] of them. Forward: the logarithms of the sums under the softmaxes and the
+ * set has counts[m] of them. Ids without a share have a bias of -1e30. Forward: the logarithms of the sums under the softmaxes and the
  * weights that a word expects, Σ p W. Backward: the gradients of weights and biases, either written
  * out, or taken at once as a step of Adam: then they never leave the cache.
  *
@@ -35,6 +35,7 @@ typedef struct {
     float *expected;          /* (M, H) */
     /* Backward alone. */
     const int64_t *pair_words, *pair_ids; /* (P,), ascending in ids */
+    const float *pair_gradients; /* (P,): of the pairs' logits, beside what their shares give */
     int64_t pairs;
     float gradient;           /* of the loss */
     float *to_weight, *to_bias; /* gradients; NULL: take a step of Adam instead */
@@ -311,9 +312,10 @@ static KERNEL void backward_part(int part, void *job)
         for (int64_t pair = first_pair(call, first); pair < end; pair++) {
             const int64_t id = call->pair_ids[pair] - first;
             const float *vector = call->vectors + call->pair_words[pair] * hidden;
+            const float to_pair = call->pair_gradients[pair];
             for (int j = 0; j < hidden; j++)
-                to_weight[id * hidden + j] -= call->gradient * vector[j];
-            bias_room[id] -= call->gradient;
+                to_weight[id * hidden + j] += to_pair * vector[j];
+            bias_room[id] += to_pair;
         }
         if (call->to_weight) {
             memcpy(call->to_bias + first, bias_room, sizeof(float) * (size_t)ids);
