@@ -37,7 +37,7 @@ class BlockShape:
 
 
 class _Call(ctypes.Structure):
-    """`Call` in encoder.c."""
+    """`Call` in layout.h."""
 
     _fields_ = (
         ("fork", ctypes.c_void_p),
@@ -133,7 +133,10 @@ class _Encode(torch.autograd.Function):
         call.gradients = to_weights.data_ptr()
         _run("userbert_encoder_backward", call)
         parts = torch.split(to_weights, [weight.numel() for weight in weights])
-        shaped = (part.view_as(weight) for part, weight in zip(parts, weights, strict=True))
+        shaped = (
+            part.view(weight.shape) if weight.ndim > 1 else part
+            for part, weight in zip(parts, weights, strict=True)
+        )
         return (to_tokens, None, *shaped)
 
 
