@@ -142,6 +142,23 @@ def test_kernel_equals_the_exact_loss_but_for_rounding(
 
 
 @needs_kernels
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 40), st.integers(300, 900), st.floats(0.1, 30), st.integers(0, 2**31))
+def test_kernel_equals_the_sampled_loss_but_for_rounding(
+    words: int, ids: int, scale: float, seed: int
+) -> None:
+    parts, sets = problem(words, ids, seed, hidden=32, scale=scale)
+    candidates = draw_candidates(ids, 50, 0.4, sets)
+    expected = sampled_set_cross_entropy(*parts, sets, candidates)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = sampled_set_cross_entropy(*parts, sets, candidates)
+    assert abs(loss - expected) <= 0.005 * (1 + scale) * (1 + len(sets.ids))
+    for mine, theirs in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
+        rounding = 0.02 * (1 + len(sets.ids)) * max(1, scale)
+        assert (mine - theirs).norm() <= (0.02 + 0.02 * scale) * theirs.norm() + rounding
+
+
+@needs_kernels
 def test_kernels_results_do_not_depend_on_the_number_of_threads() -> None:
     parts, sets = problem(9, 3_000, 5, hidden=32)
     found = []

@@ -22,6 +22,8 @@ from userbert.kernels import Block, Blocks, fork, library
 
 _CHUNK = 128
 """Ids that go by at once, as in softmax.c."""
+_NEVER = np.float32(-1e30)
+"""The bias of an id without a share there."""
 
 _Int64 = NDArray[np.int64]
 
@@ -38,7 +40,7 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("words", "ids", "hidden", "threads")),
         *((name, ctypes.c_void_p) for name in
           ("vectors", "weight", "bias", "counts", "shares", "tops", "log_sums", "expected",
-           "pair_words", "pair_ids")),
+           "pair_words", "pair_ids", "pair_gradients")),
         ("pairs", ctypes.c_int64),
         ("gradient", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in
@@ -81,6 +83,8 @@ class LayerGradient:
     words: Tensor
     places: Tensor
     """(P,) each: the pairs, ascending in places, which are ids less one."""
+    pair_scales: Tensor
+    """(P,): by which a pair's logit changes the loss, beside what its share does."""
     counts: Tensor
     log_sums: Tensor
     tops: Tensor
@@ -110,28 +114,34 @@ class LayerGradient:
         call.counts, call.log_sums = self.counts.data_ptr(), self.log_sums.data_ptr()
         call.tops, call.shares = self.tops.data_ptr(), self.shares.address
         call.pair_words, call.pair_ids = self.words.data_ptr(), self.places.data_ptr()
+        to_pairs = self.pair_scales * self.gradient
+        call.pair_gradients = to_pairs.data_ptr()
         call.pairs, call.gradient = len(self.words), self.gradient
         _run("userbert_softmax_backward", call)
 
 
-def cross_entropy(  # noqa: PLR0917 - a layer and the pairs
+def cross_entropy(
     vectors: Tensor,
     weight: Tensor,
     bias: Tensor,
     words: _Int64,
     places: _Int64,
-    deferred: list[LayerGradient] | None,
+    *,
+    log_weights: NDArray[np.float32] | None = None,
+    deferred: list[LayerGradient] | None = None,
 ) -> Tensor:
     """Cross-entropy of words (M, H) against sets of ids, given as pairs (P,) of word and place.
 
-    With a list as `deferred`, the backward pass adds the layer's gradient to it, and gives the
-    layer none.
+    `log_weights` (V,) say how ids weigh in the sum under the softmax of words that do not hold
+    them; -inf: not at all. With a list as `deferred`, the backward pass adds the layer's gradient
+    to it, and gives the layer none.
     """
     order = np.argsort(places, kind="stable")
-    return _CrossEntropy.apply(  # type: ignore[no-any-return, no-untyped-call]
-        vectors, weight, bias, torch.from_numpy(words[order]), torch.from_numpy(places[order]),
-        deferred,
-    )  # fmt: skip
+    pairs = (torch.from_numpy(words[order]), torch.from_numpy(places[order]))
+    shift = None
+    if log_weights is not None:
+        shift = torch.from_numpy(np.maximum(log_weights, _NEVER))
+    return _CrossEntropy.apply(vectors, weight, bias, *pairs, shift, deferred)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -143,28 +153,36 @@ class _CrossEntropy(torch.autograd.Function):
         bias: Tensor,
         words: Tensor,
         places: Tensor,
+        shift: Tensor | None,
         deferred: list[LayerGradient] | None,
     ) -> Tensor:
         vectors = vectors.detach().float().contiguous()
-        weight, bias = weight.detach(), bias.detach()
+        weight, bias = weight.detach().contiguous(), bias.detach().contiguous()
+        biased = bias if shift is None else bias + shift
         count, ids = len(vectors), len(bias)
         counts = torch.bincount(words, minlength=count).float()  # (M,)
         log_sums, expected = torch.empty(count), torch.empty_like(vectors)
         chunks = -(-ids // _CHUNK)
         tops = torch.empty(chunks, count)
         shares = _shares.setdefault(ids, Blocks()).take(4 * chunks * _CHUNK * -(-count // 2))
-        call = _call(vectors, weight, bias, tops=tops.data_ptr(), shares=shares.address)
+        call = _call(vectors, weight, biased, tops=tops.data_ptr(), shares=shares.address)
         call.log_sums, call.expected = log_sums.data_ptr(), expected.data_ptr()
         _run("userbert_softmax_forward", call)
         own = weight.index_select(0, places)  # (P, H)
-        present = (vectors.index_select(0, words) * own).sum() + bias.index_select(0, places).sum()
+        logits = (vectors.index_select(0, words) * own).sum(dim=1) + bias.index_select(0, places)
+        pair_scales = torch.full_like(logits, -1)
+        if shift is not None:
+            extra = _weigh_fully(logits, shift.index_select(0, places), words, log_sums, expected)
+            expected.index_add_(0, words, own * extra[:, None])
+            pair_scales += counts.index_select(0, words) * extra
         ctx.to_vectors = expected.mul_(counts[:, None]).index_add_(0, words, own, alpha=-1)
         ctx.parts = {
             "weight": weight, "bias": bias, "vectors": vectors, "words": words, "places": places,
-            "counts": counts, "log_sums": log_sums, "tops": tops, "shares": shares,
+            "pair_scales": pair_scales, "counts": counts, "log_sums": log_sums, "tops": tops,
+            "shares": shares,
         }  # fmt: skip
         ctx.deferred = deferred
-        return (counts * log_sums).sum() - present
+        return (counts * log_sums).sum() - logits.sum()
 
     @staticmethod
     @once_differentiable
@@ -173,8 +191,27 @@ class _CrossEntropy(torch.autograd.Function):
         to_vectors = ctx.to_vectors * gradient
         if ctx.deferred is not None:
             ctx.deferred.append(to_layer)
-            return to_vectors, None, None, None, None, None
-        return to_vectors, *to_layer.dense(), None, None, None
+            return to_vectors, None, None, None, None, None, None
+        return to_vectors, *to_layer.dense(), None, None, None, None
+
+
+def _weigh_fully(
+    logits: Tensor, shift: Tensor, words: Tensor, log_sums: Tensor, expected: Tensor
+) -> Tensor:
+    """Let pairs weigh in their words' sums as if their logits (P,) were not shifted (P,).
+
+    Changes `log_sums` (M,) and scales `expected` (M, H) accordingly; returns the shares (P,) that
+    came on top.
+    """
+    # Relative to the sums so far, that e^logit may not overflow.
+    relative = logits - log_sums.index_select(0, words)
+    greatest = torch.zeros_like(log_sums).scatter_reduce(0, words, relative, "amax")
+    top = greatest.index_select(0, words)
+    more = (relative - top).exp() - (relative + shift - top).exp()
+    factor = (-greatest).exp().index_add(0, words, more)  # sum · e^-greatest
+    log_sums.add_(greatest).add_(factor.log())
+    expected.mul_(((-greatest).exp() / factor)[:, None])
+    return more / factor.index_select(0, words)
 
 
 def _call(vectors: Tensor, weight: Tensor, bias: Tensor, **more: Any) -> _Call:

@@ -12,6 +12,7 @@ Letters in shapes: M words, H hidden, V ids without *none*, P (word, id) pairs, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,14 @@ def set_cross_entropy(
     `weight` (V, H) and `bias` (V,) belong to the ids 1, 2, …. With a list as `deferred`, the
     backward pass may put their gradient into it instead of into the weights.
     """
-    if casts_to_bf16(vectors) and kernels.available() and fits(vectors.shape[1]):
-        return cross_entropy(vectors, weight, bias, sets.words, sets.ids - 1, deferred)
+    if _kernel_fits(vectors):
+        return cross_entropy(vectors, weight, bias, sets.words, sets.ids - 1, deferred=deferred)
     words, places = (as_tensor(part, vectors.device) for part in (sets.words, sets.ids - 1))
     return _SetCrossEntropy.apply(vectors, weight, bias, words, places)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _kernel_fits(vectors: Tensor) -> bool:
+    return casts_to_bf16(vectors) and kernels.available() and fits(vectors.shape[1])
 
 
 class _SetCrossEntropy(torch.autograd.Function):
@@ -122,15 +127,20 @@ def draw_candidates(ids: int, count: int, start: float, sets: WordSets) -> Candi
     ones always: a systematic sample, in which `start` in [0, 1) is all that is random. The chances
     are exact, and the draw takes as long as the sample is large.
     """
-    ranks = np.arange(1, ids + 1)
-    chances = np.log1p(1 / ranks)
-    chances = np.minimum(chances * (count / chances.sum()), 1)
-    ends = np.cumsum(chances)
+    chances, ends = _chances(ids, count)
     drawn = np.searchsorted(ends, np.arange(start, ends[-1], 1.0), side="right")
     places = np.union1d(drawn, sets.ids - 1)
     log_weights = np.full(len(places), -np.inf, np.float32)
     log_weights[np.searchsorted(places, drawn)] = -np.log(chances[drawn])
     return Candidates(places, log_weights)
+
+
+@cache
+def _chances(ids: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(V,) each: the chances of ids to be among about `count`, and their running sums."""
+    chances = np.log1p(1 / np.arange(1, ids + 1))
+    chances = np.minimum(chances * (count / chances.sum()), 1)
+    return chances, np.cumsum(chances)
 
 
 def sampled_set_cross_entropy(
@@ -145,8 +155,13 @@ def sampled_set_cross_entropy(
     device = vectors.device
     places = as_tensor(candidates.places, device)
     own = np.searchsorted(candidates.places, sets.ids - 1)
+    rows, offsets = gather_rows(weight, places), gather_rows(bias, places)  # (C, H), (C,)
+    if _kernel_fits(vectors):
+        return cross_entropy(
+            vectors, rows, offsets, sets.words, own, log_weights=candidates.log_weights
+        )
     words, own_places = (as_tensor(part, device) for part in (sets.words, own))
-    logits = vectors @ gather_rows(weight, places).t() + gather_rows(bias, places)  # (M, C)
+    logits = vectors @ rows.t() + offsets  # (M, C)
     logits = logits.float()
     is_own = torch.zeros(logits.shape, dtype=torch.bool, device=device)
     is_own[words, own_places] = True
