@@ -215,3 +215,14 @@ def test_parts_of_one_seed_go_through_short_and_long_batches_in_step(data: Prepa
         for batch in batches:
             assert batch.segments[0].word_counts.tolist() == batch.index.tolist()
     assert np.corrcoef(np.array(lengths).T)[0, 1] > 0.9
+
+
+def test_batches_are_the_same_however_many_are_cut_at_once(
+    data: PreparedData, pairs: tuple[Int64, Int64], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = batches(data, pairs)
+    monkeypatch.setattr(loading, "_TOGETHER", 1)
+    alone = batches(data, pairs)
+    for step in (0, 1, 7, 3, 4, 12):
+        assert_equal(together[step], alone[step])
+        assert together[step].index.tolist() == alone[step].index.tolist()

@@ -83,3 +83,24 @@ class UserBatch:
     def __len__(self) -> int:
         """Count the users."""
         return len(self.index)
+
+
+def users_of(batch: UserBatch, first: int, last: int) -> UserBatch:
+    """The users `first:last` of a batch, without copying; what was cut of them is not counted."""
+    return UserBatch(
+        batch.index[first:last],
+        tuple(_users_of_segment(segment, first, last) for segment in batch.segments),
+        batch.profile_ids[first:last],
+    )
+
+
+def _users_of_segment(segment: SegmentBatch, first: int, last: int) -> SegmentBatch:
+    words = segment.word_offsets[first : last + 1]
+    actions = segment.action_offsets[words[0] : words[-1] + 1]
+    return SegmentBatch(
+        segment.name,
+        segment.ids[:, actions[0] : actions[-1]],
+        actions - actions[0],
+        words - words[0],
+        segment.positions[words[0] : words[-1]],
+    )

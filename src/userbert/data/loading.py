@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from userbert.data.batches import Int64, UserBatch
+from userbert.data.batches import Int64, UserBatch, users_of
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.progress import progress
@@ -23,6 +23,8 @@ _BUCKET_BATCHES = 32
 """Sequences are sorted by length within so many batches: enough to even out lengths, few enough
 that a batch stays a random sample."""
 _CHUNK = 8_192
+_TOGETHER = 256
+"""Batches of so many users in all are cut at once: a call costs more than what it does for few."""
 _AHEAD = 2
 """Batches that are ready or being cut while a model learns from another: cutting takes about the
 same time each, so more would only fill memory."""
@@ -81,17 +83,29 @@ class SequenceBatches:
         self.seed = seed
         self.lengths = sequence_lengths(data, rows, cutoffs)
         self.batches_per_epoch = batches_per_epoch or len(rows) // self.batch_size
+        self._together = max(1, _TOGETHER // self.batch_size)
         self._epoch = -1
         self._order = np.zeros((0, 0), dtype=np.int64)
+        self._cut_at = (-1, -1)
+        self._cut: UserBatch | None = None
 
     def __getitem__(self, step: int) -> UserBatch:
         """The batch of a step, counted from 0."""
         epoch, number = divmod(step, self.batches_per_epoch)
+        group, place = divmod(number, self._together)
+        if self._cut is None or self._cut_at != (epoch, group):
+            self._cut_at, self._cut = (epoch, group), self._cut_group(epoch, group)
+        first = place * self.batch_size
+        return users_of(self._cut, first, first + self.batch_size)
+
+    def _cut_group(self, epoch: int, group: int) -> UserBatch:
+        """Several batches, one after the other."""
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffle(epoch)
-        pairs = self._order[number]
-        batch = cut(self.data, self.rows[pairs], self.cutoffs[pairs], self.hidden)
-        return replace(batch, index=self.numbers[pairs])
+        first = group * self._together
+        pairs = self._order[first : first + self._together].ravel()
+        users = cut(self.data, self.rows[pairs], self.cutoffs[pairs], self.hidden)
+        return replace(users, index=self.numbers[pairs])
 
     def _shuffle(self, epoch: int) -> Int64:
         """(batches, batch size): the pairs of each batch of an epoch."""

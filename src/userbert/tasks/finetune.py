@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from userbert.data.batches import Int64, SegmentBatch, UserBatch
+from userbert.data.batches import Int64, UserBatch, users_of
 from userbert.data.loading import sequence_lengths
 from userbert.data.pairs import Pairs
 from userbert.data.sequences import cut
@@ -273,23 +273,7 @@ def _parts(batch: UserBatch, count: int) -> Iterator[UserBatch]:
     """Slice a batch into parts of neighboring users."""
     ends = np.linspace(0, len(batch), min(count, len(batch)) + 1).astype(int).tolist()
     for first, last in pairwise(ends):
-        yield UserBatch(
-            batch.index[first:last],
-            tuple(_slice(segment, first, last) for segment in batch.segments),
-            batch.profile_ids[first:last],
-        )
-
-
-def _slice(segment: SegmentBatch, first: int, last: int) -> SegmentBatch:
-    words = segment.word_offsets[first : last + 1]
-    actions = segment.action_offsets[words[0] : words[-1] + 1]
-    return SegmentBatch(
-        segment.name,
-        segment.ids[:, actions[0] : actions[-1]],
-        actions - actions[0],
-        words - words[0],
-        segment.positions[words[0] : words[-1]],
-    )
+        yield users_of(batch, first, last)
 
 
 @dataclass
