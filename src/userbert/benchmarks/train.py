@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from userbert.benchmarks.reference import Reference
+from userbert.benchmarks.reference import Reference, bert_encoder
 from userbert.benchmarks.workloads import WORKLOADS, Workload, draw_batches, new_model
 from userbert.data.batches import UserBatch
-from userbert.model.userbert import UserBert, UserBertConfig, autocast
+from userbert.model.userbert import Precision, UserBert, UserBertConfig, autocast
 from userbert.progress import progress
 from userbert.training.masking import select_words
 from userbert.training.objectives import SELECTED, ZEROED, masked_words
@@ -30,9 +31,6 @@ LEARNING_RATE = 1e-4
 _STEPS = 400_000
 """Batches of the paper's pretraining (§4.4)."""
 _CPU = torch.device("cpu")
-
-Step = Callable[[UserBatch, int], float]
-"""Learn from a batch, the n-th; the loss."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,24 @@ class Look:
     """Turns of each contestant."""
 
 
-def ours(samples: int | None, config: UserBertConfig | None = None, seed: int = 0) -> Step:
+@dataclass(frozen=True)
+class Contestant:
+    """One that learns."""
+
+    step: Callable[[UserBatch, int], float]
+    """Learn from a batch, the n-th; the loss."""
+    encoder_weights: Callable[[], Tensor]
+    """All weights of the encoder as one vector, in the order of Hugging Face's."""
+
+
+def ours(
+    samples: int | None, config: UserBertConfig | None = None, precision: Precision | None = None
+) -> Contestant:
     """Our step, as `pretrain` takes it: exact, or with so many `samples` for large vocabularies."""
-    model = new_model(seed, config).train()
+    model = new_model(config=config).train()
     model.sample_softmax(samples)
     optimizer = Adam(model, LEARNING_RATE)
-    precision = model.fastest_precision(_CPU)
+    precision = precision or model.fastest_precision(_CPU)
 
     def step(batch: UserBatch, number: int) -> float:
         with autocast(_CPU, precision):
@@ -61,14 +71,12 @@ def ours(samples: int | None, config: UserBertConfig | None = None, seed: int = 
         optimizer.step()
         return loss.item()
 
-    return step
+    return Contestant(step, lambda: _flat(bert_encoder(model.encoder, model.config)))
 
 
-def reference(
-    trimmed: bool, bf16: bool, config: UserBertConfig | None = None, seed: int = 0
-) -> Step:
+def reference(trimmed: bool, bf16: bool, config: UserBertConfig | None = None) -> Contestant:
     """The straightforward step, from the same weights, with the same words selected."""
-    network = Reference(new_model(seed, config), trimmed=trimmed).train()
+    network = Reference(new_model(config=config), trimmed=trimmed).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=bf16 or None)
 
     def step(batch: UserBatch, number: int) -> float:
@@ -81,14 +89,18 @@ def reference(
         optimizer.step()
         return float(loss.item())
 
-    return step
+    return Contestant(step, lambda: _flat(network.encoder))
 
 
-OURS: Mapping[str, Callable[[], Step]] = {
+def _flat(module: nn.Module) -> Tensor:
+    return torch.cat([weight.detach().flatten() for weight in module.parameters()])
+
+
+OURS: Mapping[str, Callable[[], Contestant]] = {
     "exact": lambda: ours(None),
     "sampled": lambda: ours(SAMPLES),
 }
-REFERENCES: Mapping[str, Callable[[], Step]] = {
+REFERENCES: Mapping[str, Callable[[], Contestant]] = {
     "hf-padded": lambda: reference(trimmed=False, bf16=False),
     # A better peer: no more padding than the batch needs, bf16, the fused optimizer.
     "hf-trimmed-bf16": lambda: reference(trimmed=True, bf16=True),
@@ -137,13 +149,13 @@ def _take_turns(
     batches: Sequence[UserBatch], rounds: int, advance: Callable[[int, str], None]
 ) -> dict[str, list[float]]:
     """Seconds a batch of each contestant, by round; a round to warm up is not counted."""
-    steps = {name: make() for name, make in CONTESTANTS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    learners = {name: make() for name, make in CONTESTANTS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in learners}
     for turn in range(rounds + 1):
-        for name, step in steps.items():
+        for name, learner in learners.items():
             started = time.perf_counter()
             for number, batch in enumerate(batches):
-                step(batch, number)
+                learner.step(batch, number)
             if turn:
                 seconds[name].append((time.perf_counter() - started) / len(batches))
             advance(len(batches), name)
@@ -217,8 +229,8 @@ def peak_memory_gib(workload: str, contestant: str) -> float:
 
 
 def _peak_memory(workload: Workload, contestant: str) -> float:
-    step = CONTESTANTS[contestant]()
+    learner = CONTESTANTS[contestant]()
     for number, batch in enumerate(draw_batches(workload)[:12]):
-        step(batch, number)
+        learner.step(batch, number)
     # Linux counts in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
