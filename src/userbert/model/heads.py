@@ -22,7 +22,7 @@ from userbert.model.softmax import (
     sampled_set_cross_entropy,
     set_cross_entropy,
 )
-from userbert.model.tables import RowSparse, as_tensor
+from userbert.model.tables import RowSparse, as_tensor, sorted_set
 
 
 def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> list[WordSets]:
@@ -35,7 +35,7 @@ def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> li
     words = np.repeat(np.arange(np.count_nonzero(selected)), word_sizes[selected])
     sets = []
     for ids in batch.ids[:, actions]:
-        pairs = np.unique((words * size + ids)[ids != 0])
+        pairs = sorted_set((words * size + ids)[ids != 0])
         sets.append(WordSets(pairs // size, pairs % size))
     return sets
 

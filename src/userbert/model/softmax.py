@@ -24,7 +24,7 @@ from userbert import kernels
 from userbert.data.batches import Int64
 from userbert.kernels.softmax import LayerGradient, cross_entropy, fits
 from userbert.model.encoder import casts_to_bf16
-from userbert.model.tables import as_tensor, gather_rows
+from userbert.model.tables import as_tensor, gather_rows, sorted_set
 
 _CHUNK = 8_192
 """Ids at once: their logits and weights stay in the processor's cache."""
@@ -129,7 +129,7 @@ def draw_candidates(ids: int, count: int, start: float, sets: WordSets) -> Candi
     """
     chances, ends = _chances(ids, count)
     drawn = np.searchsorted(ends, np.arange(start, ends[-1], 1.0), side="right")
-    places = np.union1d(drawn, sets.ids - 1)
+    places = sorted_set(np.concatenate([drawn, sets.ids - 1]))
     log_weights = np.full(len(places), -np.inf, np.float32)
     log_weights[np.searchsorted(places, drawn)] = -np.log(chances[drawn])
     return Candidates(places, log_weights)

@@ -74,14 +74,13 @@ class RowAdam:
     @torch.no_grad()
     def step(self) -> None:
         """Take a step with the rows of the gradients, which all the weights share."""
-        gradients = [weight.grad for weight in self.weights]
-        present = [gradient.coalesce() for gradient in gradients if gradient is not None]
-        if not present:
+        found = [_rows_of(weight.grad) for weight in self.weights if weight.grad is not None]
+        if not found:
             self.steps += 1
             return
-        rows = present[0].indices()[0]
+        rows, gradients = found[0][0], [values for _, values in found]
         if self.native:
-            self._update(rows, [gradient.values() for gradient in present])
+            self._update(rows, gradients)
             self.steps += 1
             return
         # Another process may have read what this one did not.
@@ -89,10 +88,9 @@ class RowAdam:
         self.steps += 1
         scale = self.learning_rate / (1 - MEAN_DECAY**self.steps)
         root = (1 - SQUARE_DECAY**self.steps) ** 0.5
-        for weight, means, squares, gradient in zip(
-            self.weights, self.means, self.squares, present, strict=True
+        for weight, means, squares, values in zip(
+            self.weights, self.means, self.squares, gradients, strict=True
         ):
-            values = gradient.values()
             mean = means.index_select(0, rows).lerp_(values, 1 - MEAN_DECAY)
             square = squares.index_select(0, rows).mul_(SQUARE_DECAY)
             square.addcmul_(values, values, value=1 - SQUARE_DECAY)
@@ -113,6 +111,15 @@ class RowAdam:
         behind = (self.current < self.steps).nonzero()[:, 0]
         for rows in behind.split(_FLUSHED):  # type: ignore[no-untyped-call]
             self.catch_up(rows)
+
+
+def _rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows (U,) of a sparse gradient, ascending, and their values (U, E)."""
+    rows = gradient._indices()[0]
+    # Autograd forgets that a gradient is coalesced, and to coalesce it anew takes long.
+    if not (rows[1:] > rows[:-1]).all():
+        gradient = gradient.coalesce()
+    return gradient._indices()[0], gradient._values()
 
 
 class Tails:
