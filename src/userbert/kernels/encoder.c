@@ -17,7 +17,7 @@
 
 /* ---- weights ---- */
 
-/* Pack one linear map: its transpose for the way forward, itself for the way back. */
+/* Pack one linear map: its transpose for the way forward, itself for a way back. */
 KERNEL static void pack_map(int number, void *data)
 {
     const Job *job = data;
@@ -26,10 +26,9 @@ KERNEL static void pack_map(int number, void *data)
     const float *weight = call->weights[number / MAPS * PARAMETERS + MAP[map]];
     int out, in;
     map_shape(call, map, &out, &in);
-    if (job->backward)
-        pack_right(weight, in, out, in, job->right[number]);
-    else
-        pack_transposed(weight, in, out, in, job->right[number]);
+    pack_transposed(weight, in, out, in, job->forward[number]);
+    if (call->training)
+        pack_right(weight, in, out, in, job->back[number]);
 }
 
 static Norm norm_of(const Call *call, int layer, int which)
@@ -106,7 +105,7 @@ KERNEL static void forward_layer(const Job *job, int layer, const Group *group, 
     const Call *call = job->call;
     const int h = (int)call->hidden, f = (int)call->wide, n = group->tokens;
     const float *const *weights = call->weights + layer * PARAMETERS;
-    const Right *right = job->right + layer * MAPS;
+    const Right *right = job->forward + layer * MAPS;
     const Norm norms[2] = {norm_of(call, layer, 0), norm_of(call, layer, 1)};
 
     const Affine mixed = {weights[MIX_BIAS], kept->mixed, NULL, 3 * h};
@@ -235,7 +234,7 @@ KERNEL static void backward_wide(const Job *job, int layer, const Group *group, 
 {
     const Call *call = job->call;
     const int h = (int)call->hidden, f = (int)call->wide, n = group->tokens;
-    const Right *right = job->right + layer * MAPS;
+    const Right *right = job->back + layer * MAPS;
     const Norm norms[2] = {norm_of(call, layer, 0), norm_of(call, layer, 1)};
 
     const NormGradients last = {to[NARROW_BIAS], to[GAIN_2], to[SHIFT_2]};
@@ -259,7 +258,7 @@ KERNEL static void backward_mixed(const Job *job, int layer, const Group *group,
 {
     const Call *call = job->call;
     const int h = (int)call->hidden, n = group->tokens;
-    const Right *right = job->right + layer * MAPS;
+    const Right *right = job->back + layer * MAPS;
     const Norm norm = norm_of(call, layer, 0);
 
     const NormGradients first = {to[OUT_BIAS], to[GAIN_1], to[SHIFT_1]};
@@ -392,7 +391,6 @@ void userbert_encoder_backward(const Call *call)
 {
     Memory kept = aligned(call->kept), room = aligned(call->room);
     Job job = open_job(call, true, &kept, &room);
-    run_parts(call->fork, (int)call->threads, (int)call->layers * MAPS, pack_map, &job);
     run_parts(call->fork, job.plan.parts, job.plan.parts, backward_part, &job);
     if (job.plan.parts > 1)
         run_parts(call->fork, job.plan.parts, job.plan.parts, add_gradients, &job);

@@ -69,7 +69,7 @@ typedef struct {
     Plan plan;
     Kept *kept;         /* (layers,) */
     Room *rooms;        /* (parts,) */
-    Right *right;       /* (layers, MAPS): the weights, packed for this direction */
+    Right *forward, *back; /* (layers, MAPS): the weights, packed for either direction */
     int64_t parameters; /* how many numbers all of them are */
     void *arrays;       /* the arrays above */
 } Job;
@@ -200,7 +200,8 @@ static Job open_job(const Call *call, bool backward, Memory *kept, Memory *room)
         double *const work = take(&small, parts * (int64_t)sizeof(double));
         job.kept = take(&small, layers * (int64_t)sizeof(Kept));
         job.rooms = take(&small, parts * (int64_t)sizeof(Room));
-        job.right = take(&small, layers * MAPS * (int64_t)sizeof(Right));
+        job.forward = take(&small, layers * MAPS * (int64_t)sizeof(Right));
+        job.back = take(&small, layers * MAPS * (int64_t)sizeof(Right));
         if (!real) {
             job.arrays = malloc(small.next);
             if (job.arrays == NULL)
@@ -224,8 +225,10 @@ static Job open_job(const Call *call, bool backward, Memory *kept, Memory *room)
         for (int map = 0; map < MAPS; map++) {
             int out, in;
             map_shape(call, map, &out, &in);
-            job.right[layer * MAPS + map] =
-                backward ? take_panels(out, in, room) : take_panels(in, out, room);
+            /* Both are packed on the way forward, while the weights are near. */
+            job.forward[layer * MAPS + map] = take_panels(in, out, room);
+            if (call->training)
+                job.back[layer * MAPS + map] = take_panels(out, in, kept);
         }
     }
     return job;
