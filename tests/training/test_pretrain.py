@@ -13,12 +13,14 @@ from userbert.data.pairs import pairs_at
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
 from userbert.model.userbert import UserBert, UserBertConfig
+from userbert.training.distributed import Processes
 from userbert.training.loop import METRICS
 from userbert.training.pretrain import (
     PRESETS,
     PretrainConfig,
     configure,
     fingerprint,
+    own_pairs,
     pretrain,
 )
 from userbert.training.validation import is_held_out
@@ -198,3 +200,22 @@ def test_embeddings_of_a_pretrained_model_refuse_data_with_other_ids(
     other = prepared(tmp_path, log(("x", "2024-01-01T12:00", "buy", "z", 1.0)), SCHEMA)
     with pytest.raises(ModelError, match="--vocabulary MODEL"):
         model.embed(other)
+
+
+def test_processes_share_the_users_in_ranges_that_lie_side_by_side(data: PreparedData) -> None:
+    asked = pairs_at(data, [data.default_cutoff])
+    learned, held_out = own_pairs(data, asked, 0.2, Processes())
+    shares = [own_pairs(data, asked, 0.2, Processes(rank, 3)) for rank in range(3)]
+    assert np.concatenate([own for own, _ in shares]).tolist() == learned.tolist()
+    assert np.concatenate([own for _, own in shares]).tolist() == held_out.tolist()
+
+
+def test_more_processes_than_users_of_a_batch_are_refused(data: PreparedData) -> None:
+    with pytest.raises(InputError, match="8 users cannot be split over 9 processes"):
+        pretrain(data, config=TINY, processes=Processes(0, 9))
+
+
+def test_order_of_the_pairs_asked_for_changes_nothing(data: PreparedData) -> None:
+    at = pl.DataFrame({"user_id": [f"u{user}" for user in range(USERS)]})
+    first, second = (pretrain(data, config=TINY, at=frame) for frame in (at, at.reverse()))
+    assert torch.equal(first.embedding.tables.weight, second.embedding.tables.weight)

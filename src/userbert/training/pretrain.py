@@ -28,7 +28,7 @@ from userbert.data.pairs import Pairs, pairs_at, pairs_of
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.folders import read_json, replacing_file, write_json
-from userbert.model.userbert import Precision, UserBert, UserBertConfig
+from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Strict
 from userbert.training.distributed import Processes, best_device, gathered
 from userbert.training.loop import METRICS, LoopConfig, Trained, train
@@ -103,14 +103,23 @@ def pretrain(
     work = None if output is None else _work_folder(output)
     if output is not None and output.exists() and not resume:
         raise InputError(f"{output} exists already. Choose another -o, or remove it first.")
+    if config.batch_size < processes.world:
+        raise InputError(
+            f"a batch of {config.batch_size} users cannot be split over {processes.world} "
+            "processes. Start fewer processes, or raise batch_size."
+        )
     asked = _in_row_order(_pairs(data, before, at))
-    learned, held_out = _own_pairs(data, asked, config.held_out, processes)
+    learned, held_out = own_pairs(data, asked, config.held_out, processes)
     sizes = gathered((len(learned), len(held_out)), processes)
     if not any(size for size, _ in sizes):
         raise InputError(
             f"{data.path} has no user with a word before the cut-off. Choose a later one."
         )
-    _check_processes(config, min(size for size, _ in sizes), processes)
+    if not all(size for size, _ in sizes):
+        raise InputError(
+            f"{data.path} has too few users for {processes.world} processes: one has none to learn "
+            "from. Start fewer processes."
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = _new_model(data, config, hide) if from_model is None else deepcopy(from_model)
@@ -258,7 +267,7 @@ def _take(pairs: Pairs, numbers: Int64) -> Pairs:
     return Pairs(pairs.rows[numbers], pairs.cutoffs[numbers])
 
 
-def _own_pairs(
+def own_pairs(
     data: PreparedData, asked: Pairs, held_out: float, processes: Processes
 ) -> tuple[Int64, Int64]:
     """The numbers of the pairs that this process learns from, and validates on.
@@ -271,18 +280,6 @@ def _own_pairs(
     own = own[sequence_lengths(data, pairs.rows, pairs.cutoffs) > 0]
     is_out = is_held_out(data, asked.rows[own], held_out)
     return own[~is_out], own[is_out]
-
-
-def _check_processes(config: PretrainConfig, fewest: int, processes: Processes) -> None:
-    if config.batch_size < processes.world:
-        raise InputError(
-            f"a batch of {config.batch_size} users cannot be split over {processes.world} "
-            "processes. Start fewer processes, or raise batch_size."
-        )
-    if fewest == 0:
-        raise InputError(
-            f"one of {processes.world} processes has no user to learn from. Start fewer processes."
-        )
 
 
 def _new_model(data: PreparedData, config: PretrainConfig, hide: Sequence[str]) -> UserBert:
