@@ -29,7 +29,10 @@ def library() -> ctypes.CDLL | None:
     spec = find_spec(f"{__name__}._native")
     if spec is None or spec.origin is None:
         return None
-    loaded = ctypes.CDLL(spec.origin)
+    try:
+        loaded = ctypes.CDLL(spec.origin)
+    except OSError:  # built for another system
+        return None
     return loaded if loaded.userbert_can_run() else None
 
 

@@ -1,0 +1,48 @@
+"""The library of kernels: whether it can be used, and the memory that its calls share."""
+
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+import torch
+
+from userbert import kernels
+from userbert.kernels import Blocks
+from userbert.model.encoder import Encoder
+
+
+@pytest.fixture
+def _looked_up_anew() -> Iterator[None]:
+    kernels.library.cache_clear()
+    yield
+    kernels.library.cache_clear()
+
+
+@pytest.mark.usefixtures("_looked_up_anew")
+def test_encoder_does_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "find_spec", lambda _: None)
+    assert not kernels.available()
+    encoder = Encoder(layers=1, hidden=64, heads=4, feed_forward=64, dropout=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(torch.randn(5, 64), torch.tensor([2, 3])).sum().backward()
+    assert encoder.blocks[0].widen.weight.grad is not None
+
+
+@pytest.mark.usefixtures("_looked_up_anew")
+def test_library_of_another_system_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "library.so").write_bytes(b"of another system")
+    spec = ModuleSpec("library", None, origin=str(tmp_path / "library.so"))
+    monkeypatch.setattr(kernels, "find_spec", lambda _: spec)
+    assert not kernels.available()
+
+
+def test_memory_is_used_again_but_never_twice_at_once() -> None:
+    blocks = Blocks()
+    first = blocks.take(1000)
+    second = blocks.take(1000)
+    assert first.address != second.address
+    address = first.address
+    del first
+    assert blocks.take(900).address == address
+    assert blocks.take(10**6).address != second.address
