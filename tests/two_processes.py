@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthetic import TINY, batch, model, take
+from synthetic import batch, model, take
 from userbert.data.batches import UserBatch
 from userbert.errors import InputError
 from userbert.model.userbert import UserBert
@@ -36,7 +36,7 @@ USERS = (3, 1)
 
 
 class Parts:
-    """A process's part of each batch of five users."""
+    """A process's part of each batch of five users; neighbors are of different lengths."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -46,9 +46,11 @@ class Parts:
         return take(users, self.processes.share(len(users)))
 
 
-def new_model() -> UserBert:
+def new_model(*, sampled: bool = False) -> UserBert:
     torch.manual_seed(0)
-    return model(config=TINY.model_copy(update={"dropout": 0.0}))
+    network = model()
+    network.sample_softmax(3 if sampled else None)
+    return network
 
 
 def gradients(rank: int) -> list[Tensor | None]:
@@ -83,8 +85,12 @@ def exchange(processes: Processes) -> list[Tensor | None]:
     return [parameter.grad for parameter in parameters]
 
 
-def training(processes: Processes) -> Any:
-    network = new_model()
+def training_sampled(processes: Processes) -> Any:
+    return training(processes, sampled=True)
+
+
+def training(processes: Processes, *, sampled: bool = False) -> Any:
+    network = new_model(sampled=sampled)
     trained = train(network, masked_words, Parts(processes), CONFIG, processes=processes)
     return trained.lines, trained.users, network.state_dict()
 

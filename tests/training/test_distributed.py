@@ -82,19 +82,20 @@ def test_shares_are_neighbors_of_nearly_one_size(total: int, world: int) -> None
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does_on_the_same_batches(tmp_path: Path) -> None:
-    network = two.new_model()
+@pytest.mark.parametrize("name", ["training", "training_sampled"])
+def test_two_processes_learn_what_one_does_on_the_same_batches(tmp_path: Path, name: str) -> None:
+    network = two.new_model(sampled=name == "training_sampled")
     expected = train(network, masked_words, two.Parts(ALONE), two.CONFIG)
-    (lines, users, weights), (other_lines, _, other_weights) = results("training", tmp_path)
+    (lines, users, weights), (other_lines, _, other_weights) = results(name, tmp_path)
     assert users == expected.users == 5 * two.CONFIG.steps
     for line, own, other in zip(expected.lines, lines, other_lines, strict=True):
         assert own["loss"] == other["loss"] == pytest.approx(line["loss"], rel=1e-4)
         assert own["losses"] == pytest.approx(line["losses"], rel=1e-4)
-    for name, weight in network.state_dict().items():
-        assert torch.equal(weights[name], other_weights[name]), name
+    for place, weight in network.state_dict().items():
+        assert torch.equal(weights[place], other_weights[place]), place
         # A bias of attention's keys changes nothing: Adam makes steps of the noise in its gradient.
-        if name.startswith("embedding."):
-            torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-4)
+        if place.startswith("embedding."):
+            torch.testing.assert_close(weights[place], weight, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
