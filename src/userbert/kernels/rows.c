@@ -22,8 +22,10 @@ typedef struct {
     const float *gradient[WEIGHTS]; /* (U, E); NULL: make up for missed steps alone */
     int32_t *current;               /* (R,) */
     const int64_t *row;             /* (U,), each once */
-    const double *travel, *epsilon; /* (steps + 1,): the tails of optim.py */
-    double mean_decay, square_decay, travel_ratio, epsilon_ratio, tiny, learning_rate;
+    const double *travel, *epsilon; /* (steps + 1,): the tails of row_adam.py */
+    const double *powers;           /* (4, known) of the ratios and decays below, from 0 on */
+    int64_t known;
+    double travel_ratio, epsilon_ratio, mean_decay, square_decay, tiny, learning_rate;
 } Call;
 
 /* How far a row goes, and what is left of its mean and square, after the steps it missed. */
@@ -33,16 +35,19 @@ typedef struct {
 
 static Missed missed(const Call *call, int32_t since)
 {
-    const double steps = (double)(call->steps - since);
-    const double travel = call->travel[since] - pow(call->travel_ratio, steps) *
-                                                    call->travel[call->steps];
-    const double epsilon = call->epsilon[since] - pow(call->epsilon_ratio, steps) *
-                                                      call->epsilon[call->steps];
+    const int64_t steps = call->steps - since;
+    double power[4] = {call->travel_ratio, call->epsilon_ratio, call->mean_decay,
+                       call->square_decay};
+    for (int n = 0; n < 4; n++)
+        power[n] = steps < call->known ? call->powers[n * call->known + steps]
+                                       : pow(power[n], (double)steps);
+    const double travel = call->travel[since] - power[0] * call->travel[call->steps];
+    const double epsilon = call->epsilon[since] - power[1] * call->epsilon[call->steps];
     return (Missed){
         .travel = (float)(call->learning_rate * travel),
         .epsilon = (float)(call->tiny * epsilon / travel),
-        .mean = (float)pow(call->mean_decay, steps),
-        .square = (float)pow(call->square_decay, steps),
+        .mean = (float)power[2],
+        .square = (float)power[3],
     };
 }
 
@@ -64,13 +69,24 @@ static KERNEL void catch_up(const Missed *missed, int64_t width, float *weight, 
     }
 }
 
-static KERNEL void take_step(const Call *call, int64_t width, const float *gradient,
-                             float *weight, float *mean, float *square)
+/* Adam's factors in its next step, the same for all rows. */
+typedef struct {
+    float rate, root;
+} Next;
+
+static Next next_step(const Call *call)
 {
     const double step = (double)call->steps + 1;
-    const __m512 rate = _mm512_set1_ps(
-        (float)(call->learning_rate / (1 - pow(call->mean_decay, step))));
-    const __m512 root = _mm512_set1_ps((float)(1 / sqrt(1 - pow(call->square_decay, step))));
+    return (Next){
+        .rate = (float)(call->learning_rate / (1 - pow(call->mean_decay, step))),
+        .root = (float)(1 / sqrt(1 - pow(call->square_decay, step))),
+    };
+}
+
+static KERNEL void take_step(const Call *call, Next next, int64_t width, const float *gradient,
+                             float *weight, float *mean, float *square)
+{
+    const __m512 rate = _mm512_set1_ps(next.rate), root = _mm512_set1_ps(next.root);
     const __m512 less = _mm512_set1_ps((float)(1 - call->mean_decay));
     const __m512 keep = _mm512_set1_ps((float)call->square_decay);
     const __m512 add = _mm512_set1_ps((float)(1 - call->square_decay));
@@ -94,6 +110,7 @@ static KERNEL void update_few(int part, void *job)
 {
     const Call *call = job;
     const int64_t end = call->rows < (part + 1) * FEW ? call->rows : (part + 1) * (int64_t)FEW;
+    const Next next = next_step(call);
     for (int64_t u = part * (int64_t)FEW; u < end; u++) {
         const int64_t row = call->row[u];
         const bool behind = call->current[row] < call->steps;
@@ -105,7 +122,7 @@ static KERNEL void update_few(int part, void *job)
             if (behind)
                 catch_up(&while_away, width, weight, mean, square);
             if (call->gradient[n])
-                take_step(call, width, call->gradient[n] + u * width, weight, mean, square);
+                take_step(call, next, width, call->gradient[n] + u * width, weight, mean, square);
         }
         call->current[row] = (int32_t)call->steps + (call->gradient[0] ? 1 : 0);
     }

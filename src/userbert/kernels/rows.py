@@ -9,6 +9,7 @@ Letters in shapes: R rows of a table, U rows of a batch, E width.
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from userbert.kernels import fork, library
 
 _WEIGHTS = 2
 """Of a table, at most."""
+_KNOWN = 4_096
+"""Powers that are tabulated."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class Settings:
     tail_ratios: tuple[float, float]
     """By which the sums of `tails` shrink a step."""
 
+    @cached_property
+    def powers(self) -> NDArray[np.float64]:
+        """(4, known): of ratios and decays, from 0 on. Most rows missed fewer steps."""
+        bases = np.array([*self.tail_ratios, self.mean_decay, self.square_decay])
+        return bases[:, None] ** np.arange(_KNOWN)
+
 
 class _Call(ctypes.Structure):
     """`Call` in rows.c."""
@@ -53,9 +62,10 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("threads", "rows", "weights", "steps")),
         ("widths", ctypes.c_int64 * _WEIGHTS),
         *((name, ctypes.c_void_p * _WEIGHTS) for name in ("weight", "mean", "square", "gradient")),
-        *((name, ctypes.c_void_p) for name in ("current", "row", "travel", "epsilon")),
+        *((name, ctypes.c_void_p) for name in ("current", "row", "travel", "epsilon", "powers")),
+        ("known", ctypes.c_int64),
         *((name, ctypes.c_double) for name in
-          ("mean_decay", "square_decay", "travel_ratio", "epsilon_ratio", "tiny",
+          ("travel_ratio", "epsilon_ratio", "mean_decay", "square_decay", "tiny",
            "learning_rate")),
     )  # fmt: skip
 
@@ -89,10 +99,12 @@ def update_rows(  # noqa: PLR0917 - all of it is Adam's
         row=rows.data_ptr(),
         travel=tails[0].ctypes.data,
         epsilon=tails[1].ctypes.data,
-        mean_decay=settings.mean_decay,
-        square_decay=settings.square_decay,
+        powers=settings.powers.ctypes.data,
+        known=settings.powers.shape[1],
         travel_ratio=settings.tail_ratios[0],
         epsilon_ratio=settings.tail_ratios[1],
+        mean_decay=settings.mean_decay,
+        square_decay=settings.square_decay,
         tiny=settings.epsilon,
         learning_rate=settings.learning_rate,
     )

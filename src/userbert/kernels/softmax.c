@@ -83,9 +83,15 @@ int64_t userbert_softmax_room(int64_t words, int64_t hidden)
     return PARTS * room_size(words, hidden);
 }
 
+/* As many for any number of threads. */
+static int parts_of(const Call *call)
+{
+    return smaller(PARTS, divide_up((int)call->ids, CHUNK));
+}
+
 static int first_chunk(const Call *call, int part)
 {
-    return (int)(divide_up((int)call->ids, CHUNK) * (int64_t)part / PARTS);
+    return (int)(divide_up((int)call->ids, CHUNK) * (int64_t)part / parts_of(call));
 }
 
 /* ---- forward ---- */
@@ -181,16 +187,16 @@ static KERNEL void merge(const Call *call)
     const int words = (int)call->words, hidden = (int)call->hidden;
     for (int m = 0; m < words; m++) {
         float top = -INFINITY, sum = 0, less[PARTS];
-        for (int part = 0; part < PARTS; part++)
+        for (int part = 0; part < parts_of(call); part++)
             top = fmaxf(top, room_of(call, part).top[m]);
-        for (int part = 0; part < PARTS; part++) {
+        for (int part = 0; part < parts_of(call); part++) {
             less[part] = expf(room_of(call, part).top[m] - top);
             sum += room_of(call, part).sum[m] * less[part];
         }
         call->log_sums[m] = top + logf(sum);
         for (int j = 0; j < hidden; j += LANES) {
             __m512 all = _mm512_setzero_ps();
-            for (int part = 0; part < PARTS; part++)
+            for (int part = 0; part < parts_of(call); part++)
                 all = _mm512_fmadd_ps(
                     _mm512_loadu_ps(room_of(call, part).expected + (ptrdiff_t)m * hidden + j),
                     _mm512_set1_ps(less[part] / sum), all);
@@ -201,7 +207,7 @@ static KERNEL void merge(const Call *call)
 
 void userbert_softmax_forward(Call *call)
 {
-    run_parts(call->fork, (int)call->threads, PARTS, forward_part, call);
+    run_parts(call->fork, (int)call->threads, parts_of(call), forward_part, call);
     merge(call);
 }
 
@@ -330,5 +336,5 @@ static KERNEL void backward_part(int part, void *job)
 
 void userbert_softmax_backward(Call *call)
 {
-    run_parts(call->fork, (int)call->threads, PARTS, backward_part, call);
+    run_parts(call->fork, (int)call->threads, parts_of(call), backward_part, call);
 }

@@ -99,7 +99,9 @@ class UserBert(nn.Module):
         self, batch: UserBatch, zeroed: Sequence[NDArray[np.bool_]] | None = None
     ) -> Encoded:
         """Encode a batch; `zeroed`, (W,) of each segment, says which words' inputs are zero."""
-        encoded: Encoded = self.embedding(batch, zeroed)
+        # Its products are small: to round what goes into them takes longer than they do.
+        with torch.autocast(self.embedding.cls.device.type, enabled=False):
+            encoded: Encoded = self.embedding(batch, zeroed)
         return replace(encoded, tokens=self.encoder(encoded.tokens, encoded.lengths, encoded.keys))
 
     def sample_softmax(self, samples: int | None) -> None:

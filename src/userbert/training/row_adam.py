@@ -40,6 +40,9 @@ class RowAdam:
         self.current = torch.zeros(rows, dtype=torch.int32, device=self.weights[0].device)
         """(R,): the step that each row is up to date with."""
         self.tails = Tails()
+        self.settings = Settings(
+            learning_rate, MEAN_DECAY, SQUARE_DECAY, EPSILON, tuple(Tails.RATIOS.tolist())
+        )
         self.native = kernels.available() and self.current.device.type == "cpu"
         module.before_read = self.catch_up
 
@@ -100,11 +103,9 @@ class RowAdam:
         self.current.index_fill_(0, rows, self.steps)
 
     def _update(self, rows: Tensor, gradients: Sequence[Tensor]) -> None:
-        settings = Settings(
-            self.learning_rate, MEAN_DECAY, SQUARE_DECAY, EPSILON, tuple(Tails.RATIOS.tolist())
-        )
         table = Table(self.weights, self.means, self.squares, self.current)
-        update_rows(table, rows, gradients, self.steps, self.tails.until(self.steps), settings)
+        tails = self.tails.until(self.steps)
+        update_rows(table, rows, gradients, self.steps, tails, self.settings)
 
     def flush(self) -> None:
         """Bring every row up to date."""
