@@ -155,11 +155,14 @@ static KERNEL void forward_part(int part, void *job)
     const Right by_hidden = {(uint32_t *)room.weights, PANEL, (ptrdiff_t)PANEL * (hidden / 2)};
     const Right by_id = {by_hidden.pairs + CHUNK * (hidden / 2), hidden, PANEL};
     uint16_t *shares = (uint16_t *)(room.logits + WORDS * CHUNK);
+    uint32_t *rounded = (uint32_t *)room.logits; /* before the logits are there */
     for (int chunk = first_chunk(call, part); chunk < first_chunk(call, part + 1); chunk++) {
         const int first = chunk * CHUNK, ids = smaller(CHUNK, (int)call->ids - first);
         const float *weight = call->weight + (ptrdiff_t)first * hidden;
-        pack_transposed(weight, hidden, ids, hidden, by_hidden);
-        pack_right(weight, hidden, ids, hidden, by_id);
+        /* Once through the weights in order, as memory likes it; the rest is in the cache. */
+        round_rows(weight, hidden, ids, hidden, rounded, hidden / 2);
+        transpose_right(rounded, hidden / 2, hidden / 2, ids, by_hidden);
+        pair_rows(rounded, hidden / 2, ids, hidden, (uint32_t *)by_id.pairs);
         uint32_t *kept = call->shares + (ptrdiff_t)chunk * divide_up(words, 2) * CHUNK;
         for (int m = 0; m < words; m += WORDS) {
             const int count = smaller(WORDS, words - m);
