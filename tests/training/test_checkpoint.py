@@ -14,13 +14,13 @@ from userbert.training.checkpoint import (
     newest_intact,
     save_checkpoint,
 )
-from userbert.training.optim import adam
+from userbert.training.optim import Adam
 
 
 def _save(folder: Path, *steps: int) -> nn.Module:
     """Checkpoints of a module whose bias is the step."""
     module = nn.Linear(2, 1)
-    optimizer = adam(module, 0.1)
+    optimizer = Adam(module, 0.1)
     for step in steps:
         module(torch.ones(1, 2)).sum().backward()
         optimizer.step()
@@ -45,7 +45,7 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
     newest = newest_intact(tmp_path)
     assert newest is not None
     loaded = nn.Linear(2, 1)
-    optimizer = adam(loaded, 0.1)
+    optimizer = Adam(loaded, 0.1)
     assert load_checkpoint(newest, loaded, optimizer) == RunState(2, 20, 0.5)
     for name, weight in saved.state_dict().items():
         assert torch.equal(weight, loaded.state_dict()[name])

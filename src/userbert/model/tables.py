@@ -154,4 +154,8 @@ def sorted_set(numbers: Int64) -> Int64:
 
 def as_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
     """Share a numpy array with torch; a read-only view of a file is copied."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
+    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if device.type == "cuda":
+        # The copy runs beside what the GPU computes.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

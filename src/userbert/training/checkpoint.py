@@ -43,7 +43,7 @@ def save_checkpoint(folder: Path, module: nn.Module, optimizer: Adam, state: Run
     A crash in between leaves those that were there. Raises `InputError` if it cannot be written.
     """
     tensors = {f"module/{name}": tensor for name, tensor in module.state_dict().items()}
-    memory = optimizer_tensors(module, optimizer)
+    memory = optimizer_tensors(optimizer)
     tensors |= {f"optimizer/{name}": tensor for name, tensor in memory.items()}
     temporary = folder / "checkpoint.partial"
     try:
@@ -103,7 +103,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Adam) -> RunState:
             state = RunState(**json.loads(file.metadata()["run"]))
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         module.load_state_dict(_below("module/", tensors))
-        restore_optimizer(module, optimizer, _below("optimizer/", tensors))
+        restore_optimizer(optimizer, _below("optimizer/", tensors))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{path} is not a checkpoint of this run: {error}. "

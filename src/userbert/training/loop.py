@@ -35,7 +35,7 @@ from userbert.training.distributed import (
     from_first,
     gathered,
 )
-from userbert.training.optim import adam
+from userbert.training.optim import Adam
 
 METRICS = "metrics.jsonl"
 
@@ -88,7 +88,7 @@ def train(
     run that finds one goes on from it. `is_enough` looks at each validation and may end the run.
     Raises `InputError` if the loss stops being a number.
     """
-    optimizer = adam(module, config.learning_rate, alone=processes.world == 1)
+    optimizer = Adam(module, config.learning_rate, alone=processes.world == 1)
     done = RunState()
     if folder is not None:
         newest = from_first(lambda: newest_intact(folder), processes)

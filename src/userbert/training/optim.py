@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam as fused_adam
 
 from userbert.kernels.softmax import LayerGradient, Memory
 from userbert.model.heads import AttributeHead
 from userbert.model.tables import RowSparse
 from userbert.training.row_adam import EPSILON, MEAN_DECAY, SQUARE_DECAY, RowAdam
 
-_DENSE = ("step", "exp_avg", "exp_avg_sq")
+_MEMORY = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Adam:
@@ -25,78 +26,87 @@ class Adam:
     """
 
     def __init__(self, module: nn.Module, learning_rate: float, *, alone: bool = True) -> None:
+        self.learning_rate = learning_rate
         self.rows = {
             name: RowAdam(part, learning_rate)
             for name, part in module.named_modules()
             if isinstance(part, RowSparse) and part.row_parameters()
         }
         by_row = {id(weight) for part in self.rows.values() for weight in part.weights}
-        self.dense = torch.optim.Adam(
-            [weight for weight in module.parameters() if id(weight) not in by_row],
-            lr=learning_rate,
-            betas=(MEAN_DECAY, SQUARE_DECAY),
-            eps=EPSILON,
-            fused=True,
-        )
-
+        self.dense = {
+            name: DenseMemory(weight)
+            for name, weight in module.named_parameters()
+            if id(weight) not in by_row and weight.requires_grad
+        }
         # Many processes must exchange gradients, which are then written out.
-        self.heads = [
-            part for part in module.modules()
+        self.heads = {
+            name: part
+            for name, part in module.named_modules()
             if isinstance(part, AttributeHead) and part.samples is None and alone
-        ]  # fmt: skip
-        self.deferred: list[list[LayerGradient]] = []
-        for head in self.heads:
-            head.deferred = []
-            self.deferred.append(head.deferred)
+        }
+        self.deferred: dict[str, list[LayerGradient]] = {name: [] for name in self.heads}
+        for name, head in self.heads.items():
+            head.deferred = self.deferred[name]
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        self.dense.zero_grad()
-        for deferred in self.deferred:
-            # A forward pass may hold the list already.
-            deferred.clear()
+        for memory in self.dense.values():
+            memory.weight.grad = None
         for part in self.rows.values():
             for weight in part.weights:
                 weight.grad = None
-
-    def step(self) -> None:
-        """Take a step along the gradients."""
-        for head, deferred in zip(self.heads, self.deferred, strict=True):
-            self._learn(head.project, deferred)
-        self.dense.step()
-        for part in self.rows.values():
-            part.step()
+        for deferred in self.deferred.values():
+            # A forward pass may hold the list already.
+            deferred.clear()
 
     @torch.no_grad()
-    def _learn(self, layer: nn.Linear, deferred: Sequence[LayerGradient]) -> None:
-        """Take the step of a layer whose gradient was deferred; its weights then have none."""
-        if len(deferred) == 1 and layer.weight.grad is None:
-            weight, bias = (self._state(part) for part in (layer.weight, layer.bias))
-            for state in (weight, bias):
-                state["step"] += 1
-            steps = weight["step"].item()
+    def step(self) -> None:
+        """Take a step along the gradients."""
+        for name, deferred in self.deferred.items():
+            self._learn(name, deferred)
+        learned = [part for part in self.dense.values() if part.weight.grad is not None]
+        if learned:
+            fused_adam(
+                [part.weight for part in learned],
+                [part.weight.grad for part in learned],  # type: ignore[misc]
+                [part.mean for part in learned],
+                [part.square for part in learned],
+                [],
+                [part.step for part in learned],
+                fused=True,
+                amsgrad=False,
+                beta1=MEAN_DECAY,
+                beta2=SQUARE_DECAY,
+                lr=self.learning_rate,
+                weight_decay=0,
+                eps=EPSILON,
+                maximize=False,
+            )
+        for rows in self.rows.values():
+            rows.step()
+
+    def _learn(self, name: str, deferred: Sequence[LayerGradient]) -> None:
+        """Take the step of a head whose gradient was deferred; its weights then have none."""
+        weight, bias = (self.dense[f"{name}.project.{part}"] for part in ("weight", "bias"))
+        if len(deferred) == 1 and weight.weight.grad is None:
+            for part in (weight, bias):
+                part.step += 1
+            steps = weight.step.item()
             memory = Memory(
-                weight["exp_avg"],
-                weight["exp_avg_sq"],
-                bias["exp_avg"],
-                bias["exp_avg_sq"],
-                step_size=self.dense.param_groups[0]["lr"] / (1 - MEAN_DECAY**steps),
+                weight.mean,
+                weight.square,
+                bias.mean,
+                bias.square,
+                step_size=self.learning_rate / (1 - MEAN_DECAY**steps),
                 root=(1 - SQUARE_DECAY**steps) ** 0.5,
             )
             deferred[0].take_step(memory)
             return
         # Several losses read the head.
-        for part in deferred:
-            for own, gradient in zip((layer.weight, layer.bias), part.dense(), strict=True):
-                own.grad = gradient if own.grad is None else own.grad + gradient
-
-    def _state(self, weight: Tensor) -> dict[str, Tensor]:
-        """What dense Adam remembers of a weight, as it would begin."""
-        state: dict[str, Tensor] = self.dense.state[weight]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(weight) for _ in range(2))
-        return state
+        for factors in deferred:
+            for part, gradient in zip((weight, bias), factors.dense(), strict=True):
+                own = part.weight.grad
+                part.weight.grad = gradient if own is None else own + gradient
 
     def flush(self) -> None:
         """Bring every row up to date, as must be before weights are read but for training."""
@@ -108,23 +118,25 @@ class Adam:
         self.flush()
         for part in self.rows.values():
             part.module.before_read = None
-        for head in self.heads:
+        for head in self.heads.values():
             head.deferred = None
 
 
-def adam(module: nn.Module, learning_rate: float, *, alone: bool = True) -> Adam:
-    """The optimizer of a module."""
-    return Adam(module, learning_rate, alone=alone)
+class DenseMemory:
+    """What Adam remembers of a weight."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self.weight = weight
+        self.step = torch.zeros((), device=weight.device)
+        self.mean, self.square = torch.zeros_like(weight), torch.zeros_like(weight)
 
 
-def optimizer_tensors(module: nn.Module, optimizer: Adam) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: Adam) -> dict[str, Tensor]:
     """What Adam remembers of each weight: `weight's name/exp_avg` and the like."""
-    state = optimizer.dense.state
     tensors = {
-        f"{name}/{memory}": state[weight][memory]
-        for name, weight in module.named_parameters()
-        if weight in state
-        for memory in _DENSE
+        f"{name}/{memory}": tensor
+        for name, part in optimizer.dense.items()
+        for memory, tensor in zip(_MEMORY, (part.step, part.mean, part.square), strict=True)
     }
     for name, part in optimizer.rows.items():
         tensors[f"{name}/steps"] = torch.tensor(part.steps)
@@ -135,13 +147,12 @@ def optimizer_tensors(module: nn.Module, optimizer: Adam) -> dict[str, Tensor]:
     return tensors
 
 
-def restore_optimizer(module: nn.Module, optimizer: Adam, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(optimizer: Adam, tensors: Mapping[str, Tensor]) -> None:
     """Make Adam remember what `optimizer_tensors` gave; raise `KeyError` if some is missing."""
-    for name, weight in module.named_parameters():
-        if f"{name}/step" in tensors:
-            optimizer.dense.state[weight] = {
-                memory: tensors[f"{name}/{memory}"].clone() for memory in _DENSE
-            }
+    for name, memory in optimizer.dense.items():
+        memory.step, memory.mean, memory.square = (
+            tensors[f"{name}/{part}"].clone() for part in _MEMORY
+        )
     for name, part in optimizer.rows.items():
         part.steps = int(tensors[f"{name}/steps"])
         part.current = tensors[f"{name}/current"].clone()
