@@ -24,7 +24,8 @@ from userbert.experiments.simulate import simulate
 from userbert.folders import checksums, read_json
 from userbert.schema import Schema
 from userbert.tasks.labels import Labels, label_next, label_response, label_return
-from userbert.training.pretrain import configure, pretrain
+from userbert.training.pretrain import pretrain
+from userbert.training.settings import configure
 
 USERS = 4_000
 SEED = 1

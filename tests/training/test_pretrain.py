@@ -15,14 +15,8 @@ from userbert.errors import InputError, ModelError
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.training.distributed import Processes
 from userbert.training.loop import METRICS
-from userbert.training.pretrain import (
-    PRESETS,
-    PretrainConfig,
-    configure,
-    fingerprint,
-    own_pairs,
-    pretrain,
-)
+from userbert.training.pretrain import fingerprint, own_pairs, pretrain
+from userbert.training.settings import PRESETS, PretrainConfig, configure
 from userbert.training.validation import is_held_out
 
 TINY = PretrainConfig(

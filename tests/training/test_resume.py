@@ -23,7 +23,8 @@ from userbert.model.userbert import UserBertConfig
 from userbert.schema.models import Schema
 from userbert.training.checkpoint import checkpoints
 from userbert.training.loop import METRICS
-from userbert.training.pretrain import PretrainConfig, pretrain
+from userbert.training.pretrain import pretrain
+from userbert.training.settings import PretrainConfig
 
 PYTHON = [sys.executable, "-m"]
 TORCHRUN = [*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]

@@ -25,7 +25,7 @@ from userbert.progress import progress
 from userbert.training.masking import select_words
 from userbert.training.objectives import SELECTED, ZEROED, masked_words
 from userbert.training.optim import Adam
-from userbert.training.pretrain import SAMPLES
+from userbert.training.settings import SAMPLES
 
 LEARNING_RATE = 1e-4
 _STEPS = 400_000

@@ -78,8 +78,8 @@ def pretrain(
     from userbert.data.pairs import read_table
     from userbert.model.userbert import UserBert
     from userbert.training.distributed import joined
-    from userbert.training.pretrain import configure
     from userbert.training.pretrain import pretrain as pretrain_model
+    from userbert.training.settings import configure
 
     with joined(os.environ) as processes:
         model = pretrain_model(

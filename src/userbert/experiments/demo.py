@@ -81,7 +81,8 @@ def _pretrain(folder: Path, data: PreparedData) -> list[UserBert]:
 def _pretrain_one(data: Path, path: Path, seed: int) -> None:
     import torch
 
-    from userbert.training.pretrain import configure, pretrain
+    from userbert.training.pretrain import pretrain
+    from userbert.training.settings import configure
 
     torch.set_num_threads(1)
     pretrain(

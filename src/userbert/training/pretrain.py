@@ -5,7 +5,6 @@ In: prepared data, a preset or a configuration, and the cut-offs that bound what
 then. Several processes may run it together, each on its own range of users.
 """
 
-import difflib
 import hashlib
 import json
 import platform
@@ -15,12 +14,11 @@ from copy import deepcopy
 from datetime import date, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from pydantic import Field, ValidationError
 
 from userbert.data.batches import Int64
 from userbert.data.loading import SequenceBatches, sequence_lengths
@@ -28,42 +26,16 @@ from userbert.data.pairs import Pairs, pairs_at, pairs_of
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.folders import read_json, replacing_file, write_json
-from userbert.model.userbert import UserBert, UserBertConfig
-from userbert.schema.models import Strict
-from userbert.training.distributed import Processes, best_device, gathered
+from userbert.model.userbert import UserBert
+from userbert.training.distributed import Processes, best_device, from_first, gathered
 from userbert.training.loop import METRICS, LoopConfig, Trained, train
 from userbert.training.objectives import Objective, masked_words
+from userbert.training.settings import PretrainConfig, preset_named
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
 
 _RUN = "run.json"
-SAMPLES = 2_048
-"""Ids that a sampled softmax looks at, besides those of the batch."""
 
 
-class PretrainConfig(Strict):
-    """How a model is pretrained; the defaults are the preset `paper`."""
-
-    model: UserBertConfig = UserBertConfig()
-    objective: Literal["masked_words"] = "masked_words"
-    steps: int = Field(default=400_000, ge=1)
-    """Batches (paper §4.4)."""
-    batch_size: int = Field(default=16, ge=1)
-    """User sequences in a batch (paper §4.4)."""
-    learning_rate: float = Field(default=1e-4, gt=0)
-    """Of Adam (paper §4.4)."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    """bf16 where it is the faster: on a GPU, and where our kernels can run."""
-    softmax: Literal["exact", "sampled"] = "exact"
-    """Over all ids, or, in attributes of many, over a sample."""
-    samples: int = Field(default=SAMPLES, ge=1)
-    """Ids in a sample."""
-    held_out: float = Field(default=0.05, ge=0, lt=1)
-    """The share of users whose loss is watched, and who are not learned from."""
-    checkpoint_every: int = Field(default=1000, ge=1)
-    """Steps between two checkpoints, and between two validations."""
-
-
-PRESETS: Mapping[str, PretrainConfig] = {"paper": PretrainConfig()}
 _OBJECTIVES: Mapping[str, Objective] = {"masked_words": masked_words}
 
 
@@ -95,7 +67,7 @@ def pretrain(
     Raises `InputError` if there is nothing to learn from, or `output` or an interrupted run is in
     the way; `ModelError` if the data have other ids than `from_model`.
     """
-    config = config or _preset(preset)
+    config = config or preset_named(preset)
     if steps is not None:
         config = config.model_copy(update={"steps": steps})
     processes = processes or Processes(device=best_device())
@@ -127,7 +99,8 @@ def pretrain(
         _check_origin(data, model, hide)
     model.sample_softmax(config.samples if config.softmax == "sampled" else None)
     precision = (
-        model.fastest_precision(processes.device)
+        # Machines may differ in what they are fast at, but must compute alike.
+        from_first(lambda: model.fastest_precision(processes.device), processes)
         if config.precision == "auto"
         else config.precision
     )
@@ -193,58 +166,11 @@ def pretrain(
     return model
 
 
-def configure(preset: str = "paper", overrides: Sequence[str] = ()) -> PretrainConfig:
-    """A preset with settings changed, as `steps=1000` or `model.layers=2`; raises `InputError`."""
-    content = _preset(preset).model_dump()
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        *path, last = key.strip().split(".")
-        if not equals:
-            raise InputError(f"--set {override}: expected key=value, such as steps=1000.")
-        place: Any = content
-        for part in path:
-            place = place.get(part) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
-            close = difflib.get_close_matches(key, _keys(content), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(_keys(content))}."
-            raise InputError(f"--set {override}: there is no setting {key!r}; {hint}")
-        place[last] = _value(text)
-    try:
-        return PretrainConfig.model_validate(content)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r}"
-            for fault in error.errors()
-        )
-        raise InputError(f"--set: {faults}.") from error
-
-
 def fingerprint(data: PreparedData, pairs: Pairs) -> str:
     """SHA-256 of a set of (user, cut-off) pairs, whatever their order."""
     users = data.user_ids.take(pl.Series(pairs.rows).to_arrow()).to_pylist()
     lines = sorted(zip(users, pairs.cutoffs.tolist(), strict=True))
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
-
-
-def _preset(name: str) -> PretrainConfig:
-    if name not in PRESETS:
-        raise InputError(f"there is no preset {name!r}; choose one of: {', '.join(PRESETS)}.")
-    return PRESETS[name]
-
-
-def _keys(content: Mapping[str, Any]) -> list[str]:
-    return [
-        key
-        for name, value in content.items()
-        for key in ([f"{name}.{k}" for k in _keys(value)] if isinstance(value, dict) else [name])
-    ]
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text.strip()
 
 
 def _pairs(data: PreparedData, before: str | date | datetime | None, at: Any | None) -> Pairs:

@@ -1,0 +1,92 @@
+"""What a pretraining can be set to: presets, and changes to them.
+
+In: a preset's name, and settings as typed. Out: a `PretrainConfig`, which `pretrain` follows.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from userbert.errors import InputError
+from userbert.model.userbert import UserBertConfig
+from userbert.schema.models import Strict
+
+SAMPLES = 2_048
+"""Ids that a sampled softmax looks at, besides those of the batch."""
+
+
+class PretrainConfig(Strict):
+    """How a model is pretrained; the defaults are the preset `paper`."""
+
+    model: UserBertConfig = UserBertConfig()
+    objective: Literal["masked_words"] = "masked_words"
+    steps: int = Field(default=400_000, ge=1)
+    """Batches (paper §4.4)."""
+    batch_size: int = Field(default=16, ge=1)
+    """User sequences in a batch (paper §4.4)."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Of Adam (paper §4.4)."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """bf16 where it is the faster: on a GPU, and where our kernels can run."""
+    softmax: Literal["exact", "sampled"] = "exact"
+    """Over all ids, or, in attributes of many, over a sample."""
+    samples: int = Field(default=SAMPLES, ge=1)
+    """Ids in a sample."""
+    held_out: float = Field(default=0.05, ge=0, lt=1)
+    """The share of users whose loss is watched, and who are not learned from."""
+    checkpoint_every: int = Field(default=1000, ge=1)
+    """Steps between two checkpoints, and between two validations."""
+
+
+PRESETS: Mapping[str, PretrainConfig] = {"paper": PretrainConfig()}
+
+
+def configure(preset: str = "paper", overrides: Sequence[str] = ()) -> PretrainConfig:
+    """A preset with settings changed, as `steps=1000` or `model.layers=2`; raises `InputError`."""
+    content = preset_named(preset).model_dump()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        *path, last = key.strip().split(".")
+        if not equals:
+            raise InputError(f"--set {override}: expected key=value, such as steps=1000.")
+        place: Any = content
+        for part in path:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            close = difflib.get_close_matches(key, _keys(content), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(_keys(content))}."
+            raise InputError(f"--set {override}: there is no setting {key!r}; {hint}")
+        place[last] = _value(text)
+    try:
+        return PretrainConfig.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r}"
+            for fault in error.errors()
+        )
+        raise InputError(f"--set: {faults}.") from error
+
+
+def preset_named(name: str) -> PretrainConfig:
+    """A preset; raise `InputError` if there is none of that name."""
+    if name not in PRESETS:
+        raise InputError(f"there is no preset {name!r}; choose one of: {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def _keys(content: Mapping[str, Any]) -> list[str]:
+    return [
+        key
+        for name, value in content.items()
+        for key in ([f"{name}.{k}" for k in _keys(value)] if isinstance(value, dict) else [name])
+    ]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.strip()
