@@ -6,7 +6,7 @@ test holds the two equal.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,51 @@ from userbert.folders import read_json
 
 
 def page(content: Mapping[str, Any], name: str) -> str:
-    """A page of an evaluation's rows: a table of models by tasks, then the paired differences."""
-    rows = content["rows"]
+    """A page of rows: of a benchmark, or of an evaluation."""
+    table = _speed if "workload" in content["rows"][0] else _scores
+    made = content["made"]
+    seeds = ", ".join(map(str, made["seeds"]))
+    origin = [
+        f"`{made['command']}`", made["date"][:10], f"commit {str(made['commit'])[:10]}",
+        f"seeds {seeds}", made["machine"],
+    ]  # fmt: skip
+    if made["data"] is not None:
+        origin.append(f"data {made['data'][:10]}")
+    return "\n".join([f"# {name}", "", *table(content["rows"]), "", ", ".join(origin) + ".", ""])
+
+
+def _speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ours beside a reference: a line for each pair, then what the machine can do."""
+    machine = rows[0]
+    lines = [
+        "Made from the JSON beside it. A batch is 16 users; times are medians of turns, ratios "
+        "medians of the turns' ratios.",
+        "",
+        "| workload | ours | ms a batch | reference | ms a batch | ratio | GFLOP/s of useful work "
+        "| 400,000 batches | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['workload']} | {row['variant']} "
+        f"| {row['ours_ms']:.1f} (± {row['spread_ms'] / 2:.1f}) | {row['reference']} | {row['reference_ms']:.0f} | **{row['ratio']:.1f}** "
+        f"| {row['gflops']:.0f} | {row['hours_400k']:.1f} h | {row['peak_memory_gib']:.2f} GiB |"
+        for row in rows
+    ]
+    return [
+        *lines,
+        "",
+        f"In the same run, products of large bf16 matrices reached {machine['gemm_gflops']} "
+        f"GFLOP/s, and copies of large arrays {machine['bandwidth_gbs']} GB/s.",
+    ]
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of models by tasks, and how many labels each task has."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     first = {task: next(row["metric"] for row in rows if row["task"] == task) for task in tasks}
     rows = [row for row in rows if row["metric"] == first[row["task"]]]
     models = list(dict.fromkeys(row["model"] for row in rows))
     lines = [
-        f"# {name}",
-        "",
         "Made from the JSON beside it; means with 95 % intervals.",
         "",
         "| model | " + " | ".join(f"{task} ({first[task]})" for task in tasks) + " |",
@@ -35,17 +71,7 @@ def page(content: Mapping[str, Any], name: str) -> str:
         ]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     counts = {row["task"]: row["labels"] for row in rows}
-    made = content["made"]
-    lines += [
-        "",
-        "Labels: " + ", ".join(f"{task} {counts[task]:,}" for task in tasks) + ".",
-        "",
-        f"`{made['command']}`, {made['date'][:10]}, commit {str(made['commit'])[:10]}, pretraining "
-        f"seeds {', '.join(map(str, made['seeds']))}, {made['machine']}, data "
-        f"{str(made['data'])[:10]}.",
-        "",
-    ]
-    return "\n".join(lines)
+    return [*lines, "", "Labels: " + ", ".join(f"{t} {counts[t]:,}" for t in tasks) + "."]
 
 
 def _cell(row: Mapping[str, Any]) -> str:
