@@ -135,15 +135,6 @@ def draw_candidates(ids: int, count: int, start: float, sets: WordSets) -> Candi
     return Candidates(places, log_weights)
 
 
-def log_frequencies(ids: int) -> Tensor:
-    """(V,): the logarithms of how frequent ids would be if the r-th fell as 1 / r.
-
-    Biases that begin here need not learn it, which is slow where few ids are looked at.
-    """
-    frequencies = np.log1p(1 / np.arange(1, ids + 1))
-    return torch.from_numpy(np.log(frequencies / frequencies.sum()).astype(np.float32))
-
-
 @cache
 def _chances(ids: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(V,) each: the chances of ids to be among about `count`, and their running sums."""

@@ -86,6 +86,7 @@ def finetune(
     task = _new_task(model, labels, chosen, config.seed, from_scratch)
     pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
     batches = _LabelledBatches(data, pairs, chosen, config, task.hidden)
+    precision = model.fastest_precision(next(task.parameters()).device)
     # The network stands in the middle of an epoch when the loop has ended; the best is kept here.
     best = _Best(config.patience)
 
@@ -103,6 +104,7 @@ def finetune(
             steps=config.epochs * batches.per_epoch,
             learning_rate=config.learning_rate,
             seed=config.seed,
+            precision=precision,
             log_every=batches.per_epoch,
             checkpoint_every=batches.per_epoch,
         ),
@@ -114,6 +116,7 @@ def finetune(
     task.record = {
         **config.model_dump(mode="json"),
         "from_scratch": from_scratch,
+        "precision": precision,
         "labels": len(chosen),
         "validation_labels": len(validate_on),
         "epochs_taken": best.seen,

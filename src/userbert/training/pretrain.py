@@ -151,7 +151,7 @@ def pretrain(
             checkpoint_every=config.checkpoint_every,
         ),
         folder=work,
-        validate=(lambda: mean_losses(model, objective, validation, processes))
+        validate=(lambda: mean_losses(model, objective, validation, precision, processes))
         if has_validation
         else None,
         processes=processes,

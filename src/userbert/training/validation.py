@@ -16,7 +16,7 @@ from userbert.data.batches import Int64, UserBatch
 from userbert.data.pairs import Pairs
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
-from userbert.model.userbert import UserBert
+from userbert.model.userbert import Precision, UserBert, autocast
 from userbert.training.distributed import ALONE, Processes, gathered
 from userbert.training.objectives import Objective
 
@@ -58,6 +58,7 @@ def mean_losses(
     model: UserBert,
     objective: Objective,
     batches: Sequence[UserBatch],
+    precision: Precision = "float32",
     processes: Processes = ALONE,
 ) -> dict[str, float]:
     """The losses per user over the batches of all processes, without dropout; `loss` is their sum.
@@ -66,7 +67,8 @@ def mean_losses(
     """
     model.eval()
     own: dict[str, float] = {}
-    with torch.inference_mode():
+    device = next(model.parameters()).device
+    with torch.inference_mode(), autocast(device, precision):
         for batch in batches:
             for name, loss in objective(model, batch, np.random.default_rng(0)).items():
                 own[name] = own.get(name, 0.0) + loss.item() * len(batch)
