@@ -14,7 +14,14 @@ from userbert.folders import read_json
 from userbert.schema import Schema
 
 ROOT = Path(__file__).parents[1]
-RUN = [ROOT / "README.md", *sorted((ROOT / "docs/tutorial").glob("*.md"))]
+HOW_TO = ROOT / "docs/how-to"
+RUN = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs/tutorial").glob("*.md")),
+    *(HOW_TO / f"{name}.md" for name in ("pretrain", "resume", "simulate")),
+]
+PREPARED = {"pretrain.md", "resume.md"}
+"""Pages that begin with prepared data."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -27,7 +34,11 @@ def snippets(page: Path, language: str) -> list[str]:
 def test_snippets_run_as_they_stand(page: Path, tmp_path: Path) -> None:
     write_example_logs(tmp_path)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for command in snippets(page, "sh"):
+    prepare = (
+        "userbert init events.parquet --profiles profiles.parquet\n"
+        "userbert prepare schema.yaml -o data"
+    )
+    for command in [prepare] * (page.name in PREPARED) + snippets(page, "sh"):
         quick = re.sub(r"--steps \d+", "--steps 30", command)
         subprocess.run(["bash", "-euc", quick], cwd=tmp_path, env=environment, check=True)
     for code in snippets(page, "python"):

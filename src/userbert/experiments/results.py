@@ -14,8 +14,9 @@ from userbert.folders import read_json
 
 
 def page(content: Mapping[str, Any], name: str) -> str:
-    """A page of rows: of a benchmark, or of an evaluation."""
-    table = _speed if "workload" in content["rows"][0] else _scores
+    """A page of rows: of a benchmark, of an evaluation, or of anything else."""
+    first = content["rows"][0]
+    table = _speed if "reference" in first else _scores if "splits" in first else _plain
     made = content["made"]
     seeds = ", ".join(map(str, made["seeds"]))
     origin = [
@@ -59,6 +60,23 @@ def _speed_cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['hours_400k']:.1f} h",
         f"{row['peak_memory_gib']:.2f} GiB",
     ]
+
+
+def _plain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A column for each key; of rows by step, the last step's alone."""
+    last = [row for row in rows if row.get("step") == rows[-1].get("step")]
+    keys = list(dict.fromkeys(key for row in last for key in row))
+    return [
+        "Made from the JSON beside it.",
+        "",
+        f"| {' | '.join(key.replace('_', ' ') for key in keys)} |",
+        "|" + "---|" * len(keys),
+        *(f"| {' | '.join(_plain_cell(row.get(key, '')) for key in keys)} |" for row in last),
+    ]
+
+
+def _plain_cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
