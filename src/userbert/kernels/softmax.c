@@ -1,9 +1,9 @@
 /* The loss of model/softmax.py: a linear layer, a softmax over many ids, sets of right answers.
  *
  * In: word vectors (M, H), weights (V, H) and biases (V,) in float32, and pairs (word, id): word m's
- * set has counts[m] of them. Ids without a share have a bias of -1e30. Forward: the logarithms of the sums under the softmaxes and the
- * weights that a word expects, Σ p W. Backward: the gradients of weights and biases, either written
- * out, or taken at once as a step of Adam: then they never leave the cache.
+ * set has counts[m] of them. Forward: the logarithms of the sums under the softmaxes and the weights
+ * that a word expects, Σ p W. Backward: the gradients of weights and biases, either written out, or
+ * taken at once as a step of Adam: then they never leave the cache.
  *
  * Ids go by in chunks: their weights are read once a pass. A chunk's logits are never kept; the
  * shares exp(z - top) are, in bf16, as the backward pass multiplies them again. `top` is a little
@@ -28,15 +28,15 @@ typedef struct {
     Fork fork;
     int64_t words, ids, hidden, threads;
     const float *vectors, *weight, *bias;
-    const float *counts;      /* (M,) */
+    const int64_t *pair_words, *pair_ids; /* (P,), ascending in ids */
+    int64_t pairs;
+    const float *shifts;      /* (V,): in `bias`, but not for words that hold the id; NULL: none */
     uint32_t *shares;         /* (C, M / 2 rounded up, CHUNK) pairs of words */
     float *tops;              /* (C, M) */
     float *log_sums;          /* (M,) */
     float *expected;          /* (M, H) */
     /* Backward alone. */
-    const int64_t *pair_words, *pair_ids; /* (P,), ascending in ids */
-    const float *pair_gradients; /* (P,): of the pairs' logits, beside what their shares give */
-    int64_t pairs;
+    const float *counts;      /* (M,) */
     float gradient;           /* of the loss */
     float *to_weight, *to_bias; /* gradients; NULL: take a step of Adam instead */
     float *weight_mean, *weight_square, *bias_mean, *bias_square;
@@ -49,7 +49,7 @@ typedef struct {
     float *top, *sum;   /* (M,) */
     float *expected;    /* (M, H) */
     float *weights;     /* two operands of a chunk's weights, or its gradients: (CHUNK, H) words */
-    float *logits;      /* (WORDS, CHUNK), and their shares in bf16 */
+    float *logits;      /* (WORDS, CHUNK), and their shares in bf16; first a chunk's rounded weights */
     float *rounded;     /* the vectors as pairs, by row or by two rows */
 } Room;
 
@@ -58,10 +58,16 @@ static int64_t up(int64_t n, int64_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
+static int64_t logits_size(int64_t hidden)
+{
+    const int64_t logits = WORDS * CHUNK * 3 / 2, rounded = CHUNK * (hidden / 2);
+    return logits > rounded ? logits : rounded;
+}
+
 static int64_t room_size(int64_t words, int64_t hidden)
 {
     const int64_t even = up(words, 2);
-    return 2 * up(words, LANES) + words * hidden + CHUNK * hidden + WORDS * CHUNK * 3 / 2 +
+    return 2 * up(words, LANES) + words * hidden + CHUNK * hidden + logits_size(hidden) +
            up(even + 1, LANES) + CHUNK + even * hidden + even / 2 * hidden;
 }
 
@@ -73,7 +79,7 @@ static Room room_of(const Call *call, int part)
     room.expected = at += up(call->words, LANES);
     room.weights = at += call->words * call->hidden;
     room.logits = at += CHUNK * call->hidden;
-    room.rounded = at + WORDS * CHUNK * 3 / 2;
+    room.rounded = at + logits_size(call->hidden);
     return room;
 }
 
@@ -94,7 +100,33 @@ static int first_chunk(const Call *call, int part)
     return (int)(divide_up((int)call->ids, CHUNK) * (int64_t)part / parts_of(call));
 }
 
+/* The first pair whose id is not before `id`. */
+static int64_t first_pair(const Call *call, int64_t id)
+{
+    int64_t low = 0, high = call->pairs;
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (call->pair_ids[middle] < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 /* ---- forward ---- */
+
+/* Undo the shifts of ids in the words that hold them, in a block's logits of a chunk. */
+static void unshift(const Call *call, int first_id, int ids, int first_word, int words,
+                    float *logits)
+{
+    const int64_t end = first_pair(call, first_id + ids);
+    for (int64_t pair = first_pair(call, first_id); pair < end; pair++) {
+        const int64_t word = call->pair_words[pair] - first_word, id = call->pair_ids[pair];
+        if (word >= 0 && word < words)
+            logits[word * CHUNK + id - first_id] -= call->shifts[id];
+    }
+}
 
 /* Make place above a greater logit: what was summed up below the old top becomes less. */
 static KERNEL void raise_top(const Room *room, int word, int hidden, float top)
@@ -169,6 +201,8 @@ static KERNEL void forward_part(int part, void *job)
             const Left left = {rows + (ptrdiff_t)m * (hidden / 2), hidden / 2, 1};
             gemm_store(left, by_hidden, count, (int)up(ids, LANES), hidden / 2, room.logits, CHUNK,
                        false);
+            if (call->shifts != NULL)
+                unshift(call, first, ids, m, count, room.logits);
             for (int i = 0; i < count; i++)
                 to_shares(&room, m + i, hidden, room.logits + (ptrdiff_t)i * CHUNK,
                           call->bias + first, ids, shares + (ptrdiff_t)i * CHUNK);
@@ -257,20 +291,6 @@ static KERNEL void bias_gradients(const Call *call, const uint32_t *shares, cons
     }
 }
 
-/* The first pair whose id is not before `id`. */
-static int64_t first_pair(const Call *call, int64_t id)
-{
-    int64_t low = 0, high = call->pairs;
-    while (low < high) {
-        const int64_t middle = (low + high) / 2;
-        if (call->pair_ids[middle] < id)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 /* One step of Adam, as PyTorch takes it. */
 static KERNEL void adam(const Call *call, const float *gradient, int count, float *weight,
                         float *mean, float *square)
@@ -321,10 +341,9 @@ static KERNEL void backward_part(int part, void *job)
         for (int64_t pair = first_pair(call, first); pair < end; pair++) {
             const int64_t id = call->pair_ids[pair] - first;
             const float *vector = call->vectors + call->pair_words[pair] * hidden;
-            const float to_pair = call->pair_gradients[pair];
             for (int j = 0; j < hidden; j++)
-                to_weight[id * hidden + j] += to_pair * vector[j];
-            bias_room[id] += to_pair;
+                to_weight[id * hidden + j] -= call->gradient * vector[j];
+            bias_room[id] -= call->gradient;
         }
         if (call->to_weight) {
             memcpy(call->to_bias + first, bias_room, sizeof(float) * (size_t)ids);

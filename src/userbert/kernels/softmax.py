@@ -22,14 +22,15 @@ from userbert.kernels import Block, Blocks, fork, library
 
 _CHUNK = 128
 """Ids that go by at once, as in softmax.c."""
-_NEVER = np.float32(-1e30)
-"""The bias of an id without a share there."""
+_NEVER = np.float32(-1_000)
+"""The logarithm of no weight: small enough to leave no share, and not so small that a logit is lost
+when it is added and taken away again."""
 
 _Int64 = NDArray[np.int64]
 
 _rooms = Blocks()
 _shares: dict[int, Blocks] = {}
-"""What calls keep until their backward pass, by the number of ids: sizes differ much."""
+"""What calls keep until their backward pass, by the number of chunks: sizes differ much."""
 
 
 class _Call(ctypes.Structure):
@@ -39,9 +40,10 @@ class _Call(ctypes.Structure):
         ("fork", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("words", "ids", "hidden", "threads")),
         *((name, ctypes.c_void_p) for name in
-          ("vectors", "weight", "bias", "counts", "shares", "tops", "log_sums", "expected",
-           "pair_words", "pair_ids", "pair_gradients")),
+          ("vectors", "weight", "bias", "pair_words", "pair_ids")),
         ("pairs", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in
+          ("shifts", "shares", "tops", "log_sums", "expected", "counts")),
         ("gradient", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in
           ("to_weight", "to_bias", "weight_mean", "weight_square", "bias_mean", "bias_square")),
@@ -83,8 +85,6 @@ class LayerGradient:
     words: Tensor
     places: Tensor
     """(P,) each: the pairs, ascending in places, which are ids less one."""
-    pair_scales: Tensor
-    """(P,): by which a pair's logit changes the loss, beside what its share does."""
     counts: Tensor
     log_sums: Tensor
     tops: Tensor
@@ -110,13 +110,10 @@ class LayerGradient:
         )
 
     def _run(self, **more: Any) -> None:
-        call = _call(self.vectors, self.weight, self.bias, **more)
+        call = _call(self.vectors, self.weight, self.bias, self.words, self.places, **more)
         call.counts, call.log_sums = self.counts.data_ptr(), self.log_sums.data_ptr()
         call.tops, call.shares = self.tops.data_ptr(), self.shares.address
-        call.pair_words, call.pair_ids = self.words.data_ptr(), self.places.data_ptr()
-        to_pairs = self.pair_scales * self.gradient
-        call.pair_gradients = to_pairs.data_ptr()
-        call.pairs, call.gradient = len(self.words), self.gradient
+        call.gradient = self.gradient
         _run("userbert_softmax_backward", call)
 
 
@@ -133,15 +130,15 @@ def cross_entropy(
     """Cross-entropy of words (M, H) against sets of ids, given as pairs (P,) of word and place.
 
     `log_weights` (V,) say how ids weigh in the sum under the softmax of words that do not hold
-    them; -inf: not at all. With a list as `deferred`, the backward pass adds the layer's gradient
-    to it, and gives the layer none.
+    them; -inf: not at all. In words that hold them, ids weigh fully. With a list as `deferred`, the
+    backward pass adds the layer's gradient to it, and gives the layer none.
     """
     order = np.argsort(places, kind="stable")
     pairs = (torch.from_numpy(words[order]), torch.from_numpy(places[order]))
-    shift = None
+    shifts = None
     if log_weights is not None:
-        shift = torch.from_numpy(np.maximum(log_weights, _NEVER))
-    return _CrossEntropy.apply(vectors, weight, bias, *pairs, shift, deferred)  # type: ignore[no-any-return, no-untyped-call]
+        shifts = torch.from_numpy(np.maximum(log_weights, _NEVER))
+    return _CrossEntropy.apply(vectors, weight, bias, *pairs, shifts, deferred)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -153,33 +150,29 @@ class _CrossEntropy(torch.autograd.Function):
         bias: Tensor,
         words: Tensor,
         places: Tensor,
-        shift: Tensor | None,
+        shifts: Tensor | None,
         deferred: list[LayerGradient] | None,
     ) -> Tensor:
         vectors = vectors.detach().float().contiguous()
         weight, bias = weight.detach().contiguous(), bias.detach().contiguous()
-        biased = bias if shift is None else bias + shift
+        biased = bias if shifts is None else bias + shifts
         count, ids = len(vectors), len(bias)
         counts = torch.bincount(words, minlength=count).float()  # (M,)
         log_sums, expected = torch.empty(count), torch.empty_like(vectors)
         chunks = -(-ids // _CHUNK)
         tops = torch.empty(chunks, count)
-        shares = _shares.setdefault(ids, Blocks()).take(4 * chunks * _CHUNK * -(-count // 2))
-        call = _call(vectors, weight, biased, tops=tops.data_ptr(), shares=shares.address)
+        shares = _shares.setdefault(chunks, Blocks()).take(4 * chunks * _CHUNK * -(-count // 2))
+        call = _call(vectors, weight, biased, words, places)
+        call.shifts = None if shifts is None else shifts.data_ptr()
+        call.shares, call.tops = shares.address, tops.data_ptr()
         call.log_sums, call.expected = log_sums.data_ptr(), expected.data_ptr()
         _run("userbert_softmax_forward", call)
         own = weight.index_select(0, places)  # (P, H)
         logits = (vectors.index_select(0, words) * own).sum(dim=1) + bias.index_select(0, places)
-        pair_scales = torch.full_like(logits, -1)
-        if shift is not None:
-            extra = _weigh_fully(logits, shift.index_select(0, places), words, log_sums, expected)
-            expected.index_add_(0, words, own * extra[:, None])
-            pair_scales += counts.index_select(0, words) * extra
         ctx.to_vectors = expected.mul_(counts[:, None]).index_add_(0, words, own, alpha=-1)
         ctx.parts = {
             "weight": weight, "bias": bias, "vectors": vectors, "words": words, "places": places,
-            "pair_scales": pair_scales, "counts": counts, "log_sums": log_sums, "tops": tops,
-            "shares": shares,
+            "counts": counts, "log_sums": log_sums, "tops": tops, "shares": shares,
         }  # fmt: skip
         ctx.deferred = deferred
         return (counts * log_sums).sum() - logits.sum()
@@ -195,26 +188,9 @@ class _CrossEntropy(torch.autograd.Function):
         return to_vectors, *to_layer.dense(), None, None, None, None
 
 
-def _weigh_fully(
-    logits: Tensor, shift: Tensor, words: Tensor, log_sums: Tensor, expected: Tensor
-) -> Tensor:
-    """Let pairs weigh in their words' sums as if their logits (P,) were not shifted (P,).
-
-    Changes `log_sums` (M,) and scales `expected` (M, H) accordingly; returns the shares (P,) that
-    came on top.
-    """
-    # Relative to the sums so far, that e^logit may not overflow.
-    relative = logits - log_sums.index_select(0, words)
-    greatest = torch.zeros_like(log_sums).scatter_reduce(0, words, relative, "amax")
-    top = greatest.index_select(0, words)
-    more = (relative - top).exp() - (relative + shift - top).exp()
-    factor = (-greatest).exp().index_add(0, words, more)  # sum · e^-greatest
-    log_sums.add_(greatest).add_(factor.log())
-    expected.mul_(((-greatest).exp() / factor)[:, None])
-    return more / factor.index_select(0, words)
-
-
-def _call(vectors: Tensor, weight: Tensor, bias: Tensor, **more: Any) -> _Call:
+def _call(
+    vectors: Tensor, weight: Tensor, bias: Tensor, words: Tensor, places: Tensor, **more: Any
+) -> _Call:
     """What all calls have in common. The caller holds the tensors while it runs."""
     return _Call(
         fork=fork(),
@@ -225,6 +201,9 @@ def _call(vectors: Tensor, weight: Tensor, bias: Tensor, **more: Any) -> _Call:
         vectors=vectors.data_ptr(),
         weight=weight.data_ptr(),
         bias=bias.data_ptr(),
+        pair_words=words.data_ptr(),
+        pair_ids=places.data_ptr(),
+        pairs=len(words),
         **more,
     )
 
