@@ -1,7 +1,9 @@
 """The library of kernels: whether it can be used, and the memory that its calls share."""
 
+import shutil
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,22 @@ def test_library_of_another_system_is_none(monkeypatch: pytest.MonkeyPatch, tmp_
     spec = ModuleSpec("library", None, origin=str(tmp_path / "library.so"))
     monkeypatch.setattr(kernels, "find_spec", lambda _: spec)
     assert not kernels.available()
+
+
+@pytest.mark.usefixtures("_looked_up_anew")
+@pytest.mark.skipif(not kernels.available(), reason="no kernels on this machine")
+def test_library_of_other_sources_is_none_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = find_spec("userbert.kernels._native")
+    assert built is not None
+    assert built.origin is not None
+    shutil.copy(built.origin, tmp_path / "library.so")
+    (tmp_path / "newer.c").write_text("int x;")
+    spec = ModuleSpec("library", None, origin=str(tmp_path / "library.so"))
+    monkeypatch.setattr(kernels, "find_spec", lambda name: spec)
+    assert kernels.library() is None
+    assert "built from other sources" in capsys.readouterr().err
 
 
 def test_memory_is_used_again_but_never_twice_at_once() -> None:

@@ -6,12 +6,16 @@ Nothing here needs torch, but its OpenMP threads are used, so it must be loaded 
 """
 
 import ctypes
+import hashlib
 import os
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from userbert.progress import warn
 
 _PROCESS = os.getpid()
 _MOST_IDLE = 2
@@ -33,7 +37,21 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(spec.origin)
     except OSError:  # built for another system
         return None
+    if not _is_of(Path(spec.origin).parent, loaded):
+        warn(
+            "the kernels were built from other sources; PyTorch's operations do their work. "
+            "Install userbert again (make, or pip install) to build them anew."
+        )
+        return None
     return loaded if loaded.userbert_can_run() else None
+
+
+def _is_of(folder: Path, loaded: ctypes.CDLL) -> bool:
+    """Whether a library is of the sources in a folder; an installed package has none there."""
+    sources = sorted(folder.glob("*.[ch]"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    loaded.userbert_sources.restype = ctypes.c_char_p
+    return not sources or loaded.userbert_sources() == digest.encode()
 
 
 def fork() -> int | None:

@@ -360,6 +360,12 @@ int userbert_can_run(void)
     return cpu_can_run();
 }
 
+/* The SHA-256 of the sources that this was built from; setup.py says it. */
+const char *userbert_sources(void)
+{
+    return USERBERT_SOURCES;
+}
+
 static Memory aligned(void *base)
 {
     return (Memory){((uintptr_t)base + 63) / 64 * 64};
