@@ -42,6 +42,14 @@ def _timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: line[key] for key in line if key != "users_per_s"} for line in lines]
 
 
+def test_interrupted_run_lets_go_of_the_module() -> None:
+    network = _model()
+    with pytest.raises(KeyboardInterrupt):
+        train(network, masked_words, Batches(dies_at=3), CONFIG)
+    assert network.embedding.tables.before_read is None
+    assert all(head.deferred is None for part in network.heads for head in part.attributes)
+
+
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
     whole, parts = _model(), _model()
     expected = train(whole, masked_words, Batches(), CONFIG)

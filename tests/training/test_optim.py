@@ -87,3 +87,19 @@ def test_step_from_a_gradients_factors_is_the_step_from_the_gradient() -> None:
         adam.close()
     for name, weight in first.state_dict().items():
         assert torch.allclose(weight, second.state_dict()[name], atol=1e-6), name
+
+
+@pytest.mark.skipif(not kernels.available(), reason="no kernels on this machine")
+def test_heads_that_are_frozen_stay_as_they_are() -> None:
+    config = UserBertConfig(layers=1, hidden=64, heads=2, feed_forward=64, dropout=0.0)
+    network = model(config=config)
+    network.heads.requires_grad_(False)  # type: ignore[attr-defined]
+    before = deepcopy(network.state_dict())
+    adam = Adam(network, 1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = masked_words(network, batch([[5, 2], [9, 4]]), np.random.default_rng(0))
+    torch.stack(list(losses.values())).sum().backward()
+    adam.step()
+    adam.close()
+    for name, weight in network.state_dict().items():
+        assert torch.equal(weight, before[name]) == name.startswith("heads."), name

@@ -99,6 +99,8 @@ def train(
     started = time.perf_counter()
     module.train()
     with (
+        # Also when the run is interrupted: a module must not be tied to what no longer learns.
+        closing(optimizer),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         _metrics(folder if processes.is_first else None, done.step) as (lines, write),
         closing(ahead(batches, done.step, config.steps)) as coming,
@@ -148,7 +150,6 @@ def train(
             advance(1, note)
             if is_over:
                 break
-    optimizer.close()
     return Trained(lines, users, done.seconds + time.perf_counter() - started)
 
 

@@ -43,6 +43,7 @@ class Adam:
             name: part
             for name, part in module.named_modules()
             if isinstance(part, AttributeHead) and part.samples is None and alone
+            if all(weight.requires_grad for weight in part.parameters())
         }
         self.deferred: dict[str, list[LayerGradient]] = {name: [] for name in self.heads}
         for name, head in self.heads.items():
@@ -64,6 +65,8 @@ class Adam:
         """Take a step along the gradients."""
         for name, deferred in self.deferred.items():
             self._learn(name, deferred)
+            # What it holds is large, and the next forward pass can use its memory.
+            deferred.clear()
         learned = [part for part in self.dense.values() if part.weight.grad is not None]
         if learned:
             fused_adam(
