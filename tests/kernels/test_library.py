@@ -55,6 +55,12 @@ def test_library_of_other_sources_is_none_and_says_so(
     assert "built from other sources" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_looked_up_anew")
+def test_library_that_does_not_say_its_sources_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "find_spec", lambda _: find_spec("_ctypes"))
+    assert kernels.library() is None
+
+
 def test_memory_is_used_again_but_never_twice_at_once() -> None:
     blocks = Blocks()
     first = blocks.take(1000)

@@ -50,6 +50,8 @@ def _is_of(folder: Path, loaded: ctypes.CDLL) -> bool:
     """Whether a library is of the sources in a folder; an installed package has none there."""
     sources = sorted(folder.glob("*.[ch]"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    if not hasattr(loaded, "userbert_sources"):  # built before it said of which it is
+        return False
     loaded.userbert_sources.restype = ctypes.c_char_p
     return not sources or loaded.userbert_sources() == digest.encode()
 
