@@ -186,6 +186,17 @@ def test_kernel_holds_for_wide_vectors() -> None:
 
 
 @needs_kernels
+def test_kernel_keeps_nothing_where_no_gradient_is_asked_for() -> None:
+    parts, sets = problem(500, 1_300, 5, hidden=32)
+    before = len(kernels.softmax._shares)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        found = set_cross_entropy(*parts, sets)
+    assert len(kernels.softmax._shares) == before
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(found, set_cross_entropy(*parts, sets))
+
+
+@needs_kernels
 def test_kernels_memory_does_not_grow_with_each_number_of_candidates() -> None:
     before = set(kernels.softmax._shares)
     for ids in range(300, 340):

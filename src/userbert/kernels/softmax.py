@@ -138,7 +138,8 @@ def cross_entropy(
     shifts = None
     if log_weights is not None:
         shifts = torch.from_numpy(np.maximum(log_weights, _NEVER))
-    return _CrossEntropy.apply(vectors, weight, bias, *pairs, shifts, deferred)  # type: ignore[no-any-return, no-untyped-call]
+    keeps = torch.is_grad_enabled()
+    return _CrossEntropy.apply(vectors, weight, bias, *pairs, shifts, deferred, keeps)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -152,6 +153,7 @@ class _CrossEntropy(torch.autograd.Function):
         places: Tensor,
         shifts: Tensor | None,
         deferred: list[LayerGradient] | None,
+        keeps: bool,
     ) -> Tensor:
         vectors = vectors.detach().float().contiguous()
         weight, bias = weight.detach().contiguous(), bias.detach().contiguous()
@@ -159,22 +161,25 @@ class _CrossEntropy(torch.autograd.Function):
         count, ids = len(vectors), len(bias)
         counts = torch.bincount(words, minlength=count).float()  # (M,)
         log_sums, expected = torch.empty(count), torch.empty_like(vectors)
-        chunks = -(-ids // _CHUNK)
-        tops = torch.empty(chunks, count)
-        shares = _shares.setdefault(chunks, Blocks()).take(4 * chunks * _CHUNK * -(-count // 2))
         call = _call(vectors, weight, biased, words, places)
         call.shifts = None if shifts is None else shifts.data_ptr()
-        call.shares, call.tops = shares.address, tops.data_ptr()
+        if keeps:
+            chunks = -(-ids // _CHUNK)
+            tops = torch.empty(chunks, count)
+            shares = _shares.setdefault(chunks, Blocks()).take(4 * chunks * _CHUNK * -(-count // 2))
+            call.shares, call.tops = shares.address, tops.data_ptr()
         call.log_sums, call.expected = log_sums.data_ptr(), expected.data_ptr()
         _run("userbert_softmax_forward", call)
         own = weight.index_select(0, places)  # (P, H)
         logits = (vectors.index_select(0, words) * own).sum(dim=1) + bias.index_select(0, places)
-        ctx.to_vectors = expected.mul_(counts[:, None]).index_add_(0, words, own, alpha=-1)
-        ctx.parts = {
-            "weight": weight, "bias": bias, "vectors": vectors, "words": words, "places": places,
-            "counts": counts, "log_sums": log_sums, "tops": tops, "shares": shares,
-        }  # fmt: skip
-        ctx.deferred = deferred
+        if keeps:
+            ctx.to_vectors = expected.mul_(counts[:, None]).index_add_(0, words, own, alpha=-1)
+            ctx.parts = {
+                "weight": weight, "bias": bias, "vectors": vectors, "words": words,
+                "places": places, "counts": counts, "log_sums": log_sums, "tops": tops,
+                "shares": shares,
+            }  # fmt: skip
+            ctx.deferred = deferred
         return (counts * log_sums).sum() - logits.sum()
 
     @staticmethod
@@ -184,8 +189,8 @@ class _CrossEntropy(torch.autograd.Function):
         to_vectors = ctx.to_vectors * gradient
         if ctx.deferred is not None:
             ctx.deferred.append(to_layer)
-            return to_vectors, None, None, None, None, None, None
-        return to_vectors, *to_layer.dense(), None, None, None, None
+            return to_vectors, None, None, None, None, None, None, None
+        return to_vectors, *to_layer.dense(), None, None, None, None, None
 
 
 def _call(
