@@ -2,7 +2,7 @@
  *
  * In: operands of *pairs*, two neighbours along k in one 32-bit word, the lower half the first;
  * where k is odd, the last pair's upper half is zero. Out: float32, stored, added, or handed in
- * pieces to a function that finishes them (a bias, an activation, rounding). encoder.c uses it.
+ * pieces to a function that finishes them (a bias, an activation, rounding). All kernels use it.
  *
  * An operand is a place and two strides, in words:
  *   Left   A, pair p of row i      at  pairs[i * row + p * step]

@@ -1,7 +1,7 @@
 /* Work split into parts, on the threads that PyTorch already keeps.
  *
  * The caller hands in GOMP_parallel of the OpenMP library that is loaded (see __init__.py): a pool
- * of our own beside it would fight for the cores, as both spin between calls. encoder.c uses it.
+ * of our own beside it would fight for the cores, as both spin between calls. All kernels use it.
  */
 #ifndef USERBERT_PARALLEL_H
 #define USERBERT_PARALLEL_H

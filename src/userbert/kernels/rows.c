@@ -1,4 +1,4 @@
-/* Adam on the rows of a table that a batch read (training/optim.py says how).
+/* Adam on the rows of a table that a batch read (training/row_adam.py says how).
  *
  * In: weights (R, E) with what Adam remembers of them, the step that each row is up to date with,
  * and the batch's rows (U,). A row makes up in closed form for the steps that it missed, and takes

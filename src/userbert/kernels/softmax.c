@@ -49,7 +49,7 @@ typedef struct {
     float *top, *sum;   /* (M,) */
     float *expected;    /* (M, H) */
     float *weights;     /* two operands of a chunk's weights, or its gradients: (CHUNK, H) words */
-    float *logits;      /* (WORDS, CHUNK), and their shares in bf16; first a chunk's rounded weights */
+    float *logits;      /* (WORDS, CHUNK), and shares in bf16; before, a chunk's rounded weights */
     float *rounded;     /* the vectors as pairs, by row or by two rows */
 } Room;
 

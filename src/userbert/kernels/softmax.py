@@ -1,4 +1,4 @@
-"""The exact loss over many ids in C, as one operation with a gradient (`softmax.c`).
+"""The loss over many ids, or a sample of them, in C: one operation with a gradient (`softmax.c`).
 
 In: word vectors, a linear layer's weights, and the ids in each word. Out: the loss; in its backward
 pass the gradients, or a step of Adam along them, for which gradients of the weights never exist as

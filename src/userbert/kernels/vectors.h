@@ -1,4 +1,5 @@
-/* Functions of 16 float32 numbers: powers of 2, GELU and its derivative, sums, dropout. encoder.c uses it.
+/* Functions of 16 float32 numbers: powers of 2, GELU and its derivative, bf16, dropout.
+ * encoder.c and softmax.c use it.
  *
  * Powers are accurate to 2e-7 of their value, GELU to 2e-7. KERNEL functions, see gemm.h.
  */

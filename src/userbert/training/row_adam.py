@@ -4,7 +4,7 @@ In: a `RowSparse` module, whose gradients hold the rows that were read. Out: its
 dense Adam moves them. A batch reads a thousand rows of a hundred thousand. Dense Adam moves the
 others too, by what is left of their momentum; SparseAdam leaves them where they are, which is
 another method. Here a row makes up for the steps that it missed just before it is read, in closed
-form (docs/decisions/0007-the-fast-training-step.md). The optimizer uses it.
+form (docs/decisions/0008-the-fast-training-step.md). The optimizer uses it.
 
 Letters in shapes: R rows of a weight, U rows of a batch, E width.
 """
