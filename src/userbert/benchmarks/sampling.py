@@ -49,7 +49,6 @@ def compare(ecosystem: Path, work: Path) -> tuple[str, list[dict[str, Any]]]:
             "seed": seed,
             "metric": "validation_loss",
             "mean": model.record["validation"]["loss"],
-            "users_per_s": model.record["users_per_s"],
         }
         for way, found in models.items()
         for seed, model in zip(SEEDS, found, strict=True)
