@@ -11,6 +11,7 @@ import os
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,13 @@ def _is_of(folder: Path, loaded: ctypes.CDLL) -> bool:
         return False
     loaded.userbert_sources.restype = ctypes.c_char_p
     return not sources or loaded.userbert_sources() == digest.encode()
+
+
+def run(name: str, call: ctypes.Structure, *more: Any) -> None:
+    """Call a function of the library; whoever does has asked whether it is available."""
+    native = library()
+    assert native is not None
+    native[name](ctypes.byref(call), *more)
 
 
 def fork() -> int | None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from userbert.kernels import Blocks, fork, library
+from userbert.kernels import Blocks, fork, run
 
 _kept, _rooms = Blocks(), Blocks()
 """What calls keep until their backward pass, and what they need while they run."""
@@ -112,7 +112,7 @@ class _Encode(torch.autograd.Function):
         out = torch.empty_like(tokens)
         call.kept, call.room = kept.address, room.address
         call.out = out.data_ptr()
-        _run("userbert_encoder_forward", call)
+        run("userbert_encoder_forward", call)
         if batch.keeps:
             ctx.save_for_backward(tokens, *weights)
             ctx.batch, ctx.kept = batch, kept
@@ -131,7 +131,7 @@ class _Encode(torch.autograd.Function):
         call.out_gradient = gradient.data_ptr()
         call.token_gradient = to_tokens.data_ptr()
         call.gradients = to_weights.data_ptr()
-        _run("userbert_encoder_backward", call)
+        run("userbert_encoder_backward", call)
         parts = torch.split(to_weights, [weight.numel() for weight in weights])
         shaped = (
             part.view(weight.shape) if weight.ndim > 1 else part
@@ -165,11 +165,5 @@ def _call(tokens: Tensor, batch: _Batch, weights: Sequence[Tensor]) -> _Call:
 def _memory(call: _Call) -> tuple[int, int]:
     """How many bytes a call keeps, and how many it needs while it runs."""
     kept, room = ctypes.c_int64(), ctypes.c_int64()
-    _run("userbert_encoder_memory", call, ctypes.byref(kept), ctypes.byref(room))
+    run("userbert_encoder_memory", call, ctypes.byref(kept), ctypes.byref(room))
     return kept.value, room.value
-
-
-def _run(name: str, call: _Call, *more: Any) -> None:
-    native = library()
-    assert native is not None
-    native[name](ctypes.byref(call), *more)

@@ -9,6 +9,7 @@
  */
 #include <math.h>
 
+#include "adam.h"
 #include "gemm.h"
 #include "parallel.h"
 
@@ -26,6 +27,7 @@ typedef struct {
     const double *powers;           /* (4, known) of the ratios and decays below, from 0 on */
     int64_t known;
     double travel_ratio, epsilon_ratio, mean_decay, square_decay, tiny, learning_rate;
+    AdamStep next;
 } Call;
 
 /* How far a row goes, and what is left of its mean and square, after the steps it missed. */
@@ -69,48 +71,10 @@ static KERNEL void catch_up(const Missed *missed, int64_t width, float *weight, 
     }
 }
 
-/* Adam's factors in its next step, the same for all rows. */
-typedef struct {
-    float rate, root;
-} Next;
-
-static Next next_step(const Call *call)
-{
-    const double step = (double)call->steps + 1;
-    return (Next){
-        .rate = (float)(call->learning_rate / (1 - pow(call->mean_decay, step))),
-        .root = (float)(1 / sqrt(1 - pow(call->square_decay, step))),
-    };
-}
-
-static KERNEL void take_step(const Call *call, Next next, int64_t width, const float *gradient,
-                             float *weight, float *mean, float *square)
-{
-    const __m512 rate = _mm512_set1_ps(next.rate), root = _mm512_set1_ps(next.root);
-    const __m512 less = _mm512_set1_ps((float)(1 - call->mean_decay));
-    const __m512 keep = _mm512_set1_ps((float)call->square_decay);
-    const __m512 add = _mm512_set1_ps((float)(1 - call->square_decay));
-    for (int64_t i = 0; i < width; i += LANES) {
-        const __mmask16 lanes = first_lanes((int)(width - i));
-        const __m512 g = _mm512_maskz_loadu_ps(lanes, gradient + i);
-        __m512 m = _mm512_maskz_loadu_ps(lanes, mean + i);
-        __m512 v = _mm512_maskz_loadu_ps(lanes, square + i);
-        m = _mm512_fmadd_ps(_mm512_sub_ps(g, m), less, m);
-        v = _mm512_fmadd_ps(_mm512_mul_ps(g, g), add, _mm512_mul_ps(v, keep));
-        const __m512 size = _mm512_fmadd_ps(_mm512_sqrt_ps(v), root,
-                                            _mm512_set1_ps((float)call->tiny));
-        const __m512 w = _mm512_maskz_loadu_ps(lanes, weight + i);
-        _mm512_mask_storeu_ps(mean + i, lanes, m);
-        _mm512_mask_storeu_ps(square + i, lanes, v);
-        _mm512_mask_storeu_ps(weight + i, lanes, _mm512_fnmadd_ps(rate, _mm512_div_ps(m, size), w));
-    }
-}
-
 static KERNEL void update_few(int part, void *job)
 {
     const Call *call = job;
     const int64_t end = call->rows < (part + 1) * FEW ? call->rows : (part + 1) * (int64_t)FEW;
-    const Next next = next_step(call);
     for (int64_t u = part * (int64_t)FEW; u < end; u++) {
         const int64_t row = call->row[u];
         const bool behind = call->current[row] < call->steps;
@@ -122,7 +86,7 @@ static KERNEL void update_few(int part, void *job)
             if (behind)
                 catch_up(&while_away, width, weight, mean, square);
             if (call->gradient[n])
-                take_step(call, next, width, call->gradient[n] + u * width, weight, mean, square);
+                adam_step(call->next, width, call->gradient[n] + u * width, weight, mean, square);
         }
         call->current[row] = (int32_t)call->steps + (call->gradient[0] ? 1 : 0);
     }

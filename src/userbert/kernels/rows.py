@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from userbert.kernels import fork, library
+from userbert.kernels import fork, run
+from userbert.kernels.adam import AdamSettings, AdamStep
 
 _WEIGHTS = 2
 """Of a table, at most."""
@@ -37,20 +38,17 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Of Adam."""
+class Tail:
+    """How momentum carries rows on."""
 
-    learning_rate: float
-    mean_decay: float
-    square_decay: float
-    epsilon: float
-    tail_ratios: tuple[float, float]
-    """By which the sums of `tails` shrink a step."""
+    ratios: tuple[float, float]
+    """By which the sums shrink a step."""
+    adam: AdamSettings
 
     @cached_property
     def powers(self) -> NDArray[np.float64]:
         """(4, known): of ratios and decays, from 0 on. Most rows missed fewer steps."""
-        bases = np.array([*self.tail_ratios, self.mean_decay, self.square_decay])
+        bases = np.array([*self.ratios, self.adam.mean_decay, self.adam.square_decay])
         return bases[:, None] ** np.arange(_KNOWN)
 
 
@@ -67,6 +65,7 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_double) for name in
           ("travel_ratio", "epsilon_ratio", "mean_decay", "square_decay", "tiny",
            "learning_rate")),
+        ("next", AdamStep),
     )  # fmt: skip
 
 
@@ -75,15 +74,16 @@ def update_rows(  # noqa: PLR0917 - all of it is Adam's
     rows: Tensor,
     gradients: Sequence[Tensor],
     steps: int,
-    tails: NDArray[np.float64],
-    settings: Settings,
+    sums: NDArray[np.float64],
+    tail: Tail,
 ) -> None:
     """Bring rows (U,) up to date with the steps taken, and move them along their gradients, if any.
 
-    `gradients` (U, E) are of each weight, or empty; `tails` (2, at least steps + 1) say how far
+    `gradients` (U, E) are of each weight, or empty; `sums` (2, at least steps + 1) say how far
     momentum carries.
     """
     given = [gradient.contiguous() for gradient in gradients]
+    rows = rows.to(torch.int64).contiguous()
     call = _Call(
         fork=fork(),
         threads=torch.get_num_threads(),
@@ -97,20 +97,19 @@ def update_rows(  # noqa: PLR0917 - all of it is Adam's
         gradient=_addresses(given),
         current=table.current.data_ptr(),
         row=rows.data_ptr(),
-        travel=tails[0].ctypes.data,
-        epsilon=tails[1].ctypes.data,
-        powers=settings.powers.ctypes.data,
-        known=settings.powers.shape[1],
-        travel_ratio=settings.tail_ratios[0],
-        epsilon_ratio=settings.tail_ratios[1],
-        mean_decay=settings.mean_decay,
-        square_decay=settings.square_decay,
-        tiny=settings.epsilon,
-        learning_rate=settings.learning_rate,
+        travel=sums[0].ctypes.data,
+        epsilon=sums[1].ctypes.data,
+        powers=tail.powers.ctypes.data,
+        known=tail.powers.shape[1],
+        travel_ratio=tail.ratios[0],
+        epsilon_ratio=tail.ratios[1],
+        mean_decay=tail.adam.mean_decay,
+        square_decay=tail.adam.square_decay,
+        tiny=tail.adam.epsilon,
+        learning_rate=tail.adam.learning_rate,
+        next=tail.adam.step(steps + 1),
     )
-    native = library()
-    assert native is not None
-    native.userbert_rows_update(ctypes.byref(call))
+    run("userbert_rows_update", call)
 
 
 def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

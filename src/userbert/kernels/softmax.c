@@ -15,6 +15,7 @@
  */
 #include <math.h>
 
+#include "adam.h"
 #include "gemm.h"
 #include "parallel.h"
 #include "vectors.h"
@@ -40,7 +41,7 @@ typedef struct {
     float gradient;           /* of the loss */
     float *to_weight, *to_bias; /* gradients; NULL: take a step of Adam instead */
     float *weight_mean, *weight_square, *bias_mean, *bias_square;
-    float step_size, root;    /* lr / (1 - b1^t), √(1 - b2^t) */
+    AdamStep step;
     float *room;
 } Call;
 
@@ -291,29 +292,6 @@ static KERNEL void bias_gradients(const Call *call, const uint32_t *shares, cons
     }
 }
 
-/* One step of Adam, as PyTorch takes it. */
-static KERNEL void adam(const Call *call, const float *gradient, int count, float *weight,
-                        float *mean, float *square)
-{
-    const __m512 less = _mm512_set1_ps(0.1f), keep = _mm512_set1_ps(0.999f);
-    const __m512 add = _mm512_set1_ps(0.001f), epsilon = _mm512_set1_ps(1e-8f);
-    const __m512 root = _mm512_set1_ps(1 / call->root), step = _mm512_set1_ps(call->step_size);
-    for (int i = 0; i < count; i += LANES) {
-        const __mmask16 lanes = first_lanes(count - i);
-        const __m512 g = _mm512_maskz_loadu_ps(lanes, gradient + i);
-        __m512 m = _mm512_maskz_loadu_ps(lanes, mean + i);
-        __m512 v = _mm512_maskz_loadu_ps(lanes, square + i);
-        m = _mm512_fmadd_ps(_mm512_sub_ps(g, m), less, m);
-        v = _mm512_fmadd_ps(_mm512_mul_ps(g, g), add, _mm512_mul_ps(v, keep));
-        const __m512 size = _mm512_fmadd_ps(_mm512_sqrt_ps(v), root, epsilon);
-        const __m512 w = _mm512_maskz_loadu_ps(lanes, weight + i);
-        _mm512_mask_storeu_ps(mean + i, lanes, m);
-        _mm512_mask_storeu_ps(square + i, lanes, v);
-        _mm512_mask_storeu_ps(weight + i, lanes,
-                              _mm512_fnmadd_ps(step, _mm512_div_ps(m, size), w));
-    }
-}
-
 static KERNEL void backward_part(int part, void *job)
 {
     const Call *call = job;
@@ -348,10 +326,10 @@ static KERNEL void backward_part(int part, void *job)
         if (call->to_weight) {
             memcpy(call->to_bias + first, bias_room, sizeof(float) * (size_t)ids);
         } else {
-            adam(call, to_weight, ids * hidden, (float *)call->weight + at,
-                 call->weight_mean + at, call->weight_square + at);
-            adam(call, bias_room, ids, (float *)call->bias + first, call->bias_mean + first,
-                 call->bias_square + first);
+            adam_step(call->step, (int64_t)ids * hidden, to_weight, (float *)call->weight + at,
+                      call->weight_mean + at, call->weight_square + at);
+            adam_step(call->step, ids, bias_room, (float *)call->bias + first,
+                      call->bias_mean + first, call->bias_square + first);
         }
     }
 }

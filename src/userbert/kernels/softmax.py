@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from userbert.kernels import Block, Blocks, fork, library
+from userbert.kernels import Block, Blocks, fork, library, run
+from userbert.kernels.adam import AdamStep
 
 _CHUNK = 128
 """Ids that go by at once, as in softmax.c."""
@@ -47,8 +48,7 @@ class _Call(ctypes.Structure):
         ("gradient", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in
           ("to_weight", "to_bias", "weight_mean", "weight_square", "bias_mean", "bias_square")),
-        ("step_size", ctypes.c_float),
-        ("root", ctypes.c_float),
+        ("step", AdamStep),
         ("room", ctypes.c_void_p),
     )  # fmt: skip
 
@@ -68,10 +68,7 @@ class Memory:
     bias_mean: Tensor
     bias_square: Tensor
     """(V,) each."""
-    step_size: float
-    """Of the bias-corrected mean."""
-    root: float
-    """By which the root of the square is divided."""
+    step: AdamStep
 
 
 @dataclass(frozen=True)
@@ -105,8 +102,7 @@ class LayerGradient:
             weight_square=memory.weight_square.data_ptr(),
             bias_mean=memory.bias_mean.data_ptr(),
             bias_square=memory.bias_square.data_ptr(),
-            step_size=memory.step_size,
-            root=memory.root,
+            step=memory.step,
         )
 
     def _run(self, **more: Any) -> None:
@@ -221,4 +217,4 @@ def _run(name: str, call: _Call) -> None:
         4 * native.userbert_softmax_room(ctypes.c_int64(call.words), ctypes.c_int64(call.hidden))
     )
     call.room = room.address
-    native[name](ctypes.byref(call))
+    run(name, call)

@@ -47,7 +47,8 @@ class Encoder(nn.Module):
             return tokens
         if keys is None and self.dropout.threshold:
             keys = random_keys(len(tokens), tokens.device)
-        if self.fused and casts_to_bf16(tokens):
+        is_float32 = self.blocks[0].widen.weight.dtype == torch.float32
+        if self.fused and is_float32 and casts_to_bf16(tokens):
             return self._run_kernel(tokens, lengths, keys)
         padding = Padding(lengths)
         for block in self.blocks:

@@ -52,14 +52,15 @@ def set_cross_entropy(
     `weight` (V, H) and `bias` (V,) belong to the ids 1, 2, …. With a list as `deferred`, the
     backward pass may put their gradient into it instead of into the weights.
     """
-    if _kernel_fits(vectors):
+    if _kernel_fits(vectors, weight):
         return cross_entropy(vectors, weight, bias, sets.words, sets.ids - 1, deferred=deferred)
     words, places = (as_tensor(part, vectors.device) for part in (sets.words, sets.ids - 1))
     return _SetCrossEntropy.apply(vectors, weight, bias, words, places)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _kernel_fits(vectors: Tensor) -> bool:
-    return casts_to_bf16(vectors) and kernels.available() and fits(vectors.shape[1])
+def _kernel_fits(vectors: Tensor, weight: Tensor) -> bool:
+    is_float32 = weight.dtype == torch.float32
+    return is_float32 and casts_to_bf16(vectors) and kernels.available() and fits(vectors.shape[1])
 
 
 class _SetCrossEntropy(torch.autograd.Function):
@@ -156,7 +157,7 @@ def sampled_set_cross_entropy(
     places = as_tensor(candidates.places, device)
     own = np.searchsorted(candidates.places, sets.ids - 1)
     rows, offsets = gather_rows(weight, places), gather_rows(bias, places)  # (C, H), (C,)
-    if _kernel_fits(vectors):
+    if _kernel_fits(vectors, weight):
         return cross_entropy(
             vectors, rows, offsets, sets.words, own, log_weights=candidates.log_weights
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam as fused_adam
 
+from userbert.kernels.adam import AdamSettings
 from userbert.kernels.softmax import LayerGradient, Memory
 from userbert.model.heads import AttributeHead
 from userbert.model.tables import RowSparse
@@ -94,14 +95,10 @@ class Adam:
         if len(deferred) == 1 and weight.weight.grad is None:
             for part in (weight, bias):
                 part.step += 1
-            steps = weight.step.item()
+            steps = int(weight.step.item())
+            settings = AdamSettings(self.learning_rate, MEAN_DECAY, SQUARE_DECAY, EPSILON)
             memory = Memory(
-                weight.mean,
-                weight.square,
-                bias.mean,
-                bias.square,
-                step_size=self.learning_rate / (1 - MEAN_DECAY**steps),
-                root=(1 - SQUARE_DECAY**steps) ** 0.5,
+                weight.mean, weight.square, bias.mean, bias.square, settings.step(steps)
             )
             deferred[0].take_step(memory)
             return

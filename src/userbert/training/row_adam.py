@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from userbert import kernels
-from userbert.kernels.rows import Settings, Table, update_rows
+from userbert.kernels.adam import AdamSettings
+from userbert.kernels.rows import Table, Tail, update_rows
 from userbert.model.tables import RowSparse
 
 MEAN_DECAY, SQUARE_DECAY, EPSILON = 0.9, 0.999, 1e-8
@@ -40,9 +41,8 @@ class RowAdam:
         self.current = torch.zeros(rows, dtype=torch.int32, device=self.weights[0].device)
         """(R,): the step that each row is up to date with."""
         self.tails = Tails()
-        self.settings = Settings(
-            learning_rate, MEAN_DECAY, SQUARE_DECAY, EPSILON, tuple(Tails.RATIOS.tolist())
-        )
+        adam = AdamSettings(learning_rate, MEAN_DECAY, SQUARE_DECAY, EPSILON)
+        self.tail = Tail((float(Tails.RATIOS[0]), float(Tails.RATIOS[1])), adam)
         self.native = kernels.available() and self.current.device.type == "cpu"
         module.before_read = self.catch_up
 
@@ -104,8 +104,7 @@ class RowAdam:
 
     def _update(self, rows: Tensor, gradients: Sequence[Tensor]) -> None:
         table = Table(self.weights, self.means, self.squares, self.current)
-        tails = self.tails.until(self.steps)
-        update_rows(table, rows, gradients, self.steps, tails, self.settings)
+        update_rows(table, rows, gradients, self.steps, self.tails.until(self.steps), self.tail)
 
     def flush(self) -> None:
         """Bring every row up to date."""
