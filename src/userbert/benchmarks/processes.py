@@ -67,7 +67,7 @@ def _start(workload: str, processes: int, output: Path) -> float:
     """Seconds a batch of so many processes that share the cores."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={processes}", "userbert.benchmarks.processes", "--take",
+        f"--nproc-per-node={processes}", "-m", "userbert.benchmarks.processes", "--take",
         workload, str(output),
     ]  # fmt: skip
     threads = {"OMP_NUM_THREADS": str(_CORES // processes), "GOMP_SPINCOUNT": "30000"}

@@ -5,11 +5,10 @@ machine could do at best. Contestants take turns on the same batches, so that wh
 machine does, it does to all of them. The command line writes the rows; docs/results shows them.
 """
 
-import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -26,6 +25,7 @@ from userbert.training.masking import select_words
 from userbert.training.objectives import SELECTED, ZEROED, masked_words
 from userbert.training.optim import Adam
 from userbert.training.settings import SAMPLES
+from userbert.workers import processes
 
 LEARNING_RATE = 1e-4
 _STEPS = 400_000
@@ -223,14 +223,15 @@ def _best(work: Callable[[], object], times: int = 10) -> float:
 
 def peak_memory_gib(workload: str, contestant: str) -> float:
     """The most memory that a process of its own held while it learned, all libraries included."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_peak_memory, (WORKLOADS[workload], contestant))
+    with processes(1) as pool:
+        return pool.submit(_peak_memory, WORKLOADS[workload], contestant).result()
 
 
 def _peak_memory(workload: Workload, contestant: str) -> float:
     learner = CONTESTANTS[contestant]()
     for number, batch in enumerate(draw_batches(workload)[:12]):
         learner.step(batch, number)
-    # Linux counts in KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Not by getrusage: a process begins with the peak of the one that started it.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) / 2**20
