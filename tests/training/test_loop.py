@@ -107,6 +107,18 @@ def test_divergence_stops_with_advice() -> None:
         train(_model(), diverging, Batches(), CONFIG)
 
 
+@pytest.mark.parametrize("content", [None, "{not a line}\n"])
+def test_curve_that_is_lost_or_damaged_is_told_by_name(tmp_path: Path, content: str | None) -> None:
+    batches = {step: batch([[2, 1], [1, 0]]) for step in range(2)}
+    train(model(), masked_words, batches, LoopConfig(steps=1), folder=tmp_path)
+    if content is None:
+        (tmp_path / METRICS).unlink()
+    else:
+        (tmp_path / METRICS).write_text(content, encoding="utf-8")
+    with pytest.raises(ModelError, match=r"metrics\.jsonl cannot be read.*start again"):
+        train(model(), masked_words, batches, LoopConfig(steps=2), folder=tmp_path)
+
+
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
     train(_model(), masked_words, Batches(), CONFIG, folder=tmp_path)
     with pytest.raises(ModelError, match="not a checkpoint of this run"):

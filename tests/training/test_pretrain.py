@@ -175,6 +175,7 @@ def test_settings_change_a_preset() -> None:
         ("steps=many", "steps: .* found 'many'"),
         ("steps=0", "greater than or equal to 1"),
         ("model=big", "found 'big'"),
+        ("samples=100", "add --set softmax=sampled"),
     ],
 )
 def test_settings_that_cannot_be_are_told(override: str, message: str) -> None:

@@ -9,7 +9,7 @@ every batch.
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from userbert.data.batches import UserBatch
 from userbert.data.loading import Batches, ahead
-from userbert.errors import InputError
+from userbert.errors import InputError, ModelError
 from userbert.folders import replacing_file, sync
 from userbert.model.userbert import Precision, autocast
 from userbert.progress import progress
@@ -212,9 +212,15 @@ def _metrics(folder: Path | None, step: int) -> Iterator[tuple[list[Line], Calla
 
 def _lines_until(path: Path, step: int) -> list[Line]:
     """The lines up to a step; what was logged after the checkpoint is done again."""
-    texts: Iterable[str] = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # The last line may have been cut off in the middle.
-    lines: Iterable[Line] = (json.loads(text) for text in texts if text.endswith("\n"))
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        # The last line may have been cut off in the middle.
+        lines: list[Line] = [json.loads(text) for text in texts if text.endswith("\n")]
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be read: {error}. Copy it back from a backup, or remove {path.parent} "
+            "and start again."
+        ) from error
     return [line for line in lines if line["step"] <= step]
 
 

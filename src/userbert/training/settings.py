@@ -61,13 +61,16 @@ def configure(preset: str = "paper", overrides: Sequence[str] = ()) -> PretrainC
             raise InputError(f"--set {override}: there is no setting {key!r}; {hint}")
         place[last] = _value(text)
     try:
-        return PretrainConfig.model_validate(content)
+        config = PretrainConfig.model_validate(content)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r}"
             for fault in error.errors()
         )
         raise InputError(f"--set: {faults}.") from error
+    if config.samples != SAMPLES and config.softmax == "exact":
+        raise InputError("--set samples: the exact softmax has none; add --set softmax=sampled.")
+    return config
 
 
 def preset_named(name: str) -> PretrainConfig:
