@@ -101,6 +101,21 @@ def test_zeroed_word_is_zero_as_a_whole_and_nothing_else_changes() -> None:
     assert torch.equal(masked[stays], plain.tokens[stays])
 
 
+def test_zeroed_word_that_keeps_its_position_has_no_actions() -> None:
+    layer = model(config=UserBertConfig(dropout=0.0)).embedding
+    users = batch([[2, 1], [1, 2]])
+    zeroed = (np.array([False, True, False]), np.array([True, False, False]))
+    plain, masked = layer(users), layer(users, zeroed, keep_position=True)
+    stays = torch.ones(len(plain.tokens), dtype=torch.bool)
+    for number, word in ((0, 1), (1, 0)):
+        embed, token = layer.segments[number], plain.word_index[number][word]
+        position = int(users.segments[number].positions[word])
+        where = embed.position.weight[position] + embed.segment
+        torch.testing.assert_close(masked.tokens[token], layer.norm(where))
+        stays[token] = False
+    assert torch.equal(masked.tokens[stays], plain.tokens[stays])
+
+
 def test_order_of_users_and_of_actions_changes_no_token(embedding: InputEmbedding) -> None:
     users = batch([[2, 1], [0, 0], [3, 2]])
     order = [2, 0, 1]

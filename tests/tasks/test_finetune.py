@@ -13,7 +13,9 @@ from userbert.data.pairs import Pairs, pairs_at
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, LabelError, ModelError
-from userbert.tasks.finetune import FinetuneConfig, _loss, _parts, finetune, quality
+from userbert.tasks.finetune import FinetuneConfig, finetune, quality
+from userbert.tasks.labelled_batches import parts_of
+from userbert.tasks.task_head import mean_loss
 from userbert.tasks.task_model import TaskModel
 from userbert.training.pretrain import fingerprint
 
@@ -91,14 +93,14 @@ def test_a_batch_in_parts_has_the_loss_of_the_whole(data: PreparedData) -> None:
     task = TaskModel(tiny_model(data), labels).eval()
     pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
     batch = cut(data, pairs.rows, pairs.cutoffs, task.hidden)
-    parts = list(_parts(batch, 7))
+    parts = list(parts_of(batch))
     np.testing.assert_array_equal(np.concatenate([part.index for part in parts]), batch.index)
     whole = torch.cat([task(part) for part in parts])
     torch.testing.assert_close(whole, task(batch))
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         task(batch)[:, 0], torch.from_numpy(labels.targets.astype(np.float32))
     )
-    torch.testing.assert_close(_loss(task, batch, labels.targets), expected)
+    torch.testing.assert_close(mean_loss(task, task.head, batch, labels.targets), expected)
 
 
 def test_learning_stops_when_epochs_get_no_better(data: PreparedData) -> None:

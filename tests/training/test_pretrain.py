@@ -82,6 +82,12 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(data: Prepared
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_words_that_keep_their_position_are_learned_from_otherwise(data: PreparedData) -> None:
+    kept = TINY.model_copy(update={"keep_position": True})
+    weights = [pretrain(data, config=config).embedding.tables.weight for config in (TINY, kept)]
+    assert not torch.equal(*weights)
+
+
 def test_interrupted_run_resumes_to_the_same_model(
     data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,10 +53,17 @@ class SegmentEmbedding(nn.Module):
         """Draw the segment's vector as BERT does."""
         nn.init.normal_(self.segment, std=INIT_DEVIATION)
 
-    def forward(self, batch: SegmentBatch, tables: AttributeTables, numbers: Int64) -> Tensor:
+    def forward(
+        self,
+        batch: SegmentBatch,
+        tables: AttributeTables,
+        numbers: Int64,
+        zeroed: NDArray[np.bool_] | None = None,
+    ) -> Tensor:
         """Represent the words of a segment: (W, H).
 
-        `numbers` (A,) says which of the tables are its attributes', in order.
+        `numbers` (A,) says which of the tables are its attributes', in order. Of words that are
+        `zeroed` (W,) position and segment alone are seen.
         """
         rows = tables.rows(batch.ids, numbers[:, None])  # (A, N)
         rows, groups = _by_word(rows, batch.action_offsets)
@@ -65,8 +72,11 @@ class SegmentEmbedding(nn.Module):
         # Actions without an attribute count too: its share of the word's mean is smaller.
         sizes = as_tensor(np.diff(batch.action_offsets).astype(np.float32), device)
         means = sums.view(len(sizes), self.project.in_features) / sizes[:, None]  # (W, A * E)
+        tokens = self.project(means)
+        if zeroed is not None:
+            tokens = tokens.masked_fill(as_tensor(zeroed, device)[:, None], 0)
         positions = as_tensor(batch.positions, device)
-        return self.project(means) + self.position(positions) + self.segment  # type: ignore[no-any-return]
+        return tokens + self.position(positions) + self.segment  # type: ignore[no-any-return]
 
 
 def _by_word(rows: Int64, action_offsets: Int64) -> tuple[Int64, Int64]:
@@ -122,22 +132,33 @@ class InputEmbedding(nn.Module):
         nn.init.normal_(self.profile_segment, std=INIT_DEVIATION)
 
     def forward(
-        self, batch: UserBatch, zeroed: Sequence[NDArray[np.bool_]] | None = None
+        self,
+        batch: UserBatch,
+        zeroed: Sequence[NDArray[np.bool_]] | None = None,
+        *,
+        keep_position: bool = False,
     ) -> Encoded:
         """Represent a batch.
 
         `zeroed`, (W,) of each segment, says which words' vectors are zero as a whole, position
         and segment included: forming the input representations "is followed by the masking step"
-        (§3.2).
+        (§3.2). `keep_position` is the other reading: of these words the actions alone are zero.
         """
+        without_actions: Sequence[NDArray[np.bool_] | None] = [None] * len(self.segments)
+        if zeroed is not None and keep_position:
+            without_actions, zeroed = zeroed, None
         device = self.cls.device
         known = batch.profile_ids > 0  # (B, F)
         pieces = [self.cls.expand(len(batch), -1)]
         counts = [np.ones(len(batch), np.int64)]
-        for embed, segment, numbers in zip(
-            self.segments, batch.segments, self._numbers, strict=True
+        for embed, segment, numbers, mask in zip(
+            self.segments,
+            batch.segments,
+            self._numbers,
+            without_actions,
+            strict=True,
         ):
-            pieces.append(embed(segment, self.tables, numbers))
+            pieces.append(embed(segment, self.tables, numbers, mask))
             counts.append(segment.word_counts)
         fields = self.profile.rows(batch.profile_ids, np.arange(known.shape[1])).T[known.T]
         profile = self.profile.sum_groups(fields, np.arange(len(fields) + 1))

@@ -96,12 +96,19 @@ class UserBert(nn.Module):
         self.apply(_initialise)
 
     def forward(
-        self, batch: UserBatch, zeroed: Sequence[NDArray[np.bool_]] | None = None
+        self,
+        batch: UserBatch,
+        zeroed: Sequence[NDArray[np.bool_]] | None = None,
+        *,
+        keep_position: bool = False,
     ) -> Encoded:
-        """Encode a batch; `zeroed`, (W,) of each segment, says which words' inputs are zero."""
+        """Encode a batch; `zeroed`, (W,) of each segment, says which words' inputs are zero.
+
+        With `keep_position`, their position and segment stay.
+        """
         # Its products are small: to round what goes into them takes longer than they do.
         with torch.autocast(self.embedding.cls.device.type, enabled=False):
-            encoded: Encoded = self.embedding(batch, zeroed)
+            encoded: Encoded = self.embedding(batch, zeroed, keep_position=keep_position)
         return replace(encoded, tokens=self.encoder(encoded.tokens, encoded.lengths, encoded.keys))
 
     def sample_softmax(self, samples: int | None) -> None:

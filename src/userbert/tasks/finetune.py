@@ -5,10 +5,8 @@ folder of its own. It learns end to end, from the first token's vector, by the o
 `evaluate`, `predict`, `explain` and the service use it.
 """
 
-from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,28 +14,23 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
-from userbert.data.batches import Int64, UserBatch, users_of
-from userbert.data.loading import sequence_lengths
+from userbert.data.batches import Int64
 from userbert.data.pairs import Pairs
-from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.errors import LabelError
-from userbert.model.tables import INIT_DEVIATION
 from userbert.model.userbert import UserBert
 from userbert.schema.models import Strict
+from userbert.tasks.labelled_batches import LabelledBatches
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats, map_at_k, roc_auc
 from userbert.tasks.splits import split_off_validation
+from userbert.tasks.task_head import mean_loss
 from userbert.tasks.task_model import TaskModel
 from userbert.training.loop import LoopConfig, train
 from userbert.training.pretrain import fingerprint
 
 __all__ = ["FinetuneConfig", "TaskModel", "finetune", "quality", "refuse_hidden", "refuse_leaks"]
-
-_PARTS = 3
-"""A batch passes the network in so many parts of similar lengths: attention pads less."""
 
 
 class FinetuneConfig(Strict):
@@ -85,7 +78,9 @@ def finetune(
         )
     task = _new_task(model, labels, chosen, config.seed, from_scratch)
     pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
-    batches = _LabelledBatches(data, pairs, chosen, config, task.hidden)
+    batches = LabelledBatches(
+        data, pairs, chosen, batch_size=config.batch_size, seed=config.seed, hidden=task.hidden
+    )
     precision = model.fastest_precision(next(task.parameters()).device)
     # The network stands in the middle of an epoch when the loop has ended; the best is kept here.
     best = _Best(config.patience)
@@ -98,7 +93,7 @@ def finetune(
 
     train(
         task,
-        lambda module, batch, _: {"task": _loss(module, batch, labels.targets)},
+        lambda module, batch, _: {"task": mean_loss(module, module.head, batch, labels.targets)},
         batches,
         LoopConfig(
             steps=config.epochs * batches.per_epoch,
@@ -188,95 +183,13 @@ def _new_task(
         else:
             network = deepcopy(model)
         task = TaskModel(network, labels)
-        nn.init.normal_(task.head.weight, std=INIT_DEVIATION)
-    targets = labels.targets[chosen].astype(np.float64)
-    with torch.no_grad():
-        if labels.kind == "regression":
-            task.center.fill_(targets.mean())
-            task.spread.fill_(max(float(targets.std()), 1e-6))
-        else:
-            # It starts from what is frequent, not from what it would have to unlearn first.
-            task.head.bias.copy_(torch.from_numpy(_frequencies(labels, targets)))
+        task.head.start(labels.targets[chosen])
     return task
-
-
-def _frequencies(labels: Labels, targets: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log odds of a yes, or the log of each class's share: the head's output before learning."""
-    if labels.kind == "binary":
-        share = (targets.sum() + 1) / (len(targets) + 2)
-        return np.log([share / (1 - share)])
-    if labels.kind == "multiclass":
-        counts = np.bincount(targets.astype(np.int64), minlength=len(labels.classes))
-    else:
-        counts = targets.sum(axis=0)
-    shares: NDArray[np.float64] = np.log((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))
-    return shares
 
 
 def _classes(labels: Labels) -> NDArray[Any]:
     """What is dealt evenly to both sides: classes, but not quantities."""
     return np.zeros(len(labels)) if labels.kind == "regression" else labels.targets
-
-
-def _loss(task: TaskModel, batch: UserBatch, targets: NDArray[Any]) -> Tensor:
-    """The task's loss, averaged over the users of a batch whose index points into `targets`."""
-    total = torch.zeros(())
-    for part in _parts(batch, _PARTS):
-        total = total + _sum_of_losses(task, task(part), targets[part.index])
-    return total / len(batch)
-
-
-def _sum_of_losses(task: TaskModel, outputs: Tensor, targets: NDArray[Any]) -> Tensor:
-    if task.kind == "multiclass":
-        return functional.cross_entropy(outputs, torch.from_numpy(targets), reduction="sum")
-    wanted = torch.from_numpy(targets.astype(np.float32))
-    if task.kind == "binary":
-        return functional.binary_cross_entropy_with_logits(outputs[:, 0], wanted, reduction="sum")
-    if task.kind == "regression":
-        wanted = (wanted - task.center) / task.spread
-        return functional.mse_loss(outputs[:, 0], wanted, reduction="sum")
-    # The same loss as of a word's set in pretraining, but a user counts once whatever its size.
-    shares = wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1)
-    return functional.cross_entropy(outputs, shares, reduction="sum")
-
-
-class _LabelledBatches:
-    """Batches of an epoch after another, in a random order; every pair once an epoch.
-
-    In a batch, users stand in the order of their lengths. `index` points into the labels.
-    """
-
-    def __init__(
-        self,
-        data: PreparedData,
-        pairs: Pairs,
-        chosen: Int64,
-        config: FinetuneConfig,
-        hidden: tuple[str, ...],
-    ) -> None:
-        self.per_epoch = -(-len(chosen) // config.batch_size)
-        self._chosen, self._seed = chosen, config.seed
-        self._epoch = -1
-        self._batches: list[Int64] = []
-        self._data, self._pairs, self._hidden = data, pairs, hidden
-        self._lengths = sequence_lengths(data, pairs.rows, pairs.cutoffs)
-
-    def __getitem__(self, step: int, /) -> UserBatch:
-        epoch, number = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            order = np.random.default_rng([self._seed, epoch]).permutation(self._chosen)
-            self._epoch, self._batches = epoch, np.array_split(order, self.per_epoch)
-        index = self._batches[number]
-        index = index[np.argsort(self._lengths[index], kind="stable")]
-        rows, cutoffs = self._pairs.rows[index], self._pairs.cutoffs[index]
-        return replace(cut(self._data, rows, cutoffs, self._hidden), index=index)
-
-
-def _parts(batch: UserBatch, count: int) -> Iterator[UserBatch]:
-    """Slice a batch into parts of neighboring users."""
-    ends = np.linspace(0, len(batch), min(count, len(batch)) + 1).astype(int).tolist()
-    for first, last in pairwise(ends):
-        yield users_of(batch, first, last)
 
 
 @dataclass

@@ -34,6 +34,7 @@ from userbert.folders import check_summary, publishing_folder, read_json, write_
 from userbert.model.userbert import UserBert
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats
+from userbert.tasks.task_head import TaskHead
 
 FORMAT = 1
 _BATCH = 256
@@ -54,12 +55,7 @@ class TaskModel(nn.Module):
         """The task without its pairs: its name, question, kind, classes, hidden fields."""
         self.record: dict[str, Any] = {}
         """How it was learned."""
-        self.head = nn.Linear(user_bert.config.hidden, max(1, len(labels.classes)))
-        # Regression learns (target - center) / spread; other kinds leave these as they are.
-        self.register_buffer("center", torch.zeros(()))
-        self.register_buffer("spread", torch.ones(()))
-        self.center: Tensor
-        self.spread: Tensor
+        self.head = TaskHead(user_bert.config.hidden, labels)
 
     @property
     def kind(self) -> str:
@@ -84,24 +80,18 @@ class TaskModel(nn.Module):
         ids than the model.
         """
         self.user_bert.check_fits(data)
-        width = self.head.out_features
-        scores = np.empty((len(rows), width), np.float32)
+        has_classes = self.kind not in ("binary", "regression")
+        shape = (len(rows), self.head.out_features) if has_classes else len(rows)
+        scores = np.empty(shape, np.float32)
         was_training = self.training
         self.eval()
         with torch.inference_mode():
             for batch in in_length_order(
                 data, rows, cutoffs, batch_size=_BATCH, hidden=self.hidden, description="scoring"
             ):
-                scores[batch.index] = self._as_scores(self(batch)).cpu().numpy()
+                scores[batch.index] = self.head.scores(self(batch)).cpu().numpy()
         self.train(was_training)
-        return scores[:, 0] if self.kind in ("binary", "regression") else scores
-
-    def _as_scores(self, outputs: Tensor) -> Tensor:
-        if self.kind == "binary":
-            return outputs.sigmoid()
-        if self.kind == "regression":
-            return outputs * self.spread + self.center
-        return outputs.softmax(dim=1)
+        return scores
 
     def predict(
         self,
@@ -144,9 +134,9 @@ class TaskModel(nn.Module):
         with publishing_folder(Path(folder)) as temporary:
             (temporary / "model").mkdir()
             self.user_bert.write(temporary / "model")
-            weights = {**self.head.state_dict(), "center": self.center, "spread": self.spread}
+            weights = self.head.state_dict()
             save_file(
-                {name: tensor.detach().contiguous() for name, tensor in weights.items()},
+                {name: tensor.contiguous() for name, tensor in weights.items()},
                 temporary / "head.safetensors",
             )
             about = {
@@ -170,11 +160,7 @@ class TaskModel(nn.Module):
             about["attribute"] = tuple(about["attribute"]) if about["attribute"] else None
             none = np.zeros(0, np.int64)
             task = cls(network, Labels(**about, user_ids=(), cutoffs=none, targets=none))
-            weights = load_file(folder / "head.safetensors")
-            with torch.no_grad():
-                task.center.copy_(weights.pop("center"))
-                task.spread.copy_(weights.pop("spread"))
-            task.head.load_state_dict(weights)
+            task.head.load_state_dict(load_file(folder / "head.safetensors"))
         except (InputError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
             raise ModelError(f"{folder} is not a task model that can be read: {error}.") from error
         task.record = record

@@ -24,15 +24,21 @@ ZEROED = 0.8
 
 
 def masked_words(
-    model: UserBert, batch: UserBatch, generator: np.random.Generator
+    model: UserBert,
+    batch: UserBatch,
+    generator: np.random.Generator,
+    *,
+    keep_position: bool = False,
 ) -> dict[str, Tensor]:
     """Predict the values in selected words, most of which the model can't see (paper §3.2).
+
+    With `keep_position` it sees where these words stand, as in BERT.
 
     The loss of each attribute, such as `long_term.genre`, is summed over the selected words of a
     user, and averaged over the users of the batch (equation 1).
     """
     selection = select_words(batch, generator, selected=SELECTED, zeroed=ZEROED)
-    encoded = model(batch, selection.zeroed)
+    encoded = model(batch, selection.zeroed, keep_position=keep_position)
     losses = {}
     for heads, segment, selected, index in zip(
         model.heads, batch.segments, selection.selected, encoded.word_index, strict=True

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from datetime import date, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,13 @@ from userbert.folders import read_json, replacing_file, write_json
 from userbert.model.userbert import UserBert
 from userbert.training.distributed import Processes, best_device, from_first, gathered
 from userbert.training.loop import METRICS, LoopConfig, Trained, train
-from userbert.training.objectives import Objective, masked_words
+from userbert.training.objectives import masked_words
 from userbert.training.settings import PretrainConfig, preset_named
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
 
 _RUN = "run.json"
 
-
-_OBJECTIVES: Mapping[str, Objective] = {"masked_words": masked_words}
+_OBJECTIVES = {"masked_words": masked_words}
 
 
 def pretrain(
@@ -125,7 +125,7 @@ def pretrain(
         return _finished(output, record, processes)
     if work is not None and processes.is_first:
         _open_work_folder(work, record, resume)
-    objective = _OBJECTIVES[config.objective]
+    objective = partial(_OBJECTIVES[config.objective], keep_position=config.keep_position)
     validation = validation_batches(data, _take(asked, held_out), held_out, model.hidden, processes)
     has_validation = any(size for _, size in sizes)
     size = min(len(processes.share(config.batch_size)), len(learned))

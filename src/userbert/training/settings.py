@@ -23,6 +23,8 @@ class PretrainConfig(Strict):
 
     model: UserBertConfig = UserBertConfig()
     objective: Literal["masked_words"] = "masked_words"
+    keep_position: bool = False
+    """Whether words that are masked keep their position and segment; the paper allows both."""
     steps: int = Field(default=400_000, ge=1)
     """Batches (paper §4.4)."""
     batch_size: int = Field(default=16, ge=1)
