@@ -1,0 +1,123 @@
+"""CoLES: slices of one user's sequence lie near each other, those of others do not.
+
+Babaev et al., 2022, "CoLES: Contrastive Learning for Event Sequences with Self-Supervision". The
+paper that we reproduce does not compare with it; it is what its peers would pretrain with. In: an
+encoder, a batch. Out: the loss for the loop. What the authors leave to their configurations is as
+in their library, pytorch-lifestream: five slices, a margin of 0.5, five hard negatives a slice.
+
+Letters in shapes: B users, W words of a segment, N actions, S slices, H hidden.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, pairwise_distance
+
+from userbert.data.batches import Int64, SegmentBatch, UserBatch
+from userbert.model.tables import as_tensor
+
+_SLICES = 5
+_SHORTEST = 3
+"""Words of a slice, if its user has so many; the authors tune it to the data: 25 events of many
+hundreds are such a share of an active user's 30 words."""
+_MARGIN = 0.5
+_HARD_NEGATIVES = 5
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Parts of sequences as users of their own."""
+
+    batch: UserBatch
+    """S sequences, the slices of one user side by side."""
+    users: Int64
+    """(S,): which user of the batch that was cut each slice is of."""
+
+
+def coles(
+    encoder: Callable[[UserBatch], Tensor], batch: UserBatch, generator: np.random.Generator
+) -> dict[str, Tensor]:
+    """The loss of any encoder `(B, H)` on random slices of a batch."""
+    cut = slices(batch, generator)
+    vectors = encoder(cut.batch).float()
+    return {"coles": contrastive_loss(vectors, as_tensor(cut.users, vectors.device))}
+
+
+def slices(batch: UserBatch, generator: np.random.Generator, per_user: int = _SLICES) -> Slices:
+    """Cut random slices from each user's words: contiguous, long-term words before short-term.
+
+    Lengths are uniform from `_SHORTEST` to all, then starts are uniform. A slice has no profile:
+    it must be told by behavior alone. A user without words has no slices.
+    """
+    counts = np.stack([segment.word_counts for segment in batch.segments])  # (segments, B)
+    words = counts.sum(axis=0)
+    users = np.repeat(np.flatnonzero(words), per_user)  # (S,)
+    words = words[users]
+    lengths = generator.integers(np.minimum(words, _SHORTEST), words + 1)
+    starts = generator.integers(0, words - lengths + 1)
+    # Where each segment's words begin and end in a slice's user's.
+    ends = np.cumsum(counts, axis=0)[:, users]
+    begins = ends - counts[:, users]
+    parts = [
+        _words(
+            segment,
+            segment.word_offsets[users] + np.clip(starts, begin, end) - begin,
+            np.clip(starts + lengths, begin, end) - np.clip(starts, begin, end),
+        )
+        for segment, begin, end in zip(batch.segments, begins, ends, strict=True)
+    ]
+    # Dropout goes by the index, and must differ between slices.
+    numbers = np.arange(len(users)) % per_user
+    profiles = np.zeros((len(users), batch.profile_ids.shape[1]), np.int32)
+    return Slices(UserBatch(batch.index[users] * per_user + numbers, tuple(parts), profiles), users)
+
+
+def _words(segment: SegmentBatch, first: Int64, lengths: Int64) -> SegmentBatch:
+    """The words `first[i]:first[i] + lengths[i]` of a segment as those of user i."""
+    words = _ranges(first, lengths)
+    sizes = np.diff(segment.action_offsets)[words]
+    actions = _ranges(segment.action_offsets[words], sizes)
+    return SegmentBatch(
+        segment.name,
+        segment.ids[:, actions],
+        _offsets(sizes),
+        _offsets(lengths),
+        segment.positions[words],
+    )
+
+
+def _ranges(first: Int64, lengths: Int64) -> Int64:
+    offsets = _offsets(lengths)
+    return np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
+
+
+def _offsets(lengths: Int64) -> Int64:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def contrastive_loss(vectors: Tensor, users: Tensor) -> Tensor:
+    """The mean over pairs of slices (S, H), of which `users` (S,) says whose they are.
+
+    All pairs of one user count their squared distance d²; each slice with its five nearest of
+    others counts max(0, 0.5 - d)². Vectors are first brought to length 1. The authors sum over
+    pairs; Adam does not see the factor, and a mean does not depend on the size of the batch.
+    """
+    vectors = normalize(vectors, dim=1)
+    is_same = users[:, None] == users  # (S, S)
+    one, other = torch.triu(is_same, diagonal=1).nonzero(as_tuple=True)
+    near = pairwise_distance(vectors[one], vectors[other]).square()
+    slice_, negative = _hard_negatives(vectors.detach(), is_same)
+    distances = pairwise_distance(vectors[slice_], vectors[negative])
+    far = (_MARGIN - distances).clamp(min=0).square()
+    return torch.cat([near, far]).sum() / max(1, len(near) + len(far))
+
+
+def _hard_negatives(vectors: Tensor, is_same: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of each slice and one of the nearest of other users; fewer if there are no more."""
+    distances = torch.cdist(vectors, vectors).masked_fill(is_same, torch.inf)
+    nearest = distances.topk(min(_HARD_NEGATIVES, len(vectors)), dim=1, largest=False)
+    one, rank = nearest.values.isfinite().nonzero(as_tuple=True)
+    return one, nearest.indices[one, rank]
