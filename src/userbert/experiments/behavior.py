@@ -23,9 +23,9 @@ from userbert.experiments.people import (
 DAY = 86_400
 LONGEST_GAP = 1_500
 """Seconds between events of one visit, at most."""
-_ROUTINE_DAYS = 3
+ROUTINE_DAYS = 3
 """How many days in a row count as a routine's day of the month."""
-_MAIN_GENRE = 0.8
+MAIN_GENRE = 0.8
 """Share of what is bought in a favourite shop, or seen in a session, that is of its genre."""
 _SAME_SHOP = 0.5
 """Share of a session's events in the session's shop."""
@@ -124,7 +124,7 @@ def short_term(people: People, catalogue: Catalogue, generator: np.random.Genera
     shop, genre = _topics(user, people, catalogue, generator)
     device = (generator.random(len(user)) >= people.mobile[user]).astype(np.int64)
     shop, genre = shop[moments.visit], genre[moments.visit]  # (N,)
-    strays = np.flatnonzero(generator.random(number) >= _MAIN_GENRE)
+    strays = np.flatnonzero(generator.random(number) >= MAIN_GENRE)
     beside = catalogue.genres_of_department.draw(catalogue.department[genre[strays]], generator)
     genre[strays] = catalogue.browsed_genre[beside]
     moves = generator.random(number) >= _SAME_SHOP
@@ -196,7 +196,7 @@ def _bought(
     trait, reason = _reasons(user, people, shares, generator)
     since = (catalogue.day_of_month[day] - people.routine_day[user]) % 30
     routine = people.routine_genre[user]
-    is_routine = (routine != NOBODY) & (since < _ROUTINE_DAYS)
+    is_routine = (routine != NOBODY) & (since < ROUTINE_DAYS)
     is_routine &= generator.random(len(user)) < catalogue.ecosystem.routine_purchase
     genre = np.where(is_routine, routine, NOBODY)
     shown = ~is_routine & (trait != NOBODY)
@@ -215,7 +215,7 @@ def _bought(
     loyal = np.flatnonzero(is_free & (reason == _FAVOURITE_SHOP))
     shop[loyal] = _favourite_shop(user[loyal], people, generator)
     genre[loyal] = catalogue.shop_genre[shop[loyal]]
-    strays = loyal[generator.random(len(loyal)) >= _MAIN_GENRE]
+    strays = loyal[generator.random(len(loyal)) >= MAIN_GENRE]
     beside = catalogue.department[genre[strays]]
     genre[strays] = catalogue.genres_of_department.draw(beside, generator)
     free = np.flatnonzero(shop == NOBODY)

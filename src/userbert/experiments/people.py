@@ -89,7 +89,7 @@ def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generato
     is_woman = generator.random(number) < 0.5
     region = regions(ecosystem).draw(np.zeros(number, np.int64), generator)
     traits = generator.random((number, len(ecosystem.traits))) < _sigmoid(
-        _trait_odds(age, is_woman, region >= ecosystem.metropolitan_regions, ecosystem)
+        trait_odds(age, is_woman, region >= ecosystem.metropolitan_regions, ecosystem)
     )
     intensity = traits * generator.exponential(ecosystem.trait_intensity, traits.shape)
     # However many traits, half of what a user does is about something else.
@@ -145,7 +145,7 @@ def shop_of(
     return first
 
 
-def _trait_odds(age: Ints, is_woman: Flags, is_rural: Flags, ecosystem: Ecosystem) -> Floats:
+def trait_odds(age: Ints, is_woman: Flags, is_rural: Flags, ecosystem: Ecosystem) -> Floats:
     """(U, T): log-odds of each trait, as the profile has it."""
     odds = [
         trait.base
@@ -157,13 +157,19 @@ def _trait_odds(age: Ints, is_woman: Flags, is_rural: Flags, ecosystem: Ecosyste
     return np.stack(odds, axis=1)
 
 
-def _responses(traits: Flags, ecosystem: Ecosystem, generator: np.random.Generator) -> Flags:
+def response_odds(traits: Flags, ecosystem: Ecosystem) -> Floats:
+    """(U, services): log-odds that users of these traits (U, T) respond."""
     names = [trait.name for trait in ecosystem.traits]
     odds = [
         service.base + sum(added * traits[:, names.index(name)] for name, added in service.traits)
         for service in ecosystem.services
     ]
-    responds: Flags = generator.random((len(traits), len(odds))) < _sigmoid(np.stack(odds, axis=1))
+    return np.stack(odds, axis=1)
+
+
+def _responses(traits: Flags, ecosystem: Ecosystem, generator: np.random.Generator) -> Flags:
+    odds = response_odds(traits, ecosystem)
+    responds: Flags = generator.random(odds.shape) < _sigmoid(odds)
     return responds
 
 
