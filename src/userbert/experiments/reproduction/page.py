@@ -1,0 +1,210 @@
+"""The page of the reproduction: results → `docs/explanation/reproduction.md`.
+
+In: every `results.json` in a folder or below, and the figures beside them. Out: a page that says
+nothing of models which the rows do not say. Run it by
+`python -m userbert.experiments.reproduction.page RESULTS_DIR OUT.md`. Causes are not in the rows:
+people write them into a page of its own beside this one, which is linked to if it is there.
+"""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from userbert.errors import InputError
+from userbert.experiments.reproduction.claims import CLAIMS, SIMILAR, judge
+from userbert.experiments.reproduction.rows import (
+    DATA,
+    Row,
+    differences,
+    model_name,
+    models,
+    pick,
+    scores,
+    values,
+)
+from userbert.experiments.reproduction.tables import TABLES, paired_differences
+from userbert.folders import read_json
+
+CAUSES = "reproduction-causes.md"
+
+_OPENING = """\
+# The paper's experiments, repeated
+
+Made from `results.json` by `python -m userbert.experiments.reproduction.page`: all that is said of
+how models did is computed from its rows.
+
+## What was done
+
+The experiments of the paper's §4.5, on data that everybody can have: the paper's users are not
+public. *Simulated logs* have the shape and the traits of the paper's ecosystem
+([made, not measured](simulated-ecosystem.md)); *Complete Journey* is the log of 2,469 households of
+a grocery, in place of the paper's services: targeting coupons for booking, the next category for
+the next genre, kids for parents, and income for cars, which is another question. Complete Journey
+has no sessions but its purchases, so it says little of short-term behavior.
+
+Settings are those of §4.4: four blocks, width 128, four heads; at most 128 words a segment; Adam,
+1e-4, batches of 16 in pretraining and of 128 in fine-tuning, which is end to end and lasts ten
+epochs; 80 % of a task's users to learn from, 20 % to judge. The paper pretrains for 400,000
+batches on 22.5 million users; what these runs did, and where they left §4.4 for all models alike,
+is with each of them below. On simulated logs a task has labels in proportion to the cube root of
+the paper's number, which keeps the order of the tasks by size; on Complete Journey it has all that
+there are.
+
+Figures are of the last epoch, averaged over pretraining seeds, with 95 % intervals
+([what they mean](intervals.md)). A model is *ahead* or *behind* if the interval of its paired
+difference leaves out zero; *no difference* means that it does not. Where two models are equal, one
+comparison in twenty tells them apart all the same.
+"""
+
+_TITLES = {
+    "figure_3": ("Figure 3: user targeting", "The paper has a plot without numbers."),
+    "figure_4": (
+        "Figure 4: labels for multi-task pretraining",
+        "The paper has a plot without numbers.",
+    ),
+    "figure_5": (
+        "Figure 5: with and without pretraining",
+        "The paper has a plot without numbers. A test loss that rises from its lowest is a sign of "
+        "overfitting.",
+    ),
+    "table_2": (
+        "Table 2: next genre",
+        "The paper's numbers are of its own users: rankings and ratios can be compared, levels "
+        "cannot.",
+    ),
+    "figure_6": ("Figure 6: attribute prediction", "The paper has a plot without numbers."),
+}
+_MADE = ("command", "date", "commit", "version", "seeds", "machine", "data")
+
+
+def page(
+    results: Sequence[Mapping[str, Any]],
+    pictures: Mapping[str, str] | None = None,
+    *,
+    causes: bool = False,
+) -> str:
+    """Write the page of some runs.
+
+    `pictures` are links by `EXPERIMENT-DATA`; `causes` tells whether people wrote of causes.
+    """
+    rows: list[Row] = [row for result in results for row in result["rows"]]
+    lines = [*_OPENING.splitlines(), ""]
+    for result in results:
+        lines += _origin(result)
+    lines += ["", "## What the paper claims", "", *_claims(rows)]
+    if causes:
+        lines += ["", f"[Why, as far as it was looked into]({CAUSES})."]
+    for experiment, (title, paper) in _TITLES.items():
+        mine = pick(rows, experiment=experiment)
+        if mine:
+            lines += ["", f"## {title}", "", paper]
+            lines += _experiment(mine, experiment, pictures or {})
+    return "\n".join(lines) + "\n"
+
+
+def _origin(result: Mapping[str, Any]) -> Iterator[str]:
+    """Say where a run's rows come from, and all else that the run says of itself."""
+    made = result["made"]
+    of = " and ".join(DATA.get(data, data) for data in values(result["rows"], "data"))
+    seeds = ", ".join(map(str, made["seeds"]))
+    origin = [
+        f"`{made['command']}`", made["date"][:10], f"commit {str(made['commit'])[:10]}",
+        f"pretraining seeds {seeds}", made["machine"],
+    ]  # fmt: skip
+    if made["data"] is not None:
+        origin.append(f"data {made['data'][:10]}")
+    yield f"- **{of}**: {', '.join(origin)}."
+    for key, value in made.items():
+        if key not in _MADE:
+            yield f"  - {key.replace('_', ' ')}: {_told(value)}"
+
+
+def _told(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key.replace('_', ' ')} {_told(one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_told, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _claims(rows: Sequence[Row]) -> list[str]:
+    """Set the claims beside the verdicts, a column a data set; then the figures behind them."""
+    data = values(rows, "data")
+    judged = {one: [judge(claim, pick(rows, data=one)) for claim in CLAIMS] for one in data}
+    lines = [
+        "What was seen *agrees* with a claim if each comparison does, and *does not agree* if one "
+        "says the opposite; else one *can't tell*. Three rules are ours. *Similar*: the whole "
+        f"interval lies within ± {SIMILAR} of ROC-AUC. *By so many per cent*: the interval leaves "
+        "out zero, and does not end below the paper's number. *Overfit*: the test loss of the "
+        "last epoch has an interval above that of the lowest, and rises more than with "
+        "pretraining.",
+        "",
+        f"| the paper | where | {' | '.join(DATA.get(one, one) for one in data)} |",
+        "|" + "---|" * (2 + len(data)),
+    ]
+    for number, claim in enumerate(CLAIMS):
+        parts = [judgements[number] for judgements in judged.values()]
+        verdicts = [part.verdict if part else "not run" for part in parts]
+        lines.append(f"| {claim.words} | {claim.where} | {' | '.join(verdicts)} |")
+    for one, judgements in judged.items():
+        counts = Counter(judgement.verdict for judgement in judgements if judgement)
+        told = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
+        lines += ["", f"On {DATA.get(one, one)} ({told}):", ""]
+        lines += [
+            f"- {claim.words}: **{judgement.verdict}**. {judgement.found}."
+            for claim, judgement in zip(CLAIMS, judgements, strict=True)
+            if judgement
+        ]
+    return lines
+
+
+def _experiment(rows: Sequence[Row], experiment: str, pictures: Mapping[str, str]) -> Iterator[str]:
+    """Give an experiment's picture, table and differences, a part a data set."""
+    for data in values(rows, "data"):
+        mine, name = pick(rows, data=data), DATA.get(data, data)
+        yield from ["", f"### {_TITLES[experiment][0].split(':')[0]}, {name}", ""]
+        picture = pictures.get(f"{experiment}-{data}")
+        if picture:
+            yield from [f"![{_TITLES[experiment][0]}, {name}]({picture})", ""]
+        yield from [*TABLES[experiment](mine), "", _seeds(mine)]
+        if differences(mine):
+            yield from ["", "Paired differences:", "", *paired_differences(mine, experiment)]
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """Say over how many pretraining seeds the means are, and of which models over others."""
+    per_model = {model: pick(rows, model=model)[0]["seeds"] for model in models(scores(rows))}
+    usual, _ = Counter(per_model.values()).most_common(1)[0]
+    others = [
+        f"of {model_name(model)} {seeds or 0}"
+        for model, seeds in per_model.items()
+        if seeds != usual
+    ]
+    return f"Pretraining seeds: {', '.join([str(usual or 0), *others])}."
+
+
+def main(folder: Path, output: Path) -> None:
+    """Write the page of all results in `folder` or below.
+
+    Raises `InputError` if there are none.
+    """
+    files = sorted(folder.rglob("results.json"))
+    if not files:
+        raise InputError(f"{folder} has no results.json. Run `userbert reproduce` first.")
+    pictures = {
+        picture.stem: Path(os.path.relpath(picture, output.parent)).as_posix()
+        for file in files
+        for picture in sorted(file.parent.glob("*.svg"))
+    }
+    causes = (output.parent / CAUSES).exists()
+    text = page([read_json(file) for file in files], pictures, causes=causes)
+    output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

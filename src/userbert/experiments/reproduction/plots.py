@@ -1,0 +1,298 @@
+"""Results as figures in the paper's form: rows → SVG.
+
+In: rows of one data set. Out: figures 800 CSS pixels wide; the same bytes for the same rows. Each
+panel has the learning curves and, in a strip to the right, each model's last epoch with its 95 %
+interval, and there also what has no epochs. Colours are those of Okabe and Ito, which the
+colour-blind can tell apart; each model has its own mark as well. Used by `reproduce`.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from userbert.experiments.reproduction.rows import (
+    DATA,
+    METRICS,
+    Row,
+    at_last_epoch,
+    model_name,
+    models,
+    pick,
+    scores,
+    task_name,
+    values,
+)
+
+_INCH = 1 / 96
+"""Of a CSS pixel; letters of 9 points show as 12 pixels."""
+_WIDTH = 800
+_GREY = "#6b6b6b"
+
+
+Dashes = Literal["-", "--", ":", ""]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a model looks: its family by colour, its variant by the dashes, both by the mark."""
+
+    colour: str
+    mark: str
+    dashes: Dashes = "-"
+
+
+STYLES = {
+    "userbert": Style("#0072B2", "o"),
+    "userbert-keep-position": Style("#56B4E9", "o", "--"),
+    "userbert-from-scratch": Style("#D55E00", "X", "--"),
+    "wide-deep-mtl": Style("#E69F00", "s"),
+    "wide-deep-from-scratch": Style("#E69F00", "s", ":"),
+    "lstm-mtl": Style("#009E73", "^"),
+    "lstm-from-scratch": Style("#009E73", "^", ":"),
+    "transformer-mtl": Style("#CC79A7", "D"),
+    "transformer-mtl-30": Style("#CC79A7", "d", "--"),
+    "transformer-from-scratch": Style("#CC79A7", "x", ":"),
+    "coles": Style("#222222", "v"),
+    "coles-gru": Style("#222222", "<", "--"),
+    "aggregates-gbm": Style(_GREY, "P"),
+    "own-popularity": Style(_GREY, "h"),
+    "popularity": Style(_GREY, "p"),
+    "oracle": Style(_GREY, "*"),
+}
+
+
+def figure_3(rows: Sequence[Row]) -> Figure:
+    """User targeting by epoch: a column a task; ROC-AUC above, accuracy below."""
+    return _curves(pick(rows, experiment="figure_3"), ["roc_auc", "accuracy"])
+
+
+def figure_4(rows: Sequence[Row]) -> Figure:
+    """ROC-AUC by epoch of Transformers that saw none, some or all of the labels."""
+    return _curves(pick(rows, experiment="figure_4"), ["roc_auc"])
+
+
+def figure_5(rows: Sequence[Row]) -> Figure:
+    """With and without pretraining: ROC-AUC above; below the losses, in training and in test."""
+    rows = pick(rows, experiment="figure_5")
+    return _curves(rows, ["roc_auc"], losses=True)
+
+
+def figure_6(rows: Sequence[Row]) -> Figure:
+    """ROC-AUC by epoch of attribute prediction: a column a task."""
+    return _curves(pick(rows, experiment="figure_6"), ["roc_auc"])
+
+
+def table_2(rows: Sequence[Row]) -> Figure:
+    """mAP@10: ours with intervals, and the paper's, a panel each as the users are others."""
+    rows = at_last_epoch(scores(pick(rows, experiment="table_2", metric="map_at_10")))
+    names = models(rows)
+    figure = _figure(70 + 28 * len(names))
+    ours, papers = figure.subplots(1, 2, sharey=True)
+    for place, model in enumerate(names):
+        style = _style(model)
+        for row in pick(rows, model=model)[:1]:
+            if row["mean"] is not None:
+                low, mean, high = (100 * row[key] for key in ("low", "mean", "high"))
+                ours.plot([low, high], [place, place], color=style.colour, linewidth=2)
+                ours.plot(mean, place, style.mark, color=style.colour, markersize=7)
+            if row["paper"] is not None:
+                papers.plot(
+                    100 * row["paper"], place, style.mark,
+                    color=style.colour, markersize=7, markerfacecolor="white", markeredgewidth=1.4,
+                )  # fmt: skip
+    for axes, title in ((ours, "here"), (papers, "in the paper, on its own users")):
+        _bare(axes)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel(METRICS["map_at_10"])
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.margins(x=0.1)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.tick_params(axis="y", length=0)
+    ours.set_yticks(range(len(names)), [model_name(model) for model in names])
+    ours.set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
+FIGURES: Mapping[str, Callable[[Sequence[Row]], Figure]] = {
+    "figure_3": figure_3,
+    "figure_4": figure_4,
+    "figure_5": figure_5,
+    "table_2": table_2,
+    "figure_6": figure_6,
+}
+
+
+def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Write `EXPERIMENT-DATA.svg` for every experiment and data set that the rows have."""
+    written = []
+    for data in values(rows, "data"):
+        for experiment, draw in FIGURES.items():
+            mine = pick(rows, data=data, experiment=experiment)
+            if mine:
+                written.append(folder / f"{experiment}-{data}.svg")
+                title = f"{experiment.replace('_', ' ').capitalize()}, {DATA.get(data, data)}"
+                written[-1].write_text(_svg(draw, mine, title), encoding="utf-8")
+    return written
+
+
+def _svg(draw: Callable[[Sequence[Row]], Figure], rows: Sequence[Row], title: str) -> str:
+    """Draw and write out, without date and version: the same rows give the same bytes."""
+    metadata = {**dict.fromkeys(("Creator", "Date", "Format", "Type")), "Title": title}
+    buffer = io.StringIO()
+    with mpl.rc_context(_LOOK):
+        draw(rows).savefig(buffer, format="svg", metadata=metadata)
+    # A hundredth of a point is enough for a place; letters have no number of so many digits.
+    return re.sub(r"(\.\d\d)\d{3,}", r"\1", buffer.getvalue())
+
+
+_LOOK: dict[Any, Any] = {
+    # Letters stay letters: small files, and text that can be searched.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "userbert",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+}
+
+
+def _curves(rows: Sequence[Row], metrics: Sequence[str], *, losses: bool = False) -> Figure:
+    """Draw a row of panels a metric, and one of the losses if asked for; a column a task."""
+    rows = scores(rows)
+    tasks, shown = values(rows, "task"), models(rows)
+    lines = len(metrics) + losses
+    figure = _figure(60 + 250 * lines + 18 * -(-len(shown) // 3))
+    panels = figure.subplots(lines, len(tasks), squeeze=False)
+    for column, task in enumerate(tasks):
+        mine = pick(rows, task=task)
+        panels[0, column].set_title(task_name(task), loc="left")
+        for line, metric in enumerate(metrics):
+            _panel(panels[line, column], pick(mine, metric=metric), shown)
+        if losses:
+            _loss_panel(panels[-1, column], mine, shown)
+        panels[-1, column].set_xlabel("epoch of fine-tuning")
+    for line, metric in enumerate(metrics):
+        panels[line, 0].set_ylabel(f"{METRICS[metric]} on test users")
+    if losses:
+        panels[-1, 0].set_ylabel("loss")
+    figure.legend(
+        [_key(pick(rows, model=model)) for model in shown], [model_name(model) for model in shown],
+        loc="outside lower center", ncols=3, frameon=False,
+    )  # fmt: skip
+    return figure
+
+
+def _panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
+    """Draw the curves, then in the strip the last epochs with intervals, in the legend's order."""
+    known = _known(axes, rows)
+    if not known:
+        return
+    for model in reversed(models(known)):  # UserBERT on top
+        _line(axes, [row for row in pick(known, model=model) if row["epoch"] is not None], 1.6)
+    start, end = _strip(axes, known, shown)
+    step = (end - start) / len(shown)
+    for row in at_last_epoch(known):
+        style, place = _style(row["model"]), start + step * (shown.index(row["model"]) + 0.5)
+        if row["low"] is not None:
+            axes.plot([place, place], [row["low"], row["high"]], color=style.colour, linewidth=1.4)
+        axes.plot(place, row["mean"], style.mark, color=style.colour, markersize=5)
+    axes.axvspan(start, end, color="#f3f3f3", linewidth=0, zorder=0)
+    axes.text(
+        (start + end) / 2, 0.01, "last, 95 %", color=_GREY, fontsize=8, ha="center", va="bottom",
+        transform=axes.get_xaxis_transform(),
+    )  # fmt: skip
+    axes.margins(y=0.09)
+
+
+def _loss_panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
+    """Draw the losses of each model, of training thin, of the test users thick, with their names.
+
+    Names stand where the panels above have their strip, pushed apart where lines end together.
+    """
+    known = _known(axes, [row for row in rows if row["metric"] in _LOSSES])
+    if not known:
+        return
+    for model in models(known):
+        for metric, (_, width) in _LOSSES.items():
+            _line(axes, pick(known, model=model, metric=metric), width)
+    start, _ = _strip(axes, known, shown)
+    low, high = axes.get_ylim()
+    place = low - high
+    for row in sorted(at_last_epoch(known), key=lambda row: row["mean"]):
+        place = max(place + 0.065 * (high - low), row["mean"])
+        name, _ = _LOSSES[row["metric"]]
+        axes.text(start, place, name, color=_style(row["model"]).colour, va="center")
+
+
+_LOSSES = {"train_loss": ("training", 0.9), "test_loss": ("test", 2.2)}
+"""Of each curve of losses: its name in the figure, and its line's width in points."""
+
+
+def _known(axes: Axes, rows: Sequence[Row]) -> list[Row]:
+    """Keep the rows with figures; where there are none, write the reason into the panel."""
+    _bare(axes)
+    known = [row for row in rows if row["mean"] is not None]
+    if not known:
+        notes = [row["note"] for row in rows if row.get("note")]
+        axes.text(
+            0.5, 0.5, notes[0] if notes else "no figures", color=_GREY, ha="center", va="center",
+            wrap=True, transform=axes.transAxes,
+        )  # fmt: skip
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return known
+
+
+def _strip(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> tuple[float, float]:
+    """Leave room to the right of the last epoch; say where it begins and ends, in epochs."""
+    epochs = max([row["epoch"] for row in rows if row["epoch"] is not None], default=1)
+    start = epochs + 0.35
+    end = start + max(0.5 * len(shown), 0.25 * epochs)
+    axes.set_xlim(0.6, end)
+    axes.set_xticks(range(1, epochs + 1))
+    return start, end
+
+
+def _line(axes: Axes, curve: Sequence[Row], width: float) -> None:
+    if not curve:
+        return
+    style = _style(curve[0]["model"])
+    axes.plot(
+        [row["epoch"] for row in curve], [row["mean"] for row in curve],
+        color=style.colour, linestyle=style.dashes, linewidth=width,
+        marker=style.mark if width > 1 else "", markersize=4, markevery=(2, 5),
+    )  # fmt: skip
+
+
+def _key(rows: Sequence[Row]) -> Line2D:
+    """Draw a model's key; what has no epochs has a mark and no line."""
+    style = _style(rows[0]["model"])
+    dashes: Dashes = "" if all(row["epoch"] is None for row in rows) else style.dashes
+    return Line2D([], [], color=style.colour, linestyle=dashes, marker=style.mark, markersize=5)
+
+
+def _style(model: str) -> Style:
+    return STYLES.get(model, Style(_GREY, "."))
+
+
+def _figure(height: int) -> Figure:
+    """Make an empty figure; `height` in CSS pixels."""
+    return Figure(figsize=(_WIDTH * _INCH, height * _INCH), layout="constrained")
+
+
+def _bare(axes: Axes) -> None:
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color("#bbbbbb")
+    axes.tick_params(color="#bbbbbb")
+    axes.set_axisbelow(True)

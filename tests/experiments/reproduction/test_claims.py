@@ -1,0 +1,129 @@
+"""A claim is judged by paired intervals, and nothing is said that they do not say."""
+
+from collections.abc import Sequence
+
+import pytest
+from handmade_rows import MTL, curve, minus, row, whole_study
+
+from userbert.experiments.reproduction.claims import CLAIMS, Claim, Judgement, judge
+from userbert.experiments.reproduction.rows import METRICS, MODELS, Row
+
+
+def claim(words: str) -> Claim:
+    return next(claim for claim in CLAIMS if words in claim.words)
+
+
+def judged(words: str, rows: Sequence[Row]) -> Judgement:
+    found = judge(claim(words), rows)
+    assert found is not None
+    return found
+
+
+def targeting(**ends: tuple[float, float]) -> list[Row]:
+    """Differences of UserBERT to each multi-task model; by `ends`, or clearly ahead."""
+    return [
+        minus(
+            "figure_3", "golf_booking", "userbert", model, "roc_auc",
+            *ends.get(model.split("-")[0], (0.01, 0.03)),
+        )
+        for model in MTL
+    ]  # fmt: skip
+
+
+def test_rows_like_the_papers_agree_with_all_its_claims() -> None:
+    assert {judged(claim.words, whole_study()).verdict for claim in CLAIMS} == {"agrees"}
+
+
+def test_claims_name_models_and_metrics_that_readers_know() -> None:
+    for one in CLAIMS:
+        assert one.metric in METRICS
+        assert {model for pair in one.pairs for model in pair} <= set(MODELS)
+
+
+@pytest.mark.parametrize(
+    ("lstm", "verdict"),
+    [((0.01, 0.02), "agrees"), ((-0.01, 0.02), "can't tell"), ((-0.03, -0.01), "does not agree")],
+)
+def test_ahead_of_all_needs_every_interval_above_zero(
+    lstm: tuple[float, float], verdict: str
+) -> None:
+    found = judged("three multi-task models on user targeting", targeting(lstm=lstm))
+    assert found.verdict == verdict
+    if verdict != "agrees":
+        assert "2 of 3 comparisons agree; not: UserBERT against LSTM + MTL" in found.found
+
+
+def test_a_pair_that_was_not_compared_leaves_the_claim_open() -> None:
+    found = judged("three multi-task models on user targeting", targeting()[:2])
+    assert found.verdict == "can't tell"
+    assert "Transformer + MTL on golf booking not compared" in found.found
+
+
+def test_a_task_that_is_too_small_leaves_the_claim_open() -> None:
+    *rows, last = targeting()
+    none = {"mean": None, "low": None, "high": None, "note": "9 positives"}
+    found = judged("three multi-task models on user targeting", [*rows, {**last, **none}])
+    assert found.verdict == "can't tell"
+    assert "9 positives" in found.found
+
+
+def test_an_experiment_that_did_not_run_is_not_judged() -> None:
+    assert judge(claim("next genre"), targeting()) is None
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [((-0.01, 0.01), "agrees"), ((-0.05, 0.05), "can't tell"), ((0.03, 0.05), "does not agree")],
+)
+def test_similar_needs_narrow_intervals_not_just_zero_inside(
+    ends: tuple[float, float], verdict: str
+) -> None:
+    rows = [minus("figure_6", "car_owner", "userbert", one, "roc_auc", *ends) for one in MTL]
+    assert judged("Has a car", rows).verdict == verdict
+
+
+def test_a_claim_of_one_task_leaves_the_others_out() -> None:
+    rows = [minus("figure_6", "parent", "userbert", one, "roc_auc", 0.01, 0.02) for one in MTL]
+    assert judge(claim("Has a car"), rows) is None
+    assert judged("Is a parent", rows).verdict == "agrees"
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((0.010, 0.020), "agrees"),
+        ((0.001, 0.010), "does not agree"),
+        ((-0.010, 0.030), "can't tell"),
+    ],
+)
+def test_the_margin_is_relative_to_the_best_of_the_others(
+    ends: tuple[float, float], verdict: str
+) -> None:
+    rows = [
+        row("table_2", "next_genre", "lstm-mtl", "map_at_10", mean=0.1),
+        row("table_2", "next_genre", "wide-deep-mtl", "map_at_10", mean=0.05),
+        minus("table_2", "next_genre", "userbert", "lstm-mtl", "map_at_10", *ends),
+        minus("table_2", "next_genre", "userbert", "wide-deep-mtl", "map_at_10", 0.9, 0.9),
+    ]
+    found = judged("by 17 % over the second best", rows)
+    assert found.verdict == verdict
+    assert "over LSTM + MTL" in found.found
+
+
+@pytest.mark.parametrize(
+    ("scratch", "pretrained", "verdict"),
+    [
+        ((0.6, 0.5, 0.6), (0.6, 0.5, 0.49), "agrees"),
+        ((0.6, 0.5, 0.515), (0.6, 0.5, 0.49), "can't tell"),
+        ((0.6, 0.5, 0.6), (0.6, 0.5, 0.7), "does not agree"),
+        ((0.6, 0.5, 0.4), (0.6, 0.5, 0.4), "does not agree"),
+    ],
+)
+def test_overfitting_is_a_test_loss_that_rises_more_than_with_pretraining(
+    scratch: tuple[float, ...], pretrained: tuple[float, ...], verdict: str
+) -> None:
+    rows = [
+        *curve("figure_5", "golf_booking", "userbert-from-scratch", "test_loss", *scratch),
+        *curve("figure_5", "golf_booking", "userbert", "test_loss", *pretrained),
+    ]
+    assert judged("overfit", rows).verdict == verdict

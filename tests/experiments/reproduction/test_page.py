@@ -1,0 +1,86 @@
+"""The page says what the rows say, of each run by itself."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handmade_rows import whole_study
+
+from userbert.errors import InputError
+from userbert.experiments.reproduction.claims import CLAIMS
+from userbert.experiments.reproduction.page import CAUSES, main, page
+from userbert.folders import write_json
+
+MADE = {
+    "commit": "0123456789abcdef", "version": "0", "date": "2026-11-24T00:00:00+00:00",
+    "seeds": [0, 1, 2], "machine": "a machine, 2 cores", "data": "fedcba9876543210",
+    "command": "userbert reproduce -o out", "quick": False,
+    "sizes": {"users": 200000, "pretraining_batches": 4000, "rates": [0.1, 0.2]},
+}  # fmt: skip
+
+
+def study(data: str = "simulated", **made: Any) -> dict[str, Any]:
+    return {"made": {**MADE, **made}, "rows": [{**row, "data": data} for row in whole_study()]}
+
+
+def test_page_tells_the_origin_of_each_run_and_all_that_it_says_of_itself() -> None:
+    text = page([study(), study("complete-journey", seeds=[7], command="another")])
+    assert "**simulated logs**: `userbert reproduce -o out`, 2026-11-24, commit 0123456789" in text
+    assert "**Complete Journey**: `another`" in text
+    assert "pretraining seeds 7, a machine, 2 cores, data fedcba9876." in text
+    assert "sizes: users 200,000; pretraining batches 4,000; rates 0.1, 0.2" in text
+    assert "quick: no" in text
+
+
+def test_page_judges_every_claim_on_every_data_set() -> None:
+    some = study("complete-journey")
+    some["rows"] = [row for row in some["rows"] if row["experiment"] == "table_2"]
+    text = page([study(), some])
+    for claim in CLAIMS:
+        other = "agrees" if claim.experiment == "table_2" else "not run"
+        assert f"| {claim.words} | {claim.where} | agrees | {other} |" in text
+    assert f"On simulated logs (agrees {len(CLAIMS)}):" in text
+
+
+def test_page_has_only_the_experiments_that_ran() -> None:
+    some = study()
+    some["rows"] = [row for row in some["rows"] if row["experiment"] == "table_2"]
+    text = page([some])
+    assert "## Table 2: next genre" in text
+    assert "## Figure 3" not in text
+
+
+def test_page_tells_of_models_with_another_number_of_seeds() -> None:
+    one = study()
+    one["rows"] = [
+        {**row, "seeds": 1} if row["model"] == "coles-gru" else row for row in one["rows"]
+    ]
+    assert "Pretraining seeds: 3, of CoLES, its authors' encoder 1." in page([one])
+
+
+def test_every_table_of_the_page_is_rectangular() -> None:
+    text = page([study(), study("complete-journey")])
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_page_shows_the_figures_beside_the_results_and_links_causes(tmp_path: Path) -> None:
+    results, docs = tmp_path / "results" / "first", tmp_path / "explanation"
+    results.mkdir(parents=True)
+    docs.mkdir()
+    write_json(results / "results.json", study())
+    (results / "figure_3-simulated.svg").write_text("<svg/>", encoding="utf-8")
+    main(tmp_path / "results", docs / "page.md")
+    text = (docs / "page.md").read_text(encoding="utf-8")
+    assert "](../results/first/figure_3-simulated.svg)" in text
+    assert "figure_4-simulated" not in text
+    assert CAUSES not in text
+    (docs / CAUSES).write_text("because", encoding="utf-8")
+    main(tmp_path / "results", docs / "page.md")
+    assert f"]({CAUSES})" in (docs / "page.md").read_text(encoding="utf-8")
+
+
+def test_without_results_there_is_no_page(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no results\.json"):
+        main(tmp_path, tmp_path / "page.md")

@@ -1,0 +1,72 @@
+"""Figures are drawn for what the rows have, small and the same each time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from handmade_rows import MTL, row, whole_study
+
+from userbert.experiments.reproduction.plots import FIGURES, STYLES, write_figures
+from userbert.experiments.reproduction.rows import MODELS, Row
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("figures")
+    return {path.stem: path.read_text("utf-8") for path in write_figures(whole_study(), folder)}
+
+
+def drawn(rows: Sequence[Row], folder: Path) -> str:
+    (path,) = write_figures(rows, folder)
+    return path.read_text(encoding="utf-8")
+
+
+def test_each_experiment_and_data_set_has_a_figure(figures: dict[str, str]) -> None:
+    assert list(figures) == [f"{experiment}-simulated" for experiment in FIGURES]
+
+
+def test_figures_are_800_pixels_wide_and_small(figures: dict[str, str]) -> None:
+    for text in figures.values():
+        assert 'width="600pt"' in text
+        assert len(text) < 100_000
+
+
+def test_figures_name_their_models_and_tasks_in_letters(figures: dict[str, str]) -> None:
+    text = figures["figure_3-simulated"]
+    for name in ("UserBERT", "Wide&amp;Deep + MTL", "travel booking", "golf booking", "ROC-AUC"):
+        assert name in text
+    assert "the paper" in figures["table_2-simulated"]
+    assert "Transformer + MTL, 30 % of the labels" in figures["figure_4-simulated"]
+
+
+def test_the_same_rows_give_the_same_bytes(figures: dict[str, str], tmp_path: Path) -> None:
+    rows = [one for one in whole_study() if one["experiment"] == "table_2"]
+    assert drawn(rows, tmp_path) == figures["table_2-simulated"]
+    assert "matplotlib.org/" not in figures["table_2-simulated"]
+
+
+def test_a_model_without_epochs_is_drawn_too(tmp_path: Path) -> None:
+    text = drawn([row("figure_6", "parent", "oracle", "roc_auc", epoch=None)], tmp_path)
+    assert MODELS["oracle"] in text
+
+
+@pytest.mark.parametrize("experiment", FIGURES)
+def test_rows_without_means_still_give_a_figure(experiment: str, tmp_path: Path) -> None:
+    metric = "map_at_10" if experiment == "table_2" else "roc_auc"
+    text = drawn([row(experiment, "parent", "userbert", metric, mean=None, note="nine")], tmp_path)
+    if experiment != "table_2":
+        assert "nine" in text
+
+
+def test_a_loss_without_interval_is_drawn(tmp_path: Path) -> None:
+    rows = [
+        row("figure_5", "golf_booking", "userbert", metric, low=None, high=None)
+        for metric in ("roc_auc", "train_loss", "test_loss")
+    ]
+    assert "training" in drawn(rows, tmp_path)
+
+
+def test_every_named_model_has_a_look_of_its_own() -> None:
+    assert set(STYLES) == set(MODELS)
+    assert len(set(STYLES.values())) == len(STYLES)
+    assert len({STYLES[model].colour for model in ("userbert", *MTL)}) == 4
