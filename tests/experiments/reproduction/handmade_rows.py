@@ -17,7 +17,8 @@ def row(experiment: str, task: str, model: str, metric: str, **given: Any) -> di
     )
     return {
         "experiment": experiment, "data": "simulated", "task": task, "model": model, "epoch": 10,
-        "metric": metric, "mean": mean, **ends, "seeds": 3, "paper": None, **given,
+        "metric": metric, "mean": mean, **ends, "seeds": 3, "paper": None, "learning_rate": 1e-4,
+        **given,
     }  # fmt: skip
 
 
@@ -95,6 +96,9 @@ def _figure_5(task: str, easier: float) -> Iterator[dict[str, Any]]:
     yield from curve("figure_5", task, SCRATCH, "train_loss", *learning(0.6, 0.3))
     rising = [0.58, 0.53, *(0.52 + 0.02 * step for step in range(8))]
     yield from curve("figure_5", task, SCRATCH, "test_loss", *rising)
+    yield row("figure_5", task, "userbert", "test_loss_rise", mean=0.002, low=0.0, high=0.004)
+    yield row("figure_5", task, SCRATCH, "test_loss_rise", mean=0.14, low=0.11, high=0.16)
+    yield minus("figure_5", task, "userbert", SCRATCH, "test_loss_rise", -0.16, -0.11)
 
 
 def _table_2() -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from handmade_rows import whole_study
 
 from userbert.errors import InputError
 from userbert.experiments.reproduction.claims import CLAIMS
-from userbert.experiments.reproduction.page import CAUSES, main, page
+from userbert.experiments.reproduction.page import CAUSES, main, page, publish
 from userbert.folders import write_json
 
 MADE = {
@@ -40,7 +40,7 @@ def test_page_judges_every_claim_on_every_data_set() -> None:
     for claim in CLAIMS:
         other = "agrees" if claim.experiment == "table_2" else "not run"
         assert f"| {claim.words} | {claim.where} | agrees | {other} |" in text
-    assert f"On simulated logs (agrees {len(CLAIMS)}):" in text
+    assert f"On simulated logs, 1e-4 (agrees {len(CLAIMS)}):" in text
 
 
 def test_page_has_only_the_experiments_that_ran() -> None:
@@ -70,15 +70,37 @@ def test_page_shows_the_figures_beside_the_results_and_links_causes(tmp_path: Pa
     results.mkdir(parents=True)
     docs.mkdir()
     write_json(results / "results.json", study())
-    (results / "figure_3-simulated.svg").write_text("<svg/>", encoding="utf-8")
+    (results / "figure_3-simulated-1e-4.svg").write_text("<svg/>", encoding="utf-8")
     main(tmp_path / "results", docs / "page.md")
     text = (docs / "page.md").read_text(encoding="utf-8")
-    assert "](../results/first/figure_3-simulated.svg)" in text
+    assert "](../results/first/figure_3-simulated-1e-4.svg)" in text
     assert "figure_4-simulated" not in text
     assert CAUSES not in text
     (docs / CAUSES).write_text("because", encoding="utf-8")
     main(tmp_path / "results", docs / "page.md")
     assert f"]({CAUSES})" in (docs / "page.md").read_text(encoding="utf-8")
+
+
+def test_learning_rates_are_judged_each_by_itself() -> None:
+    other = study()
+    other["rows"] += [
+        {**row, "learning_rate": 1e-3}
+        for row in other["rows"]
+        if row["experiment"] == "table_2" and "userbert" not in row["model"]
+    ]
+    text = page([other])
+    assert "| simulated logs, 1e-4 | simulated logs, 1e-3 |" in text
+    claim = "UserBERT outperforms the three multi-task models on next genre"
+    assert f"| {claim} | §4.5, table 2 | agrees | can't tell |" in text
+
+
+def test_a_runs_folder_gets_its_csv_figures_and_page(tmp_path: Path) -> None:
+    written = publish(study(), tmp_path)
+    text = written.read_text(encoding="utf-8")
+    for name in re.findall(r"\]\((.*?\.svg)\)", text):
+        assert (tmp_path / name).exists()
+    assert len(list(tmp_path.glob("*.svg"))) == text.count("![") == 5
+    assert (tmp_path / "results.csv").exists()
 
 
 def test_without_results_there_is_no_page(tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ def drawn(rows: Sequence[Row], folder: Path) -> str:
 
 
 def test_each_experiment_and_data_set_has_a_figure(figures: dict[str, str]) -> None:
-    assert list(figures) == [f"{experiment}-simulated" for experiment in FIGURES]
+    assert list(figures) == [f"{experiment}-simulated-1e-4" for experiment in FIGURES]
+
+
+def test_learning_rates_have_figures_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        row("figure_6", "parent", "coles", "roc_auc", learning_rate=one) for one in (1e-3, 1e-4)
+    ]
+    names = [path.name for path in write_figures(rows, tmp_path)]
+    assert names == ["figure_6-simulated-1e-3.svg", "figure_6-simulated-1e-4.svg"]
 
 
 def test_figures_are_800_pixels_wide_and_small(figures: dict[str, str]) -> None:
@@ -32,17 +40,17 @@ def test_figures_are_800_pixels_wide_and_small(figures: dict[str, str]) -> None:
 
 
 def test_figures_name_their_models_and_tasks_in_letters(figures: dict[str, str]) -> None:
-    text = figures["figure_3-simulated"]
+    text = figures["figure_3-simulated-1e-4"]
     for name in ("UserBERT", "Wide&amp;Deep + MTL", "travel booking", "golf booking", "ROC-AUC"):
         assert name in text
-    assert "the paper" in figures["table_2-simulated"]
-    assert "Transformer + MTL, 30 % of the labels" in figures["figure_4-simulated"]
+    assert "the paper" in figures["table_2-simulated-1e-4"]
+    assert "Transformer + MTL, 30 % of the labels" in figures["figure_4-simulated-1e-4"]
 
 
 def test_the_same_rows_give_the_same_bytes(figures: dict[str, str], tmp_path: Path) -> None:
     rows = [one for one in whole_study() if one["experiment"] == "table_2"]
-    assert drawn(rows, tmp_path) == figures["table_2-simulated"]
-    assert "matplotlib.org/" not in figures["table_2-simulated"]
+    assert drawn(rows, tmp_path) == figures["table_2-simulated-1e-4"]
+    assert "matplotlib.org/" not in figures["table_2-simulated-1e-4"]
 
 
 def test_a_model_without_epochs_is_drawn_too(tmp_path: Path) -> None:

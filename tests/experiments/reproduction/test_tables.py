@@ -70,10 +70,12 @@ def test_figure_5_tells_how_far_the_test_loss_rises_from_its_lowest() -> None:
     rows = [
         *curve("figure_5", "golf_booking", "userbert", "roc_auc", 0.6, 0.7),
         *curve("figure_5", "golf_booking", "userbert", "test_loss", 0.6, 0.5, 0.55, 0.75),
+        row("figure_5", "golf_booking", "userbert", "test_loss_rise", mean=0.26),
     ]
     assert cells(tables.figure_5(rows), "golf booking") == [
         "UserBERT", "0.700 (0.690 to 0.710)",
-        "0.500 (0.490 to 0.510)", "2", "0.750 (0.740 to 0.760)", "+0.250",
+        "0.500 (0.490 to 0.510)", "2", "0.750 (0.740 to 0.760)",
+        "+0.260 (+0.250 to +0.270)",
     ]  # fmt: skip
 
 
@@ -93,6 +95,12 @@ def test_table_2_sets_the_papers_per_cents_beside_ours() -> None:
     assert cells(lines, "CoLES, our encoder")[1] == ""
 
 
+def test_paired_differences_have_a_line_a_pair_and_a_column_a_task_and_metric() -> None:
+    lines = tables.paired_differences(whole_study(), "figure_3")
+    assert len(lines) == 2 + 5
+    assert cells(lines, "model")[1:] == cells(tables.figure_3(whole_study()), "model")
+
+
 @pytest.mark.parametrize("experiment", tables.TABLES)
 def test_every_table_is_rectangular_and_empty_without_rows(experiment: str) -> None:
     lines = tables.TABLES[experiment](whole_study())
@@ -109,19 +117,20 @@ def test_a_verdict_is_whether_the_interval_leaves_out_zero(
     low: float, high: float, verdict: str
 ) -> None:
     rows = [minus("figure_6", "parent", "userbert", "lstm-mtl", "roc_auc", low, high)]
-    line = cells(tables.paired_differences(rows, "figure_6"), "parent")
-    assert line[1:3] == ["UserBERT", "LSTM + MTL"]
-    assert line[-1] == verdict
+    against, cell = cells(tables.paired_differences(rows, "figure_6"), "UserBERT")
+    assert against == "LSTM + MTL"
+    assert cell == f"**{verdict}** {(low + high) / 2:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def test_of_losses_the_lower_is_ahead() -> None:
-    assert side(minus("figure_5", "t", "userbert", "coles", "test_loss", -0.2, -0.1)) == "ahead"
+    for metric in ("test_loss", "test_loss_rise"):
+        assert side(minus("figure_5", "t", "userbert", "coles", metric, -0.2, -0.1)) == "ahead"
 
 
 def test_a_difference_without_a_figure_has_its_note_and_no_verdict() -> None:
     one = minus("figure_6", "parent", "userbert", "coles", "roc_auc", 0, 1)
     rows = [{**one, "mean": None, "low": None, "high": None, "note": "too few"}]
-    assert cells(tables.paired_differences(rows, "figure_6"), "parent")[-2:] == ["*too few*", ""]
+    assert cells(tables.paired_differences(rows, "figure_6"), "UserBERT")[1] == "*too few*"
 
 
 def test_differences_are_not_listed_among_the_models() -> None:

@@ -1,7 +1,7 @@
 """What the paper claims of its experiments, and what our rows say to it.
 
-In: rows of one data set. Out: a judgement of each claim. A claim is data: its words, the pairs of
-models that it compares, and the rule by which paired intervals decide. `reproduce` makes the
+In: rows of one study. Out: a judgement of each claim. A claim is data: its words, the pairs of
+models that it compares, and the rule by which paired intervals decide. `collect.py` makes the
 differences of these pairs; `page.py` shows the judgements.
 
 A claim agrees if all its comparisons do, and does not if one contradicts; else nobody can tell.
@@ -23,7 +23,6 @@ from userbert.experiments.reproduction.rows import (
     task_name,
     values,
 )
-from userbert.experiments.reproduction.tables import lowest
 
 Verdict = Literal["agrees", "does not agree", "can't tell"]
 Pair = tuple[str, str]
@@ -59,7 +58,7 @@ class Claim:
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> Judgement | None:
-    """Judge a claim by the rows of one data set; None if they have nothing of its experiment."""
+    """Judge a claim by the rows of one study; None if they have nothing of its experiment."""
     mine = [
         row
         for row in pick(rows, experiment=claim.experiment)
@@ -83,7 +82,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement | None:
 
 
 def _ahead(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
-    """The first of each pair is ahead: its interval lies above zero."""
+    """The first of each pair is ahead: its interval leaves out zero, on the better side."""
     verdicts: dict[str | None, Verdict] = {"ahead": "agrees", "behind": "does not agree"}
     return [
         Judgement(verdicts.get(side(row) if row else None, "can't tell"), text)
@@ -130,51 +129,6 @@ def _by_the_papers_margin(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
         text = f"{mean:+.0%} ({low:+.0%} to {high:+.0%}) over {model_name(best['model'])}"
         judged.append(Judgement(verdict, text.replace("%", " %")))
     return judged
-
-
-def _overfits(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
-    """The test loss of each pair's second rises from its lowest, and more than that of the first.
-
-    The rise is told if the intervals of the lowest epoch and of the last do not meet. That is
-    stricter than a paired interval, which the rows do not have.
-    """
-    judged = []
-    for task in values(rows, "task"):
-        curves = pick(scores(rows), task=task, metric=claim.metric)
-        for pair in claim.pairs:
-            first, second = (_rise(pick(curves, model=model)) for model in pair)
-            if first is None or second is None:
-                judged.append(Judgement("can't tell", f"no test losses on {task_name(task)}"))
-                continue
-            verdict: Verdict = "agrees" if second.certain else "can't tell"
-            if second.height <= first.height:
-                verdict = "does not agree"
-            text = "; ".join(
-                f"{model_name(model)} on {task_name(task)}: lowest at epoch {rise.epoch}, "
-                f"then {rise.height:+.3f}"
-                for model, rise in zip(pair, (first, second), strict=True)
-            )
-            judged.append(Judgement(verdict, text))
-    return judged
-
-
-@dataclass(frozen=True)
-class _Rise:
-    """How far a loss rises from its lowest epoch to its last, and whether intervals show it."""
-
-    epoch: int
-    height: float
-    certain: bool
-
-
-def _rise(curve: Sequence[Row]) -> _Rise | None:
-    low = lowest(curve)
-    if low is None:
-        return None
-    last = at_last_epoch(curve)[0]
-    known = low["high"] is not None and last["low"] is not None
-    certain = known and last["low"] > low["high"]
-    return _Rise(low["epoch"], last["mean"] - low["mean"], certain)
 
 
 def _pairs(claim: Claim, rows: Sequence[Row]) -> list[tuple[Row | None, str]]:
@@ -226,8 +180,8 @@ CLAIMS = (
     ),
     Claim(
         "Without pretraining, models overfit quickly",
-        "§4.5, figure 5", "figure_5", "test_loss",
-        (("userbert", "userbert-from-scratch"),), _overfits,
+        "§4.5, figure 5", "figure_5", "test_loss_rise",
+        (("userbert", "userbert-from-scratch"),), _ahead,
     ),
     Claim(
         "UserBERT outperforms the three multi-task models on next genre",

@@ -15,6 +15,7 @@ from typing import Any
 
 from userbert.errors import InputError
 from userbert.experiments.reproduction.claims import CLAIMS, SIMILAR, judge
+from userbert.experiments.reproduction.plots import write_figures
 from userbert.experiments.reproduction.rows import (
     DATA,
     Row,
@@ -23,9 +24,10 @@ from userbert.experiments.reproduction.rows import (
     models,
     pick,
     scores,
+    studies,
     values,
 )
-from userbert.experiments.reproduction.tables import TABLES, paired_differences
+from userbert.experiments.reproduction.tables import TABLES, paired_differences, write_csv
 from userbert.folders import read_json
 
 CAUSES = "reproduction-causes.md"
@@ -53,8 +55,12 @@ is with each of them below. On simulated logs a task has labels in proportion to
 the paper's number, which keeps the order of the tasks by size; on Complete Journey it has all that
 there are.
 
-Figures are of the last epoch, averaged over pretraining seeds, with 95 % intervals
-([what they mean](intervals.md)). A model is *ahead* or *behind* if the interval of its paired
+Where a run tried more learning rates than the paper's, every model had each of them, in pretraining
+and in fine-tuning alike, and each rate is shown by itself: none is chosen by its outcome.
+
+Figures are of the last epoch, averaged over seeds, each with weights and test users of its own. The
+95 % intervals say what other test users and other seeds would have given
+([more on intervals](intervals.md)). A model is *ahead* or *behind* if the interval of its paired
 difference leaves out zero; *no difference* means that it does not. Where two models are equal, one
 comparison in twenty tells them apart all the same.
 """
@@ -68,7 +74,8 @@ _TITLES = {
     "figure_5": (
         "Figure 5: with and without pretraining",
         "The paper has a plot without numbers. A test loss that rises from its lowest is a sign of "
-        "overfitting.",
+        "overfitting; who rises less is ahead. The lowest is that of the mean over seeds, the rise "
+        "the mean of each seed's own.",
     ),
     "table_2": (
         "Table 2: next genre",
@@ -88,7 +95,7 @@ def page(
 ) -> str:
     """Write the page of some runs.
 
-    `pictures` are links by `EXPERIMENT-DATA`; `causes` tells whether people wrote of causes.
+    `pictures` are links by `EXPERIMENT-STUDY`; `causes` tells whether people wrote of causes.
     """
     rows: list[Row] = [row for result in results for row in result["rows"]]
     lines = [*_OPENING.splitlines(), ""]
@@ -133,28 +140,26 @@ def _told(value: object) -> str:
 
 
 def _claims(rows: Sequence[Row]) -> list[str]:
-    """Set the claims beside the verdicts, a column a data set; then the figures behind them."""
-    data = values(rows, "data")
-    judged = {one: [judge(claim, pick(rows, data=one)) for claim in CLAIMS] for one in data}
+    """Set the claims beside the verdicts, a column a study; then the figures behind them."""
+    judged = {study.name: [judge(claim, study.rows) for claim in CLAIMS] for study in studies(rows)}
     lines = [
         "What was seen *agrees* with a claim if each comparison does, and *does not agree* if one "
         "says the opposite; else one *can't tell*. Three rules are ours. *Similar*: the whole "
         f"interval lies within ± {SIMILAR} of ROC-AUC. *By so many per cent*: the interval leaves "
-        "out zero, and does not end below the paper's number. *Overfit*: the test loss of the "
-        "last epoch has an interval above that of the lowest, and rises more than with "
-        "pretraining.",
+        "out zero, and does not end below the paper's number. *Overfit*: from its lowest epoch to "
+        "the last, the test loss rises more than with pretraining, by the paired interval.",
         "",
-        f"| the paper | where | {' | '.join(DATA.get(one, one) for one in data)} |",
-        "|" + "---|" * (2 + len(data)),
+        f"| the paper | where | {' | '.join(judged)} |",
+        "|" + "---|" * (2 + len(judged)),
     ]
     for number, claim in enumerate(CLAIMS):
         parts = [judgements[number] for judgements in judged.values()]
         verdicts = [part.verdict if part else "not run" for part in parts]
         lines.append(f"| {claim.words} | {claim.where} | {' | '.join(verdicts)} |")
-    for one, judgements in judged.items():
+    for name, judgements in judged.items():
         counts = Counter(judgement.verdict for judgement in judgements if judgement)
         told = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
-        lines += ["", f"On {DATA.get(one, one)} ({told}):", ""]
+        lines += ["", f"On {name} ({told}):", ""]
         lines += [
             f"- {claim.words}: **{judgement.verdict}**. {judgement.found}."
             for claim, judgement in zip(CLAIMS, judgements, strict=True)
@@ -164,13 +169,14 @@ def _claims(rows: Sequence[Row]) -> list[str]:
 
 
 def _experiment(rows: Sequence[Row], experiment: str, pictures: Mapping[str, str]) -> Iterator[str]:
-    """Give an experiment's picture, table and differences, a part a data set."""
-    for data in values(rows, "data"):
-        mine, name = pick(rows, data=data), DATA.get(data, data)
-        yield from ["", f"### {_TITLES[experiment][0].split(':')[0]}, {name}", ""]
-        picture = pictures.get(f"{experiment}-{data}")
+    """Give an experiment's picture, table and differences, a part a study."""
+    title, _ = _TITLES[experiment]
+    for study in studies(rows):
+        mine = study.rows
+        yield from ["", f"### {title.split(':')[0]}, {study.name}", ""]
+        picture = pictures.get(f"{experiment}-{study.slug}")
         if picture:
-            yield from [f"![{_TITLES[experiment][0]}, {name}]({picture})", ""]
+            yield from [f"![{title}, {study.name}]({picture})", ""]
         yield from [*TABLES[experiment](mine), "", _seeds(mine)]
         if differences(mine):
             yield from ["", "Paired differences:", "", *paired_differences(mine, experiment)]
@@ -186,6 +192,15 @@ def _seeds(rows: Sequence[Row]) -> str:
         if seeds != usual
     ]
     return f"Pretraining seeds: {', '.join([str(usual or 0), *others])}."
+
+
+def publish(results: Mapping[str, Any], folder: Path) -> Path:
+    """Write a run's CSV, figures and page into its folder; return the page's path."""
+    write_csv(results["rows"], folder / "results.csv")
+    pictures = {path.stem: path.name for path in write_figures(results["rows"], folder)}
+    path = folder / "reproduction.md"
+    path.write_text(page([results], pictures), encoding="utf-8")
+    return path
 
 
 def main(folder: Path, output: Path) -> None:

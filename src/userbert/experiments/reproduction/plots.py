@@ -1,6 +1,6 @@
 """Results as figures in the paper's form: rows → SVG.
 
-In: rows of one data set. Out: figures 800 CSS pixels wide; the same bytes for the same rows. Each
+In: rows of one study. Out: figures 800 CSS pixels wide; the same bytes for the same rows. Each
 panel has the learning curves and, in a strip to the right, each model's last epoch with its 95 %
 interval, and there also what has no epochs. Colours are those of Okabe and Ito, which the
 colour-blind can tell apart; each model has its own mark as well. Used by `reproduce`.
@@ -20,7 +20,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from userbert.experiments.reproduction.rows import (
-    DATA,
     METRICS,
     Row,
     at_last_epoch,
@@ -28,6 +27,7 @@ from userbert.experiments.reproduction.rows import (
     models,
     pick,
     scores,
+    studies,
     task_name,
     values,
 )
@@ -101,9 +101,10 @@ def table_2(rows: Sequence[Row]) -> Figure:
         style = _style(model)
         for row in pick(rows, model=model)[:1]:
             if row["mean"] is not None:
-                low, mean, high = (100 * row[key] for key in ("low", "mean", "high"))
-                ours.plot([low, high], [place, place], color=style.colour, linewidth=2)
-                ours.plot(mean, place, style.mark, color=style.colour, markersize=7)
+                ours.plot(100 * row["mean"], place, style.mark, color=style.colour, markersize=7)
+            if row["low"] is not None:
+                ends = [100 * row["low"], 100 * row["high"]]
+                ours.plot(ends, [place, place], color=style.colour, linewidth=2)
             if row["paper"] is not None:
                 papers.plot(
                     100 * row["paper"], place, style.mark,
@@ -132,14 +133,14 @@ FIGURES: Mapping[str, Callable[[Sequence[Row]], Figure]] = {
 
 
 def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write `EXPERIMENT-DATA.svg` for every experiment and data set that the rows have."""
+    """Write `EXPERIMENT-STUDY.svg` for every experiment of every study that the rows have."""
     written = []
-    for data in values(rows, "data"):
+    for study in studies(rows):
         for experiment, draw in FIGURES.items():
-            mine = pick(rows, data=data, experiment=experiment)
+            mine = pick(study.rows, experiment=experiment)
             if mine:
-                written.append(folder / f"{experiment}-{data}.svg")
-                title = f"{experiment.replace('_', ' ').capitalize()}, {DATA.get(data, data)}"
+                written.append(folder / f"{experiment}-{study.slug}.svg")
+                title = f"{experiment.replace('_', ' ').capitalize()}, {study.name}"
                 written[-1].write_text(_svg(draw, mine, title), encoding="utf-8")
     return written
 

@@ -2,12 +2,15 @@
 
 In: rows as `reproduce` writes them (docs/reference/design.md, "Results for machines"): mappings
 with `experiment`, `data`, `task`, `model`, `epoch`, `metric`, `mean`, `low`, `high`, `seeds`,
-`paper`, and a `note` where a mean is missing. Out: fewer rows, and texts. Used by the tables, the
-plots, the claims and the page of this package.
+`paper`, also `learning_rate`, and a `note` where a mean is missing. Out: fewer rows, and texts.
+Used by the tables, the plots, the claims and the page of this package.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 Row = Mapping[str, Any]
 Side = Literal["ahead", "behind", "no difference"]
@@ -41,7 +44,42 @@ METRICS = {
     "map_at_10": "mAP@10, %",
     "train_loss": "loss in training",
     "test_loss": "loss on test users",
+    "test_loss_rise": "rise of the test loss",
 }
+LOSSES = ("train_loss", "test_loss", "test_loss_rise")
+"""The metrics of which less is better."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The rows of one data set and one learning rate: what may be compared."""
+
+    data: str
+    learning_rate: float | None
+    rows: list[Row]
+
+    @property
+    def name(self) -> str:
+        """For a reader."""
+        return ", ".join([DATA.get(self.data, self.data), *self._rate()])
+
+    @property
+    def slug(self) -> str:
+        """For the names of files."""
+        return "-".join([self.data, *self._rate()])
+
+    def _rate(self) -> list[str]:
+        if self.learning_rate is None:
+            return []
+        return [np.format_float_scientific(self.learning_rate, trim="-", exp_digits=1)]
+
+
+def studies(rows: Iterable[Row]) -> list[Study]:
+    """Part rows that must not be mixed, in the order of the rows."""
+    found: dict[tuple[str, float | None], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["data"], row.get("learning_rate")), []).append(row)
+    return [Study(data, rate, mine) for (data, rate), mine in found.items()]
 
 
 def pick(rows: Iterable[Row], **wanted: object) -> list[Row]:
@@ -60,10 +98,10 @@ def differences(rows: Iterable[Row]) -> list[Row]:
 
 
 def at_last_epoch(rows: Iterable[Row]) -> list[Row]:
-    """Keep, of each curve, its last row; what has no epochs has one row and keeps it."""
+    """Keep, of each curve of a study, its last row; what has no epochs has one and keeps it."""
     last: dict[tuple[object, ...], Row] = {}
     for row in rows:
-        key = tuple(row[name] for name in ("experiment", "data", "task", "model", "metric"))
+        key = tuple(row[name] for name in ("experiment", "task", "model", "metric"))
         if key not in last or (row["epoch"] or 0) >= (last[key]["epoch"] or 0):
             last[key] = row
     return list(last.values())
@@ -109,7 +147,7 @@ def side(row: Row) -> Side | None:
     if row["mean"] is None:
         return None
     low, high = row["low"], row["high"]
-    if row["metric"].endswith("_loss"):  # the lower, the better
+    if row["metric"] in LOSSES:  # the lower, the better
         low, high = -high, -low
     return "ahead" if low > 0 else "behind" if high < 0 else "no difference"
 

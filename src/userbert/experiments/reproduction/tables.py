@@ -1,6 +1,6 @@
 """Results as tables: rows → CSV and Markdown in the paper's form.
 
-In: rows of one data set (of any number, for `write_csv`). Out: lines of Markdown, empty where the
+In: rows of one study (of any number, for `write_csv`). Out: lines of Markdown, empty where the
 rows have nothing for a table. Numbers are of the last epoch: choosing each model's best epoch on
 the users who judge it would flatter all of them. Used by `page.py` and by `reproduce`.
 """
@@ -27,7 +27,7 @@ from userbert.experiments.reproduction.rows import (
 )
 
 COLUMNS = (
-    "experiment", "data", "task", "model", "epoch", "metric",
+    "experiment", "data", "task", "learning_rate", "model", "epoch", "metric",
     "mean", "low", "high", "seeds", "paper", "note",
 )  # fmt: skip
 
@@ -58,16 +58,17 @@ def figure_4(rows: Sequence[Row]) -> list[str]:
 
 
 def figure_5(rows: Sequence[Row]) -> list[str]:
-    """With and without pretraining: ROC-AUC, and how far the test loss rises from its lowest."""
+    """With and without pretraining: ROC-AUC, and how far the test loss rises from its lowest.
+
+    The lowest is that of the mean over seeds; the rise is each seed's own, then the mean.
+    """
     rows = scores(pick(rows, experiment="figure_5"))
     cells = []
     for task in values(rows, "task"):
         for model in models(pick(rows, task=task)):
             mine = pick(rows, task=task, model=model)
             auc = [figure_text(row) for row in at_last_epoch(pick(mine, metric="roc_auc"))]
-            cells.append(
-                [task_name(task), model_name(model), *(auc or [""]), *_rise_cells(mine)],
-            )
+            cells.append([task_name(task), model_name(model), *(auc or [""]), *_rise_cells(mine)])
     head = ["task", "model", "ROC-AUC", "lowest test loss", "at epoch", "at the last", "rise"]
     return _table(head, cells)
 
@@ -82,7 +83,7 @@ def table_2(rows: Sequence[Row]) -> list[str]:
         papers = [f"{100 * row['paper']:.2f}" for row in mine if row["paper"] is not None]
         ours = [_only(pick(mine, task=task)) for task in tasks]
         cells.append([model_name(model), *ours, *(papers[:1] or [""])])
-    head = [f"{task_name(task)} ({METRICS['map_at_10']})" for task in tasks]
+    head = [_head((task, "map_at_10")) for task in tasks]
     return _table(["model", *head, "the paper's"], cells)
 
 
@@ -101,32 +102,23 @@ TABLES = {
 
 
 def paired_differences(rows: Sequence[Row], experiment: str) -> list[str]:
-    """List every paired difference of an experiment, and what its interval says."""
+    """Say of each pair of models, task and metric who is ahead, and by how much."""
     found = at_last_epoch(differences(pick(rows, experiment=experiment)))
+    columns = _columns(found)
     cells = []
-    for row in sorted(found, key=lambda row: values(found, "task").index(row["task"])):
-        first, second = row["model"].split(MINUS)
-        cells.append([
-            task_name(row["task"]), METRICS[row["metric"]],
-            model_name(first), model_name(second),
-            figure_text(row, signed=True), side(row) or "",
-        ])  # fmt: skip
-    return _table(["task", "metric", "model", "against", "difference", "verdict"], cells)
-
-
-def lowest(curve: Sequence[Row]) -> Row | None:
-    """Find the epoch of the lowest mean; the first of equals."""
-    known = [row for row in curve if row["mean"] is not None]
-    return min(known, key=lambda row: (row["mean"], row["epoch"])) if known else None
+    for pair in values(found, "model"):
+        first, second = pair.split(MINUS)
+        verdicts = [
+            "".join(map(_verdict, pick(found, model=pair, task=task, metric=metric)))
+            for task, metric in columns
+        ]
+        cells.append([model_name(first), model_name(second), *verdicts])
+    return _table(["model", "against", *map(_head, columns)], cells)
 
 
 def _models_by_tasks(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
     rows = at_last_epoch(scores(rows))
-    columns = [
-        (task, metric)
-        for task in values(rows, "task")
-        for metric in values(pick(rows, task=task), "metric")
-    ]
+    columns = _columns(rows)
     order = list(names)
     cells = [
         [
@@ -137,18 +129,37 @@ def _models_by_tasks(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]
             models(rows), key=lambda model: order.index(model) if model in names else len(order)
         )
     ]
-    head = [f"{task_name(task)} ({METRICS[metric]})" for task, metric in columns]
-    return _table(["model", *head], cells)
+    return _table(["model", *map(_head, columns)], cells)
+
+
+def _columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """List tasks and metrics, a task's metrics together."""
+    return [
+        (task, metric)
+        for task in values(rows, "task")
+        for metric in values(pick(rows, task=task), "metric")
+    ]
+
+
+def _head(column: tuple[str, str]) -> str:
+    task, metric = column
+    return f"{task_name(task)} ({METRICS[metric]})"
+
+
+def _verdict(row: Row) -> str:
+    told = side(row)
+    return f"**{told}** " * (told is not None) + figure_text(row, signed=True)
 
 
 def _rise_cells(rows: Sequence[Row]) -> list[str]:
-    curve = pick(rows, metric="test_loss")
-    low = lowest(curve)
-    if low is None:
-        return [*(figure_text(row) for row in curve[-1:]), "", "", "", ""][:4]
+    """The lowest test loss, its epoch, the last, and the rise, of one model on one task."""
+    curve = [row for row in pick(rows, metric="test_loss") if row["mean"] is not None]
+    if not curve:
+        return [""] * 4
+    low = min(curve, key=lambda row: row["mean"])
+    rise = [figure_text(row, signed=True) for row in pick(rows, metric="test_loss_rise")]
     last = at_last_epoch(curve)[0]
-    rise = last["mean"] - low["mean"]
-    return [figure_text(low), str(low["epoch"]), figure_text(last), f"{rise:+.3f}"]
+    return [figure_text(low), str(low["epoch"]), figure_text(last), *(rise or [""])]
 
 
 def _only(rows: Sequence[Row]) -> str:
