@@ -28,9 +28,16 @@ def test_page_tells_the_origin_of_each_run_and_all_that_it_says_of_itself() -> N
     text = page([study(), study("complete-journey", seeds=[7], command="another")])
     assert "**simulated logs**: `userbert reproduce -o out`, 2026-11-24, commit 0123456789" in text
     assert "**Complete Journey**: `another`" in text
-    assert "pretraining seeds 7, a machine, 2 cores, data fedcba9876." in text
+    assert "seeds 7, a machine, 2 cores, data fedcba9876." in text
     assert "sizes: users 200,000; pretraining batches 4,000; rates 0.1, 0.2" in text
     assert "quick: no" in text
+
+
+def test_page_tells_each_plan_of_a_run_and_each_of_its_checksums() -> None:
+    plans = [{"data": "simulated", "users": 5000}, {"data": "complete-journey", "users": None}]
+    text = page([study(plans=plans, data="0123456789ab, 9876543210ab", commit="a" * 40)])
+    assert "  - plans: data simulated; users 5,000\n  - plans: data complete-journey\n" in text
+    assert "data 0123456789, 9876543210." in text
 
 
 def test_page_judges_every_claim_on_every_data_set() -> None:

@@ -118,21 +118,29 @@ def _origin(result: Mapping[str, Any]) -> Iterator[str]:
     of = " and ".join(DATA.get(data, data) for data in values(result["rows"], "data"))
     seeds = ", ".join(map(str, made["seeds"]))
     origin = [
-        f"`{made['command']}`", made["date"][:10], f"commit {str(made['commit'])[:10]}",
-        f"pretraining seeds {seeds}", made["machine"],
+        f"`{made['command']}`", made["date"][:10], f"commit {_shortened(made['commit'])}",
+        f"seeds {seeds}", made["machine"],
     ]  # fmt: skip
     if made["data"] is not None:
-        origin.append(f"data {made['data'][:10]}")
+        origin.append(f"data {_shortened(made['data'])}")
     yield f"- **{of}**: {', '.join(origin)}."
     for key, value in made.items():
         if key not in _MADE:
-            yield f"  - {key.replace('_', ' ')}: {_told(value)}"
+            name = key.replace("_", " ")
+            several = isinstance(value, list) and any(isinstance(one, Mapping) for one in value)
+            yield from (f"  - {name}: {_told(one)}" for one in (value if several else [value]))
+
+
+def _shortened(checksums: object) -> str:
+    """Cut each of some checksums, or of a run's commits, to ten digits."""
+    return ", ".join(one[:10] for one in str(checksums).split(", "))
 
 
 def _told(value: object) -> str:
     if isinstance(value, Mapping):
-        return "; ".join(f"{key.replace('_', ' ')} {_told(one)}" for key, one in value.items())
-    if isinstance(value, list | tuple):
+        known = {key.replace("_", " "): one for key, one in value.items() if one is not None}
+        return "; ".join(f"{key} {_told(one)}" for key, one in known.items())
+    if isinstance(value, list):
         return ", ".join(map(_told, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
