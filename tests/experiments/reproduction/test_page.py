@@ -33,11 +33,11 @@ def test_page_tells_the_origin_of_each_run_and_all_that_it_says_of_itself() -> N
     assert "quick: no" in text
 
 
-def test_page_tells_each_plan_of_a_run_and_each_of_its_checksums() -> None:
+def test_page_tells_each_plan_of_a_run_and_each_of_its_commits() -> None:
     plans = [{"data": "simulated", "users": 5000}, {"data": "complete-journey", "users": None}]
-    text = page([study(plans=plans, data="0123456789ab, 9876543210ab", commit="a" * 40)])
+    text = page([study(plans=plans, commit="0123456789abc, 9876543210abc")])
     assert "  - plans: data simulated; users 5,000\n  - plans: data complete-journey\n" in text
-    assert "data 0123456789, 9876543210." in text
+    assert "commit 0123456789, 9876543210, seeds" in text
 
 
 def test_page_judges_every_claim_on_every_data_set() -> None:
