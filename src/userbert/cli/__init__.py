@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from userbert.cli import bench, label, learning, logs, simulating
+from userbert.cli import bench, label, learning, logs, reproducing, simulating
 from userbert.cli.options import tell_error
 from userbert.errors import InputError, UserBertError
 
@@ -31,6 +31,7 @@ app.command()(learning.predict)
 app.command()(learning.evaluate)
 app.command()(learning.demo)
 app.command()(simulating.simulate)
+app.command()(reproducing.reproduce)
 app.add_typer(bench.app, name="bench")
 
 

@@ -17,8 +17,8 @@ from userbert.experiments.baselines.towers import last_states
 from userbert.model.tables import AttributeTables
 from userbert.model.userbert import autocast
 
-MOST_ACTIONS = 512
-"""Of a user, the newest."""
+MOST_ACTIONS = 128
+"""Of a user, the newest: as long a sequence as the other encoders read of a segment."""
 
 
 class ColesGru(nn.Module):

@@ -1,0 +1,161 @@
+"""From the parts of a reproduction to the rows of results.json.
+
+In: what `parts.do` gave of each part that is done. Out: rows by experiment, with intervals and
+paired differences. Works on any number of parts, so that a reproduction that goes on can be looked
+at; seeds of which a model lacks a part are left out for it.
+
+An interval says what other test users and other seeds would have given: each of its draws takes
+seeds anew and, of each, a resample of its test users. Two models are compared on the same draws.
+
+Letters in shapes: S seeds, R resamples.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userbert.experiments.reproduction.parts import RISE, TARGETING, UNITS
+from userbert.experiments.reproduction.recipes import RECIPES
+from userbert.experiments.reproduction.references import REFERENCES
+from userbert.experiments.reproduction.rows import MINUS
+
+Floats = NDArray[np.float64]
+Rows = list[dict[str, Any]]
+
+PAPER_TABLE_2 = {
+    "userbert": 0.0897,
+    "wide-deep-mtl": 0.0765,
+    "transformer-mtl": 0.0710,
+    "lstm-mtl": 0.0690,
+    "popularity": 0.0422,
+}
+"""mAP@10 (paper §4.5, table 2 and text); the paper's figures have no numbers in print."""
+_FIGURE_4 = ("transformer-mtl", "transformer-mtl-30", "transformer-from-scratch")
+_FIGURE_5 = ("userbert", "userbert-from-scratch")
+PAIRS = (
+    *(("userbert", model) for model in (*RECIPES, *REFERENCES) if model != "userbert"),
+    *((f"{tower}-mtl", f"{tower}-from-scratch") for tower in ("wide-deep", "lstm", "transformer")),
+    *((f"{tower}-mtl", "lstm-mtl") for tower in ("wide-deep", "transformer")),
+    *((f"{tower}-mtl", "popularity") for tower in ("wide-deep", "lstm", "transformer")),
+    ("transformer-mtl", "transformer-mtl-30"),
+    ("transformer-mtl-30", "transformer-from-scratch"),
+)
+"""Models of which the paper, or a reader, asks which is ahead."""
+
+
+def rows_of(data: str, parts: Sequence[Mapping[str, Any]]) -> Rows:
+    """The rows of one data set."""
+    rates = sorted({part["learning_rate"] for part in parts if part["learning_rate"] is not None})
+    rows: Rows = []
+    for rate in rates:
+        of_rate = [part for part in parts if part["learning_rate"] in (rate, None)]
+        for task in dict.fromkeys(task["task"] for part in of_rate for task in part["tasks"]):
+            runs = _runs(of_rate, task)
+            for experiment, models, metrics in _experiments(task):
+                mine = {name: run for name, run in runs.items() if models is None or name in models}
+                about = {"experiment": experiment, "data": data, "task": task}
+                papers = PAPER_TABLE_2 if experiment == "table_2" else {}
+                rows += [
+                    about | {"learning_rate": rate} | row | {"paper": papers.get(row["model"])}
+                    for row in _rows(mine, metrics)
+                ]
+    return rows
+
+
+Runs = Mapping[int, Mapping[str, Any]]
+"""What a model did on a task, by seed."""
+
+
+def _runs(parts: Sequence[Mapping[str, Any]], task: str) -> Mapping[str, Runs]:
+    runs: dict[str, Any] = {}
+    for part in parts:
+        for found in part["tasks"]:
+            if found["task"] == task:
+                runs.setdefault(part["model"], {})[part["seed"]] = found
+    return runs
+
+
+def _experiments(task: str) -> Iterator[tuple[str, tuple[str, ...] | None, tuple[str, ...]]]:
+    """The experiments that a task belongs to, their models (none: all), their metrics."""
+    if task in TARGETING:
+        yield "figure_3", None, ("roc_auc", "accuracy")
+        yield "figure_4", _FIGURE_4, ("roc_auc",)
+        yield "figure_5", _FIGURE_5, ("roc_auc", "train_loss", "test_loss", RISE)
+    elif task.startswith("next_"):
+        yield "table_2", None, ("map_at_10",)
+    else:
+        yield "figure_6", None, ("roc_auc",)
+
+
+def _rows(runs: Mapping[str, Runs], metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for metric in metrics:
+        for model, of_seed in runs.items():
+            yield from _curve(model, of_seed, metric)
+        for first, second in PAIRS:
+            if first in runs and second in runs:
+                yield from _difference(first, second, runs, metric)
+
+
+def _curve(model: str, of_seed: Runs, metric: str) -> Iterator[dict[str, Any]]:
+    """A row an epoch; the last has an interval, as its resamples are kept."""
+    done = [run for run in of_seed.values() if run["note"] is None]
+    if not done:
+        note = next(run["note"] for run in of_seed.values())
+        yield _row(model, None, metric, len(of_seed)) | {"note": note}
+        return
+    last = len(done[0]["epochs"])
+    for epoch in range(1, last + 1):
+        found = [run["epochs"][epoch - 1].get(metric) for run in done]
+        if None not in found:
+            row = _row(model, epoch if last > 1 else None, metric, len(done))
+            is_kept = epoch == last and all(metric in run["resampled"] for run in done)
+            yield row | {"mean": _mean(found)} | (_ends(_draws(done, metric)) if is_kept else {})
+
+
+def _difference(
+    first: str, second: str, runs: Mapping[str, Runs], metric: str
+) -> Iterator[dict[str, Any]]:
+    """A paired difference at the last epoch, over the seeds that both have."""
+    both = [
+        (runs[first][seed], runs[second][seed])
+        for seed in runs[first]
+        if seed in runs[second]
+        and all(metric in runs[model][seed].get("resampled", {}) for model in (first, second))
+    ]
+    if not both:
+        return
+    ones, others = zip(*both, strict=True)
+    means = [_mean([run["epochs"][-1][metric] for run in side]) for side in (ones, others)]
+    draws = _draws(ones, metric) - _draws(others, metric)
+    epochs = len(ones[0]["epochs"])
+    row = _row(f"{first}{MINUS}{second}", epochs if epochs > 1 else None, metric, len(both))
+    yield row | {"mean": means[0] - means[1], **_ends(draws)}
+
+
+def _row(model: str, epoch: int | None, metric: str, seeds: int) -> dict[str, Any]:
+    return {
+        "model": model, "epoch": epoch, "metric": metric,
+        "mean": None, "low": None, "high": None, "seeds": seeds,
+    }  # fmt: skip
+
+
+def _draws(runs: Sequence[Mapping[str, Any]], metric: str) -> Floats:
+    """(R,): the mean over seeds, on seeds drawn anew and resamples of their test users."""
+    texts = [run["resampled"][metric].split() for run in runs]
+    values = np.array(texts, np.float64) / UNITS  # (S, R)
+    # Always the same draws, so that two models differ by what they are.
+    drawn = np.random.default_rng(0).integers(len(values), size=values.T.shape)  # (R, S)
+    means: Floats = np.take_along_axis(values, drawn.T, axis=0).mean(axis=0)
+    return means
+
+
+def _ends(draws: Floats) -> dict[str, float]:
+    """The ends of the 95 % interval."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"low": float(low), "high": float(high)}
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))

@@ -1,0 +1,187 @@
+"""One part of a reproduction: a model of one seed, pretrained once and fine-tuned for every task.
+
+In: a data set, a part of its plan. Out: its results as plain JSON, from which `collect` makes rows:
+of every task the course of fine-tuning, and the last epoch's metrics on resamples of the test
+users, so that differences between models can be paired later without the models.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from userbert.data.prepare import prepare
+from userbert.data.store import PreparedData
+from userbert.experiments import complete_journey
+from userbert.experiments.reproduction.finetuning import Epoch, Tuning, fine_tune, test_fold
+from userbert.experiments.reproduction.plan import Part, Plan
+from userbert.experiments.reproduction.pretraining import Budget, pretrained
+from userbert.experiments.reproduction.questions import (
+    CUTOFF_SIMULATED,
+    HIDDEN,
+    complete_journey_questions,
+    simulated_questions,
+)
+from userbert.experiments.reproduction.recipes import RECIPES
+from userbert.experiments.reproduction.references import REFERENCES, Question, refer
+from userbert.experiments.simulate import simulate
+from userbert.provenance import made
+from userbert.schema import Schema
+from userbert.tasks.labels import Labels
+from userbert.tasks.metrics import Estimate
+
+TOO_FEW = 10
+"""Test users of the rarer answer, or test users in all where many answers are possible."""
+TARGETING = ("travel_booking", "golf_booking", "targeting_audience", "targeting_all")
+RISE = "test_loss_rise"
+"""How far the loss on the test users lies above its lowest at the end: overfitting (figure 5)."""
+_DIGITS = 5
+UNITS = 10**_DIGITS
+"""Resampled metrics are whole numbers of these parts of one."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What all parts of a plan read."""
+
+    data: PreparedData
+    logs: Path | None
+    """Of the simulated ecosystem, with the truth."""
+    tasks: Sequence[Labels]
+
+
+def make_data(plan: Plan, work: Path) -> None:
+    """Simulate and prepare what is not there yet."""
+    prepared = work / "prepared"
+    if prepared.exists():
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    if plan.data == "simulated":
+        logs = work / "logs"
+        if not logs.exists():
+            assert plan.users is not None, "a plan of simulated data says how many users"
+            simulate(logs, plan.users, seed=0)
+        prepare(Schema.load(logs / "schema.yaml"), prepared)
+        return
+    schema = work / "schema.yaml"
+    schema.write_text(complete_journey.schema_text(), encoding="utf-8")
+    prepare(Schema.load(schema), prepared)
+
+
+def open_data(plan: Plan, work: Path) -> DataSet:
+    """Open what `make_data` made, and ask the questions."""
+    data = PreparedData.open(work / "prepared")
+    if plan.data == "simulated":
+        assert plan.scale is not None, "a plan of simulated data says how many labels"
+        return DataSet(data, work / "logs", simulated_questions(data, work / "logs", plan.scale))
+    return DataSet(data, None, complete_journey_questions(data))
+
+
+def do(part: Part, plan: Plan, source: DataSet, work: Path, command: Sequence[str]) -> Any:
+    """Do a part; `work` keeps the pretrained weights, in case it is interrupted."""
+    started = time.perf_counter()
+    about: Mapping[str, Any] = {}
+    if part.model in REFERENCES:
+        referred = (_referred(part, plan, source, labels) for labels in source.tasks)
+        tasks = [task for task in referred if task is not None]
+    else:
+        about, tasks = _learned(part, plan, source, work)
+    return {
+        "made": made(command, [part.seed], source.data.checksum),
+        "model": part.model,
+        "seed": part.seed,
+        "learning_rate": part.learning_rate,
+        "pretraining": about,
+        "seconds": round(time.perf_counter() - started, 1),
+        "tasks": tasks,
+    }
+
+
+def too_small(labels: Labels, seed: int) -> str | None:
+    """Say why a task's figures would mean nothing, if that is so."""
+    _, test = test_fold(labels, seed)
+    targets = labels.targets[test]
+    if labels.kind == "binary":
+        rarer = int(min(np.count_nonzero(targets == 0), np.count_nonzero(targets == 1)))
+        what = "of the rarer answer"
+    else:
+        rarer, what = len(test), "in all"
+    if rarer >= TOO_FEW:
+        return None
+    return f"too few: {rarer} test users {what}, {TOO_FEW} are the least"
+
+
+def _referred(part: Part, plan: Plan, source: DataSet, labels: Labels) -> dict[str, Any] | None:
+    note = too_small(labels, part.seed)
+    if note is not None:
+        return _about(labels, part.seed, note)
+    question = Question(source.data, labels, source.logs, part.seed)
+    found = refer(part.model, question, plan.resamples)
+    if found is None:
+        return None
+    return _about(labels, part.seed) | {"epochs": [_values(found)], "resampled": _resampled(found)}
+
+
+def _learned(
+    part: Part, plan: Plan, source: DataSet, work: Path
+) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    recipe = RECIPES[part.model]
+    assert part.learning_rate is not None, "what learns has a rate"
+    simulated = plan.data == "simulated"
+    budget = Budget(
+        data=plan.data,
+        cutoff=CUTOFF_SIMULATED if simulated else complete_journey.CUTOFF,
+        hidden=HIDDEN[plan.data],
+        batches=plan.batches,
+        batch_size=plan.batch_size,
+        learning_rate=part.learning_rate,
+        seed=part.seed,
+    )
+    start = pretrained(recipe, source.data, budget, work / part.name)
+    tuning = Tuning(part.learning_rate, epochs=plan.epochs, resamples=plan.resamples)
+    tasks = []
+    for labels in source.tasks:
+        if recipe.targeting_only and labels.name not in TARGETING:
+            continue
+        note = too_small(labels, part.seed)
+        if note is not None:
+            tasks.append(_about(labels, part.seed, note))
+            continue
+        epochs = fine_tune(start.encoder, source.data, labels, tuning, part.seed)
+        tasks.append(_about(labels, part.seed) | _course(epochs))
+    return start.record, tasks
+
+
+def _about(labels: Labels, seed: int, note: str | None = None) -> dict[str, Any]:
+    learning, test = test_fold(labels, seed)
+    return {"task": labels.name, "learning": len(learning), "test": len(test), "note": note}
+
+
+def _course(epochs: Sequence[Epoch]) -> dict[str, Any]:
+    """The course of fine-tuning; resamples of its end."""
+    last = epochs[-1].estimates
+    lowest = min((epoch.estimates["test_loss"] for epoch in epochs), key=lambda loss: loss.value)
+    end = {**last, RISE: last["test_loss"].minus(lowest)}
+    seen = [*(epoch.estimates for epoch in epochs[:-1]), end]
+    return {
+        "epochs": [
+            {"train_loss": round(epoch.train_loss, _DIGITS), **_values(estimates)}
+            for epoch, estimates in zip(epochs, seen, strict=True)
+        ],
+        "resampled": _resampled(end),
+    }
+
+
+def _values(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    return {name: round(found.value, _DIGITS) for name, found in estimates.items()}
+
+
+def _resampled(estimates: Mapping[str, Estimate]) -> dict[str, str]:
+    """The metrics on each resample, in whole `UNITS` on one line: files stay small."""
+    return {
+        name: " ".join(str(round(value * UNITS)) for value in found.resampled.tolist())
+        for name, found in estimates.items()
+    }

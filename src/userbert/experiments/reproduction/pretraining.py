@@ -1,0 +1,164 @@
+"""Pretraining of every model compared, on the same users, for as many batches (paper §4.4).
+
+In: a recipe, prepared data, a cut-off. Out: an encoder that has learned, and what there is to say
+of it. UserBERT is pretrained as `userbert pretrain` does it; the others by the same loop on the
+same pairs. An interrupted pretraining goes on from its last checkpoint.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from userbert.data.batches import Int64
+from userbert.data.loading import SequenceBatches
+from userbert.data.pairs import pairs_at
+from userbert.data.store import PreparedData
+from userbert.experiments.baselines.coles import coles
+from userbert.experiments.baselines.multitask import MultiTask, multitask
+from userbert.experiments.reproduction.multitask_labels import (
+    COMPLETE_JOURNEY,
+    SIMULATED,
+    Spec,
+    multitask_labels,
+)
+from userbert.experiments.reproduction.recipes import (
+    FirstToken,
+    Recipe,
+    UserEncoder,
+    fastest_precision,
+    new_encoder,
+)
+from userbert.folders import read_json, replacing_file, write_json
+from userbert.model.userbert import UserBert
+from userbert.training.distributed import ALONE
+from userbert.training.loop import LoopConfig, train
+from userbert.training.pretrain import own_pairs, pretrain
+from userbert.training.settings import configure
+
+HELD_OUT = 0.05
+"""The share of users that no model is pretrained on, as in `userbert pretrain`."""
+_CHECKPOINT_EVERY = 2_500
+_LABELS: Mapping[str, Sequence[Spec]] = {
+    "simulated": SIMULATED,
+    "complete-journey": COMPLETE_JOURNEY,
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and how fast a model is pretrained."""
+
+    data: str
+    """The data set's name."""
+    cutoff: str
+    hidden: tuple[str, ...]
+    """Profile fields that no model sees."""
+    batches: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An encoder to fine-tune, and how it came about."""
+
+    encoder: UserEncoder
+    record: Mapping[str, Any]
+
+
+def pretrained(recipe: Recipe, data: PreparedData, budget: Budget, work: Path) -> Pretrained:
+    """Pretrain an encoder, or read it from the folder `work` if that was done before."""
+    if recipe.pretext is None:
+        return Pretrained(new_encoder(recipe, data, budget.hidden, budget.seed), {})
+    if recipe.pretext == "masked-words":
+        return _masked_words(recipe, data, budget, work)
+    encoder = new_encoder(recipe, data, budget.hidden, budget.seed)
+    weights, about = work / "encoder.safetensors", work / "record.json"
+    if not weights.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        record = _learn(encoder, recipe, data, budget, work / "training")
+        write_json(about, record)
+        with replacing_file(weights) as temporary:
+            save_file(encoder.state_dict(), temporary)
+        shutil.rmtree(work / "training")
+    encoder.load_state_dict(load_file(weights))
+    return Pretrained(encoder, read_json(about))
+
+
+def _masked_words(recipe: Recipe, data: PreparedData, budget: Budget, work: Path) -> Pretrained:
+    settings = [
+        f"steps={budget.batches}",
+        f"batch_size={budget.batch_size}",
+        f"learning_rate={budget.learning_rate}",
+        f"held_out={HELD_OUT}",
+        f"keep_position={str(recipe.keep_position).lower()}",
+        f"checkpoint_every={min(_CHECKPOINT_EVERY, budget.batches)}",
+        "softmax=sampled",
+    ]
+    work.mkdir(parents=True, exist_ok=True)
+    model: UserBert = pretrain(
+        data,
+        work / "model",
+        config=configure("paper", settings),
+        seed=budget.seed,
+        before=budget.cutoff,
+        hide=budget.hidden,
+        resume=True,
+    )
+    told = ("loss", "losses", "validation", "users", "seconds")
+    return Pretrained(FirstToken(model), {name: model.record[name] for name in told})
+
+
+def _learn(
+    encoder: UserEncoder, recipe: Recipe, data: PreparedData, budget: Budget, folder: Path
+) -> dict[str, Any]:
+    """Pretrain in place, by labels or by contrast."""
+    started = time.perf_counter()
+    pairs = pairs_at(data, [data.schema.instant(budget.cutoff)])
+    learned, _ = own_pairs(data, pairs, HELD_OUT, ALONE)
+    folder.mkdir(exist_ok=True)
+    loop = LoopConfig(
+        steps=budget.batches,
+        learning_rate=budget.learning_rate,
+        seed=budget.seed,
+        precision=fastest_precision(encoder),
+        checkpoint_every=min(_CHECKPOINT_EVERY, budget.batches),
+    )
+    learned = _labelled(learned, recipe.label_share, budget.seed)
+    batches = SequenceBatches(
+        data,
+        pairs.rows[learned],
+        pairs.cutoffs[learned],
+        batch_size=budget.batch_size,
+        seed=budget.seed,
+        hidden=budget.hidden,
+        numbers=learned,
+    )
+    if recipe.pretext == "coles":
+        trained = train(encoder, coles, batches, loop, folder=folder)
+    else:
+        labels = multitask_labels(data, pairs, _LABELS[budget.data])
+        module = MultiTask(encoder, [len(classes) for classes in labels.classes])
+        trained = train(
+            module, multitask(labels.names, labels.targets), batches, loop, folder=folder
+        )
+    last = [line for line in trained.lines if "loss" in line][-1]
+    return {
+        "loss": last["loss"],
+        "losses": last["losses"],
+        "users": trained.users,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def _labelled(learned: Int64, share: float, seed: int) -> Int64:
+    """Those of the pairs whose labels are known; of a larger share they are among more."""
+    order = np.random.default_rng(seed).permutation(len(learned))
+    return np.sort(learned[order[: max(1, round(share * len(learned)))]])

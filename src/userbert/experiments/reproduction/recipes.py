@@ -1,0 +1,107 @@
+"""The models that are compared: which encoder, and what it is pretrained by (paper §4.3).
+
+In: a model's name, prepared data. Out: its recipe, and its encoder with new weights. Pretraining
+and fine-tuning of the reproduction start here.
+
+Letters in shapes: B users.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from userbert.data.batches import UserBatch
+from userbert.data.store import PreparedData
+from userbert.experiments.baselines.coles_gru import ColesGru
+from userbert.experiments.baselines.lstm import LstmTowers
+from userbert.experiments.baselines.transformer import TransformerTowers
+from userbert.experiments.baselines.wide_deep import WideDeep
+from userbert.model.encoder import Encoder
+from userbert.model.userbert import Precision, UserBert, UserBertConfig
+
+Pretext = Literal["masked-words", "multi-task", "coles"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model comes about."""
+
+    encoder: Literal["userbert", "wide-deep", "lstm", "transformer", "gru"]
+    pretext: Pretext | None
+    """None: it is fine-tuned from new weights."""
+    keep_position: bool = False
+    """Of masked words; see `masked_words`."""
+    label_share: float = 1.0
+    """Of the users, whose multi-task labels are known (figure 4)."""
+    targeting_only: bool = False
+    """Asked of it is only what the paper shows it for, user targeting."""
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "userbert": Recipe("userbert", "masked-words"),
+    "wide-deep-mtl": Recipe("wide-deep", "multi-task"),
+    "lstm-mtl": Recipe("lstm", "multi-task"),
+    "transformer-mtl": Recipe("transformer", "multi-task"),
+    "userbert-from-scratch": Recipe("userbert", None),
+    "userbert-keep-position": Recipe("userbert", "masked-words", keep_position=True),
+    "coles": Recipe("userbert", "coles"),
+    "coles-gru": Recipe("gru", "coles"),
+    "transformer-mtl-30": Recipe("transformer", "multi-task", label_share=0.3, targeting_only=True),
+    "wide-deep-from-scratch": Recipe("wide-deep", None, targeting_only=True),
+    "lstm-from-scratch": Recipe("lstm", None, targeting_only=True),
+    "transformer-from-scratch": Recipe("transformer", None, targeting_only=True),
+}
+"""By name, in the order in which they are made: what the paper compares first comes first."""
+
+
+class FirstToken(nn.Module):
+    """UserBERT as the other encoders are: a vector a user, which is [CLS]'s (paper §4.4)."""
+
+    def __init__(self, user_bert: UserBert) -> None:
+        super().__init__()
+        self.user_bert = user_bert
+        self.width = user_bert.config.hidden
+
+    def forward(self, batch: UserBatch) -> Tensor:
+        """Represent users: (B, width)."""
+        encoded = self.user_bert(batch)
+        return encoded.tokens.index_select(0, encoded.cls_index)  # type: ignore[no-any-return]
+
+
+UserEncoder = FirstToken | WideDeep | LstmTowers | TransformerTowers | ColesGru
+"""Maps a `UserBatch` to (B, width), and says its `width`."""
+
+
+def new_encoder(
+    recipe: Recipe, data: PreparedData, hidden: Sequence[str], seed: int
+) -> UserEncoder:
+    """Draw an encoder's weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        shape = data.input_shape(hidden)
+        match recipe.encoder:
+            case "wide-deep":
+                return WideDeep(shape)
+            case "lstm":
+                return LstmTowers(shape)
+            case "transformer":
+                return TransformerTowers(shape)
+            case "gru":
+                return ColesGru(shape)
+        network = UserBert(
+            UserBertConfig(),
+            shape,
+            schema=data.schema,
+            vocabularies=data.vocabularies,
+            hidden=hidden,
+        )
+        return FirstToken(network)
+
+
+def fastest_precision(module: nn.Module) -> Precision:
+    """What a module learns the fastest in: bf16 pays where our encoder's kernel runs it."""
+    has_kernel = any(isinstance(part, Encoder) and part.fused for part in module.modules())
+    return "bf16" if has_kernel else "float32"

@@ -1,0 +1,127 @@
+"""What the networks are held against: popularity, LightGBM on aggregates, the truth.
+
+In: a task, who is tested. Out: estimates on the same test users and resamples as the networks'.
+The reproduction's parts run them.
+
+Letters in shapes: B labels, C classes, T test users.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userbert.data.batches import Int64
+from userbert.data.pairs import Pairs
+from userbert.data.store import PreparedData
+from userbert.experiments.reproduction.finetuning import K, estimates, test_fold
+from userbert.experiments.reproduction.oracle import oracle_scores
+from userbert.tasks import candidates, classical
+from userbert.tasks.aggregates import aggregates
+from userbert.tasks.labels import Labels
+from userbert.tasks.metrics import (
+    Estimate,
+    Floats,
+    average_precision_at_k,
+    resample_users,
+)
+from userbert.tasks.splits import Split, split_off_validation
+
+Reference = Callable[["Question"], Floats]
+"""What it says of the test users, as `told_of` does of a network's outputs: (T,)."""
+
+
+class Question:
+    """A task, and what references read of it."""
+
+    def __init__(self, data: PreparedData, labels: Labels, logs: Path | None, seed: int) -> None:
+        self.data, self.labels, self.logs = data, labels, logs
+        self.pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
+        learning, self.test = test_fold(labels, seed)
+        train, validation = split_off_validation(
+            labels.user_ids, labels.targets, learning, seed, share=0.1
+        )
+        self.split = Split(train, validation, self.test)
+
+    @property
+    def sets(self) -> NDArray[np.bool_]:
+        """The classes as sets (B, C)."""
+        targets = self.labels.targets
+        if targets.ndim == 2:
+            return targets.astype(bool)
+        is_answer: NDArray[np.bool_] = targets[:, None] == np.arange(len(self.labels.classes))
+        return is_answer
+
+    @property
+    def attribute(self) -> tuple[str, str]:
+        """(segment, attribute) whose values are the classes."""
+        assert self.labels.attribute is not None, "only next-value tasks have rankings"
+        return self.labels.attribute
+
+
+def refer(name: str, question: Question, resamples: int) -> Mapping[str, Estimate] | None:
+    """The estimates of a reference; None where it has nothing to say of such a task."""
+    labels, test = question.labels, question.test
+    if labels.kind == "binary" and name in ("popularity", "own-popularity"):
+        return None
+    if name == "oracle" and question.logs is None:
+        return None
+    told = REFERENCES[name](question)
+    weights = resample_users([labels.user_ids[i] for i in test], resamples)
+    found = estimates(labels, labels.targets[test], told, weights)
+    if name == "oracle":
+        # Its odds are those of the whole population: a rank, but no probability here.
+        return {metric: value for metric, value in found.items() if metric != "accuracy"}
+    return found
+
+
+def _popularity(question: Question) -> Floats:
+    """Everybody's next value is what most next values are (paper §4.5)."""
+    scored = candidates.popular(question.sets, question.split)
+    return _precisions(question, scored.scores)
+
+
+def _own_popularity(question: Question) -> Floats:
+    history = candidates.own_history(question.data, question.attribute, *_who(question))
+    return _precisions(
+        question, candidates.own_popular(history, question.sets, question.split).scores
+    )
+
+
+def _aggregates_gbm(question: Question) -> Floats:
+    split = question.split
+    if question.labels.kind == "binary":
+        counts, _ = aggregates(question.data, *_who(question), question.labels.hide)
+        return classical.gbm([counts], question.labels.targets, split).scores
+    history = candidates.own_history(question.data, question.attribute, *_who(question))
+    scored = candidates.candidate_gbm(history, None, history.popularity, question.sets, split)
+    return _precisions(question, scored.scores)
+
+
+def _oracle(question: Question) -> Floats:
+    labels, test = question.labels, question.test
+    assert question.logs is not None, "asked of simulated data alone"
+    told = oracle_scores(labels.take(test), question.logs, question.data)
+    if labels.kind == "binary":
+        shares: Floats = 1 / (1 + np.exp(-told))
+        return shares
+    hits = told == labels.targets[test][:, None]  # (T, K)
+    precisions: Floats = (hits / np.arange(1, K + 1)).sum(axis=1)
+    return precisions
+
+
+def _who(question: Question) -> tuple[Int64, Int64]:
+    return question.pairs.rows, question.pairs.cutoffs
+
+
+def _precisions(question: Question, scores: Floats) -> Floats:
+    return average_precision_at_k(scores, question.sets[question.test], K)
+
+
+REFERENCES: Mapping[str, Reference] = {
+    "popularity": _popularity,
+    "own-popularity": _own_popularity,
+    "aggregates-gbm": _aggregates_gbm,
+    "oracle": _oracle,
+}

@@ -1,0 +1,146 @@
+"""Run a reproduction: data, its parts side by side, then tables, plots and a page.
+
+In: a folder, data sets, how thoroughly. Out: in the folder
+```
+DIR/
+  DATA/plan.json             what is run, and by which version
+  DATA/parts/MODEL-….json    each part, as it is done: with plan.json all that tables are made of
+  results.json, results.csv  rows (docs/reference/design.md, "Results for machines")
+  reproduction.md, *.svg     tables and plots in the paper's form
+  work/                      logs, prepared data, weights; may be removed at the end
+```
+Parts that are there are not done again, so an interrupted run goes on. `userbert reproduce` runs
+it.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import as_completed
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from userbert.errors import InputError
+from userbert.experiments.reproduction.collect import rows_of
+from userbert.experiments.reproduction.page import publish
+from userbert.experiments.reproduction.parts import DataSet, do, make_data, open_data
+from userbert.experiments.reproduction.plan import Part, Plan, parts
+from userbert.folders import read_json, replacing_file, write_json
+from userbert.progress import progress
+from userbert.provenance import made
+from userbert.workers import cores, processes
+
+
+def reproduce(folder: Path, plans: Sequence[Plan], command: Sequence[str]) -> Path:
+    """Do what is left of the plans, then write what came out; return the page's path.
+
+    Raises `InputError` if the folder holds another plan's parts, or cannot be written.
+    """
+    for plan in plans:
+        claim(folder, plan)
+    for plan in plans:
+        work = folder / "work" / plan.data
+        make_data(plan, work)
+        run(folder, plan, command)
+    return write_results(folder, command)
+
+
+def claim(folder: Path, plan: Plan) -> None:
+    """Make the folder the plan's, or check that it is."""
+    path = folder / plan.data / "plan.json"
+    wanted = {"version": version("userbert"), **plan.model_dump(mode="json")}
+    if path.exists():
+        found = read_json(path)
+        changed = [
+            f"{key}: {found.get(key)} there, {wanted.get(key)} asked"
+            for key in dict.fromkeys([*wanted, *found])
+            if found.get(key) != wanted.get(key)
+        ]
+        if changed:
+            raise InputError(
+                f"{folder} holds another reproduction ({'; '.join(changed)}). Choose another -o, "
+                "or remove it first."
+            )
+        return
+    try:
+        (path.parent / "parts").mkdir(parents=True, exist_ok=True)
+        with replacing_file(path) as temporary:
+            write_json(temporary, wanted)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}. Choose another -o.") from error
+
+
+def run(folder: Path, plan: Plan, command: Sequence[str]) -> None:
+    """Do the parts that are not there yet, one a core at a time."""
+    missing = [part for part in parts(plan) if not _file(folder, plan, part).exists()]
+    if not missing:
+        return
+    work = folder / "work" / plan.data
+    with (
+        processes(cores(), _open, plan, work) as pool,
+        progress(f"reproducing {plan.data} (parts)", len(missing)) as advance,
+    ):
+        started = {pool.submit(_do, part, list(command)): part for part in missing}
+        try:
+            for future in as_completed(started):
+                part = started[future]
+                with replacing_file(_file(folder, plan, part)) as temporary:
+                    write_json(temporary, future.result())
+                advance(1, part.name)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def write_results(folder: Path, command: Sequence[str]) -> Path:
+    """Make rows, tables and plots of all parts that are done; return the page's path."""
+    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    plans = sorted(folder.glob("*/plan.json"))
+    for path in plans:
+        mine = [read_json(part) for part in sorted((path.parent / "parts").glob("*.json"))]
+        rows += rows_of(path.parent.name, mine)
+        found += mine
+    if not rows:
+        raise InputError(f"{folder} has no part that is done. Run `userbert reproduce` first.")
+    origin = _origin(found, [read_json(path) for path in plans], command)
+    results = {"made": origin, "rows": rows}
+    with replacing_file(folder / "results.json") as temporary:
+        write_json(temporary, results)
+    return publish(results, folder)
+
+
+def _origin(
+    found: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[str, Any]], command: Sequence[str]
+) -> dict[str, Any]:
+    """Where the rows come from: the parts' commits and data, what was planned, what it took."""
+    seeds = sorted({part["seed"] for part in found})
+    origin = made(command, seeds, None)
+    for key in ("commit", "data"):
+        origin[key] = ", ".join(dict.fromkeys(str(part["made"][key]) for part in found))
+    return {
+        **origin,
+        "parts": len(found),
+        "cpu_hours": round(sum(part["seconds"] for part in found) / 3600, 2),
+        "plans": list(plans),
+    }
+
+
+def _file(folder: Path, plan: Plan, part: Part) -> Path:
+    return folder / plan.data / "parts" / f"{part.name}.json"
+
+
+_mine: list[tuple[Plan, Path, DataSet]] = []
+"""What this process works on, if it is one of the pool's."""
+
+
+def _open(plan: Plan, work: Path) -> None:
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    _mine.append((plan, work, open_data(plan, work)))
+
+
+def _do(part: Part, command: Sequence[str]) -> Any:
+    plan, work, source = _mine[0]
+    return do(part, plan, source, work, command)
