@@ -11,8 +11,8 @@ from userbert.cli.options import Output, needs_torch, show, typed_command
 class DataName(StrEnum):
     """What the experiments are repeated on."""
 
-    COMPLETE_JOURNEY = "complete-journey"
     SIMULATED = "simulated"
+    COMPLETE_JOURNEY = "complete-journey"
 
 
 def reproduce(

@@ -47,21 +47,41 @@ PAIRS = (
 
 def rows_of(data: str, parts: Sequence[Mapping[str, Any]]) -> Rows:
     """The rows of one data set."""
-    rates = sorted({part["learning_rate"] for part in parts if part["learning_rate"] is not None})
     rows: Rows = []
-    for rate in rates:
-        of_rate = [part for part in parts if part["learning_rate"] in (rate, None)]
-        for task in dict.fromkeys(task["task"] for part in of_rate for task in part["tasks"]):
-            runs = _runs(of_rate, task)
+    for rates in _trials(parts):
+        # What is not pretrained, or learns nothing, belongs to every trial of its other rate.
+        of_trial = [
+            part
+            for part in parts
+            if all(part["rates"][stage] in (rate, None) for stage, rate in rates.items())
+        ]
+        about = {
+            "data": data,
+            "learning_rate": rates["pretraining"],
+            "finetuning_rate": rates["finetuning"],
+        }
+        for task in dict.fromkeys(task["task"] for part in of_trial for task in part["tasks"]):
+            runs = _runs(of_trial, task)
             for experiment, models, metrics in _experiments(task):
                 mine = {name: run for name, run in runs.items() if models is None or name in models}
-                about = {"experiment": experiment, "data": data, "task": task}
                 papers = PAPER_TABLE_2 if experiment == "table_2" else {}
                 rows += [
-                    about | {"learning_rate": rate} | row | {"paper": papers.get(row["model"])}
+                    {"experiment": experiment, "task": task}
+                    | about
+                    | row
+                    | {"paper": papers.get(row["model"])}
                     for row in _rows(mine, metrics)
                 ]
     return rows
+
+
+def _trials(parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, float]]:
+    """The rates of pretraining and fine-tuning that were tried, the fastest first."""
+    pairs = {tuple(part["rates"].values()) for part in parts if part["rates"]["pretraining"]}
+    return [
+        {"pretraining": first, "finetuning": second}
+        for first, second in sorted(pairs, reverse=True)
+    ]
 
 
 Runs = Mapping[int, Mapping[str, Any]]

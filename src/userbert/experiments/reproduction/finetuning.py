@@ -21,6 +21,7 @@ from userbert.data.loading import in_length_order
 from userbert.data.pairs import Pairs
 from userbert.data.store import PreparedData
 from userbert.experiments.reproduction.recipes import UserEncoder, fastest_precision
+from userbert.model.userbert import autocast
 from userbert.tasks.labelled_batches import LabelledBatches
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import (
@@ -153,11 +154,12 @@ class _Judge:
         losses = np.empty(len(self.test))
         told = np.empty(len(self.test))
         network.eval()
-        with torch.inference_mode():
+        device = next(network.parameters()).device
+        with torch.inference_mode(), autocast(device, fastest_precision(network.encoder)):
             for batch in in_length_order(
                 self.data, self.rows, self.cutoffs, batch_size=_BATCH, hidden=self.labels.hide
             ):
-                outputs, targets = network(batch), self.targets[batch.index]
+                outputs, targets = network(batch).float(), self.targets[batch.index]
                 losses[batch.index] = network.head.losses(outputs, targets).numpy()
                 told[batch.index] = told_of(outputs, targets, network.head)
         metrics = estimates(self.labels, self.targets, told, self.weights)

@@ -93,7 +93,7 @@ def do(part: Part, plan: Plan, source: DataSet, work: Path, command: Sequence[st
         "made": made(command, [part.seed], source.data.checksum),
         "model": part.model,
         "seed": part.seed,
-        "learning_rate": part.learning_rate,
+        "rates": {"pretraining": part.pretraining, "finetuning": part.finetuning},
         "pretraining": about,
         "seconds": round(time.perf_counter() - started, 1),
         "tasks": tasks,
@@ -129,7 +129,7 @@ def _learned(
     part: Part, plan: Plan, source: DataSet, work: Path
 ) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
     recipe = RECIPES[part.model]
-    assert part.learning_rate is not None, "what learns has a rate"
+    assert part.finetuning is not None, "what learns has a rate"
     simulated = plan.data == "simulated"
     budget = Budget(
         data=plan.data,
@@ -137,11 +137,11 @@ def _learned(
         hidden=HIDDEN[plan.data],
         batches=plan.batches,
         batch_size=plan.batch_size,
-        learning_rate=part.learning_rate,
+        learning_rate=part.pretraining,
         seed=part.seed,
     )
     start = pretrained(recipe, source.data, budget, work / part.name)
-    tuning = Tuning(part.learning_rate, epochs=plan.epochs, resamples=plan.resamples)
+    tuning = Tuning(part.finetuning, epochs=plan.epochs, resamples=plan.resamples)
     tasks = []
     for labels in source.tasks:
         if recipe.targeting_only and labels.name not in TARGETING:

@@ -4,7 +4,6 @@ Out: `Plan`, by data and thoroughness, and its parts in the order in which they 
 results holds parts of one plan alone.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -13,8 +12,14 @@ from userbert.experiments.reproduction.recipes import RECIPES
 from userbert.experiments.reproduction.references import REFERENCES
 from userbert.schema.models import Strict
 
-PAPER_BATCHES = 400_000
-"""Of pretraining (paper §4.4)."""
+
+class Trial(Strict):
+    """Rates of Adam; the paper's are both 1e-4 (§4.4)."""
+
+    pretraining: float = Field(gt=0)
+    finetuning: float = Field(gt=0)
+    seeds: int = Field(ge=1)
+    """Each with weights, an order of batches and test users of its own."""
 
 
 class Plan(Strict):
@@ -29,13 +34,10 @@ class Plan(Strict):
     """Of pretraining, for every model alike."""
     batch_size: int = Field(default=16, ge=1)
     """Users in a batch of pretraining (paper §4.4)."""
-    learning_rates: tuple[float, ...] = (1e-4, 1e-3)
-    """Of Adam, in pretraining and in fine-tuning alike: the paper's (§4.4), and the trials that
-    every model has besides, as its budget is a small part of the paper's."""
+    trials: tuple[Trial, ...]
+    """Every model has each of them."""
     epochs: int = Field(default=10, ge=1)
     """Of fine-tuning (paper §4.5)."""
-    seeds: int = Field(ge=1)
-    """Each with weights, an order of batches and test users of its own."""
     resamples: int = Field(default=200, ge=1)
     models: tuple[str, ...] = tuple(RECIPES)
     references: tuple[str, ...] = tuple(REFERENCES)
@@ -47,42 +49,57 @@ class Part:
 
     model: str
     seed: int
-    learning_rate: float | None
-    """None of references."""
+    pretraining: float | None = None
+    """The rate; None of what is not pretrained."""
+    finetuning: float | None = None
+    """The rate; None of references."""
 
     @property
     def name(self) -> str:
         """Of its file."""
-        rate = "" if self.learning_rate is None else f"-{self.learning_rate:g}"
-        return f"{self.model}{rate}-{self.seed}"
+        rate = self.pretraining or self.finetuning
+        return "-".join([self.model, *([] if rate is None else [f"{rate:g}"]), str(self.seed)])
 
 
-def parts(plan: Plan) -> Iterator[Part]:
+def parts(plan: Plan) -> list[Part]:
     """The parts of a plan, a seed after the other: an early end leaves whole comparisons."""
-    for seed in range(plan.seeds):
+    found: dict[Part, None] = {}
+    for seed in range(max(trial.seeds for trial in plan.trials)):
         for reference in plan.references:
-            yield Part(reference, seed, None)
-        for rate in plan.learning_rates:
-            for model in plan.models:
-                yield Part(model, seed, rate)
+            found[Part(reference, seed)] = None
+        for trial in plan.trials:
+            if seed < trial.seeds:
+                for model in plan.models:
+                    has_pretext = RECIPES[model].pretext is not None
+                    rate = trial.pretraining if has_pretext else None
+                    found[Part(model, seed, rate, trial.finetuning)] = None
+    return list(found)
 
+
+PAPER = Trial(pretraining=1e-4, finetuning=1e-4, seeds=1)
+_FAST = Trial(pretraining=1e-3, finetuning=1e-3, seeds=1)
 
 FULL = {
-    "complete-journey": Plan(data="complete-journey", batches=4_000, seeds=5),
-    "simulated": Plan(data="simulated", users=200_000, scale=100.0, batches=10_000, seeds=3),
-}
-QUICK = {
-    "complete-journey": Plan(
-        data="complete-journey", batches=200, epochs=2, seeds=1, learning_rates=(1e-3,)
-    ),
     "simulated": Plan(
         data="simulated",
-        users=10_000,
-        scale=20.0,
-        batches=300,
-        epochs=2,
-        seeds=1,
-        learning_rates=(1e-3,),
+        users=200_000,
+        scale=80.0,
+        batches=8_000,
+        trials=(Trial(pretraining=1e-3, finetuning=1e-4, seeds=3), PAPER),
     ),
+    "complete-journey": Plan(
+        data="complete-journey",
+        batches=2_000,
+        trials=(Trial(pretraining=1e-3, finetuning=1e-3, seeds=5), PAPER),
+    ),
+}
+"""A fiftieth of the paper's batches or less, so the rate of pretraining is ten times the paper's;
+that of fine-tuning as well where an epoch has only five to twenty batches. The paper's own rates
+are tried on one seed."""
+QUICK = {
+    "simulated": Plan(
+        data="simulated", users=10_000, scale=20.0, batches=300, epochs=2, trials=(_FAST,)
+    ),
+    "complete-journey": Plan(data="complete-journey", batches=200, epochs=2, trials=(_FAST,)),
 }
 """To see that all of it runs, and what comes out; its figures mean little."""

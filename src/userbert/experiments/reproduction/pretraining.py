@@ -61,7 +61,8 @@ class Budget:
     """Profile fields that no model sees."""
     batches: int
     batch_size: int
-    learning_rate: float
+    learning_rate: float | None
+    """None of what is not pretrained."""
     seed: int
 
 
@@ -121,6 +122,7 @@ def _learn(
 ) -> dict[str, Any]:
     """Pretrain in place, by labels or by contrast."""
     started = time.perf_counter()
+    assert budget.learning_rate is not None, "what is pretrained has a rate"
     pairs = pairs_at(data, [data.schema.instant(budget.cutoff)])
     learned, _ = own_pairs(data, pairs, HELD_OUT, ALONE)
     folder.mkdir(exist_ok=True)

@@ -27,7 +27,7 @@ from userbert.experiments.reproduction.rows import (
 )
 
 COLUMNS = (
-    "experiment", "data", "task", "learning_rate", "model", "epoch", "metric",
+    "experiment", "data", "task", "learning_rate", "finetuning_rate", "model", "epoch", "metric",
     "mean", "low", "high", "seeds", "paper", "note",
 )  # fmt: skip
 

@@ -1,0 +1,78 @@
+"""The reproduction as a whole, small: what it leaves in its folder, and how it goes on."""
+
+from pathlib import Path
+
+import pytest
+
+from userbert.errors import InputError
+from userbert.experiments.reproduction.plan import PAPER, Part, Plan, Trial, parts
+from userbert.experiments.reproduction.reproduce import claim, reproduce
+from userbert.folders import read_json, write_json
+
+TINY = Plan(
+    data="simulated",
+    users=1_500,
+    scale=6.0,
+    batches=2,
+    epochs=2,
+    trials=(Trial(pretraining=1e-3, finetuning=1e-4, seeds=1),),
+    resamples=20,
+    models=("userbert", "wide-deep-mtl", "userbert-from-scratch"),
+    references=("popularity", "oracle"),
+)
+
+
+def test_what_is_not_pretrained_is_made_once_for_trials_of_one_rate() -> None:
+    trials = (Trial(pretraining=1e-3, finetuning=1e-4, seeds=2), PAPER)
+    plan = TINY.model_copy(update={"trials": trials})
+    mine = [part.name for part in parts(plan) if part.seed == 0]
+    assert mine == [
+        "popularity-0", "oracle-0",
+        "userbert-0.001-0", "wide-deep-mtl-0.001-0", "userbert-from-scratch-0.0001-0",
+        "userbert-0.0001-0", "wide-deep-mtl-0.0001-0",
+    ]  # fmt: skip
+    assert Part("userbert", 1, 1e-4, 1e-4) not in parts(plan)
+
+
+def test_a_folder_of_another_plan_or_version_is_refused(tmp_path: Path) -> None:
+    claim(tmp_path, TINY)
+    claim(tmp_path, TINY)
+    with pytest.raises(InputError, match="batches: 2 there, 3 asked"):
+        claim(tmp_path, TINY.model_copy(update={"batches": 3}))
+    path = tmp_path / "simulated" / "plan.json"
+    write_json(path, {**read_json(path), "version": "0.0.9"})
+    with pytest.raises(InputError, match=r"version: 0\.0\.9 there"):
+        claim(tmp_path, TINY)
+
+
+@pytest.mark.slow
+def test_tables_come_out_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    page = reproduce(tmp_path, [TINY], ["userbert", "reproduce"])
+    results = read_json(tmp_path / "results.json")
+    rows = {
+        (row["experiment"], row["task"], row["model"], row["epoch"], row["metric"]): row
+        for row in results["rows"]
+    }
+    # One in seventy users responds to golf booking: too few of them are tested.
+    assert rows["figure_3", "golf_booking", "userbert", None, "roc_auc"]["note"].startswith(
+        "too few"
+    )
+    last = rows["figure_6", "parent", "userbert", 2, "roc_auc"]
+    assert last["low"] <= last["mean"] <= last["high"]
+    assert rows["table_2", "next_genre", "popularity", None, "map_at_10"]["paper"] == 0.0422
+    name = "userbert − wide-deep-mtl"  # noqa: RUF001 - the design's name
+    difference = rows["figure_6", "parent", name, 2, "roc_auc"]["mean"]
+    other = rows["figure_6", "parent", "wide-deep-mtl", 2, "roc_auc"]["mean"]
+    assert difference == pytest.approx(last["mean"] - other)
+    assert "UserBERT" in page.read_text(encoding="utf-8")
+
+    folder = tmp_path / "simulated" / "parts"
+    assert len(list(folder.iterdir())) == 5
+    gone = folder / "userbert-0.001-0.json"
+    before = read_json(gone)
+    gone.unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    reproduce(tmp_path, [TINY], ["userbert", "reproduce"])
+    assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
+    # The weights were kept, so it is the same model; and fine-tuning is the same again.
+    assert read_json(gone)["tasks"] == before["tasks"]
