@@ -157,3 +157,11 @@ def test_a_damaged_task_folder_is_refused(data: PreparedData, tmp_path: Path) ->
         TaskModel.load(tmp_path / "task")
     with pytest.raises(ModelError, match="not a task model"):
         TaskModel.load(tmp_path)
+
+
+def test_a_head_tells_thousands_of_classes_apart_in_bf16(data: PreparedData) -> None:
+    task = TaskModel(tiny_model(data), taste_labels(data)).eval()
+    vectors = torch.randn(3, task.head.in_features)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = task.head(vectors)
+    assert torch.equal(outputs, task.head(vectors))

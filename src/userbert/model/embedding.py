@@ -203,6 +203,16 @@ class InputEmbedding(nn.Module):
         )
 
 
+def draw_as_bert(module: nn.Module) -> None:
+    """Draw the weights of one module, without those below it, as BERT does."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_DEVIATION)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    if isinstance(module, AttributeTables | SegmentEmbedding | InputEmbedding):
+        module.reset_parameters()
+
+
 def _interleave(counts: Int64) -> tuple[Int64, Int64]:
     """Bring pieces, each in the order of users, into the order of users.
 

@@ -27,10 +27,9 @@ from userbert.data.vocabulary import Vocabularies
 from userbert.errors import ModelError
 from userbert.folders import publishing_folder
 from userbert.model.artifact import Artifact, read_artifact, write_artifact
-from userbert.model.embedding import Encoded, InputEmbedding, SegmentEmbedding
+from userbert.model.embedding import Encoded, InputEmbedding, draw_as_bert
 from userbert.model.encoder import Encoder
 from userbert.model.heads import SegmentHeads
-from userbert.model.tables import INIT_DEVIATION, AttributeTables
 from userbert.schema.models import Schema, Strict
 
 Pool = Literal["mean", "cls"]
@@ -93,7 +92,7 @@ class UserBert(nn.Module):
         self.heads: Sequence[SegmentHeads] = nn.ModuleList(  # type: ignore[assignment]
             SegmentHeads(segment, config.hidden) for segment in shape.segments
         )
-        self.apply(_initialise)
+        self.apply(draw_as_bert)
 
     def forward(
         self,
@@ -245,13 +244,3 @@ def embed_pairs(
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Matrix products in bfloat16, if asked for; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def _initialise(module: nn.Module) -> None:
-    """Draw the weights as BERT does."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_DEVIATION)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
-    if isinstance(module, AttributeTables | SegmentEmbedding | InputEmbedding):
-        module.reset_parameters()

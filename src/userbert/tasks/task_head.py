@@ -33,6 +33,14 @@ class TaskHead(nn.Linear):
         self.center: Tensor
         self.spread: Tensor
 
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map vectors (B, H) to outputs, in float32 also where the network runs in bf16.
+
+        In bf16 the logits of thousands of classes would tie.
+        """
+        with torch.autocast(vectors.device.type, enabled=False):
+            return super().forward(vectors.float())
+
     @torch.no_grad()
     def start(self, targets: NDArray[Any]) -> None:
         """Draw the weights, and begin from what is frequent in the targets to learn from.

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from userbert.data.batches import InputShape, Int64, SegmentShape, UserBatch
 from userbert.experiments.baselines.profile import ATTRIBUTE_WIDTH, WIDTH, ProfileTower
-from userbert.model.embedding import InputEmbedding, SegmentEmbedding
+from userbert.model.embedding import InputEmbedding, draw_as_bert
 from userbert.model.encoder import Padding
-from userbert.model.tables import INIT_DEVIATION, AttributeTables, as_tensor
+from userbert.model.tables import as_tensor
 
 DROPOUT = 0.1
 """Of token vectors, as in UserBERT."""
@@ -49,16 +49,6 @@ def segment_embedding(segment: SegmentShape) -> InputEmbedding:
 def of_segment(batch: UserBatch, number: int) -> UserBatch:
     """What a tower sees of a batch: the words of one segment."""
     return UserBatch(batch.index, (batch.segments[number],), batch.profile_ids[:, :0])
-
-
-def draw_as_bert(module: nn.Module) -> None:
-    """Draw a module's weights as UserBERT's are drawn."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_DEVIATION)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
-    if isinstance(module, AttributeTables | SegmentEmbedding | InputEmbedding):
-        module.reset_parameters()
 
 
 def last_states(network: nn.LSTM | nn.GRU, vectors: Tensor, counts: Int64) -> Tensor:

@@ -15,11 +15,10 @@ from userbert.experiments.baselines.profile import WIDTH
 from userbert.experiments.baselines.towers import (
     DROPOUT,
     Combined,
-    draw_as_bert,
     of_segment,
     segment_embedding,
 )
-from userbert.model.embedding import InputEmbedding
+from userbert.model.embedding import InputEmbedding, draw_as_bert
 from userbert.model.encoder import Encoder
 from userbert.model.userbert import autocast
 

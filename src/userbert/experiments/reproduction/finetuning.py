@@ -77,7 +77,7 @@ class Network(nn.Module):
         return self.head(self.encoder(batch))  # type: ignore[no-any-return]
 
 
-def test_fold(labels: Labels, seed: int) -> tuple[Int64, Int64]:
+def fold_of(labels: Labels, seed: int) -> tuple[Int64, Int64]:
     """Indices of the labels to learn from, and of the fifth of the users to test.
 
     Folds follow from the labels alone, so all models of a seed are tested on the same users.
@@ -103,7 +103,7 @@ def fine_tune(
 
     Another seed tests another fold of the users.
     """
-    learning, test = test_fold(labels, seed)
+    learning, test = fold_of(labels, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = Network(deepcopy(encoder), labels)
@@ -159,7 +159,7 @@ class _Judge:
             for batch in in_length_order(
                 self.data, self.rows, self.cutoffs, batch_size=_BATCH, hidden=self.labels.hide
             ):
-                outputs, targets = network(batch).float(), self.targets[batch.index]
+                outputs, targets = network(batch), self.targets[batch.index]
                 losses[batch.index] = network.head.losses(outputs, targets).numpy()
                 told[batch.index] = told_of(outputs, targets, network.head)
         metrics = estimates(self.labels, self.targets, told, self.weights)
@@ -173,8 +173,11 @@ def told_of(outputs: Tensor, targets: NDArray[Any], head: TaskHead) -> Floats:
     if head.kind == "multilabel":
         return average_precision_at_k(outputs.numpy(), targets, K)
     wanted = torch.from_numpy(targets)[:, None]
-    # Of one right answer, the average precision is one over its rank.
-    ranks = (outputs > outputs.gather(1, wanted)).sum(dim=1) + 1
+    # Of one right answer, the average precision is one over its rank; of equals, the class that
+    # comes first is ranked first.
+    own = outputs.gather(1, wanted)
+    comes_first = torch.arange(outputs.shape[1]) < wanted
+    ranks = ((outputs > own) | ((outputs == own) & comes_first)).sum(dim=1) + 1
     return torch.where(ranks <= K, 1 / ranks, 0.0).numpy()
 
 

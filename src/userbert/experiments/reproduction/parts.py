@@ -16,7 +16,7 @@ import numpy as np
 from userbert.data.prepare import prepare
 from userbert.data.store import PreparedData
 from userbert.experiments import complete_journey
-from userbert.experiments.reproduction.finetuning import Epoch, Tuning, fine_tune, test_fold
+from userbert.experiments.reproduction.finetuning import Epoch, Tuning, fine_tune, fold_of
 from userbert.experiments.reproduction.plan import Part, Plan
 from userbert.experiments.reproduction.pretraining import Budget, pretrained
 from userbert.experiments.reproduction.questions import (
@@ -102,7 +102,7 @@ def do(part: Part, plan: Plan, source: DataSet, work: Path, command: Sequence[st
 
 def too_small(labels: Labels, seed: int) -> str | None:
     """Say why a task's figures would mean nothing, if that is so."""
-    _, test = test_fold(labels, seed)
+    _, test = fold_of(labels, seed)
     targets = labels.targets[test]
     if labels.kind == "binary":
         rarer = int(min(np.count_nonzero(targets == 0), np.count_nonzero(targets == 1)))
@@ -156,7 +156,7 @@ def _learned(
 
 
 def _about(labels: Labels, seed: int, note: str | None = None) -> dict[str, Any]:
-    learning, test = test_fold(labels, seed)
+    learning, test = fold_of(labels, seed)
     return {"task": labels.name, "learning": len(learning), "test": len(test), "note": note}
 
 

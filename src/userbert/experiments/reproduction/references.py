@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from userbert.data.batches import Int64
 from userbert.data.pairs import Pairs
 from userbert.data.store import PreparedData
-from userbert.experiments.reproduction.finetuning import K, estimates, test_fold
+from userbert.experiments.reproduction.finetuning import K, estimates, fold_of
 from userbert.experiments.reproduction.oracle import oracle_scores
 from userbert.tasks import candidates, classical
 from userbert.tasks.aggregates import aggregates
@@ -38,7 +38,7 @@ class Question:
     def __init__(self, data: PreparedData, labels: Labels, logs: Path | None, seed: int) -> None:
         self.data, self.labels, self.logs = data, labels, logs
         self.pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
-        learning, self.test = test_fold(labels, seed)
+        learning, self.test = fold_of(labels, seed)
         train, validation = split_off_validation(
             labels.user_ids, labels.targets, learning, seed, share=0.1
         )

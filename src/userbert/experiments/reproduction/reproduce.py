@@ -7,12 +7,13 @@ DIR/
   DATA/parts/MODEL-….json    each part, as it is done: with plan.json all that tables are made of
   results.json, results.csv  rows (docs/reference/design.md, "Results for machines")
   reproduction.md, *.svg     tables and plots in the paper's form
-  work/                      logs, prepared data, weights; may be removed at the end
+  work/DATA-PLAN/            logs, prepared data, weights; may be removed at the end
 ```
 Parts that are there are not done again, so an interrupted run goes on. `userbert reproduce` runs
 it.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from importlib.metadata import version
@@ -41,8 +42,7 @@ def reproduce(folder: Path, plans: Sequence[Plan], command: Sequence[str]) -> Pa
     for plan in plans:
         claim(folder, plan)
     for plan in plans:
-        work = folder / "work" / plan.data
-        make_data(plan, work)
+        make_data(plan, _work(folder, plan))
         run(folder, plan, command)
     return write_results(folder, command)
 
@@ -77,7 +77,7 @@ def run(folder: Path, plan: Plan, command: Sequence[str]) -> None:
     missing = [part for part in parts(plan) if not _file(folder, plan, part).exists()]
     if not missing:
         return
-    work = folder / "work" / plan.data
+    work = _work(folder, plan)
     with (
         processes(cores(), _open, plan, work) as pool,
         progress(f"reproducing {plan.data} (parts)", len(missing)) as advance,
@@ -99,7 +99,7 @@ def write_results(folder: Path, command: Sequence[str]) -> Path:
     found: list[dict[str, Any]] = []
     plans = sorted(folder.glob("*/plan.json"))
     for path in plans:
-        mine = [read_json(part) for part in sorted((path.parent / "parts").glob("*.json"))]
+        mine = [_read(part) for part in sorted((path.parent / "parts").glob("*.json"))]
         rows += rows_of(path.parent.name, mine)
         found += mine
     if not rows:
@@ -109,6 +109,13 @@ def write_results(folder: Path, command: Sequence[str]) -> Path:
     with replacing_file(folder / "results.json") as temporary:
         write_json(temporary, results)
     return publish(results, folder)
+
+
+def _read(part: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(part))
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"{error} Remove {part.name}; the part is then done again.") from error
 
 
 def _origin(
@@ -125,6 +132,12 @@ def _origin(
         "cpu_hours": round(sum(part["seconds"] for part in found) / 3600, 2),
         "plans": list(plans),
     }
+
+
+def _work(folder: Path, plan: Plan) -> Path:
+    """Where a plan's weights are kept: another plan must not take them for its own."""
+    digest = hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
+    return folder / "work" / f"{plan.data}-{digest[:8]}"
 
 
 def _file(folder: Path, plan: Plan, part: Part) -> Path:

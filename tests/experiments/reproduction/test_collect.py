@@ -1,0 +1,124 @@
+"""Rows of results, computed by hand from parts."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from userbert.experiments.reproduction.collect import rows_of
+from userbert.experiments.reproduction.parts import RISE
+
+MINUS = " − "  # noqa: RUF001 - the design's name
+
+
+def part(
+    model: str, seed: int, aucs: list[float], draws: list[float], **rates: Any
+) -> dict[str, Any]:
+    """A part of one task, whose resamples are given."""
+    epochs = [
+        {"train_loss": 0.5, "test_loss": 0.6 + number / 10, "roc_auc": auc}
+        for number, auc in enumerate(aucs)
+    ]
+    epochs[-1][RISE] = 0.1
+    texts = " ".join(str(round(draw * 1e5)) for draw in draws)
+    resampled = {"roc_auc": texts, "test_loss": texts, RISE: texts}
+    task = {
+        "task": "parent",
+        "learning": 8,
+        "test": 2,
+        "note": None,
+        "epochs": epochs,
+        "resampled": resampled,
+    }
+    return {
+        "model": model,
+        "seed": seed,
+        "rates": {"pretraining": 1e-3, "finetuning": 1e-4, **rates},
+        "tasks": [task],
+    }
+
+
+def only(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
+    (row,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    return row
+
+
+def test_a_curve_is_the_mean_over_seeds_and_its_end_has_an_interval() -> None:
+    rows = rows_of(
+        "simulated", [part("userbert", seed, [0.5, 0.6 + seed / 10], [0.6] * 20) for seed in (0, 1)]
+    )
+    first, last = (only(rows, epoch=epoch, metric="roc_auc") for epoch in (1, 2))
+    assert (first["mean"], first["low"], last["mean"], last["seeds"]) == (
+        0.5,
+        None,
+        pytest.approx(0.65),
+        2,
+    )
+    assert (last["low"], last["high"]) == (pytest.approx(0.6), pytest.approx(0.6))
+
+
+def test_an_interval_knows_of_other_seeds_and_of_other_users() -> None:
+    same_seeds = [part("userbert", seed, [0.5], [0.4, 0.6] * 100) for seed in (0, 1, 2)]
+    same_users = [part("userbert", seed, [0.5], [0.4 + seed / 10] * 200) for seed in (0, 1, 2)]
+    for parts in (same_seeds, same_users):
+        row = only(rows_of("simulated", parts), metric="roc_auc")
+        assert (row["low"], row["high"]) == (pytest.approx(0.4), pytest.approx(0.6))
+
+
+def test_differences_are_paired_by_seed_and_resample() -> None:
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (2, 200))
+    ours = [
+        part("userbert", seed, [0.6 + seed / 10], list(0.6 + seed / 10 + noise[seed]))
+        for seed in (0, 1)
+    ]
+    other = [
+        part("coles", seed, [0.59 + seed / 10], list(0.59 + seed / 10 + noise[seed]))
+        for seed in (0, 1)
+    ]
+    row = only(rows_of("simulated", ours + other), model=f"userbert{MINUS}coles", metric="roc_auc")
+    assert [row["mean"], row["low"], row["high"]] == pytest.approx([0.01] * 3, abs=2e-5)
+    # A seed that one of them lacks says nothing of the difference.
+    row = only(
+        rows_of("simulated", [*ours, other[0]]), model=f"userbert{MINUS}coles", metric="roc_auc"
+    )
+    assert (row["seeds"], row["mean"]) == (1, pytest.approx(0.01))
+
+
+def test_what_is_not_pretrained_belongs_to_each_trial_of_its_rate() -> None:
+    parts = [
+        part("userbert", 0, [0.7], [0.7] * 5),
+        part("userbert", 0, [0.6], [0.6] * 5, pretraining=1e-4),
+        part("userbert-from-scratch", 0, [0.5], [0.5] * 5, pretraining=None),
+        part("lstm-mtl", 0, [0.5], [0.5] * 5, pretraining=1e-4, finetuning=1e-3),
+    ]
+    rows = rows_of("simulated", parts)
+    name = f"userbert{MINUS}userbert-from-scratch"
+    fast, slow = (
+        only(rows, model=name, learning_rate=rate, finetuning_rate=1e-4) for rate in (1e-3, 1e-4)
+    )
+    assert (fast["mean"], slow["mean"]) == (pytest.approx(0.2), pytest.approx(0.1))
+    assert only(rows, model="lstm-mtl")["finetuning_rate"] == 1e-3
+
+
+def test_a_task_too_small_has_a_note_and_no_figure() -> None:
+    small = part("userbert", 0, [0.5], [0.5])
+    small["tasks"] = [{"task": "parent", "learning": 8, "test": 2, "note": "too few"}]
+    row = only(rows_of("simulated", [small]))
+    assert (row["mean"], row["low"], row["note"]) == (None, None, "too few")
+
+
+def test_table_2_has_the_papers_figures_beside_ours() -> None:
+    parts = [
+        part("popularity", 0, [0.5], [0.5], pretraining=None, finetuning=None),
+        part("userbert", 0, [0.5], [0.5]),
+    ]
+    for one in parts:
+        task = one["tasks"][0]
+        task["task"] = "next_genre"
+        task["epochs"] = [{"map_at_10": 0.05}]
+        task["resampled"] = {"map_at_10": "5000 5000"}
+    rows = rows_of("simulated", parts)
+    assert [only(rows, model=name)["paper"] for name in ("userbert", "popularity")] == [
+        0.0897,
+        0.0422,
+    ]

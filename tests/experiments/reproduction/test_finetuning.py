@@ -1,0 +1,100 @@
+"""Fine-tuning, watched: what is said of test users, and that they are not learned from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_ecosystem import make_ecosystem
+
+from userbert.data.store import PreparedData
+from userbert.experiments.reproduction.finetuning import (
+    Epoch,
+    Tuning,
+    fine_tune,
+    fold_of,
+    told_of,
+)
+from userbert.experiments.reproduction.questions import HIDDEN, simulated_questions
+from userbert.experiments.reproduction.recipes import RECIPES, new_encoder
+from userbert.tasks.labels import Labels
+from userbert.tasks.metrics import average_precision_at_k
+from userbert.tasks.task_head import TaskHead
+
+QUICK = Tuning(learning_rate=1e-3, batch_size=32, epochs=2, resamples=5)
+
+
+@pytest.fixture(scope="module")
+def ecosystem(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreparedData]:
+    return make_ecosystem(tmp_path_factory.mktemp("ecosystem"))
+
+
+@pytest.fixture(scope="module")
+def parent(ecosystem: tuple[Path, PreparedData]) -> Labels:
+    logs, data = ecosystem
+    return next(task for task in simulated_questions(data, logs, 3.0) if task.name == "parent")
+
+
+def tuned(data: PreparedData, labels: Labels) -> list[Epoch]:
+    encoder = new_encoder(RECIPES["wide-deep-mtl"], data, HIDDEN["simulated"], seed=0)
+    return fine_tune(encoder, data, labels, QUICK, seed=0)
+
+
+def test_test_users_labels_change_no_score(
+    ecosystem: tuple[Path, PreparedData], parent: Labels
+) -> None:
+    _, data = ecosystem
+    plain = tuned(data, parent)
+    _, test = fold_of(parent, 0)
+    # The fold follows from the labels, so two test users swap theirs: the classes stay as they are.
+    targets = parent.targets.copy()
+    one, other = (test[np.flatnonzero(targets[test] == value)[0]] for value in (0, 1))
+    targets[[one, other]] = targets[[other, one]]
+    swapped = replace(parent, targets=targets)
+    if not np.array_equal(fold_of(swapped, 0)[1], test):
+        pytest.skip("the swap moved the fold")
+    for before, after in zip(plain, tuned(data, swapped), strict=True):
+        assert before.train_loss == after.train_loss
+        assert before.estimates["test_loss"].value != after.estimates["test_loss"].value
+
+
+def test_the_same_seed_gives_the_same_course(
+    ecosystem: tuple[Path, PreparedData], parent: Labels
+) -> None:
+    _, data = ecosystem
+    first, again = tuned(data, parent), tuned(data, parent)
+    assert len(first) == QUICK.epochs
+    for one, other in zip(first, again, strict=True):
+        assert one.train_loss == other.train_loss
+        np.testing.assert_array_equal(
+            one.estimates["roc_auc"].resampled, other.estimates["roc_auc"].resampled
+        )
+
+
+def test_fine_tuning_leaves_the_pretrained_encoder_as_it_was(
+    ecosystem: tuple[Path, PreparedData], parent: Labels
+) -> None:
+    _, data = ecosystem
+    encoder = new_encoder(RECIPES["lstm-mtl"], data, HIDDEN["simulated"], seed=0)
+    before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    fine_tune(encoder, data, parent, replace(QUICK, epochs=1), seed=0)
+    for name, weight in encoder.state_dict().items():
+        assert torch.equal(weight, before[name])
+
+
+def test_precision_by_rank_is_the_average_precision_of_one_right_answer(parent: Labels) -> None:
+    generator = np.random.default_rng(0)
+    outputs = generator.normal(size=(50, 40)).astype(np.float32)
+    targets = generator.integers(0, 40, 50)
+    head = TaskHead(4, replace(parent, kind="multiclass", classes=tuple(map(str, range(40)))))
+    relevant = targets[:, None] == np.arange(40)
+    np.testing.assert_allclose(
+        told_of(torch.from_numpy(outputs), targets, head),
+        average_precision_at_k(outputs, relevant, 10),
+        rtol=1e-6,
+    )
+    # Who gives every class the same has not found the right one.
+    ties = told_of(torch.zeros(50, 40), targets, head)
+    np.testing.assert_allclose(ties, average_precision_at_k(np.zeros((50, 40)), relevant, 10))
+    assert ties.mean() < 0.2
