@@ -6,7 +6,7 @@ import pytest
 
 from userbert.errors import InputError
 from userbert.experiments.reproduction.plan import PAPER, Part, Plan, Trial, parts
-from userbert.experiments.reproduction.reproduce import claim, reproduce
+from userbert.experiments.reproduction.reproduce import claim, reproduce, write_results
 from userbert.folders import read_json, write_json
 
 TINY = Plan(
@@ -45,10 +45,22 @@ def test_a_folder_of_another_plan_or_version_is_refused(tmp_path: Path) -> None:
         claim(tmp_path, TINY)
 
 
+def test_a_damaged_part_is_named_with_the_way_out(tmp_path: Path) -> None:
+    claim(tmp_path, TINY)
+    part = tmp_path / "simulated" / "parts" / "userbert-0.001-0.json"
+    part.write_text('{"made": ')
+    with pytest.raises(InputError, match=r"Remove userbert-0\.001-0\.json; the part is then done"):
+        write_results(tmp_path, [])
+    part.unlink()
+    with pytest.raises(InputError, match="no part that is done"):
+        write_results(tmp_path, [])
+
+
 @pytest.mark.slow
 def test_tables_come_out_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     page = reproduce(tmp_path, [TINY], ["userbert", "reproduce"])
     results = read_json(tmp_path / "results.json")
+    assert results["made"]["parts"] == "5 of 5"
     rows = {
         (row["experiment"], row["task"], row["model"], row["epoch"], row["metric"]): row
         for row in results["rows"]

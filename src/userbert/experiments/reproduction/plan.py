@@ -98,8 +98,8 @@ that of fine-tuning as well where an epoch has only five to twenty batches. The 
 are tried on one seed. See docs/decisions/0009."""
 QUICK = {
     "simulated": Plan(
-        data="simulated", users=10_000, scale=20.0, batches=300, epochs=2, trials=(_FAST,)
+        data="simulated", users=5_000, scale=15.0, batches=150, epochs=2, trials=(_FAST,)
     ),
-    "complete-journey": Plan(data="complete-journey", batches=200, epochs=2, trials=(_FAST,)),
+    "complete-journey": Plan(data="complete-journey", batches=100, epochs=2, trials=(_FAST,)),
 }
 """To see that all of it runs, and what comes out; its figures mean little."""

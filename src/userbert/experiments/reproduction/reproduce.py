@@ -10,10 +10,11 @@ DIR/
   work/DATA-PLAN/            logs, prepared data, weights; may be removed at the end
 ```
 Parts that are there are not done again, so an interrupted run goes on. `userbert reproduce` runs
-it.
+it; `python -m userbert.experiments.reproduction.reproduce DIR` writes what came out so far.
 """
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from importlib.metadata import version
@@ -126,9 +127,13 @@ def _origin(
     origin = made(command, seeds, None)
     for key in ("commit", "data"):
         origin[key] = ", ".join(dict.fromkeys(str(part["made"][key]) for part in found))
+    planned = 0
+    for content in plans:
+        fields = {key: value for key, value in content.items() if key != "version"}
+        planned += len(parts(Plan.model_validate(fields)))
     return {
         **origin,
-        "parts": len(found),
+        "parts": f"{len(found)} of {planned}",
         "cpu_hours": round(sum(part["seconds"] for part in found) / 3600, 2),
         "plans": list(plans),
     }
@@ -157,3 +162,8 @@ def _open(plan: Plan, work: Path) -> None:
 def _do(part: Part, command: Sequence[str]) -> Any:
     plan, work, source = _mine[0]
     return do(part, plan, source, work, command)
+
+
+if __name__ == "__main__":
+    module = "userbert.experiments.reproduction.reproduce"
+    write_results(Path(sys.argv[1]), ["python", "-m", module, *sys.argv[1:]])
