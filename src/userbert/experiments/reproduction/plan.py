@@ -64,15 +64,14 @@ class Part:
 def parts(plan: Plan) -> list[Part]:
     """The parts of a plan, a seed after the other: an early end leaves whole comparisons."""
     found: dict[Part, None] = {}
-    for seed in range(max(trial.seeds for trial in plan.trials)):
-        for reference in plan.references:
-            found[Part(reference, seed)] = None
-        for trial in plan.trials:
-            if seed < trial.seeds:
-                for model in plan.models:
-                    has_pretext = RECIPES[model].pretext is not None
-                    rate = trial.pretraining if has_pretext else None
-                    found[Part(model, seed, rate, trial.finetuning)] = None
+    for trial in plan.trials:
+        for seed in range(trial.seeds):
+            for reference in plan.references:
+                found[Part(reference, seed)] = None
+            for model in plan.models:
+                has_pretext = RECIPES[model].pretext is not None
+                rate = trial.pretraining if has_pretext else None
+                found[Part(model, seed, rate, trial.finetuning)] = None
     return list(found)
 
 
