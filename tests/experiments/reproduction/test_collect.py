@@ -57,12 +57,44 @@ def test_a_curve_is_the_mean_over_seeds_and_its_end_has_an_interval() -> None:
     assert (last["low"], last["high"]) == (pytest.approx(0.6), pytest.approx(0.6))
 
 
-def test_an_interval_knows_of_other_seeds_and_of_other_users() -> None:
-    same_seeds = [part("userbert", seed, [0.5], [0.4, 0.6] * 100) for seed in (0, 1, 2)]
-    same_users = [part("userbert", seed, [0.5], [0.4 + seed / 10] * 200) for seed in (0, 1, 2)]
-    for parts in (same_seeds, same_users):
+def test_an_interval_is_that_of_other_users_and_wider_where_seeds_differ_more() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, (3, 500))
+    for apart, deviation in ((0.0, 0.01), (0.1, 0.1)):
+        parts = [
+            part("userbert", seed, [0.5], list(0.5 + apart * (seed - 1) + noise[seed]))
+            for seed in range(3)
+        ]
         row = only(rows_of("simulated", parts), metric="roc_auc")
-        assert (row["low"], row["high"]) == (pytest.approx(0.4), pytest.approx(0.6))
+        expected = 0.5 + 1.96 * deviation / np.sqrt(3) * np.array([-1, 1])
+        assert [row["low"], row["high"]] == pytest.approx(expected, abs=0.1 * deviation)
+
+
+def test_a_table_compares_models_on_the_same_test_users() -> None:
+    parts = [
+        part("userbert", 0, [0.6], [0.6] * 5),
+        *(
+            part("userbert-from-scratch", s, [0.5 + s / 10], [0.5] * 5, pretraining=None)
+            for s in (0, 1)
+        ),
+        part("userbert", 1, [0.9], [0.9] * 5),
+        part("userbert", 0, [0.55], [0.55] * 5, pretraining=1e-4),
+    ]
+    slow = only(
+        rows_of("simulated", parts),
+        model="userbert-from-scratch",
+        learning_rate=1e-4,
+        metric="roc_auc",
+    )
+    assert (slow["mean"], slow["seeds"]) == (0.5, 1)
+
+
+def test_the_oracle_of_attributes_knows_the_profile_alone() -> None:
+    oracle = part("oracle", 0, [0.7], [0.7], pretraining=None, finetuning=None)
+    rows = rows_of("simulated", [oracle, part("userbert", 0, [0.6], [0.6])])
+    assert {row["model"] for row in rows if MINUS not in row["model"]} == {
+        "profile-oracle",
+        "userbert",
+    }
 
 
 def test_differences_are_paired_by_seed_and_resample() -> None:

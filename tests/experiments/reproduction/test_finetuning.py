@@ -17,6 +17,7 @@ from userbert.experiments.reproduction.finetuning import (
     fold_of,
     told_of,
 )
+from userbert.experiments.reproduction.parts import silent_users
 from userbert.experiments.reproduction.questions import HIDDEN, simulated_questions
 from userbert.experiments.reproduction.recipes import RECIPES, new_encoder
 from userbert.tasks.labels import Labels
@@ -97,3 +98,16 @@ def test_precision_by_rank_is_the_average_precision_of_one_right_answer(parent: 
     ties = told_of(torch.zeros(50, 40), targets, head)
     np.testing.assert_allclose(ties, average_precision_at_k(np.zeros((50, 40)), relevant, 10))
     assert ties.mean() < 0.2
+
+
+def test_who_is_tested_on_an_attribute_is_silent_in_pretraining(
+    ecosystem: tuple[Path, PreparedData],
+) -> None:
+    logs, data = ecosystem
+    tasks = {task.name: task for task in simulated_questions(data, logs, 3.0)}
+    expected = {
+        tasks[name].user_ids[number]
+        for name in ("car_owner", "parent")
+        for number in fold_of(tasks[name], 1)[1]
+    }
+    assert set(silent_users(list(tasks.values()), 1)) == expected

@@ -214,3 +214,25 @@ def test_complete_journeys_households_have_twelve_labels(tmp_path: Path) -> None
     is_known = labels.targets >= 0
     assert 0.2 < is_known[:, 0].mean() < 0.3  # a third of the households gave demographics
     assert is_known[:, 2:].all()
+
+
+def test_of_the_silent_no_profile_field_is_known(tmp_path: Path) -> None:
+    _, data = make_ecosystem(tmp_path)
+    pairs = pairs_at(data, [data.schema.instant(CUTOFF_SIMULATED)])
+    silent = np.arange(len(pairs)) % 3 == 0
+    plain, kept = (multitask_labels(data, pairs, SIMULATED, who) for who in (None, silent))
+    field = plain.names.index("occupation")
+    assert (kept.targets[silent, field] == module.NOT_KNOWN).all()
+    others = [number for number in range(len(plain.names)) if number != field]
+    np.testing.assert_array_equal(kept.targets[:, others], plain.targets[:, others])
+    np.testing.assert_array_equal(kept.targets[~silent], plain.targets[~silent])
+
+
+def test_labels_look_back_no_further_than_the_windows(tmp_path: Path) -> None:
+    earlier = log(("fay", "2023-06-01T12:00", "buy", "milk", 50.0))
+    spec = Amount("spend", "long_term", total, "price", edges=(1.0, 3.0))
+    for name in ("plain", "longer"):
+        (tmp_path / name).mkdir()
+    (plain,) = told(prepared(tmp_path / "plain", EVENTS), spec)
+    (longer,) = told(prepared(tmp_path / "longer", pl.concat([earlier, EVENTS])), spec)
+    assert plain == longer

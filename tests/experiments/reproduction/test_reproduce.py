@@ -28,8 +28,8 @@ def test_what_is_not_pretrained_is_made_once_for_trials_of_one_rate() -> None:
     mine = [part.name for part in parts(plan) if part.seed == 0]
     assert mine == [
         "popularity-0", "oracle-0",
-        "userbert-0.001-0", "wide-deep-mtl-0.001-0", "userbert-from-scratch-0.0001-0",
-        "userbert-0.0001-0", "wide-deep-mtl-0.0001-0",
+        "userbert-0.001-0.0001-0", "wide-deep-mtl-0.001-0.0001-0", "userbert-from-scratch-0.0001-0",
+        "userbert-0.0001-0.0001-0", "wide-deep-mtl-0.0001-0.0001-0",
     ]  # fmt: skip
     assert Part("userbert", 1, 1e-4, 1e-4) not in parts(plan)
 
@@ -47,9 +47,11 @@ def test_a_folder_of_another_plan_or_version_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_part_is_named_with_the_way_out(tmp_path: Path) -> None:
     claim(tmp_path, TINY)
-    part = tmp_path / "simulated" / "parts" / "userbert-0.001-0.json"
+    part = tmp_path / "simulated" / "parts" / "userbert-0.001-0.0001-0.json"
     part.write_text('{"made": ')
-    with pytest.raises(InputError, match=r"Remove userbert-0\.001-0\.json; the part is then done"):
+    with pytest.raises(
+        InputError, match=r"Remove userbert-0\.001-0\.0001-0\.json; the part is then done"
+    ):
         write_results(tmp_path, [])
     part.unlink()
     with pytest.raises(InputError, match="no part that is done"):
@@ -80,7 +82,7 @@ def test_tables_come_out_and_what_is_done_is_not_done_again(tmp_path: Path) -> N
 
     folder = tmp_path / "simulated" / "parts"
     assert len(list(folder.iterdir())) == 5
-    gone = folder / "userbert-0.001-0.json"
+    gone = folder / "userbert-0.001-0.0001-0.json"
     before = read_json(gone)
     gone.unlink()
     kept = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}

@@ -4,10 +4,11 @@ In: what `parts.do` gave of each part that is done. Out: rows by experiment, wit
 paired differences. Works on any number of parts, so that a reproduction that goes on can be looked
 at; seeds of which a model lacks a part are left out for it.
 
-An interval says what other test users and other seeds would have given: each of its draws takes
-seeds anew and, of each, a resample of its test users. Two models are compared on the same draws.
+An interval says what other test users would have given, by resamples that all models share; where
+seeds differ by more than their test users explain, it is as much wider. Of one seed that cannot be
+known.
 
-Letters in shapes: S seeds, R resamples.
+Letters in shapes: S seeds, R resamples of the test users.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,11 +50,14 @@ def rows_of(data: str, parts: Sequence[Mapping[str, Any]]) -> Rows:
     """The rows of one data set."""
     rows: Rows = []
     for rates in _trials(parts):
-        # What is not pretrained, or learns nothing, belongs to every trial of its other rate.
+        seeds = {part["seed"] for part in parts if part["rates"] == rates}
+        # What is not pretrained, or learns nothing, belongs to every trial of its other rate; but
+        # each seed has test users of its own, and a table must not mix them.
         of_trial = [
             part
             for part in parts
-            if all(part["rates"][stage] in (rate, None) for stage, rate in rates.items())
+            if part["seed"] in seeds
+            and all(part["rates"][stage] in (rate, None) for stage, rate in rates.items())
         ]
         about = {
             "data": data,
@@ -64,6 +68,8 @@ def rows_of(data: str, parts: Sequence[Mapping[str, Any]]) -> Rows:
             runs = _runs(of_trial, task)
             for experiment, models, metrics in _experiments(task):
                 mine = {name: run for name, run in runs.items() if models is None or name in models}
+                if experiment == "figure_6" and "oracle" in mine:
+                    mine["profile-oracle"] = mine.pop("oracle")
                 papers = PAPER_TABLE_2 if experiment == "table_2" else {}
                 rows += [
                     {"experiment": experiment, "task": task}
@@ -131,7 +137,8 @@ def _curve(model: str, of_seed: Runs, metric: str) -> Iterator[dict[str, Any]]:
         if None not in found:
             row = _row(model, epoch if last > 1 else None, metric, len(done))
             is_kept = epoch == last and all(metric in run["resampled"] for run in done)
-            yield row | {"mean": _mean(found)} | (_ends(_draws(done, metric)) if is_kept else {})
+            ends = _ends(_resampled(done, metric)) if is_kept else {}
+            yield row | {"mean": _mean(found)} | ends
 
 
 def _difference(
@@ -148,10 +155,10 @@ def _difference(
         return
     ones, others = zip(*both, strict=True)
     means = [_mean([run["epochs"][-1][metric] for run in side]) for side in (ones, others)]
-    draws = _draws(ones, metric) - _draws(others, metric)
+    resampled = _resampled(ones, metric) - _resampled(others, metric)
     epochs = len(ones[0]["epochs"])
     row = _row(f"{first}{MINUS}{second}", epochs if epochs > 1 else None, metric, len(both))
-    yield row | {"mean": means[0] - means[1], **_ends(draws)}
+    yield row | {"mean": means[0] - means[1], **_ends(resampled)}
 
 
 def _row(model: str, epoch: int | None, metric: str, seeds: int) -> dict[str, Any]:
@@ -161,20 +168,26 @@ def _row(model: str, epoch: int | None, metric: str, seeds: int) -> dict[str, An
     }  # fmt: skip
 
 
-def _draws(runs: Sequence[Mapping[str, Any]], metric: str) -> Floats:
-    """(R,): the mean over seeds, on seeds drawn anew and resamples of their test users."""
-    texts = [run["resampled"][metric].split() for run in runs]
-    values = np.array(texts, np.float64) / UNITS  # (S, R)
-    # Always the same draws, so that two models differ by what they are.
-    drawn = np.random.default_rng(0).integers(len(values), size=values.T.shape)  # (R, S)
-    means: Floats = np.take_along_axis(values, drawn.T, axis=0).mean(axis=0)
-    return means
+def _resampled(runs: Sequence[Mapping[str, Any]], metric: str) -> Floats:
+    """(S, R): a metric of each seed, on each resample of its test users."""
+    values: Floats = np.array([run["resampled"][metric].split() for run in runs], np.float64)
+    values /= UNITS
+    return values
 
 
-def _ends(draws: Floats) -> dict[str, float]:
-    """The ends of the 95 % interval."""
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {"low": float(low), "high": float(high)}
+def _ends(resampled: Floats) -> dict[str, float]:
+    """The ends of the 95 % interval of the mean over seeds, from (S, R)."""
+    draws = np.nanmean(resampled, axis=0)
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    middle = np.nanmean(draws)
+    # Seeds have other test users each, so they differ by that much without being unlike.
+    users = float(np.nanvar(resampled, axis=1).mean())
+    seeds = float(np.nanmean(resampled, axis=1).var(ddof=1)) if len(resampled) > 1 else 0.0
+    wider = np.sqrt(max(1.0, seeds / users)) if users else 1.0
+    return {
+        "low": float(middle + (low - middle) * wider),
+        "high": float(middle + (high - middle) * wider),
+    }
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -11,7 +11,7 @@ Letters: P (user, cut-off) pairs, N actions.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import time
+from datetime import time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -37,6 +37,7 @@ DAYTIMES = ("night", "morning", "afternoon", "evening")
 _BANDS = 5
 _SHARES = (0.25, 0.5, 0.75)
 _USERS_AT_A_TIME = 50_000
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -195,12 +196,19 @@ COMPLETE_JOURNEY: tuple[Spec, ...] = (
 """Of Complete Journey, on the demo's schema; its short-term segment has all purchases."""
 
 
-def multitask_labels(data: PreparedData, pairs: Pairs, specs: Sequence[Spec]) -> MultiTaskLabels:
-    """Label every pair with one class a spec, from what lies before its cut-off.
+def multitask_labels(
+    data: PreparedData,
+    pairs: Pairs,
+    specs: Sequence[Spec],
+    silent: NDArray[np.bool_] | None = None,
+) -> MultiTaskLabels:
+    """Label every pair with one class a spec, from what lies in its window before its cut-off.
 
     Bands are cut at quantiles of these pairs, and values are common by the vocabulary, which is
-    fitted before `fit_before`. Who did nothing of the kind has the class "none". Raises
-    `InputError` for a label of one class, from which nothing is learned.
+    fitted before `fit_before`. Who did nothing of the kind has the class "none". Of those who are
+    `silent` (P,) no profile field is known: a network that learns them by heart would know of the
+    test users of an attribute what goes with it. Raises `InputError` for a label of one class, from
+    which nothing is learned.
     """
     parts = [
         _measured(data, Pairs(pairs.rows[part], pairs.cutoffs[part]), specs)
@@ -218,15 +226,23 @@ def multitask_labels(data: PreparedData, pairs: Pairs, specs: Sequence[Spec]) ->
         classes.append(named)
         targets.append(numbers)
     names = tuple(spec.name for spec in specs)
-    return MultiTaskLabels(names, tuple(classes), np.stack(targets, axis=1))
+    labels = MultiTaskLabels(names, tuple(classes), np.stack(targets, axis=1))
+    if silent is not None:
+        fields = np.array([isinstance(spec, Field) for spec in specs])
+        labels.targets[silent[:, None] & fields] = NOT_KNOWN
+    return labels
 
 
 def _measured(data: PreparedData, pairs: Pairs, specs: Sequence[Spec]) -> list[NDArray[Any]]:
     """(P,) a spec: ids of a field, value or daytime (0 is none), or numbers (nan is none)."""
     segments = {spec.segment for spec in specs if not isinstance(spec, Field)}
+    # No longer than the networks look back: a label must not tell what they cannot see.
+    windows = {name: data.schema.segments[name].window.from_ for name in sorted(segments)}
     histories = {
-        segment: actions_between(data, segment, pairs.rows, None, pairs.cutoffs)
-        for segment in sorted(segments)
+        name: actions_between(
+            data, name, pairs.rows, pairs.cutoffs - window // _MICROSECOND, pairs.cutoffs
+        )
+        for name, window in windows.items()
     }
     return [_measure(data, pairs, spec, histories) for spec in specs]
 

@@ -5,6 +5,7 @@ of every task the course of fine-tuning, and the last epoch's metrics on resampl
 users, so that differences between models can be paired later without the models.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ class DataSet:
     logs: Path | None
     """Of the simulated ecosystem, with the truth."""
     tasks: Sequence[Labels]
+
+
+def is_attribute(task: str) -> bool:
+    """Whether a task is attribute prediction (figure 6)."""
+    return task not in TARGETING and not task.startswith("next_")
 
 
 def make_data(plan: Plan, work: Path) -> None:
@@ -139,6 +145,7 @@ def _learned(
         batch_size=plan.batch_size,
         learning_rate=part.pretraining,
         seed=part.seed,
+        silent=silent_users(source.tasks, part.seed),
     )
     start = pretrained(recipe, source.data, budget, work / part.name)
     tuning = Tuning(part.finetuning, epochs=plan.epochs, resamples=plan.resamples)
@@ -153,6 +160,16 @@ def _learned(
         epochs = fine_tune(start.encoder, source.data, labels, tuning, part.seed)
         tasks.append(_about(labels, part.seed) | _course(epochs))
     return start.record, tasks
+
+
+def silent_users(tasks: Sequence[Labels], seed: int) -> tuple[str, ...]:
+    """Users who are tested on an attribute, in any such task."""
+    return tuple(
+        labels.user_ids[number]
+        for labels in tasks
+        if is_attribute(labels.name)
+        for number in fold_of(labels, seed)[1]
+    )
 
 
 def _about(labels: Labels, seed: int, note: str | None = None) -> dict[str, Any]:
@@ -182,6 +199,10 @@ def _values(estimates: Mapping[str, Estimate]) -> dict[str, float]:
 def _resampled(estimates: Mapping[str, Estimate]) -> dict[str, str]:
     """The metrics on each resample, in whole `UNITS` on one line: files stay small."""
     return {
-        name: " ".join(str(round(value * UNITS)) for value in found.resampled.tolist())
-        for name, found in estimates.items()
+        name: " ".join(map(_whole, found.resampled.tolist())) for name, found in estimates.items()
     }
+
+
+def _whole(value: float) -> str:
+    """A resample may lack the rarer answer."""
+    return "nan" if math.isnan(value) else str(round(value * UNITS))

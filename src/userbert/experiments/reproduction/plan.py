@@ -57,8 +57,8 @@ class Part:
     @property
     def name(self) -> str:
         """Of its file."""
-        rate = self.pretraining or self.finetuning
-        return "-".join([self.model, *([] if rate is None else [f"{rate:g}"]), str(self.seed)])
+        rates = [f"{rate:g}" for rate in (self.pretraining, self.finetuning) if rate is not None]
+        return "-".join([self.model, *rates, str(self.seed)])
 
 
 def parts(plan: Plan) -> list[Part]:
@@ -93,8 +93,8 @@ FULL = {
     ),
 }
 """A fiftieth of the paper's batches or less, so the rate of pretraining is some times the paper's;
-that of fine-tuning as well where an epoch has only five to twenty batches. The paper's own rates
-are tried on one seed. See docs/decisions/0009."""
+on Complete Journey that of fine-tuning as well, as an epoch has five to fifteen batches. The
+paper's own rates are tried on one seed. See docs/decisions/0009."""
 QUICK = {
     "simulated": Plan(
         data="simulated", users=5_000, scale=15.0, batches=150, epochs=2, trials=(_FAST,)

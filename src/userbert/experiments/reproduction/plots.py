@@ -67,6 +67,7 @@ STYLES = {
     "own-popularity": Style(_GREY, "h"),
     "popularity": Style(_GREY, "p"),
     "oracle": Style(_GREY, "*"),
+    "profile-oracle": Style(_GREY, "H"),
 }
 
 

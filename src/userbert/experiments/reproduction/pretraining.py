@@ -64,6 +64,8 @@ class Budget:
     learning_rate: float | None
     """None of what is not pretrained."""
     seed: int
+    silent: tuple[str, ...] = ()
+    """Users whose profile fields are no labels: the test users of attribute prediction."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ def _learn(
     if recipe.pretext == "coles":
         trained = train(encoder, coles, batches, loop, folder=folder)
     else:
-        labels = multitask_labels(data, pairs, _LABELS[budget.data])
+        silent = np.isin(pairs.rows, data.rows_of(budget.silent))
+        labels = multitask_labels(data, pairs, _LABELS[budget.data], silent)
         module = MultiTask(encoder, [len(classes) for classes in labels.classes])
         trained = train(
             module, multitask(labels.names, labels.targets), batches, loop, folder=folder

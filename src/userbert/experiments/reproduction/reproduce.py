@@ -15,8 +15,9 @@ it; `python -m userbert.experiments.reproduction.reproduce DIR` writes what came
 
 import hashlib
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def reproduce(folder: Path, plans: Sequence[Plan], command: Sequence[str]) -> Pa
         claim(folder, plan)
     for plan in plans:
         make_data(plan, _work(folder, plan))
+    for plan in plans:
         run(folder, plan, command)
     return write_results(folder, command)
 
@@ -79,19 +81,25 @@ def run(folder: Path, plan: Plan, command: Sequence[str]) -> None:
     if not missing:
         return
     work = _work(folder, plan)
+    open_data(plan, work)  # what is wrong with it is told here, and not by a process that dies
+    waiting = deque(missing)
+    running: dict[Future[Any], Part] = {}
     with (
         processes(cores(), _open, plan, work) as pool,
         progress(f"reproducing {plan.data} (parts)", len(missing)) as advance,
     ):
-        started = {pool.submit(_do, part, list(command)): part for part in missing}
-        try:
-            for future in as_completed(started):
-                part = started[future]
+        # No more at a time than there are processes: a pool starts what it has queued even when
+        # it is told to end.
+        while waiting or running:
+            while waiting and len(running) < cores():
+                part = waiting.popleft()
+                running[pool.submit(_do, part, list(command))] = part
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                part = running.pop(future)
                 with replacing_file(_file(folder, plan, part)) as temporary:
                     write_json(temporary, future.result())
                 advance(1, part.name)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def write_results(folder: Path, command: Sequence[str]) -> Path:

@@ -34,6 +34,7 @@ MODELS = {
     "own-popularity": "Own popularity",
     "popularity": "Popularity",
     "oracle": "Oracle, who knows the truth",
+    "profile-oracle": "Oracle of the profile alone",
 }
 """In the order in which tables and legends have them."""
 
