@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from example_logs import write_example_logs
+from userbert.experiments.reproduction import page as reproduction
 from userbert.experiments.results import page
 from userbert.folders import read_json
 from userbert.schema import Schema
@@ -73,6 +74,20 @@ def test_pages_of_results_are_those_of_the_json(path: Path) -> None:
     expected = page(read_json(path), path.stem)
     found = path.with_suffix(".md").read_text(encoding="utf-8")
     assert found == expected, f"run python -m userbert.experiments.results {path}"
+
+
+def test_page_of_the_reproduction_is_that_of_its_results() -> None:
+    found = ROOT / "docs/explanation/reproduction.md"
+    # Beside the page, as links to figures are relative to it.
+    copy = found.with_name(".reproduction-again.md")
+    try:
+        reproduction.main(ROOT / "experiments/results", copy)
+        assert found.read_text(encoding="utf-8") == copy.read_text(encoding="utf-8"), (
+            "write it anew: python -m userbert.experiments.reproduction.page experiments/results "
+            "docs/explanation/reproduction.md"
+        )
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def test_page_of_the_command_line_is_its_help() -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 from userbert.experiments.reproduction.rows import (
     Row,
     at_last_epoch,
+    differences,
     figure_text,
     model_name,
     paired,
@@ -31,6 +32,9 @@ SIMILAR = 0.02
 """Of ROC-AUC: models are similar if the whole interval of their difference is within it. Ours."""
 PAPER_MARGIN = 8.97 / 7.65 - 1
 """How far UserBERT is ahead of the second best, Wide&Deep + MTL, in table 2."""
+
+LEAST_SEEDS = 2
+"""A claim is not judged by fewer."""
 
 _MTL = ("wide-deep-mtl", "lstm-mtl", "transformer-mtl")
 _USERBERT_OVER_MTL: tuple[Pair, ...] = tuple(("userbert", model) for model in _MTL)
@@ -67,6 +71,9 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement | None:
     if not mine:
         return None
     parts = claim.rule(claim, mine)
+    if all(row["seeds"] < LEAST_SEEDS for row in differences(mine)):
+        # Its intervals know nothing of other seeds.
+        return Judgement("can't tell", f"one seed alone; {'; '.join(one.found for one in parts)}")
     contrary = [part for part in parts if part.verdict != "agrees"]
     if not contrary:
         verdict: Verdict = "agrees"

@@ -14,6 +14,7 @@ it; `python -m userbert.experiments.reproduction.reproduce DIR` writes what came
 """
 
 import hashlib
+import json
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from userbert.errors import InputError
@@ -127,6 +129,14 @@ def _read(part: Path) -> dict[str, Any]:
         raise InputError(f"{error} Remove {part.name}; the part is then done again.") from error
 
 
+def _planned(content: Mapping[str, Any]) -> Plan:
+    fields = {key: value for key, value in content.items() if key != "version"}
+    try:
+        return Plan.model_validate_json(json.dumps(fields))
+    except ValidationError as error:
+        raise InputError(f"a plan.json is of another version of userbert: {error}.") from error
+
+
 def _origin(
     found: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[str, Any]], command: Sequence[str]
 ) -> dict[str, Any]:
@@ -135,10 +145,7 @@ def _origin(
     origin = made(command, seeds, None)
     for key in ("commit", "data"):
         origin[key] = ", ".join(dict.fromkeys(str(part["made"][key]) for part in found))
-    planned = 0
-    for content in plans:
-        fields = {key: value for key, value in content.items() if key != "version"}
-        planned += len(parts(Plan.model_validate(fields)))
+    planned = sum(len(parts(_planned(content))) for content in plans)
     return {
         **origin,
         "parts": f"{len(found)} of {planned}",
