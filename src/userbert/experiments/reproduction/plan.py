@@ -82,13 +82,13 @@ FULL = {
     "simulated": Plan(
         data="simulated",
         users=200_000,
-        scale=80.0,
+        scale=60.0,
         batches=8_000,
         trials=(Trial(pretraining=5e-4, finetuning=1e-4, seeds=3), PAPER),
     ),
     "complete-journey": Plan(
         data="complete-journey",
-        batches=2_000,
+        batches=1_000,
         trials=(Trial(pretraining=3e-4, finetuning=3e-4, seeds=5), PAPER),
     ),
 }
