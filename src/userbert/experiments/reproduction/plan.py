@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from userbert.experiments.reproduction.questions import SCALE
 from userbert.experiments.reproduction.recipes import RECIPES
 from userbert.experiments.reproduction.references import REFERENCES
 from userbert.schema.models import Strict
@@ -82,7 +83,7 @@ FULL = {
     "simulated": Plan(
         data="simulated",
         users=200_000,
-        scale=60.0,
+        scale=SCALE,
         batches=8_000,
         trials=(Trial(pretraining=5e-4, finetuning=1e-4, seeds=3), PAPER),
     ),

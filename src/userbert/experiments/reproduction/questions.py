@@ -43,7 +43,7 @@ PAPER_SIZES: Mapping[str, int] = {
 """The paper's labels of the tasks that ours stand for (§4.5): two services, next genre (of which
 586,130 users are the test fifth), has_car and is_parent."""
 
-SCALE = 100.0
+SCALE = 60.0
 NEGATIVES = 3
 """A positive, of user targeting (paper §4.2)."""
 
