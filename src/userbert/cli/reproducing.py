@@ -1,11 +1,12 @@
 """The verb `reproduce`: the paper's experiments, on data that everybody can have."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from userbert.cli.options import Output, needs_torch, show, typed_command
+from userbert.cli.options import needs_torch, show, typed_command
 
 
 class DataName(StrEnum):
@@ -16,7 +17,9 @@ class DataName(StrEnum):
 
 
 def reproduce(
-    output: Output,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Where to write, or a run to go on with.")
+    ],
     data: Annotated[
         list[DataName] | None,
         typer.Option("--data", help="May be given several times. Default: both."),

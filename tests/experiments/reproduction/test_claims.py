@@ -120,3 +120,17 @@ def test_overfitting_is_a_test_loss_that_rises_more_than_with_pretraining(
     pair = ("userbert", "userbert-from-scratch")
     rows = [minus("figure_5", "golf_booking", *pair, "test_loss_rise", *ends)]
     assert judged("overfit", rows).verdict == verdict
+
+
+def test_no_claim_is_judged_by_a_pair_of_one_seed() -> None:
+    rows = targeting()
+    assert judged("three multi-task models on user targeting", rows).verdict == "agrees"
+    doubtful = judged(
+        "three multi-task models on user targeting", [{**rows[0], "seeds": 1}, *rows[1:]]
+    )
+    assert doubtful.verdict == "can't tell"
+    assert doubtful.found.startswith("one seed alone")
+    # A pair that the claim does not compare may have one seed.
+    other = minus("figure_3", "golf_booking", "userbert", "coles", "roc_auc", 0.01, 0.03)
+    judgement = judged("three multi-task models on user targeting", [*rows, {**other, "seeds": 1}])
+    assert judgement.verdict == "agrees"

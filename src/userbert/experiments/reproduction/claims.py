@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from userbert.experiments.reproduction.rows import (
+    MINUS,
     Row,
     at_last_epoch,
     differences,
@@ -71,7 +72,10 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement | None:
     if not mine:
         return None
     parts = claim.rule(claim, mine)
-    if all(row["seeds"] < LEAST_SEEDS for row in differences(mine)):
+    compared = {
+        MINUS.join(pair) for one, other in claim.pairs for pair in ((one, other), (other, one))
+    }
+    if any(row["seeds"] < LEAST_SEEDS for row in differences(mine) if row["model"] in compared):
         # Its intervals know nothing of other seeds.
         return Judgement("can't tell", f"one seed alone; {'; '.join(one.found for one in parts)}")
     contrary = [part for part in parts if part.verdict != "agrees"]
