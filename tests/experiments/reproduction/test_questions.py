@@ -40,15 +40,15 @@ def named(labels: list[Labels]) -> dict[str, Labels]:
     return {task.name: task for task in labels}
 
 
-def test_sizes_are_cube_roots_of_the_papers() -> None:
+def test_sizes_are_sixth_roots_of_the_papers() -> None:
     assert {name: scaled(size) for name, size in PAPER_SIZES.items()} == {
-        "travel_booking": 1_869,
-        "golf_booking": 1_887,
-        "next_genre": 8_586,
-        "car_owner": 4_593,
-        "parent": 4_422,
+        "travel_booking": 7_255,
+        "golf_booking": 7_290,
+        "next_genre": 15_551,
+        "car_owner": 11_374,
+        "parent": 11_160,
     }
-    assert scaled(8, scale=2.5) == 5
+    assert scaled(64, scale=2.5) == 5
 
 
 @given(st.integers(1, 10**8), st.integers(1, 10**8))
@@ -58,15 +58,15 @@ def test_larger_tasks_stay_larger(one: int, other: int) -> None:
 
 def test_every_question_hides_what_the_multi_task_labels_tell(ecosystem: Ecosystem) -> None:
     logs, data = ecosystem
-    tasks = simulated_questions(data, logs, 1.0)
+    tasks = simulated_questions(data, logs, 5.0)
     assert [task.name for task in tasks] == NAMES
     assert {task.hide for task in tasks} == {HIDDEN["simulated"]} == {("occupation",)}
 
 
 def test_questions_are_drawn_down_to_the_scale(ecosystem: Ecosystem) -> None:
     logs, data = ecosystem
-    for task in simulated_questions(data, logs, 1.0):
-        assert len(task) == scaled(PAPER_SIZES[task.name], 1.0)
+    for task in simulated_questions(data, logs, 5.0):
+        assert len(task) == scaled(PAPER_SIZES[task.name], 5.0)
         assert len(set(task.user_ids)) == len(task)
 
 
@@ -78,7 +78,7 @@ def test_a_scale_beyond_the_users_takes_all_of_them(ecosystem: Ecosystem) -> Non
     assert len(tasks["travel_booking"]) == 4 * len(responders)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e6])
+@pytest.mark.parametrize("scale", [5.0, 1e6])
 def test_targeting_has_three_negatives_a_responder(ecosystem: Ecosystem, scale: float) -> None:
     logs, data = ecosystem
     for task in simulated_questions(data, logs, scale)[:2]:
@@ -108,7 +108,7 @@ def test_the_next_genre_is_that_of_the_first_later_purchase_of_a_known_one(
 def test_attributes_are_those_of_the_truth(ecosystem: Ecosystem) -> None:
     logs, data = ecosystem
     truth = pl.read_parquet(logs / "truth/*.parquet")
-    for task in simulated_questions(data, logs, 5.0)[3:]:
+    for task in simulated_questions(data, logs, 40.0)[3:]:
         holds = dict(truth.select("user_id", task.name).iter_rows())
         assert [holds[user] for user in task.user_ids] == task.targets.astype(bool).tolist()
         assert task.targets.mean() == pytest.approx(truth[task.name].mean(), abs=0.12)
@@ -117,7 +117,7 @@ def test_attributes_are_those_of_the_truth(ecosystem: Ecosystem) -> None:
 def test_the_seed_decides_who_is_asked(ecosystem: Ecosystem) -> None:
     logs, data = ecosystem
     first, again, other = (
-        [task.user_ids for task in simulated_questions(data, logs, 1.0, seed)] for seed in (0, 0, 1)
+        [task.user_ids for task in simulated_questions(data, logs, 5.0, seed)] for seed in (0, 0, 1)
     )
     assert first == again
     assert all(one != another for one, another in zip(first, other, strict=True))

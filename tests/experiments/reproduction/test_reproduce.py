@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from userbert.errors import InputError
-from userbert.experiments.reproduction.plan import PAPER, Part, Plan, Trial, parts
+from userbert.experiments.reproduction.plan import Part, Plan, Trial, parts
 from userbert.experiments.reproduction.reproduce import claim, reproduce, write_results
 from userbert.folders import read_json, write_json
 
 TINY = Plan(
     data="simulated",
     users=1_500,
-    scale=6.0,
+    scale=33.0,
     batches=2,
     epochs=2,
     trials=(Trial(pretraining=1e-3, finetuning=1e-4, seeds=1),),
@@ -20,10 +20,11 @@ TINY = Plan(
     models=("userbert", "wide-deep-mtl", "userbert-from-scratch"),
     references=("popularity", "oracle"),
 )
+PAPERS = Trial(pretraining=1e-4, finetuning=1e-4, seeds=1)
 
 
 def test_what_is_not_pretrained_is_made_once_for_trials_of_one_rate() -> None:
-    trials = (Trial(pretraining=1e-3, finetuning=1e-4, seeds=2), PAPER)
+    trials = (Trial(pretraining=1e-3, finetuning=1e-4, seeds=2), PAPERS)
     plan = TINY.model_copy(update={"trials": trials})
     mine = [part.name for part in parts(plan) if part.seed == 0]
     assert mine == [
@@ -32,6 +33,14 @@ def test_what_is_not_pretrained_is_made_once_for_trials_of_one_rate() -> None:
         "userbert-0.0001-0.0001-0", "wide-deep-mtl-0.0001-0.0001-0",
     ]  # fmt: skip
     assert Part("userbert", 1, 1e-4, 1e-4) not in parts(plan)
+
+
+def test_a_model_is_made_of_all_seeds_before_the_next_begins() -> None:
+    trials = (Trial(pretraining=1e-3, finetuning=1e-4, seeds=2),)
+    mine = parts(TINY.model_copy(update={"trials": trials}))
+    assert [(part.model, part.seed) for part in mine[4:8]] == [
+        ("userbert", 0), ("userbert", 1), ("wide-deep-mtl", 0), ("wide-deep-mtl", 1),
+    ]  # fmt: skip
 
 
 def test_a_folder_of_another_plan_or_version_is_refused(tmp_path: Path) -> None:

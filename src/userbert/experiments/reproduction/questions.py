@@ -43,7 +43,7 @@ PAPER_SIZES: Mapping[str, int] = {
 """The paper's labels of the tasks that ours stand for (§4.5): two services, next genre (of which
 586,130 users are the test fifth), has_car and is_parent."""
 
-SCALE = 60.0
+SCALE = 1_300.0
 NEGATIVES = 3
 """A positive, of user targeting (paper §4.2)."""
 
@@ -58,14 +58,14 @@ _SERVICES = {
 
 
 def scaled(count: int, scale: float = SCALE) -> int:
-    """How many labels stand for so many of the paper's: their cube root times `scale`.
+    """How many labels stand for so many of the paper's: their sixth root times `scale`.
 
     The paper's sizes span a factor of 97, and there is about a hundredth of its users. In
-    proportion the smallest tasks would have 300 labels, too few to tell models apart. By the cube
-    root the span is 4.6 and the order stays: the smallest task can be told from noise, and the
-    largest is learned in the time there is.
+    proportion the smallest tasks would have 300 labels, of which nothing can be learned. By the
+    sixth root the span is 2.1 and the order stays: the smallest task can be told from noise, and
+    the largest is learned in the time there is.
     """
-    return round(scale * float(np.cbrt(count)))
+    return round(scale * count ** (1 / 6))
 
 
 def simulated_questions(

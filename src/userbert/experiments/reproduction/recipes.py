@@ -46,13 +46,13 @@ RECIPES: Mapping[str, Recipe] = {
     "lstm-mtl": Recipe("lstm", "multi-task"),
     "transformer-mtl": Recipe("transformer", "multi-task"),
     "userbert-from-scratch": Recipe("userbert", None),
-    "userbert-keep-position": Recipe("userbert", "masked-words", keep_position=True),
-    "coles": Recipe("userbert", "coles"),
-    "coles-gru": Recipe("gru", "coles"),
     "transformer-mtl-30": Recipe("transformer", "multi-task", label_share=0.3, targeting_only=True),
     "wide-deep-from-scratch": Recipe("wide-deep", None, targeting_only=True),
     "lstm-from-scratch": Recipe("lstm", None, targeting_only=True),
     "transformer-from-scratch": Recipe("transformer", None, targeting_only=True),
+    "userbert-keep-position": Recipe("userbert", "masked-words", keep_position=True),
+    "coles": Recipe("userbert", "coles"),
+    "coles-gru": Recipe("gru", "coles"),
 }
 """By name, in the order in which they are made: what the paper compares first comes first."""
 
