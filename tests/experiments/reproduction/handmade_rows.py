@@ -62,7 +62,7 @@ def whole_study() -> list[dict[str, Any]]:
         for part in (_figure_3, _figure_4, _figure_5)
         for one in part(task, easier)
     ]
-    return [*targeting, *_table_2(), *_figure_6()]
+    return [*targeting, *_table_2(), *_figure_6(), *_variations()]
 
 
 def _figure_3(task: str, easier: float) -> Iterator[dict[str, Any]]:
@@ -123,3 +123,11 @@ def _figure_6() -> Iterator[dict[str, Any]]:
             yield from curve("figure_6", task, model, "roc_auc", *learning(0.58, end))
         for model in MTL:
             yield minus("figure_6", task, "userbert", model, "roc_auc", *gain)
+
+
+def _variations() -> Iterator[dict[str, Any]]:
+    for batches, mean in {0: 0.7, 7_500: 0.72, 30_000: 0.74}.items():
+        yield row("pretraining_length", "parent", "userbert", "roc_auc", mean=mean, value=batches)
+    for share, mean in {0.25: 0.6, 1.0: 0.7}.items():
+        for model in ("userbert", "aggregates-gbm"):
+            yield row("label_share", "parent", model, "roc_auc", mean=mean, value=share)

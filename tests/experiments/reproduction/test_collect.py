@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from userbert.experiments.reproduction.collect import rows_of
+from userbert.experiments.reproduction.collect import rows_of, varied_rows
 from userbert.experiments.reproduction.parts import RISE
 
 MINUS = " − "  # noqa: RUF001 - the design's name
@@ -34,6 +34,7 @@ def part(
         "model": model,
         "seed": seed,
         "rates": {"pretraining": 1e-3, "finetuning": 1e-4, **rates},
+        "pretraining": {},
         "tasks": [task],
     }
 
@@ -95,6 +96,44 @@ def test_the_oracle_of_attributes_knows_the_profile_alone() -> None:
         "profile-oracle",
         "userbert",
     }
+
+
+PLAN = {
+    "data": "simulated",
+    "batches": 100,
+    "trials": [{"pretraining": 1e-3, "finetuning": 1e-4, "seeds": 2}],
+}
+
+
+def varied(made: dict[str, Any], batches: int | None, label_share: float) -> dict[str, Any]:
+    return {**made, "batches": batches, "label_share": label_share}
+
+
+def test_what_was_varied_stands_beside_the_usual_over_the_seeds_that_both_have() -> None:
+    usual = [part("userbert", seed, [0.5, 0.6 + seed / 10], [0.6] * 5) for seed in (0, 1)]
+    slow = part("userbert", 0, [0.5, 0.9], [0.9] * 5, pretraining=1e-4)
+    half = varied(part("userbert", 0, [0.5, 0.55], [0.55] * 5), None, 0.5)
+    rows = varied_rows(PLAN, [*usual, slow], [half])
+    assert [(row["value"], row["mean"], row["seeds"]) for row in rows] == [
+        (0.5, 0.55, 1),
+        (1.0, 0.6, 1),
+    ]
+    assert {row["experiment"] for row in rows} == {"label_share"}
+    assert {row["learning_rate"] for row in rows} == {1e-3}
+
+
+def test_no_batch_of_pretraining_is_the_model_from_scratch() -> None:
+    usual = part("userbert", 0, [0.6], [0.6] * 5)
+    usual["pretraining"] = {"validation": {"loss": 50.0}}
+    scratch = part("userbert-from-scratch", 0, [0.5], [0.5] * 5, pretraining=None)
+    longer = varied(part("userbert", 0, [0.7], [0.7] * 5), 400, 1.0)
+    longer["pretraining"] = {"validation": {"loss": 40.0}}
+    rows = varied_rows(PLAN, [usual, scratch], [longer])
+    areas = {row["value"]: row["mean"] for row in rows if row["metric"] == "roc_auc"}
+    losses = {row["value"]: row["mean"] for row in rows if row["metric"] == "held_out_loss"}
+    assert areas == {0: 0.5, 100: 0.6, 400: 0.7}
+    assert losses == {100: 50.0, 400: 40.0}
+    assert {row["model"] for row in rows} == {"userbert"}
 
 
 def test_differences_are_paired_by_seed_and_resample() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from small_ecosystem import make_ecosystem
 
 from userbert.data.store import PreparedData
@@ -35,12 +37,26 @@ def ecosystem(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreparedD
 @pytest.fixture(scope="module")
 def parent(ecosystem: tuple[Path, PreparedData]) -> Labels:
     logs, data = ecosystem
-    return next(task for task in simulated_questions(data, logs, 3.0) if task.name == "parent")
+    return next(task for task in simulated_questions(data, logs, 17.0) if task.name == "parent")
 
 
 def tuned(data: PreparedData, labels: Labels) -> list[Epoch]:
     encoder = new_encoder(RECIPES["wide-deep-mtl"], data, HIDDEN["simulated"], seed=0)
     return fine_tune(encoder, data, labels, QUICK, seed=0)
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 1), st.integers(0, 9))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_fewer_labels_are_among_more_and_are_tested_on_the_same_users(
+    parent: Labels, one: float, other: float, seed: int
+) -> None:
+    (fewer, test), (more, again) = (
+        fold_of(parent, seed, share) for share in (min(one, other), max(one, other))
+    )
+    assert set(fewer) <= set(more)
+    assert np.array_equal(test, again)
+    whole, _ = fold_of(parent, seed)
+    assert len(more) == max(1, round(max(one, other) * len(whole)))
 
 
 def test_test_users_labels_change_nothing_that_is_learned(
@@ -104,7 +120,7 @@ def test_who_is_tested_on_an_attribute_is_silent_in_pretraining(
     ecosystem: tuple[Path, PreparedData],
 ) -> None:
     logs, data = ecosystem
-    tasks = {task.name: task for task in simulated_questions(data, logs, 3.0)}
+    tasks = {task.name: task for task in simulated_questions(data, logs, 17.0)}
     expected = {
         tasks[name].user_ids[number]
         for name in ("car_owner", "parent")

@@ -10,6 +10,7 @@ from handmade_rows import whole_study
 from userbert.errors import InputError
 from userbert.experiments.reproduction.claims import CLAIMS
 from userbert.experiments.reproduction.page import CAUSES, main, page, publish
+from userbert.experiments.reproduction.plots import FIGURES
 from userbert.folders import write_json
 
 MADE = {
@@ -106,7 +107,7 @@ def test_a_runs_folder_gets_its_csv_figures_and_page(tmp_path: Path) -> None:
     text = written.read_text(encoding="utf-8")
     for name in re.findall(r"\]\((.*?\.svg)\)", text):
         assert (tmp_path / name).exists()
-    assert len(list(tmp_path.glob("*.svg"))) == text.count("![") == 5
+    assert len(list(tmp_path.glob("*.svg"))) == text.count("![") == len(FIGURES)
     assert (tmp_path / "results.csv").exists()
 
 

@@ -10,6 +10,7 @@ from small_ecosystem import make_ecosystem
 from userbert.data.store import PreparedData
 from userbert.experiments.reproduction.questions import simulated_questions
 from userbert.experiments.reproduction.references import Question, refer
+from userbert.tasks.aggregates import aggregates
 from userbert.tasks.labels import Labels
 
 RESAMPLES = 10
@@ -23,7 +24,7 @@ def ecosystem(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreparedD
 @pytest.fixture(scope="module")
 def tasks(ecosystem: tuple[Path, PreparedData]) -> dict[str, Labels]:
     logs, data = ecosystem
-    return {task.name: task for task in simulated_questions(data, logs, 6.0)}
+    return {task.name: task for task in simulated_questions(data, logs, 33.0)}
 
 
 def test_the_next_value_is_guessed_better_the_more_is_known(
@@ -61,12 +62,30 @@ def test_no_reference_knows_the_test_users_answers(
         assert areas[0] == pytest.approx(1 - areas[1], abs=1e-6), name
 
 
+def test_the_one_count_is_chosen_on_the_users_to_learn_from(
+    ecosystem: tuple[Path, PreparedData], tasks: dict[str, Labels]
+) -> None:
+    """An answer that is the opposite of a count is told as well as one that is the count."""
+    logs, data = ecosystem
+    labels = tasks["parent"]
+    question = Question(data, labels, logs, 0)
+    counts, names = aggregates(data, question.pairs.rows, question.pairs.cutoffs)
+    actions = counts[:, [names.index("long_term actions, ever")]].toarray()[:, 0]
+    for targets in (actions > np.median(actions), actions <= np.median(actions)):
+        many = replace(labels, targets=targets.astype(np.int64))
+        found = refer("one-count", Question(data, many, logs, 0), RESAMPLES)
+        assert found is not None
+        assert list(found) == ["roc_auc"]
+        assert found["roc_auc"].value > 0.95
+
+
 def test_what_has_nothing_to_say_is_left_out(
     ecosystem: tuple[Path, PreparedData], tasks: dict[str, Labels]
 ) -> None:
     logs, data = ecosystem
     targeting = Question(data, tasks["travel_booking"], logs, 0)
     assert refer("popularity", targeting, RESAMPLES) is None
+    assert refer("one-count", Question(data, tasks["next_genre"], logs, 0), RESAMPLES) is None
     assert refer("oracle", Question(data, tasks["parent"], None, 0), RESAMPLES) is None
     oracle = refer("oracle", targeting, RESAMPLES)
     assert oracle is not None

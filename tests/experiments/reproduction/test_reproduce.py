@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from userbert.errors import InputError
-from userbert.experiments.reproduction.plan import Part, Plan, Trial, parts
+from userbert.experiments.reproduction.plan import Part, Plan, Trial, Variation, parts
 from userbert.experiments.reproduction.reproduce import claim, reproduce, write_results
 from userbert.folders import read_json, write_json
 
@@ -41,6 +41,21 @@ def test_a_model_is_made_of_all_seeds_before_the_next_begins() -> None:
     assert [(part.model, part.seed) for part in mine[4:8]] == [
         ("userbert", 0), ("userbert", 1), ("wide-deep-mtl", 0), ("wide-deep-mtl", 1),
     ]  # fmt: skip
+
+
+def test_a_variation_changes_one_thing_at_the_first_trials_rates() -> None:
+    variations = (
+        Variation(models=("userbert", "oracle"), seeds=1, label_share=0.5),
+        Variation(models=("userbert",), seeds=1, batches=7),
+    )
+    trials = (*TINY.trials, PAPERS)
+    *_, fewer_labels, reference, longer = parts(
+        TINY.model_copy(update={"trials": trials, "variations": variations})
+    )
+    assert fewer_labels.name == "userbert-0.001-0.0001-0-0.5-labels"
+    assert fewer_labels.weights == Part("userbert", 0, 1e-3, 1e-4).weights  # made once
+    assert reference.name == "oracle-0-0.5-labels"
+    assert longer.name == longer.weights == "userbert-0.001-0.0001-0-7-batches"
 
 
 def test_a_folder_of_another_plan_or_version_is_refused(tmp_path: Path) -> None:
@@ -95,7 +110,18 @@ def test_tables_come_out_and_what_is_done_is_not_done_again(tmp_path: Path) -> N
     before = read_json(gone)
     gone.unlink()
     kept = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    reproduce(tmp_path, [TINY], ["userbert", "reproduce"])
+    (tmp_path / "simulated" / "plan.json").unlink()
+    labels = Variation(models=("userbert",), seeds=1, label_share=0.5)
+    more = TINY.model_copy(update={"variations": (labels,)})
+    reproduce(tmp_path, [more], ["userbert", "reproduce"])
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
     # The weights were kept, so it is the same model; and fine-tuning is the same again.
     assert read_json(gone)["tasks"] == before["tasks"]
+    varied = read_json(tmp_path / "simulated/variations/userbert-0.001-0.0001-0-0.5-labels.json")
+    assert varied["pretraining"] == before["pretraining"]
+    for half, whole in zip(varied["tasks"], before["tasks"], strict=True):
+        assert half["learning"] == round(whole["learning"] / 2)
+        assert half["test"] == whole["test"]
+    rows = read_json(tmp_path / "results.json")["rows"]
+    shares = [row["value"] for row in rows if row["experiment"] == "label_share"]
+    assert set(shares) == {0.5, 1.0}

@@ -48,6 +48,18 @@ def test_figure_3_has_a_column_a_task_and_metric_and_models_in_one_order() -> No
     assert names[-1] == "Oracle, who knows the truth"
 
 
+def test_what_was_varied_has_a_line_a_value() -> None:
+    rows = [
+        row("label_share", "parent", "userbert", "roc_auc", value=share, mean=share)
+        for share in (0.25, 1.0)
+    ]
+    lines = tables.label_share(rows)
+    assert [cell.strip() for cell in lines[2].split("|")[1:4]] == [
+        "UserBERT", "25 %", "0.250 (0.240 to 0.260)",
+    ]  # fmt: skip
+    assert "100 %" in lines[3]
+
+
 def test_without_a_mean_the_note_stands_in_its_place() -> None:
     rows = [row("figure_6", "parent", "userbert", "roc_auc", mean=None, note="9 positives")]
     assert cells(tables.figure_6(rows), "UserBERT") == ["*9 positives*"]

@@ -33,11 +33,16 @@ PAPER_TABLE_2 = {
     "popularity": 0.0422,
 }
 """mAP@10 (paper §4.5, table 2 and text); the paper's figures have no numbers in print."""
+FROM_SCRATCH = {
+    "userbert": "userbert-from-scratch",
+    **{f"{tower}-mtl": f"{tower}-from-scratch" for tower in ("wide-deep", "lstm", "transformer")},
+}
+"""The same model without pretraining."""
 _FIGURE_4 = ("transformer-mtl", "transformer-mtl-30", "transformer-from-scratch")
 _FIGURE_5 = ("userbert", "userbert-from-scratch")
 PAIRS = (
     *(("userbert", model) for model in (*RECIPES, *REFERENCES) if model != "userbert"),
-    *((f"{tower}-mtl", f"{tower}-from-scratch") for tower in ("wide-deep", "lstm", "transformer")),
+    *((model, scratch) for model, scratch in FROM_SCRATCH.items() if model != "userbert"),
     *((f"{tower}-mtl", "lstm-mtl") for tower in ("wide-deep", "transformer")),
     *((f"{tower}-mtl", "popularity") for tower in ("wide-deep", "lstm", "transformer")),
     ("transformer-mtl", "transformer-mtl-30"),
@@ -53,12 +58,7 @@ def rows_of(data: str, parts: Sequence[Mapping[str, Any]]) -> Rows:
         seeds = {part["seed"] for part in parts if part["rates"] == rates}
         # What is not pretrained, or learns nothing, belongs to every trial of its other rate; but
         # each seed has test users of its own, and a table must not mix them.
-        of_trial = [
-            part
-            for part in parts
-            if part["seed"] in seeds
-            and all(part["rates"][stage] in (rate, None) for stage, rate in rates.items())
-        ]
+        of_trial = [part for part in parts if part["seed"] in seeds and _is_of(part, rates)]
         about = {
             "data": data,
             "learning_rate": rates["pretraining"],
@@ -79,6 +79,66 @@ def rows_of(data: str, parts: Sequence[Mapping[str, Any]]) -> Rows:
                     for row in _rows(mine, metrics)
                 ]
     return rows
+
+
+def varied_rows(
+    plan: Mapping[str, Any],
+    parts: Sequence[Mapping[str, Any]],
+    varied: Sequence[Mapping[str, Any]],
+) -> Rows:
+    """The rows of a plan's parts in which one thing was changed, beside those of its usual `parts`.
+
+    A row has the `value` of what was changed. A model pretrained by no batch is the one that is
+    fine-tuned from scratch. Means are over the seeds that all values of a model have.
+    """
+    rates = {stage: plan["trials"][0][stage] for stage in ("pretraining", "finetuning")}
+    about = {
+        "data": plan["data"],
+        "learning_rate": rates["pretraining"],
+        "finetuning_rate": rates["finetuning"],
+        "paper": None,
+    }
+    same = [part for part in parts if _is_of(part, rates)]
+    rows: Rows = []
+    for experiment, key, usual in (
+        ("pretraining_length", "batches", plan["batches"]),
+        ("label_share", "label_share", 1.0),
+    ):
+        changed = [part for part in varied if part[key] not in (None, 1.0)]
+        for model in dict.fromkeys(part["model"] for part in changed):
+            of_value: dict[float, Any] = {usual: [p for p in same if p["model"] == model]}
+            for part in changed:
+                if part["model"] == model:
+                    of_value.setdefault(part[key], []).append(part)
+            scratch = [p for p in same if p["model"] == FROM_SCRATCH.get(model)]
+            if key == "batches" and scratch:
+                of_value[0] = scratch
+            for value, row in _by_value(model, dict(sorted(of_value.items()))):
+                rows.append({"experiment": experiment, "value": value, **about, **row})
+    return rows
+
+
+def _by_value(
+    model: str, of_value: Mapping[float, Sequence[Mapping[str, Any]]]
+) -> Iterator[tuple[float, dict[str, Any]]]:
+    """The last epoch of a model's tasks, and its loss in pretraining, by what was changed."""
+    seeds = set.intersection(*({part["seed"] for part in parts} for parts in of_value.values()))
+    for value, parts in of_value.items():
+        mine = [part for part in parts if part["seed"] in seeds]
+        for task in dict.fromkeys(task["task"] for part in mine for task in part["tasks"]):
+            (runs,) = _runs(mine, task).values()
+            metric = "map_at_10" if task.startswith("next_") else "roc_auc"
+            *_, row = _curve(model, runs, metric)
+            yield value, row | {"task": task}
+        records = [part["pretraining"] for part in mine]
+        if losses := [record["validation"]["loss"] for record in records if "validation" in record]:
+            row = _row(model, None, "held_out_loss", len(losses)) | {"mean": _mean(losses)}
+            yield value, row | {"task": "pretraining"}
+
+
+def _is_of(part: Mapping[str, Any], rates: Mapping[str, float]) -> bool:
+    """Whether a part belongs to a trial."""
+    return all(part["rates"][stage] in (rate, None) for stage, rate in rates.items())
 
 
 def _trials(parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, float]]:

@@ -52,6 +52,8 @@ class Tuning:
     epochs: int = 10
     resamples: int = 200
     """Of test users, for the intervals."""
+    label_share: float = 1.0
+    """Of the users that may be learned from."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,18 @@ class Network(nn.Module):
         return self.head(self.encoder(batch))  # type: ignore[no-any-return]
 
 
-def fold_of(labels: Labels, seed: int) -> tuple[Int64, Int64]:
+def fold_of(labels: Labels, seed: int, label_share: float = 1.0) -> tuple[Int64, Int64]:
     """Indices of the labels to learn from, and of the fifth of the users to test.
 
-    Folds follow from the labels alone, so all models of a seed are tested on the same users.
+    Folds follow from the labels alone, so all models of a seed are tested on the same users, and
+    of a larger share the users to learn from are among more.
     """
     folds = parts_of_users(labels.user_ids, labels.targets, FOLDS, seed=0)
     is_test = folds == seed % FOLDS
-    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    learning = np.flatnonzero(~is_test)
+    order = np.random.default_rng(seed).permutation(len(learning))
+    learned = np.sort(learning[order[: max(1, round(label_share * len(learning)))]])
+    return learned, np.flatnonzero(is_test)
 
 
 def metrics_of(labels: Labels) -> tuple[MetricName, ...]:
@@ -103,7 +109,7 @@ def fine_tune(
 
     Another seed tests another fold of the users.
     """
-    learning, test = fold_of(labels, seed)
+    learning, test = fold_of(labels, seed, tuning.label_share)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = Network(deepcopy(encoder), labels)

@@ -94,6 +94,16 @@ _TITLES = {
         "cannot.",
     ),
     "figure_6": ("Figure 6: attribute prediction", "The paper has a plot without numbers."),
+    "pretraining_length": (
+        "Variation: more pretraining",
+        "The paper pretrains for 400,000 batches, and says nothing of fewer. No batch at all is "
+        "the same model fine-tuned from scratch.",
+    ),
+    "label_share": (
+        "Variation: more labels",
+        "The same test users, and some or all of the others to learn from. The multi-task "
+        "pretraining is the same.",
+    ),
 }
 _MADE = ("command", "date", "commit", "version", "seeds", "machine", "data")
 

@@ -100,6 +100,8 @@ def do(part: Part, plan: Plan, source: DataSet, work: Path, command: Sequence[st
         "model": part.model,
         "seed": part.seed,
         "rates": {"pretraining": part.pretraining, "finetuning": part.finetuning},
+        "batches": part.batches,
+        "label_share": part.label_share,
         "pretraining": about,
         "seconds": round(time.process_time() - started, 1),
         "tasks": tasks,
@@ -123,12 +125,12 @@ def too_small(labels: Labels, seed: int) -> str | None:
 def _referred(part: Part, plan: Plan, source: DataSet, labels: Labels) -> dict[str, Any] | None:
     note = too_small(labels, part.seed)
     if note is not None:
-        return _about(labels, part.seed, note)
-    question = Question(source.data, labels, source.logs, part.seed)
+        return _about(labels, part, note)
+    question = Question(source.data, labels, source.logs, part.seed, part.label_share)
     found = refer(part.model, question, plan.resamples)
     if found is None:
         return None
-    return _about(labels, part.seed) | {"epochs": [_values(found)], "resampled": _resampled(found)}
+    return _about(labels, part) | {"epochs": [_values(found)], "resampled": _resampled(found)}
 
 
 def _learned(
@@ -141,24 +143,29 @@ def _learned(
         data=plan.data,
         cutoff=CUTOFF_SIMULATED if simulated else complete_journey.CUTOFF,
         hidden=HIDDEN[plan.data],
-        batches=plan.batches,
+        batches=part.batches or plan.batches,
         batch_size=plan.batch_size,
         learning_rate=part.pretraining,
         seed=part.seed,
         silent=silent_users(source.tasks, part.seed),
     )
-    start = pretrained(recipe, source.data, budget, work / part.name)
-    tuning = Tuning(part.finetuning, epochs=plan.epochs, resamples=plan.resamples)
+    start = pretrained(recipe, source.data, budget, work / part.weights)
+    tuning = Tuning(
+        part.finetuning,
+        epochs=plan.epochs,
+        resamples=plan.resamples,
+        label_share=part.label_share,
+    )
     tasks = []
     for labels in source.tasks:
         if recipe.targeting_only and labels.name not in TARGETING:
             continue
         note = too_small(labels, part.seed)
         if note is not None:
-            tasks.append(_about(labels, part.seed, note))
+            tasks.append(_about(labels, part, note))
             continue
         epochs = fine_tune(start.encoder, source.data, labels, tuning, part.seed)
-        tasks.append(_about(labels, part.seed) | _course(epochs))
+        tasks.append(_about(labels, part) | _course(epochs))
     return start.record, tasks
 
 
@@ -172,8 +179,8 @@ def silent_users(tasks: Sequence[Labels], seed: int) -> tuple[str, ...]:
     )
 
 
-def _about(labels: Labels, seed: int, note: str | None = None) -> dict[str, Any]:
-    learning, test = fold_of(labels, seed)
+def _about(labels: Labels, part: Part, note: str | None = None) -> dict[str, Any]:
+    learning, test = fold_of(labels, part.seed, part.label_share)
     return {"task": labels.name, "learning": len(learning), "test": len(test), "note": note}
 
 

@@ -4,7 +4,7 @@ Out: `Plan`, by data and thoroughness, and its parts in the order in which they 
 results holds parts of one plan alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import Field
 
@@ -21,6 +21,18 @@ class Trial(Strict):
     finetuning: float = Field(gt=0)
     seeds: int = Field(ge=1)
     """Each with weights, an order of batches and test users of its own."""
+
+
+class Variation(Strict):
+    """One thing changed at the first trial's rates, to see whether it is the cause of a result."""
+
+    models: tuple[str, ...]
+    """Or references."""
+    seeds: int = Field(ge=1)
+    batches: int | None = Field(default=None, ge=1)
+    """Of pretraining, in place of the plan's."""
+    label_share: float = Field(default=1.0, gt=0, le=1)
+    """Of the users that a task may be learned from."""
 
 
 class Plan(Strict):
@@ -42,6 +54,7 @@ class Plan(Strict):
     resamples: int = Field(default=200, ge=1)
     models: tuple[str, ...] = tuple(RECIPES)
     references: tuple[str, ...] = tuple(REFERENCES)
+    variations: tuple[Variation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,26 +67,45 @@ class Part:
     """The rate; None of what is not pretrained."""
     finetuning: float | None = None
     """The rate; None of references."""
+    batches: int | None = None
+    """Of pretraining; None: the plan's."""
+    label_share: float = 1.0
+    """Of the users that a task may be learned from."""
 
     @property
     def name(self) -> str:
         """Of its file."""
+        share = [f"{self.label_share:g}-labels"] if self.label_share < 1 else []
+        return "-".join([self.weights, *share])
+
+    @property
+    def weights(self) -> str:
+        """Of what pretraining makes for it, which parts with fewer labels share."""
         rates = [f"{rate:g}" for rate in (self.pretraining, self.finetuning) if rate is not None]
-        return "-".join([self.model, *rates, str(self.seed)])
+        batches = [f"{self.batches}-batches"] if self.batches is not None else []
+        return "-".join([self.model, *rates, str(self.seed), *batches])
 
 
 def parts(plan: Plan) -> list[Part]:
     """The parts of a plan, a model after the other: an early end leaves whole comparisons."""
     found: dict[Part, None] = {}
     for trial in plan.trials:
-        seeds = range(trial.seeds)
-        for reference in plan.references:
-            found |= {Part(reference, seed): None for seed in seeds}
-        for model in plan.models:
-            has_pretext = RECIPES[model].pretext is not None
-            rate = trial.pretraining if has_pretext else None
-            found |= {Part(model, seed, rate, trial.finetuning): None for seed in seeds}
+        for name in (*plan.references, *plan.models):
+            found |= {_part(name, seed, trial): None for seed in range(trial.seeds)}
+    for varied in plan.variations:
+        for name in varied.models:
+            for seed in range(varied.seeds):
+                part = _part(name, seed, plan.trials[0])
+                share = varied.label_share
+                found[replace(part, batches=varied.batches, label_share=share)] = None
     return list(found)
+
+
+def _part(name: str, seed: int, trial: Trial) -> Part:
+    if name in REFERENCES:
+        return Part(name, seed)
+    rate = None if RECIPES[name].pretext is None else trial.pretraining
+    return Part(name, seed, rate, trial.finetuning)
 
 
 _FAST = Trial(pretraining=3e-4, finetuning=3e-4, seeds=1)
@@ -85,6 +117,14 @@ FULL = {
         scale=SCALE,
         batches=30_000,
         trials=(Trial(pretraining=5e-4, finetuning=1e-4, seeds=3),),
+        variations=(
+            Variation(
+                models=("userbert", "userbert-from-scratch", "wide-deep-mtl", "aggregates-gbm"),
+                seeds=3,
+                label_share=0.25,
+            ),
+            Variation(models=("userbert", "wide-deep-mtl"), seeds=3, batches=7_500),
+        ),
     ),
     "complete-journey": Plan(
         data="complete-journey",
@@ -93,6 +133,7 @@ FULL = {
             Trial(pretraining=3e-4, finetuning=3e-4, seeds=5),
             Trial(pretraining=1e-4, finetuning=1e-4, seeds=1),
         ),
+        variations=(Variation(models=("userbert", "wide-deep-mtl"), seeds=5, batches=10_000),),
     ),
 }
 """A thirteenth of the paper's batches or less, so the rate of pretraining is some times the

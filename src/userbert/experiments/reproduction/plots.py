@@ -64,6 +64,7 @@ STYLES = {
     "coles": Style("#222222", "v"),
     "coles-gru": Style("#222222", "<", "--"),
     "aggregates-gbm": Style(_GREY, "P"),
+    "one-count": Style(_GREY, "1"),
     "own-popularity": Style(_GREY, "h"),
     "popularity": Style(_GREY, "p"),
     "oracle": Style(_GREY, "*"),
@@ -124,12 +125,24 @@ def table_2(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def pretraining_length(rows: Sequence[Row]) -> Figure:
+    """Each task by batches of pretraining; the last panel is the loss of pretraining itself."""
+    return _by_value(pick(rows, experiment="pretraining_length"), "batches of pretraining", ",.0f")
+
+
+def label_share(rows: Sequence[Row]) -> Figure:
+    """Each task by the share of the labels that it was learned from."""
+    return _by_value(pick(rows, experiment="label_share"), "labels to learn from", ".0%")
+
+
 FIGURES: Mapping[str, Callable[[Sequence[Row]], Figure]] = {
     "figure_3": figure_3,
     "figure_4": figure_4,
     "figure_5": figure_5,
     "table_2": table_2,
     "figure_6": figure_6,
+    "pretraining_length": pretraining_length,
+    "label_share": label_share,
 }
 
 
@@ -214,6 +227,41 @@ def _panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
     axes.margins(y=0.09)
+
+
+def _by_value(rows: Sequence[Row], what: str, form: str) -> Figure:
+    """Draw a panel a task, two in a line: the last epoch with its interval, by what was varied."""
+    tasks, shown = values(rows, "task"), models(rows)
+    steps = sorted({row["value"] for row in rows})
+    lines = -(-len(tasks) // 2)
+    figure = _figure(60 + 200 * lines + 18 * -(-len(shown) // 3))
+    panels = figure.subplots(lines, 2, squeeze=False).flat
+    for axes in panels[len(tasks) :]:
+        axes.set_visible(False)
+    for axes, task in zip(panels, tasks, strict=False):
+        known = _known(axes, pick(rows, task=task))
+        axes.set_title(task_name(task), loc="left")
+        for place, model in enumerate(models(known)):
+            mine, style = pick(known, model=model), _style(model)
+            # Side by side, so that intervals can be told apart.
+            aside = 0.06 * (place - (len(models(known)) - 1) / 2)
+            places = [steps.index(row["value"]) + aside for row in mine]
+            axes.plot(
+                places, [row["mean"] for row in mine],
+                color=style.colour, linestyle=style.dashes or ":", marker=style.mark, markersize=5,
+            )  # fmt: skip
+            for x, row in zip(places, mine, strict=True):
+                if row["low"] is not None:
+                    axes.plot([x, x], [row["low"], row["high"]], color=style.colour, linewidth=1)
+        if known:
+            axes.set_ylabel(METRICS[known[0]["metric"]])
+            axes.set_xticks(range(len(steps)), [format(step, form) for step in steps])
+            axes.set_xlabel(what)
+    figure.legend(
+        [_key(pick(rows, model=model)) for model in shown], [model_name(model) for model in shown],
+        loc="outside lower center", ncols=3, frameon=False,
+    )  # fmt: skip
+    return figure
 
 
 def _loss_panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ to sizes in proportion to each other, with the profile fields that no compared m
 by the experiments' plan.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,7 @@ def scaled(count: int, scale: float = SCALE) -> int:
     sixth root the span is 2.1 and the order stays: the smallest task can be told from noise, and
     the largest is learned in the time there is.
     """
-    return round(scale * count ** (1 / 6))
+    return round(scale * math.pow(count, 1 / 6))
 
 
 def simulated_questions(

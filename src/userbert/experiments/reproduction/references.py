@@ -25,8 +25,14 @@ from userbert.tasks.metrics import (
     Floats,
     average_precision_at_k,
     resample_users,
+    roc_auc,
 )
 from userbert.tasks.splits import Split, split_off_validation
+
+_COMMON = 0.05
+"""The least share of users who have a count, for it to be the one that tells the most."""
+_RANKS = ("oracle", "one-count")
+"""Those whose scores are ranks, but no probabilities of these users."""
 
 Reference = Callable[["Question"], Floats]
 """What it says of the test users, as `told_of` does of a network's outputs: (T,)."""
@@ -35,10 +41,17 @@ Reference = Callable[["Question"], Floats]
 class Question:
     """A task, and what references read of it."""
 
-    def __init__(self, data: PreparedData, labels: Labels, logs: Path | None, seed: int) -> None:
+    def __init__(
+        self,
+        data: PreparedData,
+        labels: Labels,
+        logs: Path | None,
+        seed: int,
+        label_share: float = 1.0,
+    ) -> None:
         self.data, self.labels, self.logs = data, labels, logs
         self.pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
-        learning, self.test = fold_of(labels, seed)
+        learning, self.test = fold_of(labels, seed, label_share)
         train, validation = split_off_validation(
             labels.user_ids, labels.targets, learning, seed, share=0.1
         )
@@ -65,13 +78,14 @@ def refer(name: str, question: Question, resamples: int) -> Mapping[str, Estimat
     labels, test = question.labels, question.test
     if labels.kind == "binary" and name in ("popularity", "own-popularity"):
         return None
+    if labels.kind != "binary" and name == "one-count":
+        return None
     if name == "oracle" and question.logs is None:
         return None
     told = REFERENCES[name](question)
     weights = resample_users([labels.user_ids[i] for i in test], resamples)
     found = estimates(labels, labels.targets[test], told, weights)
-    if name == "oracle":
-        # Its odds are those of the whole population: a rank, but no probability here.
+    if name in _RANKS:
         return {metric: value for metric, value in found.items() if metric != "accuracy"}
     return found
 
@@ -99,6 +113,21 @@ def _aggregates_gbm(question: Question) -> Floats:
     return _precisions(question, scored.scores)
 
 
+def _one_count(question: Question) -> Floats:
+    """What one number alone would tell: the one that tells most of the users to learn from."""
+    split, targets = question.split, question.labels.targets
+    counts, _ = aggregates(question.data, *_who(question), question.labels.hide)
+    known = counts[split.learning].tocsc()
+    common = np.flatnonzero(np.diff(known.indptr) >= _COMMON * known.shape[0])
+    leads = [
+        roc_auc(targets[split.learning], known[:, [column]].toarray()[:, 0]) - 0.5
+        for column in common
+    ]
+    best = int(np.abs(leads).argmax())
+    told: Floats = np.sign(leads[best]) * counts[split.test][:, [common[best]]].toarray()[:, 0]
+    return told
+
+
 def _oracle(question: Question) -> Floats:
     labels, test = question.labels, question.test
     assert question.logs is not None, "asked of simulated data alone"
@@ -123,5 +152,6 @@ REFERENCES: Mapping[str, Reference] = {
     "popularity": _popularity,
     "own-popularity": _own_popularity,
     "aggregates-gbm": _aggregates_gbm,
+    "one-count": _one_count,
     "oracle": _oracle,
 }

@@ -5,6 +5,7 @@ In: a folder, data sets, how thoroughly. Out: in the folder
 DIR/
   DATA/plan.json             what is run, and by which version
   DATA/parts/MODEL-….json    each part, as it is done: with plan.json all that tables are made of
+  DATA/variations/…          the same of parts in which one thing was changed
   results.json, results.csv  rows (docs/reference/design.md, "Results for machines")
   reproduction.md, *.svg     tables and plots in the paper's form
   work/DATA-PLAN/            logs, prepared data, weights; may be removed at the end
@@ -28,7 +29,7 @@ from pydantic import ValidationError
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from userbert.errors import InputError
-from userbert.experiments.reproduction.collect import rows_of
+from userbert.experiments.reproduction.collect import rows_of, varied_rows
 from userbert.experiments.reproduction.page import publish
 from userbert.experiments.reproduction.parts import DataSet, do, make_data, open_data
 from userbert.experiments.reproduction.plan import Part, Plan, parts
@@ -36,6 +37,9 @@ from userbert.folders import read_json, replacing_file, write_json
 from userbert.progress import progress
 from userbert.provenance import made
 from userbert.workers import cores, processes
+
+_KINDS = ("parts", "variations")
+"""Folders of results."""
 
 
 def reproduce(folder: Path, plans: Sequence[Plan], command: Sequence[str]) -> Path:
@@ -70,7 +74,8 @@ def claim(folder: Path, plan: Plan) -> None:
             )
         return
     try:
-        (path.parent / "parts").mkdir(parents=True, exist_ok=True)
+        for kind in _KINDS:
+            (path.parent / kind).mkdir(parents=True, exist_ok=True)
         with replacing_file(path) as temporary:
             write_json(temporary, wanted)
     except OSError as error:
@@ -108,14 +113,18 @@ def write_results(folder: Path, command: Sequence[str]) -> Path:
     """Make rows, tables and plots of all parts that are done; return the page's path."""
     rows: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
-    plans = sorted(folder.glob("*/plan.json"))
-    for path in plans:
-        mine = [_read(part) for part in sorted((path.parent / "parts").glob("*.json"))]
-        rows += rows_of(path.parent.name, mine)
-        found += mine
+    plans = [read_json(path) for path in sorted(folder.glob("*/plan.json"))]
+    for plan in plans:
+        mine, varied = (
+            [_read(part) for part in sorted((folder / plan["data"] / kind).glob("*.json"))]
+            for kind in _KINDS
+        )
+        rows += rows_of(plan["data"], mine)
+        rows += varied_rows(plan, mine, varied)
+        found += [*mine, *varied]
     if not rows:
         raise InputError(f"{folder} has no part that is done. Run `userbert reproduce` first.")
-    origin = _origin(found, [read_json(path) for path in plans], command)
+    origin = _origin(found, plans, command)
     results = {"made": origin, "rows": rows}
     with replacing_file(folder / "results.json") as temporary:
         write_json(temporary, results)
@@ -155,13 +164,15 @@ def _origin(
 
 
 def _work(folder: Path, plan: Plan) -> Path:
-    """Where a plan's weights are kept: another plan must not take them for its own."""
-    digest = hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
+    """Where data and weights are kept: a plan by which they would be others must not take them."""
+    decisive = plan.model_dump_json(include={"data", "users", "scale", "batches", "batch_size"})
+    digest = hashlib.sha256(decisive.encode()).hexdigest()
     return folder / "work" / f"{plan.data}-{digest[:8]}"
 
 
 def _file(folder: Path, plan: Plan, part: Part) -> Path:
-    return folder / plan.data / "parts" / f"{part.name}.json"
+    is_varied = part.batches is not None or part.label_share < 1
+    return folder / plan.data / _KINDS[is_varied] / f"{part.name}.json"
 
 
 _mine: list[tuple[Plan, Path, DataSet]] = []

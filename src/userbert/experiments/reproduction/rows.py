@@ -2,7 +2,8 @@
 
 In: rows as `reproduce` writes them (docs/reference/design.md, "Results for machines"): mappings
 with `experiment`, `data`, `task`, `model`, `epoch`, `metric`, `mean`, `low`, `high`, `seeds`,
-`paper`, also `learning_rate`, and a `note` where a mean is missing. Out: fewer rows, and texts.
+`paper`, also `learning_rate`, a `note` where a mean is missing, and a `value` where something was
+varied. Out: fewer rows, and texts.
 Used by the tables, the plots, the claims and the page of this package.
 """
 
@@ -31,6 +32,7 @@ MODELS = {
     "coles": "CoLES, our encoder",
     "coles-gru": "CoLES, its authors' encoder",
     "aggregates-gbm": "Aggregates + LightGBM",
+    "one-count": "The one count that tells the most",
     "own-popularity": "Own popularity",
     "popularity": "Popularity",
     "oracle": "Oracle, who knows the truth",
@@ -46,8 +48,9 @@ METRICS = {
     "train_loss": "loss in training",
     "test_loss": "loss on test users",
     "test_loss_rise": "rise of the test loss",
+    "held_out_loss": "loss on held-out users",
 }
-LOSSES = ("train_loss", "test_loss", "test_loss_rise")
+LOSSES = ("train_loss", "test_loss", "test_loss_rise", "held_out_loss")
 """The metrics of which less is better."""
 
 

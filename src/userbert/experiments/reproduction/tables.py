@@ -28,7 +28,7 @@ from userbert.experiments.reproduction.rows import (
 
 COLUMNS = (
     "experiment", "data", "task", "learning_rate", "finetuning_rate", "model", "epoch", "metric",
-    "mean", "low", "high", "seeds", "paper", "note",
+    "mean", "low", "high", "seeds", "paper", "note", "value",
 )  # fmt: skip
 
 LABELS_SEEN = {
@@ -92,12 +92,24 @@ def figure_6(rows: Sequence[Row]) -> list[str]:
     return _models_by_tasks(pick(rows, experiment="figure_6"), MODELS)
 
 
+def pretraining_length(rows: Sequence[Row]) -> list[str]:
+    """What more batches of pretraining give: models and batches by tasks."""
+    return _by_value(pick(rows, experiment="pretraining_length"), "batches", ",.0f")
+
+
+def label_share(rows: Sequence[Row]) -> list[str]:
+    """What more labels give: models and shares by tasks."""
+    return _by_value(pick(rows, experiment="label_share"), "labels", ".0%")
+
+
 TABLES = {
     "figure_3": figure_3,
     "figure_4": figure_4,
     "figure_5": figure_5,
     "table_2": table_2,
     "figure_6": figure_6,
+    "pretraining_length": pretraining_length,
+    "label_share": label_share,
 }
 
 
@@ -130,6 +142,19 @@ def _models_by_tasks(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]
         )
     ]
     return _table(["model", *map(_head, columns)], cells)
+
+
+def _by_value(rows: Sequence[Row], what: str, form: str) -> list[str]:
+    columns = _columns(rows)
+    cells = []
+    for model in models(rows):
+        mine = pick(rows, model=model)
+        for value in values(mine, "value"):
+            found = [
+                _only(pick(mine, value=value, task=task, metric=metric)) for task, metric in columns
+            ]
+            cells.append([model_name(model), format(value, form).replace("%", " %"), *found])
+    return _table(["model", what, *map(_head, columns)], cells)
 
 
 def _columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
