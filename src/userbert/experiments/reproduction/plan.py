@@ -141,7 +141,16 @@ paper's; on Complete Journey that of fine-tuning as well, as an epoch has five t
 and the paper's own rates are tried on one seed. See docs/decisions/0009."""
 QUICK = {
     "simulated": Plan(
-        data="simulated", users=5_000, scale=80.0, batches=150, epochs=2, trials=(_FAST,)
+        data="simulated",
+        users=5_000,
+        scale=80.0,
+        batches=150,
+        epochs=2,
+        trials=(_FAST,),
+        variations=(
+            Variation(models=("userbert", "aggregates-gbm"), seeds=1, label_share=0.25),
+            Variation(models=("userbert",), seeds=1, batches=300),
+        ),
     ),
     "complete-journey": Plan(data="complete-journey", batches=100, epochs=2, trials=(_FAST,)),
 }
