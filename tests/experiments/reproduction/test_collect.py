@@ -7,6 +7,7 @@ import pytest
 
 from userbert.experiments.reproduction.collect import rows_of, varied_rows
 from userbert.experiments.reproduction.parts import RISE
+from userbert.experiments.reproduction.plan import Plan, Trial
 
 MINUS = " − "  # noqa: RUF001 - the design's name
 
@@ -98,11 +99,11 @@ def test_the_oracle_of_attributes_knows_the_profile_alone() -> None:
     }
 
 
-PLAN = {
-    "data": "simulated",
-    "batches": 100,
-    "trials": [{"pretraining": 1e-3, "finetuning": 1e-4, "seeds": 2}],
-}
+PLAN = Plan(
+    data="simulated",
+    batches=100,
+    trials=(Trial(pretraining=1e-3, finetuning=1e-4, seeds=2),),
+)
 
 
 def varied(made: dict[str, Any], batches: int | None, label_share: float) -> dict[str, Any]:
@@ -113,11 +114,19 @@ def test_what_was_varied_stands_beside_the_usual_over_the_seeds_that_both_have()
     usual = [part("userbert", seed, [0.5, 0.6 + seed / 10], [0.6] * 5) for seed in (0, 1)]
     slow = part("userbert", 0, [0.5, 0.9], [0.9] * 5, pretraining=1e-4)
     half = varied(part("userbert", 0, [0.5, 0.55], [0.55] * 5), None, 0.5)
-    rows = varied_rows(PLAN, [*usual, slow], [half])
-    assert [(row["value"], row["mean"], row["seeds"]) for row in rows] == [
-        (0.5, 0.55, 1),
-        (1.0, 0.6, 1),
+    for made in (usual[0], half):
+        made["pretraining"] = {"validation": {"loss": 50.0}}
+    of_another_trial = varied(
+        part("userbert", 1, [0.5, 0.1], [0.1] * 5, pretraining=1.0), None, 0.5
+    )
+    rows = varied_rows(PLAN, [*usual, slow], [half, of_another_trial])
+    assert [(row["model"], row["value"], row["seeds"]) for row in rows] == [
+        ("userbert", 0.5, 1),
+        (f"userbert{MINUS}userbert", 0.5, 1),
+        ("userbert", 1.0, 1),
     ]
+    assert [row["mean"] for row in rows] == pytest.approx([0.55, -0.05, 0.6])
+    assert (rows[1]["low"], rows[1]["high"]) == (pytest.approx(-0.05), pytest.approx(-0.05))
     assert {row["experiment"] for row in rows} == {"label_share"}
     assert {row["learning_rate"] for row in rows} == {1e-3}
 
@@ -129,11 +138,12 @@ def test_no_batch_of_pretraining_is_the_model_from_scratch() -> None:
     longer = varied(part("userbert", 0, [0.7], [0.7] * 5), 400, 1.0)
     longer["pretraining"] = {"validation": {"loss": 40.0}}
     rows = varied_rows(PLAN, [usual, scratch], [longer])
-    areas = {row["value"]: row["mean"] for row in rows if row["metric"] == "roc_auc"}
+    scores = [row for row in rows if row["metric"] == "roc_auc" and MINUS not in row["model"]]
+    areas = {row["value"]: row["mean"] for row in scores}
     losses = {row["value"]: row["mean"] for row in rows if row["metric"] == "held_out_loss"}
     assert areas == {0: 0.5, 100: 0.6, 400: 0.7}
     assert losses == {100: 50.0, 400: 40.0}
-    assert {row["model"] for row in rows} == {"userbert"}
+    assert {row["model"] for row in rows} == {"userbert", f"userbert{MINUS}userbert"}
 
 
 def test_differences_are_paired_by_seed_and_resample() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from handmade_rows import MTL, row, whole_study
 
@@ -65,6 +66,16 @@ def test_rows_without_means_still_give_a_figure(experiment: str, tmp_path: Path)
     text = drawn([nothing], tmp_path)
     if experiment != "table_2":
         assert "nine" in text
+
+
+def test_what_was_varied_is_drawn_in_the_units_of_its_axis() -> None:
+    rows = [
+        row("label_share", "next_genre", "userbert", "map_at_10", mean=share / 10, value=share)
+        for share in (0.25, 1.0)
+    ]
+    axes = FIGURES["label_share"](rows).axes[0]
+    assert axes.get_ylabel() == "mAP@10, %"
+    assert np.array_equal(axes.lines[0].get_ydata(), [2.5, 10.0])
 
 
 def test_a_loss_without_interval_is_drawn(tmp_path: Path) -> None:

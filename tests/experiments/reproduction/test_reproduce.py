@@ -1,12 +1,19 @@
 """The reproduction as a whole, small: what it leaves in its folder, and how it goes on."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from userbert.errors import InputError
 from userbert.experiments.reproduction.plan import Part, Plan, Trial, Variation, parts
-from userbert.experiments.reproduction.reproduce import claim, reproduce, write_results
+from userbert.experiments.reproduction.reproduce import (
+    claim,
+    next_part,
+    reproduce,
+    write_results,
+)
 from userbert.folders import read_json, write_json
 
 TINY = Plan(
@@ -58,6 +65,43 @@ def test_a_variation_changes_one_thing_at_the_first_trials_rates() -> None:
     assert longer.name == longer.weights == "userbert-0.001-0.0001-0-7-batches"
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, "either batches or label_share"),
+        ({"batches": 3, "label_share": 0.5}, "either batches or label_share"),
+        ({"batches": 2}, "2 batches are the plan's"),
+        ({"batches": 3, "models": ("userbert-from-scratch",)}, "scratch is not pretrained"),
+        ({"batches": 3, "models": ("oracle",)}, "oracle is not pretrained"),
+    ],
+)
+def test_a_variation_of_nothing_or_of_two_things_is_refused(
+    changed: dict[str, Any], message: str
+) -> None:
+    varied = {"models": ("userbert",), "seeds": 1, **changed}
+    with pytest.raises(ValidationError, match=message):
+        Plan.model_validate({**TINY.model_dump(), "variations": (varied,)})
+
+
+def test_no_two_processes_make_the_same_weights() -> None:
+    usual, half, other = (
+        Part("userbert", 0, 1e-3, 1e-4),
+        Part("userbert", 0, 1e-3, 1e-4, label_share=0.5),
+        Part("userbert", 1, 1e-3, 1e-4),
+    )
+    assert next_part([usual, half, other], []) == usual
+    assert next_part([half, other], [usual]) == other
+    assert next_part([half], [usual]) is None
+
+
+def test_a_plan_of_another_version_is_named(tmp_path: Path) -> None:
+    claim(tmp_path, TINY)
+    path = tmp_path / "simulated" / "plan.json"
+    write_json(path, {key: value for key, value in read_json(path).items() if key != "trials"})
+    with pytest.raises(InputError, match=r"simulated/plan\.json is of another version"):
+        write_results(tmp_path, [])
+
+
 def test_a_folder_of_another_plan_or_version_is_refused(tmp_path: Path) -> None:
     claim(tmp_path, TINY)
     claim(tmp_path, TINY)
@@ -72,6 +116,7 @@ def test_a_folder_of_another_plan_or_version_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_part_is_named_with_the_way_out(tmp_path: Path) -> None:
     claim(tmp_path, TINY)
     part = tmp_path / "simulated" / "parts" / "userbert-0.001-0.0001-0.json"
+    part.parent.mkdir()
     part.write_text('{"made": ')
     with pytest.raises(
         InputError, match=r"Remove userbert-0\.001-0\.0001-0\.json; the part is then done"

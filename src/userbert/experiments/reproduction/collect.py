@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.experiments.reproduction.parts import RISE, TARGETING, UNITS
+from userbert.experiments.reproduction.plan import Plan
 from userbert.experiments.reproduction.recipes import RECIPES
 from userbert.experiments.reproduction.references import REFERENCES
 from userbert.experiments.reproduction.rows import MINUS
@@ -82,58 +83,82 @@ def rows_of(data: str, parts: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def varied_rows(
-    plan: Mapping[str, Any],
+    plan: Plan,
     parts: Sequence[Mapping[str, Any]],
     varied: Sequence[Mapping[str, Any]],
 ) -> Rows:
     """The rows of a plan's parts in which one thing was changed, beside those of its usual `parts`.
 
-    A row has the `value` of what was changed. A model pretrained by no batch is the one that is
-    fine-tuned from scratch. Means are over the seeds that all values of a model have.
+    A row has the `value` of what was changed; paired differences are against the usual value. A
+    model pretrained by no batch is the one that is fine-tuned from scratch. Means are over the
+    seeds that all values of a model have.
     """
-    rates = {stage: plan["trials"][0][stage] for stage in ("pretraining", "finetuning")}
+    trial = plan.trials[0]
+    rates = {"pretraining": trial.pretraining, "finetuning": trial.finetuning}
     about = {
-        "data": plan["data"],
+        "data": plan.data,
         "learning_rate": rates["pretraining"],
         "finetuning_rate": rates["finetuning"],
         "paper": None,
     }
-    same = [part for part in parts if _is_of(part, rates)]
+    usual = [part for part in parts if _is_of(part, rates)]
+    changed = [part for part in varied if _is_of(part, rates)]
     rows: Rows = []
-    for experiment, key, usual in (
-        ("pretraining_length", "batches", plan["batches"]),
+    for experiment, key, usually in (
+        ("pretraining_length", "batches", plan.batches),
         ("label_share", "label_share", 1.0),
     ):
-        changed = [part for part in varied if part[key] not in (None, 1.0)]
-        for model in dict.fromkeys(part["model"] for part in changed):
-            of_value: dict[float, Any] = {usual: [p for p in same if p["model"] == model]}
-            for part in changed:
+        of_key = [part for part in changed if (part["label_share"] < 1) == (key == "label_share")]
+        for model in dict.fromkeys(part["model"] for part in of_key):
+            of_value = {usually: [part for part in usual if part["model"] == model]}
+            for part in of_key:
                 if part["model"] == model:
                     of_value.setdefault(part[key], []).append(part)
-            scratch = [p for p in same if p["model"] == FROM_SCRATCH.get(model)]
-            if key == "batches" and scratch:
-                of_value[0] = scratch
-            for value, row in _by_value(model, dict(sorted(of_value.items()))):
-                rows.append({"experiment": experiment, "value": value, **about, **row})
+            if key == "batches":
+                scratch = FROM_SCRATCH.get(model)
+                of_value[0] = [part for part in usual if part["model"] == scratch]
+            rows += [
+                {"experiment": experiment, **about, **row}
+                for row in _by_value(model, of_value, usually)
+            ]
+            if key == "batches":
+                rows += [{"experiment": experiment, **about, **row} for row in _held_out(of_value)]
     return rows
 
 
-def _by_value(
-    model: str, of_value: Mapping[float, Sequence[Mapping[str, Any]]]
-) -> Iterator[tuple[float, dict[str, Any]]]:
-    """The last epoch of a model's tasks, and its loss in pretraining, by what was changed."""
-    seeds = set.intersection(*({part["seed"] for part in parts} for parts in of_value.values()))
-    for value, parts in of_value.items():
-        mine = [part for part in parts if part["seed"] in seeds]
-        for task in dict.fromkeys(task["task"] for part in mine for task in part["tasks"]):
-            (runs,) = _runs(mine, task).values()
-            metric = "map_at_10" if task.startswith("next_") else "roc_auc"
-            *_, row = _curve(model, runs, metric)
-            yield value, row | {"task": task}
-        records = [part["pretraining"] for part in mine]
-        if losses := [record["validation"]["loss"] for record in records if "validation" in record]:
-            row = _row(model, None, "held_out_loss", len(losses)) | {"mean": _mean(losses)}
-            yield value, row | {"task": "pretraining"}
+OfValue = Mapping[float, Sequence[Mapping[str, Any]]]
+"""A model's parts by what was changed."""
+
+
+def _by_value(model: str, of_value: OfValue, usually: float) -> Iterator[dict[str, Any]]:
+    """The last epoch of a model's tasks at each value, and how it differs from the usual value."""
+    known = {value: parts for value, parts in sorted(of_value.items()) if parts}
+    seeds = set.intersection(*({part["seed"] for part in parts} for parts in known.values()))
+    named = [
+        {**part, "model": str(value)}
+        for value, parts in known.items()
+        for part in parts
+        if part["seed"] in seeds
+    ]
+    for task in dict.fromkeys(task["task"] for part in named for task in part["tasks"]):
+        _, _, (metric, *_) = next(_experiments(task))
+        runs = _runs(named, task)
+        for value in (value for value in known if str(value) in runs):
+            *_, last = _curve(model, runs[str(value)], metric)
+            yield {**last, "task": task, "value": value}
+            if value != usually and str(usually) in runs:
+                for row in _difference(str(value), str(usually), runs, metric):
+                    yield {**row, "model": f"{model}{MINUS}{model}", "task": task, "value": value}
+
+
+def _held_out(of_value: OfValue) -> Iterator[dict[str, Any]]:
+    """The mean loss of masked words on users whom pretraining left out, where that is known."""
+    for value, parts in sorted(of_value.items()):
+        records = [part["pretraining"] for part in parts]
+        losses = [record["validation"]["loss"] for record in records if "validation" in record]
+        if losses:
+            row = _row(parts[0]["model"], None, "held_out_loss", len(losses))
+            yield {**row, "mean": _mean(losses), "task": "pretraining", "value": value}
 
 
 def _is_of(part: Mapping[str, Any], rates: Mapping[str, float]) -> bool:

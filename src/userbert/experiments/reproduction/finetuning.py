@@ -53,7 +53,7 @@ class Tuning:
     resamples: int = 200
     """Of test users, for the intervals."""
     label_share: float = 1.0
-    """Of the users that may be learned from."""
+    """Of the labels that may be learned from."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,13 @@ def fold_of(labels: Labels, seed: int, label_share: float = 1.0) -> tuple[Int64,
     """
     folds = parts_of_users(labels.user_ids, labels.targets, FOLDS, seed=0)
     is_test = folds == seed % FOLDS
-    learning = np.flatnonzero(~is_test)
-    order = np.random.default_rng(seed).permutation(len(learning))
-    learned = np.sort(learning[order[: max(1, round(label_share * len(learning)))]])
-    return learned, np.flatnonzero(is_test)
+    return some_of(np.flatnonzero(~is_test), label_share, seed), np.flatnonzero(is_test)
+
+
+def some_of(numbers: Int64, share: float, seed: int) -> Int64:
+    """Draw a share of some numbers; those of a larger share are among more."""
+    order = np.random.default_rng(seed).permutation(len(numbers))
+    return np.sort(numbers[order[: max(1, round(share * len(numbers)))]])
 
 
 def metrics_of(labels: Labels) -> tuple[MetricName, ...]:

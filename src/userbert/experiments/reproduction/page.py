@@ -68,12 +68,14 @@ nothing of the luck of training, so no claim is judged by one. A model is *ahead
 interval of its paired difference leaves out zero; *no difference* means that it does not. With
 three seeds, more than one comparison in twenty tells equal models apart by chance.
 
-Two references see more than the networks: LightGBM has all history, not a window; and the oracle
-knows what nobody can. On attributes the truth would be the answer, so the oracle there knows the
-profile alone, and a model of behavior may well be ahead of it. CoLES has little to contrast in
-short histories: the median simulated user has eight words, so that many slices are nearly equal.
-Transformer + MTL with 30 % of the labels has as many batches as with all of them, so it also sees
-each user more often.
+References see more than the networks. LightGBM has all history, not a window, and so has *the one
+aggregate that tells the most*, a single column of LightGBM's that is chosen on the users to learn
+from. The oracle knows what nobody can. On attributes the truth would be the answer, so the oracle
+there knows the profile alone, and a model of behavior may well be ahead of it. CoLES has little to
+contrast in short histories: the median simulated user has eight words, so that many slices are
+nearly equal. Transformer + MTL with 30 % of the labels has as many batches as with all of them, so
+it also sees each user more often. Variations, at the end, change one thing and leave all else as
+it is.
 """
 
 _TITLES = {
@@ -95,16 +97,19 @@ _TITLES = {
     ),
     "figure_6": ("Figure 6: attribute prediction", "The paper has a plot without numbers."),
     "pretraining_length": (
-        "Variation: more pretraining",
+        "More pretraining: a variation",
         "The paper pretrains for 400,000 batches, and says nothing of fewer. No batch at all is "
-        "the same model fine-tuned from scratch.",
+        "the same model fine-tuned from scratch. Behind a figure stands its paired difference from "
+        "that of as many batches as elsewhere on this page.",
     ),
     "label_share": (
-        "Variation: more labels",
-        "The same test users, and some or all of the others to learn from. The multi-task "
-        "pretraining is the same.",
+        "More labels: a variation",
+        "The same test users, and some or all of the others to learn from, for as many epochs, so "
+        "that a quarter of the labels is also a quarter of the steps. Pretraining is the same. "
+        "Behind a figure stands its paired difference from that of all labels.",
     ),
 }
+VARIATIONS = ("pretraining_length", "label_share")
 _MADE = ("command", "date", "commit", "version", "seeds", "machine", "data")
 
 
@@ -165,7 +170,9 @@ def _told(value: object) -> str:
         known = {key.replace("_", " "): one for key, one in value.items() if one is not None}
         return "; ".join(f"{key} {_told(one)}" for key, one in known.items())
     if isinstance(value, list):
-        return ", ".join(map(_told, value))
+        return ", ".join(
+            f"({_told(one)})" if isinstance(one, Mapping) else _told(one) for one in value
+        )
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -210,7 +217,7 @@ def _experiment(rows: Sequence[Row], experiment: str, pictures: Mapping[str, str
         if picture:
             yield from [f"![{title}, {study.name}]({picture})", ""]
         yield from [*TABLES[experiment](mine), "", _seeds(mine)]
-        if differences(mine):
+        if differences(mine) and experiment not in VARIATIONS:
             yield from ["", "Paired differences:", "", *paired_differences(mine, experiment)]
 
 

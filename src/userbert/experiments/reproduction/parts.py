@@ -130,7 +130,11 @@ def _referred(part: Part, plan: Plan, source: DataSet, labels: Labels) -> dict[s
     found = refer(part.model, question, plan.resamples)
     if found is None:
         return None
-    return _about(labels, part) | {"epochs": [_values(found)], "resampled": _resampled(found)}
+    return _about(labels, part) | {
+        "by": found.by,
+        "epochs": [_values(found.estimates)],
+        "resampled": _resampled(found.estimates),
+    }
 
 
 def _learned(

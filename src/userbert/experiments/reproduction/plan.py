@@ -5,8 +5,9 @@ results holds parts of one plan alone.
 """
 
 from dataclasses import dataclass, replace
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from userbert.experiments.reproduction.questions import SCALE
 from userbert.experiments.reproduction.recipes import RECIPES
@@ -26,13 +27,19 @@ class Trial(Strict):
 class Variation(Strict):
     """One thing changed at the first trial's rates, to see whether it is the cause of a result."""
 
+    @model_validator(mode="after")
+    def _changes_one_thing(self) -> Self:
+        if (self.batches is None) == (self.label_share == 1):
+            raise ValueError("a variation changes either batches or label_share")
+        return self
+
     models: tuple[str, ...]
     """Or references."""
     seeds: int = Field(ge=1)
     batches: int | None = Field(default=None, ge=1)
     """Of pretraining, in place of the plan's."""
     label_share: float = Field(default=1.0, gt=0, le=1)
-    """Of the users that a task may be learned from."""
+    """Of the labels that a task may be learned from; epochs stay, so steps are fewer as well."""
 
 
 class Plan(Strict):
@@ -56,6 +63,16 @@ class Plan(Strict):
     references: tuple[str, ...] = tuple(REFERENCES)
     variations: tuple[Variation, ...] = ()
 
+    @model_validator(mode="after")
+    def _varies_what_there_is(self) -> Self:
+        for varied in self.variations:
+            for name in varied.models if varied.batches is not None else ():
+                if name in REFERENCES or RECIPES[name].pretext is None:
+                    raise ValueError(f"{name} is not pretrained, so its batches cannot vary")
+            if varied.batches == self.batches:
+                raise ValueError(f"{varied.batches} batches are the plan's, and no variation")
+        return self
+
 
 @dataclass(frozen=True)
 class Part:
@@ -70,7 +87,12 @@ class Part:
     batches: int | None = None
     """Of pretraining; None: the plan's."""
     label_share: float = 1.0
-    """Of the users that a task may be learned from."""
+    """Of the labels that a task may be learned from."""
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether one thing is not the plan's."""
+        return self.batches is not None or self.label_share < 1
 
     @property
     def name(self) -> str:

@@ -2,7 +2,8 @@
 
 In: rows of one study. Out: figures 800 CSS pixels wide; the same bytes for the same rows. Each
 panel has the learning curves and, in a strip to the right, each model's last epoch with its 95 %
-interval, and there also what has no epochs. Colours are those of Okabe and Ito, which the
+interval, and there also what has no epochs; of variations it has the last epoch by what was varied.
+Colours are those of Okabe and Ito, which the
 colour-blind can tell apart; each model has its own mark as well. Used by `reproduce`.
 """
 
@@ -64,7 +65,7 @@ STYLES = {
     "coles": Style("#222222", "v"),
     "coles-gru": Style("#222222", "<", "--"),
     "aggregates-gbm": Style(_GREY, "P"),
-    "one-count": Style(_GREY, "1"),
+    "one-aggregate": Style(_GREY, "1"),
     "own-popularity": Style(_GREY, "h"),
     "popularity": Style(_GREY, "p"),
     "oracle": Style(_GREY, "*"),
@@ -200,11 +201,7 @@ def _curves(rows: Sequence[Row], metrics: Sequence[str], *, losses: bool = False
         panels[line, 0].set_ylabel(f"{METRICS[metric]} on test users")
     if losses:
         panels[-1, 0].set_ylabel("loss")
-    figure.legend(
-        [_key(pick(rows, model=model)) for model in shown], [model_name(model) for model in shown],
-        loc="outside lower center", ncols=3, frameon=False,
-    )  # fmt: skip
-    return figure
+    return _with_legend(figure, rows)
 
 
 def _panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
@@ -231,6 +228,7 @@ def _panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
 
 def _by_value(rows: Sequence[Row], what: str, form: str) -> Figure:
     """Draw a panel a task, two in a line: the last epoch with its interval, by what was varied."""
+    rows = scores(rows)
     tasks, shown = values(rows, "task"), models(rows)
     steps = sorted({row["value"] for row in rows})
     lines = -(-len(tasks) // 2)
@@ -246,22 +244,20 @@ def _by_value(rows: Sequence[Row], what: str, form: str) -> Figure:
             # Side by side, so that intervals can be told apart.
             aside = 0.06 * (place - (len(models(known)) - 1) / 2)
             places = [steps.index(row["value"]) + aside for row in mine]
+            times = [100 if row["metric"] == "map_at_10" else 1 for row in mine]
             axes.plot(
-                places, [row["mean"] for row in mine],
+                places, [row["mean"] * scale for row, scale in zip(mine, times, strict=True)],
                 color=style.colour, linestyle=style.dashes or ":", marker=style.mark, markersize=5,
             )  # fmt: skip
-            for x, row in zip(places, mine, strict=True):
+            for x, row, scale in zip(places, mine, times, strict=True):
                 if row["low"] is not None:
-                    axes.plot([x, x], [row["low"], row["high"]], color=style.colour, linewidth=1)
+                    ends = [row["low"] * scale, row["high"] * scale]
+                    axes.plot([x, x], ends, color=style.colour, linewidth=1)
         if known:
             axes.set_ylabel(METRICS[known[0]["metric"]])
             axes.set_xticks(range(len(steps)), [format(step, form) for step in steps])
             axes.set_xlabel(what)
-    figure.legend(
-        [_key(pick(rows, model=model)) for model in shown], [model_name(model) for model in shown],
-        loc="outside lower center", ncols=3, frameon=False,
-    )  # fmt: skip
-    return figure
+    return _with_legend(figure, rows)
 
 
 def _loss_panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
@@ -322,6 +318,15 @@ def _line(axes: Axes, curve: Sequence[Row], width: float) -> None:
         color=style.colour, linestyle=style.dashes, linewidth=width,
         marker=style.mark if width > 1 else "", markersize=4, markevery=(2, 5),
     )  # fmt: skip
+
+
+def _with_legend(figure: Figure, rows: Sequence[Row]) -> Figure:
+    shown = models(rows)
+    figure.legend(
+        [_key(pick(rows, model=model)) for model in shown], [model_name(model) for model in shown],
+        loc="outside lower center", ncols=3, frameon=False,
+    )  # fmt: skip
+    return figure
 
 
 def _key(rows: Sequence[Row]) -> Line2D:

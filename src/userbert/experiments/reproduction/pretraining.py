@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from userbert.data.batches import Int64
 from userbert.data.loading import SequenceBatches
 from userbert.data.pairs import pairs_at
 from userbert.data.store import PreparedData
 from userbert.experiments.baselines.coles import coles
 from userbert.experiments.baselines.multitask import MultiTask, multitask
+from userbert.experiments.reproduction.finetuning import some_of
 from userbert.experiments.reproduction.multitask_labels import (
     COMPLETE_JOURNEY,
     SIMULATED,
@@ -135,7 +135,7 @@ def _learn(
         precision=fastest_precision(encoder),
         checkpoint_every=min(_CHECKPOINT_EVERY, budget.batches),
     )
-    learned = _labelled(learned, recipe.label_share, budget.seed)
+    learned = some_of(learned, recipe.label_share, budget.seed)
     batches = SequenceBatches(
         data,
         pairs.rows[learned],
@@ -161,9 +161,3 @@ def _learn(
         "users": trained.users,
         "seconds": round(time.perf_counter() - started, 1),
     }
-
-
-def _labelled(learned: Int64, share: float, seed: int) -> Int64:
-    """Those of the pairs whose labels are known; of a larger share they are among more."""
-    order = np.random.default_rng(seed).permutation(len(learned))
-    return np.sort(learned[order[: max(1, round(share * len(learned)))]])

@@ -1,4 +1,4 @@
-"""What the networks are held against: popularity, LightGBM on aggregates, the truth.
+"""What the networks are held against: popularity, aggregates, the truth.
 
 In: a task, who is tested. Out: estimates on the same test users and resamples as the networks'.
 The reproduction's parts run them.
@@ -7,6 +7,7 @@ Letters in shapes: B labels, C classes, T test users.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,28 @@ from userbert.tasks.metrics import (
 from userbert.tasks.splits import Split, split_off_validation
 
 _COMMON = 0.05
-"""The least share of users who have a count, for it to be the one that tells the most."""
-_RANKS = ("oracle", "one-count")
+"""The least share of users who have an aggregate, for it to be the one that tells the most."""
+_RANKS = ("oracle", "one-aggregate")
 """Those whose scores are ranks, but no probabilities of these users."""
 
-Reference = Callable[["Question"], Floats]
-"""What it says of the test users, as `told_of` does of a network's outputs: (T,)."""
+
+@dataclass(frozen=True)
+class Told:
+    """What a reference says of the test users."""
+
+    scores: Floats
+    """(T,): as `told_of` makes them of a network's outputs."""
+    by: str | None = None
+    """What alone it looked at, if that was chosen."""
+
+
+@dataclass(frozen=True)
+class Referred:
+    """How right a reference was."""
+
+    estimates: Mapping[str, Estimate]
+    by: str | None
+    """See `Told`."""
 
 
 class Question:
@@ -73,85 +90,84 @@ class Question:
         return self.labels.attribute
 
 
-def refer(name: str, question: Question, resamples: int) -> Mapping[str, Estimate] | None:
-    """The estimates of a reference; None where it has nothing to say of such a task."""
+def refer(name: str, question: Question, resamples: int) -> Referred | None:
+    """How right a reference is; None where it has nothing to say of such a task."""
     labels, test = question.labels, question.test
     if labels.kind == "binary" and name in ("popularity", "own-popularity"):
         return None
-    if labels.kind != "binary" and name == "one-count":
+    if labels.kind != "binary" and name == "one-aggregate":
         return None
     if name == "oracle" and question.logs is None:
         return None
     told = REFERENCES[name](question)
     weights = resample_users([labels.user_ids[i] for i in test], resamples)
-    found = estimates(labels, labels.targets[test], told, weights)
+    found = estimates(labels, labels.targets[test], told.scores, weights)
     if name in _RANKS:
-        return {metric: value for metric, value in found.items() if metric != "accuracy"}
-    return found
+        found = {metric: value for metric, value in found.items() if metric != "accuracy"}
+    return Referred(found, told.by)
 
 
-def _popularity(question: Question) -> Floats:
+def _popularity(question: Question) -> Told:
     """Everybody's next value is what most next values are (paper §4.5)."""
-    scored = candidates.popular(question.sets, question.split)
-    return _precisions(question, scored.scores)
+    return _precisions(question, candidates.popular(question.sets, question.split).scores)
 
 
-def _own_popularity(question: Question) -> Floats:
+def _own_popularity(question: Question) -> Told:
     history = candidates.own_history(question.data, question.attribute, *_who(question))
     return _precisions(
         question, candidates.own_popular(history, question.sets, question.split).scores
     )
 
 
-def _aggregates_gbm(question: Question) -> Floats:
+def _aggregates_gbm(question: Question) -> Told:
     split = question.split
     if question.labels.kind == "binary":
         counts, _ = aggregates(question.data, *_who(question), question.labels.hide)
-        return classical.gbm([counts], question.labels.targets, split).scores
+        return Told(classical.gbm([counts], question.labels.targets, split).scores)
     history = candidates.own_history(question.data, question.attribute, *_who(question))
     scored = candidates.candidate_gbm(history, None, history.popularity, question.sets, split)
     return _precisions(question, scored.scores)
 
 
-def _one_count(question: Question) -> Floats:
-    """What one number alone would tell: the one that tells most of the users to learn from."""
+def _one_aggregate(question: Question) -> Told:
+    """What one number alone would tell: that which tells the most of the users to learn from."""
     split, targets = question.split, question.labels.targets
-    counts, _ = aggregates(question.data, *_who(question), question.labels.hide)
-    known = counts[split.learning].tocsc()
+    columns, names = aggregates(question.data, *_who(question), question.labels.hide)
+    known = columns[split.learning].tocsc()
     common = np.flatnonzero(np.diff(known.indptr) >= _COMMON * known.shape[0])
     leads = [
         roc_auc(targets[split.learning], known[:, [column]].toarray()[:, 0]) - 0.5
         for column in common
     ]
     best = int(np.abs(leads).argmax())
-    told: Floats = np.sign(leads[best]) * counts[split.test][:, [common[best]]].toarray()[:, 0]
-    return told
+    values = columns[split.test][:, [common[best]]].toarray()[:, 0]
+    return Told(np.sign(leads[best]) * values, by=names[common[best]])
 
 
-def _oracle(question: Question) -> Floats:
+def _oracle(question: Question) -> Told:
     labels, test = question.labels, question.test
     assert question.logs is not None, "asked of simulated data alone"
     told = oracle_scores(labels.take(test), question.logs, question.data)
     if labels.kind == "binary":
         shares: Floats = 1 / (1 + np.exp(-told))
-        return shares
+        return Told(shares)
     hits = told == labels.targets[test][:, None]  # (T, K)
     precisions: Floats = (hits / np.arange(1, K + 1)).sum(axis=1)
-    return precisions
+    return Told(precisions)
 
 
 def _who(question: Question) -> tuple[Int64, Int64]:
     return question.pairs.rows, question.pairs.cutoffs
 
 
-def _precisions(question: Question, scores: Floats) -> Floats:
-    return average_precision_at_k(scores, question.sets[question.test], K)
+def _precisions(question: Question, scores: Floats) -> Told:
+    return Told(average_precision_at_k(scores, question.sets[question.test], K))
 
 
-REFERENCES: Mapping[str, Reference] = {
+REFERENCES: Mapping[str, Callable[[Question], Told]] = {
     "popularity": _popularity,
     "own-popularity": _own_popularity,
     "aggregates-gbm": _aggregates_gbm,
-    "one-count": _one_count,
+    "one-aggregate": _one_aggregate,
     "oracle": _oracle,
 }

@@ -17,8 +17,7 @@ it; `python -m userbert.experiments.reproduction.reproduce DIR` writes what came
 import hashlib
 import json
 import sys
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from importlib.metadata import version
 from pathlib import Path
@@ -37,9 +36,6 @@ from userbert.folders import read_json, replacing_file, write_json
 from userbert.progress import progress
 from userbert.provenance import made
 from userbert.workers import cores, processes
-
-_KINDS = ("parts", "variations")
-"""Folders of results."""
 
 
 def reproduce(folder: Path, plans: Sequence[Plan], command: Sequence[str]) -> Path:
@@ -74,8 +70,7 @@ def claim(folder: Path, plan: Plan) -> None:
             )
         return
     try:
-        for kind in _KINDS:
-            (path.parent / kind).mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing_file(path) as temporary:
             write_json(temporary, wanted)
     except OSError as error:
@@ -84,42 +79,49 @@ def claim(folder: Path, plan: Plan) -> None:
 
 def run(folder: Path, plan: Plan, command: Sequence[str]) -> None:
     """Do the parts that are not there yet, one a core at a time."""
-    missing = [part for part in parts(plan) if not _file(folder, plan, part).exists()]
-    if not missing:
+    waiting = [part for part in parts(plan) if not _file(folder, plan, part).exists()]
+    if not waiting:
         return
     work = _work(folder, plan)
     open_data(plan, work)  # what is wrong with it is told here, and not by a process that dies
-    waiting = deque(missing)
     running: dict[Future[Any], Part] = {}
     with (
         processes(cores(), _open, plan, work) as pool,
-        progress(f"reproducing {plan.data} (parts)", len(missing)) as advance,
+        progress(f"reproducing {plan.data} (parts)", len(waiting)) as advance,
     ):
         # No more at a time than there are processes: a pool starts what it has queued even when
         # it is told to end.
         while waiting or running:
-            while waiting and len(running) < cores():
-                part = waiting.popleft()
+            while len(running) < cores() and (part := next_part(waiting, running.values())):
+                waiting.remove(part)
                 running[pool.submit(_do, part, list(command))] = part
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 part = running.pop(future)
-                with replacing_file(_file(folder, plan, part)) as temporary:
+                path = _file(folder, plan, part)
+                path.parent.mkdir(exist_ok=True)
+                with replacing_file(path) as temporary:
                     write_json(temporary, future.result())
                 advance(1, part.name)
+
+
+def next_part(waiting: Sequence[Part], running: Collection[Part]) -> Part | None:
+    """The first part whose weights nobody is making; None if there is none."""
+    taken = {part.weights for part in running}
+    return next((part for part in waiting if part.weights not in taken), None)
 
 
 def write_results(folder: Path, command: Sequence[str]) -> Path:
     """Make rows, tables and plots of all parts that are done; return the page's path."""
     rows: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
-    plans = [read_json(path) for path in sorted(folder.glob("*/plan.json"))]
+    plans = [_planned(path) for path in sorted(folder.glob("*/plan.json"))]
     for plan in plans:
         mine, varied = (
-            [_read(part) for part in sorted((folder / plan["data"] / kind).glob("*.json"))]
-            for kind in _KINDS
+            [_read(part) for part in sorted((folder / plan.data / kind).glob("*.json"))]
+            for kind in ("parts", "variations")
         )
-        rows += rows_of(plan["data"], mine)
+        rows += rows_of(plan.data, mine)
         rows += varied_rows(plan, mine, varied)
         found += [*mine, *varied]
     if not rows:
@@ -138,41 +140,41 @@ def _read(part: Path) -> dict[str, Any]:
         raise InputError(f"{error} Remove {part.name}; the part is then done again.") from error
 
 
-def _planned(content: Mapping[str, Any]) -> Plan:
-    fields = {key: value for key, value in content.items() if key != "version"}
+def _planned(path: Path) -> Plan:
+    fields = {key: value for key, value in read_json(path).items() if key != "version"}
     try:
         return Plan.model_validate_json(json.dumps(fields))
     except ValidationError as error:
-        raise InputError(f"a plan.json is of another version of userbert: {error}.") from error
+        raise InputError(f"{path} is of another version of userbert: {error}.") from error
 
 
 def _origin(
-    found: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[str, Any]], command: Sequence[str]
+    found: Sequence[Mapping[str, Any]], plans: Sequence[Plan], command: Sequence[str]
 ) -> dict[str, Any]:
     """Where the rows come from: the parts' commits and data, what was planned, what it took."""
     seeds = sorted({part["seed"] for part in found})
     origin = made(command, seeds, None)
     for key in ("commit", "data"):
         origin[key] = ", ".join(dict.fromkeys(str(part["made"][key]) for part in found))
-    planned = sum(len(parts(_planned(content))) for content in plans)
+    planned = sum(len(parts(plan)) for plan in plans)
     return {
         **origin,
         "parts": f"{len(found)} of {planned}",
         "cpu_hours": round(sum(part["seconds"] for part in found) / 3600, 2),
-        "plans": list(plans),
+        "plans": [plan.model_dump(mode="json") for plan in plans],
     }
 
 
 def _work(folder: Path, plan: Plan) -> Path:
     """Where data and weights are kept: a plan by which they would be others must not take them."""
     decisive = plan.model_dump_json(include={"data", "users", "scale", "batches", "batch_size"})
-    digest = hashlib.sha256(decisive.encode()).hexdigest()
+    digest = hashlib.sha256(f"{version('userbert')} {decisive}".encode()).hexdigest()
     return folder / "work" / f"{plan.data}-{digest[:8]}"
 
 
 def _file(folder: Path, plan: Plan, part: Part) -> Path:
-    is_varied = part.batches is not None or part.label_share < 1
-    return folder / plan.data / _KINDS[is_varied] / f"{part.name}.json"
+    kind = "variations" if part.is_varied else "parts"
+    return folder / plan.data / kind / f"{part.name}.json"
 
 
 _mine: list[tuple[Plan, Path, DataSet]] = []

@@ -32,7 +32,7 @@ MODELS = {
     "coles": "CoLES, our encoder",
     "coles-gru": "CoLES, its authors' encoder",
     "aggregates-gbm": "Aggregates + LightGBM",
-    "one-count": "The one count that tells the most",
+    "one-aggregate": "The one aggregate that tells the most",
     "own-popularity": "Own popularity",
     "popularity": "Popularity",
     "oracle": "Oracle, who knows the truth",

@@ -145,14 +145,17 @@ def _models_by_tasks(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]
 
 
 def _by_value(rows: Sequence[Row], what: str, form: str) -> list[str]:
+    """A line a model and value: its figure, and how it differs from that of the usual value."""
     columns = _columns(rows)
     cells = []
-    for model in models(rows):
-        mine = pick(rows, model=model)
-        for value in values(mine, "value"):
-            found = [
-                _only(pick(mine, value=value, task=task, metric=metric)) for task, metric in columns
-            ]
+    for model in models(scores(rows)):
+        for value in values(pick(rows, model=model), "value"):
+            found = []
+            for task, metric in columns:
+                mine = pick(rows, value=value, task=task, metric=metric)
+                told = [figure_text(row) for row in pick(mine, model=model)]
+                told += [_verdict(row) for row in pick(mine, model=model + MINUS + model)]
+                found.append("; ".join(told))
             cells.append([model_name(model), format(value, form).replace("%", " %"), *found])
     return _table(["model", what, *map(_head, columns)], cells)
 
