@@ -142,10 +142,10 @@ FULL = {
         variations=(
             Variation(
                 models=("userbert", "userbert-from-scratch", "wide-deep-mtl", "aggregates-gbm"),
-                seeds=3,
+                seeds=2,
                 label_share=0.25,
             ),
-            Variation(models=("userbert", "wide-deep-mtl"), seeds=3, batches=7_500),
+            Variation(models=("userbert", "wide-deep-mtl"), seeds=2, batches=7_500),
         ),
     ),
     "complete-journey": Plan(
@@ -155,7 +155,7 @@ FULL = {
             Trial(pretraining=3e-4, finetuning=3e-4, seeds=5),
             Trial(pretraining=1e-4, finetuning=1e-4, seeds=1),
         ),
-        variations=(Variation(models=("userbert", "wide-deep-mtl"), seeds=5, batches=10_000),),
+        variations=(Variation(models=("userbert", "wide-deep-mtl"), seeds=3, batches=10_000),),
     ),
 }
 """A thirteenth of the paper's batches or less, so the rate of pretraining is some times the
