@@ -51,6 +51,15 @@ def test_page_judges_every_claim_on_every_data_set() -> None:
     assert f"On simulated logs, 1e-4 (agrees {len(CLAIMS)}):" in text
 
 
+def test_page_does_not_list_what_one_seed_cannot_tell() -> None:
+    alone = study()
+    alone["rows"] = [{**row, "seeds": 1} for row in alone["rows"]]
+    text = page([alone])
+    assert "On simulated logs, 1e-4 no claim is judged by one seed alone" in text
+    assert f"| {CLAIMS[0].words} | {CLAIMS[0].where} | can't tell |" in text
+    assert f"- {CLAIMS[0].words}" not in text
+
+
 def test_page_has_only_the_experiments_that_ran() -> None:
     some = study()
     some["rows"] = [row for row in some["rows"] if row["experiment"] == "table_2"]

@@ -36,6 +36,8 @@ PAPER_MARGIN = 8.97 / 7.65 - 1
 
 LEAST_SEEDS = 2
 """A claim is not judged by fewer."""
+ONE_SEED = "one seed alone"
+"""What is said instead."""
 
 _MTL = ("wide-deep-mtl", "lstm-mtl", "transformer-mtl")
 _USERBERT_OVER_MTL: tuple[Pair, ...] = tuple(("userbert", model) for model in _MTL)
@@ -71,13 +73,13 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement | None:
     ]
     if not mine:
         return None
-    parts = claim.rule(claim, mine)
     compared = {
         MINUS.join(pair) for one, other in claim.pairs for pair in ((one, other), (other, one))
     }
     if any(row["seeds"] < LEAST_SEEDS for row in differences(mine) if row["model"] in compared):
         # Its intervals know nothing of other seeds.
-        return Judgement("can't tell", f"one seed alone; {'; '.join(one.found for one in parts)}")
+        return Judgement("can't tell", ONE_SEED)
+    parts = claim.rule(claim, mine)
     contrary = [part for part in parts if part.verdict != "agrees"]
     if not contrary:
         verdict: Verdict = "agrees"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from userbert.errors import InputError
-from userbert.experiments.reproduction.claims import CLAIMS, SIMILAR, judge
+from userbert.experiments.reproduction.claims import CLAIMS, ONE_SEED, SIMILAR, judge
 from userbert.experiments.reproduction.plots import write_figures
 from userbert.experiments.reproduction.rows import (
     DATA,
@@ -198,6 +198,9 @@ def _claims(rows: Sequence[Row]) -> list[str]:
     for name, judgements in judged.items():
         counts = Counter(judgement.verdict for judgement in judgements if judgement)
         told = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
+        if all(judgement.found == ONE_SEED for judgement in judgements if judgement):
+            lines += ["", f"On {name} no claim is judged by {ONE_SEED}; its figures are below."]
+            continue
         lines += ["", f"On {name} ({told}):", ""]
         lines += [
             f"- {claim.words}: **{judgement.verdict}**. {judgement.found}."
