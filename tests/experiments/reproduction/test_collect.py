@@ -137,7 +137,8 @@ def test_no_batch_of_pretraining_is_the_model_from_scratch() -> None:
     scratch = part("userbert-from-scratch", 0, [0.5], [0.5] * 5, pretraining=None)
     longer = varied(part("userbert", 0, [0.7], [0.7] * 5), 400, 1.0)
     longer["pretraining"] = {"validation": {"loss": 40.0}}
-    rows = varied_rows(PLAN, [usual, scratch], [longer])
+    lone = {**part("userbert", 1, [0.1], [0.1] * 5), "pretraining": {"validation": {"loss": 9.0}}}
+    rows = varied_rows(PLAN, [usual, scratch, lone], [longer])
     scores = [row for row in rows if row["metric"] == "roc_auc" and MINUS not in row["model"]]
     areas = {row["value"]: row["mean"] for row in scores}
     losses = {row["value"]: row["mean"] for row in rows if row["metric"] == "held_out_loss"}

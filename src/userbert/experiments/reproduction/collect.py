@@ -117,12 +117,11 @@ def varied_rows(
             if key == "batches":
                 scratch = FROM_SCRATCH.get(model)
                 of_value[0] = [part for part in usual if part["model"] == scratch]
-            rows += [
-                {"experiment": experiment, **about, **row}
-                for row in _by_value(model, of_value, usually)
-            ]
+            known = _of_common_seeds(of_value)
+            found = [*_by_value(model, known, usually)]
             if key == "batches":
-                rows += [{"experiment": experiment, **about, **row} for row in _held_out(of_value)]
+                found += _held_out(known)
+            rows += [{"experiment": experiment, **about, **row} for row in found]
     return rows
 
 
@@ -130,20 +129,22 @@ OfValue = Mapping[float, Sequence[Mapping[str, Any]]]
 """A model's parts by what was changed."""
 
 
-def _by_value(model: str, of_value: OfValue, usually: float) -> Iterator[dict[str, Any]]:
-    """The last epoch of a model's tasks at each value, and how it differs from the usual value."""
+def _of_common_seeds(of_value: OfValue) -> OfValue:
+    """Values that have parts, in order, and of these parts the seeds that no value lacks."""
     known = {value: parts for value, parts in sorted(of_value.items()) if parts}
     seeds = set.intersection(*({part["seed"] for part in parts} for parts in known.values()))
-    named = [
-        {**part, "model": str(value)}
-        for value, parts in known.items()
-        for part in parts
-        if part["seed"] in seeds
-    ]
+    return {
+        value: [part for part in parts if part["seed"] in seeds] for value, parts in known.items()
+    }
+
+
+def _by_value(model: str, of_value: OfValue, usually: float) -> Iterator[dict[str, Any]]:
+    """The last epoch of a model's tasks at each value, and how it differs from the usual value."""
+    named = [{**part, "model": str(value)} for value, parts in of_value.items() for part in parts]
     for task in dict.fromkeys(task["task"] for part in named for task in part["tasks"]):
         _, _, (metric, *_) = next(_experiments(task))
         runs = _runs(named, task)
-        for value in (value for value in known if str(value) in runs):
+        for value in (value for value in of_value if str(value) in runs):
             *_, last = _curve(model, runs[str(value)], metric)
             yield {**last, "task": task, "value": value}
             if value != usually and str(usually) in runs:
@@ -153,7 +154,7 @@ def _by_value(model: str, of_value: OfValue, usually: float) -> Iterator[dict[st
 
 def _held_out(of_value: OfValue) -> Iterator[dict[str, Any]]:
     """The mean loss of masked words on users whom pretraining left out, where that is known."""
-    for value, parts in sorted(of_value.items()):
+    for value, parts in of_value.items():
         records = [part["pretraining"] for part in parts]
         losses = [record["validation"]["loss"] for record in records if "validation" in record]
         if losses:
