@@ -35,9 +35,15 @@ def test_page_tells_the_origin_of_each_run_and_all_that_it_says_of_itself() -> N
 
 
 def test_page_tells_each_plan_of_a_run_and_each_of_its_commits() -> None:
-    plans = [{"data": "simulated", "users": 5000}, {"data": "complete-journey", "users": None}]
+    trials = [{"pretraining": 0.1, "seeds": 1}, {"pretraining": 0.2, "seeds": 2}]
+    plans = [
+        {"data": "simulated", "users": 5000, "trials": trials},
+        {"data": "complete-journey", "users": None, "variations": []},
+    ]
     text = page([study(plans=plans, commit="0123456789abc, 9876543210abc")])
-    assert "  - plans: data simulated; users 5,000\n  - plans: data complete-journey\n" in text
+    told = "trials (pretraining 0.1; seeds 1), (pretraining 0.2; seeds 2)"
+    assert f"  - plans: data simulated; users 5,000; {told}\n" in text
+    assert "  - plans: data complete-journey\n" in text
     assert "commit 0123456789, 9876543210, seeds" in text
 
 

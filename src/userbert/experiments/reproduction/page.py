@@ -167,7 +167,7 @@ def _shortened(checksums: object) -> str:
 
 def _told(value: object) -> str:
     if isinstance(value, Mapping):
-        known = {key.replace("_", " "): one for key, one in value.items() if one is not None}
+        known = {key.replace("_", " "): one for key, one in value.items() if one not in (None, [])}
         return "; ".join(f"{key} {_told(one)}" for key, one in known.items())
     if isinstance(value, list):
         return ", ".join(
