@@ -3,8 +3,8 @@
 In: rows of one study. Out: figures 800 CSS pixels wide; the same bytes for the same rows. Each
 panel has the learning curves and, in a strip to the right, each model's last epoch with its 95 %
 interval, and there also what has no epochs; of variations it has the last epoch by what was varied.
-Colours are those of Okabe and Ito, which the
-colour-blind can tell apart; each model has its own mark as well. Used by `reproduce`.
+Colours are those of Okabe and Ito, which the colour-blind can tell apart; each model has its own
+mark as well. Used by `reproduce`.
 """
 
 import io
@@ -239,24 +239,26 @@ def _by_value(rows: Sequence[Row], what: str, form: str) -> Figure:
     for axes, task in zip(panels, tasks, strict=False):
         known = _known(axes, pick(rows, task=task))
         axes.set_title(task_name(task), loc="left")
+        if not known:
+            continue
+        metric = known[0]["metric"]
+        scale = 100 if metric == "map_at_10" else 1
         for place, model in enumerate(models(known)):
             mine, style = pick(known, model=model), _style(model)
             # Side by side, so that intervals can be told apart.
             aside = 0.06 * (place - (len(models(known)) - 1) / 2)
             places = [steps.index(row["value"]) + aside for row in mine]
-            times = [100 if row["metric"] == "map_at_10" else 1 for row in mine]
             axes.plot(
-                places, [row["mean"] * scale for row, scale in zip(mine, times, strict=True)],
+                places, [scale * row["mean"] for row in mine],
                 color=style.colour, linestyle=style.dashes or ":", marker=style.mark, markersize=5,
             )  # fmt: skip
-            for x, row, scale in zip(places, mine, times, strict=True):
+            for x, row in zip(places, mine, strict=True):
                 if row["low"] is not None:
-                    ends = [row["low"] * scale, row["high"] * scale]
+                    ends = [scale * row["low"], scale * row["high"]]
                     axes.plot([x, x], ends, color=style.colour, linewidth=1)
-        if known:
-            axes.set_ylabel(METRICS[known[0]["metric"]])
-            axes.set_xticks(range(len(steps)), [format(step, form) for step in steps])
-            axes.set_xlabel(what)
+        axes.set_ylabel(METRICS[metric])
+        axes.set_xticks(range(len(steps)), [format(step, form) for step in steps])
+        axes.set_xlabel(what)
     return _with_legend(figure, rows)
 
 
