@@ -131,6 +131,15 @@ def test_what_was_varied_stands_beside_the_usual_over_the_seeds_that_both_have()
     assert {row["learning_rate"] for row in rows} == {1e-3}
 
 
+def test_models_that_were_varied_alike_are_compared() -> None:
+    halves = [
+        varied(part(model, 0, [area], [area] * 5), None, 0.5)
+        for model, area in (("userbert", 0.6), ("wide-deep-mtl", 0.5))
+    ]
+    row = only(varied_rows(PLAN, [], halves), model=f"userbert{MINUS}wide-deep-mtl")
+    assert (row["value"], row["mean"], row["low"]) == (0.5, pytest.approx(0.1), pytest.approx(0.1))
+
+
 def test_no_batch_of_pretraining_is_the_model_from_scratch() -> None:
     usual = part("userbert", 0, [0.6], [0.6] * 5)
     usual["pretraining"] = {"validation": {"loss": 50.0}}

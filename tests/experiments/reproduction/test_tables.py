@@ -54,12 +54,14 @@ def test_what_was_varied_has_a_line_a_value() -> None:
         for share in (0.25, 1.0)
     ]
     against = minus("label_share", "parent", "userbert", "userbert", "roc_auc", -0.8, -0.7)
-    lines = tables.label_share([*rows, {**against, "value": 0.25}])
+    other = minus("label_share", "parent", "userbert", "coles", "roc_auc", 0.1, 0.2)
+    lines = tables.label_share([*rows, *({**one, "value": 0.25} for one in (against, other))])
     assert [cell.strip() for cell in lines[2].split("|")[1:4]] == [
         "UserBERT", "25 %", "0.250 (0.240 to 0.260); **behind** -0.750 (-0.800 to -0.700)",
     ]  # fmt: skip
     assert "| 100 % | 1.000 (0.990 to 1.010) |" in lines[3]
-    assert len(lines) == 4
+    assert "UserBERT − CoLES, our encoder | 25 % | **ahead** +0.150" in lines[4]  # noqa: RUF001
+    assert len(lines) == 5
 
 
 def test_without_a_mean_the_note_stands_in_its_place() -> None:

@@ -89,9 +89,10 @@ def varied_rows(
 ) -> Rows:
     """The rows of a plan's parts in which one thing was changed, beside those of its usual `parts`.
 
-    A row has the `value` of what was changed; paired differences are against the usual value. A
-    model pretrained by no batch is the one that is fine-tuned from scratch. Means are over the
-    seeds that all values of a model have.
+    A row has the `value` of what was changed. Paired differences are of a model against itself at
+    the usual value, and of UserBERT against the others at the same value. A model pretrained by no
+    batch is the one that is fine-tuned from scratch. Means are over the seeds that all values of a
+    model have.
     """
     trial = plan.trials[0]
     rates = {"pretraining": trial.pretraining, "finetuning": trial.finetuning}
@@ -122,6 +123,7 @@ def varied_rows(
             if key == "batches":
                 found += _held_out(known)
             rows += [{"experiment": experiment, **about, **row} for row in found]
+        rows += [{"experiment": experiment, **about, **row} for row in _between(of_key, key)]
     return rows
 
 
@@ -142,14 +144,30 @@ def _by_value(model: str, of_value: OfValue, usually: float) -> Iterator[dict[st
     """The last epoch of a model's tasks at each value, and how it differs from the usual value."""
     named = [{**part, "model": str(value)} for value, parts in of_value.items() for part in parts]
     for task in dict.fromkeys(task["task"] for part in named for task in part["tasks"]):
-        _, _, (metric, *_) = next(_experiments(task))
-        runs = _runs(named, task)
+        metric, runs = _first_metric(task), _runs(named, task)
         for value in (value for value in of_value if str(value) in runs):
             *_, last = _curve(model, runs[str(value)], metric)
             yield {**last, "task": task, "value": value}
             if value != usually and str(usually) in runs:
                 for row in _difference(str(value), str(usually), runs, metric):
                     yield {**row, "model": f"{model}{MINUS}{model}", "task": task, "value": value}
+
+
+def _between(changed: Sequence[Mapping[str, Any]], key: str) -> Iterator[dict[str, Any]]:
+    """The differences of UserBERT from the other models that were changed alike."""
+    for value in sorted({part[key] for part in changed}):
+        mine = [part for part in changed if part[key] == value]
+        for task in dict.fromkeys(task["task"] for part in mine for task in part["tasks"]):
+            runs = _runs(mine, task)
+            others = [model for model in runs if "userbert" in runs and model != "userbert"]
+            for other in others:
+                for row in _difference("userbert", other, runs, _first_metric(task)):
+                    yield {**row, "task": task, "value": value}
+
+
+def _first_metric(task: str) -> str:
+    _, _, (metric, *_) = next(_experiments(task))
+    return metric
 
 
 def _held_out(of_value: OfValue) -> Iterator[dict[str, Any]]:

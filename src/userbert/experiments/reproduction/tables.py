@@ -145,7 +145,10 @@ def _models_by_tasks(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]
 
 
 def _by_value(rows: Sequence[Row], what: str, form: str) -> list[str]:
-    """A line a model and value: its figure, and how it differs from that of the usual value."""
+    """A line a model and value: its figure, and how it differs from that of the usual value.
+
+    Then a line a pair of models and value: how they differ from each other.
+    """
     columns = _columns(rows)
     cells = []
     for model in models(scores(rows)):
@@ -157,6 +160,16 @@ def _by_value(rows: Sequence[Row], what: str, form: str) -> list[str]:
                 told += [_verdict(row) for row in pick(mine, model=model + MINUS + model)]
                 found.append("; ".join(told))
             cells.append([model_name(model), format(value, form).replace("%", " %"), *found])
+    for pair in values(differences(rows), "model"):
+        if len(set(pair.split(MINUS))) == 1:
+            continue
+        for value in values(pick(rows, model=pair), "value"):
+            mine = pick(rows, model=pair, value=value)
+            found = [
+                "".join(map(_verdict, pick(mine, task=task, metric=metric)))
+                for task, metric in columns
+            ]
+            cells.append([model_name(pair), format(value, form).replace("%", " %"), *found])
     return _table(["model", what, *map(_head, columns)], cells)
 
 
