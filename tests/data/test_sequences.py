@@ -538,3 +538,25 @@ def test_abutting_windows_hold_every_action_once(
         )
         assert set(within["genre"]) <= set(seen)
         assert set(seen) <= set(events.filter(moments < cutoff)["genre"])
+
+
+def test_the_future_is_from_the_cutoff_until_its_end(tmp_path: Path) -> None:
+    events = log(
+        ("a", "2017-03-01 10:00", "buy", "bread", 1.0),
+        ("a", "2017-03-02 10:00", "buy", "milk", 1.0),
+        ("a", "2017-03-03 10:00", "click", "wine", None),
+        ("a", "2017-03-04 10:00", "buy", "salt", 1.0),
+        ("b", "2017-03-01 10:00", "buy", "bread", 1.0),
+    )
+    data = prepared(tmp_path, events, GENRES)
+    rows = data.rows_of(["a", "b", "a"])
+    starts = cutoffs("2017-03-02T10:00", "2017-03-02T10:00", "2017-03-02T10:00")
+    until = cutoffs("2017-03-04T10:00", "2017-03-04T10:00", "2017-03-02T10:00")
+    future = cut(data, rows, starts, until=until).future
+    assert future is not None
+    assert future.known.tolist() == [True, True, False]
+    names = [data.vocabularies.segments[name]["genre"].names for name in data.schema.segments]
+    values = [[name[i] for i in ids[0]] for name, ids in zip(names, future.ids, strict=True)]
+    assert values == [["milk"], ["milk", "wine"]]
+    assert [offsets.tolist() for offsets in future.offsets] == [[0, 1, 1, 1], [0, 2, 2, 2]]
+    assert cut(data, rows, starts).future is None

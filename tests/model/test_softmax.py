@@ -24,7 +24,7 @@ Parts = tuple[Tensor, Tensor, Tensor]
 def problem(
     words: int, ids: int, seed: int, hidden: int = 4, scale: float = 1.0
 ) -> tuple[Parts, WordSets]:
-    """Word vectors, weights and bias, and sets of which some may be empty."""
+    """Word vectors, weights and bias, and sets, some empty; of even seeds their ids are weighed."""
     generator = torch.Generator().manual_seed(seed)
     vectors, weight, bias = (
         (torch.randn(*size, generator=generator) * factor).requires_grad_()
@@ -36,13 +36,15 @@ def problem(
     )
     rng = np.random.default_rng(seed)
     pairs = np.unique(rng.integers(0, max(1, words) * ids, min(words, 1) * 3 * words))
-    return (vectors, weight, bias), WordSets(pairs // ids, pairs % ids + 1)
+    weights = None if seed % 2 else rng.uniform(0.1, 2, len(pairs)).astype(np.float32)
+    return (vectors, weight, bias), WordSets(pairs // ids, pairs % ids + 1, weights)
 
 
 def dense(parts: Parts, sets: WordSets) -> Tensor:
     vectors, weight, bias = parts
     targets = torch.zeros(len(vectors), len(bias))
-    targets[sets.words, sets.ids - 1] = 1
+    weights = np.ones(len(sets.ids)) if sets.weights is None else sets.weights
+    targets[sets.words, sets.ids - 1] = torch.from_numpy(weights).float()
     return -(targets * (vectors @ weight.t() + bias).log_softmax(1)).sum()
 
 

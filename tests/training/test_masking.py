@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from synthetic import batch, take
 from userbert.data.batches import UserBatch
-from userbert.training.masking import select_words
+from userbert.training.masking import hide_actions, select_words
 
 WORDS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=8)
 
@@ -96,3 +96,44 @@ def test_same_generator_state_gives_the_same_draw() -> None:
         for _ in range(2)
     )
     assert np.array_equal(np.concatenate(first.zeroed), np.concatenate(second.zeroed))
+
+
+def test_hidden_shares_lie_between_the_least_and_the_most() -> None:
+    users = batch([(30, 20)] * 300)
+    masks = hide_actions(users, np.random.default_rng(0), least=0.2, most=0.7)
+    owners = np.concatenate([segment.user_of_action for segment in users.segments])
+    shares = np.bincount(owners, np.concatenate(masks)) / np.bincount(owners)
+    # Words and single actions overlap: of a share s, s - s² / 4 is hidden.
+    assert np.isclose(
+        shares.mean(), np.mean([s - s * s / 4 for s in np.linspace(0.2, 0.7)]), atol=0.02
+    )
+    assert np.quantile(shares, 0.01) > 0.05
+    assert np.quantile(shares, 0.99) < 0.75
+    assert shares.std() > 0.1
+
+
+def test_whole_words_are_hidden_more_often_than_by_chance() -> None:
+    users = batch([(30, 20)] * 300, actions=8)
+    masks = hide_actions(users, np.random.default_rng(0), least=0.4, most=0.4)
+    sizes = np.diff(users.segments[0].action_offsets)
+    hidden = np.add.reduceat(masks[0], users.segments[0].action_offsets[:-1])
+    assert np.isclose((hidden == sizes)[sizes == 8].mean(), 0.2, atol=0.03)
+
+
+@given(words=WORDS, seed=st.integers(0, 2**32 - 1))
+def test_any_split_of_a_batch_hides_the_same_actions(
+    words: list[tuple[int, int]], seed: int
+) -> None:
+    users = batch(words)
+
+    def hidden(part: UserBatch) -> list[list[list[bool]]]:
+        masks = hide_actions(part, np.random.default_rng(seed), least=0.2, most=0.7)
+        return [
+            [mask[segment.user_of_action == user].tolist() for user in range(len(part))]
+            for mask, segment in zip(masks, part.segments, strict=True)
+        ]
+
+    order = np.random.default_rng(seed).permutation(len(words)).tolist()
+    whole = hidden(users)
+    for number, segment in enumerate(hidden(take(users, order))):
+        assert segment == [whole[number][user] for user in order]

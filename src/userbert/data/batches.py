@@ -7,7 +7,8 @@ Letters in shapes: B users, W words of a segment, N actions of a segment, A attr
 F profile fields.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,24 @@ class SegmentBatch:
         """(B,): the number of words of each user."""
         return np.diff(self.word_offsets)
 
+    @property
+    def user_of_action(self) -> Int64:
+        """(N,): whose action each is."""
+        users = np.arange(len(self.word_offsets) - 1)
+        return np.repeat(users, np.diff(self.action_offsets[self.word_offsets]))
+
+
+@dataclass(frozen=True)
+class Future:
+    """What users did after their cut-offs, each until an instant of their own."""
+
+    known: NDArray[np.bool_]
+    """(B,): whose future is known; of the others nothing is here."""
+    ids: tuple[Int32, ...]
+    """(A, N) of each segment: the id of each attribute of each action."""
+    offsets: tuple[Int64, ...]
+    """(B + 1,) of each segment: the actions of user b are `offsets[b]:offsets[b + 1]`."""
+
 
 @dataclass(frozen=True)
 class UserBatch:
@@ -79,6 +98,8 @@ class UserBatch:
     """In the order of `InputShape.segments`."""
     profile_ids: Int32
     """(B, F): profile fields in the order of `InputShape.profile`; 0 is none."""
+    future: Future | None = None
+    """What came after the cut-offs, for pretraining; no network sees it."""
 
     def __len__(self) -> int:
         """Count the users."""
@@ -91,7 +112,38 @@ def users_of(batch: UserBatch, first: int, last: int) -> UserBatch:
         batch.index[first:last],
         tuple(_users_of_segment(segment, first, last) for segment in batch.segments),
         batch.profile_ids[first:last],
+        None if batch.future is None else _future_of(batch.future, first, last),
     )
+
+
+def without_actions(batch: UserBatch, left_out: Sequence[NDArray[np.bool_]]) -> UserBatch:
+    """A batch without some actions, (N,) of each segment; a word that loses all is not there."""
+    segments = [
+        _without(segment, mask) for segment, mask in zip(batch.segments, left_out, strict=True)
+    ]
+    return replace(batch, segments=tuple(segments))
+
+
+def _without(segment: SegmentBatch, left_out: NDArray[np.bool_]) -> SegmentBatch:
+    kept = np.concatenate([np.zeros(1, np.int64), np.cumsum(~left_out)])
+    ends = kept[segment.action_offsets]
+    is_there = np.diff(ends) > 0
+    words = np.concatenate([np.zeros(1, np.int64), np.cumsum(is_there)])
+    return SegmentBatch(
+        segment.name,
+        segment.ids[:, ~left_out],
+        np.concatenate([np.zeros(1, np.int64), ends[1:][is_there]]),
+        words[segment.word_offsets],
+        segment.positions[is_there],
+        segment.words_cut,
+        segment.actions_cut,
+    )
+
+
+def _future_of(future: Future, first: int, last: int) -> Future:
+    ends = [offsets[first : last + 1] for offsets in future.offsets]
+    ids = [part[:, end[0] : end[-1]] for part, end in zip(future.ids, ends, strict=True)]
+    return Future(future.known[first:last], tuple(ids), tuple(end - end[0] for end in ends))
 
 
 def _users_of_segment(segment: SegmentBatch, first: int, last: int) -> SegmentBatch:

@@ -60,9 +60,10 @@ class SequenceBatches:
     """Endless training batches: `batches[step]` is a function of the seed and the step alone.
 
     `rows` and `cutoffs` are (P,): the pairs, and `numbers` what `UserBatch.index` calls them, 0, 1,
-    … by default. Each epoch holds every pair once, but for the remainder that fills no batch, or
-    is beyond `batches_per_epoch`. Objects of one seed and one number of batches an epoch go through
-    short and long batches in step, so that processes do not wait for each other.
+    … by default. `until` (P,) is how far each one's future goes, see `cut`. Each epoch holds every
+    pair once, but for the remainder that fills no batch, or is beyond `batches_per_epoch`. Objects
+    of one seed and one number of batches an epoch go through short and long batches in step, so
+    that processes do not wait for each other.
     """
 
     def __init__(
@@ -75,9 +76,11 @@ class SequenceBatches:
         seed: int,
         hidden: Collection[str] = (),
         numbers: Int64 | None = None,
+        until: Int64 | None = None,
         batches_per_epoch: int | None = None,
     ) -> None:
         self.data, self.rows, self.cutoffs, self.hidden = data, rows, cutoffs, tuple(hidden)
+        self.until = until
         self.numbers = np.arange(len(rows)) if numbers is None else numbers
         self.batch_size = min(batch_size, len(rows))
         self.seed = seed
@@ -104,7 +107,8 @@ class SequenceBatches:
             self._epoch, self._order = epoch, self._shuffle(epoch)
         first = group * self._together
         pairs = self._order[first : first + self._together].ravel()
-        users = cut(self.data, self.rows[pairs], self.cutoffs[pairs], self.hidden)
+        until = None if self.until is None else self.until[pairs]
+        users = cut(self.data, self.rows[pairs], self.cutoffs[pairs], self.hidden, until)
         return replace(users, index=self.numbers[pairs])
 
     def _shuffle(self, epoch: int) -> Int64:

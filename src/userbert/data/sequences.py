@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from userbert.data.batches import Int32, Int64, SegmentBatch, UserBatch
+from userbert.data.batches import Future, Int32, Int64, SegmentBatch, UserBatch
 from userbert.data.store import Columns, PreparedData, Shard
 from userbert.data.vocabulary import Categories, Vocabulary
 from userbert.data.words import grid_of
 from userbert.schema.models import DayWords, Segment
 
+Floats = NDArray[np.float64]
 _T = TypeVar("_T", bound=np.generic)
 
 _FEW = 64
@@ -112,11 +113,19 @@ def actions_between(
     return Actions(ids, numbers, chosen.times, chosen.word_starts, chosen.offsets)
 
 
-def cut(data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()) -> UserBatch:
+def cut(
+    data: PreparedData,
+    rows: Int64,
+    cutoffs: Int64,
+    hidden: Collection[str] = (),
+    until: Int64 | None = None,
+) -> UserBatch:
     """The user sequences of (user, cut-off) pairs, in the pairs' order.
 
-    `rows` and `cutoffs` are (B,). A segment whose window ends before the cut-off ends where any
-    segment of the same actions begins, so that nothing is in both (design, decision 8).
+    `rows` and `cutoffs` are (B,). With `until` (B,), what each user did from the cut-off until then
+    is the batch's future; where it is the cut-off, the future is not known. A segment whose window
+    ends before the cut-off ends where any segment of the same actions begins, so that nothing is in
+    both (design, decision 8).
     """
     segments = data.schema.segments
     batches: dict[str, SegmentBatch] = {}
@@ -136,7 +145,34 @@ def cut(data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str]
         np.arange(len(rows), dtype=np.int64),
         tuple(batches[name] for name in segments),
         profile_ids(data, rows, cutoffs, hidden),
+        None if until is None else _future(data, rows, cutoffs, until),
     )
+
+
+def _future(data: PreparedData, rows: Int64, cutoffs: Int64, until: Int64) -> Future:
+    ids, offsets = [], []
+    for name in data.schema.segments:
+        actions = _rows(_slice(data, name, rows, cutoffs, until))
+        ids.append(_ids(actions, data.vocabularies.segments[name]))
+        offsets.append(actions.offsets)
+    return Future(until > cutoffs, tuple(ids), tuple(offsets))
+
+
+def times_within(data: PreparedData, rows: Int64, cutoffs: Int64, shares: Floats) -> Int64:
+    """(B,): when each user did the action that stands at a share, in [0, 1), of all before.
+
+    Actions count in the order of segments, then of time. The cut-off, if there is none.
+    """
+    slices = [_slice(data, name, rows, None, cutoffs) for name in data.schema.segments]
+    lengths = np.stack([part.lengths for part in slices])  # (S, B)
+    wanted = (shares * lengths.sum(axis=0)).astype(np.int64)
+    times = cutoffs.copy()
+    for part, before in zip(slices, np.cumsum(lengths, axis=0) - lengths, strict=True):
+        place = wanted - before
+        for columns, where in part.shards:
+            here = where[(place[where] >= 0) & (place[where] < part.lengths[where])]
+            times[here] = columns.times[part.low[here] + place[here]]
+    return times
 
 
 def profile_ids(

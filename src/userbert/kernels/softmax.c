@@ -1,7 +1,7 @@
 /* The loss of model/softmax.py: a linear layer, a softmax over many ids, sets of right answers.
  *
- * In: word vectors (M, H), weights (V, H) and biases (V,) in float32, and pairs (word, id): word m's
- * set has counts[m] of them. Forward: the logarithms of the sums under the softmaxes and the weights
+ * In: word vectors (M, H), weights (V, H) and biases (V,) in float32, and pairs (word, id, weight): the
+ * weights of word m's set sum to counts[m]. Forward: the logarithms of the sums under the softmaxes and the weights
  * that a word expects, Σ p W. Backward: the gradients of weights and biases, either written out, or
  * taken at once as a step of Adam: then they never leave the cache.
  *
@@ -30,6 +30,7 @@ typedef struct {
     int64_t words, ids, hidden, threads;
     const float *vectors, *weight, *bias;
     const int64_t *pair_words, *pair_ids; /* (P,), ascending in ids */
+    const float *pair_weights; /* (P,); of the backward pass alone */
     int64_t pairs;
     const float *shifts;      /* (V,): in `bias`, but not for words that hold the id; NULL: none */
     uint32_t *shares;         /* (C, M / 2 rounded up, CHUNK) pairs of words */
@@ -319,9 +320,10 @@ static KERNEL void backward_part(int part, void *job)
         for (int64_t pair = first_pair(call, first); pair < end; pair++) {
             const int64_t id = call->pair_ids[pair] - first;
             const float *vector = call->vectors + call->pair_words[pair] * hidden;
+            const float own = call->gradient * call->pair_weights[pair];
             for (int j = 0; j < hidden; j++)
-                to_weight[id * hidden + j] -= call->gradient * vector[j];
-            bias_room[id] -= call->gradient;
+                to_weight[id * hidden + j] -= own * vector[j];
+            bias_room[id] -= own;
         }
         if (call->to_weight) {
             memcpy(call->to_bias + first, bias_room, sizeof(float) * (size_t)ids);

@@ -41,7 +41,7 @@ class _Call(ctypes.Structure):
         ("fork", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("words", "ids", "hidden", "threads")),
         *((name, ctypes.c_void_p) for name in
-          ("vectors", "weight", "bias", "pair_words", "pair_ids")),
+          ("vectors", "weight", "bias", "pair_words", "pair_ids", "pair_weights")),
         ("pairs", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in
           ("shifts", "shares", "tops", "log_sums", "expected", "counts")),
@@ -82,6 +82,8 @@ class LayerGradient:
     words: Tensor
     places: Tensor
     """(P,) each: the pairs, ascending in places, which are ids less one."""
+    pair_weights: Tensor
+    """(P,)"""
     counts: Tensor
     log_sums: Tensor
     tops: Tensor
@@ -107,6 +109,7 @@ class LayerGradient:
 
     def _run(self, **more: Any) -> None:
         call = _call(self.vectors, self.weight, self.bias, self.words, self.places, **more)
+        call.pair_weights = self.pair_weights.data_ptr()
         call.counts, call.log_sums = self.counts.data_ptr(), self.log_sums.data_ptr()
         call.tops, call.shares = self.tops.data_ptr(), self.shares.address
         call.gradient = self.gradient
@@ -120,17 +123,20 @@ def cross_entropy(
     words: _Int64,
     places: _Int64,
     *,
+    pair_weights: NDArray[np.float32] | None = None,
     log_weights: NDArray[np.float32] | None = None,
     deferred: list[LayerGradient] | None = None,
 ) -> Tensor:
     """Cross-entropy of words (M, H) against sets of ids, given as pairs (P,) of word and place.
 
-    `log_weights` (V,) say how ids weigh in the sum under the softmax of words that do not hold
-    them; -inf: not at all. In words that hold them, ids weigh fully. With a list as `deferred`, the
-    backward pass adds the layer's gradient to it, and gives the layer none.
+    `pair_weights` (P,) say how much each pair counts; one by default. `log_weights` (V,) say how
+    ids weigh in the sum under the softmax of words that do not hold them; -inf: not at all. In
+    words that hold them, ids weigh fully. With a list as `deferred`, the backward pass adds the
+    layer's gradient to it, and gives the layer none.
     """
     order = np.argsort(places, kind="stable")
-    pairs = (torch.from_numpy(words[order]), torch.from_numpy(places[order]))
+    weights = np.ones(len(order), np.float32) if pair_weights is None else pair_weights[order]
+    pairs = (torch.from_numpy(array) for array in (words[order], places[order], weights))
     shifts = None
     if log_weights is not None:
         shifts = torch.from_numpy(np.maximum(log_weights, _NEVER))
@@ -147,6 +153,7 @@ class _CrossEntropy(torch.autograd.Function):
         bias: Tensor,
         words: Tensor,
         places: Tensor,
+        pair_weights: Tensor,
         shifts: Tensor | None,
         deferred: list[LayerGradient] | None,
         keeps: bool,
@@ -155,7 +162,7 @@ class _CrossEntropy(torch.autograd.Function):
         weight, bias = weight.detach().contiguous(), bias.detach().contiguous()
         biased = bias if shifts is None else bias + shifts
         count, ids = len(vectors), len(bias)
-        counts = torch.bincount(words, minlength=count).float()  # (M,)
+        counts = torch.bincount(words, pair_weights, minlength=count).float()  # (M,)
         log_sums, expected = torch.empty(count), torch.empty_like(vectors)
         call = _call(vectors, weight, biased, words, places)
         call.shifts = None if shifts is None else shifts.data_ptr()
@@ -166,14 +173,15 @@ class _CrossEntropy(torch.autograd.Function):
             call.shares, call.tops = shares.address, tops.data_ptr()
         call.log_sums, call.expected = log_sums.data_ptr(), expected.data_ptr()
         _run("userbert_softmax_forward", call)
-        own = weight.index_select(0, places)  # (P, H)
-        logits = (vectors.index_select(0, words) * own).sum(dim=1) + bias.index_select(0, places)
+        own = weight.index_select(0, places).mul_(pair_weights[:, None])  # (P, H)
+        logits = (vectors.index_select(0, words) * own).sum(dim=1)
+        logits += bias.index_select(0, places) * pair_weights
         if keeps:
             ctx.to_vectors = expected.mul_(counts[:, None]).index_add_(0, words, own, alpha=-1)
             ctx.parts = {
                 "weight": weight, "bias": bias, "vectors": vectors, "words": words,
-                "places": places, "counts": counts, "log_sums": log_sums, "tops": tops,
-                "shares": shares,
+                "places": places, "pair_weights": pair_weights, "counts": counts,
+                "log_sums": log_sums, "tops": tops, "shares": shares,
             }  # fmt: skip
             ctx.deferred = deferred
         return (counts * log_sums).sum() - logits.sum()
@@ -185,8 +193,8 @@ class _CrossEntropy(torch.autograd.Function):
         to_vectors = ctx.to_vectors * gradient
         if ctx.deferred is not None:
             ctx.deferred.append(to_layer)
-            return to_vectors, None, None, None, None, None, None, None
-        return to_vectors, *to_layer.dense(), None, None, None, None, None
+            return to_vectors, None, None, None, None, None, None, None, None
+        return to_vectors, *to_layer.dense(), None, None, None, None, None, None
 
 
 def _call(

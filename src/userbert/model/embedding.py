@@ -1,8 +1,9 @@
 """Input representations: words and profile fields become token vectors (paper §3.2).
 
 In: a `UserBatch`. Out: `Encoded`, the vectors of all users' tokens, one user after the other. A
-user's tokens are `[CLS]`, the words of each segment oldest first, and the profile fields that are
-known. `UserBert` passes the vectors through the encoder and gives them on in the same record.
+user's tokens are `[CLS]`, the words of each segment oldest first, the profile fields that are
+known, and, beyond the paper, a summary of the history. `UserBert` passes the vectors through the
+encoder and gives them on in the same record.
 
 Letters in shapes: B users, T tokens, W words of a segment, N actions of a segment, A attributes of
 a segment, F profile fields, H hidden, E width of an attribute.
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from userbert.data.batches import InputShape, Int64, SegmentBatch, SegmentShape, UserBatch
 from userbert.model.dropout import Dropout, token_keys
 from userbert.model.encoder import NORM_EPSILON
+from userbert.model.summary import HistorySummary
 from userbert.model.tables import INIT_DEVIATION, AttributeTables, as_tensor
 
 
@@ -43,11 +45,14 @@ class Encoded:
 class SegmentEmbedding(nn.Module):
     """Words of one segment: the mean of their actions, mapped to H, plus position and segment."""
 
-    def __init__(self, shape: SegmentShape, hidden: int, width: int) -> None:
+    def __init__(
+        self, shape: SegmentShape, hidden: int, width: int, *, sizes: bool = False
+    ) -> None:
         super().__init__()
         self.project = nn.Linear(len(shape.attributes) * width, hidden)
         self.position = nn.Embedding(shape.positions, hidden)
         self.segment = nn.Parameter(torch.empty(hidden))
+        self.size = nn.Linear(1, hidden, bias=False) if sizes else None
 
     def reset_parameters(self) -> None:
         """Draw the segment's vector as BERT does."""
@@ -73,6 +78,8 @@ class SegmentEmbedding(nn.Module):
         sizes = as_tensor(np.diff(batch.action_offsets).astype(np.float32), device)
         means = sums.view(len(sizes), self.project.in_features) / sizes[:, None]  # (W, A * E)
         tokens = self.project(means)
+        if self.size is not None:
+            tokens = tokens + self.size(sizes.log1p()[:, None])
         if zeroed is not None:
             tokens = tokens.masked_fill(as_tensor(zeroed, device)[:, None], 0)
         positions = as_tensor(batch.positions, device)
@@ -99,7 +106,16 @@ def _by_word(rows: Int64, action_offsets: Int64) -> tuple[Int64, Int64]:
 class InputEmbedding(nn.Module):
     """The input representation of user sequences (paper §3.2, figure 1)."""
 
-    def __init__(self, shape: InputShape, hidden: int, width: int, dropout: float) -> None:
+    def __init__(
+        self,
+        shape: InputShape,
+        hidden: int,
+        width: int,
+        dropout: float,
+        *,
+        word_sizes: bool = False,
+        summary: bool = False,
+    ) -> None:
         super().__init__()
         attributes = [attribute for segment in shape.segments for attribute in segment.attributes]
         sizes = {attribute.table: attribute.size for attribute in attributes}
@@ -111,8 +127,9 @@ class InputEmbedding(nn.Module):
         )
         self.tables = AttributeTables(tuple(sizes.values()), width)
         self.segments: Sequence[SegmentEmbedding] = nn.ModuleList(  # type: ignore[assignment]
-            SegmentEmbedding(segment, hidden, width) for segment in shape.segments
+            SegmentEmbedding(segment, hidden, width, sizes=word_sizes) for segment in shape.segments
         )
+        self.summary = HistorySummary(shape, hidden) if summary else None
         self.profile = AttributeTables([field.size for field in shape.profile], hidden)
         self.profile_segment = nn.Parameter(torch.empty(hidden))
         self.cls = nn.Parameter(torch.empty(hidden))
@@ -144,6 +161,7 @@ class InputEmbedding(nn.Module):
         and segment included: forming the input representations "is followed by the masking step"
         (§3.2). `keep_position` is the other reading: of these words the actions alone are zero.
         """
+        predicted = zeroed
         without_actions: Sequence[NDArray[np.bool_] | None] = [None] * len(self.segments)
         if zeroed is not None and keep_position:
             without_actions, zeroed = zeroed, None
@@ -164,6 +182,10 @@ class InputEmbedding(nn.Module):
         profile = self.profile.sum_groups(fields, np.arange(len(fields) + 1))
         pieces.append(profile + self.profile_segment)
         counts.extend(known.T.astype(np.int64))
+        if self.summary is not None:
+            # It must not tell what stands in words that are to be predicted.
+            pieces.append(self.summary(batch, predicted))
+            counts.append(np.ones(len(batch), np.int64))
 
         places, lengths = _interleave(np.stack(counts))
         order = np.empty(len(places), np.int64)
@@ -207,7 +229,7 @@ def draw_as_bert(module: nn.Module) -> None:
     """Draw the weights of one module, without those below it, as BERT does."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=INIT_DEVIATION)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
     if isinstance(module, AttributeTables | SegmentEmbedding | InputEmbedding):
         module.reset_parameters()

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
-from userbert.data.batches import SegmentBatch, SegmentShape
+from userbert.data.batches import InputShape, Int32, Int64, SegmentBatch, SegmentShape
 from userbert.kernels.softmax import LayerGradient
 from userbert.model.softmax import (
     WordSets,
@@ -33,10 +34,22 @@ def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> li
     word_sizes = np.diff(batch.action_offsets)
     actions = np.flatnonzero(np.repeat(selected, word_sizes))
     words = np.repeat(np.arange(np.count_nonzero(selected)), word_sizes[selected])
+    return sets_of(words, batch.ids[:, actions], size)
+
+
+def sets_of(groups: Int64, ids: Int32, size: int, *, shares: bool = False) -> list[WordSets]:
+    """For each attribute of actions (A, N), the sets of ids in the actions of each group.
+
+    `groups` (N,) says whose each action is. With `shares` each set weighs one, whatever its size.
+    """
     sets = []
-    for ids in batch.ids[:, actions]:
-        pairs = sorted_set((words * size + ids)[ids != 0])
-        sets.append(WordSets(pairs // size, pairs % size))
+    for attribute in ids:
+        pairs = sorted_set((groups * size + attribute)[attribute != 0])
+        owners, values = pairs // size, pairs % size
+        weights = None
+        if shares:
+            weights = (1 / np.bincount(owners)[owners]).astype(np.float32)
+        sets.append(WordSets(owners, values, weights))
     return sets
 
 
@@ -75,6 +88,7 @@ class SegmentHeads(nn.Module):
 
     def __init__(self, shape: SegmentShape, hidden: int) -> None:
         super().__init__()
+        self.segment = shape.name
         self.names = tuple(attribute.name for attribute in shape.attributes)
         self.attributes: Sequence[AttributeHead] = nn.ModuleList(  # type: ignore[assignment]
             AttributeHead(hidden, attribute.size) for attribute in shape.attributes
@@ -88,8 +102,53 @@ class SegmentHeads(nn.Module):
 
         `vectors` (M, H) are the final vectors at the words that `selected` (W,) says.
         """
-        sets = word_sets(batch, selected, self._size)
+        return self._losses(vectors, word_sets(batch, selected, self._size))
+
+    def user_losses(self, vectors: Tensor, groups: Int64, ids: Int32) -> dict[str, Tensor]:
+        """The loss of each attribute, summed over users, each of whom weighs one.
+
+        `vectors` (B, H) are the users'; `groups` (N,) says whose each of the actions (A, N) is.
+        """
+        return self._losses(vectors, sets_of(groups, ids, self._size, shares=True))
+
+    def _losses(self, vectors: Tensor, sets: Sequence[WordSets]) -> dict[str, Tensor]:
         return {
             name: head.loss(vectors, words)
             for name, head, words in zip(self.names, self.attributes, sets, strict=True)
         }
+
+
+class UserHeads(nn.Module):
+    """What a set of a user's actions holds, told from the user's vector."""
+
+    def __init__(self, shape: InputShape, hidden: int, *, activity: bool) -> None:
+        super().__init__()
+        self.segments: Sequence[SegmentHeads] = nn.ModuleList(  # type: ignore[assignment]
+            SegmentHeads(segment, hidden) for segment in shape.segments
+        )
+        self.activity = nn.Linear(hidden, 2 * len(shape.segments)) if activity else None
+
+    def losses(
+        self, vectors: Tensor, owners: Sequence[Int64], ids: Sequence[Int32]
+    ) -> dict[str, Tensor]:
+        """Losses by attribute, and of activity if that is told: sums over the users (B, H).
+
+        For each segment `owners` (N,) says whose each of the actions' `ids` (A, N) is.
+        """
+        losses = {
+            f"{heads.segment}.{name}": loss
+            for heads, users, values in zip(self.segments, owners, ids, strict=True)
+            for name, loss in heads.user_losses(vectors, users, values).items()
+        }
+        if self.activity is None:
+            return losses
+        told = self.activity(vectors).float()  # (B, 2 S)
+        for number, (heads, users) in enumerate(zip(self.segments, owners, strict=True)):
+            counts = as_tensor(np.bincount(users, minlength=len(vectors)), vectors.device).float()
+            losses[f"{heads.segment} active"] = functional.binary_cross_entropy_with_logits(
+                told[:, 2 * number], (counts > 0).float(), reduction="sum"
+            )
+            losses[f"{heads.segment} count"] = functional.smooth_l1_loss(
+                told[:, 2 * number + 1], counts.log1p(), reduction="sum"
+            )
+        return losses

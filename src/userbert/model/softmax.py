@@ -5,7 +5,8 @@ equation 1. The exact form goes through the ids in chunks, so that no array of w
 is ever held; the sampled one sums the softmax over a random part of the ids, each weighted by the
 inverse of its chance to be drawn (the logQ correction of Bengio & Senécal, 2008). Heads use both.
 
-With S the set of a word's ids, -Σ y log softmax(z) = |S| · logsumexp(z) - Σ z[S].
+With S the set of a word's ids, -Σ y log softmax(z) = |S| · logsumexp(z) - Σ z[S]. Ids of a set may
+have weights: then |S| is their sum, and z[S] are weighed.
 
 Letters in shapes: M words, H hidden, V ids without *none*, P (word, id) pairs, C candidate ids.
 """
@@ -38,6 +39,8 @@ class WordSets:
     """(P,): which of the M words."""
     ids: Int64
     """(P,): an id of that word, each once; never 0, none."""
+    weights: NDArray[np.float32] | None = None
+    """(P,): how much each counts; none: one."""
 
 
 def set_cross_entropy(
@@ -53,9 +56,12 @@ def set_cross_entropy(
     backward pass may put their gradient into it instead of into the weights.
     """
     if _kernel_fits(vectors, weight):
-        return cross_entropy(vectors, weight, bias, sets.words, sets.ids - 1, deferred=deferred)
-    words, places = (as_tensor(part, vectors.device) for part in (sets.words, sets.ids - 1))
-    return _SetCrossEntropy.apply(vectors, weight, bias, words, places)  # type: ignore[no-any-return, no-untyped-call]
+        return cross_entropy(
+            vectors, weight, bias, sets.words, sets.ids - 1, pair_weights=sets.weights,
+            deferred=deferred,
+        )  # fmt: skip
+    words, places, weights = _pairs(sets, sets.ids - 1, vectors.device)
+    return _SetCrossEntropy.apply(vectors, weight, bias, words, places, weights)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _kernel_fits(vectors: Tensor, weight: Tensor) -> bool:
@@ -74,6 +80,7 @@ class _SetCrossEntropy(torch.autograd.Function):
         bias: Tensor,
         words: Tensor,
         places: Tensor,
+        weights: Tensor,
     ) -> Tensor:
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.float()
@@ -81,14 +88,14 @@ class _SetCrossEntropy(torch.autograd.Function):
             for rows, offsets in zip(_chunks(weight), _chunks(bias), strict=True):
                 chunk = torch.addmm(offsets, vectors, rows.t()).logsumexp(dim=1)
                 log_sums = torch.logaddexp(log_sums, chunk)
-            counts = torch.bincount(words, minlength=len(vectors)).to(log_sums)  # |S|: (M,)
+            counts = torch.bincount(words, weights, len(vectors)).to(log_sums)  # |S|: (M,)
             present = (vectors[words] * weight[places]).sum(dim=1) + bias[places]  # (P,)
-            ctx.save_for_backward(vectors, weight, bias, words, places, log_sums, counts)
-            return (counts * log_sums).sum() - present.sum()
+            ctx.save_for_backward(vectors, weight, bias, words, places, weights, log_sums, counts)
+            return (counts * log_sums).sum() - (weights * present).sum()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        vectors, weight, bias, words, places, log_sums, counts = ctx.saved_tensors
+        vectors, weight, bias, words, places, weights, log_sums, counts = ctx.saved_tensors
         to_vectors = torch.zeros_like(vectors)
         to_weight, to_bias = torch.empty_like(weight), torch.empty_like(bias)
         scale = (counts * gradient)[:, None]
@@ -101,10 +108,17 @@ class _SetCrossEntropy(torch.autograd.Function):
             to_vectors.addmm_(share, rows)
             torch.mm(share.t(), vectors, out=weight_part)
             torch.sum(share, dim=0, out=bias_part)
-        to_vectors.index_add_(0, words, weight[places] * -gradient)
-        to_weight.index_add_(0, places, vectors[words] * -gradient)
-        to_bias.index_add_(0, places, -gradient.expand(len(places)))
-        return to_vectors, to_weight, to_bias, None, None
+        own = -gradient * weights  # (P,)
+        to_vectors.index_add_(0, words, weight[places] * own[:, None])
+        to_weight.index_add_(0, places, vectors[words] * own[:, None])
+        to_bias.index_add_(0, places, own)
+        return to_vectors, to_weight, to_bias, None, None, None
+
+
+def _pairs(sets: WordSets, places: Int64, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs' words, places and weights."""
+    weights = np.ones(len(places), np.float32) if sets.weights is None else sets.weights
+    return as_tensor(sets.words, device), as_tensor(places, device), as_tensor(weights, device)
 
 
 def _chunks(rows: Tensor) -> Sequence[Tensor]:
@@ -159,13 +173,15 @@ def sampled_set_cross_entropy(
     rows, offsets = gather_rows(weight, places), gather_rows(bias, places)  # (C, H), (C,)
     if _kernel_fits(vectors, weight):
         return cross_entropy(
-            vectors, rows, offsets, sets.words, own, log_weights=candidates.log_weights
-        )
-    words, own_places = (as_tensor(part, device) for part in (sets.words, own))
+            vectors, rows, offsets, sets.words, own, pair_weights=sets.weights,
+            log_weights=candidates.log_weights,
+        )  # fmt: skip
+    words, own_places, weights = _pairs(sets, own, device)
     logits = vectors @ rows.t() + offsets  # (M, C)
     logits = logits.float()
     is_own = torch.zeros(logits.shape, dtype=torch.bool, device=device)
     is_own[words, own_places] = True
     weighted = torch.where(is_own, logits, logits + as_tensor(candidates.log_weights, device))
-    counts = torch.bincount(words, minlength=len(vectors))
-    return (counts * weighted.logsumexp(dim=1)).sum() - logits[words, own_places].sum()
+    counts = torch.bincount(words, weights, len(vectors)).to(logits)
+    present = (weights * logits[words, own_places]).sum()
+    return (counts * weighted.logsumexp(dim=1)).sum() - present

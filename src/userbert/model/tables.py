@@ -9,6 +9,7 @@ Letters in shapes: N looked-up rows, G groups whose rows are summed, U distinct 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -87,20 +88,36 @@ class AttributeTables(RowSparse):
         """The rows of ids; the tables' numbers broadcast against them."""
         return np.where(ids > 0, ids + self.before_first[tables], 0)
 
-    def sum_groups(self, rows: Int64, offsets: Int64) -> Tensor:
-        """Sum the vectors of the rows (N,) of each group: (G, E).
+    def sum_groups(
+        self, rows: Int64, offsets: Int64, weights: NDArray[np.float32] | None = None
+    ) -> Tensor:
+        """Sum the vectors of the rows (N,) of each group, perhaps with weights (N,): (G, E).
 
-        The rows of group g are `offsets[g]:offsets[g + 1]`.
+        The rows of group g are `offsets[g]:offsets[g + 1]`. A weighted one has no row twice.
         """
         plan = None
         if torch.is_grad_enabled():
-            plan = _by_row(rows, offsets)
-            self.announce(as_tensor(plan[0], self.weight.device))
-        return _SumGroups.apply(self.weight, rows, offsets, plan)  # type: ignore[no-any-return, no-untyped-call]
+            plan = (
+                _by_row(rows, offsets)
+                if weights is None
+                else _by_row_weighed(rows, offsets, weights)
+            )
+            self.announce(as_tensor(plan.rows, self.weight.device))
+        return _SumGroups.apply(self.weight, rows, offsets, weights, plan)  # type: ignore[no-any-return, no-untyped-call]
 
 
-_Plan = tuple[Int64, Int64, Int64]
-"""Distinct rows (U,), the groups that they were read for, row after row, and offsets (U + 1,)."""
+@dataclass(frozen=True)
+class _Plan:
+    """How gradients come back to the rows."""
+
+    rows: Int64
+    """(U,): the distinct rows, ascending."""
+    groups: Int64
+    """The groups that they were read for, row after row."""
+    offsets: Int64
+    """(U + 1,): the groups of row u are `offsets[u]:offsets[u + 1]`."""
+    weights: NDArray[np.float32] | None = None
+    """Of each reading."""
 
 
 def _by_row(rows: Int64, offsets: Int64) -> _Plan:
@@ -110,30 +127,57 @@ def _by_row(rows: Int64, offsets: Int64) -> _Plan:
     both = np.sort((rows[known] << 32) | groups[known])
     rows, groups = both >> 32, both & 0xFFFFFFFF
     starts = np.flatnonzero(np.diff(rows, prepend=0))
-    return rows[starts], groups, np.append(starts, len(rows))
+    return _Plan(rows[starts], groups, np.append(starts, len(rows)))
+
+
+def _by_row_weighed(rows: Int64, offsets: Int64, weights: NDArray[np.float32]) -> _Plan:
+    groups = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.argsort(rows, kind="stable")
+    order = order[np.count_nonzero(rows == 0) :]
+    rows = rows[order]
+    starts = np.flatnonzero(np.diff(rows, prepend=0))
+    return _Plan(rows[starts], groups[order], np.append(starts, len(rows)), weights[order])
 
 
 class _SumGroups(torch.autograd.Function):
     """Sums of rows; the gradient of a row is the sum over the groups that it was read for."""
 
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, rows: Int64, offsets: Int64, plan: _Plan | None
+    def forward(  # noqa: PLR0917 - autograd passes by position
+        ctx: Any,
+        weight: Tensor,
+        rows: Int64,
+        offsets: Int64,
+        weights: NDArray[np.float32] | None,
+        plan: _Plan | None,
     ) -> Tensor:
         ctx.plan, ctx.shape = plan, weight.shape
-        return _sum(weight.detach(), rows, offsets, none=0)
+        return _sum(weight.detach(), rows, offsets, weights, none=0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, groups, offsets = ctx.plan
-        values = _sum(gradient.contiguous(), groups, offsets)
-        return _by_rows(as_tensor(rows, gradient.device), values, ctx.shape), None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        plan: _Plan = ctx.plan
+        values = _sum(gradient.contiguous(), plan.groups, plan.offsets, plan.weights)
+        to_weight = _by_rows(as_tensor(plan.rows, gradient.device), values, ctx.shape)
+        return to_weight, None, None, None, None
 
 
-def _sum(table: Tensor, rows: Int64, offsets: Int64, none: int | None = None) -> Tensor:
+def _sum(
+    table: Tensor,
+    rows: Int64,
+    offsets: Int64,
+    weights: NDArray[np.float32] | None = None,
+    none: int | None = None,
+) -> Tensor:
     place, bounds = (as_tensor(part, table.device) for part in (rows, offsets))
     return functional.embedding_bag(
-        place, table, bounds, mode="sum", include_last_offset=True, padding_idx=none
+        place,
+        table,
+        bounds,
+        mode="sum",
+        per_sample_weights=None if weights is None else as_tensor(weights, table.device),
+        include_last_offset=True,
+        padding_idx=none,
     )
 
 

@@ -29,7 +29,7 @@ from userbert.folders import publishing_folder
 from userbert.model.artifact import Artifact, read_artifact, write_artifact
 from userbert.model.embedding import Encoded, InputEmbedding, draw_as_bert
 from userbert.model.encoder import Encoder
-from userbert.model.heads import SegmentHeads
+from userbert.model.heads import SegmentHeads, UserHeads
 from userbert.schema.models import Schema, Strict
 
 Pool = Literal["mean", "cls"]
@@ -56,6 +56,14 @@ class UserBertConfig(Strict):
     """Of token vectors, as in BERT; attention weights have none."""
     pool: Pool = "mean"
     """What a user embedding is, unless asked otherwise."""
+    word_sizes: bool = False
+    """Whether words tell how many actions they are the mean of; the paper's do not."""
+    summary: bool = False
+    """Whether a token more counts what the whole history holds; see `model/summary.py`."""
+    tells_hidden: bool = False
+    """Whether pretraining predicts hidden actions from [CLS], by heads of their own."""
+    tells_future: bool = False
+    """The same of the actions after the cut-off."""
 
 
 class UserBert(nn.Module):
@@ -84,13 +92,26 @@ class UserBert(nn.Module):
         self.record = dict(record or {})
         """How it was trained: preset, seed, steps, `before` (µs since 1970) …"""
         self.embedding = InputEmbedding(
-            shape, config.hidden, config.attribute_width, config.dropout
+            shape,
+            config.hidden,
+            config.attribute_width,
+            config.dropout,
+            word_sizes=config.word_sizes,
+            summary=config.summary,
         )
         self.encoder = Encoder(
             config.layers, config.hidden, config.heads, config.feed_forward, config.dropout
         )
         self.heads: Sequence[SegmentHeads] = nn.ModuleList(  # type: ignore[assignment]
             SegmentHeads(segment, config.hidden) for segment in shape.segments
+        )
+        told = {"hidden": config.tells_hidden, "future": config.tells_future}
+        self.user_heads: Mapping[str, UserHeads] = nn.ModuleDict(  # type: ignore[assignment]
+            {
+                name: UserHeads(shape, config.hidden, activity=name == "future")
+                for name, is_told in told.items()
+                if is_told
+            }
         )
         self.apply(draw_as_bert)
 
@@ -112,7 +133,8 @@ class UserBert(nn.Module):
 
     def sample_softmax(self, samples: int | None) -> None:
         """Let heads of many ids learn from about so many at a time; none: from all, exactly."""
-        for heads in self.heads:
+        of_users = (part for heads in self.user_heads.values() for part in heads.segments)
+        for heads in (*self.heads, *of_users):
             for head in heads.attributes:
                 # Half of the ids would take as long as all.
                 is_large = samples is not None and head.project.out_features > 2 * samples

@@ -1,4 +1,4 @@
-"""Which words pretraining selects, and which of these it hides (paper §3.2).
+"""Which words and actions pretraining predicts, and which of these it hides (paper §3.2).
 
 In: a batch and a generator. Out: a `Selection`. Only words are selected; profile fields never are.
 What becomes of a word follows from one draw, its user's number among all pairs and its own number
@@ -51,6 +51,34 @@ def select_words(
     is_zeroed = is_selected & (_uniform(_scatter(keys ^ draw)) < zeroed)
     ends = np.cumsum(counts.sum(axis=1))[:-1]
     return Selection(tuple(np.split(is_selected, ends)), tuple(np.split(is_zeroed, ends)))
+
+
+def hide_actions(
+    batch: UserBatch, generator: np.random.Generator, *, least: float, most: float
+) -> tuple[NDArray[np.bool_], ...]:
+    """Hide a share of each user's actions, between `least` and `most`: (N,) of each segment.
+
+    One half of the share goes by whole words, the other by single actions. One number is drawn
+    from the generator, whatever the batch holds.
+    """
+    draw = generator.integers(2**64, dtype=np.uint64)
+    keys = _scatter(batch.index.astype(np.uint64) ^ draw)
+    half = (least + (most - least) * _uniform(_scatter(keys))) / 2  # (B,)
+    hidden = []
+    for number, segment in enumerate(batch.segments, 1):
+        own = _scatter(keys ^ _scatter(np.full(1, number, np.uint64)))
+        user_of_word = np.repeat(np.arange(len(batch)), segment.word_counts)
+        words = np.arange(len(user_of_word)) - segment.word_offsets[user_of_word]
+        by_word = _chance(own[user_of_word], 2 * words) < half[user_of_word]
+        users = segment.user_of_action
+        actions = np.arange(len(users)) - segment.action_offsets[segment.word_offsets[users]]
+        by_action = _chance(own[users], 2 * actions + 1) < half[users]
+        hidden.append(by_action | np.repeat(by_word, np.diff(segment.action_offsets)))
+    return tuple(hidden)
+
+
+def _chance(keys: _UInt64, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+    return _uniform(_scatter(keys + numbers.astype(np.uint64)))
 
 
 def _numbers(counts: NDArray[np.int64]) -> _UInt64:

@@ -5,15 +5,16 @@ their sum. An objective takes the model, not its output, as it may change what t
 (docs/decisions/0002-objectives-take-the-model.md). `pretrain` hands one to the loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from userbert.data.batches import UserBatch
+from userbert.data.batches import Int32, Int64, UserBatch, without_actions
+from userbert.model.embedding import Encoded
 from userbert.model.userbert import UserBert
-from userbert.training.masking import select_words
+from userbert.training.masking import Selection, hide_actions, select_words
 
 Objective = Callable[[UserBert, UserBatch, np.random.Generator], dict[str, Tensor]]
 
@@ -39,6 +40,60 @@ def masked_words(
     """
     selection = select_words(batch, generator, selected=SELECTED, zeroed=ZEROED)
     encoded = model(batch, selection.zeroed, keep_position=keep_position)
+    return _word_losses(model, batch, selection, encoded)
+
+
+def several(
+    model: UserBert,
+    batch: UserBatch,
+    generator: np.random.Generator,
+    *,
+    weights: Mapping[str, float],
+    hide: tuple[float, float],
+) -> dict[str, Tensor]:
+    """Several objectives on one pass, each weighed: `words`, `hidden` and `future`.
+
+    Of each user a share of the actions, drawn between the two of `hide`, is taken out of the
+    sequence; `hidden` predicts their values from [CLS], and `future` those after the cut-off. Each
+    set of values weighs one, however large. `words` are masked in what is left, as the paper's.
+    """
+    owners: list[Int64] = []
+    ids: list[Int32] = []
+    whole = batch
+    if weights.get("hidden"):
+        masks = hide_actions(batch, generator, least=hide[0], most=hide[1])
+        owners = [s.user_of_action[mask] for s, mask in zip(batch.segments, masks, strict=True)]
+        ids = [s.ids[:, mask] for s, mask in zip(batch.segments, masks, strict=True)]
+        batch = without_actions(batch, masks)
+    losses: dict[str, Tensor] = {}
+    if weights.get("words"):
+        selection = select_words(batch, generator, selected=SELECTED, zeroed=ZEROED)
+        encoded = model(batch, selection.zeroed)
+        for name, loss in _word_losses(model, batch, selection, encoded).items():
+            losses[name] = loss * weights["words"]
+    else:
+        encoded = model(batch)
+    users = encoded.tokens.index_select(0, encoded.cls_index)
+    if weights.get("hidden"):
+        for name, loss in model.user_heads["hidden"].losses(users, owners, ids).items():
+            losses[f"hidden {name}"] = loss * (weights["hidden"] / len(batch))
+    if weights.get("future"):
+        future = whole.future
+        assert future is not None
+        known = torch.from_numpy(np.flatnonzero(future.known)).to(users.device)
+        rank = np.cumsum(future.known) - 1
+        after = [
+            rank[np.repeat(np.arange(len(batch)), np.diff(offsets))] for offsets in future.offsets
+        ]
+        heads = model.user_heads["future"]
+        for name, loss in heads.losses(users.index_select(0, known), after, future.ids).items():
+            losses[f"future {name}"] = loss * (weights["future"] / len(batch))
+    return losses
+
+
+def _word_losses(
+    model: UserBert, batch: UserBatch, selection: Selection, encoded: Encoded
+) -> dict[str, Tensor]:
     losses = {}
     for heads, segment, selected, index in zip(
         model.heads, batch.segments, selection.selected, encoded.word_index, strict=True

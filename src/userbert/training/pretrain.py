@@ -28,15 +28,14 @@ from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.folders import read_json, replacing_file, write_json
 from userbert.model.userbert import UserBert
+from userbert.training.cutoffs import moments
 from userbert.training.distributed import Processes, best_device, from_first, gathered
 from userbert.training.loop import METRICS, LoopConfig, Trained, train
-from userbert.training.objectives import masked_words
+from userbert.training.objectives import Objective, masked_words, several
 from userbert.training.settings import PretrainConfig, preset_named
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
 
 _RUN = "run.json"
-
-_OBJECTIVES = {"masked_words": masked_words}
 
 
 def pretrain(
@@ -80,7 +79,9 @@ def pretrain(
             f"a batch of {config.batch_size} users cannot be split over {processes.world} "
             "processes. Start fewer processes, or raise batch_size."
         )
-    asked = _in_row_order(_pairs(data, before, at))
+    bounds = _in_row_order(_pairs(data, before, at))
+    seen = moments(data, bounds, config.cutoffs, config.horizon_days, seed)
+    asked = seen.pairs
     learned, held_out = own_pairs(data, asked, config.held_out, processes)
     sizes = gathered((len(learned), len(held_out)), processes)
     if not any(size for size, _ in sizes):
@@ -112,8 +113,8 @@ def pretrain(
         # The batches of so many are others than those of one.
         "processes": processes.world,
         # The weights remember what an earlier training saw.
-        "before": max(int(asked.cutoffs.max()), earlier.get("before", 0)),
-        "at": None if at is None else fingerprint(data, asked),
+        "before": max(int(bounds.cutoffs.max()), earlier.get("before", 0)),
+        "at": None if at is None else fingerprint(data, bounds),
         "hidden": list(model.hidden),
         "pairs": sum(size for size, _ in sizes),
         "held_out_pairs": sum(size for _, size in sizes),
@@ -125,8 +126,16 @@ def pretrain(
         return _finished(output, record, processes)
     if work is not None and processes.is_first:
         _open_work_folder(work, record, resume)
-    objective = partial(_OBJECTIVES[config.objective], keep_position=config.keep_position)
-    validation = validation_batches(data, _take(asked, held_out), held_out, model.hidden, processes)
+    objective = _objective(config)
+    until = seen.until if config.objectives.future else None
+    validation = validation_batches(
+        data,
+        _take(asked, held_out),
+        held_out,
+        model.hidden,
+        processes,
+        until=None if until is None else until[held_out],
+    )
     has_validation = any(size for _, size in sizes)
     size = min(len(processes.share(config.batch_size)), len(learned))
     own = _take(asked, learned)
@@ -141,6 +150,7 @@ def pretrain(
             seed=seed,
             hidden=model.hidden,
             numbers=learned,
+            until=None if until is None else until[learned],
             batches_per_epoch=min(gathered(len(learned) // size, processes)),
         ),
         LoopConfig(
@@ -164,6 +174,14 @@ def pretrain(
         if output is not None and work is not None:
             _publish(model, work, output)
     return model
+
+
+def _objective(config: PretrainConfig) -> Objective:
+    weights = config.objectives.model_dump()
+    if weights["hidden"] or weights["future"]:
+        hide = (config.least_hidden, config.most_hidden)
+        return partial(several, weights=weights, hide=hide)
+    return partial(masked_words, keep_position=config.keep_position)
 
 
 def fingerprint(data: PreparedData, pairs: Pairs) -> str:
@@ -215,8 +233,10 @@ def _new_model(data: PreparedData, config: PretrainConfig, hide: Sequence[str]) 
             f"{data.path} has no profile field {unknown[0]!r} to hide; "
             f"its fields are: {', '.join(data.vocabularies.profile) or 'none'}."
         )
+    weights = config.objectives
+    tells = {"tells_hidden": weights.hidden > 0, "tells_future": weights.future > 0}
     return UserBert(
-        config.model,
+        config.model.model_copy(update=tells),
         data.input_shape(hide),
         schema=data.schema,
         vocabularies=data.vocabularies,

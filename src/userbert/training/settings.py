@@ -18,11 +18,29 @@ SAMPLES = 2_048
 """Ids that a sampled softmax looks at, besides those of the batch."""
 
 
+class Objectives(Strict):
+    """How much each objective weighs; those of no weight are not computed."""
+
+    words: float = Field(default=1.0, ge=0)
+    """Masked words (paper §3.2)."""
+    hidden: float = Field(default=0.0, ge=0)
+    """From [CLS], the actions of the user's that were hidden."""
+    future: float = Field(default=0.0, ge=0)
+    """From [CLS], the actions after the cut-off."""
+
+
 class PretrainConfig(Strict):
     """How a model is pretrained; the defaults are the preset `paper`."""
 
     model: UserBertConfig = UserBertConfig()
-    objective: Literal["masked_words"] = "masked_words"
+    objectives: Objectives = Objectives()
+    least_hidden: float = Field(default=0.2, ge=0, le=1)
+    most_hidden: float = Field(default=0.7, ge=0, le=1)
+    """Between them lies the share of a user's actions that is hidden."""
+    cutoffs: int = Field(default=1, ge=1)
+    """Of each user: the newest, and others before it, drawn at random."""
+    horizon_days: float = Field(default=28.0, gt=0)
+    """How far the future goes that is predicted."""
     keep_position: bool = False
     """Whether words that are masked keep their position and segment; the paper allows both."""
     steps: int = Field(default=400_000, ge=1)

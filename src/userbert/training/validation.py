@@ -41,17 +41,22 @@ def validation_batches(
     numbers: Int64,
     hidden: Collection[str],
     processes: Processes = ALONE,
+    *,
+    until: Int64 | None = None,
 ) -> list[UserBatch]:
     """The batches to validate on, kept in memory: the first pairs of those held out.
 
-    `numbers` (P,) are what `UserBatch.index` calls the pairs. Each process takes its part.
+    `numbers` (P,) are what `UserBatch.index` calls the pairs, `until` (P,) is how far the future of
+    each goes, see `cut`. Each process takes its part.
     """
     count = min(len(held_out), len(processes.share(_PAIRS)))
     parts = [slice(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
-    return [
-        replace(cut(data, held_out.rows[part], held_out.cutoffs[part], hidden), index=numbers[part])
-        for part in parts
-    ]
+
+    def users(part: slice) -> UserBatch:
+        future = None if until is None else until[part]
+        return cut(data, held_out.rows[part], held_out.cutoffs[part], hidden, future)
+
+    return [replace(users(part), index=numbers[part]) for part in parts]
 
 
 def mean_losses(
