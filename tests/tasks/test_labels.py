@@ -218,6 +218,7 @@ def test_own_labels_are_read_with_naive_cutoffs_in_the_schemas_zone(tmp_path: Pa
         ([3, 1, 2], "multiclass", ("1", "2", "3")),
         (["b", "a", "b"], "multiclass", ("a", "b")),
         ([0.5, 1.5, 2.0], "regression", ()),
+        (["100205", "110333", "530110.5"], "multiclass", ("100205", "110333", "530110.5")),
         ([["b"], ["a", "b"], []], "multilabel", ("a", "b")),
     ],
 )
@@ -240,6 +241,24 @@ def test_text_files_may_hold_labels(tmp_path: Path) -> None:
     assert labels.targets.tolist() == [0, 1]
     assert len(set(labels.cutoffs.tolist())) == 1
     assert len(read_pairs(file, data)) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "classes"),
+    [
+        (["3", "1", "2"], "multiclass", ("1", "2", "3")),
+        (["0.5", "1.5", "2"], "regression", ()),
+        (["0.5", "1.5", "two"], "multiclass", ("0.5", "1.5", "two")),
+    ],
+)
+def test_numbers_in_text_files_are_numbers(
+    tmp_path: Path, values: list[str], kind: str, classes: tuple[str, ...]
+) -> None:
+    data = make_data(tmp_path / "data", PAST)
+    file = tmp_path / "mine.csv"
+    pl.DataFrame({"user_id": ["ann", "bob", "cid"], "label": values}).write_csv(file)
+    labels = Labels.load(file, data)
+    assert (labels.kind, labels.classes) == (kind, classes)
 
 
 @pytest.mark.parametrize(

@@ -23,18 +23,27 @@ def kind_of(column: pl.Series) -> Kind:
     """Tell the kind of a task by its labels.
 
     Lists make a multilabel task; 0 and 1, yes and no, true and false a binary one; words or a few
-    whole numbers a multiclass one; other numbers a regression.
+    whole numbers a multiclass one; other numbers a regression. Codes that are written as text are
+    words, even if all are of digits.
     """
     if isinstance(column.dtype, pl.List):
         return "multilabel"
     texts = set(column.unique().cast(pl.String).str.to_lowercase())
     if texts <= set(_YES_AND_NO):
         return "binary"
-    numbers = column.cast(pl.String).cast(pl.Float64, strict=False)
-    if numbers.null_count():
+    if not column.dtype.is_numeric():
         return "multiclass"
-    whole = bool((numbers == numbers.floor()).all())
+    whole = bool((column == column.floor()).all())
     return "multiclass" if whole and len(texts) <= _MOST_CLASSES_OF_NUMBERS else "regression"
+
+
+def as_numbers(column: pl.Series) -> pl.Series:
+    """Read a column of a text file, which has no types, as numbers if it holds nothing else."""
+    for dtype in (pl.Int64, pl.Float64):
+        numbers = column.cast(dtype, strict=False)
+        if numbers.null_count() == column.null_count():
+            return numbers
+    return column
 
 
 def classes_of(column: pl.Series, kind: Kind) -> list[str]:

@@ -28,7 +28,14 @@ from userbert.data.words import DAY_US
 from userbert.errors import InputError, LabelError
 from userbert.folders import publishing_file
 from userbert.schema.models import parse_duration
-from userbert.tasks.label_columns import Kind, classes_of, column_of, kind_of, targets_of
+from userbert.tasks.label_columns import (
+    Kind,
+    as_numbers,
+    classes_of,
+    column_of,
+    kind_of,
+    targets_of,
+)
 
 _METADATA = b"userbert"
 _USERS_AT_A_TIME = 20_000
@@ -95,6 +102,8 @@ class Labels:
             frame = read_table(path)
         except InputError as error:
             raise LabelError(str(error)) from error
+        if path.suffix.lower() != ".parquet" and "label" in frame.columns:
+            frame = frame.with_columns(as_numbers(frame["label"]))
         return replace(cls._of(frame, data, str(path), _metadata(path)), name=path.stem)
 
     @classmethod
