@@ -88,22 +88,31 @@ def tables() -> Path:
     return Path(package.origin).parent / "data"
 
 
-def schema_text() -> str:
+def schema_text(cutoff: str = CUTOFF) -> str:
     """The schema of the demo, as YAML."""
-    return _SCHEMA.format(tables=tables(), cutoff=CUTOFF)
+    return _SCHEMA.format(tables=tables(), cutoff=cutoff)
 
 
-def labels(data: PreparedData) -> list[Labels]:
-    """The five tasks at the cut-off (paper §4.2): two targetings, next genre, two attributes."""
-    pairs = pairs_at(data, [data.schema.instant(CUTOFF)])
-    return [*_targeting(data, pairs), _next_category(data, pairs), *_attributes(data, pairs)]
+def labels(data: PreparedData, cutoff: str = CUTOFF, until: str | None = None) -> list[Labels]:
+    """The five tasks at the cut-off (paper §4.2): two targetings, next genre, two attributes.
+
+    With `until` only campaigns that start before it count.
+    """
+    pairs = pairs_at(data, [data.schema.instant(cutoff)])
+    targeting = _targeting(data, pairs, cutoff, until)
+    return [*targeting, _next_category(data, pairs), *_attributes(data, pairs)]
 
 
-def _targeting(data: PreparedData, pairs: Pairs) -> list[Labels]:
+def _targeting(data: PreparedData, pairs: Pairs, cutoff: str, until: str | None) -> list[Labels]:
     """Who redeems a coupon of a campaign that starts after the cut-off."""
-    campaigns = _table("campaign_descriptions").filter(
-        pl.col("start_date") >= pl.lit(CUTOFF).str.to_datetime(time_unit="ns")
-    )
+
+    def day(text: str) -> pl.Expr:
+        return pl.lit(text).str.to_datetime(time_unit="ns")
+
+    is_later = pl.col("start_date") >= day(cutoff)
+    if until is not None:
+        is_later &= pl.col("start_date") < day(until)
+    campaigns = _table("campaign_descriptions").filter(is_later)
     later = campaigns["campaign_id"]
     redeemers = _households(_table("coupon_redemptions"), later)
     audience = _households(_table("campaigns"), later)

@@ -1,0 +1,1 @@
+"""Research on quality: which recipe of pretraining gives vectors that are worth having."""

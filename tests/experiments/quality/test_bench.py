@@ -1,0 +1,52 @@
+"""The bench on real logs, in small; its table from parts by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from userbert.experiments.quality import bench, recipes
+from userbert.experiments.quality.bench import CLASSICAL, Part, run
+from userbert.experiments.quality.table import write_table
+from userbert.folders import read_json, write_json
+
+
+def part(results: Path, recipe: str, seed: int, model: str, value: float) -> None:
+    resampled = " ".join(f"{value + step / 1000:.5f}" for step in range(-20, 21))
+    told = {"value": value, "resampled": resampled}
+    task = {"task": "age", "metric": "roc_auc", "labels": 10, "models": {model: told}}
+    folder = results / "ta-feng"
+    folder.mkdir(exist_ok=True)
+    content = {"study": "ta-feng", "recipe": recipe, "seed": seed, "tasks": [task]}
+    write_json(folder / f"{recipe}-{seed}.json", content)
+
+
+def test_table_holds_means_over_seeds_and_the_paired_lead(tmp_path: Path) -> None:
+    part(tmp_path, CLASSICAL, 0, "aggregates-gbm", 0.7)
+    part(tmp_path, "paper", 0, "frozen-linear", 0.72)
+    part(tmp_path, "paper", 1, "frozen-linear", 0.74)
+    table = write_table(tmp_path).read_text(encoding="utf-8").splitlines()
+    assert table[2] == "## ta-feng: age"
+    assert table[6] == (
+        "| paper | frozen-linear | 0.7300 | 0.711 to 0.749 | 2 | +0.030 (+0.030 to +0.030) |"
+    )
+    assert table[7] == "| classical | aggregates-gbm | 0.7000 | 0.681 to 0.719 | 1 |  |"
+
+
+@pytest.mark.slow
+def test_parts_are_done_once_and_say_where_they_come_from(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "BUDGET", ("steps=20", "batch_size=32"))
+    results, work = tmp_path / "results", tmp_path / "work"
+    name = "complete-journey-2017-06-01"
+    mine = Part(name, "all", 0, tunes=False)
+    results.mkdir()
+    content = bench.do(mine, real_data, work, ["bench"])
+    models = {name for task in content["tasks"] for name in task["models"]}
+    assert models == {"frozen-linear", "fused-linear", "fused-gbm"}
+    assert content["made"]["seeds"] == [0]
+    assert content["pretraining"]["users"] == 640
+    (results / name).mkdir()
+    write_json(results / name / f"{mine.name}.json", content)
+    run([mine], real_data, results, work)
+    assert read_json(results / name / f"{mine.name}.json") == content
