@@ -24,6 +24,7 @@ from userbert.tasks.labels import Labels
 if TYPE_CHECKING:
     from userbert.model.userbert import UserBert
     from userbert.tasks.evaluate import evaluate
+    from userbert.tasks.explain import explain
     from userbert.tasks.finetune import TaskModel, finetune
     from userbert.training.pretrain import pretrain
 
@@ -33,6 +34,7 @@ _NEED_TORCH = {
     "finetune": "userbert.tasks.finetune",
     "TaskModel": "userbert.tasks.finetune",
     "evaluate": "userbert.tasks.evaluate",
+    "explain": "userbert.tasks.explain",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "UserBert",
     "UserBertError",
     "evaluate",
+    "explain",
     "finetune",
     "prepare",
     "pretrain",

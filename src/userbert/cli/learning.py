@@ -22,6 +22,8 @@ from userbert.cli.options import (
 )
 from userbert.progress import warn
 
+Task = Annotated[Path, typer.Argument(metavar="TASK", help="A task that was fine-tuned.")]
+
 
 class VectorsAs(StrEnum):
     """The form of vectors in a file."""
@@ -178,7 +180,7 @@ def finetune(
 
 
 def predict(
-    task: Annotated[Path, typer.Argument(metavar="TASK", help="A task that was fine-tuned.")],
+    task: Task,
     data: Data,
     output: Output,
     cutoff: Cutoffs = None,
@@ -197,6 +199,33 @@ def predict(
     with publishing_file(output) as temporary:
         scores.write_parquet(temporary)
     show(f"{output}: {len(scores):,} users")
+
+
+def explain(
+    task: Task,
+    data: Data,
+    user: Annotated[str, typer.Option(metavar="ID", help="Whose score.")],
+    cutoff: Annotated[
+        str | None,
+        typer.Option(metavar="T", help="As of this instant. Default: just after the last event."),
+    ] = None,
+    value: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="Default: the likeliest of the classes.")
+    ] = None,
+    most: Annotated[int, typer.Option("-n", min=1, help="Words to show.")] = 10,
+) -> None:
+    """Say which words, and what in them, moved a user's score.
+
+    Example: `userbert explain task data --user 1042 --cutoff 2017-09-01`
+    """
+    needs_torch()
+    from userbert.serving.inspection import moved
+    from userbert.tasks.explain import explain as explain_score
+    from userbert.tasks.task_model import TaskModel
+
+    opened = open_data(data)
+    found = explain_score(TaskModel.load(task), opened, user, cutoff, value=value, most=most)
+    show(moved(found, opened, most))
 
 
 def evaluate(

@@ -7,17 +7,20 @@ command line's `inspect` prints them; nothing here needs torch.
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from userbert.data.store import PreparedData
-from userbert.data.timeline import profile_values, timeline
+from userbert.data.timeline import WordView, profile_values, timeline
 from userbert.errors import InputError
 from userbert.folders import read_json
 from userbert.schema.files import reading, scan
+
+if TYPE_CHECKING:
+    from userbert.tasks.explain import Explanation
 
 _VALUES_SHOWN = 4
 
@@ -88,16 +91,43 @@ def _describe_user(data: PreparedData, user: str, cutoff: str | None) -> Rendera
         f"Words of user {user} before {_local(data, instant)}", "word", "begins", "holds"
     )
     for word in timeline(data, row, instant):
-        holds = "; ".join(
-            f"{name}: {_most(values)}" for name, values in word.values.items() if values
-        )
-        begins = word.begins.strftime(
-            "%a %Y-%m-%d" if word.segment == "long_term" else "%a %Y-%m-%d, %H h"
-        )
-        table.add_row(f"{word.segment} {word.number}", begins, holds)
+        table.add_row(*_word(word))
     fields = profile_values(data, row, instant)
     profile = ", ".join(f"{name}: {value}" for name, value in fields.items())
     return Group(table, f"profile: {profile or '(nothing known)'}")
+
+
+def moved(explanation: "Explanation", data: PreparedData, most: int) -> RenderableType:
+    """Lay out what moved a user's score: the words and fields that did most, and by how much."""
+    of_class = "" if explanation.value is None else f" of {explanation.value}"
+    title = (
+        f"User {explanation.user_id} before {_local(data, explanation.cutoff)}: "
+        f"score{of_class} {explanation.score:.3f}"
+    )
+    words = _table(title, "effect", "word", "begins", "holds", "mostly by")
+    for word in explanation.words[:most]:
+        by = sorted(word.attributes.items(), key=lambda item: -abs(item[1]))[:2]
+        named = ", ".join(f"{name} {effect:+.2g}" for name, effect in by)
+        words.add_row(f"{word.effect:+.2g}", *_word(word.word), named)
+    fields = _table("Profile", "effect", "field", "value")
+    for field in explanation.fields:
+        fields.add_row(f"{field.effect:+.2g}", field.name, field.value)
+    more = len(explanation.words) - most
+    note = (
+        f"An effect is how far the output ({explanation.unit}) falls when the word, or the values "
+        "of one attribute in it, are left out. Effects need not add up."
+    )
+    parts: list[RenderableType] = [words]
+    if more > 0:
+        parts.append(f"… and {more} words that moved it less")
+    return Group(*parts, *([fields] if explanation.fields else []), note)
+
+
+def _word(word: WordView) -> tuple[str, str, str]:
+    """Which word it is, when it begins, what it holds."""
+    form = "%a %Y-%m-%d" if word.segment == "long_term" else "%a %Y-%m-%d, %H h"
+    holds = "; ".join(f"{name}: {_most(values)}" for name, values in word.values.items() if values)
+    return f"{word.segment} {word.number}", word.begins.strftime(form), holds
 
 
 def _most(values: list[tuple[str, int]]) -> str:

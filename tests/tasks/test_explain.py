@@ -1,0 +1,119 @@
+"""Explanations: planted causes are found; what is left out is gone; effects by hand."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from small_logs import buys, prepared
+from userbert.data.batches import without_actions
+from userbert.data.sequences import cut
+from userbert.data.store import PreparedData
+from userbert.errors import InputError
+from userbert.model.userbert import UserBert, UserBertConfig
+from userbert.tasks.explain import explain
+from userbert.tasks.finetune import FinetuneConfig, finetune
+from userbert.tasks.labels import Labels
+from userbert.tasks.task_model import TaskModel
+
+SCHEMA = """
+user: user
+timezone: America/New_York
+sources:
+  log: {path: log.csv, time: {column: time, zone: local}, action: {column: action}}
+attributes:
+  genre: {column: genre}
+  hour: {of: hour}
+segments:
+  long_term:
+    words: {by: day}
+    window: 90d
+    actions: [buy]
+    attributes: [genre, hour]
+"""
+GENRES = ("bread", "milk", "wine", "salt", "rice", "beer")
+USERS = 240
+
+
+def events() -> pl.DataFrame:
+    """Half of the users buy golf balls once, among ten days of other things."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for user in range(USERS):
+        golf = int(rng.integers(10)) if user % 2 else None
+        for day in range(10):
+            genre = "golf" if day == golf else str(rng.choice(GENRES))
+            time = f"2017-03-{day + 1:02d} {rng.integers(8, 20):02d}:00"
+            frames.append(buys(f"u{user:03d}", time, genre=genre))
+    return pl.concat(frames)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return prepared(tmp_path_factory.mktemp("golf"), events(), SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def golfers(data: PreparedData) -> TaskModel:
+    users = [f"u{user:03d}" for user in range(USERS)]
+    frame = pl.DataFrame({"user_id": users, "label": [user % 2 for user in range(USERS)]})
+    config = UserBertConfig(layers=1, hidden=32, heads=2, feed_forward=32, attribute_width=8)
+    torch.manual_seed(0)
+    model = UserBert(
+        config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies
+    ).eval()
+    quick = FinetuneConfig(learning_rate=1e-2, batch_size=16, epochs=8, validation=0.2)
+    task = finetune(model, data, Labels.of(frame, data), config=quick)
+    assert task.record["quality"] > 0.95
+    return task
+
+
+def test_the_planted_cause_moves_the_score_most(data: PreparedData, golfers: TaskModel) -> None:
+    for user in range(1, 60, 2):
+        found = explain(golfers, data, f"u{user:03d}")
+        first, second = found.words[:2]
+        assert first.word.values["genre"] == [("golf", 1)]
+        assert first.effect > 2 * abs(second.effect)
+        assert first.attributes["genre"] > 2 * abs(first.attributes["hour"])
+        assert found.score > 0.5
+
+
+def test_effects_are_differences_of_the_output(data: PreparedData, golfers: TaskModel) -> None:
+    found = explain(golfers, data, "u001", most=2)
+    assert found.unit == "log odds"
+    assert [len(word.attributes) for word in found.words] == [2, 2, *[0] * 8]
+    batch = cut(data, data.rows_of(["u001"]), np.array([data.default_cutoff]))
+    with torch.inference_mode():
+        whole = golfers(batch).item()
+        for word in found.words:
+            # Each word is of one action.
+            without = without_actions(batch, [np.arange(10) == word.word.number])
+            assert np.isclose(word.effect, whole - golfers(without).item(), atol=1e-5)
+    assert np.isclose(found.score, 1 / (1 + np.exp(-whole)), atol=1e-5)
+
+
+def test_what_cannot_be_explained_says_why(data: PreparedData, golfers: TaskModel) -> None:
+    with pytest.raises(InputError, match="does not know the user 'nobody'"):
+        explain(golfers, data, "nobody")
+    with pytest.raises(InputError, match="neither a word nor a profile"):
+        explain(golfers, data, "u001", "2017-02-01")
+    with pytest.raises(InputError, match="no classes to choose from"):
+        explain(golfers, data, "u001", value="golf")
+
+
+def test_a_class_is_explained_by_its_share(data: PreparedData) -> None:
+    config = UserBertConfig(layers=1, hidden=32, heads=2, feed_forward=32, attribute_width=8)
+    torch.manual_seed(0)
+    model = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
+    users = [f"u{user:03d}" for user in range(USERS)]
+    frame = pl.DataFrame(
+        {"user_id": users, "label": ["golfer" if i % 2 else "other" for i in range(USERS)]}
+    )
+    task = TaskModel(model, Labels.of(frame, data)).eval()
+    torch.nn.init.normal_(task.head.weight)
+    both = [explain(task, data, "u001", value=value) for value in ("golfer", "other")]
+    assert np.isclose(sum(found.score for found in both), 1, atol=1e-5)
+    assert explain(task, data, "u001").value == max(both, key=lambda found: found.score).value
+    assert both[0].unit == "log share"
+    with pytest.raises(InputError, match="no class 'x'; it has golfer, other"):
+        explain(task, data, "u001", value="x")
