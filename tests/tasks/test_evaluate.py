@@ -63,7 +63,8 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
     assert sizes == {("kids", 16), ("kids", 40), ("next_genre", 16), ("next_genre", 40)}
     assert report.made["seeds"] == [0, 1]
     assert report.made["command"] == "userbert evaluate"
-    assert "2 pretraining seed(s)" in report.warnings[-1]
+    assert "2 pretraining seed(s)" in report.warnings[0]
+    assert "'long_term genre=apple, 30d' tells the answer" in report.warnings[1]
     report.save(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["rows"] == report.rows
@@ -108,7 +109,7 @@ def test_processes_change_no_number(data: PreparedData) -> None:
 
 
 def workshop(data: PreparedData, labels: Labels) -> Workshop:
-    materials = _materials([tiny_model(data)], data, [labels], QUICK)
+    materials, _ = _materials([tiny_model(data)], data, [labels], QUICK)
     return Workshop(data.path, (), materials, QUICK.finetune, 0)
 
 
@@ -150,7 +151,7 @@ def test_the_best_is_picked_by_validation_and_never_by_test(data: PreparedData) 
 
 
 def test_networks_take_turns_unless_every_seed_is_asked_for(data: PreparedData) -> None:
-    materials = _materials([tiny_model(data)], data, [taste_labels(data)], QUICK)
+    materials, _ = _materials([tiny_model(data)], data, [taste_labels(data)], QUICK)
     in_turn = [fit for fit in _plan(materials, 3, QUICK) if fit.model == "fine-tuned"]
     full = [fit for fit in in_turn if fit.size is None]
     assert sorted((fit.fold, fit.seed, fit.run) for fit in full) == [

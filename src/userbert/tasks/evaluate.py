@@ -36,6 +36,7 @@ from userbert.tasks.fits import (
     Workshop,
     do_all,
 )
+from userbert.tasks.giveaways import giveaway
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate, resample_users
 from userbert.tasks.splits import parts_of_users
@@ -126,7 +127,7 @@ def evaluate(
     _refuse(networks, data, tasks, config)
     asked = tasks
     tasks = [draw(one, config) for one in asked]
-    materials = _materials(networks, data, tasks, config)
+    materials, telling = _materials(networks, data, tasks, config)
     fits = _plan(materials, len(networks), config)
     with TemporaryDirectory(prefix="userbert-") as folder:
         folders = tuple(Path(folder) / str(number) for number in range(len(networks)))
@@ -148,7 +149,7 @@ def evaluate(
                     curves += [about | row for row in _curve(material, oof, weights, size, config)]
     seeds = [int(network.record.get("seed", 0)) for network in networks]
     origin = made(list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]], seeds, data.checksum)
-    return Report(origin, rows, curves, _warnings(asked, tasks, len(networks)))
+    return Report(origin, rows, curves, [*_warnings(asked, tasks, len(networks)), *telling])
 
 
 def draw(labels: Labels, config: EvaluateConfig | None = None) -> Labels:
@@ -237,8 +238,11 @@ def _materials(
     data: PreparedData,
     tasks: Sequence[Labels],
     config: EvaluateConfig,
-) -> tuple[Material, ...]:
-    """Make the features of all tasks; pairs that tasks share are encoded once."""
+) -> tuple[tuple[Material, ...], list[str]]:
+    """Make the features of all tasks; pairs that tasks share are encoded once.
+
+    Warnings tell of features that give an answer away.
+    """
     rows = [data.rows_of(labels.user_ids) for labels in tasks]
     asked = np.concatenate(
         [np.stack([row, labels.cutoffs], axis=1) for row, labels in zip(rows, tasks, strict=True)]
@@ -246,8 +250,16 @@ def _materials(
     pairs, place = np.unique(asked, axis=0, return_inverse=True)
     places = np.split(place.ravel(), np.cumsum([len(labels) for labels in tasks])[:-1])
     # A label's hidden fields are hidden from the networks, hence from aggregates.
-    counts, _ = aggregates(data, pairs[:, 0], pairs[:, 1], networks[0].hidden)
+    counts, names = aggregates(data, pairs[:, 0], pairs[:, 1], networks[0].hidden)
     vectors = [embed_pairs(network, data, pairs[:, 0], pairs[:, 1]) for network in networks]
+    telling = [
+        f"{labels.name}: the one column {found.column!r} tells the answer (ROC-AUC "
+        f"{found.roc_auc:.3f} by itself). Does it hold the answer, or is the cut-off after the "
+        "label's own event? Hide the field, or choose an earlier cut-off."
+        for labels, mine in zip(tasks, places, strict=True)
+        if labels.kind == "binary"
+        and (found := giveaway(counts[mine], names, labels.targets)) is not None
+    ]
     return tuple(
         Material(
             labels,
@@ -259,7 +271,7 @@ def _materials(
             else own_history(data, labels.attribute, row, labels.cutoffs),
         )
         for labels, row, mine in zip(tasks, rows, places, strict=True)
-    )
+    ), telling
 
 
 def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> list[Fit]:
