@@ -12,12 +12,9 @@ from handmade import taste_labels, tastes, tiny_model
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, LabelError, ModelError
 from userbert.tasks.evaluate import (
-    BEST,
     PRETRAINING,
     EvaluateConfig,
-    _best,
     _materials,
-    _OutOfFold,
     _plan,
     draw,
     evaluate,
@@ -25,12 +22,14 @@ from userbert.tasks.evaluate import (
 from userbert.tasks.finetune import FinetuneConfig
 from userbert.tasks.fits import Fit, Workshop
 from userbert.tasks.labels import Labels
+from userbert.tasks.out_of_fold import BEST, OutOfFold, best_of
 
 QUICK = EvaluateConfig(
     folds=3,
     resamples=50,
     finetune=FinetuneConfig(learning_rate=1e-2, batch_size=16, epochs=2),
-    curve=(16,),
+    draws=3,
+    least_a_class=4,
     workers=1,
 )
 
@@ -60,7 +59,7 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
     assert values["aggregates-linear", "roc_auc"] > 0.9
     assert values["own-popularity", "map_at_10"] > values["popularity", "map_at_10"]
     sizes = {(row["task"], row["labels"]) for row in report.learning_curves}
-    assert sizes == {("kids", 16), ("kids", 40), ("next_genre", 16), ("next_genre", 40)}
+    assert sizes == {("kids", 10), ("kids", 40), ("next_genre", 40)}
     assert report.made["seeds"] == [0, 1]
     assert report.made["command"] == "userbert evaluate"
     assert "2 pretraining seed(s)" in report.warnings[0]
@@ -87,7 +86,7 @@ def test_labels_are_drawn_where_there_are_too_many(data: PreparedData) -> None:
 
 def test_multiclass_tasks_without_an_attribute_are_ranked(data: PreparedData) -> None:
     labels = taste_labels(data, "multiclass")
-    report = evaluate(tiny_model(data), data, labels, config=QUICK.model_copy(update={"curve": ()}))
+    report = evaluate(tiny_model(data), data, labels, config=QUICK.model_copy(update={"draws": 0}))
     found = {row["model"]: row["mean"] for row in report.rows if row["metric"] == "map_at_10"}
     assert "aggregates-gbm" not in found
     assert found["aggregates-linear"] > 0.9
@@ -95,7 +94,7 @@ def test_multiclass_tasks_without_an_attribute_are_ranked(data: PreparedData) ->
 
 @pytest.mark.slow
 def test_processes_change_no_number(data: PreparedData) -> None:
-    config = QUICK.model_copy(update={"curve": ()})
+    config = QUICK.model_copy(update={"draws": 0})
     alone, pool = (
         evaluate(
             tiny_model(data),
@@ -140,9 +139,9 @@ def test_smaller_sets_to_learn_from_lie_in_larger_ones(data: PreparedData) -> No
 def test_the_best_is_picked_by_validation_and_never_by_test(data: PreparedData) -> None:
     (material,) = workshop(data, taste_labels(data)).materials
     right = material.labels.targets.astype(float)
-    lucky = _OutOfFold("lucky on test", [right], np.array([[0.5, 0.5, 0.9]]))
-    chosen = _OutOfFold("chosen inside", [1 - right, right * 0], np.array([[0.6, 0.6, 0.6]] * 2))
-    best = _best(material, [lucky, chosen])
+    lucky = OutOfFold("lucky on test", [right], np.array([[0.5, 0.5, 0.9]]))
+    chosen = OutOfFold("chosen inside", [1 - right, right * 0], np.array([[0.6, 0.6, 0.6]] * 2))
+    best = best_of(material, [lucky, chosen])
     assert len(best.scores) == 2
     for run in (0, 1):
         inside = material.folds < 2
@@ -187,7 +186,7 @@ def test_what_cannot_be_compared_is_refused_with_advice(data: PreparedData) -> N
 def test_few_positives_are_warned_of(data: PreparedData) -> None:
     labels = taste_labels(data)
     few = np.r_[np.flatnonzero(labels.targets)[:8], np.flatnonzero(labels.targets == 0)]
-    config = QUICK.model_copy(update={"curve": ()})
+    config = QUICK.model_copy(update={"draws": 0})
     report = evaluate(tiny_model(data), data, labels.take(few), config=config)
     assert "8 users on the rarer side are too few" in report.warnings[0]
 
@@ -197,7 +196,7 @@ def test_labels_may_be_a_frame_and_a_report_is_not_overwritten(
 ) -> None:
     labels = taste_labels(data)
     frame = pl.DataFrame({"user_id": labels.user_ids, "label": labels.targets})
-    config = QUICK.model_copy(update={"curve": ()})
+    config = QUICK.model_copy(update={"draws": 0})
     report = evaluate(tiny_model(data), data, frame, config=config)
     (tmp_path / "report.json").write_text("mine")
     with pytest.raises(InputError, match="exists already"):

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from userbert.tasks import evaluate, findings, fits
+from userbert.tasks import findings, fits, out_of_fold
 from userbert.tasks.findings import Score
 from userbert.tasks.metrics import MetricName
 
@@ -126,4 +126,4 @@ def test_every_model_and_metric_has_its_words() -> None:
     assert {findings.group_of(name) for name in fits.CLASSICAL} == {"classical"}
     assert {findings.group_of(name) for name in fits.OURS} == {"ours"}
     assert set(get_args(MetricName)) == set(findings.METRICS) == set(findings.METRIC_NOTES)
-    assert all(set(names) <= set(findings.METRICS) for names in evaluate.METRICS.values())
+    assert all(set(names) <= set(findings.METRICS) for names in out_of_fold.METRICS.values())

@@ -100,7 +100,8 @@ def learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mark
             continue  # too few labels for any part of them: a point is no curve
         metric = findings.headline_metric(mine)
         lines = []
-        for model in _in_groups({score.model for score in mine}):
+        models = {score.model for score in mine if not findings.is_difference(score)}
+        for model in _in_groups(models):
             points = sorted(
                 (score for score in mine if (score.model, score.metric) == (model, metric)),
                 key=lambda score: score.labels,

@@ -6,8 +6,7 @@ page of it. All models see the same folds, and learn and choose inside the train
 """
 
 import sys
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,39 +20,31 @@ from userbert.data.store import PreparedData
 from userbert.errors import LabelError, ModelError
 from userbert.folders import publishing_file, write_json
 from userbert.model.userbert import UserBert, embed_pairs
-from userbert.progress import progress
 from userbert.provenance import made
 from userbert.schema.models import Strict
+from userbert.tasks import learning_curve
 from userbert.tasks.aggregates import aggregates
 from userbert.tasks.candidates import own_history
 from userbert.tasks.finetune import FinetuneConfig, refuse_hidden, refuse_leaks
-from userbert.tasks.fits import (
-    CLASSICAL,
-    NETWORKS,
-    OURS,
-    Fit,
-    Material,
-    Workshop,
-    do_all,
-)
+from userbert.tasks.fits import CLASSICAL, NETWORKS, OURS, Fit, Material, Workshop
 from userbert.tasks.giveaways import giveaway
 from userbert.tasks.labels import Labels
-from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate, resample_users
+from userbert.tasks.metrics import resample_users
+from userbert.tasks.out_of_fold import (
+    BEST,
+    METRICS,
+    OutOfFold,
+    best_of,
+    collect,
+    estimated,
+    row_of,
+)
 from userbert.tasks.splits import parts_of_users
-from userbert.workers import cores
 
-METRICS: Mapping[str, tuple[MetricName, ...]] = {
-    "binary": ("roc_auc", "pr_auc", "accuracy"),
-    "multiclass": ("map_at_10", "accuracy"),
-    "multilabel": ("map_at_10",),
-}
-"""By the kind of the task; models are chosen by the first."""
-BEST = "best-ours − best-classical"  # noqa: RUF001 - the design's name of the row
-PRETRAINING = "fine-tuned − from-scratch"  # noqa: RUF001 - as above
-"""Paired differences."""
+PRETRAINING = "fine-tuned − from-scratch"  # noqa: RUF001 - the minus sign, as in `BEST`
+"""A paired difference, as `BEST` is."""
 FEW_POSITIVES = 10
 SLOW = (*NETWORKS, "fused")
-CURVE_MODELS = ("aggregates-gbm", "fine-tuned", "from-scratch")
 
 
 class EvaluateConfig(Strict):
@@ -74,8 +65,10 @@ class EvaluateConfig(Strict):
     every_seed: bool = False
     """Fit every pretrained model in every fold; else models that take long (`SLOW`) take one
     pretrained model a fold, in turn."""
-    curve: tuple[int, ...] = (100, 300)
-    """Numbers of labels of the learning curves."""
+    draws: int = Field(default=20, ge=0)
+    """Of labels at each point of a learning curve; none: no curves."""
+    least_a_class: int = Field(default=10, ge=1)
+    """Labels of each class at a curve's first point."""
     workers: int | None = Field(default=None, ge=1)
     """Processes; none: one a core."""
 
@@ -134,7 +127,7 @@ def evaluate(
         for network, target in zip(networks, folders, strict=True):
             network.save_pretrained(target)
         workshop = Workshop(data.path, folders, materials, config.finetune, config.seed)
-        results = _results(workshop, fits, config)
+        results = collect(workshop, fits, config.folds, config.workers)
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     for number, material in enumerate(materials):
@@ -142,11 +135,9 @@ def evaluate(
         about = {"data": data.path.name, "task": material.labels.name}
         found = [results[number, model, None] for model in material.models]
         rows += [about | row for row in _rows(material, found, weights, config)]
-        for size in (*_sizes(material, config), None):
-            for model in CURVE_MODELS:
-                if (number, model, size) in results:
-                    oof = results[number, model, size]
-                    curves += [about | row for row in _curve(material, oof, weights, size, config)]
+        if config.draws:
+            points = learning_curve.rows_of(number, material, results, weights, config.folds)
+            curves += [about | row for row in points]
     seeds = [int(network.record.get("seed", 0)) for network in networks]
     origin = made(list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]], seeds, data.checksum)
     return Report(origin, rows, curves, [*_warnings(asked, tasks, len(networks)), *telling])
@@ -159,17 +150,6 @@ def draw(labels: Labels, config: EvaluateConfig | None = None) -> Labels:
         return labels
     generator = np.random.default_rng(config.seed)
     return labels.take(np.sort(generator.permutation(len(labels))[: config.max_labels]))
-
-
-@dataclass
-class _OutOfFold:
-    """A model's scores of all pairs, each from the fold in which it was not learned from."""
-
-    model: str
-    scores: list[Floats]
-    """(B,) or (B, C), one array a run."""
-    validation: Floats
-    """(runs, folds)."""
 
 
 def _refuse(
@@ -285,12 +265,9 @@ def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> 
                 else:
                     runs = 1 if model in CLASSICAL else seeds
                     fits += [Fit(number, model, run, run, fold) for run in range(runs)]
-            fits += [
-                Fit(number, model, 0, fold % seeds, fold, size)
-                for size in _sizes(material, config)
-                for model in CURVE_MODELS
-                if model in material.models
-            ]
+        fits += learning_curve.fits_of(
+            number, material, seeds, config.folds, config.least_a_class, config.draws
+        )
 
     def cost(fit: Fit) -> tuple[bool, int]:
         return fit.model in NETWORKS, fit.size or len(materials[fit.task].labels)
@@ -298,105 +275,24 @@ def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> 
     return sorted(fits, key=cost, reverse=True)
 
 
-def _sizes(material: Material, config: EvaluateConfig) -> list[int]:
-    """Numbers of labels of a learning curve that leave something to add."""
-    learned = len(material.labels) * (config.folds - 1) // config.folds
-    return [size for size in config.curve if size < 0.8 * learned]
-
-
-def _results(
-    workshop: Workshop, fits: Sequence[Fit], config: EvaluateConfig
-) -> dict[tuple[int, str, int | None], _OutOfFold]:
-    """Do all fits and put the folds together, by task, model and size."""
-    gathered: dict[tuple[int, str, int | None], _OutOfFold] = {}
-    runs: dict[tuple[int, str, int | None], int] = defaultdict(int)
-    for fit in fits:
-        key = fit.task, fit.model, fit.size
-        runs[key] = max(runs[key], fit.run + 1)
-    workers = min(config.workers or cores(), len(fits))
-    with progress("evaluating", len(fits)) as advance:
-        for fit, scored in do_all(workshop, fits, workers):
-            key = fit.task, fit.model, fit.size
-            material = workshop.materials[fit.task]
-            if key not in gathered:
-                shape = (len(material.labels), *scored.scores.shape[1:])
-                gathered[key] = _OutOfFold(
-                    fit.model,
-                    [np.zeros(shape, np.float32) for _ in range(runs[key])],
-                    np.zeros((runs[key], config.folds)),
-                )
-            # Trees of a multiclass task are far apart from probabilities; only ranks are used.
-            gathered[key].scores[fit.run][material.folds == fit.fold] = scored.scores
-            gathered[key].validation[fit.run, fit.fold] = scored.validation
-            advance(1, f"{material.labels.name}: {fit.model}")
-    return gathered
-
-
 def _rows(
     material: Material,
-    found: Sequence[_OutOfFold],
+    found: Sequence[OutOfFold],
     weights: NDArray[np.float32],
     config: EvaluateConfig,
 ) -> list[dict[str, Any]]:
     by_name = {one.model: one for one in found}
-    ours = _best(material, [by_name[name] for name in OURS if name in by_name])
-    theirs = _best(material, [by_name[name] for name in CLASSICAL if name in by_name])
+    ours = best_of(material, [by_name[name] for name in OURS if name in by_name])
+    theirs = best_of(material, [by_name[name] for name in CLASSICAL if name in by_name])
     rows = []
     for metric in METRICS[material.labels.kind]:
-        values = {one.model: _estimate(material, one, metric, weights) for one in found}
-        values[BEST] = _estimate(material, ours, metric, weights).minus(
-            _estimate(material, theirs, metric, weights)
+        values = {one.model: estimated(material, one, metric, weights) for one in found}
+        values[BEST] = estimated(material, ours, metric, weights).minus(
+            estimated(material, theirs, metric, weights)
         )
         values[PRETRAINING] = values["fine-tuned"].minus(values["from-scratch"])
         rows += [
-            _row(model, metric, value, len(material.labels), config)
+            row_of(model, metric, value, len(material.labels), config.folds)
             for model, value in values.items()
         ]
     return rows
-
-
-def _curve(
-    material: Material,
-    found: _OutOfFold,
-    weights: NDArray[np.float32],
-    size: int | None,
-    config: EvaluateConfig,
-) -> list[dict[str, Any]]:
-    learned = size or len(material.labels) * (config.folds - 1) // config.folds
-    metric = METRICS[material.labels.kind][0]
-    value = _estimate(material, found, metric, weights)
-    return [_row(found.model, metric, value, learned, config)]
-
-
-def _best(material: Material, models: Sequence[_OutOfFold]) -> _OutOfFold:
-    """In each fold, take the model that was best inside the training part, over all its runs."""
-    chosen = np.argmax([one.validation.mean(axis=0) for one in models], axis=0)  # (folds,)
-    runs = max(len(one.scores) for one in models)
-    scores = [np.zeros_like(models[0].scores[0]) for _ in range(runs)]
-    for fold, number in enumerate(chosen):
-        test = material.folds == fold
-        for run in range(runs):
-            own = models[number].scores
-            scores[run][test] = own[run % len(own)][test]
-    return _OutOfFold("best", scores, np.zeros((runs, len(chosen))))
-
-
-def _estimate(
-    material: Material, found: _OutOfFold, metric: MetricName, weights: NDArray[np.float32]
-) -> Estimate:
-    targets = material.labels.targets
-    return estimate(metric, targets, found.scores, material.folds, weights)
-
-
-def _row(
-    model: str, metric: str, value: Estimate, labels: int, config: EvaluateConfig
-) -> dict[str, Any]:
-    return {
-        "model": model,
-        "metric": metric,
-        "mean": round(value.value, 6),
-        "low": round(value.low, 6),
-        "high": round(value.high, 6),
-        "labels": labels,
-        "splits": config.folds,
-    }

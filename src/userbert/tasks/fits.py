@@ -112,7 +112,7 @@ class Workshop:
         labels, is_test = material.labels, material.folds == fit.fold
         learning = np.flatnonzero(~is_test)
         if fit.size is not None:
-            learning = _first(learning, labels, fit.size, self.seed + fit.fold)
+            learning = _first(learning, labels, fit.size, self.seed + 100 * fit.run + fit.fold)
         train, validation = split_off_validation(
             labels.user_ids, labels.targets, learning, self.seed + fit.fold
         )

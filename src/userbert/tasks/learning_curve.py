@@ -1,0 +1,104 @@
+"""Learning curves: the same models with a quarter of the labels, a sixteenth, and so on.
+
+In: a task's material. Out: fits for a workshop, and rows of what came of them. Few labels are the
+usual case, and the one that pretraining is for; which few is luck, so each point is a mean over
+many draws. `evaluate` makes them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userbert.tasks.fits import CLASSICAL, NETWORKS, OURS, Fit, Material
+from userbert.tasks.out_of_fold import (
+    BEST,
+    METRICS,
+    Key,
+    OutOfFold,
+    best_of,
+    estimated,
+    row_of,
+)
+
+MODELS = (
+    "aggregates-linear",
+    "aggregates-gbm",
+    "frozen-linear",
+    "fused",
+    "fine-tuned",
+    "from-scratch",
+)
+_STEP = 4
+"""A point has so many times the labels of the one before."""
+_MANY = 2_000
+"""Labels of which another draw is much like the first."""
+_FEWEST_OF_SETS = 100
+"""Labels of a task of sets, whose classes cannot all be there ten times."""
+
+
+def sizes(material: Material, folds: int, least: int) -> list[int]:
+    """Numbers of labels below all that may be learned from, with `least` of each class."""
+    labels = material.labels
+    learned = len(labels) * (folds - 1) // folds
+    if labels.kind == "binary":
+        rarest = min(labels.targets.mean(), 1 - labels.targets.mean())
+        fewest = least / rarest
+    else:
+        fewest = _FEWEST_OF_SETS
+    found = []
+    while learned / _STEP >= fewest:
+        learned //= _STEP
+        found.append(learned)
+    return found
+
+
+def fits_of(  # noqa: PLR0917 - a task's place, and how thoroughly it is looked at
+    number: int, material: Material, seeds: int, folds: int, least: int, draws: int
+) -> Iterator[Fit]:
+    """The fits of a task's curve: about `draws` of each point, spread over the folds.
+
+    Networks take long, so each fold draws once for them; so does all where a draw is of many.
+    """
+    if draws == 0:
+        return
+    for size in sizes(material, folds, least):
+        for model in (name for name in MODELS if name in material.models):
+            is_once = model in NETWORKS or size >= _MANY
+            for run in range(1 if is_once else max(1, draws // folds)):
+                for fold in range(folds):
+                    yield Fit(number, model, run, (fold + run) % seeds, fold, size)
+
+
+def rows_of(
+    number: int,
+    material: Material,
+    results: Mapping[Key, OutOfFold],
+    weights: NDArray[np.float32],
+    folds: int,
+) -> list[dict[str, Any]]:
+    """The rows of a task's curve, at all its points and at all labels."""
+    points = sorted({size for task, _, size in results if task == number and size is not None})
+    everything = len(material.labels) * (folds - 1) // folds
+    metric = METRICS[material.labels.kind][0]
+    rows = []
+    for size in (*points, None):
+        found = [
+            results[number, model, size] for model in MODELS if (number, model, size) in results
+        ]
+        values = {one.model: estimated(material, one, metric, weights) for one in found}
+        ours, theirs = (_of(found, names) for names in (OURS, CLASSICAL))
+        if ours and theirs:
+            values[BEST] = estimated(material, best_of(material, ours), metric, weights).minus(
+                estimated(material, best_of(material, theirs), metric, weights)
+            )
+        rows += [
+            row_of(model, metric, value, size or everything, folds)
+            for model, value in values.items()
+        ]
+    return rows
+
+
+def _of(found: Sequence[OutOfFold], names: Sequence[str]) -> list[OutOfFold]:
+    return [one for one in found if one.model in names]

@@ -1,0 +1,104 @@
+"""Scores of users by models that did not learn from them, and what they are worth.
+
+In: fits of a workshop, done fold by fold. Out: `OutOfFold`s, the best of several, rows as in
+report.json. `evaluate` and its learning curves use it.
+
+Letters in shapes: B pairs, C classes, R resamples.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userbert.progress import progress
+from userbert.tasks.fits import Fit, Material, Workshop, do_all
+from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate
+from userbert.workers import cores
+
+METRICS: Mapping[str, tuple[MetricName, ...]] = {
+    "binary": ("roc_auc", "pr_auc", "accuracy"),
+    "multiclass": ("map_at_10", "accuracy"),
+    "multilabel": ("map_at_10",),
+}
+"""By the kind of the task; models are chosen by the first."""
+BEST = "best-ours − best-classical"  # noqa: RUF001 - the design's name of the row
+"""The paired difference of the best of either side, each picked inside the training part."""
+
+Key = tuple[int, str, int | None]
+"""A task, a model, and how many labels it learned from, if not all."""
+
+
+@dataclass
+class OutOfFold:
+    """A model's scores of all pairs, each from the fold in which it was not learned from."""
+
+    model: str
+    scores: list[Floats]
+    """(B,) or (B, C), one array a run."""
+    validation: Floats
+    """(runs, folds)."""
+
+
+def collect(
+    workshop: Workshop, fits: Sequence[Fit], folds: int, workers: int | None
+) -> dict[Key, OutOfFold]:
+    """Do all fits and put the folds together; none as `workers`: a process a core."""
+    gathered: dict[Key, OutOfFold] = {}
+    runs: dict[Key, int] = defaultdict(int)
+    for fit in fits:
+        key = fit.task, fit.model, fit.size
+        runs[key] = max(runs[key], fit.run + 1)
+    with progress("evaluating", len(fits)) as advance:
+        for fit, scored in do_all(workshop, fits, min(workers or cores(), len(fits))):
+            key = fit.task, fit.model, fit.size
+            material = workshop.materials[fit.task]
+            if key not in gathered:
+                shape = (len(material.labels), *scored.scores.shape[1:])
+                gathered[key] = OutOfFold(
+                    fit.model,
+                    [np.zeros(shape, np.float32) for _ in range(runs[key])],
+                    np.zeros((runs[key], folds)),
+                )
+            # Trees of a multiclass task are far apart from probabilities; only ranks are used.
+            gathered[key].scores[fit.run][material.folds == fit.fold] = scored.scores
+            gathered[key].validation[fit.run, fit.fold] = scored.validation
+            advance(1, f"{material.labels.name}: {fit.model}")
+    return gathered
+
+
+def best_of(material: Material, models: Sequence[OutOfFold]) -> OutOfFold:
+    """In each fold, take the model that was best inside the training part, over all its runs."""
+    chosen = np.argmax([one.validation.mean(axis=0) for one in models], axis=0)  # (folds,)
+    runs = max(len(one.scores) for one in models)
+    scores = [np.zeros_like(models[0].scores[0]) for _ in range(runs)]
+    for fold, number in enumerate(chosen):
+        test = material.folds == fold
+        for run in range(runs):
+            own = models[number].scores
+            scores[run][test] = own[run % len(own)][test]
+    return OutOfFold("best", scores, np.zeros((runs, len(chosen))))
+
+
+def estimated(
+    material: Material, found: OutOfFold, metric: MetricName, weights: NDArray[np.float32]
+) -> Estimate:
+    """A metric of a model; `weights` (R, B) come from `resample_users`."""
+    targets = material.labels.targets
+    return estimate(metric, targets, found.scores, material.folds, weights)
+
+
+def row_of(model: str, metric: str, value: Estimate, labels: int, splits: int) -> dict[str, Any]:
+    """A row of report.json, without its data and task."""
+    return {
+        "model": model,
+        "metric": metric,
+        "mean": round(value.value, 6),
+        "low": round(value.low, 6),
+        "high": round(value.high, 6),
+        "labels": labels,
+        "splits": splits,
+    }

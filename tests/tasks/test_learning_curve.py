@@ -1,0 +1,71 @@
+"""Learning curves: enough of each class, many draws of few labels, and the lead at each point."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from handmade import taste_labels, tastes, tiny_model
+
+from userbert.tasks.evaluate import EvaluateConfig, _materials, evaluate
+from userbert.tasks.finetune import FinetuneConfig
+from userbert.tasks.fits import Fit, Material, Workshop
+from userbert.tasks.learning_curve import fits_of, sizes
+from userbert.tasks.out_of_fold import BEST
+
+CONFIG = EvaluateConfig(
+    folds=5,
+    resamples=50,
+    draws=10,
+    least_a_class=4,
+    finetune=FinetuneConfig(learning_rate=1e-2, batch_size=16, epochs=1),
+    workers=1,
+)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    data = tastes(tmp_path_factory.mktemp("tastes") / "data", users=200)
+    (found,), _ = _materials([tiny_model(data)], data, [taste_labels(data)], CONFIG)
+    return found
+
+
+def test_points_hold_enough_of_the_rarer_class(material: Material) -> None:
+    # 160 of 200 labels are learned from, half of them yes.
+    assert sizes(material, 5, least=4) == [40, 10]
+    assert sizes(material, 5, least=6) == [40]
+    assert sizes(material, 5, least=21) == []
+
+
+def test_few_labels_are_drawn_often_and_networks_draw_once_a_fold(material: Material) -> None:
+    fits = [*fits_of(0, material, seeds=3, folds=5, least=6, draws=20)]
+    counts = Counter(fit.model for fit in fits)
+    assert counts["frozen-linear"] == counts["aggregates-gbm"] == 20
+    assert counts["fine-tuned"] == counts["from-scratch"] == 5
+    assert {fit.size for fit in fits} == {40}
+    assert {fit.seed for fit in fits} == {0, 1, 2}
+    assert not [*fits_of(0, material, seeds=3, folds=5, least=6, draws=0)]
+
+
+def test_runs_draw_other_labels_and_models_the_same(material: Material) -> None:
+    shop = Workshop(Path(), (), (material,), CONFIG.finetune, 0)
+
+    def learned(model: str, run: int) -> set[int]:
+        return set(shop.split(Fit(0, model, run, 0, 1, 40)).learning.tolist())
+
+    assert learned("fused", 0) == learned("aggregates-gbm", 0)
+    assert learned("fused", 0) != learned("fused", 1)
+    assert not learned("fused", 1) & set(np.flatnonzero(material.folds == 1).tolist())
+
+
+def test_each_point_has_every_model_and_the_lead(tmp_path: Path) -> None:
+    data = tastes(tmp_path / "data")
+    report = evaluate(tiny_model(data), data, taste_labels(data), config=CONFIG)
+    by_size: dict[int, set[str]] = {}
+    for row in report.learning_curves:
+        by_size.setdefault(row["labels"], set()).add(row["model"])
+    assert set(by_size) == {12, 48}
+    assert by_size[12] == by_size[48] >= {BEST, "fused", "frozen-linear", "aggregates-linear"}
+    full = {row["model"]: row["mean"] for row in report.rows if row["metric"] == "roc_auc"}
+    last = {row["model"]: row["mean"] for row in report.learning_curves if row["labels"] == 48}
+    assert last["aggregates-gbm"] == full["aggregates-gbm"]
