@@ -63,11 +63,22 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
     assert report.made["seeds"] == [0, 1]
     assert report.made["command"] == "userbert evaluate"
     assert "2 pretraining seed(s)" in report.warnings[0]
-    assert "'long_term genre=apple, 30d' tells the answer" in report.warnings[1]
+    assert "'long_term genre=apple, 30d' tells the answer" in report.giveaways[0]
     report.save(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["rows"] == report.rows
-    assert set(written) == {"made", "rows", "learning_curves", "warnings"}
+    assert set(written) == {
+        "made",
+        "rows",
+        "learning_curves",
+        "calibration",
+        "warnings",
+        "giveaways",
+    }
+    calibrated = {row["model"]: row for row in report.calibration}
+    assert set(calibrated) == everyone - {BEST, PRETRAINING}
+    assert {row["task"] for row in report.calibration} == {"kids"}
+    assert sum(one["users"] for one in calibrated["fused"]["bins"]) == 60
 
 
 def test_labels_are_drawn_where_there_are_too_many(data: PreparedData) -> None:

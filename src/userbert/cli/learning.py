@@ -269,7 +269,7 @@ def evaluate(
         drawn = [draw(task) for task in tasks]
         write_report(temporary, report, opened, models, drawn, cutoff, background)
         write_summary(temporary, "evaluation")
-    for warning in report.warnings:
+    for warning in (*report.warnings, *report.giveaways):
         warn(warning)
     show(verdict(report.rows))
     show(f"{output / 'report.html'} has the whole report")

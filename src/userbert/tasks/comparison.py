@@ -122,6 +122,38 @@ def learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mark
     return drawn
 
 
+def calibrations(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Markup]]:
+    """Of each task: its name, what is to be said, and a figure of the models worth reading.
+
+    Each side has one model in it: of its models that give probabilities, the best calibrated.
+    """
+    drawn = []
+    for task in dict.fromkeys(row["task"] for row in found):
+        # What gives everybody the same score is right on average, and says nothing.
+        mine = [row for row in found if row["task"] == task and row["model"] != "popularity"]
+        shown = [
+            min(side, key=lambda row: row["error"])
+            for group in ("classical", "ours")
+            if (side := [row for row in mine if findings.group_of(row["model"]) == group])
+        ]
+        if not shown:
+            continue
+        lines = [
+            Line(
+                row["model"],
+                [one["predicted"] for one in row["bins"]],
+                [one["observed"] for one in row["bins"]],
+                findings.group_of(row["model"]),
+                [one["low"] for one in row["bins"]],
+                [one["high"] for one in row["bins"]],
+            )
+            for row in shown
+        ]
+        figure = figures.calibration(lines, title=f"{task}: share of yes over the score")
+        drawn.append((task, findings.calibration_finding(mine), figure))
+    return drawn
+
+
 def models_tried(scores: Sequence[Score]) -> list[tuple[str, str, str]]:
     """Group, model and what it is, of each model that was tried."""
     there = {score.model for score in scores if score.model in findings.GLOSSARY}

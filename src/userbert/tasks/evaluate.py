@@ -24,6 +24,7 @@ from userbert.provenance import made
 from userbert.schema.models import Strict
 from userbert.tasks import learning_curve
 from userbert.tasks.aggregates import aggregates
+from userbert.tasks.calibration import calibration, calibration_error
 from userbert.tasks.candidates import own_history
 from userbert.tasks.finetune import FinetuneConfig, refuse_hidden, refuse_leaks
 from userbert.tasks.fits import CLASSICAL, NETWORKS, OURS, Fit, Material, Workshop
@@ -82,7 +83,13 @@ class Report:
     """`data`, `task`, `model`, `metric`, `mean`, `low`, `high`, `labels`, `splits`."""
     learning_curves: list[dict[str, Any]] = field(default_factory=list)
     """Rows in which `labels` is the number that was learned from."""
+    calibration: list[dict[str, Any]] = field(default_factory=list)
+    """Of each model of a yes-or-no task: `data`, `task`, `model`, `error`, and `bins` of users of
+    similar scores: `predicted`, `observed`, `low`, `high`, `users`."""
     warnings: list[str] = field(default_factory=list)
+    """About the numbers of labels and of seeds."""
+    giveaways: list[str] = field(default_factory=list)
+    """Warnings of features that tell an answer by themselves."""
 
     def to_json(self) -> dict[str, Any]:
         """Write as plain JSON."""
@@ -130,17 +137,21 @@ def evaluate(
         results = collect(workshop, fits, config.folds, config.workers)
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
+    calibrated: list[dict[str, Any]] = []
     for number, material in enumerate(materials):
         weights = resample_users(material.labels.user_ids, config.resamples, config.seed)
         about = {"data": data.path.name, "task": material.labels.name}
         found = [results[number, model, None] for model in material.models]
         rows += [about | row for row in _rows(material, found, weights, config)]
+        if material.labels.kind == "binary":
+            calibrated += [about | _calibrated(material, one) for one in found]
         if config.draws:
             points = learning_curve.rows_of(number, material, results, weights, config.folds)
             curves += [about | row for row in points]
     seeds = [int(network.record.get("seed", 0)) for network in networks]
     origin = made(list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]], seeds, data.checksum)
-    return Report(origin, rows, curves, [*_warnings(asked, tasks, len(networks)), *telling])
+    warnings = _warnings(asked, tasks, len(networks))
+    return Report(origin, rows, curves, calibrated, warnings, telling)
 
 
 def draw(labels: Labels, config: EvaluateConfig | None = None) -> Labels:
@@ -233,9 +244,7 @@ def _materials(
     counts, names = aggregates(data, pairs[:, 0], pairs[:, 1], networks[0].hidden)
     vectors = [embed_pairs(network, data, pairs[:, 0], pairs[:, 1]) for network in networks]
     telling = [
-        f"{labels.name}: the one column {found.column!r} tells the answer (ROC-AUC "
-        f"{found.roc_auc:.3f} by itself). Does it hold the answer, or is the cut-off after the "
-        "label's own event? Hide the field, or choose an earlier cut-off."
+        found.warning(labels.name)
         for labels, mine in zip(tasks, places, strict=True)
         if labels.kind == "binary"
         and (found := giveaway(counts[mine], names, labels.targets)) is not None
@@ -273,6 +282,16 @@ def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> 
         return fit.model in NETWORKS, fit.size or len(materials[fit.task].labels)
 
     return sorted(fits, key=cost, reverse=True)
+
+
+def _calibrated(material: Material, found: OutOfFold) -> dict[str, Any]:
+    """How far a model's scores are probabilities; runs are averaged first."""
+    bins = calibration(material.labels.targets, np.mean(found.scores, axis=0))
+    return {
+        "model": found.model,
+        "error": round(calibration_error(bins), 6),
+        "bins": [{key: round(value, 6) for key, value in asdict(one).items()} for one in bins],
+    }
 
 
 def _rows(

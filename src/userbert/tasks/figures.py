@@ -106,6 +106,20 @@ def learning_curves(lines: Sequence[Line], *, title: str, axis: str) -> Markup:
     return _svg(figure, title)
 
 
+def calibration(lines: Sequence[Line], *, title: str) -> Markup:
+    """The share of yes over the score; on the thin line the two are the same."""
+    figure, axes = _axes(height=200)
+    top = max(max(*line.x, *line.y) for line in lines)
+    axes.plot([0, top], [0, top], color=_TEXT, linewidth=0.8)
+    _draw(axes, lines)
+    axes.set_xlabel("mean score")
+    axes.set_ylabel("share of yes")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    _name_at_end(axes, lines)
+    return _svg(figure, title)
+
+
 def losses(lines: Sequence[Line], *, name: str, title: str) -> Markup:
     """The loss of one attribute over the steps of pretraining."""
     figure, axes = _axes(height=120, width=WIDTH // 2 - 6)

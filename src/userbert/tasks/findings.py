@@ -194,6 +194,15 @@ def habit_finding(scores: Sequence[Score]) -> str | None:
     return f"{said}; with the vectors it is about the same ({ours.model}, {number(ours.mean)})."
 
 
+def calibration_finding(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say how far each model's scores are from the shares of yes, on average over users."""
+    said = [
+        f"{row['model']} {number(row['error'])}"
+        for row in sorted(rows, key=lambda row: row["error"])
+    ]
+    return f"Mean distance of score and share: {', '.join(said)}."
+
+
 def pretraining_finding(scores: Sequence[Score]) -> str | None:
     """Say what pretraining did for the fine-tuned network; nothing if it was not tried."""
     metric = headline_metric(scores)

@@ -28,6 +28,14 @@ class Giveaway:
     roc_auc: float
     """Of the column by itself, in the direction in which it tells."""
 
+    def warning(self, task: str) -> str:
+        """Say what it means and what to do."""
+        return (
+            f"{task}: the one column {self.column!r} tells the answer (ROC-AUC {self.roc_auc:.3f} "
+            "by itself). Does it hold the answer, or is the cut-off after the label's own event? "
+            "Hide the field, or choose an earlier cut-off."
+        )
+
 
 def giveaway(
     counts: sparse.csr_matrix, names: Sequence[str], targets: NDArray[np.int64]

@@ -25,6 +25,7 @@ from userbert.folders import publishing_file, read_json
 from userbert.model.userbert import UserBert
 from userbert.tasks import figures, findings
 from userbert.tasks.comparison import (
+    calibrations,
     learning_curves,
     models_tried,
     overview,
@@ -98,7 +99,7 @@ def write_report(  # noqa: PLR0917 - what an evaluation is made of
         question=findings.QUESTION,
         answer=findings.answer({task.name: task.finding for task in tasks}),
         overview=overview(scores),
-        cautions=findings.cautions(scores, yes, len(models)),
+        cautions=[*report.giveaways, *findings.cautions(scores, yes, len(models))],
         tasks=tasks,
         metric_notes=[
             note
@@ -107,6 +108,7 @@ def write_report(  # noqa: PLR0917 - what an evaluation is made of
         ],
         groups=models_tried(scores),
         curves=learning_curves(report.learning_curves),
+        calibrations=calibrations(report.calibration),
         facts=_data_facts(data),
         cutoff=_day(data, cutoff),
         users=len(users.rows),
