@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +51,37 @@ def test_interrupted_run_lets_go_of_the_module() -> None:
     assert all(head.deferred is None for part in network.heads for head in part.attributes)
 
 
-def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.8])
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, decay: float) -> None:
+    config = CONFIG.model_copy(update={"decay": decay})
     whole, parts = _model(), _model()
-    expected = train(whole, masked_words, Batches(), CONFIG)
+    expected = train(whole, masked_words, Batches(), config)
     with pytest.raises(KeyboardInterrupt):
-        train(parts, masked_words, Batches(dies_at=13), CONFIG, folder=tmp_path)
+        train(parts, masked_words, Batches(dies_at=13), config, folder=tmp_path)
     parts = model()
     torch.manual_seed(99)
-    found = train(parts, masked_words, Batches(), CONFIG, folder=tmp_path)
+    found = train(parts, masked_words, Batches(), config, folder=tmp_path)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, parts.state_dict()[name]), name
     assert _timeless(found.lines) == _timeless(expected.lines)
     assert found.users == expected.users == 60
     written = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert written == found.lines
+
+
+def test_learning_rate_is_constant_and_then_falls_to_almost_nothing() -> None:
+    assert {CONFIG.rate_of(step) for step in range(1, 21)} == {1e-2}
+    falling = LoopConfig(steps=1000, learning_rate=1e-2, decay=0.4)
+    rates = [falling.rate_of(step) for step in range(1, 1001)]
+    assert set(rates[:600]) == {1e-2}
+    assert all(first >= second > 0 for first, second in pairwise(rates))
+    assert len(set(rates)) == 21
+    assert np.isclose(np.mean(rates[600:]), 5e-3, rtol=0.01)
+    assert np.isclose(rates[-1], 1e-2 / 21)
+    lines = train(_model(), masked_words, Batches(), CONFIG.model_copy(update={"decay": 0.5})).lines
+    logged = [line["learning_rate"] for line in lines if "loss" in line]
+    assert logged[0] == 1e-2
+    assert logged[-1] < 2e-3
 
 
 def test_training_lowers_the_loss_and_leaves_global_randomness_alone() -> None:

@@ -36,7 +36,10 @@ def test_rows_move_as_dense_adam_moves_them(
     adam = Adam(torch.nn.ModuleList([ours, torch.nn.Linear(1, 1)]), 1e-2)
     adam.rows["0"].native &= native
     dense = torch.optim.Adam([plain.weight], lr=1e-2)
-    for _ in range(steps):
+    for step in range(steps):
+        rate = 1e-2 if step < steps // 2 else 4e-3
+        adam.go_on_at(rate)
+        dense.param_groups[0]["lr"] = rate
         # Few rows a step, some of them rarely.
         rows = np.unique((58 * rng.random(rng.integers(0, 6)) ** 3).astype(np.int64) + 1)
         # Of gradients near its epsilon, Adam's momentum is made up for to a few percent alone.

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +39,8 @@ from userbert.training.distributed import (
 from userbert.training.optim import Adam
 
 METRICS = "metrics.jsonl"
+_STAGES = 20
+"""Of a learning rate that falls: where it changes, rows that lag behind must catch up first."""
 
 _Module = TypeVar("_Module", bound=nn.Module)
 Losses = Callable[[_Module, UserBatch, np.random.Generator], Mapping[str, Tensor]]
@@ -52,12 +55,22 @@ class LoopConfig(Strict):
     steps: int = Field(ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
     """Of Adam (paper §4.4)."""
+    decay: float = Field(default=0.0, ge=0, le=1)
+    """The share of the steps, at the end, over which the learning rate falls to nothing."""
     seed: int = Field(default=0, ge=0)
     precision: Precision = "float32"
     log_every: int = Field(default=50, ge=1)
     """Steps between two lines of metrics."""
     checkpoint_every: int = Field(default=1000, ge=1)
     """Steps between two checkpoints, and between two validations."""
+
+    def rate_of(self, step: int) -> float:
+        """The learning rate of a step, counted from 1: constant, then falling by even stages."""
+        falling = self.decay * self.steps
+        left = self.steps + 1 - step
+        if left > falling:
+            return self.learning_rate
+        return self.learning_rate * ceil(left / falling * _STAGES) / (_STAGES + 1)
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,7 @@ def train(
             with autocast(device, config.precision):
                 named = losses(module, batch, generator)
             values = torch.stack(list(named.values()))
+            optimizer.go_on_at(config.rate_of(taken))
             optimizer.zero_grad()
             values.sum().backward()  # type: ignore[no-untyped-call]
             exchange_gradients(parameters, len(batch), processes)
@@ -129,7 +143,7 @@ def train(
                         "step": taken,
                         "loss": _finite(sum(means), taken),
                         "losses": dict(zip(named, means, strict=True)),
-                        "learning_rate": config.learning_rate,
+                        "learning_rate": optimizer.learning_rate,
                         "users_per_s": round(speed, 1),
                     }
                 )

@@ -20,7 +20,7 @@ _MEMORY = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Adam:
-    """Adam over the weights of a module, with a constant learning rate.
+    """Adam over the weights of a module, with a learning rate that seldom changes.
 
     Weights of `RowSparse` modules are updated by row; those of heads as their gradient is formed,
     if one process trains `alone` and a kernel can; all others by PyTorch's fused kernel.
@@ -49,6 +49,18 @@ class Adam:
         self.deferred: dict[str, list[LayerGradient]] = {name: [] for name in self.heads}
         for name, head in self.heads.items():
             head.deferred = self.deferred[name]
+
+    def go_on_at(self, learning_rate: float) -> None:
+        """Take the next steps at this learning rate; where it is another, at the cost of a flush.
+
+        Rows make up for the steps that they missed at the rate that these had.
+        """
+        if learning_rate == self.learning_rate:
+            return
+        self.flush()
+        self.learning_rate = learning_rate
+        for part in self.rows.values():
+            part.learning_rate = learning_rate
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -156,6 +156,7 @@ def pretrain(
         LoopConfig(
             steps=config.steps,
             learning_rate=config.learning_rate,
+            decay=config.decay,
             seed=seed,
             precision=precision,
             checkpoint_every=config.checkpoint_every,

@@ -31,7 +31,7 @@ class RowAdam:
     """Dense Adam on the weights of one `RowSparse` module, at the cost of the rows it reads."""
 
     def __init__(self, module: RowSparse, learning_rate: float) -> None:
-        self.module, self.learning_rate = module, learning_rate
+        self.module = module
         self.weights = tuple(module.row_parameters())
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.squares = [torch.zeros_like(weight) for weight in self.weights]
@@ -41,10 +41,19 @@ class RowAdam:
         self.current = torch.zeros(rows, dtype=torch.int32, device=self.weights[0].device)
         """(R,): the step that each row is up to date with."""
         self.tails = Tails()
-        adam = AdamSettings(learning_rate, MEAN_DECAY, SQUARE_DECAY, EPSILON)
-        self.tail = Tail((float(Tails.RATIOS[0]), float(Tails.RATIOS[1])), adam)
+        self.learning_rate = learning_rate
         self.native = kernels.available() and self.current.device.type == "cpu"
         module.before_read = self.catch_up
+
+    @property
+    def learning_rate(self) -> float:
+        """Of all steps since the rows were last brought up to date."""
+        return self._tail.adam.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        adam = AdamSettings(rate, MEAN_DECAY, SQUARE_DECAY, EPSILON)
+        self._tail = Tail((float(Tails.RATIOS[0]), float(Tails.RATIOS[1])), adam)
 
     @torch.no_grad()
     def catch_up(self, rows: Tensor) -> None:
@@ -104,7 +113,7 @@ class RowAdam:
 
     def _update(self, rows: Tensor, gradients: Sequence[Tensor]) -> None:
         table = Table(self.weights, self.means, self.squares, self.current)
-        update_rows(table, rows, gradients, self.steps, self.tails.until(self.steps), self.tail)
+        update_rows(table, rows, gradients, self.steps, self.tails.until(self.steps), self._tail)
 
     def flush(self) -> None:
         """Bring every row up to date."""

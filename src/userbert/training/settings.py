@@ -49,6 +49,8 @@ class PretrainConfig(Strict):
     """User sequences in a batch (paper §4.4)."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Of Adam (paper §4.4)."""
+    decay: float = Field(default=0.0, ge=0, le=1)
+    """The share of the steps, at the end, over which the learning rate falls to nothing."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """bf16 where it is the faster: on a GPU, and where our kernels can run."""
     softmax: Literal["exact", "sampled"] = "exact"
