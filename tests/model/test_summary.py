@@ -67,10 +67,11 @@ def test_gradients_are_those_of_a_dense_sum(summary: HistorySummary) -> None:
     (summary(users) * probe).sum().backward()
     found = summary.tables.weight.grad
     assert found is not None
-    rows, offsets, weights = summary._counted(users)
-    owners = np.repeat(np.arange(3), np.diff(offsets))
+    counted = summary.counted(users)
+    owners = np.repeat(np.arange(3), np.diff(counted.offsets))
     dense = torch.zeros_like(summary.tables.weight)
-    dense.index_add_(0, torch.from_numpy(rows), probe[owners] * torch.from_numpy(weights)[:, None])
+    weights = torch.from_numpy(counted.weights)[:, None]
+    dense.index_add_(0, torch.from_numpy(counted.rows), probe[owners] * weights)
     assert torch.allclose(found.to_dense(), dense, atol=1e-5)
 
 

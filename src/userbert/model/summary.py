@@ -8,6 +8,7 @@ Letters in shapes: B users, S segments, H hidden, R rows read.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,18 @@ from torch import Tensor, nn
 
 from userbert.data.batches import InputShape, Int64, UserBatch, without_actions
 from userbert.model.tables import AttributeTables, as_tensor
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Users as weighted rows of the tables."""
+
+    rows: Int64
+    """(R,): of each user, those of the values in the history, each once."""
+    offsets: Int64
+    """(B + 1,): the rows of user b are `offsets[b]:offsets[b + 1]`."""
+    weights: NDArray[np.float32]
+    """(R,): the logarithms of the values' counts, of unit length for each user."""
 
 
 class HistorySummary(nn.Module):
@@ -35,13 +48,13 @@ class HistorySummary(nn.Module):
                 np.repeat(mask, np.diff(segment.action_offsets))
                 for mask, segment in zip(zeroed, batch.segments, strict=True)
             ])  # fmt: skip
-        rows, offsets, weights = self._counted(batch)
+        counted = self.counted(batch)
         device = self.tables.weight.device
-        values = self.tables.sum_groups(rows, offsets, weights)
+        values = self.tables.sum_groups(counted.rows, counted.offsets, counted.weights)
         return values + self.totals(as_tensor(_totals(batch), device))  # type: ignore[no-any-return]
 
-    def _counted(self, batch: UserBatch) -> tuple[Int64, Int64, NDArray[np.float32]]:
-        """Each user's distinct rows, (R,), their offsets (B + 1,), and weights of unit length."""
+    def counted(self, batch: UserBatch) -> Counted:
+        """What a batch's users are the sums of."""
         keys = []
         first = 0
         size = self.tables.weight.shape[0]
@@ -57,7 +70,7 @@ class HistorySummary(nn.Module):
         squares = np.bincount(users, counts**2, minlength=len(batch))
         weights = counts / np.sqrt(squares)[users]
         offsets = np.searchsorted(users, np.arange(len(batch) + 1))
-        return rows, offsets, weights.astype(np.float32)
+        return Counted(rows, offsets, weights.astype(np.float32))
 
 
 def _totals(batch: UserBatch) -> NDArray[np.float32]:

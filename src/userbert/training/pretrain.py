@@ -33,6 +33,7 @@ from userbert.training.distributed import Processes, best_device, from_first, ga
 from userbert.training.loop import METRICS, LoopConfig, Trained, train
 from userbert.training.objectives import Objective, masked_words, several
 from userbert.training.settings import PretrainConfig, preset_named
+from userbert.training.start import leading_directions, start_at
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
 
 _RUN = "run.json"
@@ -98,6 +99,9 @@ def pretrain(
         model = _new_model(data, config, hide) if from_model is None else deepcopy(from_model)
     if from_model is not None:
         _check_origin(data, model, hide)
+    elif config.start_from_counts:
+        is_learned = ~is_held_out(data, bounds.rows, config.held_out)
+        _start(model, data, _take(bounds, np.flatnonzero(is_learned)), seed, processes)
     model.sample_softmax(config.samples if config.softmax == "sampled" else None)
     precision = (
         # Machines may differ in what they are fast at, but must compute alike.
@@ -243,6 +247,17 @@ def _new_model(data: PreparedData, config: PretrainConfig, hide: Sequence[str]) 
         vocabularies=data.vocabularies,
         hidden=hide,
     )
+
+
+def _start(
+    model: UserBert, data: PreparedData, pairs: Pairs, seed: int, processes: Processes
+) -> None:
+    """Let the summary's tables start at the directions in which the counts of users vary most."""
+    summary = model.embedding.summary
+    if summary is None:
+        raise InputError("start_from_counts: the model has no summary; set model.summary=true.")
+    # Found by one process, as others may round otherwise.
+    start_at(summary, from_first(lambda: leading_directions(summary, data, pairs, seed), processes))
 
 
 def _check_origin(data: PreparedData, model: UserBert, hide: Sequence[str]) -> None:

@@ -41,6 +41,8 @@ class PretrainConfig(Strict):
     """Of each user: the newest, and others before it, drawn at random."""
     horizon_days: float = Field(default=28.0, gt=0)
     """How far the future goes that is predicted."""
+    start_from_counts: bool = False
+    """Whether the summary's tables start at the directions in which users' counts vary most."""
     keep_position: bool = False
     """Whether words that are masked keep their position and segment; the paper allows both."""
     steps: int = Field(default=400_000, ge=1)
