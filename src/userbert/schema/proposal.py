@@ -13,7 +13,8 @@ from userbert.schema.roles import RESERVED_NAMES, ActionTypes, Log, Times
 from userbert.schema.yaml_text import scalar
 
 _WIDTH = 100
-_LONG, _SHORT = timedelta(days=90), timedelta(days=7)
+_LONG, _SHORT = timedelta(days=365), timedelta(days=7)
+"""Of windows, at most. The paper's long-term one has 90 days; who someone is is told by a year."""
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
@@ -222,7 +223,7 @@ def _windows(
         return None, min(_SHORT, long), "Hardly a user comes on a second day: sessions say it all."
     if events < 1.2 * habits.active_days:
         return long, None, f"Hardly a user acts twice a day: one segment, of {whole}."
-    # The paper's proportion of 7 to 90 days, but no less than the log can fill.
+    # In a short log the paper's proportion of 7 to 90 days, but no less than the log can fill.
     short = _SHORT if span >= 4 * _SHORT else max(_HOUR, (long * 7 / 90) // _HOUR * _HOUR)
     short = short // _DAY * _DAY if short >= _DAY else short
     reason = (
