@@ -171,7 +171,13 @@ def test_times_with_a_zone_say_where_the_users_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("days", "long", "short"),
-    [(500, "365d", "7d"), (200, "200d", "7d"), (60, "60d", "7d"), (20, "20d", "1d"), (6, "6d", "11h")],
+    [
+        (500, "365d", "7d"),
+        (200, "200d", "7d"),
+        (60, "60d", "7d"),
+        (20, "20d", "1d"),
+        (6, "6d", "11h"),
+    ],
 )
 def test_windows_follow_the_span_and_do_not_overlap(
     tmp_path: Path, days: int, long: str, short: str

@@ -51,3 +51,13 @@ def test_no_test_answer_moves_a_score(name: str) -> None:
 def test_the_base_rate_is_that_of_the_pairs_learned_from() -> None:
     scored = classical.base_rate(TARGETS, SPLIT)
     assert set(scored.scores) == {TARGETS[:280].mean()}
+
+
+def test_vectors_stand_beside_all_columns_and_beside_their_leading_directions() -> None:
+    whole, leading = classical.designs(COUNTS, VECTORS, SPLIT.train)
+    assert sparse.issparse(whole)
+    assert whole.shape == (PAIRS, 30 + 8)
+    assert leading.shape == (PAIRS, 30 - 1 + 8)
+    np.testing.assert_allclose(whole[:, 30:].toarray(), leading[:, -8:], atol=1e-6)
+    alone, _ = classical.designs(COUNTS, None, SPLIT.train)
+    np.testing.assert_allclose(whole[:, :30].toarray(), alone.toarray())

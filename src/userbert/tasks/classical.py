@@ -110,8 +110,8 @@ def designs(
 ) -> Iterator[Matrix]:
     """Yield the features of all pairs as a linear model likes them; `fit` says what scales are of.
 
-    Of counts alone there are two designs, all columns and the leading directions of an SVD; beside
-    vectors they are the leading directions, to save time.
+    Of counts there are two designs, first all columns and then the leading directions of an SVD;
+    vectors stand beside either.
     """
     standard = None if vectors is None else _standardised(vectors, fit)
     if counts is None:
@@ -126,6 +126,7 @@ def designs(
         yield scaled
         yield leading
     else:
+        yield sparse.hstack([scaled, sparse.csr_matrix(standard)], format="csr")
         yield np.hstack([leading, standard])
 
 
