@@ -182,11 +182,54 @@ def test_settings_change_a_preset() -> None:
         ("steps=0", "greater than or equal to 1"),
         ("model=big", "found 'big'"),
         ("samples=100", "add --set softmax=sampled"),
+        ("objectives.words=0", "all weigh nothing"),
+        ("least_hidden=0.9", "more than most_hidden"),
+        ("objectives.future=1", "add --set cutoffs=8"),
+        ("start_from_counts=true", "add --set model.summary=true"),
     ],
 )
 def test_settings_that_cannot_be_are_told(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         configure("paper", [override])
+
+
+EVERYTHING = [
+    "steps=12", "batch_size=8", "learning_rate=1e-2", "decay=0.5", "held_out=0.2", "model.layers=1",
+    "model.hidden=16", "model.heads=2", "model.feed_forward=16", "model.attribute_width=8",
+    "model.pool=cls", "model.summary=true", "model.word_sizes=true", "objectives.words=0.1",
+    "objectives.hidden=1", "objectives.future=1", "cutoffs=4", "horizon_days=7",
+    "start_from_counts=true", "softmax=sampled", "samples=2",
+]  # fmt: skip
+"""Every candidate of a better preset at once."""
+
+
+def test_candidates_learn_nothing_from_after_the_bound(tmp_path: Path) -> None:
+    schema = SCHEMA + "fit_before: 2024-02-01\n"
+    rng = np.random.default_rng(1)
+    early = [
+        (f"u{user}", f"2024-01-{day:02d}T12:00", "buy", str(rng.choice(["a", "b", "c"])), 1.0)
+        for user in range(USERS)
+        for day in rng.integers(1, 32, 8)
+    ]
+    late = [(f"u{user}", "2024-02-01T12:00", "buy", "a", 2.0) for user in range(USERS)]
+    config = configure("paper", EVERYTHING)
+    models = [
+        pretrain(prepared(tmp_path, log(*events), schema), config=config)
+        for events in (early, early + late)
+    ]
+    assert models[0].record["validation"]["future long_term active"] > 0
+    for name, weight in models[0].state_dict().items():
+        assert torch.equal(weight, models[1].state_dict()[name]), name
+    models[0].save_pretrained(tmp_path / "model")
+    loaded = UserBert.from_pretrained(tmp_path / "model")
+    assert loaded.config == models[0].config
+    assert loaded.config.tells_future
+
+
+def test_going_on_needs_the_heads_of_the_objectives(data: PreparedData) -> None:
+    plain = pretrain(data, config=TINY)
+    with pytest.raises(InputError, match=r"no heads for objectives\.hidden"):
+        pretrain(data, config=configure("paper", EVERYTHING), from_model=plain)
 
 
 def test_unknown_preset_names_the_known_ones(data: PreparedData) -> None:

@@ -77,4 +77,4 @@ def test_pretraining_starts_there_and_says_what_it_needs(data: PreparedData) -> 
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
     with pytest.raises(InputError, match=r"set model\.summary=true"):
-        pretrain(data, config=configure("paper", settings))
+        configure("paper", settings)

@@ -50,12 +50,14 @@ def several(
     *,
     weights: Mapping[str, float],
     hide: tuple[float, float],
+    keep_position: bool = False,
 ) -> dict[str, Tensor]:
     """Several objectives on one pass, each weighed: `words`, `hidden` and `future`.
 
     Of each user a share of the actions, drawn between the two of `hide`, is taken out of the
     sequence; `hidden` predicts their values from [CLS], and `future` those after the cut-off. Each
-    set of values weighs one, however large. `words` are masked in what is left, as the paper's.
+    set of values weighs one, however large. `words` are masked in what is left, as by
+    `masked_words`.
     """
     owners: list[Int64] = []
     ids: list[Int32] = []
@@ -68,7 +70,7 @@ def several(
     losses: dict[str, Tensor] = {}
     if weights.get("words"):
         selection = select_words(batch, generator, selected=SELECTED, zeroed=ZEROED)
-        encoded = model(batch, selection.zeroed)
+        encoded = model(batch, selection.zeroed, keep_position=keep_position)
         for name, loss in _word_losses(model, batch, selection, encoded).items():
             losses[name] = loss * weights["words"]
     else:

@@ -98,7 +98,7 @@ def pretrain(
         torch.manual_seed(seed)
         model = _new_model(data, config, hide) if from_model is None else deepcopy(from_model)
     if from_model is not None:
-        _check_origin(data, model, hide)
+        _check_origin(data, model, hide, config)
     elif config.start_from_counts:
         is_learned = ~is_held_out(data, bounds.rows, config.held_out)
         _start(model, data, _take(bounds, np.flatnonzero(is_learned)), seed, processes)
@@ -185,7 +185,7 @@ def _objective(config: PretrainConfig) -> Objective:
     weights = config.objectives.model_dump()
     if weights["hidden"] or weights["future"]:
         hide = (config.least_hidden, config.most_hidden)
-        return partial(several, weights=weights, hide=hide)
+        return partial(several, weights=weights, hide=hide, keep_position=config.keep_position)
     return partial(masked_words, keep_position=config.keep_position)
 
 
@@ -254,14 +254,22 @@ def _start(
 ) -> None:
     """Let the summary's tables start at the directions in which the counts of users vary most."""
     summary = model.embedding.summary
-    if summary is None:
-        raise InputError("start_from_counts: the model has no summary; set model.summary=true.")
+    assert summary is not None, "settings that start from counts have a summary"
     # Found by one process, as others may round otherwise.
     start_at(summary, from_first(lambda: leading_directions(summary, data, pairs, seed), processes))
 
 
-def _check_origin(data: PreparedData, model: UserBert, hide: Sequence[str]) -> None:
+def _check_origin(
+    data: PreparedData, model: UserBert, hide: Sequence[str], config: PretrainConfig
+) -> None:
     model.check_fits(data)
+    missing = [name for name in ("hidden", "future") if getattr(config.objectives, name)]
+    missing = [name for name in missing if name not in model.user_heads]
+    if missing:
+        raise InputError(
+            f"the model to go on from has no heads for objectives.{missing[0]}: it was pretrained "
+            "without. Leave the objective out, or pretrain from the start."
+        )
     if set(hide) - set(model.hidden):
         raise InputError(
             f"the model to go on from has seen {', '.join(sorted(set(hide) - set(model.hidden)))}: "

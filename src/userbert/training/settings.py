@@ -92,8 +92,30 @@ def configure(preset: str = "paper", overrides: Sequence[str] = ()) -> PretrainC
             for fault in error.errors()
         )
         raise InputError(f"--set: {faults}.") from error
-    if config.samples != SAMPLES and config.softmax == "exact":
-        raise InputError("--set samples: the exact softmax has none; add --set softmax=sampled.")
+    for is_wrong, told in (
+        (
+            config.samples != SAMPLES and config.softmax == "exact",
+            "samples: the exact softmax has none; add --set softmax=sampled",
+        ),
+        (
+            not any(config.objectives.model_dump().values()),
+            "objectives: all weigh nothing, so nothing is learned; give one of them a weight",
+        ),
+        (
+            config.least_hidden > config.most_hidden,
+            f"least_hidden: {config.least_hidden} is more than most_hidden, {config.most_hidden}",
+        ),
+        (
+            config.objectives.future > 0 and config.cutoffs == 1,
+            "objectives.future: of the newest cut-off no future is known; add --set cutoffs=8",
+        ),
+        (
+            config.start_from_counts and not config.model.summary,
+            "start_from_counts: there is no summary to start; add --set model.summary=true",
+        ),
+    ):
+        if is_wrong:
+            raise InputError(f"--set {told}.")
     return config
 
 
