@@ -13,7 +13,9 @@ from scipy.stats import binomtest
 
 from userbert.tasks.metrics import Floats
 
-BINS = 10
+_MOST_BINS = 10
+_USERS_OF_A_BIN = 50
+"""Of fewer, the share of yes is off by more than models are."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,11 @@ class Bin:
     users: int
 
 
-def calibration(targets: NDArray[np.int64], scores: Floats, bins: int = BINS) -> list[Bin]:
-    """Sort users by score (B,) into bins of equal numbers; equal scores stay together."""
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)))
-    place = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, max(len(edges) - 2, 0))
+def calibration(targets: NDArray[np.int64], scores: Floats) -> list[Bin]:
+    """Sort users by score (B,) into at most ten equal bins; equal scores stay together."""
+    bins = min(_MOST_BINS, max(2, len(scores) // _USERS_OF_A_BIN))
+    inner = np.percentile(scores, np.linspace(0, 1, bins + 1) * 100)[1:-1]
+    place = np.searchsorted(inner, scores)
     found = []
     for number in np.unique(place):
         mine = place == number

@@ -109,8 +109,9 @@ def learning_curves(lines: Sequence[Line], *, title: str, axis: str) -> Markup:
 def calibration(lines: Sequence[Line], *, title: str) -> Markup:
     """The share of yes over the score; on the thin line the two are the same."""
     figure, axes = _axes(height=200)
-    top = max(max(*line.x, *line.y) for line in lines)
-    axes.plot([0, top], [0, top], color=_TEXT, linewidth=0.8)
+    ends = [value for line in lines for value in (*line.x, *line.y)]
+    ends = [min(ends), max(ends)]
+    axes.plot(ends, ends, color=_TEXT, linewidth=0.8)
     _draw(axes, lines)
     axes.set_xlabel("mean score")
     axes.set_ylabel("share of yes")
