@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from small_logs import buys, cutoffs, prepared
+from userbert.data.pairs import pairs_at
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
-from userbert.model.userbert import UserBert, UserBertConfig, embed_pairs
+from userbert.model.userbert import Pool, UserBert, UserBertConfig, embed_pairs
+from userbert.serving.embed import write_embeddings
 
 
 @pytest.fixture
@@ -83,6 +85,28 @@ def test_bf16_is_close(model: UserBert, data: PreparedData) -> None:
 def test_pools_differ(model: UserBert, data: PreparedData) -> None:
     mean, cls = (model.embed(data, pool=pool)["embedding"].to_numpy() for pool in ("mean", "cls"))
     assert not np.allclose(mean, cls)
+
+
+@pytest.mark.parametrize("summary", [False, True])
+def test_all_pools_side_by_side(data: PreparedData, tmp_path: Path, summary: bool) -> None:
+    config = UserBertConfig(
+        layers=1, hidden=16, heads=2, feed_forward=16, pool="all", summary=summary
+    )
+    network = UserBert(
+        config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies
+    )
+    found = network.embed(data)["embedding"].to_numpy()
+    assert found.shape[1] == network.width() == (48 if summary else 32)
+    pools: tuple[Pool, ...] = ("cls", "mean")
+    for place, pool in enumerate(pools):
+        alone = network.embed(data, pool=pool)["embedding"].to_numpy()
+        assert np.array_equal(found[:, 16 * place : 16 * place + 16], alone)
+    # Parts weigh alike in a cosine.
+    lengths = np.linalg.norm(found.reshape(len(found), -1, 16), axis=2)
+    assert lengths.min() > 0.5 * lengths.max()
+    pairs = pairs_at(data, [data.default_cutoff])
+    write_embeddings(network, data, pairs, tmp_path / "vectors.parquet", vectors_as="columns")
+    assert pl.read_parquet(tmp_path / "vectors.parquet").width == 2 + network.width()
 
 
 def test_data_with_other_segments_are_refused(

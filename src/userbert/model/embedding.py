@@ -40,6 +40,8 @@ class Encoded:
     """(W,) of each segment: whose word it is."""
     keys: Tensor | None = None
     """(T,): what decides dropout, in training."""
+    summary: Tensor | None = None
+    """(B, H): the summary of each user's history, as it enters the encoder but for norm."""
 
 
 class SegmentEmbedding(nn.Module):
@@ -182,9 +184,11 @@ class InputEmbedding(nn.Module):
         profile = self.profile.sum_groups(fields, np.arange(len(fields) + 1))
         pieces.append(profile + self.profile_segment)
         counts.extend(known.T.astype(np.int64))
+        summary: Tensor | None = None
         if self.summary is not None:
             # It must not tell what stands in words that are to be predicted.
-            pieces.append(self.summary(batch, predicted))
+            summary = self.summary(batch, predicted)
+            pieces.append(summary)
             counts.append(np.ones(len(batch), np.int64))
 
         places, lengths = _interleave(np.stack(counts))
@@ -207,6 +211,7 @@ class InputEmbedding(nn.Module):
             as_tensor(places[: len(batch)], device),
             tuple(as_tensor(index, device) for index in words),
             keys=keys,
+            summary=summary,
             user_of_word=tuple(
                 as_tensor(np.repeat(users, segment.word_counts), device)
                 for segment in batch.segments

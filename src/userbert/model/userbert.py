@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from userbert.data.batches import InputShape, Int64, UserBatch
 from userbert.data.loading import in_length_order
@@ -32,7 +33,7 @@ from userbert.model.encoder import Encoder
 from userbert.model.heads import SegmentHeads, UserHeads
 from userbert.schema.models import Schema, Strict
 
-Pool = Literal["mean", "cls"]
+Pool = Literal["mean", "cls", "all"]
 Precision = Literal["float32", "bf16"]
 
 _BATCH = 256
@@ -145,16 +146,35 @@ class UserBert(nn.Module):
         # PyTorch's own bf16 on a CPU is slower than float32 at the paper's batches; ours is not.
         return "bf16" if device.type == "cuda" or self.encoder.fused else "float32"
 
+    def width(self, pool: Pool | None = None) -> int:
+        """Of user embeddings, which are (B, width)."""
+        parts = 1
+        if (pool or self.config.pool) == "all":
+            parts = 3 if self.config.summary else 2
+        return parts * self.config.hidden
+
     def user_vectors(self, encoded: Encoded, pool: Pool | None = None) -> Tensor:
-        """User embeddings (B, H): the mean of the words' final vectors, or those of [CLS].
+        """User embeddings: the mean of the words' final vectors, that of [CLS], or all there is.
 
         The paper has no loss on [CLS] before fine-tuning, so the mean is what pretraining shapes.
         A user without words has [CLS] instead, which has seen the profile: zeros would put all
-        such users at one point, at which no cosine is defined.
+        such users at one point, at which no cosine is defined. `all` sets [CLS], the mean and, if
+        there is one, the summary of the history side by side, each of about the same length.
         """
+        pool = pool or self.config.pool
         cls = encoded.tokens.index_select(0, encoded.cls_index)
-        if (pool or self.config.pool) == "cls":
+        if pool == "cls":
             return cls
+        mean = self._mean_of_words(encoded, cls)
+        if pool == "mean":
+            return mean
+        parts = [cls, mean]
+        if encoded.summary is not None:
+            parts.append(layer_norm(encoded.summary, encoded.summary.shape[1:]).to(cls.dtype))
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def _mean_of_words(encoded: Encoded, cls: Tensor) -> Tensor:
         words = encoded.tokens.index_select(0, torch.cat(encoded.word_index))
         users = torch.cat(encoded.user_of_word)
         counts = torch.bincount(users, minlength=len(cls))[:, None]
@@ -243,12 +263,12 @@ def embed_pairs(
     pool: Pool | None = None,
     precision: Precision = "float32",
 ) -> NDArray[np.float32]:
-    """User embeddings (B, H) of (user, cut-off) pairs; rows and cut-offs are (B,).
+    """User embeddings (B, width) of (user, cut-off) pairs; rows and cut-offs are (B,).
 
     Raises `ModelError` if the data have other ids than the model.
     """
     model.check_fits(data)
-    vectors = np.empty((len(rows), model.config.hidden), np.float32)
+    vectors = np.empty((len(rows), model.width(pool)), np.float32)
     was_training = model.training
     model.eval()
     batches = in_length_order(

@@ -33,7 +33,7 @@ def write_embeddings(
 
     Raises `ModelError` if the data have other ids than the model, `InputError` if `output` exists.
     """
-    width = model.config.hidden
+    width = model.width()
     vector_fields = (
         [pa.field("embedding", pa.list_(pa.float32(), width))]
         if vectors_as == "list"
