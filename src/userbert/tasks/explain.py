@@ -103,38 +103,29 @@ def explain(
     place = asked.choose(value)
     whole = [_Part(word.segment, word.number) for word in words]
     told = asked.effects([*whole, *(_Part(field=name) for name in fields)], place)
-    effects = dict(zip(range(len(words)), told, strict=False))
-    order = sorted(effects, key=lambda number: -abs(effects[number]))
+    effects, of_fields = told[: len(words)], told[len(words) :]
+    order = sorted(range(len(words)), key=lambda number: -abs(effects[number]))
     single = [
-        _Part(words[number].segment, words[number].number, attribute=name)
+        (number, name)
         for number in order[:most]
         for name, held in words[number].values.items()
         if held
     ]
-    by_attribute = dict(zip(single, asked.effects(single, place), strict=True))
+    parts = [replace(whole[number], attribute=name) for number, name in single]
+    by_attribute: dict[int, dict[str, float]] = {number: {} for number in order}
+    for (number, name), effect in zip(single, asked.effects(parts, place), strict=True):
+        by_attribute[number][name] = effect
     return Explanation(
         user,
         instant,
         None if place is None else task.labels.classes[place],
         asked.score(place),
         {"binary": "log odds", "regression": "the quantity"}.get(task.kind, "log share"),
-        [
-            MovedWord(
-                words[number],
-                effects[number],
-                {
-                    part.attribute: effect
-                    for part, effect in by_attribute.items()
-                    if (part.segment, part.word) == (words[number].segment, words[number].number)
-                    and part.attribute is not None
-                },
-            )
-            for number in order
-        ],
+        [MovedWord(words[number], effects[number], by_attribute[number]) for number in order],
         sorted(
             (
                 MovedField(name, held, effect)
-                for (name, held), effect in zip(fields.items(), told[len(words) :], strict=True)
+                for (name, held), effect in zip(fields.items(), of_fields, strict=True)
             ),
             key=lambda field: -abs(field.effect),
         ),
