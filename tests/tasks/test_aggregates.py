@@ -8,7 +8,7 @@ import numpy as np
 from handmade import instant, make_data
 
 from userbert.data.store import PreparedData
-from userbert.tasks.aggregates import aggregates
+from userbert.tasks.aggregates import aggregates, of_all_history
 from userbert.tasks.popularity import own_popularity, popularity, words_with_each_value
 
 EVENTS = [
@@ -118,3 +118,8 @@ def test_the_features_come_without_torch() -> None:
     modules = "aggregates, labels, metrics, popularity"
     check = f"import sys; from userbert.tasks import {modules}; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_columns_of_all_history_leave_out_shorter_windows() -> None:
+    names = ["shop=a, 7d", "shop=a, ever", "days since the last action", "shop=90d", "n, 90d"]
+    assert of_all_history(names).tolist() == [1, 2, 3]

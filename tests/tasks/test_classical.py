@@ -25,8 +25,8 @@ MODELS: dict[str, Model] = {
     "counts, linear": lambda targets: classical.linear(COUNTS, None, targets, SPLIT),
     "vectors, linear": lambda targets: classical.linear(None, VECTORS, targets, SPLIT),
     "both, linear": lambda targets: classical.linear(COUNTS, VECTORS, targets, SPLIT),
-    "counts, trees": lambda targets: classical.gbm([COUNTS], targets, SPLIT),
-    "both, trees": lambda targets: classical.gbm([COUNTS, VECTORS], targets, SPLIT),
+    "counts, trees": lambda targets: classical.gbm(COUNTS, targets, SPLIT),
+    "vectors, trees": lambda targets: classical.gbm(sparse.csr_matrix(VECTORS), targets, SPLIT),
 }
 
 
@@ -61,3 +61,9 @@ def test_vectors_stand_beside_all_columns_and_beside_their_leading_directions() 
     np.testing.assert_allclose(whole[:, 30:].toarray(), leading[:, -8:], atol=1e-6)
     alone, _ = classical.designs(COUNTS, None, SPLIT.train)
     np.testing.assert_allclose(whole[:, :30].toarray(), alone.toarray())
+
+
+def test_a_blend_is_the_mean_of_log_odds() -> None:
+    told = classical.blend(np.array([0.5, 0.9, 0.0]), np.array([0.5, 0.1, 1.0]))
+    np.testing.assert_allclose(told, [0.5, 0.5, 0.5])
+    assert classical.blend(np.array([0.8]), np.array([0.8])) == pytest.approx(0.8)

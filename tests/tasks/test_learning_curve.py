@@ -53,9 +53,9 @@ def test_runs_draw_other_labels_and_models_the_same(material: Material) -> None:
     def learned(model: str, run: int) -> set[int]:
         return set(shop.split(Fit(0, model, run, 0, 1, 40)).learning.tolist())
 
-    assert learned("fused", 0) == learned("aggregates-gbm", 0)
-    assert learned("fused", 0) != learned("fused", 1)
-    assert not learned("fused", 1) & set(np.flatnonzero(material.folds == 1).tolist())
+    assert learned("frozen-linear", 0) == learned("aggregates-gbm", 0)
+    assert learned("frozen-linear", 0) != learned("frozen-linear", 1)
+    assert not learned("frozen-linear", 1) & set(np.flatnonzero(material.folds == 1).tolist())
 
 
 def test_each_point_has_every_model_and_the_lead(tmp_path: Path) -> None:

@@ -24,13 +24,13 @@ def bounds(data: PreparedData) -> Pairs:
 
 
 def test_one_cutoff_is_the_bound_itself(data: PreparedData) -> None:
-    found = moments(data, bounds(data), 1, 7, seed=0)
+    found = moments(data, bounds(data), 1, 5, seed=0)
     assert found.pairs.cutoffs.tolist() == bounds(data).cutoffs.tolist()
     assert found.until.tolist() == found.pairs.cutoffs.tolist()
 
 
 def test_cutoffs_lie_between_the_first_event_and_the_bound(data: PreparedData) -> None:
-    found = moments(data, bounds(data), 200, 7, seed=0)
+    found = moments(data, bounds(data), 200, 5, seed=0)
     assert found.pairs.rows.tolist() == np.repeat(bounds(data).rows, 200).tolist()
     last = bounds(data).cutoffs[0]
     for row, first in zip(data.rows_of(["busy", "rare"]), ("03-01T10", "03-05T12"), strict=True):
@@ -41,7 +41,7 @@ def test_cutoffs_lie_between_the_first_event_and_the_bound(data: PreparedData) -
 
 
 def test_half_of_them_are_moments_of_actions(data: PreparedData) -> None:
-    found = moments(data, bounds(data), 201, 7, seed=0)
+    found = moments(data, bounds(data), 201, 5, seed=0)
     [row] = data.rows_of(["busy"])
     mine = found.pairs.cutoffs[found.pairs.rows == row]
     days = [data.schema.instant(f"2017-03-{day:02d}T10:00") for day in range(1, 25)]
@@ -50,8 +50,8 @@ def test_half_of_them_are_moments_of_actions(data: PreparedData) -> None:
 
 
 def test_future_is_known_where_the_horizon_ends_by_the_bound(data: PreparedData) -> None:
-    found = moments(data, bounds(data), 100, 7, seed=0)
-    last, horizon = bounds(data).cutoffs[0], 7 * DAY_US
+    found = moments(data, bounds(data), 100, 5, seed=0)
+    last, horizon = bounds(data).cutoffs[0], 5 * DAY_US
     is_known = found.pairs.cutoffs + horizon <= last
     assert is_known.any()
     expected = np.where(is_known, found.pairs.cutoffs + horizon, found.pairs.cutoffs)
@@ -63,3 +63,10 @@ def test_seeds_draw_others_and_the_same_again(data: PreparedData) -> None:
     first, again, other = (moments(data, bounds(data), 9, 7, seed=seed) for seed in (0, 0, 1))
     assert first.pairs.cutoffs.tolist() == again.pairs.cutoffs.tolist()
     assert first.pairs.cutoffs.tolist() != other.pairs.cutoffs.tolist()
+
+
+def test_a_short_log_has_a_horizon_of_a_quarter_of_it(data: PreparedData) -> None:
+    last = bounds(data).cutoffs[0]
+    found = moments(data, bounds(data), 100, 28, seed=0)
+    horizons = np.unique(found.until - found.pairs.cutoffs)
+    assert horizons.tolist() == [0, (last - data.first_event) // 4]

@@ -5,7 +5,7 @@ events before the same cut-offs as a model's user sequences. It may see more tha
 history, not a window's, and every action of a word. What vectors add, they add to this.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import time
 
 import numpy as np
@@ -42,6 +42,12 @@ def aggregates(
         for first in range(0, max(len(rows), 1), _USERS_AT_A_TIME)
     ]
     return sparse.vstack([matrix for matrix, _ in blocks], format="csr"), blocks[0][1]
+
+
+def of_all_history(names: Sequence[str]) -> Int64:
+    """The columns, by their names, that look at all of the history: no shorter window's."""
+    recent = tuple(f", {window}" for window, length in WINDOWS.items() if length is not None)
+    return np.flatnonzero([not name.endswith(recent) for name in names])
 
 
 def _block(

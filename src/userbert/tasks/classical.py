@@ -6,7 +6,7 @@ model chooses (penalty, kind of features, number of trees) it chooses on the val
 it learns again from all pairs that may be learned from.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.special import expit, logit
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 
@@ -30,6 +31,8 @@ STRONG_PENALTIES = PENALTIES[:3]
 """Of thousands of columns, to save time; whether weaker ones would do better was not measured."""
 DIMENSIONS = 100
 """Of the truncated SVD of counts."""
+_LEAST = 1e-6
+"""Of a probability, before its log odds."""
 ROUNDS = 400
 PATIENCE = 40
 GBM = {
@@ -56,11 +59,14 @@ class Scored:
     """(B,) or (B, C), in the order of the split's test pairs."""
     validation: float
     """The task's first metric on the validation pairs."""
+    held: Floats | None = None
+    """Of yes-or-no tasks: what the model that was chosen said of the validation pairs."""
 
 
 def base_rate(targets: NDArray[Any], split: Split) -> Scored:
     """Give everybody the share of positives: what one knows without looking at users."""
-    return Scored(np.full(len(split.test), targets[split.learning].mean()), 0.5)
+    rate = targets[split.learning].mean()
+    return Scored(np.full(len(split.test), rate), 0.5)
 
 
 def linear(
@@ -70,25 +76,31 @@ def linear(
     split: Split,
 ) -> Scored:
     """Logistic regression on log counts (or their SVD) and vectors, both standardised."""
-    best, choice = -np.inf, (0, PENALTIES[0])
+    best, choice, held = -np.inf, (0, PENALTIES[0]), None
     for number, design in enumerate(designs(counts, vectors, split.train)):
         model = _regression()
         for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
             model.set_params(C=penalty).fit(design[split.train], targets[split.train])
-            told = model.decision_function(design[split.validation])
+            told = model.predict_proba(design[split.validation])[:, 1]
             value = roc_auc(targets[split.validation], told)
             if value > best:
-                best, choice = value, (number, penalty)
+                best, choice, held = value, (number, penalty), told
     number, penalty = choice
     design = list(designs(counts, vectors, split.learning))[number]
     model = _regression().set_params(C=penalty)
     model.fit(design[split.learning], targets[split.learning])
-    return Scored(model.predict_proba(design[split.test])[:, 1], best)
+    return Scored(model.predict_proba(design[split.test])[:, 1], best, held)
 
 
-def gbm(features: Sequence[Matrix], targets: NDArray[Any], split: Split) -> Scored:
+def blend(first: Floats, second: Floats) -> Floats:
+    """The mean of two models' log odds, as a probability again."""
+    both = [logit(np.clip(one, _LEAST, 1 - _LEAST)) for one in (first, second)]
+    mean: Floats = expit((both[0] + both[1]) / 2)
+    return mean
+
+
+def gbm(columns: sparse.csr_matrix, targets: NDArray[Any], split: Split) -> Scored:
     """Boosted trees (LightGBM) on all columns, the number of trees chosen on the validation."""
-    columns = sparse.hstack([sparse.csr_matrix(block) for block in features], format="csr")
     parameters = {**GBM, "objective": "binary", "metric": "auc"}
     train = lightgbm.Dataset(columns[split.train], targets[split.train])
     held = lightgbm.Dataset(columns[split.validation], targets[split.validation], reference=train)
@@ -102,7 +114,8 @@ def gbm(features: Sequence[Matrix], targets: NDArray[Any], split: Split) -> Scor
     learning = lightgbm.Dataset(columns[split.learning], targets[split.learning])
     final = lightgbm.train(parameters, learning, max(1, chosen.best_iteration))
     value = chosen.best_score["valid_0"]["auc"]
-    return Scored(np.asarray(final.predict(columns[split.test])), float(value))
+    told = chosen.predict(columns[split.validation], num_iteration=chosen.best_iteration)
+    return Scored(np.asarray(final.predict(columns[split.test])), float(value), np.asarray(told))
 
 
 def designs(

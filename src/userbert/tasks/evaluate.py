@@ -23,7 +23,7 @@ from userbert.model.userbert import UserBert, embed_pairs
 from userbert.provenance import made
 from userbert.schema.models import Strict
 from userbert.tasks import learning_curve
-from userbert.tasks.aggregates import aggregates
+from userbert.tasks.aggregates import aggregates, of_all_history
 from userbert.tasks.calibration import calibration, calibration_error
 from userbert.tasks.candidates import own_history
 from userbert.tasks.finetune import FinetuneConfig, refuse_hidden, refuse_leaks
@@ -45,7 +45,7 @@ from userbert.tasks.splits import parts_of_users
 PRETRAINING = "fine-tuned − from-scratch"  # noqa: RUF001 - the minus sign, as in `BEST`
 """A paired difference, as `BEST` is."""
 FEW_POSITIVES = 10
-SLOW = (*NETWORKS, "fused")
+SLOW = (*NETWORKS, "fused", "fused-linear")
 
 
 class EvaluateConfig(Strict):
@@ -242,6 +242,7 @@ def _materials(
     places = np.split(place.ravel(), np.cumsum([len(labels) for labels in tasks])[:-1])
     # A label's hidden fields are hidden from the networks, hence from aggregates.
     counts, names = aggregates(data, pairs[:, 0], pairs[:, 1], networks[0].hidden)
+    lasting = of_all_history(names)
     vectors = [embed_pairs(network, data, pairs[:, 0], pairs[:, 1]) for network in networks]
     telling = [
         found.warning(labels.name)
@@ -254,6 +255,7 @@ def _materials(
             labels,
             parts_of_users(labels.user_ids, labels.targets, config.folds, config.seed),
             counts[mine],
+            lasting,
             tuple(each[mine] for each in vectors),
             None
             if labels.attribute is None
@@ -268,7 +270,7 @@ def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> 
     fits = []
     for number, material in enumerate(materials):
         for fold in range(config.folds):
-            for model in material.models:
+            for model in material.fitted:
                 if model in SLOW and not config.every_seed:
                     fits.append(Fit(number, model, 0, fold % seeds, fold))
                 else:

@@ -48,15 +48,23 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
         "regression (next values: a ridge regression to all of them)",
     ),
     "aggregates-gbm": ("classical", "the same features in gradient-boosted trees (LightGBM)"),
+    "aggregates-both": (
+        "classical",
+        "the mean of that regression and of these trees (of their log odds)",
+    ),
     "frozen-linear": (
         "ours",
         "the user embedding alone, as pretraining left it, in a logistic or ridge regression",
     ),
     "frozen-gbm": ("ours", "the user embedding alone in gradient-boosted trees"),
+    "fused-linear": (
+        "ours",
+        "the user embedding beside the classical features, in one logistic regression",
+    ),
     "fused": (
         "ours",
-        "the user embedding beside the classical features, in a regression or in trees, whichever "
-        "was better on the validation users",
+        "the mean of that regression and of the trees on the classical features (next values: a "
+        "regression or trees on both, whichever was better on the validation users)",
     ),
     "fine-tuned": ("ours", "the pretrained network, trained further on the labels end to end"),
     "from-scratch": (

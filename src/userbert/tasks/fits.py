@@ -5,7 +5,7 @@ by `evaluate`. A fit depends on its own name alone, so the order and the number 
 no score.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,8 +29,16 @@ from userbert.tasks.labels import Labels
 from userbert.tasks.splits import Split, split_off_validation
 from userbert.workers import processes
 
-CLASSICAL = ("popularity", "own-popularity", "aggregates-linear", "aggregates-gbm")
-OURS = ("frozen-linear", "frozen-gbm", "fused", "fine-tuned")
+CLASSICAL = (
+    "popularity", "own-popularity", "aggregates-linear", "aggregates-gbm", "aggregates-both",
+)  # fmt: skip
+OURS = ("frozen-linear", "frozen-gbm", "fused-linear", "fused", "fine-tuned")
+BLENDS: Mapping[str, tuple[str, str]] = {
+    "aggregates-both": ("aggregates-linear", "aggregates-gbm"),
+    "fused": ("fused-linear", "aggregates-gbm"),
+}
+"""Models of yes-or-no tasks that are the mean of two others: trees find what depends on what, a
+regression what many weak signs say together. (Trees use vectors badly.)"""
 NETWORKS = ("fine-tuned", "from-scratch")
 """Models that train a network; all others learn on features."""
 
@@ -44,6 +52,8 @@ class Material:
     """(B,): the fold whose test part each pair is in."""
     counts: sparse.csr_matrix
     """(B, D): aggregates."""
+    lasting: Int64
+    """The columns of `counts` that look at all of the history; regressions do better on them."""
     vectors: tuple[NDArray[np.float32], ...]
     """(B, H): user embeddings, one array a pretraining seed."""
     history: OwnHistory | None
@@ -64,11 +74,26 @@ class Material:
         """The models that can do the task."""
         if self.labels.kind == "binary":
             left_out = {"own-popularity"}
-        elif self.history is None:
-            left_out = {"own-popularity", "aggregates-gbm", "frozen-gbm"}
         else:
-            left_out = set()
+            left_out = {"aggregates-both", "fused-linear"}
+            if self.history is None:
+                left_out |= {"own-popularity", "aggregates-gbm", "frozen-gbm"}
         return tuple(name for name in (*CLASSICAL, *OURS, "from-scratch") if name not in left_out)
+
+    @property
+    def blends(self) -> Mapping[str, tuple[str, str]]:
+        """Of these, the models that are a mean of two others."""
+        return BLENDS if self.labels.kind == "binary" else {}
+
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """The others, which are fitted."""
+        return tuple(name for name in self.models if name not in self.blends)
+
+    @cached_property
+    def long_counts(self) -> sparse.csr_matrix:
+        """(B, L): the counts that look at all of the history."""
+        return self.counts[:, self.lasting]
 
 
 @dataclass(frozen=True)
@@ -123,9 +148,7 @@ class Workshop:
         material, split = self.materials[fit.task], self.split(fit)
         if fit.model in NETWORKS:
             return self._network(fit, material, split)
-        if material.labels.kind == "binary":
-            return _binary(fit, material, split)
-        return _values(fit, material, split)
+        return fit_features(fit.model, material, fit.seed, split)
 
     def _network(self, fit: Fit, material: Material, split: Split) -> Scored:
         if fit.seed not in self.networks:
@@ -176,52 +199,57 @@ def _do(fit: Fit) -> Scored:
     return _mine[0].do(fit)
 
 
-def _binary(fit: Fit, material: Material, split: Split) -> Scored:
-    targets, counts, vectors = material.targets, material.counts, material.vectors[fit.seed]
-    match fit.model:
+def fit_features(model: str, material: Material, seed: int, split: Split) -> Scored:
+    """Fit a model on counts, on a pretrained model's vectors, or on both; score the test pairs."""
+    if material.labels.kind == "binary":
+        return _binary(model, material, seed, split)
+    return _values(model, material, seed, split)
+
+
+def _binary(model: str, material: Material, seed: int, split: Split) -> Scored:
+    targets = material.targets
+    match model:
         case "popularity":
             return classical.base_rate(targets, split)
         case "aggregates-linear":
-            return classical.linear(counts, None, targets, split)
+            return classical.linear(material.long_counts, None, targets, split)
         case "aggregates-gbm":
-            return classical.gbm([counts], targets, split)
+            return classical.gbm(material.counts, targets, split)
         case "frozen-linear":
-            return classical.linear(None, vectors, targets, split)
+            return classical.linear(None, material.vectors[seed], targets, split)
         case "frozen-gbm":
-            return classical.gbm([vectors], targets, split)
-    return _better(
-        classical.linear(counts, vectors, targets, split),
-        classical.gbm([counts, vectors], targets, split),
-    )
+            return classical.gbm(sparse.csr_matrix(material.vectors[seed]), targets, split)
+    return classical.linear(material.long_counts, material.vectors[seed], targets, split)
 
 
-def _values(fit: Fit, material: Material, split: Split) -> Scored:
-    targets, counts, vectors = material.targets, material.counts, material.vectors[fit.seed]
-    history = material.history
-    match fit.model:
+def _values(model: str, material: Material, seed: int, split: Split) -> Scored:
+    targets, counts, history = material.targets, material.counts, material.history
+    match model:
         case "popularity":
             return candidates.popular(targets, split)
         case "aggregates-linear":
             return candidates.ridge(counts, None, targets, split)
         case "frozen-linear":
-            return candidates.ridge(None, vectors, targets, split)
-        case "own-popularity" if history is not None:
-            return candidates.own_popular(history, targets, split)
+            return candidates.ridge(None, material.vectors[seed], targets, split)
     if history is None:
-        return candidates.ridge(counts, vectors, targets, split)
-    return _trees(fit, history, material, split)
+        return candidates.ridge(counts, material.vectors[seed], targets, split)
+    return _next_values(model, material, history, seed, split)
 
 
-def _trees(fit: Fit, history: OwnHistory, material: Material, split: Split) -> Scored:
-    targets, counts, vectors = material.targets, material.counts, material.vectors[fit.seed]
-    popularity = history.popularity
-    if fit.model == "aggregates-gbm":
+def _next_values(
+    model: str, material: Material, history: OwnHistory, seed: int, split: Split
+) -> Scored:
+    targets, popularity = material.targets, history.popularity
+    if model == "own-popularity":
+        return candidates.own_popular(history, targets, split)
+    if model == "aggregates-gbm":
         return candidates.candidate_gbm(history, None, popularity, targets, split)
+    vectors = material.vectors[seed]
     told = candidates.cross_fitted_ridge(vectors, targets, split, len(targets))
-    if fit.model == "frozen-gbm":
+    if model == "frozen-gbm":
         return candidates.candidate_gbm(None, told, popularity, targets, split)
     return _better(
-        candidates.ridge(counts, vectors, targets, split),
+        candidates.ridge(material.counts, vectors, targets, split),
         candidates.candidate_gbm(history, told, popularity, targets, split),
     )
 

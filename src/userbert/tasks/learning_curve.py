@@ -25,7 +25,9 @@ from userbert.tasks.out_of_fold import (
 MODELS = (
     "aggregates-linear",
     "aggregates-gbm",
+    "aggregates-both",
     "frozen-linear",
+    "fused-linear",
     "fused",
     "fine-tuned",
     "from-scratch",
@@ -64,7 +66,7 @@ def fits_of(  # noqa: PLR0917 - a task's place, and how thoroughly it is looked 
     if draws == 0:
         return
     for size in sizes(material, folds, least):
-        for model in (name for name in MODELS if name in material.models):
+        for model in (name for name in MODELS if name in material.fitted):
             is_once = model in NETWORKS or size >= _MANY
             for run in range(1 if is_once else max(1, draws // folds)):
                 for fold in range(folds):

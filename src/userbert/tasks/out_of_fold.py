@@ -8,15 +8,16 @@ Letters in shapes: B pairs, C classes, R resamples.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from userbert.progress import progress
+from userbert.tasks.classical import blend
 from userbert.tasks.fits import Fit, Material, Workshop, do_all
-from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate
+from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate, roc_auc
 from userbert.workers import cores
 
 METRICS: Mapping[str, tuple[MetricName, ...]] = {
@@ -41,6 +42,8 @@ class OutOfFold:
     """(B,) or (B, C), one array a run."""
     validation: Floats
     """(runs, folds)."""
+    held: dict[tuple[int, int], Floats] = field(default_factory=dict)
+    """By run and fold: scores of the validation pairs, of models that may be blended."""
 
 
 def collect(
@@ -66,8 +69,30 @@ def collect(
             # Trees of a multiclass task are far apart from probabilities; only ranks are used.
             gathered[key].scores[fit.run][material.folds == fit.fold] = scored.scores
             gathered[key].validation[fit.run, fit.fold] = scored.validation
+            if scored.held is not None:
+                gathered[key].held[fit.run, fit.fold] = scored.held
             advance(1, f"{material.labels.name}: {fit.model}")
+    for task, model, size in list(gathered):
+        for name, parts in workshop.materials[task].blends.items():
+            other = gathered.get((task, parts[1], size))
+            if model == parts[0] and other is not None:
+                first = gathered[task, model, size]
+                gathered[task, name, size] = _blended(workshop, (task, name, size), first, other)
     return gathered
+
+
+def _blended(workshop: Workshop, key: Key, first: OutOfFold, second: OutOfFold) -> OutOfFold:
+    """Blend each run of a model with the other's, or with the one that it has."""
+    task, name, size = key
+    targets = workshop.materials[task].labels.targets
+    found = OutOfFold(name, [], np.zeros_like(first.validation))
+    for run, scores in enumerate(first.scores):
+        found.scores.append(blend(scores, second.scores[run % len(second.scores)]))
+    for (run, fold), told in first.held.items():
+        split = workshop.split(Fit(task, name, run, 0, fold, size))
+        held = blend(told, second.held[run % len(second.scores), fold])
+        found.validation[run, fold] = roc_auc(targets[split.validation], held)
+    return found
 
 
 def best_of(material: Material, models: Sequence[OutOfFold]) -> OutOfFold:

@@ -15,6 +15,9 @@ from userbert.data.sequences import times_within
 from userbert.data.store import PreparedData
 from userbert.data.words import DAY_US
 
+_HORIZONS = 4
+"""So many at least fit into a log."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -31,7 +34,8 @@ def moments(
     """So many cut-offs of each pair: its own, and earlier ones drawn at random.
 
     Half of these are moments of one of the user's actions, so that the busy are seen when they are
-    busy, and half any moments since the first.
+    busy, and half any moments since the first. A log that is shorter than four horizons has one of
+    a quarter of its length: else few cut-offs would have a future, or none.
     """
     generator = np.random.default_rng([seed, 1])
     first = first_events(data)[bounds.rows]
@@ -45,6 +49,7 @@ def moments(
             cutoffs.append(since + (share * (bounds.cutoffs - since)).astype(np.int64))
     # Neighbors lie in one shard, so cut-offs of a user stand together.
     pairs = Pairs(np.repeat(bounds.rows, count), np.stack(cutoffs, axis=1).ravel())
-    until = pairs.cutoffs + round(horizon_days * DAY_US)
+    span = int(bounds.cutoffs.max(initial=data.first_event)) - data.first_event
+    until = pairs.cutoffs + min(round(horizon_days * DAY_US), span // _HORIZONS)
     is_known = until <= np.repeat(bounds.cutoffs, count)
     return Moments(pairs, np.where(is_known, until, pairs.cutoffs))

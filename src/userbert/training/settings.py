@@ -40,7 +40,7 @@ class PretrainConfig(Strict):
     cutoffs: int = Field(default=1, ge=1)
     """Of each user: the newest, and others before it, drawn at random."""
     horizon_days: float = Field(default=28.0, gt=0)
-    """How far the future goes that is predicted."""
+    """How far the future goes that is predicted; at most a quarter of the log."""
     start_from_counts: bool = False
     """Whether the summary's tables start at the directions in which users' counts vary most."""
     keep_position: bool = False

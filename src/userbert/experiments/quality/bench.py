@@ -9,7 +9,7 @@ done again. Run it by
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,30 +17,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import sparse
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from userbert.experiments.quality.recipes import RECIPES, recipe
-from userbert.experiments.quality.studies import CHOICE, CONFIRMATION, Study, Task, open_study
+from userbert.experiments.quality.studies import (
+    CHOICE,
+    CONFIRMATION,
+    FOLDS,
+    Study,
+    Task,
+    open_study,
+)  # fmt: skip
 from userbert.experiments.quality.table import write_table
 from userbert.folders import replacing_file, write_json
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
 from userbert.provenance import made
-from userbert.tasks import candidates, classical
-from userbert.tasks.aggregates import aggregates
-from userbert.tasks.candidates import OwnHistory, own_history
-from userbert.tasks.classical import Scored
-from userbert.tasks.finetune import FinetuneConfig, finetune
-from userbert.tasks.metrics import MetricName, estimate, resample_users
-from userbert.tasks.splits import Split, split_off_validation
+from userbert.tasks.aggregates import aggregates, of_all_history
+from userbert.tasks.candidates import own_history
+from userbert.tasks.finetune import FinetuneConfig
+from userbert.tasks.fits import CLASSICAL as CLASSICAL_MODELS
+from userbert.tasks.fits import Fit, Material, Workshop
+from userbert.tasks.metrics import estimate, resample_users
+from userbert.tasks.out_of_fold import METRICS, Key, OutOfFold, collect
 from userbert.training.pretrain import pretrain
 from userbert.workers import cores, processes
 
 CLASSICAL = "classical"
 """The recipe that pretrains nothing."""
 RESAMPLES = 200
+_ON_VECTORS = ("aggregates-gbm", "frozen-linear", "fused-linear", "fused")
+"""The models a recipe is judged by; trees on counts are there to be blended."""
 _TUNING = FinetuneConfig(learning_rate=3e-4, batch_size=32, epochs=5, patience=2)
 
 
@@ -64,8 +71,8 @@ def do(part: Part, logs: Path, work: Path, command: Sequence[str]) -> dict[str, 
     """Do a part and describe it as plain JSON."""
     study = open_study(part.study, logs, work)
     origin = made(command, [part.seed], study.data.checksum)
-    model = None if part.recipe == CLASSICAL else _pretrained(part, study, work)
-    tasks = [_tried(part, study, task, model) for task in study.tasks]
+    folder = work / "models" / f"{part.study}-{part.recipe}-{part.seed}"
+    model = None if part.recipe == CLASSICAL else _pretrained(part, study, folder)
     about = {} if model is None else {key: model.record[key] for key in _TOLD}
     return {
         "made": origin,
@@ -73,15 +80,14 @@ def do(part: Part, logs: Path, work: Path, command: Sequence[str]) -> dict[str, 
         "recipe": part.recipe,
         "seed": part.seed,
         "pretraining": about,
-        "tasks": tasks,
+        "tasks": _tried(part, study, model, folder),
     }
 
 
 _TOLD = ("config", "validation", "users", "seconds")
 
 
-def _pretrained(part: Part, study: Study, work: Path) -> UserBert:
-    folder = work / "models" / f"{part.study}-{part.recipe}-{part.seed}"
+def _pretrained(part: Part, study: Study, folder: Path) -> UserBert:
     folder.parent.mkdir(exist_ok=True)
     return pretrain(
         study.data,
@@ -94,113 +100,57 @@ def _pretrained(part: Part, study: Study, work: Path) -> UserBert:
     )
 
 
-Fits = dict[str, Callable[[Split], Scored]]
-
-
-def _tried(part: Part, study: Study, task: Task, model: UserBert | None) -> dict[str, Any]:
+def _tried(part: Part, study: Study, model: UserBert | None, folder: Path) -> list[dict[str, Any]]:
     """Fit each model in each fold; its metric, and the metric on resamples of the users."""
-    labels = task.labels
-    tested = np.flatnonzero(task.folds >= 0)
-    weights = resample_users([labels.user_ids[i] for i in tested], RESAMPLES)
-    metric: MetricName = "roc_auc" if labels.kind == "binary" else "map_at_10"
-    models = {}
-    for name, fit in _fits(part, study, task, model).items():
-        scores: NDArray[Any] | None = None
-        for fold in np.unique(task.folds[tested]):
-            found = fit(_split(task, fold)).scores
-            if scores is None:
-                scores = np.zeros((len(labels), *found.shape[1:]), np.float32)
-            scores[task.folds == fold] = found
-        assert scores is not None
-        value = estimate(
-            metric, labels.targets[tested], [scores[tested]], task.folds[tested], weights
-        )
-        models[name] = {
-            "value": round(value.value, 5),
-            "resampled": " ".join(f"{one:.5f}" for one in value.resampled),
-        }
-    return {"task": labels.name, "metric": metric, "labels": len(labels), "models": models}
+    materials = tuple(_material(study, task, model) for task in study.tasks)
+    wanted: Collection[str] = CLASSICAL_MODELS
+    if model is not None:
+        wanted = {"fine-tuned"} if part.tunes else _ON_VECTORS
+    fits = [
+        Fit(number, name, 0, 0, int(fold))
+        for number, material in enumerate(materials)
+        for name in material.fitted
+        if name in wanted
+        for fold in np.unique(material.folds[material.folds >= 0])
+    ]
+    workshop = Workshop(study.data.path, (folder,), materials, _TUNING, part.seed)
+    found = collect(workshop, fits, FOLDS, workers=1)
+    return [_told(material, number, found) for number, material in enumerate(materials)]
 
 
-def _split(task: Task, fold: int) -> Split:
-    labels = task.labels
-    learning = np.flatnonzero(task.folds != fold)
-    train, validation = split_off_validation(
-        labels.user_ids, labels.targets, learning, seed=int(fold)
-    )
-    return Split(train, validation, np.flatnonzero(task.folds == fold))
-
-
-def _fits(part: Part, study: Study, task: Task, model: UserBert | None) -> Fits:
+def _material(study: Study, task: Task, model: UserBert | None) -> Material:
     labels, data = task.labels, study.data
     rows = data.rows_of(labels.user_ids)
-    counts, _ = aggregates(data, rows, labels.cutoffs, study.hidden)
-    history = None
-    if labels.attribute is not None:
-        history = own_history(data, labels.attribute, rows, labels.cutoffs)
-    targets = labels.targets
-    if labels.kind == "multiclass":
-        targets = targets[:, None] == np.arange(len(labels.classes))
-    if model is None:
-        return _classical_fits(counts, history, targets)
-    if part.tunes:
-        return {"fine-tuned": lambda split: _fine_tuned(model, study, task, part.seed, split)}
-    vectors = embed_pairs(model, data, rows, labels.cutoffs)
-    return _frozen_fits(counts, history, targets, vectors)
-
-
-def _classical_fits(
-    counts: sparse.csr_matrix, history: OwnHistory | None, targets: NDArray[Any]
-) -> Fits:
-    if history is None:
-        return {
-            "aggregates-linear": lambda split: classical.linear(counts, None, targets, split),
-            "aggregates-gbm": lambda split: classical.gbm([counts], targets, split),
-        }
-    return {
-        "own-popularity": lambda split: candidates.own_popular(history, targets, split),
-        "aggregates-linear": lambda split: candidates.ridge(counts, None, targets, split),
-        "aggregates-gbm": lambda split: candidates.candidate_gbm(
-            history, None, history.popularity, targets, split
-        ),
-    }
-
-
-def _frozen_fits(
-    counts: sparse.csr_matrix,
-    history: OwnHistory | None,
-    targets: NDArray[Any],
-    vectors: NDArray[np.float32],
-) -> Fits:
-    if history is None:
-        return {
-            "frozen-linear": lambda split: classical.linear(None, vectors, targets, split),
-            "fused-linear": lambda split: classical.linear(counts, vectors, targets, split),
-        }
-
-    def fused(split: Split) -> Scored:
-        told = candidates.cross_fitted_ridge(vectors, targets, split, len(targets))
-        return candidates.candidate_gbm(history, told, history.popularity, targets, split)
-
-    return {
-        "frozen-linear": lambda split: candidates.ridge(None, vectors, targets, split),
-        "fused-gbm": fused,
-    }
-
-
-def _fine_tuned(model: UserBert, study: Study, task: Task, seed: int, split: Split) -> Scored:
-    labels, data = task.labels, study.data
-    tuned = finetune(
-        model,
-        data,
+    counts, names = aggregates(data, rows, labels.cutoffs, study.hidden)
+    return Material(
         labels,
-        config=_TUNING.model_copy(update={"seed": seed}),
-        train_on=split.train,
-        validate_on=split.validation,
+        task.folds,
+        counts,
+        of_all_history(names),
+        () if model is None else (embed_pairs(model, data, rows, labels.cutoffs),),
+        None
+        if labels.attribute is None
+        else own_history(data, labels.attribute, rows, labels.cutoffs),
     )
-    rows = data.rows_of([labels.user_ids[i] for i in split.test])
-    scores = tuned.scores(data, rows, labels.cutoffs[split.test])
-    return Scored(scores, tuned.record["quality"])
+
+
+def _told(material: Material, number: int, found: Mapping[Key, OutOfFold]) -> dict[str, Any]:
+    labels = material.labels
+    tested = np.flatnonzero(material.folds >= 0)
+    weights = resample_users([labels.user_ids[i] for i in tested], RESAMPLES)
+    metric = METRICS[labels.kind][0]
+    models = {}
+    for (task, name, _), one in found.items():
+        if task == number:
+            scores = [each[tested] for each in one.scores]
+            value = estimate(
+                metric, labels.targets[tested], scores, material.folds[tested], weights
+            )
+            models[name] = {
+                "value": round(value.value, 5),
+                "resampled": " ".join(f"{each:.5f}" for each in value.resampled),
+            }
+    return {"task": labels.name, "metric": metric, "labels": len(labels), "models": models}
 
 
 def run(parts: Sequence[Part], logs: Path, results: Path, work: Path) -> None:

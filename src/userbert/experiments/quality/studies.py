@@ -45,7 +45,6 @@ class Task:
 class Study:
     """Prepared data, what pretraining may see of them, and what its vectors are tried on."""
 
-    name: str
     data: PreparedData
     before: str
     """Where pretraining ends."""
@@ -54,24 +53,33 @@ class Study:
     tasks: tuple[Task, ...]
 
 
-def ta_feng(logs: Path, work: Path, *, confirm: bool) -> Study:
-    """Ta-Feng's three tasks, by the part of the users that its files call `test`, or the others."""
-    folder, before = logs / "ta-feng", "2001-02-01"
-    data = _prepared(
-        work / "ta-feng", folder / "events.parquet", folder / "profiles.parquet", before
-    )
-    tasks = []
-    for name in ("age45", "return", "next"):
-        frame = pl.read_parquet(folder / f"{name}.parquet")
-        if not confirm:
-            frame = frame.filter(~pl.col("test"))
-        labels, is_test = Labels.of(frame, data, name), frame["test"].to_numpy()
-        if name == "next":
-            labels, kept = _as_values(labels, data, ("long_term", "product_subclass"))
-            is_test = is_test[kept]
-        tasks.append(_task(labels, is_test if confirm else None))
-    name = "ta-feng-test" if confirm else "ta-feng"
-    return Study(name, data, before, ("age_group",), tuple(tasks))
+def ta_feng(before: str, *names: str) -> Callable[..., Study]:
+    """Tasks of Ta-Feng, by the part of the users that its files call `test`, or by the others.
+
+    Data and pretraining end at the tasks' own cut-off, as they would for a user.
+    """
+
+    def study(logs: Path, work: Path, *, confirm: bool) -> Study:
+        folder = logs / "ta-feng"
+        data = _prepared(
+            work / f"ta-feng-{before}",
+            folder / "events.parquet",
+            folder / "profiles.parquet",
+            before,
+        )
+        tasks = []
+        for name in names:
+            frame = pl.read_parquet(folder / f"{name}.parquet")
+            if not confirm:
+                frame = frame.filter(~pl.col("test"))
+            labels, is_test = Labels.of(frame, data, name), frame["test"].to_numpy()
+            if name == "next":
+                labels, kept = _as_values(labels, data, ("long_term", "product_subclass"))
+                is_test = is_test[kept]
+            tasks.append(_task(labels, is_test if confirm else None))
+        return Study(data, before, ("age_group",), tuple(tasks))
+
+    return study
 
 
 def ga4(logs: Path, work: Path, *, confirm: bool) -> Study:
@@ -95,7 +103,7 @@ def ga4(logs: Path, work: Path, *, confirm: bool) -> Study:
         _task(Labels.of(frame.select("user_id", "cutoff", label=name), data, name))
         for name in ("cart", "comes_back")
     ]
-    return Study("ga4", data, _GA4_BOUND, (), tuple(tasks))
+    return Study(data, _GA4_BOUND, (), tuple(tasks))
 
 
 def _visitors(events: pl.DataFrame) -> pl.DataFrame:
@@ -133,18 +141,20 @@ def complete_journey_at(cutoff: str, until: str | None) -> Callable[..., Study]:
             prepare(Schema.load(schema), folder / "data")
         data = PreparedData.open(folder / "data")
         tasks = tuple(map(_task, complete_journey.labels(data, cutoff, until)))
-        return Study(folder.name, data, cutoff, complete_journey.HIDDEN, tasks)
+        return Study(data, cutoff, complete_journey.HIDDEN, tasks)
 
     return study
 
 
 CHOICE: Mapping[str, Callable[..., Study]] = {
-    "ta-feng": ta_feng,
+    "ta-feng": ta_feng("2001-02-01", "return", "next"),
+    "ta-feng-age": ta_feng("2001-03-01", "age45"),
     "ga4": ga4,
     "complete-journey-2017-06-01": complete_journey_at("2017-06-01", "2017-09-01"),
 }
 CONFIRMATION: Mapping[str, Callable[..., Study]] = {
-    "ta-feng-test": ta_feng,
+    "ta-feng-test": ta_feng("2001-02-01", "return", "next"),
+    "ta-feng-age-test": ta_feng("2001-03-01", "age45"),
     "complete-journey-2017-09-01": complete_journey_at("2017-09-01", None),
 }
 

@@ -123,7 +123,7 @@ def _aggregates_gbm(question: Question) -> Told:
     split = question.split
     if question.labels.kind == "binary":
         counts, _ = aggregates(question.data, *_who(question), question.labels.hide)
-        return Told(classical.gbm([counts], question.labels.targets, split).scores)
+        return Told(classical.gbm(counts, question.labels.targets, split).scores)
     history = candidates.own_history(question.data, question.attribute, *_who(question))
     scored = candidates.candidate_gbm(history, None, history.popularity, question.sets, split)
     return _precisions(question, scored.scores)
