@@ -59,7 +59,9 @@ def test_model_folder_holds_the_record_and_the_work_folder_is_gone(
     data: PreparedData, tmp_path: Path
 ) -> None:
     output = tmp_path / "model"
-    model = pretrain(data, output, config=TINY, seed=3, before="2024-02-15")
+    model = pretrain(
+        data, output, preset="paper", config=TINY, seed=3, before="2024-02-15"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     loaded = UserBert.from_pretrained(output)
     record = loaded.record
@@ -233,7 +235,7 @@ def test_going_on_needs_the_heads_of_the_objectives(data: PreparedData) -> None:
 
 
 def test_unknown_preset_names_the_known_ones(data: PreparedData) -> None:
-    with pytest.raises(InputError, match="choose one of: paper"):
+    with pytest.raises(InputError, match="choose one of: default, paper"):
         pretrain(data, preset="best")
 
 

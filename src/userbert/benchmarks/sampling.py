@@ -72,7 +72,7 @@ def compare(ecosystem: Path, work: Path) -> tuple[str, list[dict[str, Any]]]:
 def _learn(data: PreparedData, work: Path, way: str, seed: int) -> UserBert:
     output = work / f"{way}-{seed}"
     config = configure("paper", [f"softmax={way}", f"steps={STEPS}"])
-    pretrain(data, output, config=config, seed=seed, resume=True)
+    pretrain(data, output, preset="paper", config=config, seed=seed, resume=True)
     return UserBert.from_pretrained(output)
 
 

@@ -42,7 +42,10 @@ class Precision(StrEnum):
 def pretrain(
     data: Data,
     output: Output,
-    preset: Annotated[str, typer.Option(help="`paper`: the paper's settings, exactly.")] = "paper",
+    preset: Annotated[
+        str,
+        typer.Option(help="`default`: what did best; `paper`: the paper's settings, exactly."),
+    ] = "default",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Batches to learn from. Default: the preset's.")
     ] = None,

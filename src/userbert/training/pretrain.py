@@ -32,7 +32,7 @@ from userbert.training.cutoffs import moments
 from userbert.training.distributed import Processes, best_device, from_first, gathered
 from userbert.training.loop import METRICS, LoopConfig, Trained, train
 from userbert.training.objectives import Objective, masked_words, several
-from userbert.training.settings import PretrainConfig, preset_named
+from userbert.training.settings import DEFAULT, PretrainConfig, preset_named
 from userbert.training.start import leading_directions, start_at
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
 
@@ -43,7 +43,7 @@ def pretrain(
     data: PreparedData,
     output: str | Path | None = None,
     *,
-    preset: str = "paper",
+    preset: str = DEFAULT,
     config: PretrainConfig | None = None,
     steps: int | None = None,
     seed: int = 0,

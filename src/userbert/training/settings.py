@@ -65,10 +65,25 @@ class PretrainConfig(Strict):
     """Steps between two checkpoints, and between two validations."""
 
 
-PRESETS: Mapping[str, PretrainConfig] = {"paper": PretrainConfig()}
+DEFAULT = "default"
+PRESETS: Mapping[str, PretrainConfig] = {
+    DEFAULT: PretrainConfig(
+        model=UserBertConfig(pool="all", word_sizes=True, summary=True),
+        objectives=Objectives(words=0, hidden=1, future=1),
+        cutoffs=8,
+        start_from_counts=True,
+        steps=6_000,
+        batch_size=128,
+        learning_rate=1e-3,
+        decay=0.5,
+        softmax="sampled",
+    ),
+    "paper": PretrainConfig(),
+}
+"""What each difference brings: docs/decisions/0010-what-makes-vectors-worth-having.md."""
 
 
-def configure(preset: str = "paper", overrides: Sequence[str] = ()) -> PretrainConfig:
+def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainConfig:
     """A preset with settings changed, as `steps=1000` or `model.layers=2`; raises `InputError`."""
     content = preset_named(preset).model_dump()
     for override in overrides:

@@ -1,32 +1,32 @@
-"""Recipes of pretraining, each one change away from another, with an equal number of users seen.
+"""Recipes of pretraining: the preset `default`, and each with one thing of it changed.
 
-In: a name. Out: a `PretrainConfig`. `bench` runs them; what was found is in docs/decisions/.
+In: a name. Out: a `PretrainConfig`. All see as many users. `bench` runs them; what was found is in
+docs/decisions/.
 """
 
 from collections.abc import Mapping, Sequence
 
 from userbert.training.settings import PretrainConfig, configure
 
-BUDGET = ("steps=2500", "batch_size=128", "learning_rate=1e-3", "checkpoint_every=500")
-"""For all: minutes, on a hundredth of the paper's users."""
-_TOKEN = ("model.pool=cls", "objectives.words=0", "objectives.hidden=1")
-_COUNTS = ("model.summary=true", "model.word_sizes=true")
-_MOMENTS = ("cutoffs=8",)
-
 RECIPES: Mapping[str, Sequence[str]] = {
-    "paper": (),
-    "hidden": _TOKEN,
-    "hidden-sizes": (*_TOKEN, "model.word_sizes=true"),
-    "hidden-summary": (*_TOKEN, "model.summary=true"),
-    "hidden-counts": (*_TOKEN, *_COUNTS),
-    "hidden-moments": (*_TOKEN, *_COUNTS, *_MOMENTS),
-    "future": (*_TOKEN, *_COUNTS, *_MOMENTS, "objectives.hidden=0", "objectives.future=1"),
-    "hidden-future": (*_TOKEN, *_COUNTS, *_MOMENTS, "objectives.future=1"),
-    "all": (*_TOKEN, *_COUNTS, *_MOMENTS, "objectives.future=1", "objectives.words=0.1"),
-}
-"""Changes of the preset `paper`, besides those of the budget."""
+    "default": (),
+    "no-hidden": ("objectives.hidden=0",),
+    "no-future": ("objectives.future=0",),
+    "with-words": ("objectives.words=0.1",),
+    "one-cutoff": ("cutoffs=1", "objectives.future=0"),
+    "no-summary": ("model.summary=false", "start_from_counts=false"),
+    "no-start": ("start_from_counts=false",),
+    "no-word-sizes": ("model.word_sizes=false",),
+    "no-decay": ("decay=0",),
+    "paper": (
+        "objectives.words=1", "objectives.hidden=0", "objectives.future=0", "cutoffs=1",
+        "model.summary=false", "model.word_sizes=false", "model.pool=mean",
+        "start_from_counts=false",
+    ),
+}  # fmt: skip
+"""Changes of the preset `default`; the last one learns what `paper` does, from as many users."""
 
 
 def recipe(name: str) -> PretrainConfig:
     """The settings of a recipe."""
-    return configure("paper", [*BUDGET, *RECIPES[name]])
+    return configure("default", RECIPES[name])

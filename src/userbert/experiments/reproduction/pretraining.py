@@ -109,6 +109,7 @@ def _masked_words(recipe: Recipe, data: PreparedData, budget: Budget, work: Path
     model: UserBert = pretrain(
         data,
         work / "model",
+        preset="paper",
         config=configure("paper", settings),
         seed=budget.seed,
         before=budget.cutoff,
