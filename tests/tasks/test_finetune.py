@@ -15,11 +15,11 @@ from userbert.data.store import PreparedData
 from userbert.errors import InputError, LabelError, ModelError
 from userbert.tasks.finetune import FinetuneConfig, finetune, quality
 from userbert.tasks.labelled_batches import parts_of
-from userbert.tasks.task_head import mean_loss
+from userbert.tasks.task_head import TaskHead, mean_loss
 from userbert.tasks.task_model import TaskModel
 from userbert.training.pretrain import fingerprint
 
-QUICK = FinetuneConfig(learning_rate=1e-2, batch_size=16, epochs=8, validation=0.2)
+QUICK = FinetuneConfig(learning_rate=1e-2, batch_size=16, epochs=12, patience=12, validation=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +165,44 @@ def test_a_head_tells_thousands_of_classes_apart_in_bf16(data: PreparedData) -> 
     with torch.autocast("cpu", torch.bfloat16):
         outputs = task.head(vectors)
     assert torch.equal(outputs, task.head(vectors))
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression"])
+def test_a_probe_is_the_best_regression_on_fixed_vectors(data: PreparedData, kind: str) -> None:
+    labels = taste_labels(data, kind)
+    head = TaskHead(3, labels)
+    head.start(labels.targets)
+    random = np.random.default_rng(0)
+    shown = labels.targets if labels.targets.ndim == 1 else labels.targets[:, 1]
+    vectors = torch.from_numpy(
+        np.c_[shown + random.normal(size=len(labels)), random.normal(size=(len(labels), 2)) * 30]
+    ).float()
+    head.probe(vectors, labels.targets.copy(), penalty=1e-3)
+    weight, bias = (part.detach().clone().requires_grad_() for part in (head.weight, head.bias))
+    scale = vectors.std(dim=0, correction=0)
+    outputs = torch.nn.functional.linear(vectors, weight, bias)
+    loss = head.losses(outputs, labels.targets.copy()).mean()
+    (loss + 1e-3 / 2 * (weight * scale).square().sum()).backward()  # type: ignore[no-untyped-call]
+    assert weight.grad is not None
+    assert bias.grad is not None
+    assert (weight.grad / scale).abs().max() < 1e-3
+    assert bias.grad.abs().max() < 1e-3
+    head.probe(vectors, labels.targets.copy(), penalty=1e6)
+    assert head.weight.abs().max() < 1e-3
+
+
+def test_the_vectors_as_they_are_may_be_the_best(data: PreparedData) -> None:
+    """An epoch at no rate to speak of changes nothing, and what was before it is kept."""
+    model, labels = tiny_model(data), taste_labels(data)
+    still = FinetuneConfig(learning_rate=1e-12, batch_size=16, epochs=2, validation=0.2)
+    task = finetune(model, data, labels, config=still)
+    assert (task.record["best_epoch"], task.record["epochs_taken"]) == (0, 2)
+    for name, weight in task.user_bert.state_dict().items():
+        assert torch.equal(weight, model.state_dict()[name]), name
+
+
+def test_the_head_reads_all_there_is_of_the_user(data: PreparedData) -> None:
+    model = tiny_model(data)
+    assert TaskModel(model, taste_labels(data)).head.in_features == 16
+    model.config = model.config.model_copy(update={"pool": "all"})
+    assert TaskModel(model, taste_labels(data)).head.in_features == 2 * 16

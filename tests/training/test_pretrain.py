@@ -59,9 +59,7 @@ def test_model_folder_holds_the_record_and_the_work_folder_is_gone(
     data: PreparedData, tmp_path: Path
 ) -> None:
     output = tmp_path / "model"
-    model = pretrain(
-        data, output, preset="paper", config=TINY, seed=3, before="2024-02-15"
-    )
+    model = pretrain(data, output, preset="paper", config=TINY, seed=3, before="2024-02-15")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     loaded = UserBert.from_pretrained(output)
     record = loaded.record

@@ -176,8 +176,14 @@ def finetune(
     task.save(output)
     record = task.record
     measure = {"binary": "ROC-AUC", "regression": "minus squared error"}.get(task.kind, "mAP@10")
+    epochs_of_best = record["best_epoch"]
+    when = (
+        f"best after {epochs_of_best} epochs"
+        if epochs_of_best
+        else "best with the vectors as they were"
+    )
     show(
-        f"{output}: {record['labels']:,} labels, best after {record['best_epoch']} epochs: "
+        f"{output}: {record['labels']:,} labels, {when}: "
         f"{measure} {record['quality']:.3f} on {record['validation_labels']:,} users set apart"
     )
 

@@ -88,6 +88,7 @@ def _pretrain_one(data: Path, path: Path, seed: int) -> None:
     pretrain(
         PreparedData.open(data),
         path,
+        preset="paper",
         config=configure("paper", [f"steps={STEPS}", "checkpoint_every=250"]),
         seed=seed,
         before=complete_journey.CUTOFF,

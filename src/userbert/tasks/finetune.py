@@ -1,7 +1,8 @@
 """Fine-tuning: a pretrained network, a head, labels → a task model (paper §4.4).
 
 In: a `UserBert`, prepared data, `Labels`. Out: `TaskModel`, which scores users and is saved in a
-folder of its own. It learns end to end, from the first token's vector, by the one training loop.
+folder of its own. The head begins as a regression on the vectors that pretraining gave; then all
+learns end to end, by the one training loop.
 `evaluate`, `predict`, `explain` and the service use it.
 """
 
@@ -19,7 +20,7 @@ from userbert.data.batches import Int64
 from userbert.data.pairs import Pairs
 from userbert.data.store import PreparedData
 from userbert.errors import LabelError
-from userbert.model.userbert import UserBert
+from userbert.model.userbert import UserBert, embed_pairs
 from userbert.schema.models import Strict
 from userbert.tasks.labelled_batches import LabelledBatches
 from userbert.tasks.labels import Labels
@@ -33,8 +34,17 @@ from userbert.training.pretrain import fingerprint
 __all__ = ["FinetuneConfig", "TaskModel", "finetune", "quality", "refuse_hidden", "refuse_leaks"]
 
 
+PENALTIES = tuple(10.0**power for power in range(1, -4, -1))
+"""Of a head's squared weights before the network learns, the strongest first."""
+FEW_CLASSES = 20
+"""A regression to more of them takes longer than the network's own learning."""
+
+
 class FinetuneConfig(Strict):
-    """How a task is learned; the defaults are the paper's (§4.4), but for stopping early."""
+    """How a task is learned; the defaults are the paper's (§4.4), but for where it starts and ends.
+
+    The head starts as the best regression on fixed vectors, and the best epoch is kept.
+    """
 
     learning_rate: float = Field(default=1e-4, gt=0)
     """Of Adam."""
@@ -82,8 +92,10 @@ def finetune(
         data, pairs, chosen, batch_size=config.batch_size, seed=config.seed, hidden=task.hidden
     )
     precision = model.fastest_precision(next(task.parameters()).device)
+    is_probed = not from_scratch and len(labels.classes) <= FEW_CLASSES
     # The network stands in the middle of an epoch when the loop has ended; the best is kept here.
-    best = _Best(config.patience)
+    # What a probe gives is looked at before the first epoch.
+    best = _Best(config.patience, seen=-1 if is_probed else 0)
 
     def validate() -> dict[str, float]:
         scores = task.scores(data, pairs.rows[validate_on], pairs.cutoffs[validate_on])
@@ -91,6 +103,9 @@ def finetune(
         best.note(value, task)
         return {"quality": value}
 
+    if is_probed:
+        _probe(task, data, pairs, labels, train_on=chosen, validate_on=validate_on)
+        validate()
     train(
         task,
         lambda module, batch, _: {"task": mean_loss(module, module.head, batch, labels.targets)},
@@ -165,6 +180,37 @@ def refuse_leaks(model: UserBert, data: PreparedData, labels: Labels) -> None:
         f"model was pretrained on, so it has seen what they ask for. Pretrain one that has not: "
         f"userbert pretrain DATA -o MODEL --before {first}Z (or --at with the labels' file)"
     )
+
+
+def _probe(
+    task: TaskModel,
+    data: PreparedData,
+    pairs: Pairs,
+    labels: Labels,
+    *,
+    train_on: Int64,
+    validate_on: Int64,
+) -> None:
+    """Let the head begin as the best regression on the vectors that pretraining gave.
+
+    A head that begins anywhere pulls the network along while it learns, and away from what
+    pretraining knew (Kumar et al., 2022).
+    """
+    vectors, held = (
+        torch.from_numpy(
+            embed_pairs(task.user_bert, data, pairs.rows[on], pairs.cutoffs[on], pool=task.pool)
+        )
+        for on in (train_on, validate_on)
+    )
+    head, best, weights = task.head, -np.inf, {}
+    for penalty in PENALTIES:
+        head.probe(vectors, labels.targets[train_on], penalty)
+        with torch.inference_mode():
+            scores = head.scores(head(held)).numpy()
+        value = quality(labels, labels.targets[validate_on], scores)
+        if value > best:
+            best, weights = value, deepcopy(head.state_dict())
+    head.load_state_dict(weights)
 
 
 def _new_task(

@@ -20,6 +20,11 @@ from userbert.model.tables import INIT_DEVIATION
 from userbert.tasks.labelled_batches import parts_of
 from userbert.tasks.labels import Labels
 
+_STEPS = 50
+"""Of a quasi-Newton solver; from the weights of a stronger penalty, fewer are needed."""
+_LEAST_DEVIATION = 0.1
+"""Where users differ by less, in vectors of about unit deviation, there is not much to read."""
+
 
 class TaskHead(nn.Linear):
     """Outputs (B, 1), or (B, C) where there are classes."""
@@ -53,6 +58,31 @@ class TaskHead(nn.Linear):
             self.center.fill_(targets.mean())
             self.spread.fill_(max(float(targets.std()), 1e-6))
         self.bias.copy_(torch.from_numpy(self._frequencies(targets)))
+
+    @torch.no_grad()
+    def probe(self, vectors: Tensor, targets: NDArray[Any], penalty: float) -> None:
+        """Go on to the best weights for vectors (B, H) that stay as they are, as one regression.
+
+        `penalty` is the share of the squared weights, of standardised vectors, in the loss.
+        """
+        mean = vectors.mean(dim=0)
+        scale = vectors.std(dim=0, correction=0).clamp(min=_LEAST_DEVIATION)
+        weight = (self.weight * scale).requires_grad_()
+        bias = (self.bias + self.weight @ mean).requires_grad_()
+        standard = (vectors - mean) / scale
+        solver = torch.optim.LBFGS([weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            solver.zero_grad()
+            outputs = functional.linear(standard, weight, bias)
+            value = self.losses(outputs, targets).mean() + penalty / 2 * weight.square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+            return value
+
+        with torch.enable_grad():
+            solver.step(loss)  # type: ignore[no-untyped-call]
+        self.weight.copy_(weight.detach() / scale)
+        self.bias.copy_(bias.detach() - self.weight @ mean)
 
     def _frequencies(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log odds of a yes, or the log of each class's share; of quantities zero, their center."""

@@ -31,7 +31,7 @@ from userbert.data.pairs import Pairs, pairs_asked
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
 from userbert.folders import check_summary, publishing_folder, read_json, write_json, write_summary
-from userbert.model.userbert import UserBert
+from userbert.model.userbert import Pool, UserBert
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats
 from userbert.tasks.task_head import TaskHead
@@ -44,7 +44,10 @@ _MOST_VALUES = 10
 
 
 class TaskModel(nn.Module):
-    """A network with a linear head on the first token's final vector (paper §4.4)."""
+    """A network with a linear head on the first token's final vector (paper §4.4).
+
+    Where the network's user embedding is all there is (`pool=all`), the head reads all of it.
+    """
 
     def __init__(self, user_bert: UserBert, labels: Labels) -> None:
         super().__init__()
@@ -55,7 +58,8 @@ class TaskModel(nn.Module):
         """The task without its pairs: its name, question, kind, classes, hidden fields."""
         self.record: dict[str, Any] = {}
         """How it was learned."""
-        self.head = TaskHead(user_bert.config.hidden, labels)
+        self.pool: Pool = "all" if user_bert.config.pool == "all" else "cls"
+        self.head = TaskHead(user_bert.width(self.pool), labels)
 
     @property
     def kind(self) -> str:
@@ -69,8 +73,8 @@ class TaskModel(nn.Module):
 
     def forward(self, batch: UserBatch) -> Tensor:
         """Outputs of the head, (B, 1) or (B, C), before they are made scores."""
-        encoded = self.user_bert(batch)
-        return self.head(encoded.tokens.index_select(0, encoded.cls_index))  # type: ignore[no-any-return]
+        vectors = self.user_bert.user_vectors(self.user_bert(batch), self.pool)
+        return self.head(vectors)  # type: ignore[no-any-return]
 
     def scores(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> Floats:
         """Score (user, cut-off) pairs, given as (B,) each.
