@@ -36,14 +36,15 @@ def test_table_holds_means_over_seeds_and_the_paired_lead(tmp_path: Path) -> Non
 def test_parts_are_done_once_and_say_where_they_come_from(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipes, "BUDGET", ("steps=20", "batch_size=32"))
+    small = {"default": ("steps=20", "batch_size=32")}
+    monkeypatch.setattr(recipes, "RECIPES", small)
     results, work = tmp_path / "results", tmp_path / "work"
     name = "complete-journey-2017-06-01"
-    mine = Part(name, "all", 0, tunes=False)
+    mine = Part(name, "default", 0, tunes=False)
     results.mkdir()
     content = bench.do(mine, real_data, work, ["bench"])
     models = {name for task in content["tasks"] for name in task["models"]}
-    assert models == {"frozen-linear", "fused-linear", "fused-gbm"}
+    assert models == {"aggregates-gbm", "frozen-linear", "fused-linear", "fused"}
     assert content["made"]["seeds"] == [0]
     assert content["pretraining"]["users"] == 640
     (results / name).mkdir()
