@@ -44,7 +44,9 @@ def pretrain(
     output: Output,
     preset: Annotated[
         str,
-        typer.Option(help="`default`: what did best; `paper`: the paper's settings, exactly."),
+        typer.Option(
+            help="`default`: what did best so far; `paper`: the paper's settings, exactly."
+        ),
     ] = "default",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Batches to learn from. Default: the preset's.")
@@ -176,12 +178,8 @@ def finetune(
     task.save(output)
     record = task.record
     measure = {"binary": "ROC-AUC", "regression": "minus squared error"}.get(task.kind, "mAP@10")
-    epochs_of_best = record["best_epoch"]
-    when = (
-        f"best after {epochs_of_best} epochs"
-        if epochs_of_best
-        else "best with the vectors as they were"
-    )
+    epoch = record["best_epoch"]
+    when = f"best after {epoch} epochs" if epoch else "best with the vectors as they were"
     show(
         f"{output}: {record['labels']:,} labels, {when}: "
         f"{measure} {record['quality']:.3f} on {record['validation_labels']:,} users set apart"

@@ -65,8 +65,7 @@ class Scored:
 
 def base_rate(targets: NDArray[Any], split: Split) -> Scored:
     """Give everybody the share of positives: what one knows without looking at users."""
-    rate = targets[split.learning].mean()
-    return Scored(np.full(len(split.test), rate), 0.5)
+    return Scored(np.full(len(split.test), targets[split.learning].mean()), 0.5)
 
 
 def linear(

@@ -33,7 +33,6 @@ from userbert.training.pretrain import fingerprint
 
 __all__ = ["FinetuneConfig", "TaskModel", "finetune", "quality", "refuse_hidden", "refuse_leaks"]
 
-
 PENALTIES = tuple(10.0**power for power in range(1, -4, -1))
 """Of a head's squared weights before the network learns, the strongest first."""
 FEW_CLASSES = 20

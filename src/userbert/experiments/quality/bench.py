@@ -27,7 +27,7 @@ from userbert.experiments.quality.studies import (
     Study,
     Task,
     open_study,
-)  # fmt: skip
+)
 from userbert.experiments.quality.table import write_table
 from userbert.folders import replacing_file, write_json
 from userbert.model.userbert import UserBert, embed_pairs
