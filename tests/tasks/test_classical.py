@@ -64,6 +64,6 @@ def test_vectors_stand_beside_all_columns_and_beside_their_leading_directions() 
 
 
 def test_a_blend_is_the_mean_of_log_odds() -> None:
-    told = classical.blend(np.array([0.5, 0.9, 0.0]), np.array([0.5, 0.1, 1.0]))
+    told = classical.blend([np.array([0.5, 0.9, 0.0]), np.array([0.5, 0.1, 1.0])])
     np.testing.assert_allclose(told, [0.5, 0.5, 0.5])
-    assert classical.blend(np.array([0.8]), np.array([0.8])) == pytest.approx(0.8)
+    assert classical.blend([np.array([0.8])] * 3) == pytest.approx(0.8)

@@ -151,14 +151,25 @@ def test_smaller_sets_to_learn_from_lie_in_larger_ones(data: PreparedData) -> No
 def test_the_best_is_picked_by_validation_and_never_by_test(data: PreparedData) -> None:
     (material,) = workshop(data, taste_labels(data)).materials
     right = material.labels.targets.astype(float)
-    lucky = OutOfFold("lucky on test", [right], np.array([[0.5, 0.5, 0.9]]))
-    chosen = OutOfFold("chosen inside", [1 - right, right * 0], np.array([[0.6, 0.6, 0.6]] * 2))
+    lucky = OutOfFold("lucky on test", [right], np.array([[0.5, 0.5, 0.9]]), 1e4)
+    chosen = OutOfFold("chosen inside", [1 - right, right * 0], np.array([[0.6] * 3] * 2), 1e4)
     best = best_of(material, [lucky, chosen])
     assert len(best.scores) == 2
     for run in (0, 1):
         inside = material.folds < 2
         np.testing.assert_array_equal(best.scores[run][inside], chosen.scores[run][inside])
         np.testing.assert_array_equal(best.scores[run][~inside], lucky.scores[0][~inside])
+
+
+def test_of_models_that_cannot_be_told_apart_the_last_is_taken(data: PreparedData) -> None:
+    (material,) = workshop(data, taste_labels(data)).materials
+    first, last = (np.full(60, value) for value in (0.2, 0.7))
+    for judges, expected in ((100, 0.7), (1000, 0.2)):  # errors of .04 and .013
+        models = [
+            OutOfFold("ahead by .03", [first], np.array([[0.83] * 3]), judges),
+            OutOfFold("reads more", [last], np.array([[0.80] * 3]), judges),
+        ]
+        assert set(best_of(material, models).scores[0]) == {expected}
 
 
 def test_networks_take_turns_unless_every_seed_is_asked_for(data: PreparedData) -> None:

@@ -152,8 +152,8 @@ def finetune(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from new weights, to compare.")
     ] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="At most; the best is kept.")] = 10,
-    batch_size: Annotated[int, typer.Option(min=1, help="Users in a batch.")] = 128,
+    epochs: Annotated[int, typer.Option(min=1, help="At most; the best is kept.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Users in a batch.")] = 32,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Fine-tune a pretrained model to a task, end to end.

@@ -6,7 +6,7 @@ model chooses (penalty, kind of features, number of trees) it chooses on the val
 it learns again from all pairs that may be learned from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,10 +91,10 @@ def linear(
     return Scored(model.predict_proba(design[split.test])[:, 1], best, held)
 
 
-def blend(first: Floats, second: Floats) -> Floats:
-    """The mean of two models' log odds, as a probability again."""
-    both = [logit(np.clip(one, _LEAST, 1 - _LEAST)) for one in (first, second)]
-    mean: Floats = expit((both[0] + both[1]) / 2)
+def blend(scores: Sequence[Floats]) -> Floats:
+    """The mean of several models' log odds, as a probability again."""
+    odds = [logit(np.clip(one.astype(np.float64), _LEAST, 1 - _LEAST)) for one in scores]
+    mean: Floats = expit(np.mean(odds, axis=0))
     return mean
 
 

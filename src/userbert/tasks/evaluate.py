@@ -58,11 +58,7 @@ class EvaluateConfig(Strict):
     """Of users, for the intervals."""
     seed: int = Field(default=0, ge=0)
     """Of folds, resamples and fits."""
-    finetune: FinetuneConfig = FinetuneConfig(
-        learning_rate=3e-4, batch_size=32, epochs=3, patience=2
-    )
-    """Hundreds of labels make five of the paper's batches an epoch; so batches are smaller, and
-    epochs fewer to save time, which costs the networks something (docs/decisions/0005)."""
+    finetune: FinetuneConfig = FinetuneConfig()
     every_seed: bool = False
     """Fit every pretrained model in every fold; else models that take long (`SLOW`) take one
     pretrained model a fold, in turn."""

@@ -63,8 +63,9 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
     ),
     "fused": (
         "ours",
-        "the mean of that regression and of the trees on the classical features (next values: a "
-        "regression or trees on both, whichever was better on the validation users)",
+        "the mean of that regression, of the trees on the classical features and of the fine-tuned "
+        "network (next values: a regression or trees on both, whichever was better on the "
+        "validation users)",
     ),
     "fine-tuned": ("ours", "the pretrained network, trained further on the labels end to end"),
     "from-scratch": (

@@ -32,13 +32,15 @@ from userbert.workers import processes
 CLASSICAL = (
     "popularity", "own-popularity", "aggregates-linear", "aggregates-gbm", "aggregates-both",
 )  # fmt: skip
-OURS = ("frozen-linear", "frozen-gbm", "fused-linear", "fused", "fine-tuned")
-BLENDS: Mapping[str, tuple[str, str]] = {
+OURS = ("frozen-linear", "frozen-gbm", "fine-tuned", "fused-linear", "fused")
+"""Of either side, the model that reads the most stands last; see `out_of_fold.best_of`."""
+BLENDS: Mapping[str, tuple[str, ...]] = {
     "aggregates-both": ("aggregates-linear", "aggregates-gbm"),
-    "fused": ("fused-linear", "aggregates-gbm"),
+    "fused": ("fused-linear", "aggregates-gbm", "fine-tuned"),
 }
-"""Models of yes-or-no tasks that are the mean of two others: trees find what depends on what, a
-regression what many weak signs say together. (Trees use vectors badly.)"""
+"""Models of yes-or-no tasks that are the mean of others: trees find what depends on what, a
+regression what many weak signs say together, a network what came after what. (Trees use vectors
+badly.)"""
 NETWORKS = ("fine-tuned", "from-scratch")
 """Models that train a network; all others learn on features."""
 
@@ -81,8 +83,8 @@ class Material:
         return tuple(name for name in (*CLASSICAL, *OURS, "from-scratch") if name not in left_out)
 
     @property
-    def blends(self) -> Mapping[str, tuple[str, str]]:
-        """Of these, the models that are a mean of two others."""
+    def blends(self) -> Mapping[str, tuple[str, ...]]:
+        """Of these, the models that are a mean of others."""
         return BLENDS if self.labels.kind == "binary" else {}
 
     @property
@@ -163,9 +165,12 @@ class Workshop:
             train_on=split.train,
             validate_on=split.validation,
         )
-        rows = self.data.rows_of([labels.user_ids[i] for i in split.test])
-        scores = task.scores(self.data, rows, labels.cutoffs[split.test])
-        return Scored(scores, task.record["quality"])
+        rows = self.data.rows_of(labels.user_ids)
+        test, held = (
+            task.scores(self.data, rows[on], labels.cutoffs[on])
+            for on in (split.test, split.validation)
+        )
+        return Scored(test, task.record["quality"], held)
 
 
 def do_all(workshop: Workshop, fits: Sequence[Fit], workers: int) -> Iterator[tuple[Fit, Scored]]:

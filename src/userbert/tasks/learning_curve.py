@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from userbert.tasks.fits import CLASSICAL, NETWORKS, OURS, Fit, Material
+from userbert.tasks.fits import CLASSICAL, OURS, Fit, Material
 from userbert.tasks.out_of_fold import (
     BEST,
     METRICS,
@@ -36,6 +36,8 @@ _STEP = 4
 """A point has so many times the labels of the one before."""
 _MANY = 2_000
 """Labels of which another draw is much like the first."""
+_QUICK = 500
+"""Labels of which a network learns within seconds."""
 _FEWEST_OF_SETS = 100
 """Labels of a task of sets, whose classes cannot all be there ten times."""
 
@@ -61,13 +63,15 @@ def fits_of(  # noqa: PLR0917 - a task's place, and how thoroughly it is looked 
 ) -> Iterator[Fit]:
     """The fits of a task's curve: about `draws` of each point, spread over the folds.
 
-    Networks take long, so each fold draws once for them; so does all where a draw is of many.
+    Networks take long, so where labels are not few each fold draws once for them; so do all where
+    a draw is of many. A network from scratch only stands beside, and is never drawn for again.
     """
     if draws == 0:
         return
     for size in sizes(material, folds, least):
         for model in (name for name in MODELS if name in material.fitted):
-            is_once = model in NETWORKS or size >= _MANY
+            most = {"from-scratch": 0, "fine-tuned": _QUICK}.get(model, _MANY)
+            is_once = size > most
             for run in range(1 if is_once else max(1, draws // folds)):
                 for fold in range(folds):
                     yield Fit(number, model, run, (fold + run) % seeds, fold, size)

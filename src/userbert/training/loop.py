@@ -91,15 +91,13 @@ def train(
     *,
     folder: Path | None = None,
     validate: Callable[[], Mapping[str, float]] | None = None,
-    is_enough: Callable[[Mapping[str, float]], bool] | None = None,
     processes: Processes = ALONE,
     description: str = "training",
 ) -> Trained:
     """Train a module in place.
 
     With a `folder`, the lines also go to `metrics.jsonl` in it, checkpoints are kept there, and a
-    run that finds one goes on from it. `is_enough` looks at each validation and may end the run.
-    Raises `InputError` if the loss stops being a number.
+    run that finds one goes on from it. Raises `InputError` if the loss stops being a number.
     """
     optimizer = Adam(module, config.learning_rate, alone=processes.world == 1)
     done = RunState()
@@ -134,7 +132,7 @@ def train(
             optimizer.step()
             recent.add(values.detach(), len(batch))
 
-            is_over, is_pause = False, taken % config.checkpoint_every == 0 or taken == config.steps
+            is_pause = taken % config.checkpoint_every == 0 or taken == config.steps
             if taken % config.log_every == 0 or is_pause:
                 means, seen, speed = recent.take(processes)
                 users += seen
@@ -151,9 +149,7 @@ def train(
             if is_pause:
                 optimizer.flush()
                 if validate is not None:
-                    found = validate()
-                    write({"step": taken, "validation": dict(found)})
-                    is_over = is_enough is not None and is_enough(found)
+                    write({"step": taken, "validation": dict(validate())})
                     module.train()
                 if folder is not None and processes.is_first:
                     # A checkpoint that outlives a power cut must find the lines before it.
@@ -162,8 +158,6 @@ def train(
                     save_checkpoint(folder, module, optimizer, RunState(taken, users, seconds))
                 recent.restart_clock()
             advance(1, note)
-            if is_over:
-                break
     return Trained(lines, users, done.seconds + time.perf_counter() - started)
 
 

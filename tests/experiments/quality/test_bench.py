@@ -40,11 +40,13 @@ def test_parts_are_done_once_and_say_where_they_come_from(
     monkeypatch.setattr(recipes, "RECIPES", small)
     results, work = tmp_path / "results", tmp_path / "work"
     name = "complete-journey-2017-06-01"
-    mine = Part(name, "default", 0, tunes=False)
+    mine = Part(name, "default", 0, is_frozen=False)
     results.mkdir()
     content = bench.do(mine, real_data, work, ["bench"])
     models = {name for task in content["tasks"] for name in task["models"]}
-    assert models == {"aggregates-gbm", "frozen-linear", "fused-linear", "fused"}
+    assert models == {
+        "aggregates-gbm", "frozen-linear", "fused-linear", "fine-tuned", "fused"
+    }  # fmt: skip
     assert content["made"]["seeds"] == [0]
     assert content["pretraining"]["users"] == 640
     (results / name).mkdir()

@@ -9,7 +9,7 @@ done again. Run it by
 
 import argparse
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,8 @@ from userbert.workers import cores, processes
 CLASSICAL = "classical"
 """The recipe that pretrains nothing."""
 RESAMPLES = 200
-_ON_VECTORS = ("aggregates-gbm", "frozen-linear", "fused-linear", "fused")
+_ON_VECTORS = ("aggregates-gbm", "frozen-linear", "fused-linear", "fine-tuned", "fused")
 """The models a recipe is judged by; trees on counts are there to be blended."""
-_TUNING = FinetuneConfig(learning_rate=3e-4, batch_size=32, epochs=5, patience=2)
 
 
 @dataclass(frozen=True)
@@ -58,20 +57,21 @@ class Part:
     study: str
     recipe: str
     seed: int
-    tunes: bool
-    """Whether the network is fine-tuned, too; it takes longer than all else."""
+    is_frozen: bool
+    """Whether the network is not fine-tuned, which takes longer than all else."""
 
     @property
     def name(self) -> str:
         """Of its file."""
-        return f"{self.recipe}-{self.seed}" + ("-fine-tuned" if self.tunes else "")
+        return f"{self.recipe}-{self.seed}"
 
 
 def do(part: Part, logs: Path, work: Path, command: Sequence[str]) -> dict[str, Any]:
     """Do a part and describe it as plain JSON."""
     study = open_study(part.study, logs, work)
     origin = made(command, [part.seed], study.data.checksum)
-    folder = work / "models" / f"{part.study}-{part.recipe}-{part.seed}"
+    # Studies of the same data, up to the same bound, share their models.
+    folder = work / "models" / f"{study.data.path.parent.name}-{part.name}"
     model = None if part.recipe == CLASSICAL else _pretrained(part, study, folder)
     about = {} if model is None else {key: model.record[key] for key in _TOLD}
     return {
@@ -103,9 +103,9 @@ def _pretrained(part: Part, study: Study, folder: Path) -> UserBert:
 def _tried(part: Part, study: Study, model: UserBert | None, folder: Path) -> list[dict[str, Any]]:
     """Fit each model in each fold; its metric, and the metric on resamples of the users."""
     materials = tuple(_material(study, task, model) for task in study.tasks)
-    wanted: Collection[str] = CLASSICAL_MODELS
-    if model is not None:
-        wanted = {"fine-tuned"} if part.tunes else _ON_VECTORS
+    wanted = set(CLASSICAL_MODELS if model is None else _ON_VECTORS)
+    if part.is_frozen:
+        wanted.discard("fine-tuned")
     fits = [
         Fit(number, name, 0, 0, int(fold))
         for number, material in enumerate(materials)
@@ -113,7 +113,7 @@ def _tried(part: Part, study: Study, model: UserBert | None, folder: Path) -> li
         if name in wanted
         for fold in np.unique(material.folds[material.folds >= 0])
     ]
-    workshop = Workshop(study.data.path, (folder,), materials, _TUNING, part.seed)
+    workshop = Workshop(study.data.path, (folder,), materials, FinetuneConfig(), part.seed)
     found = collect(workshop, fits, FOLDS, workers=1)
     return [_told(material, number, found) for number, material in enumerate(materials)]
 
@@ -190,10 +190,10 @@ def main() -> None:
     parser.add_argument("--study", nargs="*", default=[*CHOICE], choices=[*CHOICE, *CONFIRMATION])
     parser.add_argument("--recipe", nargs="*", default=[], choices=[CLASSICAL, *RECIPES])
     parser.add_argument("--seed", nargs="*", type=int, default=[0])
-    parser.add_argument("--fine-tune", action="store_true")
+    parser.add_argument("--frozen", action="store_true", help="fine-tune nothing")
     asked = parser.parse_args()
     parts = [
-        Part(study, name, seed, asked.fine_tune)
+        Part(study, name, seed, asked.frozen)
         for name in asked.recipe
         for seed in (asked.seed if name != CLASSICAL else [0])
         for study in asked.study
