@@ -83,7 +83,7 @@ def collect(
                 gathered[task, part, size] for part in parts if (task, part, size) in gathered
             ]
             if len(members) == len(parts):
-                gathered[task, name, size] = _blended(workshop, (task, name, size), members, folds)
+                gathered[task, name, size] = _blended(workshop, (task, name, size), members)
     return gathered
 
 
@@ -95,7 +95,7 @@ def _judges(labels: Labels, folds: int, size: int | None) -> float:
     return max(1.0, learned * VALIDATION_SHARE * rare)
 
 
-def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold], folds: int) -> OutOfFold:
+def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold]) -> OutOfFold:
     """Blend models run by run.
 
     Of all labels a model that has fewer runs lends each of them to several; of some, a run has
@@ -104,11 +104,12 @@ def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold], folds: 
     task, name, size = key
     targets = workshop.materials[task].labels.targets
     runs = (max if size is None else min)(len(one.scores) for one in members)
-    found = OutOfFold(name, [], np.zeros((runs, folds)), members[0].judges)
+    first = members[0]
+    found = OutOfFold(name, [], np.zeros((runs, first.validation.shape[1])), first.judges)
     for run in range(runs):
         own = [(one, run % len(one.scores)) for one in members]
         found.scores.append(blend([one.scores[number] for one, number in own]))
-        for fold in range(folds):
+        for fold in {fold for _, fold in first.held}:
             split = workshop.split(Fit(task, name, run, 0, fold, size))
             held = blend([one.held[number, fold] for one, number in own])
             found.validation[run, fold] = roc_auc(targets[split.validation], held)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from userbert.experiments.quality import bench, recipes
-from userbert.experiments.quality.bench import CLASSICAL, Part, run
-from userbert.experiments.quality.table import write_table
+from userbert.experiments.quality.bench import Part, run
+from userbert.experiments.quality.table import CLASSICAL, PICKED, write_table
 from userbert.folders import read_json, write_json
 
 
@@ -21,7 +21,7 @@ def part(results: Path, recipe: str, seed: int, model: str, value: float) -> Non
 
 
 def test_table_holds_means_over_seeds_and_the_paired_lead(tmp_path: Path) -> None:
-    part(tmp_path, CLASSICAL, 0, "aggregates-gbm", 0.7)
+    part(tmp_path, CLASSICAL, 0, PICKED, 0.7)
     part(tmp_path, "paper", 0, "frozen-linear", 0.72)
     part(tmp_path, "paper", 1, "frozen-linear", 0.74)
     table = write_table(tmp_path).read_text(encoding="utf-8").splitlines()
@@ -29,7 +29,7 @@ def test_table_holds_means_over_seeds_and_the_paired_lead(tmp_path: Path) -> Non
     assert table[6] == (
         "| paper | frozen-linear | 0.7300 | 0.711 to 0.749 | 2 | +0.030 (+0.030 to +0.030) |"
     )
-    assert table[7] == "| classical | aggregates-gbm | 0.7000 | 0.681 to 0.719 | 1 |  |"
+    assert table[7] == "| classical | picked | 0.7000 | 0.681 to 0.719 | 1 |  |"
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_parts_are_done_once_and_say_where_they_come_from(
     content = bench.do(mine, real_data, work, ["bench"])
     models = {name for task in content["tasks"] for name in task["models"]}
     assert models == {
-        "aggregates-gbm", "frozen-linear", "fused-linear", "fine-tuned", "fused"
+        "aggregates-gbm", "frozen-linear", "fused-linear", "fine-tuned", "fused", PICKED
     }  # fmt: skip
     assert content["made"]["seeds"] == [0]
     assert content["pretraining"]["users"] == 640

@@ -28,7 +28,7 @@ from userbert.experiments.quality.studies import (
     Task,
     open_study,
 )
-from userbert.experiments.quality.table import write_table
+from userbert.experiments.quality.table import CLASSICAL, PICKED, write_table
 from userbert.folders import replacing_file, write_json
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
@@ -37,14 +37,12 @@ from userbert.tasks.aggregates import aggregates, of_all_history
 from userbert.tasks.candidates import own_history
 from userbert.tasks.finetune import FinetuneConfig
 from userbert.tasks.fits import CLASSICAL as CLASSICAL_MODELS
-from userbert.tasks.fits import Fit, Material, Workshop
+from userbert.tasks.fits import OURS, Fit, Material, Workshop
 from userbert.tasks.metrics import estimate, resample_users
-from userbert.tasks.out_of_fold import METRICS, Key, OutOfFold, collect
+from userbert.tasks.out_of_fold import METRICS, Key, OutOfFold, best_of, collect
 from userbert.training.pretrain import pretrain
 from userbert.workers import cores, processes
 
-CLASSICAL = "classical"
-"""The recipe that pretrains nothing."""
 RESAMPLES = 200
 _ON_VECTORS = ("aggregates-gbm", "frozen-linear", "fused-linear", "fine-tuned", "fused")
 """The models a recipe is judged by; trees on counts are there to be blended."""
@@ -139,17 +137,20 @@ def _told(material: Material, number: int, found: Mapping[Key, OutOfFold]) -> di
     tested = np.flatnonzero(material.folds >= 0)
     weights = resample_users([labels.user_ids[i] for i in tested], RESAMPLES)
     metric = METRICS[labels.kind][0]
+    mine = {name: one for (task, name, _), one in found.items() if task == number}
+    ours = [mine[name] for name in OURS if name in mine]
+    # A part of classical models has none of ours; one of a recipe has trees to be blended.
+    mine[PICKED] = best_of(
+        material, ours or [mine[name] for name in CLASSICAL_MODELS if name in mine]
+    )
     models = {}
-    for (task, name, _), one in found.items():
-        if task == number:
-            scores = [each[tested] for each in one.scores]
-            value = estimate(
-                metric, labels.targets[tested], scores, material.folds[tested], weights
-            )
-            models[name] = {
-                "value": round(value.value, 5),
-                "resampled": " ".join(f"{each:.5f}" for each in value.resampled),
-            }
+    for name, one in mine.items():
+        scores = [each[tested] for each in one.scores]
+        value = estimate(metric, labels.targets[tested], scores, material.folds[tested], weights)
+        models[name] = {
+            "value": round(value.value, 5),
+            "resampled": " ".join(f"{each:.5f}" for each in value.resampled),
+        }
     return {"task": labels.name, "metric": metric, "labels": len(labels), "models": models}
 
 

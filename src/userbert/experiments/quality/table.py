@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 
 from userbert.folders import read_json, replacing_file
 
+CLASSICAL = "classical"
+"""The recipe that pretrains nothing."""
+PICKED = "picked"
+"""The model that was picked inside the training parts: the best of the classical or of ours."""
 Found = Mapping[tuple[str, str, str, str], list[Mapping[str, Any]]]
 """By study, task, recipe and model: what each seed gave."""
 
@@ -42,18 +46,17 @@ def _read(results: Path) -> Found:
 
 def _of_task(found: Found, study: str, task: str) -> list[str]:
     mine = {key[2:]: seeds for key, seeds in found.items() if key[:2] == (study, task)}
-    classical = {key: seeds for key, seeds in mine.items() if key[0] == "classical"}
-    best = max(classical, key=lambda key: _mean(classical[key]), default=None)
+    classical = mine.get((CLASSICAL, PICKED))
     lines = [
-        "| recipe | model | mean | 95 % | seeds | ahead of the best classical |",
+        "| recipe | model | mean | 95 % | seeds | ahead of the classical one picked |",
         "|---|---|---|---|---|---|",
     ]
     for (recipe, model), seeds in sorted(mine.items(), key=lambda item: -_mean(item[1])):
         low, high = _ends(_resampled(seeds))
         ahead = ""
-        if best is not None and recipe != "classical":
-            difference = _resampled(seeds) - _resampled(classical[best])
-            lead = _mean(seeds) - _mean(classical[best])
+        if classical is not None and recipe != CLASSICAL:
+            difference = _resampled(seeds) - _resampled(classical)
+            lead = _mean(seeds) - _mean(classical)
             ahead = "{:+.3f} ({:+.3f} to {:+.3f})".format(lead, *_ends(difference))
         lines.append(
             f"| {recipe} | {model} | {_mean(seeds):.4f} | {low:.3f} to {high:.3f} "
