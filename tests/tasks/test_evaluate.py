@@ -104,6 +104,37 @@ def test_multiclass_tasks_without_an_attribute_are_ranked(data: PreparedData) ->
     assert found["aggregates-linear"] > 0.9
 
 
+def test_models_of_another_recipe_stand_beside_and_change_nothing(data: PreparedData) -> None:
+    tasks = [taste_labels(data), taste_labels(data, "multilabel")]
+    config = QUICK.model_copy(update={"draws": 0})
+    models, others = [tiny_model(data)], [tiny_model(data, seed) for seed in (1, 2)]
+    alone = evaluate(models, data, tasks, config=config)
+    both = evaluate(models, data, tasks, config=config, beside={"other": others})
+    swapped = evaluate(others, data, tasks, config=config, beside={"first": models})
+    added = [row for row in both.rows if row not in alone.rows]
+    assert [row for row in both.rows if row not in added] == alone.rows
+    names = {(row["task"], row["model"]) for row in added}
+    assert names == {
+        ("kids", "other: frozen-linear"),
+        ("kids", "other: fused-linear"),
+        ("next_genre", "other: frozen-linear"),
+    }
+    found = {(row["task"], row["model"], row["metric"]): row["mean"] for row in both.rows}
+    for row in swapped.rows:
+        if row["model"] == "frozen-linear":
+            assert found[row["task"], "other: frozen-linear", row["metric"]] == row["mean"]
+        if row["model"] == "first: frozen-linear":
+            assert found[row["task"], "frozen-linear", row["metric"]] == row["mean"]
+    with pytest.raises(ModelError, match="saw other fields"):
+        evaluate(
+            models,
+            data,
+            tasks,
+            config=config,
+            beside={"b": [tiny_model(data, hide=("kids", "age"))]},
+        )
+
+
 @pytest.mark.slow
 def test_processes_change_no_number(data: PreparedData) -> None:
     config = QUICK.model_copy(update={"draws": 0})
@@ -120,7 +151,7 @@ def test_processes_change_no_number(data: PreparedData) -> None:
 
 
 def workshop(data: PreparedData, labels: Labels) -> Workshop:
-    materials, _ = _materials([tiny_model(data)], data, [labels], QUICK)
+    materials, _ = _materials([[tiny_model(data)]], data, [labels], QUICK)
     return Workshop(data.path, (), materials, QUICK.finetune, 0)
 
 
@@ -173,7 +204,7 @@ def test_of_models_that_cannot_be_told_apart_the_last_is_taken(data: PreparedDat
 
 
 def test_networks_take_turns_unless_every_seed_is_asked_for(data: PreparedData) -> None:
-    materials, _ = _materials([tiny_model(data)], data, [taste_labels(data)], QUICK)
+    materials, _ = _materials([[tiny_model(data)]], data, [taste_labels(data)], QUICK)
     in_turn = [fit for fit in _plan(materials, 3, QUICK) if fit.model == "fine-tuned"]
     full = [fit for fit in in_turn if fit.size is None]
     assert sorted((fit.fold, fit.seed, fit.run) for fit in full) == [

@@ -26,7 +26,7 @@ CONFIG = EvaluateConfig(
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     data = tastes(tmp_path_factory.mktemp("tastes") / "data", users=200)
-    (found,), _ = _materials([tiny_model(data)], data, [taste_labels(data)], CONFIG)
+    (found,), _ = _materials([[tiny_model(data)]], data, [taste_labels(data)], CONFIG)
     return found
 
 

@@ -1,11 +1,11 @@
 """The main job on real data: raw logs of Complete Journey → `report.html`.
 
-What vectors add to the features one has already, on five tasks, with three pretraining seeds. Each
-part (data, labels, a model a seed) is published whole, so a demo that was interrupted goes on where
-it was. `userbert demo` and `make demo` run it.
+What vectors add to the features one has already, on five tasks, with three pretraining seeds, and
+those of the paper's own pretraining beside. Each part (data, labels, a model a seed) is published
+whole, so a demo that was interrupted goes on where it was. `userbert demo` and `make demo` run it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from userbert.data.prepare import prepare
@@ -17,11 +17,16 @@ from userbert.schema import Schema
 from userbert.tasks.evaluate import evaluate
 from userbert.tasks.labels import Labels
 from userbert.tasks.report import Background, read_metrics, write_report
+from userbert.training.settings import DEFAULT
 from userbert.workers import processes
 
 SEEDS = (0, 1, 2)
-STEPS = 2_000
-"""Of pretraining: the paper's 400,000 batches are for 22.5 million users, these are 2,430."""
+RECIPES: Mapping[str, Sequence[str]] = {
+    "default": (),
+    "paper": ("steps=2000", "checkpoint_every=250"),
+}
+"""Presets, and what is changed of them: the first is judged, the others are shown beside. The
+paper's 400,000 batches are for 22.5 million users, these are 2,430."""
 _WORKERS = 3
 
 
@@ -32,12 +37,13 @@ def run_demo(folder: Path, command: Sequence[str]) -> Path:
         return report
     data = _prepare(folder)
     tasks = _labels(folder / "labels", data)
-    models = _pretrain(folder / "models", data)
-    comparison = evaluate(models, data, tasks, command=command)
+    recipes = _pretrain(folder / "models", data)
+    models = recipes.pop(DEFAULT)
+    comparison = evaluate(models, data, tasks, command=command, beside=recipes)
     (folder / "report.json").unlink(missing_ok=True)
     comparison.save(folder / "report.json")
     background = Background(
-        metrics=[read_metrics(folder / "models" / f"seed-{seed}") for seed in SEEDS],
+        metrics=[read_metrics(_model(folder / "models", DEFAULT, seed)) for seed in SEEDS],
         source_note=complete_journey.SOURCE_NOTE,
     )
     cutoff = data.schema.instant(complete_journey.CUTOFF)
@@ -63,22 +69,36 @@ def _labels(folder: Path, data: PreparedData) -> list[Labels]:
     return tasks
 
 
-def _pretrain(folder: Path, data: PreparedData) -> list[UserBert]:
-    """One model a seed, side by side: a batch of 16 keeps no more than one core busy."""
-    paths = [folder / f"seed-{seed}" for seed in SEEDS]
-    missing = [(seed, path) for seed, path in zip(SEEDS, paths, strict=True) if not path.exists()]
+def _model(folder: Path, recipe: str, seed: int) -> Path:
+    return folder / f"{recipe}-{seed}"
+
+
+def _pretrain(folder: Path, data: PreparedData) -> dict[str, list[UserBert]]:
+    """Models by recipe, one a seed, some side by side: small batches keep one core busy each."""
+    wanted = [
+        (recipe, seed)
+        for recipe in RECIPES
+        for seed in SEEDS
+        if not _model(folder, recipe, seed).exists()
+    ]
     with (
         processes(_WORKERS) as pool,
-        progress("pretraining (models)", len(missing)) as advance,
+        progress("pretraining (models)", len(wanted)) as advance,
     ):
-        runs = [pool.submit(_pretrain_one, data.path, path, seed) for seed, path in missing]
+        runs = [
+            pool.submit(_pretrain_one, data.path, _model(folder, recipe, seed), recipe, seed)
+            for recipe, seed in wanted
+        ]
         for run in runs:
             run.result()
             advance(1, "")
-    return [UserBert.from_pretrained(path) for path in paths]
+    return {
+        recipe: [UserBert.from_pretrained(_model(folder, recipe, seed)) for seed in SEEDS]
+        for recipe in RECIPES
+    }
 
 
-def _pretrain_one(data: Path, path: Path, seed: int) -> None:
+def _pretrain_one(data: Path, path: Path, recipe: str, seed: int) -> None:
     import torch
 
     from userbert.training.pretrain import pretrain
@@ -88,8 +108,8 @@ def _pretrain_one(data: Path, path: Path, seed: int) -> None:
     pretrain(
         PreparedData.open(data),
         path,
-        preset="paper",
-        config=configure("paper", [f"steps={STEPS}", "checkpoint_every=250"]),
+        preset=recipe,
+        config=configure(recipe, RECIPES[recipe]),
         seed=seed,
         before=complete_journey.CUTOFF,
         hide=complete_journey.HIDDEN,

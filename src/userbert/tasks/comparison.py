@@ -156,9 +156,11 @@ def calibrations(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Mar
 
 def models_tried(scores: Sequence[Score]) -> list[tuple[str, str, str]]:
     """Group, model and what it is, of each model that was tried."""
-    there = {score.model for score in scores if score.model in findings.GLOSSARY}
+    there = {score.model for score in scores}
     return [
-        (findings.group_of(name), name, findings.GLOSSARY[name][1]) for name in _in_groups(there)
+        (findings.group_of(name), name, meaning)
+        for name in _in_groups(there)
+        if (meaning := findings.meaning_of(name)) is not None
     ]
 
 

@@ -6,8 +6,8 @@ page of it. All models see the same folds, and learn and choose inside the train
 """
 
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from userbert.tasks import learning_curve
 from userbert.tasks.aggregates import aggregates, of_all_history
 from userbert.tasks.calibration import calibration, calibration_error
 from userbert.tasks.candidates import own_history
+from userbert.tasks.findings import BESIDE
 from userbert.tasks.finetune import FinetuneConfig, refuse_hidden, refuse_leaks
 from userbert.tasks.fits import CLASSICAL, NETWORKS, OURS, Fit, Material, Workshop
 from userbert.tasks.giveaways import giveaway
@@ -45,6 +46,8 @@ from userbert.tasks.splits import parts_of_users
 PRETRAINING = "fine-tuned − from-scratch"  # noqa: RUF001 - the minus sign, as in `BEST`
 """A paired difference, as `BEST` is."""
 FEW_POSITIVES = 10
+SHOWN_BESIDE = ("frozen-linear", "fused-linear")
+"""What other recipes of pretraining are tried by."""
 SLOW = (*NETWORKS, "fused", "fused-linear")
 
 
@@ -104,13 +107,15 @@ def evaluate(
     *,
     config: EvaluateConfig | None = None,
     command: Sequence[str] = (),
+    beside: Mapping[str, Sequence[UserBert]] | None = None,
 ) -> Report:
     """Compare models on features, on frozen vectors, on both, and fine-tuned networks.
 
     `models` are pretrained alike, one a seed; at least three make the intervals honest. `labels`
     are one task or several, or a frame of `user_id`, `label` and perhaps `cutoff`. `command` is
-    what the report says it was made by. A script that calls this needs `if __name__ ==
-    "__main__":`, as fits run in processes of their own.
+    what the report says it was made by. `beside` are models of other recipes, by name: what a
+    regression reads from their vectors is shown, but never picked. A script that calls this needs
+    `if __name__ == "__main__":`, as fits run in processes of their own.
 
     Raises `LabelError` if labels leak, a field that gives them away is visible, or there are too
     few; `ModelError` if the models are not alike or the data have other ids.
@@ -120,11 +125,28 @@ def evaluate(
     if isinstance(labels, Labels) or not isinstance(labels, list | tuple):
         labels = [labels]
     tasks = [one if isinstance(one, Labels) else Labels.of(one, data) for one in labels]
-    _refuse(networks, data, tasks, config)
+    groups = [networks, *((beside or {}).values())]
+    for group in groups:
+        _refuse(group, data, tasks, config)
+        if group[0].hidden != networks[0].hidden:
+            raise ModelError(
+                "the models beside saw other fields: "
+                f"{', '.join(group[0].hidden) or 'none'} were hidden from them, "
+                f"{', '.join(networks[0].hidden) or 'none'} from the first. Pretrain both alike."
+            )
     asked = tasks
     tasks = [draw(one, config) for one in asked]
-    materials, telling = _materials(networks, data, tasks, config)
-    fits = _plan(materials, len(networks), config)
+    materials, telling = _materials(groups, data, tasks, config)
+    own, others = materials[: len(tasks)], materials[len(tasks) :]
+    fits = _plan(own, len(networks), config)
+    fits += [
+        Fit(number, model, seed, seed, fold)
+        for number, material in enumerate(others, len(own))
+        for model in SHOWN_BESIDE
+        if model in material.fitted
+        for seed in range(len(material.vectors))
+        for fold in range(config.folds)
+    ]
     with TemporaryDirectory(prefix="userbert-") as folder:
         folders = tuple(Path(folder) / str(number) for number in range(len(networks)))
         for network, target in zip(networks, folders, strict=True):
@@ -134,10 +156,18 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     calibrated: list[dict[str, Any]] = []
-    for number, material in enumerate(materials):
+    for number, material in enumerate(own):
         weights = resample_users(material.labels.user_ids, config.resamples, config.seed)
         about = {"data": data.path.name, "task": material.labels.name}
         found = [results[number, model, None] for model in material.models]
+        found += [
+            replace(results[place, model, None], model=f"{recipe}{BESIDE}{model}")
+            for place, recipe in zip(
+                range(number + len(own), len(materials), len(own)), beside or {}, strict=True
+            )
+            for model in SHOWN_BESIDE
+            if model in material.fitted
+        ]
         rows += [about | row for row in _rows(material, found, weights, config)]
         if material.labels.kind == "binary":
             calibrated += [about | _calibrated(material, one) for one in found]
@@ -221,14 +251,14 @@ def _warnings(asked: Sequence[Labels], tasks: Sequence[Labels], seeds: int) -> l
 
 
 def _materials(
-    networks: Sequence[UserBert],
+    groups: Sequence[Sequence[UserBert]],
     data: PreparedData,
     tasks: Sequence[Labels],
     config: EvaluateConfig,
 ) -> tuple[tuple[Material, ...], list[str]]:
-    """Make the features of all tasks; pairs that tasks share are encoded once.
+    """Make the features of all tasks, group of networks by group; return warnings, too.
 
-    Warnings tell of features that give an answer away.
+    Pairs that tasks share are encoded once. Warnings tell of features that give an answer away.
     """
     rows = [data.rows_of(labels.user_ids) for labels in tasks]
     asked = np.concatenate(
@@ -237,28 +267,37 @@ def _materials(
     pairs, place = np.unique(asked, axis=0, return_inverse=True)
     places = np.split(place.ravel(), np.cumsum([len(labels) for labels in tasks])[:-1])
     # A label's hidden fields are hidden from the networks, hence from aggregates.
-    counts, names = aggregates(data, pairs[:, 0], pairs[:, 1], networks[0].hidden)
+    counts, names = aggregates(data, pairs[:, 0], pairs[:, 1], groups[0][0].hidden)
     lasting = of_all_history(names)
-    vectors = [embed_pairs(network, data, pairs[:, 0], pairs[:, 1]) for network in networks]
+    first, *others = (
+        [embed_pairs(network, data, pairs[:, 0], pairs[:, 1]) for network in group]
+        for group in groups
+    )
     telling = [
         found.warning(labels.name)
         for labels, mine in zip(tasks, places, strict=True)
         if labels.kind == "binary"
         and (found := giveaway(counts[mine], names, labels.targets)) is not None
     ]
-    return tuple(
+    materials = [
         Material(
             labels,
             parts_of_users(labels.user_ids, labels.targets, config.folds, config.seed),
             counts[mine],
             lasting,
-            tuple(each[mine] for each in vectors),
+            tuple(each[mine] for each in first),
             None
             if labels.attribute is None
             else own_history(data, labels.attribute, row, labels.cutoffs),
         )
         for labels, row, mine in zip(tasks, rows, places, strict=True)
-    ), telling
+    ]
+    beside = [
+        replace(material, vectors=tuple(each[mine] for each in vectors))
+        for vectors in others
+        for material, mine in zip(materials, places, strict=True)
+    ]
+    return (*materials, *beside), telling
 
 
 def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> list[Fit]:

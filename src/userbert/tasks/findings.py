@@ -76,6 +76,8 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
 }
 """Of each model: its group, and what it is."""
 
+BESIDE = ": "
+"""Stands between the name of a recipe of pretraining that is shown beside, and a model's."""
 ENOUGH_SEEDS = 3
 """Of pretraining, before their mean says more than luck (the design's least)."""
 FEW_POSITIVES = 100
@@ -113,6 +115,15 @@ class Finding:
 def group_of(model: str) -> Group:
     """Tell whose model it is; a name that is not known is a baseline."""
     return GLOSSARY[model][0] if model in GLOSSARY else "baseline"
+
+
+def meaning_of(model: str) -> str | None:
+    """Say what a model is; nothing of differences and of names that are not known."""
+    recipe, _, name = model.rpartition(BESIDE)
+    if name not in GLOSSARY:
+        return None
+    meaning = GLOSSARY[name][1]
+    return f"{meaning}; of networks pretrained as {recipe}" if recipe else meaning
 
 
 def headline_metric(scores: Sequence[Score]) -> str:
