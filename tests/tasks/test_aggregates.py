@@ -100,6 +100,9 @@ def test_a_word_counts_once_for_a_value_however_often_it_holds_it(tmp_path: Path
     np.testing.assert_array_equal(counts.toarray(), [[2, 1, 0, 0]])
     recent = words_with_each_value(data, ("short_term", "genre"), rows, cutoffs, days=1)
     assert recent.sum() == 0
+    # Apples were bought eight days and some minutes ago, in both words.
+    fading = words_with_each_value(data, ("short_term", "genre"), rows, cutoffs, half_life=4)
+    np.testing.assert_allclose(fading.toarray(), [[0.5, 0.25, 0, 0]], rtol=0.02)
 
 
 def test_own_popularity_breaks_ties_by_popularity(tmp_path: Path) -> None:

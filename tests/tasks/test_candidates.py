@@ -25,6 +25,7 @@ VECTORS = (_words @ _random.normal(size=(VALUES, 16))).astype(np.float32)
 SPLIT = Split(np.arange(160), np.arange(160, 200), np.arange(200, PAIRS))
 HISTORY = OwnHistory(
     {window: sparse.csr_matrix(_words) for window in ("7d", "ever")},
+    {days: sparse.csr_matrix(_words / 2) for days in (30, 90)},
     sparse.csr_matrix((_words > 0).astype(np.float32)),
 )
 COUNTS = sparse.csr_matrix(_words)
@@ -51,6 +52,22 @@ MODELS: dict[str, Callable[[NDArray[np.bool_]], Scored]] = {
     "trees of vectors": _frozen_trees,
     "trees of both": _fused_trees,
 }
+
+
+def test_own_popularity_lets_words_fade_and_popularity_weigh_where_that_is_better() -> None:
+    # All had apples and bread long ago, and each lately what they take next; or all take dates.
+    targets = np.eye(4, dtype=bool)[np.arange(60) % 2]
+    old = sparse.csr_matrix(np.tile([2.0, 2.0, 0, 0], (60, 1)))
+    late = sparse.csr_matrix(np.tile([0.5, 0.5, 0, 0], (60, 1)) + targets)
+    split = Split(np.arange(20), np.arange(20, 40), np.arange(40, 60))
+    recency = old
+    for fading, value in (({90: old, 30: late}, 1.0), ({90: old, 30: old}, 0.75)):
+        told = candidates.own_popular(OwnHistory({"ever": old}, fading, recency), targets, split)
+        assert told.validation == value
+        assert map_at_k(told.scores, targets[split.test]) == value
+    dates = np.eye(4, dtype=bool)[np.full(60, 3)]
+    told = candidates.own_popular(OwnHistory({"ever": old}, {}, recency), dates, split)
+    assert told.validation == map_at_k(told.scores, dates[split.test]) == 1
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -102,17 +102,22 @@ def _segment_columns(
 
 
 def count_ids(
-    ids: Int32, counted: NDArray[np.bool_], offsets: Int64, size: int
+    ids: Int32,
+    counted: NDArray[np.bool_],
+    offsets: Int64,
+    size: int,
+    weights: NDArray[np.float32] | None = None,
 ) -> sparse.csr_matrix:
     """How often each user's counted actions have each id: (B, size - 1); id 0, none, is left out.
 
-    The actions of user b are `offsets[b]:offsets[b + 1]`; column i is the id i + 1.
+    The actions of user b are `offsets[b]:offsets[b + 1]`; column i is the id i + 1. An action
+    counts one, or what `weights` (N,) say.
     """
     counted = counted & (ids > 0)
     ends = np.concatenate([[0], np.cumsum(counted)])[offsets]
     columns = ids[counted] - 1
-    ones = np.ones(len(columns), np.float32)
-    counts = sparse.csr_matrix((ones, columns, ends), shape=(len(offsets) - 1, size - 1))
+    each = np.ones(len(columns), np.float32) if weights is None else weights[counted]
+    counts = sparse.csr_matrix((each, columns, ends), shape=(len(offsets) - 1, size - 1))
     counts.sum_duplicates()
     return counts
 

@@ -29,6 +29,10 @@ from userbert.tasks.splits import Split
 
 PENALTIES = tuple(10.0**power for power in range(0, 6))
 """Strengths of the ridge regression's L2 penalty."""
+HALF_LIVES = (30, 90, 180)
+"""In days, of words that fade."""
+PRIORS = (1.0, 3.0, 10.0)
+"""What the popularity of all users may weigh, in words of one's own."""
 CANDIDATES = 200
 """A score's best so many values of a user are candidates; the metric looks at ten."""
 NEGATIVES = 30
@@ -53,6 +57,8 @@ class OwnHistory:
 
     words: dict[str, sparse.csr_matrix]
     """(B, C) by window: how many of the user's words held the value."""
+    fading: dict[int, sparse.csr_matrix]
+    """(B, C) by half-life in days: the same, of words that count the less the older they are."""
     recency: sparse.csr_matrix
     """(B, C): days since the value was last there, plus one; nothing stored: never."""
 
@@ -73,8 +79,12 @@ def own_history(
 ) -> OwnHistory:
     """Count and date every value of an attribute, (segment, attribute), by user."""
     words = {
-        window: words_with_each_value(data, attribute, rows, cutoffs, days)
+        window: words_with_each_value(data, attribute, rows, cutoffs, days=days)
         for window, days in WINDOWS.items()
+    }
+    fading = {
+        days: words_with_each_value(data, attribute, rows, cutoffs, half_life=days)
+        for days in HALF_LIVES
     }
     segment, name = attribute
     actions = actions_between(data, segment, rows, None, cutoffs)
@@ -88,7 +98,7 @@ def own_history(
     last = len(key) - 1 - last
     days = (cutoffs[users[last]] - times[last]) / DAY_US + 1
     recency = sparse.csr_matrix((days, (users[last], values[last])), shape=words["ever"].shape)
-    return OwnHistory(words, recency)
+    return OwnHistory(words, fading, recency)
 
 
 def popular(targets: NDArray[np.bool_], split: Split) -> Scored:
@@ -99,11 +109,21 @@ def popular(targets: NDArray[np.bool_], split: Split) -> Scored:
 
 
 def own_popular(history: OwnHistory, targets: NDArray[np.bool_], split: Split) -> Scored:
-    """Give everybody what was in most of their own words, then what is popular."""
-    held = own_popularity(history.words["ever"][split.validation], popularity(targets[split.train]))
-    value = map_at_k(held, targets[split.validation])
-    scores = own_popularity(history.words["ever"][split.test], popularity(targets[split.learning]))
-    return Scored(scores, value)
+    """Give everybody what was in most of their own words, then what is popular.
+
+    How fast words fade, and how much the popularity of all weighs, is chosen on the validation
+    pairs.
+    """
+    shares, held = popularity(targets[split.train]), targets[split.validation]
+    best, chosen = -np.inf, (history.words["ever"], PRIORS[0])
+    for words in (history.words["ever"], *history.fading.values()):
+        for prior in PRIORS:
+            value = map_at_k(own_popularity(words[split.validation], shares, prior), held)
+            if value > best:
+                best, chosen = value, (words, prior)
+    words, prior = chosen
+    shares = popularity(targets[split.learning])
+    return Scored(own_popularity(words[split.test], shares, prior), best)
 
 
 def ridge(
@@ -243,6 +263,7 @@ class _Features:
     def _columns(self, pairs: Int64, values: Int64) -> _Candidates:
         columns: list[NDArray[Any]] = [self.popularity[values]]
         if self.history is not None:
+            columns += [_at(words, pairs, values) for words in self.history.fading.values()]
             columns += [_at(words, pairs, values) for words in self.history.words.values()]
             all_words = np.asarray(self.history.words["ever"].sum(axis=1)).ravel()[pairs]
             columns.append(all_words)

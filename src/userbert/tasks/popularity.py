@@ -27,13 +27,14 @@ def popularity(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def own_popularity(
-    words_with: sparse.csr_matrix, popularity: NDArray[np.float64]
+    words_with: sparse.csr_matrix, popularity: NDArray[np.float64], prior: float = 1
 ) -> NDArray[np.float64]:
-    """Score values by how many of the user's words held them, (B, C), ties by popularity (C,).
+    """Score values by how many of the user's words held them, (B, C), and by popularity (C,).
 
-    Popularity is below one, so that it never outweighs a word.
+    Popularity is below one, so that of whole words and without a larger `prior` it only breaks
+    ties.
     """
-    return words_with.toarray() + popularity  # type: ignore[no-any-return]
+    return words_with.toarray() + prior * popularity  # type: ignore[no-any-return]
 
 
 def words_with_each_value(
@@ -41,12 +42,15 @@ def words_with_each_value(
     attribute: tuple[str, str],
     rows: Int64,
     cutoffs: Int64,
+    *,
     days: int | None = None,
+    half_life: int | None = None,
 ) -> sparse.csr_matrix:
     """Count the words of each user before the cut-off that held each value: (B, C) float32.
 
     `attribute` is (segment, attribute). Words, not actions: ten packs in one basket are one wish.
-    With `days`, only the actions of so many days before the cut-off count.
+    With `days`, only the actions of so many days before the cut-off count; with a `half_life`, in
+    days, a word counts half as much for each that lies between.
     """
     segment, name = attribute
     start = None if days is None else cutoffs - days * DAY_US
@@ -55,7 +59,11 @@ def words_with_each_value(
     ids = actions.ids[list(vocabularies).index(name)]
     size = vocabularies[name].size
     once = _first_of_its_value_in_its_word(ids, actions.word_starts, actions.offsets)
-    return count_ids(ids, once, actions.offsets, size)[:, FIRST_VALUE - 1 :]
+    weights = None
+    if half_life is not None:
+        ages = (np.repeat(cutoffs, np.diff(actions.offsets)) - actions.times) / DAY_US
+        weights = (0.5 ** (ages / half_life)).astype(np.float32)
+    return count_ids(ids, once, actions.offsets, size, weights)[:, FIRST_VALUE - 1 :]
 
 
 def _first_of_its_value_in_its_word(
