@@ -1,5 +1,8 @@
 """Explanations: planted causes are found; what is left out is gone; effects by hand."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,14 +10,21 @@ import torch
 
 from small_logs import buys, prepared
 from userbert.data.batches import without_actions
+from userbert.data.prepare import prepare
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
+from userbert.experiments.catalogue import build_catalogue
+from userbert.experiments.ecosystem import Ecosystem, Service, Trait
+from userbert.experiments.simulate import simulate
 from userbert.model.userbert import UserBert, UserBertConfig
-from userbert.tasks.explain import explain
+from userbert.schema import Schema
+from userbert.tasks.explain import MovedWord, explain
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.task_model import TaskModel
+from userbert.training.pretrain import pretrain
+from userbert.training.settings import configure
 
 SCHEMA = """
 user: user
@@ -117,3 +127,37 @@ def test_a_class_is_explained_by_its_share(data: PreparedData) -> None:
     assert both[0].unit == "log share"
     with pytest.raises(InputError, match="no class 'x'; it has golfer, other"):
         explain(task, data, "u001", value="x")
+
+
+@pytest.mark.slow
+def test_words_that_show_a_trait_of_the_simulated_ecosystem_move_its_score(tmp_path: Path) -> None:
+    golfer = Trait("golfer", base=0, peak_age=50, at_peak=0)  # half of all, whatever their age
+    service = Service("golf_booking", -2, (("golfer", 2),))
+    world = replace(
+        Ecosystem(), traits=(golfer,), services=(service,), trait_intensity=0.3, shops=12_000
+    )
+    simulate(tmp_path / "logs", 2_000, seed=1, ecosystem=world, workers=1)
+    data = prepare(Schema.load(tmp_path / "logs/schema.yaml"), tmp_path / "data")
+    truth = pl.read_parquet(tmp_path / "logs/truth/*.parquet")
+    model = pretrain(data, config=configure("default", ["steps=100", "batch_size=64"]))
+    labels = truth.select("user_id", label=pl.col("golfer").cast(pl.Int8))
+    task = finetune(model, data, Labels.of(labels, data, "golfer"))
+    assert task.record["quality"] > 0.8
+
+    catalogue = build_catalogue(world, 1)
+    planted = {f"genre-{number:05d}" for number in catalogue.trait_genres[0]}
+    planted |= {f"channel-{number:03d}" for number in catalogue.trait_channels[0]}
+
+    def shows(word: MovedWord) -> bool:
+        values = [*word.word.values.get("genre", []), *word.word.values.get("channel", [])]
+        return any(value in planted for value, _ in values)
+
+    first: list[bool] = []
+    others: list[bool] = []
+    for user in truth.filter("golfer")["user_id"].head(60):
+        words = [word for word in explain(task, data, user).words if word.effect != 0]
+        if any(map(shows, words)):
+            first.append(shows(max(words, key=lambda word: word.effect)))
+            others += map(shows, words)
+    assert np.mean(first) > 0.8
+    assert np.mean(others) < 0.4
