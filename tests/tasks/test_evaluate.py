@@ -72,6 +72,7 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
         "made",
         "rows",
         "learning_curves",
+        "leads",
         "calibration",
         "warnings",
         "giveaways",

@@ -127,3 +127,19 @@ def test_every_model_and_metric_has_its_words() -> None:
     assert {findings.group_of(name) for name in fits.OURS} == {"ours"}
     assert set(get_args(MetricName)) == set(findings.METRICS) == set(findings.METRIC_NOTES)
     assert all(set(names) <= set(findings.METRICS) for names in out_of_fold.METRICS.values())
+
+
+def test_leads_are_said_with_what_they_are_with_all_labels() -> None:
+    def value(mean: float) -> dict[str, float]:
+        return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+
+    row = {"share": 0.25, "tasks": 5, "lead": value(0.05), "with_all_labels": value(0.02)}
+    (said,) = findings.lead_findings([{**row, "growth": value(0.03)}])
+    assert said == (
+        "With 1/4 of the labels fused leads trees on features by +0.050 (+0.040 to +0.060) on "
+        "average over 5 tasks, with all labels by +0.020 (+0.010 to +0.030): +0.030 (+0.020 to "
+        "+0.040), more."
+    )
+    (said,) = findings.lead_findings([{**row, "tasks": 1, "growth": value(0.005)}])
+    assert "over 1 task," in said
+    assert said.endswith("which cannot be told from zero.")

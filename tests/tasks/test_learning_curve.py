@@ -10,7 +10,8 @@ from handmade import taste_labels, tastes, tiny_model
 from userbert.tasks.evaluate import EvaluateConfig, _materials, evaluate
 from userbert.tasks.finetune import FinetuneConfig
 from userbert.tasks.fits import Fit, Material, Workshop
-from userbert.tasks.learning_curve import fits_of, sizes
+from userbert.tasks.learning_curve import Points, fits_of, leads_of, sizes
+from userbert.tasks.metrics import Estimate
 from userbert.tasks.out_of_fold import BEST
 
 CONFIG = EvaluateConfig(
@@ -70,3 +71,30 @@ def test_each_point_has_every_model_and_the_lead(tmp_path: Path) -> None:
     full = {row["model"]: row["mean"] for row in report.rows if row["metric"] == "roc_auc"}
     last = {row["model"]: row["mean"] for row in report.learning_curves if row["labels"] == 48}
     assert last["aggregates-gbm"] == full["aggregates-gbm"]
+    (lead,) = report.leads
+    first = {row["model"]: row["mean"] for row in report.learning_curves if row["labels"] == 12}
+    few, many = (values["fused"] - values["aggregates-gbm"] for values in (first, last))
+    assert (lead["share"], lead["tasks"]) == (0.25, 1)
+    assert lead["growth"]["mean"] == pytest.approx(few - many, abs=1e-5)
+
+
+def test_leads_are_means_over_the_tasks_that_reach_so_far() -> None:
+    def points(*leads: float) -> Points:
+        """Of all labels, of a quarter, of a sixteenth, as evaluate has them: the fewest first."""
+        sizes = [*range(1, len(leads)), None]
+        return {
+            size: {
+                "fused": Estimate(0.7 + lead, np.array([0.7, 0.8]) + lead),
+                "aggregates-gbm": Estimate(0.7, np.array([0.7, 0.8])),
+            }
+            for size, lead in zip(sizes, reversed(leads), strict=True)
+        }
+
+    quarter, sixteenth = leads_of([points(0.01, 0.03), points(0.03, 0.05, 0.11)])
+    assert (quarter["share"], quarter["tasks"]) == (1 / 4, 2)
+    assert quarter["lead"]["mean"] == pytest.approx(0.04)
+    assert quarter["growth"] == pytest.approx({"mean": 0.02, "low": 0.02, "high": 0.02})
+    assert (sixteenth["share"], sixteenth["tasks"]) == (1 / 16, 1)
+    assert sixteenth["with_all_labels"]["mean"] == pytest.approx(0.03)
+    assert sixteenth["growth"]["mean"] == pytest.approx(0.08)
+    assert leads_of([points(0.01)]) == leads_of([]) == []

@@ -89,6 +89,9 @@ class Report:
     """About the numbers of labels and of seeds."""
     giveaways: list[str] = field(default_factory=list)
     """Warnings of features that tell an answer by themselves."""
+    leads: list[dict[str, Any]] = field(default_factory=list)
+    """Of each `share` of the labels, on average over `tasks` tasks: the `lead` of `fused` over
+    trees on features, that `with_all_labels`, and its `growth`, each as `mean`, `low`, `high`."""
 
     def to_json(self) -> dict[str, Any]:
         """Write as plain JSON."""
@@ -156,8 +159,10 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     calibrated: list[dict[str, Any]] = []
+    curved: list[learning_curve.Points] = []
+    users, everyone = _resampled(tasks, config)
     for number, material in enumerate(own):
-        weights = resample_users(material.labels.user_ids, config.resamples, config.seed)
+        weights = everyone[:, np.searchsorted(users, np.asarray(material.labels.user_ids))]
         about = {"data": data.path.name, "task": material.labels.name}
         found = [results[number, model, None] for model in material.models]
         found += [
@@ -172,12 +177,25 @@ def evaluate(
         if material.labels.kind == "binary":
             calibrated += [about | _calibrated(material, one) for one in found]
         if config.draws:
-            points = learning_curve.rows_of(number, material, results, weights, config.folds)
+            curved.append(learning_curve.points_of(number, material, results, weights))
+            points = learning_curve.rows_of(curved[-1], material, config.folds)
             curves += [about | row for row in points]
     seeds = [int(network.record.get("seed", 0)) for network in networks]
     origin = made(list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]], seeds, data.checksum)
     warnings = _warnings(asked, tasks, len(networks))
-    return Report(origin, rows, curves, calibrated, warnings, telling)
+    leads = learning_curve.leads_of(curved)
+    return Report(origin, rows, curves, calibrated, warnings, telling, leads)
+
+
+def _resampled(
+    tasks: Sequence[Labels], config: EvaluateConfig
+) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
+    """All users (U,) in order, and how often each counts in each resample (R, U).
+
+    Tasks share them, so that their means have intervals, too.
+    """
+    users = np.unique(np.concatenate([np.asarray(labels.user_ids) for labels in tasks]))
+    return users, resample_users(users.tolist(), config.resamples, config.seed)
 
 
 def draw(labels: Labels, config: EvaluateConfig | None = None) -> Labels:

@@ -214,6 +214,25 @@ def habit_finding(scores: Sequence[Score]) -> str | None:
     return f"{said}; with the vectors it is about the same ({ours.model}, {number(ours.mean)})."
 
 
+def lead_findings(leads: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how far `fused` leads trees on features where labels are few, over the tasks."""
+    said = []
+    for row in leads:
+        lead, whole, growth = (
+            f"{signed(value['mean'])} ({signed(value['low'])} to {signed(value['high'])})"
+            for value in (row["lead"], row["with_all_labels"], row["growth"])
+        )
+        tasks = "1 task" if row["tasks"] == 1 else f"{row['tasks']} tasks"
+        verdict = "which cannot be told from zero"
+        if row["growth"]["low"] > 0 or row["growth"]["high"] < 0:
+            verdict = "more" if row["growth"]["mean"] > 0 else "less"
+        said.append(
+            f"With 1/{round(1 / row['share'])} of the labels fused leads trees on features by "
+            f"{lead} on average over {tasks}, with all labels by {whole}: {growth}, {verdict}."
+        )
+    return said
+
+
 def calibration_finding(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say how far each model's scores are from the shares of yes, on average over users."""
     said = [

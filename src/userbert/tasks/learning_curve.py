@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.tasks.fits import CLASSICAL, OURS, Fit, Material
+from userbert.tasks.metrics import Estimate
 from userbert.tasks.out_of_fold import (
     BEST,
     METRICS,
@@ -32,6 +33,8 @@ MODELS = (
     "fine-tuned",
     "from-scratch",
 )
+Points = dict[int | None, dict[str, Estimate]]
+"""By number of labels (none: all) and model, the fewest labels first."""
 _STEP = 4
 """A point has so many times the labels of the one before."""
 _MANY = 2_000
@@ -77,19 +80,17 @@ def fits_of(  # noqa: PLR0917 - a task's place, and how thoroughly it is looked 
                     yield Fit(number, model, run, (fold + run) % seeds, fold, size)
 
 
-def rows_of(
+def points_of(
     number: int,
     material: Material,
     results: Mapping[Key, OutOfFold],
     weights: NDArray[np.float32],
-    folds: int,
-) -> list[dict[str, Any]]:
-    """The rows of a task's curve, at all its points and at all labels."""
-    points = sorted({size for task, _, size in results if task == number and size is not None})
-    everything = len(material.labels) * (folds - 1) // folds
+) -> Points:
+    """What each model of a task is worth at all points of its curve, all labels being the last."""
+    sizes = sorted({size for task, _, size in results if task == number and size is not None})
     metric = METRICS[material.labels.kind][0]
-    rows = []
-    for size in (*points, None):
+    points: Points = {}
+    for size in (*sizes, None):
         found = [
             results[number, model, size] for model in MODELS if (number, model, size) in results
         ]
@@ -99,11 +100,57 @@ def rows_of(
             values[BEST] = estimated(material, best_of(material, ours), metric, weights).minus(
                 estimated(material, best_of(material, theirs), metric, weights)
             )
-        rows += [
-            row_of(model, metric, value, size or everything, folds)
-            for model, value in values.items()
-        ]
+        points[size] = values
+    return points
+
+
+def rows_of(points: Points, material: Material, folds: int) -> list[dict[str, Any]]:
+    """The rows of a task's curve."""
+    everything = len(material.labels) * (folds - 1) // folds
+    metric = METRICS[material.labels.kind][0]
+    return [
+        row_of(model, metric, value, size or everything, folds)
+        for size, values in points.items()
+        for model, value in values.items()
+    ]
+
+
+def leads_of(curves: Sequence[Points]) -> list[dict[str, Any]]:
+    """By how much `fused` leads trees on features, on average over the tasks that have a point.
+
+    Beside a part of the labels (`share`) stand all labels of the same tasks, and the difference of
+    the two: whether the lead is larger where labels are few. Tasks must share their resamples.
+    """
+    rows = []
+    for number in range(1, max(map(len, curves), default=0)):
+        reach = [[*points.values()] for points in curves if len(points) > number]
+        few = _mean([_lead(points[-1 - number]) for points in reach])
+        all_labels = _mean([_lead(points[-1]) for points in reach])
+        row: dict[str, Any] = {"share": float(_STEP) ** -number, "tasks": len(reach)}
+        for name, value in (
+            ("lead", few),
+            ("with_all_labels", all_labels),
+            ("growth", few.minus(all_labels)),
+        ):
+            ends = (value.value, value.low, value.high)
+            row[name] = dict(
+                zip(("mean", "low", "high"), (round(end, 6) for end in ends), strict=True)
+            )
+        rows.append(row)
     return rows
+
+
+def _lead(values: Mapping[str, Estimate]) -> Estimate:
+    # Trees cannot do tasks of classes that are no attribute's values.
+    theirs = values.get("aggregates-gbm") or values["aggregates-linear"]
+    return values["fused"].minus(theirs)
+
+
+def _mean(estimates: Sequence[Estimate]) -> Estimate:
+    return Estimate(
+        float(np.mean([one.value for one in estimates])),
+        np.mean([one.resampled for one in estimates], axis=0),
+    )
 
 
 def _of(found: Sequence[OutOfFold], names: Sequence[str]) -> list[OutOfFold]:

@@ -108,6 +108,7 @@ def write_report(  # noqa: PLR0917 - what an evaluation is made of
         ],
         groups=models_tried(scores),
         curves=learning_curves(report.learning_curves),
+        leads=findings.lead_findings(report.leads),
         calibrations=calibrations(report.calibration),
         facts=_data_facts(data),
         cutoff=_day(data, cutoff),
