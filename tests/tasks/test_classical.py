@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.special import expit, logit
 
 from userbert.tasks import classical
 from userbert.tasks.classical import Scored
@@ -63,7 +64,15 @@ def test_vectors_stand_beside_all_columns_and_beside_their_leading_directions() 
     np.testing.assert_allclose(whole[:, :30].toarray(), alone.toarray())
 
 
-def test_a_blend_is_the_mean_of_log_odds() -> None:
-    told = classical.blend([np.array([0.5, 0.9, 0.0]), np.array([0.5, 0.1, 1.0])])
-    np.testing.assert_allclose(told, [0.5, 0.5, 0.5])
-    assert classical.blend([np.array([0.8])] * 3) == pytest.approx(0.8)
+def test_a_blend_is_the_mean_of_log_odds_of_one_width() -> None:
+    held = expit(np.array([-2.0, 0.0, 2.0]))
+    sure = expit(np.array([-6.0, 0.0, 6.0]))
+    np.testing.assert_allclose(classical.blend([held, held], [held, held]), held)
+    # Both are as wide as they are on average, so neither outweighs the other.
+    told = classical.blend(
+        [expit(np.array([2.0, 0.0])), expit(np.array([-6.0, 6.0]))], [held, sure]
+    )
+    np.testing.assert_allclose(logit(told), [0, 2], atol=1e-6)
+    same = np.full(3, expit(1.0))
+    np.testing.assert_allclose(logit(classical.blend([held, same], [held, same])), [-0.5, 0.5, 1.5])
+    np.testing.assert_allclose(classical.blend([same], [same]), same)

@@ -71,6 +71,7 @@ def test_each_point_has_every_model_and_the_lead(tmp_path: Path) -> None:
     full = {row["model"]: row["mean"] for row in report.rows if row["metric"] == "roc_auc"}
     last = {row["model"]: row["mean"] for row in report.learning_curves if row["labels"] == 48}
     assert last["aggregates-gbm"] == full["aggregates-gbm"]
+    assert last[BEST] == full[BEST]
     (lead,) = report.leads
     first = {row["model"]: row["mean"] for row in report.learning_curves if row["labels"] == 12}
     few, many = (values["fused"] - values["aggregates-gbm"] for values in (first, last))

@@ -50,7 +50,7 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
     "aggregates-gbm": ("classical", "the same features in gradient-boosted trees (LightGBM)"),
     "aggregates-both": (
         "classical",
-        "the mean of that regression and of these trees (of their log odds)",
+        "the mean of that regression and of these trees (of their standardised log odds)",
     ),
     "frozen-linear": (
         "ours",

@@ -154,4 +154,7 @@ def _mean(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _of(found: Sequence[OutOfFold], names: Sequence[str]) -> list[OutOfFold]:
-    return [one for one in found if one.model in names]
+    """Take those of the names, in their order: the last is the one that reads the most."""
+    return sorted(
+        (one for one in found if one.model in names), key=lambda one: names.index(one.model)
+    )

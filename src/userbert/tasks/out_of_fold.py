@@ -108,11 +108,13 @@ def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold]) -> OutO
     found = OutOfFold(name, [], np.zeros((runs, first.validation.shape[1])), first.judges)
     for run in range(runs):
         own = [(one, run % len(one.scores)) for one in members]
-        found.scores.append(blend([one.scores[number] for one, number in own]))
+        found.scores.append(np.zeros_like(first.scores[0]))
         for fold in {fold for _, fold in first.held}:
             split = workshop.split(Fit(task, name, run, 0, fold, size))
-            held = blend([one.held[number, fold] for one, number in own])
-            found.validation[run, fold] = roc_auc(targets[split.validation], held)
+            held = [one.held[number, fold] for one, number in own]
+            scores = [one.scores[number][split.test] for one, number in own]
+            found.scores[run][split.test] = blend(scores, held)
+            found.validation[run, fold] = roc_auc(targets[split.validation], blend(held, held))
     return found
 
 
