@@ -65,14 +65,11 @@ def test_vectors_stand_beside_all_columns_and_beside_their_leading_directions() 
 
 
 def test_a_blend_is_the_mean_of_log_odds_of_one_width() -> None:
-    held = expit(np.array([-2.0, 0.0, 2.0]))
-    sure = expit(np.array([-6.0, 0.0, 6.0]))
-    np.testing.assert_allclose(classical.blend([held, held], [held, held]), held)
-    # Both are as wide as they are on average, so neither outweighs the other.
-    told = classical.blend(
-        [expit(np.array([2.0, 0.0])), expit(np.array([-6.0, 6.0]))], [held, sure]
-    )
-    np.testing.assert_allclose(logit(told), [0, 2], atol=1e-6)
+    one, sure = expit(np.array([-2.0, 0.0, 2.0])), expit(np.array([6.0, 0.0, -6.0]))
+    np.testing.assert_allclose(classical.blend([one, one]), one)
+    # Both are as wide as they are on average, so that the sure one does not outweigh the other.
+    np.testing.assert_allclose(classical.blend([one, sure]), [0.5, 0.5, 0.5])
+    np.testing.assert_allclose(logit(classical.blend([one, 1 - sure])), [-4, 0, 4], atol=1e-5)
     same = np.full(3, expit(1.0))
-    np.testing.assert_allclose(logit(classical.blend([held, same], [held, same])), [-0.5, 0.5, 1.5])
-    np.testing.assert_allclose(classical.blend([same], [same]), same)
+    np.testing.assert_allclose(logit(classical.blend([one, same])), [-0.5, 0.5, 1.5])
+    np.testing.assert_allclose(classical.blend([same]), same)

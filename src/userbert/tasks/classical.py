@@ -91,28 +91,19 @@ def linear(
     return Scored(model.predict_proba(design[split.test])[:, 1], best, held)
 
 
-def blend(scores: Sequence[Floats], held: Sequence[Floats]) -> Floats:
+def blend(scores: Sequence[Floats]) -> Floats:
     """The mean of several models' log odds, each as wide as they are on average, as a probability.
 
-    How wide a model's log odds are, and around what, is looked up on the validation pairs, `held`:
-    one that is sure of itself, as those are that learned few labels by heart, has no more to say
-    than the others. One that gives everybody the same has nothing to say.
+    A model that is sure of itself, as those are that learned few labels by heart, has no more to
+    say than the others; one that gives everybody the same has nothing to say.
     """
-    centers, widths = zip(*((told.mean(), told.std()) for told in map(_odds, held)), strict=True)
-    standard = [
-        (_odds(one) - center) / width
-        for one, center, width in zip(scores, centers, widths, strict=True)
-        if width > _LEAST
-    ]
+    odds = [logit(np.clip(one.astype(np.float64), _LEAST, 1 - _LEAST)) for one in scores]
+    center, width = np.mean(odds), np.mean([one.std() for one in odds])
+    standard = [(one - one.mean()) / one.std() for one in odds if one.std() > _LEAST]
     if not standard:
-        return np.full(len(scores[0]), expit(np.mean(centers)))
-    mean: Floats = expit(np.mean(centers) + np.mean(widths) * np.mean(standard, axis=0))
+        return np.full(len(scores[0]), expit(center))
+    mean: Floats = expit(center + width * np.mean(standard, axis=0))
     return mean
-
-
-def _odds(scores: Floats) -> Floats:
-    odds: Floats = logit(np.clip(scores.astype(np.float64), _LEAST, 1 - _LEAST))
-    return odds
 
 
 def gbm(columns: sparse.csr_matrix, targets: NDArray[Any], split: Split) -> Scored:

@@ -111,10 +111,10 @@ def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold]) -> OutO
         found.scores.append(np.zeros_like(first.scores[0]))
         for fold in {fold for _, fold in first.held}:
             split = workshop.split(Fit(task, name, run, 0, fold, size))
-            held = [one.held[number, fold] for one, number in own]
             scores = [one.scores[number][split.test] for one, number in own]
-            found.scores[run][split.test] = blend(scores, held)
-            found.validation[run, fold] = roc_auc(targets[split.validation], blend(held, held))
+            found.scores[run][split.test] = blend(scores)
+            held = blend([one.held[number, fold] for one, number in own])
+            found.validation[run, fold] = roc_auc(targets[split.validation], held)
     return found
 
 
