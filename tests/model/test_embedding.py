@@ -61,8 +61,23 @@ def test_tokens_stand_by_user_as_cls_then_words_then_profile(embedding: InputEmb
     assert encoded.cls_index.tolist() == [0, 6, 11]
     assert [index.tolist() for index in encoded.word_index] == [[1, 2], [3, 7, 8, 9]]
     assert [user.tolist() for user in encoded.user_of_word] == [[0, 0], [0, 1, 1, 1]]
+    assert encoded.field_index.tolist() == [4, 5, 10]
+    assert encoded.user_of_field.tolist() == [0, 0, 1]
     cls = embedding.norm(embedding.cls)
     assert torch.equal(encoded.tokens[encoded.cls_index], cls.expand(3, -1))
+
+
+def test_all_there_is_of_a_user_holds_the_mean_of_the_profile() -> None:
+    network = model().eval()
+    users = batch([[2, 1], [0, 3], [0, 0]])
+    users.profile_ids[:] = [[1, 2], [0, 3], [0, 0]]
+    encoded = network(users)
+    part = network.user_vectors(encoded, "all").split(network.config.hidden, dim=1)[2]
+    tokens = encoded.tokens
+    expected = torch.stack(
+        [tokens[4:6].mean(0), tokens[10], tokens[11]]
+    )  # the last has [CLS] alone
+    torch.testing.assert_close(part, expected)
 
 
 def test_none_is_zero_and_never_learned() -> None:

@@ -199,4 +199,4 @@ def test_the_head_reads_all_there_is_of_the_user(data: PreparedData) -> None:
     model = tiny_model(data)
     assert TaskModel(model, taste_labels(data)).head.in_features == 16
     model.config = model.config.model_copy(update={"pool": "all"})
-    assert TaskModel(model, taste_labels(data)).head.in_features == 2 * 16
+    assert TaskModel(model, taste_labels(data)).head.in_features == 3 * 16  # with the profile

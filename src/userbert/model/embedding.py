@@ -38,6 +38,10 @@ class Encoded:
     """(W,) of each segment: where each word stands among the T tokens."""
     user_of_word: tuple[Tensor, ...]
     """(W,) of each segment: whose word it is."""
+    field_index: Tensor
+    """(K,): where each profile field that is known stands among the T tokens."""
+    user_of_field: Tensor
+    """(K,): whose field it is."""
     keys: Tensor | None = None
     """(T,): what decides dropout, in training."""
     summary: Tensor | None = None
@@ -198,8 +202,9 @@ class InputEmbedding(nn.Module):
         keys = self._keys(batch, lengths)
         vectors = self.dropout(self.norm(vectors), keys, 0)
 
-        words = np.split(places, np.cumsum([count.sum() for count in counts]))
-        words = words[1 : 1 + len(batch.segments)]
+        kinds = np.split(places, np.cumsum([count.sum() for count in counts]))
+        words = kinds[1 : 1 + len(batch.segments)]
+        fields_at = kinds[1 + len(batch.segments) :][: known.shape[1]]
         if zeroed is not None:
             hide = np.zeros(len(places), np.bool_)
             hide[np.concatenate(words)] = np.concatenate(list(zeroed))
@@ -210,6 +215,8 @@ class InputEmbedding(nn.Module):
             as_tensor(lengths, device),
             as_tensor(places[: len(batch)], device),
             tuple(as_tensor(index, device) for index in words),
+            field_index=as_tensor(np.concatenate([places[:0], *fields_at]), device),
+            user_of_field=as_tensor(np.nonzero(known.T)[1], device),
             keys=keys,
             summary=summary,
             user_of_word=tuple(

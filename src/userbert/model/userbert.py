@@ -150,7 +150,7 @@ class UserBert(nn.Module):
         """Of user embeddings, which are (B, width)."""
         parts = 1
         if (pool or self.config.pool) == "all":
-            parts = 3 if self.config.summary else 2
+            parts = 2 + bool(self.shape.profile) + self.config.summary
         return parts * self.config.hidden
 
     def user_vectors(self, encoded: Encoded, pool: Pool | None = None) -> Tensor:
@@ -158,28 +158,24 @@ class UserBert(nn.Module):
 
         The paper has no loss on [CLS] before fine-tuning, so the mean is what pretraining shapes.
         A user without words has [CLS] instead, which has seen the profile: zeros would put all
-        such users at one point, at which no cosine is defined. `all` sets [CLS], the mean and, if
-        there is one, the summary of the history side by side, each of about the same length.
+        such users at one point, at which no cosine is defined. `all` sets [CLS], the mean, that of
+        the profile fields and, if there is one, the summary of the history side by side, each of
+        about the same length.
         """
         pool = pool or self.config.pool
         cls = encoded.tokens.index_select(0, encoded.cls_index)
         if pool == "cls":
             return cls
-        mean = self._mean_of_words(encoded, cls)
+        words, owners = torch.cat(encoded.word_index), torch.cat(encoded.user_of_word)
+        mean = _mean(encoded.tokens, words, owners, cls)
         if pool == "mean":
             return mean
         parts = [cls, mean]
+        if self.shape.profile:
+            parts.append(_mean(encoded.tokens, encoded.field_index, encoded.user_of_field, cls))
         if encoded.summary is not None:
             parts.append(layer_norm(encoded.summary, encoded.summary.shape[1:]).to(cls.dtype))
         return torch.cat(parts, dim=1)
-
-    @staticmethod
-    def _mean_of_words(encoded: Encoded, cls: Tensor) -> Tensor:
-        words = encoded.tokens.index_select(0, torch.cat(encoded.word_index))
-        users = torch.cat(encoded.user_of_word)
-        counts = torch.bincount(users, minlength=len(cls))[:, None]
-        sums = torch.zeros_like(cls).index_add(0, users, words)
-        return torch.where(counts > 0, sums / counts.clamp(min=1), cls)
 
     def embed(
         self,
@@ -252,6 +248,13 @@ class UserBert(nn.Module):
                 f"{folder}: the weights are not those of its config.json: {error}."
             ) from error
         return model.eval()
+
+
+def _mean(tokens: Tensor, index: Tensor, users: Tensor, cls: Tensor) -> Tensor:
+    """The mean of those of the tokens (T, H) that are each user's: (B, H); of none, its [CLS]."""
+    counts = torch.bincount(users, minlength=len(cls))[:, None]
+    sums = torch.zeros_like(cls).index_add(0, users, tokens.index_select(0, index))
+    return torch.where(counts > 0, sums / counts.clamp(min=1), cls)
 
 
 def embed_pairs(
