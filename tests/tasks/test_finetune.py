@@ -190,7 +190,7 @@ def test_the_vectors_as_they_are_may_be_the_best(data: PreparedData) -> None:
     model, labels = tiny_model(data), taste_labels(data)
     still = FinetuneConfig(learning_rate=1e-12, batch_size=16, epochs=2, validation=0.2)
     task = finetune(model, data, labels, config=still)
-    assert (task.record["best_epoch"], task.record["epochs_taken"]) == (0, 2)
+    assert task.record["best_epoch"] == 0
     for name, weight in task.user_bert.state_dict().items():
         assert torch.equal(weight, model.state_dict()[name]), name
 

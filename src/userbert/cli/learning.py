@@ -152,7 +152,9 @@ def finetune(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from new weights, to compare.")
     ] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="At most; the best is kept.")] = 3,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Passes over the labels; the best is kept.")
+    ] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Users in a batch.")] = 32,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:

@@ -127,7 +127,6 @@ def finetune(
         "precision": precision,
         "labels": len(chosen),
         "validation_labels": len(validate_on),
-        "epochs_taken": best.seen,
         "best_epoch": best.epoch,
         "quality": best.value,
         "data": data.checksum,
