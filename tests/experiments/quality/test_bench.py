@@ -6,7 +6,7 @@ import pytest
 
 from userbert.experiments.quality import bench, recipes
 from userbert.experiments.quality.bench import Part, run
-from userbert.experiments.quality.table import CLASSICAL, PICKED, write_table
+from userbert.experiments.quality.table import CLASSICAL, PICKED, write_tables
 from userbert.folders import read_json, write_json
 
 
@@ -24,12 +24,24 @@ def test_table_holds_means_over_seeds_and_the_paired_lead(tmp_path: Path) -> Non
     part(tmp_path, CLASSICAL, 0, PICKED, 0.7)
     part(tmp_path, "paper", 0, "frozen-linear", 0.72)
     part(tmp_path, "paper", 1, "frozen-linear", 0.74)
-    table = write_table(tmp_path).read_text(encoding="utf-8").splitlines()
+    write_tables(tmp_path)
+    table = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
     assert table[2] == "## ta-feng: age"
     assert table[6] == (
         "| paper | frozen-linear | 0.7300 | 0.711 to 0.749 | 2 | +0.030 (+0.030 to +0.030) |"
     )
     assert table[7] == "| classical | picked | 0.7000 | 0.681 to 0.719 | 1 |  |"
+
+
+def test_differences_are_of_the_same_seeds(tmp_path: Path) -> None:
+    part(tmp_path, "default", 0, "frozen-linear", 0.75)
+    part(tmp_path, "default", 1, "frozen-linear", 0.95)
+    part(tmp_path, "no-decay", 0, "frozen-linear", 0.74)
+    write_tables(tmp_path)
+    table = (tmp_path / "differences.md").read_text(encoding="utf-8").splitlines()
+    assert table[-4] == "| changed | model | seeds | ta-feng: age |"
+    assert table[-2] == "| no-decay | frozen-linear | 1 | +0.010 (+0.010 to +0.010) |"
+    assert table[-1] == "| no-decay | fused-linear | 0 |  |"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The research bench: studies by recipes by seeds, each part a JSON file; then the table.
+"""The research bench: studies by recipes by seeds, each part a JSON file; then the tables.
 
 In: the folder of real logs, one for results and one for work that may be removed. Out: for each
 part `RESULTS/STUDY/RECIPE-SEED.json`, and `RESULTS/table.md`. A part pretrains a recipe, or fits
@@ -28,7 +28,7 @@ from userbert.experiments.quality.studies import (
     Task,
     open_study,
 )
-from userbert.experiments.quality.table import CLASSICAL, PICKED, write_table
+from userbert.experiments.quality.table import CLASSICAL, PICKED, write_tables
 from userbert.folders import replacing_file, write_json
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
@@ -183,7 +183,7 @@ def _one_thread() -> None:
 
 
 def main() -> None:
-    """Run what is asked for, and write the table."""
+    """Run what is asked for, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("logs", type=Path, help="the folder with ta-feng/ and ga4-merch-store/")
     parser.add_argument("results", type=Path)
@@ -200,7 +200,7 @@ def main() -> None:
         for study in asked.study
     ]
     run(parts, asked.logs, asked.results, asked.work)
-    write_table(asked.results)
+    write_tables(asked.results)
 
 
 if __name__ == "__main__":

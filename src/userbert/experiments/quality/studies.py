@@ -19,6 +19,12 @@ from userbert.data.prepare import prepare
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import Categories
 from userbert.experiments import complete_journey
+from userbert.experiments.reproduction.questions import (
+    CUTOFF_SIMULATED,
+    HIDDEN,
+    simulated_questions,
+)
+from userbert.experiments.simulate import simulate
 from userbert.schema import Schema
 from userbert.tasks.labels import Labels
 from userbert.tasks.splits import parts_of_users
@@ -30,6 +36,9 @@ _SESSION = pl.duration(minutes=30)
 _GA4_SPAN = datetime(2020, 12, 19), datetime(2021, 2, 1)
 """The longest stretch without missing days."""
 _GA4_BOUND = "2021-01-12"
+_SIMULATED_USERS = 40_000
+_SIMULATED_SCALE = 600.0
+"""Some 3,400 to 5,500 labels a question."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,19 @@ def _visitors(events: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def simulated(logs: Path, work: Path, *, confirm: bool) -> Study:
+    """The reproduction's five questions of a simulated ecosystem, of fewer users."""
+    folder = work / "simulated"
+    if not (folder / "logs").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        simulate(folder / "logs", _SIMULATED_USERS)
+    if not (folder / "data").exists():
+        prepare(Schema.load(folder / "logs" / "schema.yaml"), folder / "data")
+    data = PreparedData.open(folder / "data")
+    questions = simulated_questions(data, folder / "logs", _SIMULATED_SCALE)
+    return Study(data, CUTOFF_SIMULATED, HIDDEN["simulated"], tuple(map(_task, questions)))
+
+
 def complete_journey_at(cutoff: str, until: str | None) -> Callable[..., Study]:
     """Complete Journey's five tasks at a cut-off, campaigns counting until another."""
 
@@ -150,6 +172,7 @@ CHOICE: Mapping[str, Callable[..., Study]] = {
     "ta-feng": ta_feng("2001-02-01", "return", "next"),
     "ta-feng-age": ta_feng("2001-03-01", "age45"),
     "ga4": ga4,
+    "simulated": simulated,
     "complete-journey-2017-06-01": complete_journey_at("2017-06-01", "2017-09-01"),
 }
 CONFIRMATION: Mapping[str, Callable[..., Study]] = {
