@@ -15,9 +15,13 @@ from torch import Tensor
 from userbert import kernels
 from userbert.model.encoder import Encoder
 
-pytestmark = pytest.mark.skipif(
-    not kernels.available(), reason="no kernels here: no compiler, or a processor without bf16"
-)
+
+@pytest.fixture(autouse=True, params=kernels.BUILDS)
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = kernels.load(request.param)
+    if library is None:
+        pytest.skip("not built, or not for this processor")
+    monkeypatch.setattr(kernels, "library", lambda: library)
 
 
 @pytest.fixture(autouse=True)

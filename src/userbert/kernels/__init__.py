@@ -1,7 +1,8 @@
-"""Kernels in C for CPUs with AVX-512 and bf16; whoever calls them has a way without.
+"""Kernels in C for CPUs with AVX-512; whoever calls them has a way without.
 
-In: arrays by their addresses. `setup.py` builds the library if there is a compiler; `available`
-says whether it is there and this processor can run it. The C files say what each function does.
+In: arrays by their addresses. `setup.py` builds the library if there is a compiler, once with the
+processor's own products of bf16 numbers and once without; `available` says whether one is there
+that this processor can run. The C files say what each function does.
 Nothing here needs torch, but its OpenMP threads are used, so it must be loaded before a call.
 """
 
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from userbert.progress import warn
 
+BUILDS = ("_bf16", "_avx512")
+"""The library's two builds, the faster first."""
 _PROCESS = os.getpid()
 _MOST_IDLE = 2
 """Blocks that are kept for the next call."""
@@ -31,7 +34,12 @@ def available() -> bool:
 @cache
 def library() -> ctypes.CDLL | None:
     """The library of all kernels, if it was built and can run here."""
-    spec = find_spec(f"{__name__}._native")
+    return next((found for build in BUILDS if (found := load(build)) is not None), None)
+
+
+def load(build: str) -> ctypes.CDLL | None:
+    """One of the library's `BUILDS`, if it is there and can run here."""
+    spec = find_spec(f"{__name__}.{build}")
     if spec is None or spec.origin is None:
         return None
     try:
@@ -39,12 +47,17 @@ def library() -> ctypes.CDLL | None:
     except OSError:  # built for another system
         return None
     if not _is_of(Path(spec.origin).parent, loaded):
-        warn(
-            "the kernels were built from other sources; PyTorch's operations do their work. "
-            "Install userbert again (make, or pip install) to build them anew."
-        )
+        _warn_of_other_sources()
         return None
     return loaded if loaded.userbert_can_run() else None
+
+
+@cache
+def _warn_of_other_sources() -> None:
+    warn(
+        "the kernels were built from other sources; PyTorch's operations do their work. "
+        "Install userbert again (make, or pip install) to build them anew."
+    )
 
 
 def _is_of(folder: Path, loaded: ctypes.CDLL) -> bool:

@@ -210,12 +210,13 @@ KERNEL static void store_rounded(const void *job, const float *tile, int row, in
 /* Add the sums of pairs' columns (n / 2, columns) to (columns,). */
 KERNEL static void add_columns(const uint32_t *pairs, int count, int columns, float *to)
 {
-    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    const __m512i ones = _mm512_set1_epi16(0x3f80);
     for (int j = 0; j < columns; j += LANES) {
         __m512 sum = _mm512_loadu_ps(to + j);
         for (int p = 0; p < count; p++)
-            sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(pairs + p * columns + j),
-                                   ones);
+            for (int turn = 0; turn < TURNS; turn++)
+                sum = add_products(sum, factors(_mm512_loadu_si512(pairs + p * columns + j), turn),
+                                   factors(ones, turn));
         _mm512_storeu_ps(to + j, sum);
     }
 }

@@ -22,23 +22,18 @@
  *                                  at most 64 columns from `column`; tile's row stride is 64
  *
  * An element of C is the same sum in the same order however rows are split over calls.
- * A function that uses this must be marked KERNEL and run only if cpu_can_run().
+ * A function that uses this must be marked KERNEL, see bf16.h.
  */
 #ifndef USERBERT_GEMM_H
 #define USERBERT_GEMM_H
 
-#include <immintrin.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 
-#define KERNEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,prfchw")))
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-/* A header's functions: each file uses some of them. */
-#define HEADER static __attribute__((unused))
+#include "bf16.h"
 
-enum { LANES = 16, PANEL = 64, MOST_ROWS = 12 };
+enum { PANEL = 64, MOST_ROWS = 12 };
 
 typedef struct {
     const uint32_t *pairs;
@@ -52,13 +47,6 @@ typedef struct {
 
 typedef void (*Finish)(const void *job, const float *tile, int row, int rows, int column,
                        int columns);
-
-HEADER bool cpu_can_run(void)
-{
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bf16");
-}
 
 ALWAYS_INLINE int smaller(int a, int b)
 {
@@ -108,16 +96,21 @@ ALWAYS_INLINE KERNEL void tile(const int rows, const int vectors, const uint32_t
                 sum[i][v] = _mm512_maskz_loadu_ps(v == vectors - 1 ? last : 0xffff,
                                                   c + i * stride + v * LANES);
     for (int p = 0; p < product->pairs; p++) {
-        __m512bh right[4];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++)
-            right[v] = (__m512bh)_mm512_loadu_si512(b + v * LANES);
-#pragma GCC unroll 12
-        for (int i = 0; i < rows; i++) {
-            const __m512bh left = (__m512bh)_mm512_set1_epi32((int)a[i * row]);
+#pragma GCC unroll 2
+        for (int turn = 0; turn < TURNS; turn++) {
+            /* Read again in the second turn: registers hold the sums and one turn's factors. */
+            __asm__ volatile("" ::: "memory");
+            Factors right[4];
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
-                sum[i][v] = _mm512_dpbf16_ps(sum[i][v], left, right[v]);
+                right[v] = factors(_mm512_loadu_si512(b + v * LANES), turn);
+#pragma GCC unroll 12
+            for (int i = 0; i < rows; i++) {
+                const Factors left = factors(_mm512_set1_epi32((int)a[i * row]), turn);
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++)
+                    sum[i][v] = add_products(sum[i][v], left, right[v]);
+            }
         }
         a += product->step;
         b += product->right_step;
@@ -226,7 +219,7 @@ ALWAYS_INLINE KERNEL __m512i pair_up(__m512 first, __m512 second)
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
                                            24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
                                            16, 0);
-    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+    return _mm512_permutexvar_epi16(order, round_32(first, second));
 }
 
 /* Round the rows of (m, k) to bf16 rows of `to_stride` words, zeros after the k-th number. */
@@ -238,7 +231,7 @@ HEADER KERNEL void round_rows(const float *from, ptrdiff_t from_stride, int m, i
         for (int j = 0; j < columns; j += LANES) {
             const __m512 row = _mm512_maskz_loadu_ps(first_lanes(k - j), from + i * from_stride + j);
             _mm256_mask_storeu_epi16(to + i * to_stride + j / 2, first_lanes(columns - j),
-                                     (__m256i)_mm512_cvtneps_pbh(row));
+                                     round_16(row));
         }
 }
 
@@ -346,8 +339,8 @@ HEADER KERNEL void pack_transposed(const float *from, ptrdiff_t stride, int n, i
             for (int i = 0; i < LANES; i++) {
                 const __mmask16 lanes = j + i < n ? 0xffff : 0;
                 const float *row = block + i * stride;
-                words[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes, row + LANES),
-                                                        _mm512_maskz_loadu_ps(lanes, row));
+                words[i] = round_32(_mm512_maskz_loadu_ps(lanes, row),
+                                    _mm512_maskz_loadu_ps(lanes, row + LANES));
             }
             transpose_words(words);
             uint32_t *to = (uint32_t *)b.pairs + j / PANEL * b.panel + p * b.step + j % PANEL;

@@ -1,6 +1,6 @@
 /* The end of a half block: y = LayerNorm(x + dropout(sums + bias)), and its gradients.
  *
- * In: rows of float32 (n, H), H a multiple of 64. encoder.c uses it; gemm.h says what KERNEL means.
+ * In: rows of float32 (n, H), H a multiple of 64. encoder.c uses it; bf16.h says what KERNEL means.
  */
 #ifndef USERBERT_NORM_H
 #define USERBERT_NORM_H

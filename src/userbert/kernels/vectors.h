@@ -1,12 +1,12 @@
-/* Functions of 16 float32 numbers: powers of 2, GELU and its derivative, bf16, dropout.
+/* Functions of 16 float32 numbers: powers of 2, GELU and its derivative, dropout.
  * encoder.c and softmax.c use it.
  *
- * Powers are accurate to 2e-7 of their value, GELU to 2e-7. KERNEL functions, see gemm.h.
+ * Powers are accurate to 2e-7 of their value, GELU to 2e-7. KERNEL functions, see bf16.h.
  */
 #ifndef USERBERT_VECTORS_H
 #define USERBERT_VECTORS_H
 
-#include "gemm.h"
+#include "bf16.h"
 
 /* 2^x; 0 where that is too small for a float32. e^x is power_of_2(x · LOG2_E). */
 #define LOG2_E 1.44269504f
@@ -45,17 +45,6 @@ ALWAYS_INLINE KERNEL __m512 gelu(__m512 x, __m512 *derivative)
     const __m512 slope = _mm512_mul_ps(x, _mm512_set1_ps(0.398942280f));
     *derivative = _mm512_fmadd_ps(slope, bell, phi);
     return _mm512_mul_ps(x, phi);
-}
-
-ALWAYS_INLINE KERNEL __m512 load_bf16(const uint16_t *from)
-{
-    return (__m512)_mm512_slli_epi32(
-        _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
-}
-
-ALWAYS_INLINE KERNEL void store_bf16(uint16_t *to, __m512 x)
-{
-    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
 /* ---- dropout; model/dropout.py says what is dropped ---- */
