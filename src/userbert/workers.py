@@ -1,4 +1,4 @@
-"""Processes that work side by side and end when we do.
+"""Threads and processes that work side by side, and end when we do.
 
 A pool's processes wait for work on a pipe of which each of them holds both ends, so they would
 never learn that their parent was killed.
@@ -7,10 +7,14 @@ never learn that their parent was killed.
 import os
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import connection, get_context, parent_process
-from typing import Any
+from typing import Any, TypeVar
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def processes(
@@ -19,6 +23,23 @@ def processes(
     """Open a pool; each process first calls `prepare(*arguments)`, and draws no progress bar."""
     # Forked processes hang in the thread pools that torch and LightGBM have opened.
     return ProcessPoolExecutor(number, get_context("spawn"), _begin, (prepare, arguments))
+
+
+def threaded(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int
+) -> Iterator[_Result]:
+    """Yield `work(item)` in the order of the items, which are worked on in so many threads.
+
+    Items are drawn here meanwhile, and at most `threads` results wait.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[Future[_Result]] = deque()
+        for item in items:
+            if len(running) == threads:
+                yield running.popleft().result()
+            running.append(pool.submit(work, item))
+        while running:
+            yield running.popleft().result()
 
 
 def cores() -> int:

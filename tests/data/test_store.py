@@ -23,7 +23,7 @@ from userbert.data.store import (
     write_shard,
 )
 from userbert.data.vocabulary import Bins, Categories, Vocabulary
-from userbert.data.words import build_words, user_hash
+from userbert.data.words import build_words, number_users, user_hash
 from userbert.errors import DataError
 from userbert.folders import read_json, write_json
 from userbert.schema.models import Schema
@@ -159,21 +159,22 @@ def test_a_shard_without_users_can_be_read(tmp_path: Path) -> None:
         "hour": Categories(()),
     }
     text = pa.array([], pa.large_string())
+    users, numbers = number_users(text)
+    times = pa.array([], pa.int64())
+    numeric = pa.array([], pa.float32())
     events = pa.table(
-        {
-            "user_id": text, "time": pa.array([], pa.int64()), "action_type": text,
-            "genre": text, "price": pa.array([], pa.float32()), "hour": text,
-        }
-    )  # fmt: skip
+        {"user": numbers, "time": times, "genre": text, "price": numeric, "hour": text}
+    )
     tables = {
         name: build_words(
-            events, segment, {name: encode[name] for name in segment.attributes}, schema.zone
+            events, {name: encode[name] for name in segment.attributes}, segment.words, schema.zone
         )
         for name, segment in schema.segments.items()
     }
-    columns = tables["long_term"].select(["user_hash", "user_id", "time", "word_start", "genre"])
-    profile = columns.rename_columns(["user_hash", "user_id", "time", "word_start", "age"])
-    assert write_shard(tmp_path / "shards" / "00000", [ShardTables(tables, profile)]).users == 0
+    columns = tables["long_term"].select(["user", "time", "word_start", "genre"])
+    profile = columns.rename_columns(["user", "time", "word_start", "age"])
+    shard = ShardTables(users, tables, profile)
+    assert write_shard(tmp_path / "shards" / "00000", [shard]).users == 0
     (tmp_path / "schema.yaml").write_text(schema.dump())
     write_json(tmp_path / "vocabularies.json", {"segments": {}, "profile": {}})
     write_manifest(tmp_path, {"users": 0, "shards": 1, "first_event": 0, "last_event": 0})

@@ -1,6 +1,7 @@
 """The kernel: where words start, in which order actions stand, and whose hash is what."""
 
 import random
+from collections import Counter
 from datetime import UTC, datetime, time
 from zoneinfo import ZoneInfo
 
@@ -12,8 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userbert.data.vocabulary import Bins, Categories, Vocabulary
-from userbert.data.words import DayGrid, HourGrid, build_words, user_hash, word_starts
-from userbert.schema.models import DayWords, GapWords, Segment
+from userbert.data.words import (
+    DayGrid,
+    HourGrid,
+    _order,
+    build_words,
+    number_users,
+    user_hash,
+    word_starts,
+)
+from userbert.schema.models import DayWords, GapWords
 
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = DayWords(by="day")
@@ -39,32 +48,19 @@ def starts(words: DayWords | GapWords, *times: str, zone: ZoneInfo = NEW_YORK) -
     return flags
 
 
-def segment(words: DayWords | GapWords, *actions: str) -> Segment:
-    return Segment.model_validate(
-        {
-            "words": words,
-            "window": "7d",
-            "actions": list(actions or ("buy",)),
-            "attributes": ["genre", "price"],
-        }
-    )
+Event = tuple[str, int, str | None, float | None]
 
 
-def events(*rows: tuple[str, int, str, str | None, float | None]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * 5
-    types = {
-        "user_id": pa.large_string(),
-        "time": pa.int64(),
-        "action_type": pa.large_string(),
-        "genre": pa.large_string(),
-        "price": pa.float32(),
+def events(*rows: Event) -> tuple[list[str], pa.Table]:
+    """All users in order, and the events with their numbers."""
+    ids, *columns = list(zip(*rows, strict=True)) or [()] * 4
+    users, numbers = number_users(pa.array(ids, pa.large_string()))
+    types = {"time": pa.int64(), "genre": pa.large_string(), "price": pa.float32()}
+    table = {
+        name: pa.array(column, dtype)
+        for column, (name, dtype) in zip(columns, types.items(), strict=True)
     }
-    return pa.table(
-        {
-            name: pa.array(column, dtype)
-            for column, (name, dtype) in zip(columns, types.items(), strict=True)
-        }
-    )
+    return users.to_pylist(), pa.table({"user": numbers, **table})
 
 
 def test_a_day_ends_just_before_four_in_the_morning_of_local_time() -> None:
@@ -177,56 +173,49 @@ def test_hours_are_counted_from_the_epoch() -> None:
 
 def test_actions_are_encoded_and_sorted_by_user_and_time() -> None:
     late, early = instant("2017-03-01T10:31"), instant("2017-03-01T10:00")
-    table = build_words(
-        events(
-            ("b", early, "buy", None, None),
-            ("a", late, "buy", "milk", -1.5),
-            ("a", early, "buy", "cheese", 2.0),
-            ("a", early, "click", "bread", 9.0),
-        ),
-        segment(GAP),
-        VOCABULARIES,
-        NEW_YORK,
+    users, log = events(
+        ("b", early, None, None), ("a", late, "milk", -1.5), ("a", early, "cheese", 2.0)
     )
-    assert table.column_names == ["user_hash", "user_id", "time", "word_start", "genre", "price"]
+    table = build_words(log, VOCABULARIES, GAP, NEW_YORK)
+    assert table.column_names == ["user", "time", "word_start", "genre", "price"]
     rows = pl.DataFrame(table)
-    assert rows["user_hash"].is_sorted()
-    of_a = rows.filter(pl.col("user_id") == "a").drop("user_hash", "user_id").rows()
+    assert rows["user"].is_sorted()
+    of_a = rows.filter(pl.col("user") == users.index("a")).drop("user").rows()
     assert of_a == [(early, 1, 1, 2.0), (late, 1, 3, -1.5)]
-    of_b = rows.filter(pl.col("user_id") == "b").drop("user_hash", "user_id")
+    of_b = rows.filter(pl.col("user") == users.index("b")).drop("user")
     assert of_b.drop("price").rows() == [(early, 1, 0)]
     assert of_b["price"].is_nan().all()
 
 
 @pytest.mark.parametrize("words", [DAY, GAP])
 def test_no_events_make_no_words_in_the_same_columns(words: DayWords | GapWords) -> None:
-    some = build_words(events(("a", 0, "buy", "milk", 1.0)), segment(words), VOCABULARIES, NEW_YORK)
-    for log in (events(), events(("a", 0, "click", "milk", 1.0))):
-        none = build_words(log, segment(words), VOCABULARIES, NEW_YORK)
-        assert none.num_rows == 0
-        assert none.schema == some.schema
+    some, none = (
+        build_words(events(*rows)[1], VOCABULARIES, words, NEW_YORK)
+        for rows in ([("a", 0, "milk", 1.0)], [])
+    )
+    assert none.num_rows == 0
+    assert none.schema == some.schema
 
 
 def test_a_user_with_one_event_has_one_word() -> None:
-    table = build_words(events(("a", 5, "buy", "milk", 1.0)), segment(DAY), VOCABULARIES, NEW_YORK)
-    assert table["word_start"].to_pylist() == [1]
+    _, log = events(("a", 5, "milk", 1.0))
+    assert build_words(log, VOCABULARIES, DAY, NEW_YORK)["word_start"].to_pylist() == [1]
 
 
 def test_equal_times_stand_in_one_order_whatever_the_order_of_the_input() -> None:
     noon = instant("2017-03-01T12:00")
-    rows: list[tuple[str, int, str, str | None, float | None]] = [
-        (user, noon, action, genre, price)
+    rows: list[Event] = [
+        (user, noon, genre, price)
         for user in ("a", "b")
-        for action in ("buy", "click")
         for genre in ("bread", "milk", "cheese", None)
         for price in (0.0, -0.0, 1.0, None, float("nan"))
     ]
+    rows += [("a", noon + 1, "milk", 1.0), ("b", noon - 1, None, None)]
     tables = set()
     for seed in range(10):
         random.Random(seed).shuffle(rows)
-        table = build_words(
-            events(*rows), segment(DAY, "buy", "click"), VOCABULARIES, NEW_YORK
-        ).combine_chunks()
+        _, log = events(*rows)
+        table = build_words(log, VOCABULARIES, DAY, NEW_YORK).combine_chunks()
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
@@ -234,11 +223,65 @@ def test_equal_times_stand_in_one_order_whatever_the_order_of_the_input() -> Non
     assert len(tables) == 1
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.integers(0, 3),
+            st.sampled_from(["bread", "milk", None]),
+            st.sampled_from([1.0, 2.0, None]),
+        ),
+        max_size=40,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_words_hold_exactly_the_actions_of_the_input_in_any_order(
+    rows: list[Event], random: random.Random
+) -> None:
+    users, log = events(*rows)
+    table = build_words(log, VOCABULARIES, DAY, NEW_YORK)
+    genres = [None, "unknown", "bread", "milk"]
+    found = [
+        (users[user], time, genres[genre], None if np.isnan(price) else price)
+        for user, time, _, genre, price in zip(
+            *(table[name].to_pylist() for name in table.column_names), strict=True
+        )
+    ]
+    assert Counter(found) == Counter(rows)
+    keys = [(users.index(user), time) for user, time, *_ in found]
+    assert keys == sorted(keys)
+    random.shuffle(rows)
+    again = build_words(events(*rows)[1], VOCABULARIES, DAY, NEW_YORK)
+    assert pl.DataFrame(again).equals(pl.DataFrame(table))
+
+
+@pytest.mark.parametrize("far", [1, 2**60])
+def test_users_and_times_are_ordered_however_far_apart_they_are(far: int) -> None:
+    generator = np.random.default_rng(0)
+    users = generator.integers(0, 5, 50).astype(np.int32)
+    times = generator.integers(-3, 3, 50) * far
+    order = _order(users, times)
+    assert sorted(order.tolist()) == list(range(50))
+    assert (users[order] == np.sort(users)).all()
+    keys = list(zip(users[order].tolist(), times[order].tolist(), strict=True))
+    assert keys == sorted(keys)
+
+
 def test_kernel_changes_nothing_that_it_is_given() -> None:
-    table = events(("b", 2, "buy", "milk", 1.0), ("a", 1, "buy", None, None))
-    before = table.to_pylist()
-    build_words(table, segment(DAY), VOCABULARIES, NEW_YORK)
-    assert table.to_pylist() == before
+    _, log = events(("b", 2, "milk", 1.0), ("a", 1, None, None))
+    before = log.to_pylist()
+    build_words(log, VOCABULARIES, DAY, NEW_YORK)
+    assert log.to_pylist() == before
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=20))
+def test_users_are_numbered_by_hash_and_id(ids: list[str]) -> None:
+    users, numbers = number_users(pa.array(ids, pa.large_string()))
+    assert [users[number].as_py() for number in numbers.tolist()] == ids
+    hashes = user_hash(pa.array(sorted(set(ids)), pa.large_string())).tolist()
+    assert users.to_pylist() == [
+        user for _, user in sorted(zip(hashes, sorted(set(ids)), strict=True))
+    ]
 
 
 def test_the_hash_of_a_user_never_changes() -> None:

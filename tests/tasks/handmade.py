@@ -7,12 +7,13 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from userbert.data.pairs import pairs_at
 from userbert.data.store import PreparedData, ShardTables, write_manifest, write_shard
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary
-from userbert.data.words import build_words, user_hash
+from userbert.data.words import build_words, number_users
 from userbert.folders import write_json
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Schema, to_instant
@@ -65,39 +66,44 @@ def make_data(
         "long_term": {"genre": GENRES, "expense": expense},
         "short_term": {"genre": GENRES},
     }
-    columns = list(zip(*events, strict=True))
+    who, times, actions, genres, expenses = zip(*events, strict=True)
+    users, numbers = number_users(pa.array(who, pa.large_string()))
     table = pa.table(
         {
-            "user_id": pa.array(columns[0], pa.large_string()),
-            "time": pa.array([instant(time) for time in columns[1]], pa.int64()),
-            "action_type": pa.array(columns[2], pa.large_string()),
-            "genre": pa.array(columns[3], pa.large_string()),
-            "expense": pa.array(columns[4], pa.float32()),
+            "user": numbers,
+            "time": pa.array([instant(time) for time in times], pa.int64()),
+            "action_type": pa.array(actions, pa.large_string()),
+            "genre": pa.array(genres, pa.large_string()),
+            "expense": pa.array(expenses, pa.float32()),
         }
     )
     people = pl.DataFrame(
         {
-            "user_id": pl.Series([user for user, _, _ in profiles], dtype=pl.String),
+            "user": pl.Series([users.index(user).as_py() for user, *_ in profiles], dtype=pl.Int32),
             "time": pl.Series([-(2**63)] * len(profiles), dtype=pl.Int64),
             "word_start": pl.Series([1] * len(profiles), dtype=pl.UInt8),
             "age": AGES.encode(pa.array([age for _, age, _ in profiles], pa.large_string())),
             "kids": KIDS.encode(pa.array([kids for *_, kids in profiles], pa.large_string())),
         }
     )
-    hashes = user_hash(people["user_id"].to_arrow())
-    people = people.insert_column(0, pl.Series("user_hash", hashes, dtype=pl.UInt64))
     tables: dict[str, pa.Table] = {
-        segment: build_words(table, schema.segments[segment], segments[segment], schema.zone)
-        for segment in schema.segments
+        name: build_words(
+            table.filter(pc.is_in(table["action_type"], pa.array(segment.actions))),
+            segments[name],
+            segment.words,
+            schema.zone,
+        )
+        for name, segment in schema.segments.items()
     }
-    profile = people.sort("user_hash", "user_id").to_arrow()
-    users = write_shard(folder / "shards" / "00000", [ShardTables(tables, profile)]).users
+    # Strangers, whose number is -1, are no users.
+    profile = people.filter(pl.col("user") >= 0).sort("user").to_arrow()
+    write_shard(folder / "shards" / "00000", [ShardTables(users, tables, profile)])
     (folder / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
     vocabularies = Vocabularies(segments, {"age": AGES, "kids": KIDS})
     write_json(folder / "vocabularies.json", vocabularies.to_json())
-    times = table["time"].to_pylist()
-    span = {"first_event": min(times), "last_event": max(times)}
-    write_manifest(folder, {"shards": 1, "users": users, **span})
+    instants = table["time"].to_pylist()
+    span = {"first_event": min(instants), "last_event": max(instants)}
+    write_manifest(folder, {"shards": 1, "users": len(users), **span})
     return PreparedData.open(folder)
 
 

@@ -19,7 +19,7 @@ from userbert.tasks.task_head import TaskHead, mean_loss
 from userbert.tasks.task_model import TaskModel
 from userbert.training.pretrain import fingerprint
 
-QUICK = FinetuneConfig(learning_rate=1e-2, batch_size=16, epochs=12, validation=0.2)
+QUICK = FinetuneConfig(learning_rate=2e-2, batch_size=16, epochs=24, validation=0.2)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 """The first pass of preparation: every row checked, counted, and put where its user's events are.
 
-In: opened logs and a schema. Out: events in hash partitions on disk, profile rows, rejected rows
-with their reasons, and the account of all rows. Used by `data/prepare.py`.
+In: opened logs and a schema. Out: events in hash partitions on disk, their values as codes, profile
+rows, rejected rows with their reasons, and the account of all rows. Used by `data/prepare.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +13,17 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from userbert.data.codes import Codes
 from userbert.data.sources import INVALID, LogFile, RowAccount, read_profile
 from userbert.data.store import TIMELESS, shard_of
 from userbert.data.words import user_hash
 from userbert.errors import SourceError
-from userbert.progress import progress
-from userbert.schema.models import Schema
+from userbert.progress import Advance, progress
+from userbert.schema.models import Number, Schema
+from userbert.workers import threaded
+
+_ROWS_AT_A_TIME = 1_048_576
+"""Of events that are spread over the partitions: small pieces are slow to write and to read."""
 
 OnInvalid = Literal["fail", "quarantine"]
 
@@ -35,39 +40,24 @@ class Intake:
     rejected: list[pl.DataFrame] = field(default_factory=list)
     first_event: int = np.iinfo(np.int64).max
     last_event: int = np.iinfo(np.int64).min
+    codes: dict[str, Codes] = field(default_factory=dict)
+    """Of action types and of attributes that are not numbers."""
     no_events: pl.DataFrame = field(default_factory=pl.DataFrame)
     """A partition without users."""
+
+    def __post_init__(self) -> None:
+        attributes = self.schema.attributes.items()
+        coded = [name for name, one in attributes if not isinstance(one, Number)]
+        self.codes = {name: Codes() for name in ("action_type", *coded)}
 
     def spread(self, logs: list[LogFile]) -> None:
         """Read all logs once; write the events that a segment uses into their partitions."""
         self.folder.mkdir()
         actions = {name for segment in self.schema.segments.values() for name in segment.actions}
         with progress("reading events", sum(log.rows for log in logs)) as advance:
-            for log in logs:
-                account = self.accounts.setdefault(log.name, RowAccount())
-                for batch in log.batches():
-                    advance(len(batch), log.name)
-                    valid = self._check(batch, log.name, account)
-                    used = valid.filter(pl.col("action_type").is_in(actions))
-                    outside = valid.filter(~pl.col("action_type").is_in(actions))
-                    account.used += len(used)
-                    account.outside_segments += len(outside)
-                    account.outside_by_action.update(
-                        dict(outside["action_type"].value_counts().rows())
-                    )
-                    self.no_events = used.clear()
-                    if used.is_empty():
-                        continue
-                    self.first_event = min(self.first_event, int(used["time"].min()))  # type: ignore[arg-type]
-                    self.last_event = max(self.last_event, int(used["time"].max()))  # type: ignore[arg-type]
-                    for partition, part in self._partitioned(used):
-                        table = part.to_arrow()
-                        # Opened each time: there may be more partitions than files may be open.
-                        with (
-                            self._file(partition).open("ab") as sink,
-                            pa.ipc.new_stream(sink, table.schema) as writer,
-                        ):
-                            writer.write_table(table)
+            # One thread: what is read meanwhile is checked here.
+            for _ in threaded(self._write, self._chunks(logs, actions, advance), threads=1):
+                pass
         if not any(self.folder.iterdir()):
             seen = {
                 name for account in self.accounts.values() for name in account.outside_by_action
@@ -77,6 +67,55 @@ class Intake:
                 f"the logs hold: {', '.join(sorted(seen)) or 'no events'}. "
                 "Correct `actions:` in the schema, or the source's path."
             )
+
+    def _chunks(
+        self, logs: list[LogFile], actions: set[str], advance: Advance
+    ) -> Iterator[pl.DataFrame]:
+        """The events that a segment uses, many at a time."""
+        waiting: list[pl.DataFrame] = []
+        for log in logs:
+            account = self.accounts.setdefault(log.name, RowAccount())
+            for batch in log.batches():
+                waiting.append(self._used(batch, log.name, account, actions))
+                if sum(map(len, waiting)) >= _ROWS_AT_A_TIME:
+                    yield pl.concat(waiting)
+                    waiting = []
+                advance(len(batch), log.name)
+        if waiting:
+            yield pl.concat(waiting)
+
+    def _used(
+        self, batch: pl.DataFrame, name: str, account: RowAccount, actions: set[str]
+    ) -> pl.DataFrame:
+        """The events of a batch that a segment uses."""
+        valid = self._check(batch, name, account)
+        is_used = valid["action_type"].is_in(actions)
+        used = valid if is_used.all() else valid.filter(is_used)
+        outside = valid["action_type"].filter(~is_used)
+        account.used += len(used)
+        account.outside_segments += len(outside)
+        account.outside_by_action.update(dict(outside.value_counts().rows()))
+        if len(used):
+            self.first_event = min(self.first_event, int(used["time"].min()))  # type: ignore[arg-type]
+            self.last_event = max(self.last_event, int(used["time"].max()))  # type: ignore[arg-type]
+        return used
+
+    def _write(self, events: pl.DataFrame) -> None:
+        """Add events, with codes in place of values, to the partitions of their users."""
+        events = events.with_columns(
+            codes.encode(events[name]).alias(name) for name, codes in self.codes.items()
+        )
+        self.no_events = events.clear()
+        if events.is_empty():
+            return
+        for partition, part in self._partitioned(events):
+            table = part.to_arrow(compat_level=pl.CompatLevel.newest())
+            # Opened each time: there may be more partitions than files may be open.
+            with (
+                self._file(partition).open("ab") as sink,
+                pa.ipc.new_stream(sink, table.schema) as writer,
+            ):
+                writer.write_table(table)
 
     def profiles(self, given: Any | None) -> pl.DataFrame:
         """Read, check and count the profile rows; `time` is TIMELESS where there is none."""
@@ -105,10 +144,16 @@ class Intake:
         if not file.exists():
             return self.no_events
         tables = []
-        with pa.memory_map(str(file)) as source:
+        # Read, not mapped: pages of a map count as ours until the system wants them back.
+        with pa.OSFile(str(file)) as source:
             while source.tell() < source.size():
                 tables.append(pa.ipc.open_stream(source).read_all())
         return pl.DataFrame(pa.concat_tables(tables))
+
+    def are(self, events: pl.DataFrame, actions: Collection[str]) -> pl.Series:
+        """Which events of a partition have one of some action types."""
+        known = self.codes["action_type"].values
+        return events["action_type"].is_in(known.is_in(actions).arg_true().to_list())
 
     def clear(self) -> None:
         """Remove the partitions."""
@@ -131,7 +176,8 @@ class Intake:
             self.rejected.append(
                 invalid.select(pl.lit(name).alias("file"), "row", pl.col(INVALID).alias("reason"))
             )
-        return batch.filter(pl.col(INVALID).is_null()).drop("row", INVALID)
+            batch = batch.filter(pl.col(INVALID).is_null())
+        return batch.drop("row", INVALID)
 
     def _partitioned(self, events: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
         if self.partitions == 1:

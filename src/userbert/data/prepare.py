@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from userbert.data.codes import Codes
 from userbert.data.intake import Intake, OnInvalid
 from userbert.data.sources import open_sources
 from userbert.data.store import (
@@ -24,11 +27,12 @@ from userbert.data.store import (
     write_shard,
 )
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary, countable
-from userbert.data.words import build_words, user_hash
+from userbert.data.words import Encoder, build_words, number_users, user_hash
 from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, write_json
 from userbert.progress import Advance, progress
 from userbert.schema.models import Attribute, Category, Derived, Number, Schema
+from userbert.workers import cores, threaded
 
 _ROWS_PER_SHARD = 4_194_304
 _BYTES_PER_EVENT = 1_000
@@ -154,19 +158,32 @@ def _fit(schema: Schema, intake: Intake, profiles: pl.DataFrame) -> Vocabularies
     counted: dict[tuple[str, str], set[str]] = {}
     for (segment, name), owner in owners.items():
         counted.setdefault((owner, name), set()).update(schema.segments[segment].actions)
-    counts: dict[tuple[str, str], list[pl.DataFrame]] = {key: [] for key in counted}
+
+    def count(partition: int) -> dict[tuple[str, str], pl.DataFrame]:
+        events = intake.partition(partition)
+        if before is not None:
+            events = events.filter(pl.col("time") < before)
+        found = {}
+        for (owner, name), actions in counted.items():
+            attribute = schema.attributes[name]
+            columns = [name, "user_id"] if _matter_users(attribute) else [name]
+            chosen = events.select(columns).filter(intake.are(events, actions))
+            found[owner, name] = _count(chosen, name, attribute)
+        return found
+
+    counts: list[dict[tuple[str, str], pl.DataFrame]] = []
     with progress("counting values", intake.partitions) as advance:
-        for partition in range(intake.partitions):
-            events = intake.partition(partition)
-            if before is not None:
-                events = events.filter(pl.col("time") < before)
-            for (owner, name), actions in counted.items():
-                chosen = events.select("user_id", "action_type", name).filter(
-                    pl.col("action_type").is_in(actions)
-                )
-                counts[owner, name].append(_count(chosen, name, schema.attributes[name]))
+        for found in threaded(count, range(intake.partitions), cores()):
+            counts.append(found)
             advance(1, "")
-    fitted = {key: _vocabulary(schema.attributes[key[1]], parts) for key, parts in counts.items()}
+    fitted = {
+        (owner, name): _vocabulary(
+            schema.attributes[name],
+            [found[owner, name] for found in counts],
+            intake.codes.get(name),
+        )
+        for owner, name in counted
+    }
     segments: dict[str, dict[str, Vocabulary]] = {segment: {} for segment in schema.segments}
     for (segment, name), owner in owners.items():
         segments[segment][name] = fitted[owner, name]
@@ -186,15 +203,24 @@ def _count(events: pl.DataFrame, name: str, attribute: Attribute) -> pl.DataFram
     value = events[name]
     if isinstance(attribute, Number):
         value = countable(value.cast(pl.Float32).fill_null(float("nan")))
-    table = pl.DataFrame({"value": value, "user": events["user_id"]})
-    few = isinstance(attribute, Category) and attribute.min_users > 1
-    users = pl.col("user").n_unique() if few else pl.lit(1, pl.UInt32)
+    table, users = pl.DataFrame({"value": value}), pl.lit(1, pl.UInt32)
+    if _matter_users(attribute):
+        table, users = table.with_columns(events["user_id"]), pl.col("user_id").n_unique()
     return table.group_by("value").agg(pl.len().alias("count"), users.alias("users"))
 
 
-def _vocabulary(attribute: Attribute, counts: list[pl.DataFrame]) -> Vocabulary:
+def _matter_users(attribute: Attribute) -> bool:
+    return isinstance(attribute, Category) and attribute.min_users > 1
+
+
+def _vocabulary(
+    attribute: Attribute, counts: list[pl.DataFrame], codes: Codes | None = None
+) -> Vocabulary:
+    """Give ids to values that were counted, as such or by their codes."""
     # A user's events are in one partition, so the numbers of users add up too.
     merged = pl.concat(counts).group_by("value").agg(pl.col("count").sum(), pl.col("users").sum())
+    if codes is not None:
+        merged = merged.with_columns(codes.values.gather(merged["value"]).alias("value"))
     if isinstance(attribute, Number):
         return Bins.fit(merged, attribute.bins)
     if isinstance(attribute, Derived):
@@ -230,18 +256,39 @@ def _build(
 ) -> Iterator[ShardTables]:
     """The second pass: the kernel on each partition; some in a row make a shard."""
     partition_of = shard_of(profiles["user_hash"].to_numpy(), intake.partitions)
-    for partition in partitions:
-        # Polars' own strings, that the kernel takes back without a copy.
-        table = intake.partition(partition).to_arrow(compat_level=pl.CompatLevel.newest())
+    schema = intake.schema
+    encoders: dict[str, dict[str, Encoder]] = {
+        segment: {
+            name: one if isinstance(one, Bins) else intake.codes[name].encoder(one)
+            for name, one in attributes.items()
+        }
+        for segment, attributes in vocabularies.segments.items()
+    }
+
+    def build(partition: int) -> ShardTables:
+        events = intake.partition(partition)
+        # Polars' own strings, that come back without a copy.
+        newest = pl.CompatLevel.newest()
+        users, numbers = number_users(events["user_id"].to_arrow(compat_level=newest))
+        events = events.drop("user_id").insert_column(0, pl.Series("user", numbers))
+        tables = {}
+        for name, segment in schema.segments.items():
+            chosen = events.filter(intake.are(events, segment.actions)).to_arrow()
+            tables[name] = build_words(chosen, encoders[name], segment.words, schema.zone)
         first, last = np.searchsorted(partition_of, [partition, partition + 1])
-        yield ShardTables(
-            {
-                name: build_words(table, segment, vocabularies.segments[name], intake.schema.zone)
-                for name, segment in intake.schema.segments.items()
-            },
-            profiles.slice(first, last - first).to_arrow(),
-        )
+        return ShardTables(users, tables, _profile_of(profiles.slice(first, last - first), users))
+
+    for tables in threaded(build, partitions, cores()):
+        yield tables
         advance(1, "")
+
+
+def _profile_of(profiles: pl.DataFrame, users: pa.Array) -> pa.Table:
+    """The profile rows of some users, who have numbers in place of ids; strangers are left out."""
+    numbers = pc.index_in(profiles["user_id"].to_arrow(), users)
+    rows = profiles.drop("user_hash", "user_id")
+    rows.insert_column(0, pl.Series("user", numbers).cast(pl.Int32))
+    return rows.drop_nulls("user").to_arrow()
 
 
 def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:

@@ -31,6 +31,9 @@ from userbert.schema.models import (
 
 _BATCH_ROWS = 262_144
 
+_SMALL_NUMBERS = pl.Series(map(str, range(24)), dtype=pl.String)
+"""As text; to look them up is faster than to write them."""
+
 INVALID = "invalid"
 """The column that says why a row cannot be used; null where it can."""
 
@@ -335,9 +338,9 @@ def _derived(
         if attribute.of == "action":
             derived[name] = action
         elif attribute.of == "weekday":
-            derived[name] = local.dt.weekday().cast(pl.String)
+            derived[name] = _SMALL_NUMBERS.gather(local.dt.weekday())
         elif source.resolution == "instant":
-            derived[name] = local.dt.hour().cast(pl.String)
+            derived[name] = _SMALL_NUMBERS.gather(local.dt.hour())
         else:
             derived[name] = pl.Series(dtype=pl.String).clear(len(time))
     return derived

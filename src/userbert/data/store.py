@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -42,7 +41,6 @@ TIMELESS = np.iinfo(np.int64).min
 
 Int64 = NDArray[np.int64]
 
-_USER = ["user_hash", "user_id"]
 _KEYS = ("users", "shards", "first_event", "last_event", "checksums")
 
 
@@ -266,10 +264,14 @@ def _view(table: pa.Table, name: str) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class ShardTables:
-    """A shard, or a range of its users: rows sorted by (user_hash, user_id, time)."""
+    """A shard, or a range of its users."""
 
+    users: pa.Array
+    """(U,): ids in the order of (hash, id)."""
     segments: Mapping[str, pa.Table]
+    """Of each, the kernel's table: `user` is a number among `users`."""
     profile: pa.Table
+    """Such a table, too, of the profile fields."""
 
 
 @dataclass(frozen=True)
@@ -282,21 +284,21 @@ class ShardSize:
 
 
 def write_shard(folder: Path, parts: Iterable[ShardTables]) -> ShardSize:
-    """Write one shard from ranges of its users, in order. Profile rows of strangers are left out.
-
-    Ids of users are dropped part by part, so that memory holds the numbers alone.
-    """
+    """Write one shard from ranges of its users, in order."""
     folder.mkdir(parents=True)
-    users: list[pl.DataFrame] = []
+    users: list[pa.Array] = []
+    counts: dict[str, list[Int64]] = {}
     tables: dict[str, list[pa.Table]] = {}
     for part in parts:
-        counts, profile = _count_users(part)
-        users.append(counts)
-        for name, table in {**part.segments, "profile": profile}.items():
-            tables.setdefault(name, []).append(table.drop_columns(_USER))
-    counts = pl.concat(users)
-    ends = [pl.col(name).cum_sum().alias(f"{name}_end") for name in tables]
-    _write(folder / "users.arrow", counts.select(*_USER, *ends).to_arrow())
+        users.append(part.users)
+        for name, table in {**part.segments, "profile": part.profile}.items():
+            rows = np.bincount(table["user"].to_numpy(), minlength=len(part.users))
+            counts.setdefault(name, []).append(rows)
+            tables.setdefault(name, []).append(table.drop_columns(["user"]))
+    ids = pa.concat_arrays(users)
+    ends = {f"{name}_end": np.cumsum(np.concatenate(rows)) for name, rows in counts.items()}
+    index = {"user_hash": user_hash(ids), "user_id": ids, **ends}
+    _write(folder / "users.arrow", pa.table(index))
     actions, words = {}, {}
     for name in list(tables):
         table = pa.concat_tables(tables.pop(name))
@@ -304,23 +306,7 @@ def write_shard(folder: Path, parts: Iterable[ShardTables]) -> ShardSize:
         words[name] = int(pc.sum(table["word_start"]).as_py() or 0)
         _write(folder / f"{name}.arrow", table)
     del actions["profile"], words["profile"]
-    return ShardSize(len(counts), actions, words)
-
-
-def _count_users(part: ShardTables) -> tuple[pl.DataFrame, pa.Table]:
-    """Each user's rows by segment and in the profile, and the profile without strangers."""
-    rows = {
-        name: pl.DataFrame(table.select(_USER)).group_by(_USER).len(name)
-        for name, table in part.segments.items()
-    }
-    users = pl.concat([counts.select(_USER) for counts in rows.values()]).unique().sort(_USER)
-    profile = pl.DataFrame(part.profile).join(users, on=_USER, how="semi", maintain_order="left")
-    rows["profile"] = profile.group_by(_USER).len("profile")
-    for name, counts in rows.items():
-        users = users.join(counts, on=_USER, how="left", maintain_order="left").with_columns(
-            pl.col(name).fill_null(0).cast(pl.Int64)
-        )
-    return users, profile.to_arrow()
+    return ShardSize(len(ids), actions, words)
 
 
 def _write(file: Path, table: pa.Table) -> None:

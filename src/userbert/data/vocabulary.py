@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from userbert.errors import InputError
 from userbert.folders import read_json
 
+Int32 = NDArray[np.int32]
+
 NONE = 0
 """The id of an attribute that an action does not carry: embeds to zero, never a target."""
 UNKNOWN = 1
@@ -52,12 +54,12 @@ class Categories:
     def _value_set(self) -> pa.Array:
         return pa.array(self.values, pa.large_string())
 
-    def encode(self, values: pa.Array) -> NDArray[np.int32]:
+    def encode(self, values: pa.Array) -> Int32:
         """The id of each value; null is none, a value that is not here is unknown."""
         found = pc.index_in(values.cast(pa.large_string()), self._value_set)
         ids = pc.fill_null(pc.add(found, FIRST_VALUE), UNKNOWN)
         ids = pc.if_else(pc.is_null(values), NONE, ids)
-        encoded: NDArray[np.int32] = ids.to_numpy(zero_copy_only=False).astype(np.int32)
+        encoded: Int32 = ids.to_numpy(zero_copy_only=False).astype(np.int32)
         return encoded
 
     @classmethod
@@ -100,7 +102,7 @@ class Bins:
         # There is one zero and one NaN: numbers that sort as equals must be equal bytes.
         return np.where(np.isnan(numbers), np.float32(np.nan), numbers + np.float32(0))
 
-    def ids(self, numbers: NDArray[np.float32]) -> NDArray[np.int32]:
+    def ids(self, numbers: NDArray[np.float32]) -> Int32:
         """The id of the bin of each number; NaN is none."""
         ids = self._edge_array.searchsorted(numbers, side="right")
         return np.where(np.isnan(numbers), NONE, ids + FIRST_VALUE).astype(np.int32)
