@@ -1,12 +1,16 @@
 """Outputs that appear whole or not at all, and the checksums that tell whether they still are.
 
 Every verb that writes goes through `publishing_folder` or `publishing_file`: the work happens
-beside the target under a temporary name, and one rename publishes it.
+beside the target under a temporary name, `.NAME.partial-HOST.PROCESS`, and one rename publishes it.
+What a run that was killed left there is removed by the next one that wants the same target.
 """
 
+import errno
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -23,7 +27,7 @@ _PARTIAL = ".partial-"
 def publishing_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `target`; rename it to `target` if the block succeeds.
 
-    Raises `InputError` if `target` exists or cannot be created.
+    Raises `InputError` if `target` exists or cannot be created, or if the disk is full.
     """
     temporary = _temporary_beside(target)
     try:
@@ -31,8 +35,9 @@ def publishing_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror}. Choose another -o.") from error
     try:
-        yield temporary
-        temporary.rename(target)
+        with _telling_of_a_full_disk(target):
+            yield temporary
+            temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -41,7 +46,7 @@ def publishing_folder(target: Path) -> Iterator[Path]:
 def publishing_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; rename it to `target` if the block succeeds.
 
-    Raises `InputError` if `target` exists or its folder cannot be created.
+    Raises `InputError` if `target` exists, its folder cannot be created, or the disk is full.
     """
     temporary = _temporary_beside(target)
     try:
@@ -49,16 +54,60 @@ def publishing_file(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror}. Choose another -o.") from error
     try:
-        yield temporary
-        temporary.rename(target)
+        with _telling_of_a_full_disk(target):
+            yield temporary
+            temporary.rename(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _telling_of_a_full_disk(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(
+            f"cannot write {target}: its disk is full. Free some of it, or choose another -o."
+        ) from error
 
 
 def _temporary_beside(target: Path) -> Path:
     if target.exists():
         raise InputError(f"{target} exists already. Choose another -o, or remove it first.")
-    return target.with_name(f".{target.name}{_PARTIAL}{os.getpid()}")
+    mine = f".{target.name}{_PARTIAL}{platform.node()}."
+    for left in target.parent.glob(glob.escape(mine) + "*"):
+        if not _lives(left.suffix.removeprefix(".")):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    return target.with_name(f"{mine}{os.getpid()}")
+
+
+def _lives(process: str) -> bool:
+    """Whether a process of this machine is there; what is no number is not ours to judge."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):
+        return True
+    return True
+
+
+def require_space(target: Path, temporary: Path, size: int, what: str, less: str) -> None:
+    """Raise `InputError` if there is not room for so many bytes where `temporary` lies.
+
+    `what` will be in `target`; with `less` it would take less.
+    """
+    free = shutil.disk_usage(temporary).free
+    if free < size:
+        raise InputError(
+            f"{target}: {what} take about {_told(size)}, and {_told(free)} are free. "
+            f"Choose {less}, or an -o on a larger disk."
+        )
 
 
 @contextmanager
@@ -75,6 +124,10 @@ def replacing_file(target: Path) -> Iterator[Path]:
         sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _told(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def sync(path: Path) -> None:

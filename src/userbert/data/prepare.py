@@ -29,7 +29,7 @@ from userbert.data.store import (
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary, countable
 from userbert.data.words import Encoder, build_words, number_users, user_hash
 from userbert.errors import SchemaError, SourceError
-from userbert.folders import publishing_folder, write_json
+from userbert.folders import publishing_folder, require_space, write_json
 from userbert.progress import Advance, progress
 from userbert.schema.models import Attribute, Category, Derived, Number, Schema
 from userbert.workers import cores, threaded
@@ -37,6 +37,8 @@ from userbert.workers import cores, threaded
 _ROWS_PER_SHARD = 4_194_304
 _BYTES_PER_EVENT = 1_000
 """Of one event at the kernel's peak: its strings, their copy sorted and encoded, and the result."""
+_BYTES_OF_ROW, _BYTES_OF_VALUE = 45, 8
+"""On disk, in partitions and in shards together; an id of more than 24 letters takes more."""
 
 
 def prepare(
@@ -65,6 +67,8 @@ def prepare(
     shards = _power_of_two(rows / _ROWS_PER_SHARD)
     partitions = max(shards, _power_of_two(rows * _BYTES_PER_EVENT / memory))
     with publishing_folder(output) as folder:
+        size = int(rows * (_BYTES_OF_ROW + _BYTES_OF_VALUE * len(schema.attributes)))
+        require_space(output, folder, size, f"{rows:,} rows", "fewer logs")
         intake = Intake(schema, on_invalid, folder / "temporary", partitions)
         intake.spread(logs)
         profiles = intake.profiles(profile)

@@ -7,7 +7,6 @@ number alone, so memory does not grow with the number of users, nor do bytes cha
 processes. The generating process stands in docs/explanation/simulated-ecosystem.md.
 """
 
-import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -31,7 +30,7 @@ from userbert.experiments.simulated_logs import (
     user_ids,
     write,
 )
-from userbert.folders import publishing_folder, write_summary
+from userbert.folders import publishing_folder, require_space, write_summary
 from userbert.progress import progress
 from userbert.workers import cores, processes
 
@@ -177,12 +176,7 @@ def _check_space(output: Path, folder: Path, users: int, ecosystem: Ecosystem) -
     months = ecosystem.all_days / ecosystem.days
     events = ecosystem.long_term_events * months + ecosystem.short_term_events
     expected = int(users * (events * _BYTES_PER_EVENT + _BYTES_PER_USER))
-    free = shutil.disk_usage(folder).free
-    if free < expected:
-        raise InputError(
-            f"{output}: {users:,} users take about {expected / 1e9:,.1f} GB, and {free / 1e9:,.1f} "
-            "GB are free. Choose fewer --users, or an -o on a larger disk."
-        )
+    require_space(output, folder, expected, f"{users:,} users", "fewer --users")
 
 
 def _write_parts(
@@ -192,15 +186,10 @@ def _write_parts(
     users, start = sum(part.users for part in parts), perf_counter()
     written, done = [], 0
     with progress("simulating (users)", users) as advance:
-        try:
-            for part in _side_by_side(parts, seed, ecosystem, min(workers, len(parts))):
-                written.append(part)
-                done += part.users
-                advance(part.users, f"{done / (perf_counter() - start):,.0f} users/s")
-        except OSError as error:
-            raise InputError(
-                f"the logs cannot be written: {error.strerror}. Choose another -o."
-            ) from error
+        for part in _side_by_side(parts, seed, ecosystem, min(workers, len(parts))):
+            written.append(part)
+            done += part.users
+            advance(part.users, f"{done / (perf_counter() - start):,.0f} users/s")
     return written
 
 
