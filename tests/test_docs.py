@@ -19,9 +19,12 @@ HOW_TO = ROOT / "docs/how-to"
 RUN = [
     ROOT / "README.md",
     *sorted((ROOT / "docs/tutorial").glob("*.md")),
-    *(HOW_TO / f"{name}.md" for name in ("explain", "pretrain", "reproduce", "resume", "simulate")),
+    *(
+        HOW_TO / f"{name}.md"
+        for name in ("explain", "forget", "pretrain", "reproduce", "resume", "simulate")
+    ),
 ]
-PREPARED = {"explain.md", "pretrain.md", "resume.md"}
+PREPARED = {"explain.md", "forget.md", "pretrain.md", "resume.md"}
 """Pages that begin with prepared data."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

@@ -29,6 +29,7 @@ def publishing_folder(target: Path) -> Iterator[Path]:
 
     Raises `InputError` if `target` exists or cannot be created, or if the disk is full.
     """
+    _refuse_existing(target)
     temporary = _temporary_beside(target)
     try:
         temporary.mkdir(parents=True)
@@ -48,6 +49,7 @@ def publishing_file(target: Path) -> Iterator[Path]:
 
     Raises `InputError` if `target` exists, its folder cannot be created, or the disk is full.
     """
+    _refuse_existing(target)
     temporary = _temporary_beside(target)
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -73,9 +75,13 @@ def _telling_of_a_full_disk(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _temporary_beside(target: Path) -> Path:
+def _refuse_existing(target: Path) -> None:
     if target.exists():
         raise InputError(f"{target} exists already. Choose another -o, or remove it first.")
+
+
+def _temporary_beside(target: Path) -> Path:
+    """A name for this process's work, after what dead ones left was removed."""
     mine = f".{target.name}{_PARTIAL}{platform.node()}."
     for left in target.parent.glob(glob.escape(mine) + "*"):
         if not _lives(left.suffix.removeprefix(".")):
@@ -108,6 +114,25 @@ def require_space(target: Path, temporary: Path, size: int, what: str, less: str
             f"{target}: {what} take about {_told(size)}, and {_told(free)} are free. "
             f"Choose {less}, or an -o on a larger disk."
         )
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`; put it in the target's place if the block succeeds.
+
+    Raises `InputError` if the disk is full.
+    """
+    temporary = _temporary_beside(target)
+    temporary.mkdir()
+    old = temporary.with_name(f"{temporary.name}.old")
+    try:
+        with _telling_of_a_full_disk(target):
+            yield temporary
+        target.rename(old)
+        temporary.rename(target)
+        shutil.rmtree(old)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def bytes_of(data: PreparedData) -> dict[str, bytes]:
 def rows_in(data: PreparedData) -> dict[str, Any]:
     summary = json.loads((data.path / "summary.json").read_text())
     for account in summary["rows"].values():
-        parts = ("used", "outside_segments", "quarantined", "duplicates_dropped", "forgotten")
+        parts = ("used", "outside_segments", "quarantined", "duplicates_dropped")
         assert account["read"] == sum(account[part] for part in parts)
     rows: dict[str, Any] = summary["rows"]
     return rows
@@ -128,7 +128,7 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     (tmp_path / "people.csv").write_text("user,age\na,1\nb,2\nb,3\nstranger,4\n,5\n")
     schema = SCHEMA.replace("log.csv", "[a.csv, b.csv]") + PROFILE
     data = prepared(tmp_path, {}, Schema.parse(schema, tmp_path), on_invalid="quarantine")
-    nothing = {"duplicates_dropped": 0, "forgotten": 0}
+    nothing = {"duplicates_dropped": 0}
     assert rows_in(data) == {
         f"{tmp_path}/a.csv": {
             "read": 3, "used": 3, "outside_segments": 0, "quarantined": 0, **nothing,

@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(logs.init)
 app.command()(logs.prepare)
+app.command()(logs.forget)
 app.command()(logs.inspect)
 app.add_typer(label.app, name="label")
 app.command()(learning.pretrain)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from userbert.cli.options import At, Cutoffs, Data, open_data, pairs_given, show
-from userbert.errors import LabelError
+from userbert.cli.options import At, Cutoffs, Data, open_data, pairs_given, show, user_ids_in
 
 if TYPE_CHECKING:
     from userbert.tasks.labels import Labels
@@ -107,23 +106,11 @@ def label_response(
     made = labels.label_response(
         opened,
         pairs_given(opened, cutoff, at),
-        _user_ids(users),
-        among=None if among is None else _user_ids(among),
+        user_ids_in(users),
+        among=None if among is None else user_ids_in(among),
         negatives=negatives,
     )
     _save(made, output)
-
-
-def _user_ids(path: Path) -> list[str]:
-    from userbert.data.pairs import read_table
-
-    frame = read_table(path)
-    if "user_id" not in frame.columns:
-        raise LabelError(
-            f"{path}: expected a column user_id, found {', '.join(frame.columns)}. "
-            "Rename the column that holds the user."
-        )
-    return [str(user) for user in frame["user_id"].drop_nulls()]
 
 
 def _save(labels: "Labels", output: Path) -> None:

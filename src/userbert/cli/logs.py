@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from userbert.cli.options import Output, show
+from userbert.cli.options import Data, Output, show, user_ids_in
 from userbert.errors import InputError
 from userbert.progress import warn
 
@@ -83,6 +83,21 @@ def prepare(
     show(f"{output}: {len(data):,} users from {read:,} rows; {left_out:,} rows are in no segment")
     if (output / "rejected.parquet").exists():
         warn(f"{output / 'rejected.parquet'} holds the rows set aside, and why")
+
+
+def forget(
+    data: Data,
+    users: Annotated[Path, typer.Option(metavar="FILE", help="Who: column user_id.")],
+) -> None:
+    """Remove users from prepared data, in place.
+
+    Example: `userbert forget data --users left.csv`
+    """
+    from userbert.data.forget import forget as forget_users
+
+    count = forget_users(data, user_ids_in(users))
+    show(f"{data}: {count:,} users are forgotten")
+    show("models that learned from them still do: pretrain anew, and remove old embeddings")
 
 
 def inspect(

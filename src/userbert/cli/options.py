@@ -63,6 +63,19 @@ def pairs_given(data: "PreparedData", cutoffs: list[str] | None, at: Path | None
     return pairs_at(data, instants or [data.default_cutoff])
 
 
+def user_ids_in(path: Path) -> list[str]:
+    """The column `user_id` of a file."""
+    from userbert.data.pairs import read_table
+
+    frame = read_table(path)
+    if "user_id" not in frame.columns:
+        raise InputError(
+            f"{path}: expected a column user_id, found {', '.join(frame.columns)}. "
+            "Rename the column that holds the user."
+        )
+    return [str(user) for user in frame["user_id"].drop_nulls()]
+
+
 def typed_command() -> list[str]:
     """The command as it was typed, without where the program lies."""
     return ["userbert", *sys.argv[1:]]

@@ -47,7 +47,6 @@ class RowAccount:
     outside_segments: int = 0
     quarantined: int = 0
     duplicates_dropped: int = 0
-    forgotten: int = 0
     outside_by_action: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:

@@ -169,7 +169,7 @@ def _row_account(data: PreparedData) -> dict[str, Any]:
     """The rows of each file, the ways out that any row took, and why."""
     summary = read_json(data.path / "summary.json")
     rows = summary["rows"]
-    ways = ("outside_segments", "duplicates_dropped", "forgotten", "quarantined")
+    ways = ("outside_segments", "duplicates_dropped", "quarantined")
     left_out = [way for way in ways if any(account[way] for account in rows.values())]
     notes = [] if left_out else ["No row was left out."]
     outside: Counter[str] = Counter()
