@@ -23,7 +23,7 @@ from userbert.data.store import (
     write_shard,
 )
 from userbert.data.vocabulary import Bins, Categories, Vocabulary
-from userbert.data.words import build_words, number_users, user_hash
+from userbert.data.words import build_words, encode_actions, number_users, user_hash
 from userbert.errors import DataError
 from userbert.folders import read_json, write_json
 from userbert.schema.models import Schema
@@ -167,7 +167,9 @@ def test_a_shard_without_users_can_be_read(tmp_path: Path) -> None:
     )
     tables = {
         name: build_words(
-            events, {name: encode[name] for name in segment.attributes}, segment.words, schema.zone
+            encode_actions(events, {name: encode[name] for name in segment.attributes}),
+            segment.words,
+            schema.zone,
         )
         for name, segment in schema.segments.items()
     }

@@ -18,6 +18,7 @@ from userbert.data.words import (
     HourGrid,
     _order,
     build_words,
+    encode_actions,
     number_users,
     user_hash,
     word_starts,
@@ -61,6 +62,10 @@ def events(*rows: Event) -> tuple[list[str], pa.Table]:
         for column, (name, dtype) in zip(columns, types.items(), strict=True)
     }
     return users.to_pylist(), pa.table({"user": numbers, **table})
+
+
+def built(log: pa.Table, words: DayWords | GapWords) -> pa.Table:
+    return build_words(encode_actions(log, VOCABULARIES), words, NEW_YORK)
 
 
 def test_a_day_ends_just_before_four_in_the_morning_of_local_time() -> None:
@@ -176,7 +181,7 @@ def test_actions_are_encoded_and_sorted_by_user_and_time() -> None:
     users, log = events(
         ("b", early, None, None), ("a", late, "milk", -1.5), ("a", early, "cheese", 2.0)
     )
-    table = build_words(log, VOCABULARIES, GAP, NEW_YORK)
+    table = built(log, GAP)
     assert table.column_names == ["user", "time", "word_start", "genre", "price"]
     rows = pl.DataFrame(table)
     assert rows["user"].is_sorted()
@@ -189,17 +194,14 @@ def test_actions_are_encoded_and_sorted_by_user_and_time() -> None:
 
 @pytest.mark.parametrize("words", [DAY, GAP])
 def test_no_events_make_no_words_in_the_same_columns(words: DayWords | GapWords) -> None:
-    some, none = (
-        build_words(events(*rows)[1], VOCABULARIES, words, NEW_YORK)
-        for rows in ([("a", 0, "milk", 1.0)], [])
-    )
+    some, none = (built(events(*rows)[1], words) for rows in ([("a", 0, "milk", 1.0)], []))
     assert none.num_rows == 0
     assert none.schema == some.schema
 
 
 def test_a_user_with_one_event_has_one_word() -> None:
     _, log = events(("a", 5, "milk", 1.0))
-    assert build_words(log, VOCABULARIES, DAY, NEW_YORK)["word_start"].to_pylist() == [1]
+    assert built(log, DAY)["word_start"].to_pylist() == [1]
 
 
 def test_equal_times_stand_in_one_order_whatever_the_order_of_the_input() -> None:
@@ -215,7 +217,7 @@ def test_equal_times_stand_in_one_order_whatever_the_order_of_the_input() -> Non
     for seed in range(10):
         random.Random(seed).shuffle(rows)
         _, log = events(*rows)
-        table = build_words(log, VOCABULARIES, DAY, NEW_YORK).combine_chunks()
+        table = built(log, DAY).combine_chunks()
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
@@ -239,7 +241,7 @@ def test_words_hold_exactly_the_actions_of_the_input_in_any_order(
     rows: list[Event], random: random.Random
 ) -> None:
     users, log = events(*rows)
-    table = build_words(log, VOCABULARIES, DAY, NEW_YORK)
+    table = built(log, DAY)
     genres = [None, "unknown", "bread", "milk"]
     found = [
         (users[user], time, genres[genre], None if np.isnan(price) else price)
@@ -251,7 +253,7 @@ def test_words_hold_exactly_the_actions_of_the_input_in_any_order(
     keys = [(users.index(user), time) for user, time, *_ in found]
     assert keys == sorted(keys)
     random.shuffle(rows)
-    again = build_words(events(*rows)[1], VOCABULARIES, DAY, NEW_YORK)
+    again = built(events(*rows)[1], DAY)
     assert pl.DataFrame(again).equals(pl.DataFrame(table))
 
 
@@ -270,7 +272,7 @@ def test_users_and_times_are_ordered_however_far_apart_they_are(far: int) -> Non
 def test_kernel_changes_nothing_that_it_is_given() -> None:
     _, log = events(("b", 2, "milk", 1.0), ("a", 1, None, None))
     before = log.to_pylist()
-    build_words(log, VOCABULARIES, DAY, NEW_YORK)
+    built(log, DAY)
     assert log.to_pylist() == before
 
 

@@ -13,7 +13,7 @@ import torch
 from userbert.data.pairs import pairs_at
 from userbert.data.store import PreparedData, ShardTables, write_manifest, write_shard
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary
-from userbert.data.words import build_words, number_users
+from userbert.data.words import build_words, encode_actions, number_users
 from userbert.folders import write_json
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Schema, to_instant
@@ -88,8 +88,10 @@ def make_data(
     )
     tables: dict[str, pa.Table] = {
         name: build_words(
-            table.filter(pc.is_in(table["action_type"], pa.array(segment.actions))),
-            segments[name],
+            encode_actions(
+                table.filter(pc.is_in(table["action_type"], pa.array(segment.actions))),
+                segments[name],
+            ),
             segment.words,
             schema.zone,
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from userbert.cli.options import Data, Output, show, user_ids_in
+from userbert.cli.options import Data, Output, open_data, show, user_ids_in
 from userbert.errors import InputError
 from userbert.progress import warn
 
@@ -54,6 +54,16 @@ def prepare(
             metavar="MODEL|DATA0", help="Use the ids of a model, or of other prepared data."
         ),
     ] = None,
+    append: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA0", help="Add the logs to those of other prepared data, with their ids."
+        ),
+    ] = None,
+    grow: Annotated[
+        bool,
+        typer.Option("--grow", help="With either: give new values ids, behind those that are."),
+    ] = False,
 ) -> None:
     """Turn raw logs into prepared data.
 
@@ -64,12 +74,18 @@ def prepare(
     from userbert.folders import read_json
     from userbert.schema import Schema
 
+    if append is not None and vocabulary is not None:
+        raise InputError("--append takes the ids of the data appended to; leave --vocabulary out.")
+    if grow and append is None and vocabulary is None:
+        raise InputError("--grow: there are no ids to keep; add --append or --vocabulary.")
     data = prepare_data(
         Schema.load(schema),
         output,
         memory=_bytes(memory),
         on_invalid=on_invalid.value,
         vocabularies=None if vocabulary is None else Vocabularies.load(vocabulary),
+        append=None if append is None else open_data(append),
+        grow=grow,
     )
     summary = read_json(output / "summary.json")
     for warning in summary["warnings"]:

@@ -6,7 +6,8 @@ vocabularies are counted partition by partition; the second pass runs the words 
 partition at a time. Memory holds one partition and one shard, whatever the number of users.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,26 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from userbert.data.codes import Codes
+from userbert.data.appending import check_same, joined, refuse_again, rejected_of, summary_of
+from userbert.data.fitting import fit_vocabularies, grown
 from userbert.data.intake import Intake, OnInvalid
 from userbert.data.sources import open_sources
 from userbert.data.store import (
     PreparedData,
+    ShardSize,
     ShardTables,
     shard_of,
+    total,
     write_manifest,
     write_shard,
 )
-from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary, countable
-from userbert.data.words import Encoder, build_words, number_users, user_hash
+from userbert.data.stored import UserRows, stored_range
+from userbert.data.vocabulary import Bins, Vocabularies
+from userbert.data.words import Encoder, build_words, encode_actions, number_users, user_hash
 from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, require_space, write_json
 from userbert.progress import Advance, progress
-from userbert.schema.models import Attribute, Category, Derived, Number, Schema
+from userbert.schema.models import Category, Number, Schema
 from userbert.workers import cores, threaded
 
 _ROWS_PER_SHARD = 4_194_304
@@ -50,66 +55,70 @@ def prepare(
     memory: int = 2 << 30,
     on_invalid: OnInvalid = "fail",
     vocabularies: Vocabularies | None = None,
+    append: PreparedData | None = None,
+    grow: bool = False,
 ) -> PreparedData:
     """Turn logs into prepared data; return it opened.
 
     `events` gives frames in place of the sources' files, `profile` one in place of the profile
     file; `memory` is in bytes; `vocabularies`, of a model or of other data, are used in place of
-    the logs' own, so that ids mean the same. Raises `SourceError` at the first row that cannot be
-    used, unless `on_invalid` is `quarantine`: then such rows go into `rejected.parquet`, each with
-    its reason.
+    the logs' own, so that ids mean the same. With `append` the result holds those data, too, by
+    their vocabularies, and the schema's files are those that are new. With `grow`, ids that are
+    given stay, and new values are added behind them.
+
+    Raises `SourceError` at the first row that cannot be used, unless `on_invalid` is `quarantine`:
+    then such rows go into `rejected.parquet`, each with its reason. Raises `SchemaError` if the
+    schema is not that of the vocabularies or of the data appended to.
     """
     output = Path(output)
+    if append is not None:
+        vocabularies = append.vocabularies
+        check_same(schema, append)
     if vocabularies is not None:
         _check_vocabularies(schema, vocabularies)
     logs = open_sources(schema, events)
+    before: dict[str, Any] = {"rows": {}} if append is None else summary_of(append)
+    refuse_again([log.name for log in logs], before["rows"])
     rows = sum(log.rows for log in logs)
-    shards = _power_of_two(rows / _ROWS_PER_SHARD)
-    partitions = max(shards, _power_of_two(rows * _BYTES_PER_EVENT / memory))
+    all_rows = rows + sum(account["read"] for account in before["rows"].values())
+    shards = _power_of_two(all_rows / _ROWS_PER_SHARD)
+    partitions = max(shards, _power_of_two(all_rows * _BYTES_PER_EVENT / memory))
     with publishing_folder(output) as folder:
-        size = int(rows * (_BYTES_OF_ROW + _BYTES_OF_VALUE * len(schema.attributes)))
-        require_space(output, folder, size, f"{rows:,} rows", "fewer logs")
+        needed = int(all_rows * (_BYTES_OF_ROW + _BYTES_OF_VALUE * len(schema.attributes)))
+        require_space(output, folder, needed, f"{all_rows:,} rows", "fewer logs")
         intake = Intake(schema, on_invalid, folder / "temporary", partitions)
         intake.spread(logs)
         profiles = intake.profiles(profile)
-        if vocabularies is None:
+        if vocabularies is None or grow:
             _check_fit_before(schema, intake.first_event)
-            vocabularies = _fit(schema, intake, profiles)
+            found = fit_vocabularies(schema, intake, profiles)
+            vocabularies = found if vocabularies is None else grown(schema, vocabularies, found)
+        elif append is not None:
+            schema = schema.model_copy(update={"fit_before": append.schema.fit_before})
         encoded = _encode_profiles(profiles, vocabularies)
-        sizes = []
-        with progress("building words", partitions) as advance:
-            for shard in range(shards):
-                numbers = range(shard * partitions // shards, (shard + 1) * partitions // shards)
-                parts = _build(intake, vocabularies, encoded, numbers, advance)
-                sizes.append(write_shard(folder / "shards" / f"{shard:05d}", parts))
-        users = sum(size.users for size in sizes)
-        actions = {name: sum(size.actions[name] for size in sizes) for name in schema.segments}
-        words = {name: sum(size.words[name] for size in sizes) for name in schema.segments}
-        _check_segments(schema, actions)
+        size = _write_shards(
+            folder / "shards", _Parts(intake, vocabularies, encoded, append), shards
+        )
+        _check_segments(schema, size.actions)
         intake.clear()
         (folder / "schema.yaml").write_text(schema.dump(), encoding="utf-8")
         write_json(folder / "vocabularies.json", vocabularies.to_json())
-        if intake.rejected:
-            pl.concat(intake.rejected).write_parquet(folder / "rejected.parquet")
-        write_json(
-            folder / "summary.json",
-            {
-                "users": users,
-                "actions": actions,
-                "words": words,
-                "rows": {name: account.to_json() for name, account in intake.accounts.items()},
-                "warnings": _warnings(schema),
-            },
-        )
-        write_manifest(
-            folder,
-            {
-                "users": users,
-                "shards": shards,
-                "first_event": intake.first_event,
-                "last_event": intake.last_event,
-            },
-        )
+        rejected = [*([] if append is None else rejected_of(append)), *intake.rejected]
+        if rejected:
+            pl.concat(rejected).write_parquet(folder / "rejected.parquet")
+        rows_by_file = {name: account.to_json() for name, account in intake.accounts.items()}
+        summary = {
+            **before,
+            **asdict(size),
+            "rows": {**before["rows"], **rows_by_file},
+            "warnings": _warnings(schema),
+        }
+        write_json(folder / "summary.json", summary)
+        first, last = intake.first_event, intake.last_event
+        if append is not None:
+            first, last = min(first, append.first_event), max(last, append.last_event)
+        span = {"first_event": first, "last_event": last}
+        write_manifest(folder, {"users": size.users, "shards": shards, **span})
     return PreparedData.open(output)
 
 
@@ -149,90 +158,6 @@ def _check_fit_before(schema: Schema, first_event: int) -> None:
         )
 
 
-def _fit(schema: Schema, intake: Intake, profiles: pl.DataFrame) -> Vocabularies:
-    """Count values partition by partition, then give them ids (design, decision 4)."""
-    before = schema.fit_before_us
-    owners = {
-        (segment, name): "shared" if schema.attributes[name].share else segment
-        for segment in schema.segments
-        for name in schema.segments[segment].attributes
-    }
-    # Which action types a vocabulary counts. Segments that share one count together, so that an
-    # event or a user that both hold counts once.
-    counted: dict[tuple[str, str], set[str]] = {}
-    for (segment, name), owner in owners.items():
-        counted.setdefault((owner, name), set()).update(schema.segments[segment].actions)
-
-    def count(partition: int) -> dict[tuple[str, str], pl.DataFrame]:
-        events = intake.partition(partition)
-        if before is not None:
-            events = events.filter(pl.col("time") < before)
-        found = {}
-        for (owner, name), actions in counted.items():
-            attribute = schema.attributes[name]
-            columns = [name, "user_id"] if _matter_users(attribute) else [name]
-            chosen = events.select(columns).filter(intake.are(events, actions))
-            found[owner, name] = _count(chosen, name, attribute)
-        return found
-
-    counts: list[dict[tuple[str, str], pl.DataFrame]] = []
-    with progress("counting values", intake.partitions) as advance:
-        for found in threaded(count, range(intake.partitions), cores()):
-            counts.append(found)
-            advance(1, "")
-    fitted = {
-        (owner, name): _vocabulary(
-            schema.attributes[name],
-            [found[owner, name] for found in counts],
-            intake.codes.get(name),
-        )
-        for owner, name in counted
-    }
-    segments: dict[str, dict[str, Vocabulary]] = {segment: {} for segment in schema.segments}
-    for (segment, name), owner in owners.items():
-        segments[segment][name] = fitted[owner, name]
-    fields = schema.profile.fields if schema.profile is not None else {}
-    visible = profiles if before is None else profiles.filter(pl.col("time") < before)
-    return Vocabularies(
-        segments,
-        {
-            name: _vocabulary(field, [_count(visible, name, field)])
-            for name, field in fields.items()
-        },
-    )
-
-
-def _count(events: pl.DataFrame, name: str, attribute: Attribute) -> pl.DataFrame:
-    """Rows by value, and users where their number matters, for it is slow to find."""
-    value = events[name]
-    if isinstance(attribute, Number):
-        value = countable(value.cast(pl.Float32).fill_null(float("nan")))
-    table, users = pl.DataFrame({"value": value}), pl.lit(1, pl.UInt32)
-    if _matter_users(attribute):
-        table, users = table.with_columns(events["user_id"]), pl.col("user_id").n_unique()
-    return table.group_by("value").agg(pl.len().alias("count"), users.alias("users"))
-
-
-def _matter_users(attribute: Attribute) -> bool:
-    return isinstance(attribute, Category) and attribute.min_users > 1
-
-
-def _vocabulary(
-    attribute: Attribute, counts: list[pl.DataFrame], codes: Codes | None = None
-) -> Vocabulary:
-    """Give ids to values that were counted, as such or by their codes."""
-    # A user's events are in one partition, so the numbers of users add up too.
-    merged = pl.concat(counts).group_by("value").agg(pl.col("count").sum(), pl.col("users").sum())
-    if codes is not None:
-        merged = merged.with_columns(codes.values.gather(merged["value"]).alias("value"))
-    if isinstance(attribute, Number):
-        return Bins.fit(merged, attribute.bins)
-    if isinstance(attribute, Derived):
-        return Categories.fit(merged, max_values=1_000_000, min_users=1)
-    assert isinstance(attribute, Category)
-    return Categories.fit(merged, attribute.max_values, attribute.min_users)
-
-
 def _encode_profiles(profiles: pl.DataFrame, vocabularies: Vocabularies) -> pl.DataFrame:
     """Profile rows as shards hold them, in the order of their users and times."""
     encoded = {
@@ -251,48 +176,77 @@ def _encode_profiles(profiles: pl.DataFrame, vocabularies: Vocabularies) -> pl.D
     return rows.sort(["user_hash", "user_id", "time", *encoded])
 
 
-def _build(
-    intake: Intake,
-    vocabularies: Vocabularies,
-    profiles: pl.DataFrame,
-    partitions: range,
-    advance: Advance,
-) -> Iterator[ShardTables]:
-    """The second pass: the kernel on each partition; some in a row make a shard."""
-    partition_of = shard_of(profiles["user_hash"].to_numpy(), intake.partitions)
-    schema = intake.schema
-    encoders: dict[str, dict[str, Encoder]] = {
-        segment: {
-            name: one if isinstance(one, Bins) else intake.codes[name].encoder(one)
-            for name, one in attributes.items()
-        }
-        for segment, attributes in vocabularies.segments.items()
-    }
+class _Parts:
+    """The second pass: the kernel on each partition."""
 
-    def build(partition: int) -> ShardTables:
+    def __init__(
+        self,
+        intake: Intake,
+        vocabularies: Vocabularies,
+        profiles: pl.DataFrame,
+        append: PreparedData | None,
+    ) -> None:
+        self.intake = intake
+        self._profiles = profiles
+        self._partition_of = shard_of(profiles["user_hash"].to_numpy(), intake.partitions)
+        self._append = append
+        self._encoders: dict[str, dict[str, Encoder]] = {
+            segment: {
+                name: one if isinstance(one, Bins) else intake.codes[name].encoder(one)
+                for name, one in attributes.items()
+            }
+            for segment, attributes in vocabularies.segments.items()
+        }
+
+    def build(self, partition: int) -> ShardTables:
+        """All words of a partition's users."""
+        intake, schema = self.intake, self.intake.schema
         events = intake.partition(partition)
         # Polars' own strings, that come back without a copy.
         newest = pl.CompatLevel.newest()
         users, numbers = number_users(events["user_id"].to_arrow(compat_level=newest))
         events = events.drop("user_id").insert_column(0, pl.Series("user", numbers))
-        tables = {}
-        for name, segment in schema.segments.items():
-            chosen = events.filter(intake.are(events, segment.actions)).to_arrow()
-            tables[name] = build_words(chosen, encoders[name], segment.words, schema.zone)
-        first, last = np.searchsorted(partition_of, [partition, partition + 1])
-        return ShardTables(users, tables, _profile_of(profiles.slice(first, last - first), users))
+        actions = {
+            name: encode_actions(
+                events.filter(intake.are(events, segment.actions)).to_arrow(), self._encoders[name]
+            )
+            for name, segment in schema.segments.items()
+        }
+        first, last = np.searchsorted(self._partition_of, [partition, partition + 1])
+        profile = _profile_of(self._profiles.slice(first, last - first), users)
+        rows = UserRows(users, actions, profile)
+        if self._append is not None:
+            rows = joined(stored_range(self._append, partition, intake.partitions), rows)
+        words = {
+            name: build_words(rows.segments[name], segment.words, schema.zone)
+            for name, segment in schema.segments.items()
+        }
+        return ShardTables(rows.users, words, rows.profile.to_arrow())
 
-    for tables in threaded(build, partitions, cores()):
-        yield tables
+
+def _write_shards(folder: Path, parts: _Parts, shards: int) -> ShardSize:
+    """Write all shards, each of some partitions in a row."""
+    sizes, partitions = [], parts.intake.partitions
+    with progress("building words", partitions) as advance:
+        for shard in range(shards):
+            numbers = range(shard * partitions // shards, (shard + 1) * partitions // shards)
+            built = _counted(threaded(parts.build, numbers, cores()), advance)
+            sizes.append(write_shard(folder / f"{shard:05d}", built))
+    return total(sizes)
+
+
+def _counted(parts: Iterable[ShardTables], advance: Advance) -> Iterator[ShardTables]:
+    for part in parts:
+        yield part
         advance(1, "")
 
 
-def _profile_of(profiles: pl.DataFrame, users: pa.Array) -> pa.Table:
+def _profile_of(profiles: pl.DataFrame, users: pa.Array) -> pl.DataFrame:
     """The profile rows of some users, who have numbers in place of ids; strangers are left out."""
     numbers = pc.index_in(profiles["user_id"].to_arrow(), users)
     rows = profiles.drop("user_hash", "user_id")
     rows.insert_column(0, pl.Series("user", numbers).cast(pl.Int32))
-    return rows.drop_nulls("user").to_arrow()
+    return rows.drop_nulls("user")
 
 
 def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:

@@ -283,6 +283,15 @@ class ShardSize:
     words: Mapping[str, int]
 
 
+def total(sizes: Sequence[ShardSize]) -> ShardSize:
+    """What several shards hold together."""
+    return ShardSize(
+        sum(size.users for size in sizes),
+        {name: sum(size.actions[name] for size in sizes) for name in sizes[0].actions},
+        {name: sum(size.words[name] for size in sizes) for name in sizes[0].words},
+    )
+
+
 def write_shard(folder: Path, parts: Iterable[ShardTables]) -> ShardSize:
     """Write one shard from ranges of its users, in order."""
     folder.mkdir(parents=True)

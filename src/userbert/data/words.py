@@ -2,7 +2,7 @@
 
 In: an Arrow table of a segment's checked events, in any order. Out: an Arrow table of its actions,
 sorted by user, time and then all columns, with a flag where a word starts. Pure: local preparation,
-clusters and the live service call this one function, so the same events are the same words.
+clusters and the live service call these functions, so the same events are the same words.
 """
 
 from collections.abc import Mapping
@@ -134,21 +134,26 @@ class Encoder(Protocol):
         """The id (int32) of each value, or the number (float32, NaN for none)."""
 
 
-def build_words(
-    events: pa.Table, encoders: Mapping[str, Encoder], words: DayWords | GapWords, zone: ZoneInfo
-) -> pa.Table:
-    """Encode the events of a segment, sort them and mark where words start.
+def encode_actions(events: pa.Table, encoders: Mapping[str, Encoder]) -> pl.DataFrame:
+    """Give ids to the events of a segment.
 
     `events` has the columns `user` (int32, see `number_users`), `time` (int64, µs since 1970) and
     one an attribute, as its encoder takes it; others are ignored. The result has `user`, `time`,
-    `word_start` (uint8), and each attribute's ids (int32) or raw numbers (float32, NaN for none),
-    which are binned on reading. It is sorted by user, time, and then all other columns.
+    and each attribute's ids (int32) or raw numbers (float32, NaN for none), which are binned on
+    reading.
     """
     encoded = {
         name: encoder.encode(events[name].combine_chunks()) for name, encoder in encoders.items()
     }
-    columns = {"user": events["user"], "time": events["time"]}
-    actions = _sorted(pl.DataFrame({**columns, **encoded}))
+    return pl.DataFrame({"user": events["user"], "time": events["time"], **encoded})
+
+
+def build_words(actions: pl.DataFrame, words: DayWords | GapWords, zone: ZoneInfo) -> pa.Table:
+    """Sort encoded actions by user, time and then all other columns, and mark where words start.
+
+    The result has the columns of `actions`, and third `word_start` (uint8).
+    """
+    actions = _sorted(actions)
     starts = word_starts(actions["user"].to_numpy(), actions["time"].to_numpy(), words, zone)
     actions.insert_column(2, pl.Series("word_start", starts.astype(np.uint8)))
     return actions.to_arrow()
