@@ -22,6 +22,14 @@ class WorkloadName(StrEnum):
     FULL = "full"
 
 
+class EventCount(StrEnum):
+    """How many events are prepared."""
+
+    THREE = "3M"
+    THIRTY = "30M"
+    NINETY = "90M"
+
+
 @app.command()
 def train(
     output: Annotated[
@@ -38,7 +46,7 @@ def train(
 
     Example: `userbert bench train -o train.json`
     """
-    _needs_peers()
+    _needs_peers("transformers")
     from userbert.benchmarks.train import Look, bench_train
     from userbert.folders import write_json
     from userbert.provenance import made
@@ -57,9 +65,56 @@ def train(
         show(f"{output}: {len(rows)} rows")
 
 
-def _needs_peers() -> None:
+@app.command()
+def prepare(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+    ] = None,
+    workloads: Annotated[
+        list[EventCount] | None,
+        typer.Option("--workload", help="May be given several times. Default: all."),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where logs are kept for the next run."),
+    ] = None,
+) -> None:
+    """Time preparation beside Polars' sort of the same files, and beside pandas user by user.
+
+    Example: `userbert bench prepare --workload 3M -o prepare.json`
+    """
+    _needs_peers("pandas")
+    from tempfile import TemporaryDirectory
+
+    from userbert.benchmarks.prepare import USERS, bench_prepare
+    from userbert.experiments.simulate import simulate
+    from userbert.folders import write_json
+    from userbert.provenance import made
+
+    if output is not None:
+        refuse_existing(output)
+    names = [workload.value for workload in workloads or list(EventCount)]
+    with TemporaryDirectory() as folder:
+        place = work or Path(folder)
+        logs = {name: place / f"logs-{name}" for name in names}
+        for name, path in logs.items():
+            if not path.exists():
+                simulate(path, USERS[name])
+        rows = bench_prepare(logs)
+    for row in rows:
+        show(
+            f"{row['workload']:>4}: {row['events_per_s']:,} events/s in {row['peak_memory_gib']} "
+            f"GiB, {row['reference']} {row['reference_events_per_s']:,}: {row['ratio']:.1f} times "
+            "as fast"
+        )
+    if output is not None:
+        write_json(output, {"made": made(typed_command(), [0], None), "rows": rows})
+        show(f"{output}: {len(rows)} rows")
+
+
+def _needs_peers(*peers: str) -> None:
     from importlib.util import find_spec
 
     needs_torch()
-    if find_spec("transformers") is None:
+    if any(find_spec(peer) is None for peer in peers):
         raise InputError("this needs the peers. Install them with: pip install 'userbert[bench]'")
