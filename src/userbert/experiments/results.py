@@ -16,7 +16,7 @@ from userbert.folders import read_json
 def page(content: Mapping[str, Any], name: str) -> str:
     """A page of rows: of a benchmark, of an evaluation, or of anything else."""
     first = content["rows"][0]
-    table = _speed if "reference" in first else _scores if "splits" in first else _plain
+    table = _speed if "gflops" in first else _scores if "splits" in first else _plain
     made = content["made"]
     seeds = ", ".join(map(str, made["seeds"]))
     origin = [
