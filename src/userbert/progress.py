@@ -13,6 +13,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -23,6 +25,16 @@ _is_shown = ContextVar("_is_shown", default=False)
 
 Advance = Callable[[int, str], None]
 """Called as `advance(done, note)`: so much more is done; `note` is shown beside the bar."""
+
+
+class _Speed(ProgressColumn):
+    """How many units are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if speed is None:
+            return Text()
+        return Text(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s")
 
 
 def warn(message: str) -> None:
@@ -42,6 +54,7 @@ def progress(description: str, total: int | None, *, is_shown: bool = True) -> I
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        _Speed(),
         TextColumn("{task.fields[note]}"),
     )
     is_silent = not is_shown or _is_shown.get() or not console.is_terminal

@@ -44,10 +44,11 @@ def fit_vocabularies(schema: Schema, intake: Intake, profiles: pl.DataFrame) -> 
         return found
 
     counts: list[dict[tuple[str, str], pl.DataFrame]] = []
-    with progress("counting values", intake.partitions) as advance:
-        for found in threaded(count, range(intake.partitions), cores()):
+    with progress("counting values", sum(intake.sizes)) as advance:
+        found_in = threaded(count, range(intake.partitions), cores())
+        for size, found in zip(intake.sizes, found_in, strict=True):
             counts.append(found)
-            advance(1, "")
+            advance(size, "")
     fitted = {
         (owner, name): _vocabulary(
             schema.attributes[name],

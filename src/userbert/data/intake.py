@@ -42,6 +42,8 @@ class Intake:
     last_event: int = np.iinfo(np.int64).min
     codes: dict[str, Codes] = field(default_factory=dict)
     """Of action types and of attributes that are not numbers."""
+    sizes: list[int] = field(default_factory=list)
+    """The events of each partition."""
     no_events: pl.DataFrame = field(default_factory=pl.DataFrame)
     """A partition without users."""
 
@@ -49,6 +51,7 @@ class Intake:
         attributes = self.schema.attributes.items()
         coded = [name for name, one in attributes if not isinstance(one, Number)]
         self.codes = {name: Codes() for name in ("action_type", *coded)}
+        self.sizes = [0] * self.partitions
 
     def spread(self, logs: list[LogFile]) -> None:
         """Read all logs once; write the events that a segment uses into their partitions."""
@@ -109,6 +112,7 @@ class Intake:
         if events.is_empty():
             return
         for partition, part in self._partitioned(events):
+            self.sizes[partition] += len(part)
             table = part.to_arrow(compat_level=pl.CompatLevel.newest())
             # Opened each time: there may be more partitions than files may be open.
             with (

@@ -6,7 +6,7 @@ vocabularies are counted partition by partition; the second pass runs the words 
 partition at a time. Memory holds one partition and one shard, whatever the number of users.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +35,7 @@ from userbert.data.vocabulary import Bins, Vocabularies
 from userbert.data.words import Encoder, build_words, encode_actions, number_users, user_hash
 from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, require_space, write_json
-from userbert.progress import Advance, progress
+from userbert.progress import progress
 from userbert.schema.models import Category, Number, Schema
 from userbert.workers import cores, threaded
 
@@ -226,19 +226,15 @@ class _Parts:
 
 def _write_shards(folder: Path, parts: _Parts, shards: int) -> ShardSize:
     """Write all shards, each of some partitions in a row."""
-    sizes, partitions = [], parts.intake.partitions
-    with progress("building words", partitions) as advance:
+    sizes, intake = [], parts.intake
+    each = intake.partitions // shards
+    with progress("building words", sum(intake.sizes)) as advance:
         for shard in range(shards):
-            numbers = range(shard * partitions // shards, (shard + 1) * partitions // shards)
-            built = _counted(threaded(parts.build, numbers, cores()), advance)
+            numbers = range(shard * each, (shard + 1) * each)
+            built = threaded(parts.build, numbers, cores())
             sizes.append(write_shard(folder / f"{shard:05d}", built))
+            advance(sum(intake.sizes[number] for number in numbers), f"shard {shard + 1}")
     return total(sizes)
-
-
-def _counted(parts: Iterable[ShardTables], advance: Advance) -> Iterator[ShardTables]:
-    for part in parts:
-        yield part
-        advance(1, "")
 
 
 def _profile_of(profiles: pl.DataFrame, users: pa.Array) -> pl.DataFrame:

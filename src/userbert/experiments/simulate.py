@@ -183,13 +183,11 @@ def _write_parts(
     parts: Sequence[_Part], seed: int, ecosystem: Ecosystem, workers: int
 ) -> list[_Written]:
     """Write all parts; say what came of each, in order."""
-    users, start = sum(part.users for part in parts), perf_counter()
-    written, done = [], 0
-    with progress("simulating (users)", users) as advance:
+    written = []
+    with progress("simulating (users)", sum(part.users for part in parts)) as advance:
         for part in _side_by_side(parts, seed, ecosystem, min(workers, len(parts))):
             written.append(part)
-            done += part.users
-            advance(part.users, f"{done / (perf_counter() - start):,.0f} users/s")
+            advance(part.users, "")
     return written
 
 
