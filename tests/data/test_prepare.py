@@ -64,6 +64,28 @@ def test_neither_the_order_of_rows_nor_the_memory_changes_a_byte(
         assert bytes_of(one) == bytes_of(other)
 
 
+@settings(max_examples=30)
+@given(logs(), st.integers(1, 3), st.sampled_from([1 << 30, 2_000]))
+def test_duplicates_are_dropped_and_counted_by_file(
+    events: pl.DataFrame, times: int, memory: int
+) -> None:
+    schema = SCHEMA.replace("log.csv", "[1.csv, 2.csv]") + "duplicates: drop\n"
+    # In all that the schema names; a price of -0 is that of 0.
+    said = events.with_columns(pl.col("price") + 0.0).unique()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, log_of_file in enumerate([events, pl.concat([events] * times)], start=1):
+            log_of_file.write_csv(folder / f"{number}.csv")
+        data = prepared(folder, {}, Schema.parse(schema, folder), memory=memory)
+        rows = rows_in(data)
+        distinct = prepared(folder, said)
+        assert bytes_of(data) == bytes_of(distinct) or len(data.shards) > 1
+        used = said.filter(pl.col("action").is_in(["buy", "click"]))
+        both = sum(account["used"] for account in rows.values())
+        assert both == len(used)
+        assert rows[f"{folder}/2.csv"]["used"] == 0
+
+
 @settings(max_examples=15)
 @given(logs(), st.randoms(use_true_random=False))
 def test_any_number_of_shards_gives_the_same_sequences(

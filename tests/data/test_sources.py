@@ -170,6 +170,16 @@ def test_rows_are_numbered_over_batches(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ]
 
 
+def test_columns_called_as_patterns_are_columns() -> None:
+    log = LOG.rename({"genre": "*"}).with_columns(pl.lit("x").alias("^u.*$"))
+    schema = Schema.parse(SCHEMA.replace("column: genre", 'column: " *"'))
+    expected, found = (
+        pl.concat(open_sources(one, {"log": frame})[0].batches())
+        for one, frame in ((Schema.parse(SCHEMA), LOG), (schema, log))
+    )
+    assert found.equals(expected)
+
+
 def test_columns_called_as_ours_do_no_harm() -> None:
     log = LOG.rename({"user": "row", "genre": "file", "price": "partition"}).with_columns(
         invalid=pl.lit("x"), user_id=pl.lit("x"), action_type=pl.lit("x"), user_hash=pl.lit("x")

@@ -490,6 +490,9 @@ moments = st.datetimes(datetime(1995, 1, 1), datetime(2030, 1, 1))
     times=[START] * 9,
     others={"on": ["x", "y"] * 4 + [None], "0\x85": ["x"] * 5 + [None] * 4},
 )
+@example(
+    users=["a"] * 9, times=[START] * 9, others={"*": ["x"] * 9, "^.*$": ["y", "z"] * 4 + [None]}
+)
 def test_any_log_with_a_user_and_a_time_gets_a_schema(
     tmp_path_factory: pytest.TempPathFactory,
     users: list[str | None],

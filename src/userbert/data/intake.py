@@ -25,6 +25,9 @@ from userbert.workers import threaded
 _ROWS_AT_A_TIME = 1_048_576
 """Of events that are spread over the partitions: small pieces are slow to write and to read."""
 
+_FILE = "row"
+"""Where duplicates are looked for, the number of an event's file stands in place of its row's."""
+
 OnInvalid = Literal["fail", "quarantine"]
 
 
@@ -42,6 +45,8 @@ class Intake:
     last_event: int = np.iinfo(np.int64).min
     codes: dict[str, Codes] = field(default_factory=dict)
     """Of action types and of attributes that are not numbers."""
+    dropped: dict[int, dict[str, int]] = field(default_factory=dict)
+    """Duplicates, by partition and file; of partitions that were looked at."""
     sizes: list[int] = field(default_factory=list)
     """The events of each partition."""
     no_events: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -92,6 +97,9 @@ class Intake:
     ) -> pl.DataFrame:
         """The events of a batch that a segment uses."""
         valid = self._check(batch, name, account)
+        if self.schema.duplicates == "drop":
+            number = list(self.accounts).index(name)
+            valid = valid.with_columns(pl.lit(number, pl.UInt32).alias(_FILE))
         is_used = valid["action_type"].is_in(actions)
         used = valid if is_used.all() else valid.filter(is_used)
         outside = valid["action_type"].filter(~is_used)
@@ -146,13 +154,33 @@ class Intake:
         """All events of one partition."""
         file = self._file(number)
         if not file.exists():
-            return self.no_events
+            return self.no_events.drop(_FILE, strict=False)
         tables = []
         # Read, not mapped: pages of a map count as ours until the system wants them back.
         with pa.OSFile(str(file)) as source:
             while source.tell() < source.size():
                 tables.append(pa.ipc.open_stream(source).read_all())
-        return pl.DataFrame(pa.concat_tables(tables))
+        events = pl.DataFrame(pa.concat_tables(tables))
+        return events if self.schema.duplicates == "keep" else self._distinct(events, number)
+
+    def _distinct(self, events: pl.DataFrame, number: int) -> pl.DataFrame:
+        """One of each event, the first that was read; count the others by file."""
+        said = [name for name in events.columns if name != _FILE]
+        kept = events.unique(said, keep="first", maintain_order=True)
+        before, after = (
+            np.bincount(some[_FILE].to_numpy(), minlength=len(self.accounts))
+            for some in (events, kept)
+        )
+        gone = (before - after).tolist()
+        self.dropped[number] = dict(zip(self.accounts, gone, strict=False))
+        return kept.drop(_FILE)
+
+    def account_for_duplicates(self) -> None:
+        """Move what was dropped in all partitions from the events that were used."""
+        for files in self.dropped.values():
+            for name, count in files.items():
+                self.accounts[name].used -= count
+                self.accounts[name].duplicates_dropped += count
 
     def are(self, events: pl.DataFrame, actions: Collection[str]) -> pl.Series:
         """Which events of a partition have one of some action types."""

@@ -100,6 +100,7 @@ def prepare(
             folder / "shards", _Parts(intake, vocabularies, encoded, append), shards
         )
         _check_segments(schema, size.actions)
+        intake.account_for_duplicates()
         intake.clear()
         (folder / "schema.yaml").write_text(schema.dump(), encoding="utf-8")
         write_json(folder / "vocabularies.json", vocabularies.to_json())

@@ -9,6 +9,7 @@ import csv
 import glob
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -88,7 +89,13 @@ def scan(file: Path) -> pl.LazyFrame:
         columns = frame.collect_schema().names()
     if form in _SEPARATORS:
         _check_header(file, columns, form)
-    return frame
+    return without_patterns(frame, columns)
+
+
+def without_patterns(frame: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
+    """A space before names that polars takes for patterns of other columns: `*`, `^…$`."""
+    patterns = [name for name in columns if name == "*" or re.fullmatch(r"\^.*\$", name, re.S)]
+    return frame.rename({name: f" {name}" for name in patterns}) if patterns else frame
 
 
 def _form(file: Path) -> tuple[str, str | None]:

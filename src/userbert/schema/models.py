@@ -296,6 +296,8 @@ class Schema(Strict):
     profile: Profile | None = None
     fit_before: datetime | None = None
     """Vocabularies and bins learn from events before this instant alone."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Of events that are equal in user, time, action and all attributes, all or one."""
     _folder: Path = Path()
 
     @field_validator("timezone")

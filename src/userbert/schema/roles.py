@@ -16,7 +16,9 @@ import polars as pl
 from userbert.errors import SourceError
 from userbert.schema.files import reading
 
-RESERVED_NAMES = ("user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid")
+RESERVED_NAMES = (
+    "user", "user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid",
+)  # fmt: skip
 """Columns of checked events and shards, which no attribute or profile field can be called."""
 
 _WHO = (
