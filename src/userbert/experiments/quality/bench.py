@@ -156,7 +156,10 @@ def _told(material: Material, number: int, found: Mapping[Key, OutOfFold]) -> di
 
 def run(parts: Sequence[Part], logs: Path, results: Path, work: Path) -> None:
     """Do the parts that are not there yet, one a core at a time."""
-    command = ["python", "-m", "userbert.experiments.quality.bench", *sys.argv[1:]]
+    # Where folders lie is of no interest elsewhere.
+    names = {str(logs): "LOGS", str(results): "RESULTS", str(work): "WORK"}
+    typed = [names.get(argument, argument) for argument in sys.argv[1:]]
+    command = ["python", "-m", "userbert.experiments.quality.bench", *typed]
     for study in {part.study for part in parts}:
         open_study(study, logs, work)  # prepared before the processes start, which all read it
     waiting = [part for part in parts if not _file(results, part).exists()]

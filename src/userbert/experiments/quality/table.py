@@ -34,16 +34,18 @@ def write_tables(results: Path) -> None:
     for study, task in tasks:
         lines += [f"## {study}: {task}", "", *_of_task(found, study, task), ""]
     _write(results / "table.md", lines)
-    lines = [
-        "# What each difference brings",
-        "",
-        "The preset `default` less the same with one thing changed: paired differences of the same",
-        "seeds, with 95 % intervals over users. Above 0, `default` is better.",
-        "",
-        *_differences(found, tasks),
-        "",
-    ]
-    _write(results / "differences.md", lines)
+    changed = sorted({recipe for *_, recipe, _ in found} - {CLASSICAL, DEFAULT})
+    if changed:
+        lines = [
+            "# What each difference brings",
+            "",
+            "The preset `default` less the same with one thing changed: paired differences of the "
+            "same seeds, with 95 % intervals over users. Above 0, `default` is better.",
+            "",
+            *_differences(found, changed),
+            "",
+        ]
+        _write(results / "differences.md", lines)
 
 
 def _write(path: Path, lines: list[str]) -> None:
@@ -62,11 +64,9 @@ def _read(results: Path) -> Found:
     return found
 
 
-def _differences(found: Found, tasks: list[tuple[str, str]]) -> list[str]:
+def _differences(found: Found, changed: list[str]) -> list[str]:
     """A row for each changed recipe and model on vectors, a column for each task of theirs."""
-    changed = sorted({recipe for *_, recipe, _ in found} - {CLASSICAL, DEFAULT})
-    tried = {key[:2] for key in found if key[2] in changed}
-    tasks = [task for task in tasks if task in tried]
+    tasks = list(dict.fromkeys(key[:2] for key in found if key[2] in changed))
     lines = [
         "| changed | model | seeds | " + " | ".join(map(": ".join, tasks)) + " |",
         "|---|---|---|" + "---|" * len(tasks),
