@@ -112,6 +112,22 @@ def pretrain(
     )
 
 
+def extend(model: Model, data: Data, output: Output) -> None:
+    """Give a model rows for values that are new in grown data; what it learned stays.
+
+    Example: `userbert extend model data1 -o model1`
+    """
+    needs_torch()
+    refuse_existing(output)
+    from userbert.model.extend import extend as extend_model
+    from userbert.model.userbert import UserBert
+
+    extended = extend_model(UserBert.from_pretrained(model), open_data(data))
+    extended.save_pretrained(output)
+    show(f"{output}: {extended.record['extended_by']:,} new values, which begin as unknown")
+    show(f"next: userbert pretrain {data} -o MODEL --from {output}, to learn what they are")
+
+
 def embed(
     model: Model,
     data: Data,
