@@ -55,6 +55,16 @@ def test_paper_preset_is_the_papers() -> None:
     assert paper.model == UserBertConfig(layers=4, hidden=128, heads=4)
 
 
+def test_no_users_id_is_in_a_model_folder(tmp_path: Path) -> None:
+    users = [f"somebody-{number}" for number in range(12)]
+    log_of_all = log(*((user, "2024-01-01T12:00", "buy", "a", 1.0) for user in users))
+    own = prepared(tmp_path, log_of_all)
+    at = pl.DataFrame({"user_id": users, "cutoff": "2024-01-02"})
+    pretrain(own, tmp_path / "model", config=TINY.model_copy(update={"held_out": 0}), at=at)
+    for file in (tmp_path / "model").rglob("*"):
+        assert b"somebody" not in file.read_bytes(), file
+
+
 def test_model_folder_holds_the_record_and_the_work_folder_is_gone(
     data: PreparedData, tmp_path: Path
 ) -> None:
