@@ -124,8 +124,10 @@ def extend(model: Model, data: Data, output: Output) -> None:
 
     extended = extend_model(UserBert.from_pretrained(model), open_data(data))
     extended.save_pretrained(output)
-    show(f"{output}: {extended.record['extended_by']:,} new values, which begin as unknown")
-    show(f"next: userbert pretrain {data} -o MODEL --from {output}, to learn what they are")
+    count = extended.record["extended_by"]
+    show(f"{output}: {count:,} new values" + (", which begin as unknown" if count else ""))
+    if count:
+        show(f"next: userbert pretrain {data} -o MODEL --from {output}, to learn what they are")
 
 
 def embed(
