@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
 from userbert.data.intake import Intake
@@ -82,14 +83,14 @@ def test_full_disk_is_told_and_nothing_is_published(
     logs: Path, tmp_path: Path, small_disk: Path, full_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schema, spread = Schema.load(logs / "schema.yaml"), 0
-    clear = Intake.clear
+    settle = Intake.settle
 
-    def measured(intake: Intake) -> None:
+    def measured(intake: Intake) -> pl.DataFrame:
         nonlocal spread
-        spread = size_of(intake.folder)
-        clear(intake)
+        spread = size_of(intake.events.folder.parent)
+        return settle(intake)
 
-    monkeypatch.setattr(Intake, "clear", measured)
+    monkeypatch.setattr(Intake, "settle", measured)
     prepare(schema, tmp_path / "whole")
     size = spread // 2 if full_in == "first" else spread + size_of(tmp_path / "whole") // 2
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small_disk)]

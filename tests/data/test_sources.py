@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from userbert.data import sources
-from userbert.data.sources import INVALID, open_sources, read_profile
+from userbert.data.sources import INVALID, open_profile, open_sources
 from userbert.errors import SourceError
 from userbert.schema.models import Schema
 
@@ -381,9 +381,9 @@ profile:
 def profile_of(people: Any, time: str = "") -> list[tuple[Any, ...]]:
     full = schema(text=SCHEMA + PROFILE.replace("TIME", time))
     assert full.profile is not None
-    ((name, frame),) = read_profile(full, full.profile, people)
-    assert name == "frame 'profile'"
-    return frame.rows()
+    (file,) = open_profile(full, people)
+    assert file.name == "frame 'profile'"
+    return pl.concat(file.batches()).rows()
 
 
 PEOPLE = pl.DataFrame(

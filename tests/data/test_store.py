@@ -138,7 +138,7 @@ def test_users_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.Mo
     def poor_hash(ids: pa.Array) -> NDArray[np.uint64]:
         return np.full(len(ids), 7, np.uint64)
 
-    for module in ("words", "store", "intake", "prepare"):
+    for module in ("words", "store", "partitions"):
         monkeypatch.setattr(f"userbert.data.{module}.user_hash", poor_hash)
     data = prepared(tmp_path, pl.concat([buys(user, "2017-03-01") for user in USERS[:5]]))
     assert data.user_ids.to_pylist() == sorted(USERS[:5])

@@ -14,7 +14,7 @@ from userbert.schema.models import Attribute, Category, Derived, Number, Schema
 from userbert.workers import cores, threaded
 
 
-def fit_vocabularies(schema: Schema, intake: Intake, profiles: pl.DataFrame) -> Vocabularies:
+def fit_vocabularies(schema: Schema, intake: Intake) -> Vocabularies:
     """Count values partition by partition, then give them ids (design, decision 4).
 
     Values after the schema's `fit_before` are not counted.
@@ -31,11 +31,14 @@ def fit_vocabularies(schema: Schema, intake: Intake, profiles: pl.DataFrame) -> 
     for (segment, name), owner in owners.items():
         counted.setdefault((owner, name), set()).update(schema.segments[segment].actions)
 
+    fields = schema.profile.fields if schema.profile is not None else {}
+
     def count(partition: int) -> dict[tuple[str, str], pl.DataFrame]:
-        events = intake.partition(partition)
+        events, profile = intake.events_of(partition), intake.profile_of(partition)
         if before is not None:
             events = events.filter(pl.col("time") < before)
-        found = {}
+            profile = profile.filter(pl.col("time") < before)
+        found = {("profile", name): _count(profile, name, field) for name, field in fields.items()}
         for (owner, name), actions in counted.items():
             attribute = schema.attributes[name]
             columns = [name, "user_id"] if _matter_users(attribute) else [name]
@@ -44,31 +47,32 @@ def fit_vocabularies(schema: Schema, intake: Intake, profiles: pl.DataFrame) -> 
         return found
 
     counts: list[dict[tuple[str, str], pl.DataFrame]] = []
-    with progress("counting values", sum(intake.sizes)) as advance:
+    sizes = intake.events.sizes
+    with progress("counting values", sum(sizes)) as advance:
         found_in = threaded(count, range(intake.partitions), cores())
-        for size, found in zip(intake.sizes, found_in, strict=True):
+        for size, found in zip(sizes, found_in, strict=True):
             counts.append(found)
             advance(size, "")
     fitted = {
         (owner, name): _vocabulary(
             schema.attributes[name],
             [found[owner, name] for found in counts],
-            intake.codes.get(name),
+            intake.events.codes.get(name),
         )
         for owner, name in counted
     }
     segments: dict[str, dict[str, Vocabulary]] = {segment: {} for segment in schema.segments}
     for (segment, name), owner in owners.items():
         segments[segment][name] = fitted[owner, name]
-    fields = schema.profile.fields if schema.profile is not None else {}
-    visible = profiles if before is None else profiles.filter(pl.col("time") < before)
-    return Vocabularies(
-        segments,
-        {
-            name: _vocabulary(field, [_count(visible, name, field)])
-            for name, field in fields.items()
-        },
-    )
+    profile = {
+        name: _vocabulary(
+            field,
+            [found["profile", name] for found in counts],
+            intake.profile.codes.get(name),
+        )
+        for name, field in fields.items()
+    }
+    return Vocabularies(segments, profile)
 
 
 def _count(events: pl.DataFrame, name: str, attribute: Attribute) -> pl.DataFrame:

@@ -6,6 +6,7 @@ vocabularies are counted partition by partition; the second pass runs the words 
 partition at a time. Memory holds one partition and one shard, whatever the number of users.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -20,19 +21,19 @@ import pyarrow.compute as pc
 from userbert.data.appending import check_same, joined, refuse_again, rejected_of, summary_of
 from userbert.data.fitting import fit_vocabularies, grown
 from userbert.data.intake import Intake, OnInvalid
-from userbert.data.sources import open_sources
+from userbert.data.partitions import Partitions
+from userbert.data.sources import open_profile, open_sources
 from userbert.data.store import (
     PreparedData,
     ShardSize,
     ShardTables,
-    shard_of,
     total,
     write_manifest,
     write_shard,
 )
 from userbert.data.stored import UserRows, stored_range
-from userbert.data.vocabulary import Bins, Vocabularies
-from userbert.data.words import Encoder, build_words, encode_actions, number_users, user_hash
+from userbert.data.vocabulary import Bins, Vocabularies, Vocabulary
+from userbert.data.words import Encoder, build_words, encode_actions, number_users
 from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, require_space, write_json
 from userbert.progress import progress
@@ -86,27 +87,24 @@ def prepare(
     with publishing_folder(output) as folder:
         needed = int(all_rows * (_BYTES_OF_ROW + _BYTES_OF_VALUE * len(schema.attributes)))
         require_space(output, folder, needed, f"{all_rows:,} rows", "fewer logs")
-        intake = Intake(schema, on_invalid, folder / "temporary", partitions)
+        temporary = folder / "temporary"
+        intake = Intake(schema, on_invalid, temporary, partitions)
         intake.spread(logs)
-        profiles = intake.profiles(profile)
+        intake.spread_profile(open_profile(schema, profile))
         if vocabularies is None or grow:
             _check_fit_before(schema, intake.first_event)
-            found = fit_vocabularies(schema, intake, profiles)
+            found = fit_vocabularies(schema, intake)
             vocabularies = found if vocabularies is None else grown(schema, vocabularies, found)
         elif append is not None:
             schema = schema.model_copy(update={"fit_before": append.schema.fit_before})
-        encoded = _encode_profiles(profiles, vocabularies)
-        size = _write_shards(
-            folder / "shards", _Parts(intake, vocabularies, encoded, append), shards
-        )
+        size = _write_shards(folder / "shards", _Parts(intake, vocabularies, append), shards)
         _check_segments(schema, size.actions)
-        intake.account_for_duplicates()
-        intake.clear()
+        rejected = pl.concat([*([] if append is None else rejected_of(append)), intake.settle()])
+        shutil.rmtree(temporary)
         (folder / "schema.yaml").write_text(schema.dump(), encoding="utf-8")
         write_json(folder / "vocabularies.json", vocabularies.to_json())
-        rejected = [*([] if append is None else rejected_of(append)), *intake.rejected]
-        if rejected:
-            pl.concat(rejected).write_parquet(folder / "rejected.parquet")
+        if len(rejected):
+            rejected.write_parquet(folder / "rejected.parquet")
         rows_by_file = {name: account.to_json() for name, account in intake.accounts.items()}
         summary = {
             **before,
@@ -159,50 +157,24 @@ def _check_fit_before(schema: Schema, first_event: int) -> None:
         )
 
 
-def _encode_profiles(profiles: pl.DataFrame, vocabularies: Vocabularies) -> pl.DataFrame:
-    """Profile rows as shards hold them, in the order of their users and times."""
-    encoded = {
-        name: vocabulary.encode(profiles[name].to_arrow())
-        for name, vocabulary in vocabularies.profile.items()
-    }
-    rows = pl.DataFrame(
-        {
-            "user_hash": user_hash(profiles["user_id"].to_arrow()),
-            "user_id": profiles["user_id"],
-            "time": profiles["time"],
-            "word_start": np.ones(len(profiles), np.uint8),
-            **encoded,
-        }
-    )
-    return rows.sort(["user_hash", "user_id", "time", *encoded])
-
-
 class _Parts:
     """The second pass: the kernel on each partition."""
 
     def __init__(
-        self,
-        intake: Intake,
-        vocabularies: Vocabularies,
-        profiles: pl.DataFrame,
-        append: PreparedData | None,
+        self, intake: Intake, vocabularies: Vocabularies, append: PreparedData | None
     ) -> None:
         self.intake = intake
-        self._profiles = profiles
-        self._partition_of = shard_of(profiles["user_hash"].to_numpy(), intake.partitions)
         self._append = append
-        self._encoders: dict[str, dict[str, Encoder]] = {
-            segment: {
-                name: one if isinstance(one, Bins) else intake.codes[name].encoder(one)
-                for name, one in attributes.items()
-            }
+        self._encoders = {
+            segment: _encoders(intake.events, attributes)
             for segment, attributes in vocabularies.segments.items()
         }
+        self._fields = _encoders(intake.profile, vocabularies.profile)
 
     def build(self, partition: int) -> ShardTables:
         """All words of a partition's users."""
         intake, schema = self.intake, self.intake.schema
-        events = intake.partition(partition)
+        events = intake.events_of(partition)
         # Polars' own strings, that come back without a copy.
         newest = pl.CompatLevel.newest()
         users, numbers = number_users(events["user_id"].to_arrow(compat_level=newest))
@@ -213,9 +185,7 @@ class _Parts:
             )
             for name, segment in schema.segments.items()
         }
-        first, last = np.searchsorted(self._partition_of, [partition, partition + 1])
-        profile = _profile_of(self._profiles.slice(first, last - first), users)
-        rows = UserRows(users, actions, profile)
+        rows = UserRows(users, actions, self._profile(partition, users))
         if self._append is not None:
             rows = joined(stored_range(self._append, partition, intake.partitions), rows)
         words = {
@@ -224,17 +194,37 @@ class _Parts:
         }
         return ShardTables(rows.users, words, rows.profile.to_arrow())
 
+    def _profile(self, partition: int, users: pa.Array) -> pl.DataFrame:
+        """The profile rows of a partition's users; strangers are left out."""
+        rows = self.intake.profile_of(partition)
+        found = pc.index_in(rows["user_id"].to_arrow().cast(pa.large_string()), users)
+        rows = rows.insert_column(0, pl.Series("user", found).cast(pl.Int32)).drop_nulls("user")
+        encoded = {
+            name: encoder.encode(rows[name].to_arrow()) for name, encoder in self._fields.items()
+        }
+        starts = np.ones(len(rows), np.uint8)
+        columns = {"user": rows["user"], "time": rows["time"], "word_start": starts, **encoded}
+        return pl.DataFrame(columns).sort(pl.all())
+
+
+def _encoders(partitions: Partitions, vocabularies: Mapping[str, Vocabulary]) -> dict[str, Encoder]:
+    """What gives ids to codes, and bins' numbers to numbers."""
+    return {
+        name: one if isinstance(one, Bins) else partitions.codes[name].encoder(one)
+        for name, one in vocabularies.items()
+    }
+
 
 def _write_shards(folder: Path, parts: _Parts, shards: int) -> ShardSize:
     """Write all shards, each of some partitions in a row."""
     sizes, intake = [], parts.intake
     each = intake.partitions // shards
-    with progress("building words", sum(intake.sizes)) as advance:
+    with progress("building words", sum(intake.events.sizes)) as advance:
         for shard in range(shards):
             numbers = range(shard * each, (shard + 1) * each)
             built = threaded(parts.build, numbers, cores())
             sizes.append(write_shard(folder / f"{shard:05d}", built))
-            advance(sum(intake.sizes[number] for number in numbers), f"shard {shard + 1}")
+            advance(sum(intake.events.sizes[number] for number in numbers), f"shard {shard + 1}")
     return total(sizes)
 
 

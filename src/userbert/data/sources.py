@@ -7,8 +7,9 @@ anything that reads raw events.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,22 +70,22 @@ class _Table:
 
 @dataclass(frozen=True)
 class LogFile:
-    """One file of a source, or a frame in memory, ready to be read in batches."""
+    """One file of events or of profile rows, or a frame in memory, ready to be read in batches."""
 
     name: str
     rows: int
-    schema: Schema
-    source: Source
     _table: _Table
+    _checked: Callable[[pl.DataFrame, int], pl.DataFrame]
+    """Checks rows as they stand in the file, of which the first has the number given."""
 
     def batches(self) -> Iterator[pl.DataFrame]:
-        """The events, in order and in bounded memory, with `row` (1 is the first) and `invalid`."""
+        """The rows, in order and in bounded memory, with `row` (1 is the first) and `invalid`."""
         row = 1
         with files.reading(*self._table.files):
             for raw in self._table.frame.collect_batches(
                 chunk_size=_BATCH_ROWS, maintain_order=True, engine="streaming"
             ):
-                yield _events(self.schema, self.source, raw, row)
+                yield self._checked(raw, row)
                 row += len(raw)
 
 
@@ -115,15 +116,18 @@ def open_sources(schema: Schema, events: Mapping[str, Any] | None = None) -> lis
         source = schema.sources[name]
         wanted = [column for column in table.columns if column in _named(schema, source)]
         narrow = replace(table, frame=table.frame.select(wanted))
-        logs.append(LogFile(table.name, rows, schema, source, narrow))
+        logs.append(LogFile(table.name, rows, narrow, partial(_events, schema, source)))
     return logs
 
 
-def read_profile(
-    schema: Schema, profile: Profile, given: Any | None = None
-) -> list[tuple[str, pl.DataFrame]]:
-    """Read all profile rows, file by file; `time` is null where the profile has none."""
-    read = []
+def open_profile(schema: Schema, given: Any | None = None) -> list[LogFile]:
+    """Open every file of the profile, if there is one; `given` is a frame in their place.
+
+    `time` is null where the profile has none. Raises `SourceError` as `open_sources` does.
+    """
+    profile, opened = schema.profile, []
+    if profile is None:
+        return []
     for table in _tables(schema, "profile", profile.path, given):
         fields = {f"fields.{name}": field.column for name, field in profile.fields.items()}
         times = {} if profile.time is None else {"time": profile.time.column}
@@ -133,25 +137,30 @@ def read_profile(
         if profile.time is not None:
             _require_times(table, profile.time)
         wanted = dict.fromkeys([schema.user, *times.values(), *fields.values()])
-        with files.reading(*table.files):
-            raw = table.frame.select(list(wanted)).collect(engine="streaming")
-        checks = [_check_users(raw, schema.user)]
-        time = pl.Series(dtype=pl.Int64).clear(len(raw))
-        if profile.time is not None:
-            time = instants(raw[profile.time.column], profile.time, schema.timezone)
-            checks.append(_check_times(time, profile.time))
-        values, bad = _values(profile.fields, raw)
-        frame = pl.DataFrame(
-            {
-                "row": np.arange(1, len(raw) + 1),
-                "user_id": _text(raw, schema.user),
-                "time": time,
-                **values,
-                INVALID: _reasons(raw, [*checks, *bad]),
-            }
-        )
-        read.append((table.name, frame))
-    return read
+        narrow = replace(table, frame=table.frame.select(list(wanted)))
+        checked = partial(_profile_rows, schema, profile)
+        opened.append(LogFile(table.name, _count_rows(table), narrow, checked))
+    return opened
+
+
+def _profile_rows(
+    schema: Schema, profile: Profile, raw: pl.DataFrame, first_row: int
+) -> pl.DataFrame:
+    checks = [_check_users(raw, schema.user)]
+    time = pl.Series(dtype=pl.Int64).clear(len(raw))
+    if profile.time is not None:
+        time = instants(raw[profile.time.column], profile.time, schema.timezone)
+        checks.append(_check_times(time, profile.time))
+    values, bad = _values(profile.fields, raw)
+    return pl.DataFrame(
+        {
+            "row": np.arange(first_row, first_row + len(raw)),
+            "user_id": _text(raw, schema.user),
+            "time": time,
+            **values,
+            INVALID: _reasons(raw, [*checks, *bad]),
+        }
+    )
 
 
 def _tables(schema: Schema, name: str, path: str | list[str], given: Any | None) -> list[_Table]:
