@@ -144,12 +144,14 @@ def test_profiles_are_replaced_and_what_was_forgotten_stays_counted(tmp_path: Pa
         WITH_PEOPLE,
         tmp_path / "1",
         events={"log": buys("a", "2017-03-02")},
-        profile=pl.DataFrame({"user": ["a"], "age": ["40"]}),
+        # Of one who acts again, and of one who does not.
+        profile=pl.DataFrame({"user": ["a", "b"], "age": ["40", "30"]}),
         append=PreparedData.open(old.path),
     )
     age = both.vocabularies.profile["age"]
     shard = both.shards[0]
-    assert [age.names[i] for i in shard.profile.values["age"]] == ["40", "40"]
+    ages = [age.names[i] for i in shard.profile.values["age"]]
+    assert dict(zip(shard.user_ids.to_pylist(), ages, strict=True)) == {"a": "40", "b": "30"}
     assert read_json(both.path / "summary.json")["forgotten"]["users"] == 1
 
 

@@ -176,8 +176,15 @@ class _Parts:
         intake, schema = self.intake, self.intake.schema
         events = intake.events_of(partition)
         # Polars' own strings, that come back without a copy.
-        newest = pl.CompatLevel.newest()
-        users, numbers = number_users(events["user_id"].to_arrow(compat_level=newest))
+        ids = [events["user_id"].to_arrow(compat_level=pl.CompatLevel.newest())]
+        stored = None
+        if self._append is not None:
+            stored = stored_range(self._append, partition, intake.partitions)
+            ids.append(stored.users)  # a new profile row may be of one who did nothing new
+        users, numbers = number_users(
+            pa.chunked_array([one.cast(pa.large_string()) for one in ids])
+        )
+        numbers = numbers[: len(events)]
         events = events.drop("user_id").insert_column(0, pl.Series("user", numbers))
         actions = {
             name: encode_actions(
@@ -186,8 +193,8 @@ class _Parts:
             for name, segment in schema.segments.items()
         }
         rows = UserRows(users, actions, self._profile(partition, users))
-        if self._append is not None:
-            rows = joined(stored_range(self._append, partition, intake.partitions), rows)
+        if stored is not None:
+            rows = joined(stored, rows)
         words = {
             name: build_words(rows.segments[name], segment.words, schema.zone)
             for name, segment in schema.segments.items()
