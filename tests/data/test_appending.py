@@ -40,7 +40,6 @@ def test_all_at_once_is_the_same(events: pl.DataFrame, chance: random.Random, pa
         folder = Path(name)
         patch.setattr(preparation, "_ROWS_PER_SHARD", len(events) / parts + 3)
         first = prepare(WITH_PEOPLE, folder / "0", events={"log": old}, profile=PEOPLE)
-        (folder / "summary").mkdir()
         # As of another day's file: frames all have one name.
         summary = (first.path / "summary.json").read_text()
         (first.path / "summary.json").write_text(summary.replace("frame 'log'", "old"))

@@ -4,15 +4,17 @@ In: opened logs and a schema. Out: events and profile rows in hash partitions on
 with their reasons, and the account of all rows. Used by `data/prepare.py`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from userbert.data.partitions import Partitions
-from userbert.data.sources import INVALID, LogFile, RowAccount
+from userbert.data.sources import INVALID, LogFile
 from userbert.data.store import TIMELESS
 from userbert.errors import SourceError
 from userbert.progress import Advance, progress
@@ -26,6 +28,23 @@ _FILE = 1 << 40
 file."""
 
 OnInvalid = Literal["fail", "quarantine"]
+
+
+@dataclass
+class RowAccount:
+    """What became of the rows of one file; the parts add up to what was read."""
+
+    read: int = 0
+    used: int = 0
+    outside_segments: int = 0
+    quarantined: int = 0
+    duplicates_dropped: int = 0
+    outside_by_action: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        """Write as plain JSON: of the action types outside every segment the 50 most frequent."""
+        often = sorted(self.outside_by_action.items(), key=lambda item: (-item[1], item[0]))[:50]
+        return {**vars(self), "outside_by_action": dict(often)}
 
 
 class Intake:

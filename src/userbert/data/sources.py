@@ -1,14 +1,12 @@
 """Read, join and check raw logs.
 
 In: the sources of a schema (files or frames). Out: batches of checked events with the columns
-`user_id`, `time` (µs since 1970), `action_type` and one an attribute; rows that cannot be used,
-each with its reason; and a count of every row (design: nothing lost). Used by preparation and by
-anything that reads raw events.
+`user_id`, `time` (µs since 1970), `action_type` and one an attribute, or of profile rows; where a
+row cannot be used, with its reason. Used by preparation and by anything that reads raw events.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,23 +35,6 @@ _SMALL_NUMBERS = pl.Series(map(str, range(24)), dtype=pl.String)
 
 INVALID = "invalid"
 """The column that says why a row cannot be used; null where it can."""
-
-
-@dataclass
-class RowAccount:
-    """What became of the rows of one file; the parts add up to what was read."""
-
-    read: int = 0
-    used: int = 0
-    outside_segments: int = 0
-    quarantined: int = 0
-    duplicates_dropped: int = 0
-    outside_by_action: Counter[str] = field(default_factory=Counter)
-
-    def to_json(self) -> dict[str, Any]:
-        """Write as plain JSON: of the action types outside every segment the 50 most frequent."""
-        often = sorted(self.outside_by_action.items(), key=lambda item: (-item[1], item[0]))[:50]
-        return {**vars(self), "outside_by_action": dict(often)}
 
 
 @dataclass(frozen=True)
