@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -217,7 +217,12 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below `folder`, by relative path, in sorted order."""
+def checksums(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, by relative path, in sorted order.
+
+    Files whose checksum is `known` are not read.
+    """
+    found = dict(known or {})
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): checksum(path) for path in files}
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return {name: found.get(name) or checksum(folder / name) for name in names}

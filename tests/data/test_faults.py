@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import polars as pl
 import pytest
 
-from userbert.data.intake import Intake
+from userbert.data.local import LocalEngine
 from userbert.data.prepare import prepare
 from userbert.data.store import PreparedData
+from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError
 from userbert.experiments.simulate import simulate
 from userbert.folders import read_json
@@ -83,14 +83,14 @@ def test_full_disk_is_told_and_nothing_is_published(
     logs: Path, tmp_path: Path, small_disk: Path, full_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schema, spread = Schema.load(logs / "schema.yaml"), 0
-    settle = Intake.settle
+    fit = LocalEngine.fit
 
-    def measured(intake: Intake) -> pl.DataFrame:
+    def measured(engine: LocalEngine) -> Vocabularies:
         nonlocal spread
-        spread = size_of(intake.events.folder.parent)
-        return settle(intake)
+        spread = size_of(engine.preparation.folder)
+        return fit(engine)
 
-    monkeypatch.setattr(Intake, "settle", measured)
+    monkeypatch.setattr(LocalEngine, "fit", measured)
     prepare(schema, tmp_path / "whole")
     size = spread // 2 if full_in == "first" else spread + size_of(tmp_path / "whole") // 2
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small_disk)]

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from userbert.data import sources
-from userbert.data.sources import INVALID, open_profile, open_sources
+from userbert.data.rows import INVALID
+from userbert.data.sources import open_profile, open_sources
 from userbert.errors import SourceError
 from userbert.schema.models import Schema
 

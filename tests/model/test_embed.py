@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from small_logs import buys, cutoffs, prepared
-from userbert.data.pairs import pairs_at
+from userbert.data.cluster import spark_session
+from userbert.data.pairs import Pairs, pairs_at
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
 from userbert.model.userbert import Pool, UserBert, UserBertConfig, embed_pairs
+from userbert.serving import embed as embedding
 from userbert.serving.embed import write_embeddings
 
 
@@ -117,3 +119,21 @@ def test_data_with_other_segments_are_refused(
     model.vocabularies = other.vocabularies
     with pytest.raises(ModelError, match="segments"):
         model.embed(other)
+
+
+@pytest.mark.slow
+def test_a_cluster_writes_the_same_vectors(
+    model: UserBert, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "_ROW_GROUP", 2)
+    rows = data.rows_of(["cid", "bob", "ann", "bob", "cid"])
+    pairs = Pairs(rows, np.repeat(cutoffs("2024-03-20T00:00"), 5))
+    write_embeddings(model, data, pairs, tmp_path / "here.parquet")
+    with spark_session("local[2]") as spark:
+        write_embeddings(model, data, pairs, tmp_path / "there", spark=spark)
+    assert len(list((tmp_path / "there").iterdir())) == 3
+    here, there = (pl.read_parquet(tmp_path / name) for name in ("here.parquet", "there"))
+    assert here["user_id"].to_list() == there["user_id"].to_list()
+    assert here["cutoff"].to_list() == there["cutoff"].to_list()
+    vectors = [frame["embedding"].to_numpy() for frame in (here, there)]
+    assert np.allclose(vectors[0], vectors[1], atol=1e-5)

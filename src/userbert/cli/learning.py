@@ -11,12 +11,16 @@ from userbert.cli.options import (
     At,
     Cutoffs,
     Data,
+    Engine,
+    EngineOption,
+    Master,
     Model,
     Output,
     needs_torch,
     open_data,
     pairs_given,
     refuse_existing,
+    session_of,
     show,
     typed_command,
 )
@@ -140,6 +144,8 @@ def embed(
         VectorsAs, typer.Option("--format", help="One list a user, or columns e0, e1 ….")
     ] = VectorsAs.LIST,
     precision: Annotated[Precision, typer.Option(help="Of the encoder.")] = Precision.FLOAT32,
+    engine: EngineOption = Engine.LOCAL,
+    master: Master = None,
 ) -> None:
     """Write a vector of every user.
 
@@ -151,14 +157,17 @@ def embed(
 
     opened = open_data(data)
     pairs = pairs_given(opened, cutoff, at)
-    write_embeddings(
-        UserBert.from_pretrained(model),
-        opened,
-        pairs,
-        output,
-        vectors_as=vectors_as.value,
-        precision=precision.value,
-    )
+    trained = UserBert.from_pretrained(model)
+    with session_of(engine, master) as spark:
+        write_embeddings(
+            trained,
+            opened,
+            pairs,
+            output,
+            vectors_as=vectors_as.value,
+            precision=precision.value,
+            spark=spark,
+        )
     show(f"{output}: {len(pairs):,} vectors")
 
 

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from userbert.cli.options import Data, Output, open_data, show, user_ids_in
+from userbert.cli.options import (
+    Data,
+    Engine,
+    EngineOption,
+    Master,
+    Output,
+    open_data,
+    session_of,
+    show,
+    user_ids_in,
+)
 from userbert.errors import InputError
 from userbert.progress import warn
 
@@ -43,7 +53,12 @@ def init(
 def prepare(
     schema: Annotated[Path, typer.Argument(metavar="SCHEMA", help="What the logs mean.")],
     output: Output,
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory to keep to.")] = "2GiB",
+    engine: EngineOption = Engine.LOCAL,
+    master: Master = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory to keep to on this machine. Default: 2GiB."),
+    ] = None,
     on_invalid: Annotated[
         OnInvalid,
         typer.Option(help="Stop at a row that cannot be used, or set such rows aside."),
@@ -78,15 +93,22 @@ def prepare(
         raise InputError("--append takes the ids of the data appended to; leave --vocabulary out.")
     if grow and append is None and vocabulary is None:
         raise InputError("--grow: there are no ids to keep; add --append or --vocabulary.")
-    data = prepare_data(
-        Schema.load(schema),
-        output,
-        memory=_bytes(memory),
-        on_invalid=on_invalid.value,
-        vocabularies=None if vocabulary is None else Vocabularies.load(vocabulary),
-        append=None if append is None else open_data(append),
-        grow=grow,
-    )
+    if memory is not None and engine is Engine.SPARK:
+        raise InputError("--memory is of this machine; with Spark, its own settings say.")
+    meaning = Schema.load(schema)
+    vocabularies = None if vocabulary is None else Vocabularies.load(vocabulary)
+    opened = None if append is None else open_data(append)
+    with session_of(engine, master) as spark:
+        data = prepare_data(
+            meaning,
+            output,
+            memory=_bytes(memory or "2GiB"),
+            on_invalid=on_invalid.value,
+            vocabularies=vocabularies,
+            append=opened,
+            grow=grow,
+            spark=spark,
+        )
     summary = read_json(output / "summary.json")
     for warning in summary["warnings"]:
         warn(warning)

@@ -1,6 +1,9 @@
 """What verbs share: the options of the same meaning, and what they do first and say last."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +14,8 @@ from rich.text import Text
 from userbert.errors import InputError
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from userbert.data.pairs import Pairs
     from userbert.data.store import PreparedData
 
@@ -28,6 +33,24 @@ Cutoffs = Annotated[
         metavar="T",
         help="Events before this instant are visible: 2017-09-01 or 2017-09-01T04:00, in the "
         "schema's timezone. May be given several times. Default: just after the last event.",
+    ),
+]
+
+
+class Engine(StrEnum):
+    """What does the work."""
+
+    LOCAL = "local"
+    SPARK = "spark"
+
+
+EngineOption = Annotated[Engine, typer.Option("--engine", help="This machine, or Spark's.")]
+Master = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="With --engine spark: local[2], spark://HOST:7077, yarn, k8s://…. "
+        "Default: what spark-submit says.",
     ),
 ]
 At = Annotated[
@@ -49,6 +72,20 @@ def open_data(data: Path) -> "PreparedData":
     from userbert.data.store import PreparedData
 
     return PreparedData.open(data)
+
+
+@contextmanager
+def session_of(engine: Engine, master: str | None) -> Iterator["SparkSession | None"]:
+    """The session that an engine works in; None: this machine."""
+    if engine is Engine.LOCAL:
+        if master is not None:
+            raise InputError("--master is Spark's; add --engine spark, or leave it out.")
+        yield None
+        return
+    from userbert.data.cluster import spark_session
+
+    with spark_session(master) as session:
+        yield session
 
 
 def pairs_given(data: "PreparedData", cutoffs: list[str] | None, at: Path | None) -> "Pairs":

@@ -5,6 +5,7 @@ counted, moved and sorted as integers; in the end, all values, and what turns co
 by preparation between its two passes.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from userbert.data.vocabulary import NONE, Categories, Int32
+from userbert.data.vocabulary import NONE, Bins, Categories, Int32, Vocabulary
+from userbert.data.words import Encoder
+from userbert.schema.models import Attribute, Number, Schema
+
+KEYS = {"user_id": pl.String(), "time": pl.Int64(), "row": pl.Int64()}
+"""The columns that all rows have."""
 
 
 class Codes:
@@ -53,3 +59,57 @@ class CodeEncoder:
         """The id of each code."""
         found: Int32 = self.ids[pc.fill_null(codes, len(self.ids) - 1).to_numpy()]
         return found
+
+
+class CodedRows:
+    """The columns of events, or of profile rows: those of text as codes, the others as they are."""
+
+    def __init__(self, attributes: Mapping[str, Attribute], *text: str) -> None:
+        numbers = [name for name, one in attributes.items() if isinstance(one, Number)]
+        coded = [*text, *(name for name in attributes if name not in numbers)]
+        self.codes = {name: Codes() for name in coded}
+        self.types: dict[str, pl.DataType] = {
+            **KEYS,
+            **dict.fromkeys(coded, pl.String()),
+            **dict.fromkeys(numbers, pl.Float32()),
+        }
+        """Of the columns before they are encoded."""
+
+    def encode(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows with codes in place of text."""
+        return rows.select(
+            self.codes[name].encode(rows[name]).alias(name) if name in self.codes else name
+            for name in self.types
+            if name in rows.columns
+        )
+
+    @property
+    def no_rows(self) -> pl.DataFrame:
+        """What `encode` makes of none."""
+        return self.encode(pl.DataFrame(schema=self.types))
+
+    def encoders(self, vocabularies: Mapping[str, Vocabulary]) -> dict[str, Encoder]:
+        """What gives ids to codes, and bins' numbers to numbers."""
+        return {
+            name: one if isinstance(one, Bins) else self.codes[name].encoder(one)
+            for name, one in vocabularies.items()
+        }
+
+    def are(self, events: pl.DataFrame, actions: Collection[str]) -> pl.Series:
+        """Which events have one of some action types."""
+        known = self.codes["action_type"].values
+        return events["action_type"].is_in(known.is_in(actions).arg_true().to_list())
+
+
+@dataclass(frozen=True)
+class CodedLogs:
+    """How events and profile rows of a schema are coded."""
+
+    events: CodedRows
+    profile: CodedRows
+
+    @classmethod
+    def of(cls, schema: Schema) -> "CodedLogs":
+        """Without any value yet."""
+        fields = {} if schema.profile is None else schema.profile.fields
+        return cls(CodedRows(schema.attributes, "action_type"), CodedRows(fields))

@@ -1,78 +1,86 @@
-"""Vocabularies from the events of a first pass: values counted, then given their ids.
+"""Vocabularies from events: values counted, then given their ids.
 
-In: partitions of coded events, profile rows. Out: `Vocabularies`, or those of before with what is
-new. Used by `data/prepare.py`.
+In: all rows of some users, coded; then what was counted of all. Out: `Vocabularies`, or those of
+before with what is new. Used by every engine of preparation.
 """
+
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from userbert.data.codes import Codes
-from userbert.data.intake import Intake
+from userbert.data.codes import CodedLogs, Codes
+from userbert.data.intake import UserLogs
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary, countable
-from userbert.progress import progress
 from userbert.schema.models import Attribute, Category, Derived, Number, Schema
-from userbert.workers import cores, threaded
+
+PROFILE, _SHARED = "profile", "shared"
+Key = tuple[str, str]
+"""Whose the values are, PROFILE, a segment, or segments that share them, and of what."""
+Counts = Mapping[Key, pl.DataFrame]
+"""`value`, `count` of rows, and `users`."""
 
 
-def fit_vocabularies(schema: Schema, intake: Intake) -> Vocabularies:
-    """Count values partition by partition, then give them ids (design, decision 4).
+def counted_values(schema: Schema) -> dict[Key, Attribute]:
+    """What vocabularies are made for."""
+    fields = {} if schema.profile is None else schema.profile.fields
+    of_events = {key: schema.attributes[key[1]] for key in _actions(schema)}
+    return {**of_events, **{(PROFILE, name): field for name, field in fields.items()}}
+
+
+def _owner(schema: Schema, segment: str, name: str) -> str:
+    return _SHARED if schema.attributes[name].share else segment
+
+
+def _actions(schema: Schema) -> dict[Key, set[str]]:
+    """The action types whose events are counted for a vocabulary.
+
+    Segments that share one count together, so that an event or a user that both hold counts once.
+    """
+    counted: dict[Key, set[str]] = {}
+    for segment, one in schema.segments.items():
+        for name in one.attributes:
+            counted.setdefault((_owner(schema, segment, name), name), set()).update(one.actions)
+    return counted
+
+
+def count_values(schema: Schema, coded: CodedLogs, logs: UserLogs) -> Counts:
+    """Count the values of some users; their codes, where they have some.
 
     Values after the schema's `fit_before` are not counted.
     """
-    before = schema.fit_before_us
-    owners = {
-        (segment, name): "shared" if schema.attributes[name].share else segment
-        for segment in schema.segments
-        for name in schema.segments[segment].attributes
-    }
-    # Which action types a vocabulary counts. Segments that share one count together, so that an
-    # event or a user that both hold counts once.
-    counted: dict[tuple[str, str], set[str]] = {}
-    for (segment, name), owner in owners.items():
-        counted.setdefault((owner, name), set()).update(schema.segments[segment].actions)
+    events, profile = logs.events, logs.profile
+    if schema.fit_before_us is not None:
+        events = events.filter(pl.col("time") < schema.fit_before_us)
+        profile = profile.filter(pl.col("time") < schema.fit_before_us)
+    found, actions = {}, _actions(schema)
+    for (owner, name), attribute in counted_values(schema).items():
+        if owner == PROFILE:
+            found[owner, name] = _count(profile, name, attribute)
+            continue
+        columns = [name, "user_id"] if _matter_users(attribute) else [name]
+        chosen = events.select(columns).filter(coded.events.are(events, actions[owner, name]))
+        found[owner, name] = _count(chosen, name, attribute)
+    return found
 
-    fields = schema.profile.fields if schema.profile is not None else {}
 
-    def count(partition: int) -> dict[tuple[str, str], pl.DataFrame]:
-        events, profile = intake.events_of(partition), intake.profile_of(partition)
-        if before is not None:
-            events = events.filter(pl.col("time") < before)
-            profile = profile.filter(pl.col("time") < before)
-        found = {("profile", name): _count(profile, name, field) for name, field in fields.items()}
-        for (owner, name), actions in counted.items():
-            attribute = schema.attributes[name]
-            columns = [name, "user_id"] if _matter_users(attribute) else [name]
-            chosen = events.select(columns).filter(intake.are(events, actions))
-            found[owner, name] = _count(chosen, name, attribute)
-        return found
-
-    counts: list[dict[tuple[str, str], pl.DataFrame]] = []
-    sizes = intake.events.sizes
-    with progress("counting values", sum(sizes)) as advance:
-        found_in = threaded(count, range(intake.partitions), cores())
-        for size, found in zip(sizes, found_in, strict=True):
-            counts.append(found)
-            advance(size, "")
-    fitted = {
-        (owner, name): _vocabulary(
-            schema.attributes[name],
-            [found[owner, name] for found in counts],
-            intake.events.codes.get(name),
-        )
-        for owner, name in counted
+def fit_vocabularies(
+    schema: Schema, counts: Sequence[Counts], coded: CodedLogs | None
+) -> Vocabularies:
+    """Give ids to values that were counted (design, decision 4), as such or by their codes."""
+    fitted: dict[Key, Vocabulary] = {}
+    for (owner, name), attribute in counted_values(schema).items():
+        codes = None
+        if coded is not None:
+            rows = coded.profile if owner == PROFILE else coded.events
+            codes = rows.codes.get(name)
+        fitted[owner, name] = _vocabulary(attribute, [each[owner, name] for each in counts], codes)
+    segments = {
+        segment: {name: fitted[_owner(schema, segment, name), name] for name in one.attributes}
+        for segment, one in schema.segments.items()
     }
-    segments: dict[str, dict[str, Vocabulary]] = {segment: {} for segment in schema.segments}
-    for (segment, name), owner in owners.items():
-        segments[segment][name] = fitted[owner, name]
-    profile = {
-        name: _vocabulary(
-            field,
-            [found["profile", name] for found in counts],
-            intake.profile.codes.get(name),
-        )
-        for name, field in fields.items()
-    }
-    return Vocabularies(segments, profile)
+    return Vocabularies(
+        segments, {name: one for (owner, name), one in fitted.items() if owner == PROFILE}
+    )
 
 
 def _count(events: pl.DataFrame, name: str, attribute: Attribute) -> pl.DataFrame:
@@ -91,7 +99,7 @@ def _matter_users(attribute: Attribute) -> bool:
 
 
 def _vocabulary(
-    attribute: Attribute, counts: list[pl.DataFrame], codes: Codes | None = None
+    attribute: Attribute, counts: list[pl.DataFrame], codes: Codes | None
 ) -> Vocabulary:
     """Give ids to values that were counted, as such or by their codes."""
     # A user's events are in one partition, so the numbers of users add up too.

@@ -20,6 +20,7 @@ from userbert.data.store import (
     Shard,
     ShardSize,
     ShardTables,
+    shard_name,
     total,
     write_manifest,
     write_shard,
@@ -49,7 +50,7 @@ def forget(path: Path, user_ids: Collection[str]) -> int:
         sizes = []
         for number, shard in enumerate(data.shards):
             gone = is_gone[shard.first_row : shard.first_row + shard.users]
-            sizes.append(write_shard(folder / "shards" / f"{number:05d}", _without(shard, gone)))
+            sizes.append(write_shard(folder / shard_name(number), _without(shard, gone)))
             advance(1, "")
         for name in ("schema.yaml", "vocabularies.json"):
             shutil.copyfile(path / name, folder / name)

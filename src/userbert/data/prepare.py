@@ -1,50 +1,35 @@
-"""Local preparation: raw logs → prepared data, in two passes over hash partitions of the users.
+"""Raw logs → prepared data, by whatever engine runs the passes.
 
 In: a schema, and its logs as files or frames. Out: a folder that `PreparedData` opens. The first
-pass checks every row and spreads the events over partitions on disk by the hash of their user; then
-vocabularies are counted partition by partition; the second pass runs the words kernel on one
-partition at a time. Memory holds one partition and one shard, whatever the number of users.
+pass checks every row and brings those of a user together, by the hash of the user; then values are
+counted and get their ids; the second pass runs the words kernel on some users at a time. What is
+read, in which order, and which engine, changes no byte of the result.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from userbert.data.appending import check_same, joined, refuse_again, rejected_of, summary_of
-from userbert.data.fitting import fit_vocabularies, grown
-from userbert.data.intake import Intake, OnInvalid
-from userbert.data.partitions import Partitions
+from userbert.data.appending import check_same, refuse_again, rejected_of, summary_of
+from userbert.data.engine import Engine, Preparation
+from userbert.data.fitting import grown
+from userbert.data.local import LocalEngine
+from userbert.data.reading import OnInvalid, Reading
 from userbert.data.sources import open_profile, open_sources
-from userbert.data.store import (
-    PreparedData,
-    ShardSize,
-    ShardTables,
-    total,
-    write_manifest,
-    write_shard,
-)
-from userbert.data.stored import UserRows, stored_range
-from userbert.data.vocabulary import Bins, Vocabularies, Vocabulary
-from userbert.data.words import Encoder, build_words, encode_actions, number_users
+from userbert.data.store import PreparedData, power_of_two, write_manifest
+from userbert.data.vocabulary import Vocabularies
 from userbert.errors import SchemaError, SourceError
-from userbert.folders import publishing_folder, require_space, write_json
-from userbert.progress import progress
+from userbert.folders import publishing_folder, write_json
 from userbert.schema.models import Category, Number, Schema
-from userbert.workers import cores, threaded
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _ROWS_PER_SHARD = 4_194_304
-_BYTES_PER_EVENT = 1_000
-"""Of one event at the kernel's peak: its strings, their copy sorted and encoded, and the result."""
-_BYTES_OF_ROW, _BYTES_OF_VALUE = 45, 8
-"""On disk, in partitions and in shards together; an id of more than 24 letters takes more."""
 
 
 def prepare(
@@ -58,6 +43,7 @@ def prepare(
     vocabularies: Vocabularies | None = None,
     append: PreparedData | None = None,
     grow: bool = False,
+    spark: "SparkSession | None" = None,
 ) -> PreparedData:
     """Turn logs into prepared data; return it opened.
 
@@ -66,6 +52,9 @@ def prepare(
     the logs' own, so that ids mean the same. With `append` the result holds those data, too, by
     their vocabularies, and the schema's files are those that are new. With `grow`, ids that are
     given stay, and new values are added behind them.
+
+    With a `spark` session its cluster does the work, in place of this machine: files are read, and
+    the folder is written, by its executors, and `memory` is not looked at.
 
     Raises `SourceError` at the first row that cannot be used, unless `on_invalid` is `quarantine`:
     then such rows go into `rejected.parquet`, each with its reason. Raises `SchemaError` if the
@@ -77,35 +66,35 @@ def prepare(
         check_same(schema, append)
     if vocabularies is not None:
         _check_vocabularies(schema, vocabularies)
-    logs = open_sources(schema, events)
+    logs, profiles = open_sources(schema, events), open_profile(schema, profile)
     before: dict[str, Any] = {"rows": {}} if append is None else summary_of(append)
     refuse_again([log.name for log in logs], before["rows"])
     rows = sum(log.rows for log in logs)
-    all_rows = rows + sum(account["read"] for account in before["rows"].values())
-    shards = _power_of_two(all_rows / _ROWS_PER_SHARD)
-    partitions = max(shards, _power_of_two(all_rows * _BYTES_PER_EVENT / memory))
+    rows += sum(account["read"] for account in before["rows"].values())
+    names = dict.fromkeys(log.name for log in [*logs, *profiles])
+    reading = Reading(schema, on_invalid, {name: number for number, name in enumerate(names)})
     with publishing_folder(output) as folder:
-        needed = int(all_rows * (_BYTES_OF_ROW + _BYTES_OF_VALUE * len(schema.attributes)))
-        require_space(output, folder, needed, f"{all_rows:,} rows", "fewer logs")
-        temporary = folder / "temporary"
-        intake = Intake(schema, on_invalid, temporary, partitions)
-        intake.spread(logs)
-        intake.spread_profile(open_profile(schema, profile))
+        preparation = Preparation(
+            schema, logs, profiles, reading, append, rows,
+            shards=power_of_two(rows / _ROWS_PER_SHARD), output=output, folder=folder,
+        )  # fmt: skip
+        engine = _engine(preparation, memory, spark)
+        engine.read()
+        _check_any(schema, reading)
         if vocabularies is None or grow:
-            _check_fit_before(schema, intake.first_event)
-            found = fit_vocabularies(schema, intake)
+            _check_fit_before(schema, reading.first_event)
+            found = engine.fit()
             vocabularies = found if vocabularies is None else grown(schema, vocabularies, found)
         elif append is not None:
             schema = schema.model_copy(update={"fit_before": append.schema.fit_before})
-        size = _write_shards(folder / "shards", _Parts(intake, vocabularies, append), shards)
+        size, checksums = engine.build(vocabularies)
         _check_segments(schema, size.actions)
-        rejected = pl.concat([*([] if append is None else rejected_of(append)), intake.settle()])
-        shutil.rmtree(temporary)
         (folder / "schema.yaml").write_text(schema.dump(), encoding="utf-8")
         write_json(folder / "vocabularies.json", vocabularies.to_json())
+        rejected = pl.concat([*([] if append is None else rejected_of(append)), reading.rejected])
         if len(rejected):
             rejected.write_parquet(folder / "rejected.parquet")
-        rows_by_file = {name: account.to_json() for name, account in intake.accounts.items()}
+        rows_by_file = {name: account.to_json() for name, account in reading.accounts.items()}
         summary = {
             **before,
             **asdict(size),
@@ -113,12 +102,21 @@ def prepare(
             "warnings": _warnings(schema),
         }
         write_json(folder / "summary.json", summary)
-        first, last = intake.first_event, intake.last_event
+        first, last = reading.first_event, reading.last_event
         if append is not None:
             first, last = min(first, append.first_event), max(last, append.last_event)
         span = {"first_event": first, "last_event": last}
-        write_manifest(folder, {"users": size.users, "shards": shards, **span})
+        content = {"users": size.users, "shards": preparation.shards, **span}
+        write_manifest(folder, content, checksums)
     return PreparedData.open(output)
+
+
+def _engine(preparation: Preparation, memory: int, spark: "SparkSession | None") -> Engine:
+    if spark is None:
+        return LocalEngine(preparation, memory)
+    from userbert.data.spark import SparkEngine
+
+    return SparkEngine(preparation, spark)
 
 
 def _check_vocabularies(schema: Schema, vocabularies: Vocabularies) -> None:
@@ -157,90 +155,15 @@ def _check_fit_before(schema: Schema, first_event: int) -> None:
         )
 
 
-class _Parts:
-    """The second pass: the kernel on each partition."""
-
-    def __init__(
-        self, intake: Intake, vocabularies: Vocabularies, append: PreparedData | None
-    ) -> None:
-        self.intake = intake
-        self._append = append
-        self._encoders = {
-            segment: _encoders(intake.events, attributes)
-            for segment, attributes in vocabularies.segments.items()
-        }
-        self._fields = _encoders(intake.profile, vocabularies.profile)
-
-    def build(self, partition: int) -> ShardTables:
-        """All words of a partition's users."""
-        intake, schema = self.intake, self.intake.schema
-        events = intake.events_of(partition)
-        # Polars' own strings, that come back without a copy.
-        ids = [events["user_id"].to_arrow(compat_level=pl.CompatLevel.newest())]
-        stored = None
-        if self._append is not None:
-            stored = stored_range(self._append, partition, intake.partitions)
-            ids.append(stored.users)  # a new profile row may be of one who did nothing new
-        users, numbers = number_users(
-            pa.chunked_array([one.cast(pa.large_string()) for one in ids])
+def _check_any(schema: Schema, reading: Reading) -> None:
+    """Raise `SourceError` if no event is used."""
+    if reading.first_event > reading.last_event:
+        seen = {name for account in reading.accounts.values() for name in account.outside_by_action}
+        raise SourceError(
+            f"no event has an action type of a segment ({', '.join(sorted(schema.actions))}); "
+            f"the logs hold: {', '.join(sorted(seen)) or 'no events'}. "
+            "Correct `actions:` in the schema, or the source's path."
         )
-        numbers = numbers[: len(events)]
-        events = events.drop("user_id").insert_column(0, pl.Series("user", numbers))
-        actions = {
-            name: encode_actions(
-                events.filter(intake.are(events, segment.actions)).to_arrow(), self._encoders[name]
-            )
-            for name, segment in schema.segments.items()
-        }
-        rows = UserRows(users, actions, self._profile(partition, users))
-        if stored is not None:
-            rows = joined(stored, rows)
-        words = {
-            name: build_words(rows.segments[name], segment.words, schema.zone)
-            for name, segment in schema.segments.items()
-        }
-        return ShardTables(rows.users, words, rows.profile.to_arrow())
-
-    def _profile(self, partition: int, users: pa.Array) -> pl.DataFrame:
-        """The profile rows of a partition's users; strangers are left out."""
-        rows = self.intake.profile_of(partition)
-        found = pc.index_in(rows["user_id"].to_arrow().cast(pa.large_string()), users)
-        rows = rows.insert_column(0, pl.Series("user", found).cast(pl.Int32)).drop_nulls("user")
-        encoded = {
-            name: encoder.encode(rows[name].to_arrow()) for name, encoder in self._fields.items()
-        }
-        starts = np.ones(len(rows), np.uint8)
-        columns = {"user": rows["user"], "time": rows["time"], "word_start": starts, **encoded}
-        return pl.DataFrame(columns).sort(pl.all())
-
-
-def _encoders(partitions: Partitions, vocabularies: Mapping[str, Vocabulary]) -> dict[str, Encoder]:
-    """What gives ids to codes, and bins' numbers to numbers."""
-    return {
-        name: one if isinstance(one, Bins) else partitions.codes[name].encoder(one)
-        for name, one in vocabularies.items()
-    }
-
-
-def _write_shards(folder: Path, parts: _Parts, shards: int) -> ShardSize:
-    """Write all shards, each of some partitions in a row."""
-    sizes, intake = [], parts.intake
-    each = intake.partitions // shards
-    with progress("building words", sum(intake.events.sizes)) as advance:
-        for shard in range(shards):
-            numbers = range(shard * each, (shard + 1) * each)
-            built = threaded(parts.build, numbers, cores())
-            sizes.append(write_shard(folder / f"{shard:05d}", built))
-            advance(sum(intake.events.sizes[number] for number in numbers), f"shard {shard + 1}")
-    return total(sizes)
-
-
-def _profile_of(profiles: pl.DataFrame, users: pa.Array) -> pl.DataFrame:
-    """The profile rows of some users, who have numbers in place of ids; strangers are left out."""
-    numbers = pc.index_in(profiles["user_id"].to_arrow(), users)
-    rows = profiles.drop("user_hash", "user_id")
-    rows.insert_column(0, pl.Series("user", numbers).cast(pl.Int32))
-    return rows.drop_nulls("user")
 
 
 def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:
@@ -267,7 +190,3 @@ def _warnings(schema: Schema) -> list[str]:
         "its twin; let the long-term window end where the short-term one begins, for example "
         "`window: {from: 90d, to: 7d}`"
     ]
-
-
-def _power_of_two(at_least: float) -> int:
-    return 1 << max(0, int(np.ceil(np.log2(max(at_least, 1)))))

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from math import ceil
+from math import ceil, log2
 from pathlib import Path
 from typing import Any, Self
 
@@ -141,7 +141,7 @@ class PreparedData:
         opened: list[Shard] = []
         first_row = 0
         for number in range(self.manifest["shards"]):
-            shard = self._open_shard(self.path / "shards" / f"{number:05d}", first_row)
+            shard = self._open_shard(self.path / shard_name(number), first_row)
             opened.append(shard)
             first_row += shard.users
         return opened
@@ -323,10 +323,23 @@ def _write(file: Path, table: pa.Table) -> None:
         writer.write_table(table.combine_chunks(), max_chunksize=max(1, table.num_rows))
 
 
-def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Close a folder: the manifest names every other file with its checksum."""
+def write_manifest(
+    folder: Path, content: Mapping[str, Any], known: Mapping[str, str] | None = None
+) -> None:
+    """Close a folder: the manifest names every other file with its checksum, some `known`."""
     made = {"format": FORMAT, "version": version("userbert")}
-    write_json(folder / "manifest.json", {**made, **content, "checksums": checksums(folder)})
+    sums = {"checksums": checksums(folder, known)}
+    write_json(folder / "manifest.json", {**made, **content, **sums})
+
+
+def shard_name(number: int) -> str:
+    """The folder of a shard within that of prepared data."""
+    return f"shards/{number:05d}"
+
+
+def power_of_two(at_least: float) -> int:
+    """The smallest that is not less: hashes are split into so many ranges."""
+    return 1 << max(0, ceil(log2(max(at_least, 1))))
 
 
 def shard_of(hashes: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:

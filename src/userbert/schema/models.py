@@ -385,6 +385,11 @@ class Schema(Strict):
         """Where the schema's relative paths start."""
         return self._folder
 
+    @property
+    def actions(self) -> frozenset[str]:
+        """The action types of all segments."""
+        return frozenset(name for segment in self.segments.values() for name in segment.actions)
+
     @cached_property
     def zone(self) -> ZoneInfo:
         """The users' local zone."""

@@ -1,0 +1,82 @@
+"""A range of users from their logs to the tables of a shard: the words kernel on all they did.
+
+In: coded rows of some users, vocabularies, and, where days are appended, prepared data that hold
+these users. Out: `ShardTables`. Every engine of preparation builds shards of them.
+"""
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from userbert.data.appending import joined
+from userbert.data.codes import CodedLogs
+from userbert.data.intake import UserLogs
+from userbert.data.store import PreparedData, ShardTables
+from userbert.data.stored import UserRows, stored_range
+from userbert.data.vocabulary import Vocabularies
+from userbert.data.words import build_words, encode_actions, number_users
+from userbert.schema.models import Schema
+
+
+class Builder:
+    """The second pass, on the users of one range of hashes at a time."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        vocabularies: Vocabularies,
+        coded: CodedLogs,
+        append: PreparedData | None,
+        ranges: int,
+    ) -> None:
+        self._schema = schema
+        self._events = coded.events
+        self._append = append
+        self._ranges = ranges
+        self._encoders = {
+            segment: coded.events.encoders(attributes)
+            for segment, attributes in vocabularies.segments.items()
+        }
+        self._fields = coded.profile.encoders(vocabularies.profile)
+
+    def build(self, number: int, logs: UserLogs) -> ShardTables:
+        """All words of the users of one range, of which `logs` holds what is new."""
+        schema, events = self._schema, logs.events
+        # Polars' own strings, that come back without a copy.
+        ids = [events["user_id"].to_arrow(compat_level=pl.CompatLevel.newest())]
+        stored = None
+        if self._append is not None:
+            stored = stored_range(self._append, number, self._ranges)
+            ids.append(stored.users)  # a new profile row may be of one who did nothing new
+        users, numbers = number_users(
+            pa.chunked_array([one.cast(pa.large_string()) for one in ids])
+        )
+        numbers = numbers[: len(events)]
+        events = events.drop("user_id").insert_column(0, pl.Series("user", numbers))
+        actions = {
+            name: encode_actions(
+                events.filter(self._events.are(events, segment.actions)).to_arrow(),
+                self._encoders[name],
+            )
+            for name, segment in schema.segments.items()
+        }
+        rows = UserRows(users, actions, self._profile_of(logs.profile, users))
+        if stored is not None:
+            rows = joined(stored, rows)
+        words = {
+            name: build_words(rows.segments[name], segment.words, schema.zone)
+            for name, segment in schema.segments.items()
+        }
+        return ShardTables(rows.users, words, rows.profile.to_arrow())
+
+    def _profile_of(self, profile: pl.DataFrame, users: pa.Array) -> pl.DataFrame:
+        """The profile rows of some users; strangers are left out."""
+        found = pc.index_in(profile["user_id"].to_arrow().cast(pa.large_string()), users)
+        rows = profile.insert_column(0, pl.Series("user", found).cast(pl.Int32)).drop_nulls("user")
+        encoded = {
+            name: encoder.encode(rows[name].to_arrow()) for name, encoder in self._fields.items()
+        }
+        starts = np.ones(len(rows), np.uint8)
+        columns = {"user": rows["user"], "time": rows["time"], "word_start": starts, **encoded}
+        return pl.DataFrame(columns).sort(pl.all())

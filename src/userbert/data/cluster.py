@@ -1,0 +1,105 @@
+"""A Spark cluster: its session, and work on it that is watched and whose failures are told.
+
+In: a master's address. Out: a session; what actions on its data frames return. Used by whatever
+runs on Spark: preparation and embedding.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from userbert.errors import ClusterError, InputError
+from userbert.progress import Advance, progress
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+    from pyspark.sql import DataFrame, SparkSession
+
+_LOOKS_A_SECOND = 2
+
+
+@contextmanager
+def spark_session(master: str | None) -> Iterator["SparkSession"]:
+    """Start a session, and stop it in the end; without a `master` where `spark-submit` says.
+
+    Raises `InputError` if Spark or Java is not there.
+    """
+    if find_spec("pyspark") is None or find_spec("pandas") is None:
+        raise InputError("this needs Spark. Install it with: pip install 'userbert[spark]'")
+    from pyspark.sql import SparkSession
+
+    # Executors on this machine take this Python, not the first that is found.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.appName("userbert")
+    builder = builder.config("spark.ui.showConsoleProgress", "false")
+    if master is not None:
+        builder = builder.master(master)
+    try:
+        session = builder.getOrCreate()
+    except Exception as error:  # Spark's own, and Java's by way of its gateway
+        raise InputError(
+            f"Spark does not start ({_reason(error)}). It needs Java 17 or newer (JAVA_HOME), and "
+            "a master such as local[2], spark://HOST:7077, yarn or k8s://HOST:PORT."
+        ) from error
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def collected(session: "SparkSession", frame: "DataFrame", description: str, tasks: int) -> Any:
+    """All rows of a data frame as an Arrow table, while a bar shows how many tasks are done.
+
+    Raises `ClusterError` if the cluster gives up.
+    """
+    with _watched(session.sparkContext, description, tasks):
+        try:
+            return frame.toArrow()
+        except Exception as error:  # Spark's own, and Java's by way of its gateway
+            raise ClusterError(
+                f"{description}: the cluster gave up ({_reason(error)}). Its executors' logs say "
+                "more; after what they say was mended, run the same again."
+            ) from error
+
+
+@contextmanager
+def _watched(context: "SparkContext", description: str, tasks: int) -> Iterator[None]:
+    """Show how many tasks are done of the jobs that are started meanwhile."""
+    group, over = uuid4().hex, threading.Event()
+    context.setJobGroup(group, description, interruptOnCancel=True)
+    with progress(description, tasks) as advance:
+        watcher = threading.Thread(target=_watch, args=(context, group, tasks, advance, over))
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+
+def _watch(
+    context: "SparkContext", group: str, tasks: int, advance: Advance, over: threading.Event
+) -> None:
+    tracker, shown = context.statusTracker(), 0
+    done: dict[int, int] = {}
+    while not over.wait(1 / _LOOKS_A_SECOND):
+        for job in map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)):
+            for stage in map(tracker.getStageInfo, job.stageIds if job is not None else ()):
+                if stage is not None:
+                    done[stage.stageId] = stage.numCompletedTasks
+        now = min(sum(done.values()), tasks)
+        advance(now - shown, "")
+        shown = now
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what happened: Java's first, or the last, which is Python's."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("at ", "...", "File "))]
+    of_java = (line.removeprefix(": ") for line in told if line.startswith(": "))
+    return next(of_java, told[-1] if told else type(error).__name__).rstrip(".")

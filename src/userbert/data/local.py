@@ -1,0 +1,94 @@
+"""Preparation on this machine: hash partitions of the users on its disk, and all of its cores.
+
+In: a `Preparation`, and the memory to keep to. Out: its shards. Memory holds a partition a core and
+one shard, whatever the number of users.
+"""
+
+import shutil
+
+from userbert.data.building import Builder
+from userbert.data.codes import CodedLogs
+from userbert.data.engine import Preparation
+from userbert.data.fitting import Counts, count_values, fit_vocabularies
+from userbert.data.intake import LeftOut, UserLogs, user_logs
+from userbert.data.partitions import Partitions
+from userbert.data.store import ShardSize, power_of_two, shard_name, total, write_shard
+from userbert.data.vocabulary import Vocabularies
+from userbert.folders import require_space
+from userbert.progress import progress
+from userbert.workers import cores, threaded
+
+_BYTES_PER_EVENT = 1_000
+"""Of one event at the kernel's peak: its strings, their copy sorted and encoded, and the result."""
+_BYTES_OF_ROW, _BYTES_OF_VALUE = 45, 8
+"""On disk, in partitions and in shards together; an id of more than 24 letters takes more."""
+
+
+class LocalEngine:
+    """Runs the passes on this machine."""
+
+    def __init__(self, preparation: Preparation, memory: int) -> None:
+        self.preparation = preparation
+        self._coded = CodedLogs.of(preparation.schema)
+        self._number = max(
+            preparation.shards, power_of_two(preparation.rows * _BYTES_PER_EVENT / memory)
+        )
+        self._temporary = preparation.folder / "temporary"
+        self._events = Partitions(self._temporary / "events", self._number, self._coded.events)
+        self._profile = Partitions(self._temporary / "profile", self._number, self._coded.profile)
+        # By partition, as each is read more than once.
+        self._left_out: dict[int, LeftOut] = {}
+
+    def read(self) -> None:
+        """Spread events and profile rows over partitions by the hash of their user."""
+        given, reading = self.preparation, self.preparation.reading
+        per_row = _BYTES_OF_ROW + _BYTES_OF_VALUE * len(given.schema.attributes)
+        needed, what = given.rows * per_row, f"{given.rows:,} rows"
+        require_space(given.output, given.folder, needed, what, "fewer logs")
+        with progress("reading events", sum(log.rows for log in given.logs)) as advance:
+            # One thread: what is read meanwhile is checked here.
+            for _ in threaded(self._events.write, reading.events(given.logs, advance), threads=1):
+                pass
+        with progress("reading profiles", sum(file.rows for file in given.profile)) as advance:
+            for profile in reading.profile(given.profile, advance):
+                self._profile.write(profile)
+
+    def fit(self) -> Vocabularies:
+        """Count values partition by partition, then give them ids."""
+
+        def count(partition: int) -> Counts:
+            return count_values(self.preparation.schema, self._coded, self._logs(partition))
+
+        counts = []
+        with progress("counting values", sum(self._events.sizes)) as advance:
+            counted = threaded(count, range(self._number), cores())
+            for size, found in zip(self._events.sizes, counted, strict=True):
+                counts.append(found)
+                advance(size, "")
+        return fit_vocabularies(self.preparation.schema, counts, self._coded)
+
+    def build(self, vocabularies: Vocabularies) -> tuple[ShardSize, dict[str, str]]:
+        """Write all shards, each of some partitions in a row."""
+        given = self.preparation
+        builder = Builder(given.schema, vocabularies, self._coded, given.append, self._number)
+        sizes = []
+        each = self._number // given.shards
+        with progress("building words", sum(self._events.sizes)) as advance:
+            for shard in range(given.shards):
+                numbers = range(shard * each, (shard + 1) * each)
+                built = threaded(
+                    lambda number: builder.build(number, self._logs(number)), numbers, cores()
+                )
+                sizes.append(write_shard(given.folder / shard_name(shard), built))
+                advance(sum(self._events.sizes[number] for number in numbers), f"shard {shard + 1}")
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        for left_out in self._left_out.values():
+            given.reading.leave_out(left_out)
+        return total(sizes), {}
+
+    def _logs(self, partition: int) -> UserLogs:
+        events, profile = self._events.read(partition), self._profile.read(partition)
+        logs = user_logs(self.preparation.schema, self.preparation.files, events, profile)
+        self.preparation.reading.refuse(logs.left_out.second_rows)
+        self._left_out[partition] = logs.left_out
+        return logs

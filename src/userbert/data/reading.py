@@ -1,0 +1,161 @@
+"""Rows of logs, each of them accounted for.
+
+In: opened files. Out: the rows that can be used, some files' after the other, and what became of
+all others: `RowAccount`s, and rejected rows with their reasons. Every engine of preparation reads
+through this; what several of them found is added up.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from userbert.data.intake import FILE, LeftOut
+from userbert.data.rows import INVALID
+from userbert.data.sources import LogFile
+from userbert.errors import SourceError
+from userbert.progress import Advance
+from userbert.schema.models import Schema
+
+_ROWS_AT_A_TIME = 1_048_576
+"""That are given together: small pieces are slow to write and to read."""
+_REJECTED = {"file": pl.String, "row": pl.Int64, "reason": pl.String}
+
+OnInvalid = Literal["fail", "quarantine"]
+
+
+@dataclass
+class RowAccount:
+    """What became of the rows of one file; the parts add up to what was read."""
+
+    read: int = 0
+    used: int = 0
+    outside_segments: int = 0
+    quarantined: int = 0
+    duplicates_dropped: int = 0
+    outside_by_action: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "RowAccount") -> None:
+        """Account for what other rows of the file became, too."""
+        for name, found in vars(other).items():
+            setattr(self, name, getattr(self, name) + found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Write as plain JSON: of the action types outside every segment the 50 most frequent."""
+        often = sorted(self.outside_by_action.items(), key=lambda item: (-item[1], item[0]))[:50]
+        return {**vars(self), "outside_by_action": dict(often)}
+
+
+class Reading:
+    """Rows of files, checked and accounted for."""
+
+    def __init__(self, schema: Schema, on_invalid: OnInvalid, files: Mapping[str, int]) -> None:
+        self.schema = schema
+        self.accounts = {name: RowAccount() for name in files}
+        self.first_event: int = np.iinfo(np.int64).max
+        """Microseconds since 1970 of the first event that is used."""
+        self.last_event: int = np.iinfo(np.int64).min
+        self.on_invalid = on_invalid
+        self._files = files
+        """Their numbers, by which rows are in order."""
+        self._rejected: list[pl.DataFrame] = []
+
+    def events(self, logs: Iterable[LogFile], advance: Advance) -> Iterator[pl.DataFrame]:
+        """The events that a segment uses, many at a time.
+
+        Where duplicates are dropped they have a `row`, by which the first of them is known.
+        """
+        actions = self.schema.actions
+        many = _many(self._used(log, actions, advance) for log in logs)
+        return many if self.schema.duplicates == "drop" else (rows.drop("row") for rows in many)
+
+    def profile(self, logs: Iterable[LogFile], advance: Advance) -> Iterator[pl.DataFrame]:
+        """The profile rows, many at a time, with `row` for the order of all."""
+        return _many(self._usable(log, advance) for log in logs)
+
+    def _used(
+        self, log: LogFile, actions: frozenset[str], advance: Advance
+    ) -> Iterator[pl.DataFrame]:
+        account = self.accounts[log.name]
+        for batch in log.batches():
+            valid = self._check(batch, log.name)
+            is_used = valid["action_type"].is_in(actions)
+            used = valid if is_used.all() else valid.filter(is_used)
+            outside = valid["action_type"].filter(~is_used)
+            account.used += len(used)
+            account.outside_segments += len(outside)
+            account.outside_by_action.update(dict(outside.value_counts().rows()))
+            if len(used):
+                self.first_event = min(self.first_event, int(used["time"].min()))  # type: ignore[arg-type]
+                self.last_event = max(self.last_event, int(used["time"].max()))  # type: ignore[arg-type]
+            advance(len(batch), log.name)
+            yield used
+
+    def _usable(self, log: LogFile, advance: Advance) -> Iterator[pl.DataFrame]:
+        for batch in log.batches():
+            valid = self._check(batch, log.name)
+            self.accounts[log.name].used += len(valid)
+            advance(len(batch), log.name)
+            yield valid
+
+    def _check(self, batch: pl.DataFrame, name: str) -> pl.DataFrame:
+        """The rows that can be used; the others are refused or set aside."""
+        self.accounts[name].read += len(batch)
+        invalid = batch.filter(pl.col(INVALID).is_not_null())
+        if len(invalid):
+            rejected = invalid.select(pl.lit(name).alias("file"), "row", reason=INVALID)
+            self.refuse(rejected)
+            self._rejected.append(rejected)
+            self.accounts[name].quarantined += len(rejected)
+            batch = batch.filter(pl.col(INVALID).is_null())
+        return batch.drop(INVALID).with_columns(pl.col("row") + self._files[name] * FILE)
+
+    def refuse(self, rejected: pl.DataFrame) -> None:
+        """Raise `SourceError` for the first row, unless such rows are set aside."""
+        if self.on_invalid == "fail" and len(rejected):
+            file, row, reason = rejected.row(0)
+            raise SourceError(
+                f"{file}, row {row}, {reason}. Fix the row, or run with --on-invalid quarantine."
+            )
+
+    def add(self, other: "Reading") -> None:
+        """Take over what was read elsewhere."""
+        for name, account in other.accounts.items():
+            self.accounts[name].add(account)
+        self.first_event = min(self.first_event, other.first_event)
+        self.last_event = max(self.last_event, other.last_event)
+        self._rejected += other._rejected
+
+    def leave_out(self, left_out: LeftOut) -> None:
+        """Account for rows that were taken for used until all of their users' were there."""
+        for account, count in zip(self.accounts.values(), left_out.duplicates, strict=True):
+            account.used -= count
+            account.duplicates_dropped += count
+        for name, count in left_out.second_rows["file"].value_counts().rows():
+            self.accounts[name].used -= count
+            self.accounts[name].quarantined += count
+        self._rejected.append(left_out.second_rows)
+
+    @property
+    def rejected(self) -> pl.DataFrame:
+        """All rows that were set aside, in order: `file`, `row`, `reason`."""
+        rejected = pl.concat([pl.DataFrame(schema=_REJECTED), *self._rejected])
+        files = list(self._files)
+        order = rejected["file"].replace_strict(files, range(len(files)), return_dtype=pl.Int64)
+        return rejected.with_columns(order.alias("order")).sort("order", "row").drop("order")
+
+
+def _many(batches: Iterable[Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
+    """Rows many at a time."""
+    waiting: list[pl.DataFrame] = []
+    for some in batches:
+        for batch in some:
+            waiting.append(batch)
+            if sum(map(len, waiting)) >= _ROWS_AT_A_TIME:
+                yield pl.concat(waiting)
+                waiting = []
+    if waiting:
+        yield pl.concat(waiting)

@@ -1,0 +1,174 @@
+"""Raw rows → rows that can be used, or the reason why they cannot.
+
+In: rows as they stand in a file, and a schema. Out: events with the columns `row`, `user_id`,
+`time` (µs since 1970), `action_type`, one an attribute, and `invalid`; or profile rows, with one a
+field. Used by `data/sources.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from userbert.data.times import instants
+from userbert.schema.models import Category, Derived, Number, Profile, Schema, Source, Time
+
+INVALID = "invalid"
+"""The column that says why a row cannot be used; null where it can."""
+
+_SMALL_NUMBERS = pl.Series(map(str, range(24)), dtype=pl.String)
+"""As text; to look them up is faster than to write them."""
+
+
+def checked_events(
+    schema: Schema, source: Source, raw: pl.DataFrame, first_row: int
+) -> pl.DataFrame:
+    """Columns as the kernel takes them, and why a row cannot be used."""
+    time = instants(raw[source.time.column], source.time, schema.timezone)
+    checks = [_check_users(raw, schema.user), _check_times(time, source.time)]
+    if isinstance(source.action, str):
+        action = pl.Series([source.action], dtype=pl.String).new_from_index(0, len(raw))
+    else:
+        action = _text(raw, source.action.column)
+        checks.append(_Check(source.action.column, "an action type", action.is_null()))
+    values, bad = _values(schema.attributes, raw)
+    return pl.DataFrame(
+        {
+            "row": np.arange(first_row, first_row + len(raw)),
+            "user_id": _text(raw, schema.user),
+            "time": time,
+            "action_type": action,
+            **values,
+            **_derived(schema, source.time, time, action),
+            INVALID: _reasons(raw, [*checks, *bad]),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Which rows cannot be used for what a column holds."""
+
+    column: str
+    expected: str
+    bad: pl.Series
+
+
+def _check_users(raw: pl.DataFrame, column: str) -> _Check:
+    users = _text(raw, column)
+    bad = users.is_null() | (users == "").fill_null(value=True)
+    if raw[column].dtype.is_float():
+        bad = bad | ~users.str.contains(r"^-?\d+$").fill_null(value=True)
+    return _Check(column, "a user id", bad)
+
+
+def _check_times(instant: pl.Series, time: Time) -> _Check:
+    expected = "a date" if time.resolution == "day" else "a time"
+    return _Check(time.column, f"{expected} between 1900 and 2200", instant.is_null())
+
+
+def _values(
+    attributes: Mapping[str, Category | Number | Derived], raw: pl.DataFrame
+) -> tuple[dict[str, pl.Series], list[_Check]]:
+    """The values of categories and numbers, and which rows cannot be used for them."""
+    values: dict[str, pl.Series] = {}
+    checks: list[_Check] = []
+    for name, attribute in attributes.items():
+        if isinstance(attribute, Derived):
+            continue
+        if attribute.column not in raw.columns:
+            dtype = pl.String if isinstance(attribute, Category) else pl.Float32
+            values[name] = pl.Series(dtype=dtype).clear(len(raw))
+        elif isinstance(attribute, Category):
+            values[name] = _text(raw, attribute.column)
+        else:
+            values[name], check = _numbers(raw, attribute)
+            checks.append(check)
+    return values, checks
+
+
+def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
+    """A column's numbers as float32, null where there is none."""
+    column = raw[attribute.column]
+    if column.dtype == pl.String:
+        column = column.str.strip_chars()
+    exact = column.cast(pl.Float64, strict=False).fill_nan(None)
+    numbers = exact.cast(pl.Float32)
+    bad = column.is_not_null() & exact.is_null()
+    if bad.any():
+        bad = bad & ~column.cast(pl.String).str.to_lowercase().is_in(["", "nan"])
+    bad = bad | numbers.is_infinite().fill_null(value=False)
+    expected = "a number"
+    if attribute.min is not None:
+        bad = bad | (exact < attribute.min).fill_null(value=False)
+        expected = f"a number ≥ {attribute.min:g}"
+    return numbers, _Check(attribute.column, expected, bad)
+
+
+def _derived(
+    schema: Schema, source: Time, time: pl.Series, action: pl.Series
+) -> dict[str, pl.Series]:
+    """Local hour, weekday and action type; a date has no hour."""
+    derived = {}
+    local = time.cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(schema.timezone)
+    for name, attribute in schema.attributes.items():
+        if not isinstance(attribute, Derived):
+            continue
+        if attribute.of == "action":
+            derived[name] = action
+        elif attribute.of == "weekday":
+            derived[name] = _SMALL_NUMBERS.gather(local.dt.weekday())
+        elif source.resolution == "instant":
+            derived[name] = _SMALL_NUMBERS.gather(local.dt.hour())
+        else:
+            derived[name] = pl.Series(dtype=pl.String).clear(len(time))
+    return derived
+
+
+def _text(raw: pl.DataFrame, column: str) -> pl.Series:
+    return raw.select(as_text(column, raw.schema[column])).to_series()
+
+
+def as_text(column: str, dtype: pl.DataType) -> pl.Expr:
+    """A column's values as text: 17.0, an integer that went through a table with gaps, is 17."""
+    value = pl.col(column)
+    if not dtype.is_float():
+        return value.cast(pl.String)
+    number = value.fill_nan(None)
+    whole = pl.when(number == number.floor()).then(number.cast(pl.Int64, strict=False))
+    return pl.coalesce(whole.cast(pl.String), number.cast(pl.String))
+
+
+def _reasons(raw: pl.DataFrame, checks: list[_Check]) -> pl.Series:
+    """Why each row cannot be used: the first check that it fails; null where it can."""
+    reasons = pl.Series(dtype=pl.String).clear(len(raw))
+    for check in reversed(checks):
+        rows = check.bad.arg_true()
+        if len(rows):
+            found = raw[check.column].gather(rows).cast(pl.String)
+            shown = ('"' + found.str.slice(0, 60) + '"').fill_null("nothing")
+            told = f'column "{check.column}": expected {check.expected}, found ' + shown
+            reasons = reasons.scatter(rows, told)
+    return reasons
+
+
+def checked_profile(
+    schema: Schema, profile: Profile, raw: pl.DataFrame, first_row: int
+) -> pl.DataFrame:
+    """Columns as events have them, and why a row cannot be used."""
+    checks = [_check_users(raw, schema.user)]
+    time = pl.Series(dtype=pl.Int64).clear(len(raw))
+    if profile.time is not None:
+        time = instants(raw[profile.time.column], profile.time, schema.timezone)
+        checks.append(_check_times(time, profile.time))
+    values, bad = _values(profile.fields, raw)
+    return pl.DataFrame(
+        {
+            "row": np.arange(first_row, first_row + len(raw)),
+            "user_id": _text(raw, schema.user),
+            "time": time,
+            **values,
+            INVALID: _reasons(raw, [*checks, *bad]),
+        }
+    )
