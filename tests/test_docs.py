@@ -21,7 +21,16 @@ RUN = [
     *sorted((ROOT / "docs/tutorial").glob("*.md")),
     *(
         HOW_TO / f"{name}.md"
-        for name in ("append", "explain", "forget", "pretrain", "reproduce", "resume", "simulate")
+        for name in (
+            "append",
+            "cluster",
+            "explain",
+            "forget",
+            "pretrain",
+            "reproduce",
+            "resume",
+            "simulate",
+        )
     ),
 ]
 PREPARED = {"explain.md", "forget.md", "pretrain.md", "resume.md"}

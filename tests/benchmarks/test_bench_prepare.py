@@ -15,7 +15,7 @@ from userbert.cli import app
 
 ROW = {
     "workload", "variant", "reference", "events", "events_per_s", "reference_events_per_s",
-    "ratio", "peak_memory_gib", "reference_peak_memory_gib",
+    "ratio", "peak_memory_gib", "reference_peak_memory_gib", "peak_disk_gib", "output_gib",
 }  # fmt: skip
 
 
@@ -45,7 +45,11 @@ def test_bench_prepare_writes_the_rows_of_the_design(
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
-    assert [row["reference"] for row in rows] == ["polars-scan-sort", "pandas-per-user"]
+    assert [(row["variant"], row["reference"]) for row in rows] == [
+        (variant, reference)
+        for variant in ("local", "spark")
+        for reference in ("polars-scan-sort", "pandas-per-user")
+    ]
     for row in rows:
         assert row.keys() == ROW
         assert row["events"] == pytest.approx(26_200, rel=0.2)

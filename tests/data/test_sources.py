@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,35 @@ def test_columns_called_as_ours_do_no_harm() -> None:
     text = SCHEMA.replace("user: user", "user: row").replace("column: genre", "column: file")
     text = text.replace("column: price", "column: partition")
     assert rows_of(schema(text=text), log=log) == EVENTS
+
+
+def test_the_types_of_a_column_may_change_between_files(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    days = [datetime(2020, 1, 1, hour, tzinfo=UTC) for hour in range(4)]
+    seconds = [int(day.timestamp()) for day in days]
+    kinds = [
+        ([7], [days[0]], [1], [2]),
+        (["7"], ["2020-01-01T01:00:00Z"], ["1"], ["2.0"]),
+        ([7.0], [seconds[2]], [True], [2.0]),
+        (pl.Series(["7"], dtype=pl.Categorical), [seconds[3] * 1000], [1.0], ["2"]),
+    ]
+    for number, (user, time, kind, price) in enumerate(kinds):
+        columns = {"user": user, "time": time, "kind": kind, "price": price}
+        pl.DataFrame(columns).write_parquet(tmp_path / "log" / f"{number}.parquet")
+    text = """
+user: user
+timezone: UTC
+sources: {log: {path: log, time: time, action: see}}
+attributes: {kind: {column: kind}, price: {column: price, bins: 2}}
+segments: {long_term: {words: {by: day}, window: 90d, actions: [see], attributes: [kind, price]}}
+"""
+    logs = open_sources(Schema.parse(text, tmp_path))
+    events = pl.concat(batch for log in logs for batch in log.batches())
+    assert events["invalid"].null_count() == 4
+    assert events["user_id"].to_list() == ["7"] * 4
+    assert events["time"].to_list() == [second * 1_000_000 for second in seconds]
+    assert events["price"].to_list() == [2.0] * 4
+    assert events["kind"].to_list() == ["1", "1", "true", "1"]
 
 
 def test_sources_are_read_one_after_the_other(tmp_path: Path) -> None:

@@ -225,3 +225,24 @@ def test_rows_are_counted_as_they_are_read(tmp_path: Path, name: str) -> None:
 def test_a_frame_in_memory_has_no_file_to_blame() -> None:
     with pytest.raises(OSError, match="disk"), reading("frame 'log'"):
         raise OSError("disk full")
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "ndjson"])
+def test_folders_of_partitions_add_columns(tmp_path: Path, form: str) -> None:
+    folder = (
+        tmp_path
+        / "x=1"
+        / "logs"
+        / "dt=2020-01-01"
+        / "who=a%20b"
+        / "none=__HIVE_DEFAULT_PARTITION__"
+    )
+    folder.mkdir(parents=True)
+    (folder / "user=9").mkdir()
+    log = pl.DataFrame({"user": ["1", "2"]})
+    file = folder / "user=9" / f"log.{form}"
+    getattr(log, f"write_{form}")(file)
+    assert read(file).rows(named=True) == [
+        {"user": user, "none": None, "who": "a b", "dt": "2020-01-01"} for user in ("1", "2")
+    ]
+    assert set(columns_of(scan(file), file)) == {"user", "none", "who", "dt"}

@@ -1,9 +1,9 @@
 """Preparation beside what else is done with such files, and the memory that each holds.
 
-In: folders of simulated logs. Out: rows of events a second and memory at its peak. Contestants run
-one after the other on the same files, each in a process of its own, which this module starts again
-by `python -m userbert.benchmarks.prepare CONTESTANT LOGS OUT`. The command line writes the rows;
-docs/results shows them.
+In: folders of simulated logs. Out: rows of events a second, and of memory and disk at their peaks.
+Contestants run one after the other on the same files, each in a process of its own, which this
+module starts again by `python -m userbert.benchmarks.prepare CONTESTANT LOGS OUT`. The command line
+writes the rows; docs/results shows them.
 """
 
 import os
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,13 +21,19 @@ import polars as pl
 from userbert.folders import read_json
 from userbert.progress import progress
 
-USERS: Mapping[str, int] = {"3M": 114_500, "30M": 1_145_000, "90M": 3_435_000}
-"""Of workloads of about so many events, four attributes and two segments."""
+USERS: Mapping[str, int] = {
+    "3M": 114_500, "30M": 1_145_000, "90M": 3_435_000, "600M": 22_500_000,
+}  # fmt: skip
+"""Of workloads of about so many events, four attributes and two segments; the last is the paper's
+(§4.1)."""
 MEMORY = 1536 << 20
 """What ours is told to keep to, in bytes."""
-MOST_IN_PANDAS = 3_000_000
-"""Events; more do not fit into the memory of a laptop."""
-_SAMPLE_SECONDS = 0.02
+_MOST_EVENTS: Mapping[str, int] = {
+    "spark": 100_000_000, "polars-scan-sort": 100_000_000, "pandas-per-user": 4_000_000,
+}  # fmt: skip
+"""Of each that would otherwise take too long, or more memory than a laptop has."""
+_SAMPLE_SECONDS, _SAMPLES_OF_DISK = 0.02, 50
+"""Between looks at the memory, and how many of these there are between looks at the disk."""
 
 LOGS = ("long_term", "short_term", "future")
 _SCHEMA = """\
@@ -63,6 +70,16 @@ def local(logs: Path, output: Path) -> None:
     prepare(Schema.load(logs / "schema.yaml"), output, memory=MEMORY)
 
 
+def on_spark(logs: Path, output: Path) -> None:
+    """Ours on Spark, with an executor of all cores in its own process: what a cluster adds."""
+    from userbert.data.cluster import spark_session
+    from userbert.data.prepare import prepare
+    from userbert.schema import Schema
+
+    with spark_session("local[*]") as session:
+        prepare(Schema.load(logs / "schema.yaml"), output, spark=session)
+
+
 def scan_and_sort(logs: Path, output: Path) -> None:
     """All columns read and sorted by user and time, by Polars in memory: no words, no ids."""
     tables = [pl.scan_parquet(logs / name / "*.parquet") for name in LOGS]
@@ -91,62 +108,106 @@ def pandas_per_user(logs: Path, output: Path) -> None:
     output.write_text(str(len(users)), encoding="utf-8")
 
 
-CONTESTANTS: Mapping[str, Callable[[Path, Path], None]] = {
-    "local": local,
-    "polars-scan-sort": scan_and_sort,
-    "pandas-per-user": pandas_per_user,
-}
+VARIANTS: Mapping[str, Callable[[Path, Path], None]] = {"local": local, "spark": on_spark}
+REFERENCES: Mapping[str, Callable[[Path, Path], None]] = {
+    "polars-scan-sort": scan_and_sort, "pandas-per-user": pandas_per_user,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a contestant's work took."""
+
+    seconds: float
+    memory: int
+    """The most bytes that all its processes held together."""
+    disk: int
+    """The most bytes that it had on the disk."""
+    output: int
+    """Bytes that it left there."""
 
 
 def bench_prepare(workloads: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The rows of some workloads, given their logs: ours beside each reference that can.
 
-    Logs are folders that `userbert simulate` wrote; their schema is replaced.
+    Logs are folders that `userbert simulate` wrote; their schema is replaced. Where no reference
+    can, its columns are None.
     """
     rows = []
-    with progress("runs", len(workloads) * len(CONTESTANTS)) as advance:
+    with progress("runs", len(workloads) * (len(VARIANTS) + len(REFERENCES))) as advance:
         for name, logs in workloads.items():
             events = sum(read_json(logs / "summary.json")["events"].values())
             (logs / "schema.yaml").write_text(_SCHEMA, encoding="utf-8")
-            found = {}
-            for contestant in CONTESTANTS:
-                if contestant != "pandas-per-user" or events <= 1.1 * MOST_IN_PANDAS:
-                    found[contestant] = run(contestant, logs)
+            runs: dict[str, Run] = {}
+            for contestant in (*VARIANTS, *REFERENCES):
+                if events <= _MOST_EVENTS.get(contestant, events):
+                    runs[contestant] = run(contestant, logs)
                 advance(1, f"{name}: {contestant}")
-            seconds, memory = found.pop("local")
+            references: list[str | None] = [one for one in REFERENCES if one in runs]
             rows += [
-                {
-                    "workload": name,
-                    "variant": "local",
-                    "reference": reference,
-                    "events": events,
-                    "events_per_s": round(events / seconds),
-                    "reference_events_per_s": round(events / theirs),
-                    "ratio": round(theirs / seconds, 2),
-                    "peak_memory_gib": round(memory / 2**30, 2),
-                    "reference_peak_memory_gib": round(their_memory / 2**30, 2),
-                }
-                for reference, (theirs, their_memory) in found.items()
+                {"workload": name, **_row(events, variant, reference, runs)}
+                for variant in VARIANTS
+                if variant in runs
+                for reference in references or [None]
             ]
     return rows
 
 
-def run(contestant: str, logs: Path) -> tuple[float, int]:
-    """The seconds that a contestant's work takes, and the most bytes its processes held."""
-    with TemporaryDirectory(dir=logs.parent) as folder:
-        output = Path(folder) / "out"
+def _row(
+    events: int, variant: str, reference: str | None, runs: Mapping[str, Run]
+) -> dict[str, Any]:
+    ours, theirs = runs[variant], None if reference is None else runs[reference]
+    return {
+        "variant": variant,
+        "reference": reference,
+        "events": events,
+        "events_per_s": round(events / ours.seconds),
+        "reference_events_per_s": theirs and round(events / theirs.seconds),
+        "ratio": theirs and round(theirs.seconds / ours.seconds, 2),
+        "peak_memory_gib": _gib(ours.memory),
+        "reference_peak_memory_gib": theirs and _gib(theirs.memory),
+        "peak_disk_gib": _gib(ours.disk),
+        "output_gib": _gib(ours.output),
+    }
+
+
+def _gib(size: int) -> float:
+    return round(size / 2**30, 2)
+
+
+def run(contestant: str, logs: Path) -> Run:
+    """Measure a contestant's work."""
+    with TemporaryDirectory(dir=logs.parent) as name:
+        folder = Path(name)
         command = [sys.executable, "-m", "userbert.benchmarks.prepare", contestant]
+        # Spark's shuffles count as disk, too.
+        place = {**os.environ, "SPARK_LOCAL_DIRS": str(folder)}
         process = subprocess.Popen(
-            [*command, str(logs), str(output)], stdout=subprocess.PIPE, text=True
-        )
-        most = 0
+            [*command, str(logs), str(folder / "out")],
+            env=place, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        memory = disk = looks = 0
         while process.poll() is None:
-            most = max(most, resident(process.pid))
+            memory = max(memory, resident(process.pid))
+            if looks % _SAMPLES_OF_DISK == 0:
+                disk = max(disk, _stored(folder))
+            looks += 1
             time.sleep(_SAMPLE_SECONDS)
         told = process.communicate()[0]
         if process.returncode != 0:
             raise subprocess.CalledProcessError(process.returncode, command)
-    return float(told), most
+        left = _stored(folder / "out")
+    return Run(float(told), memory, max(disk, left), left)
+
+
+def _stored(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; what is removed meanwhile is not counted."""
+    try:
+        if not path.is_dir():
+            return path.lstat().st_size
+        return sum(_stored(each) for each in path.iterdir())
+    except OSError:
+        return 0
 
 
 def resident(process: int) -> int:
@@ -164,7 +225,7 @@ def resident(process: int) -> int:
 
 
 if __name__ == "__main__":
-    work = CONTESTANTS[sys.argv[1]]
+    work = {**VARIANTS, **REFERENCES}[sys.argv[1]]
     started = time.perf_counter()
     work(Path(sys.argv[2]), Path(sys.argv[3]))
     print(time.perf_counter() - started)

@@ -28,6 +28,10 @@ class EventCount(StrEnum):
     THREE = "3M"
     THIRTY = "30M"
     NINETY = "90M"
+    SIX_HUNDRED = "600M"
+
+
+_USUAL = [EventCount.THREE, EventCount.THIRTY, EventCount.NINETY]
 
 
 @app.command()
@@ -72,18 +76,20 @@ def prepare(
     ] = None,
     workloads: Annotated[
         list[EventCount] | None,
-        typer.Option("--workload", help="May be given several times. Default: all."),
+        typer.Option(
+            "--workload", help="May be given several times. Default: all but the largest."
+        ),
     ] = None,
     work: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where logs are kept for the next run."),
     ] = None,
 ) -> None:
-    """Time preparation beside Polars' sort of the same files, and beside pandas user by user.
+    """Time preparation, here and on Spark, beside a sort by Polars and pandas user by user.
 
     Example: `userbert bench prepare --workload 3M -o prepare.json`
     """
-    _needs_peers("pandas")
+    _needs_peers("pandas", "pyspark")
     from tempfile import TemporaryDirectory
 
     from userbert.benchmarks.prepare import USERS, bench_prepare
@@ -93,7 +99,7 @@ def prepare(
 
     if output is not None:
         refuse_existing(output)
-    names = [workload.value for workload in workloads or list(EventCount)]
+    names = [workload.value for workload in workloads or _USUAL]
     with TemporaryDirectory() as folder:
         place = work or Path(folder)
         logs = {name: place / f"logs-{name}" for name in names}
@@ -102,10 +108,13 @@ def prepare(
                 simulate(path, USERS[name])
         rows = bench_prepare(logs)
     for row in rows:
+        beside = ""
+        if row["reference"] is not None:
+            beside = f", {row['reference']} {row['reference_events_per_s']:,}: "
+            beside += f"{row['ratio']:.1f} times as fast"
         show(
-            f"{row['workload']:>4}: {row['events_per_s']:,} events/s in {row['peak_memory_gib']} "
-            f"GiB, {row['reference']} {row['reference_events_per_s']:,}: {row['ratio']:.1f} times "
-            "as fast"
+            f"{row['workload']:>4} {row['variant']:>5}: {row['events_per_s']:,} events/s in "
+            f"{row['peak_memory_gib']} GiB{beside}"
         )
     if output is not None:
         write_json(output, {"made": made(typed_command(), [0], None), "rows": rows})

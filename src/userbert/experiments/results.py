@@ -76,6 +76,8 @@ def _plain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _plain_cell(value: object) -> str:
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
@@ -24,6 +25,8 @@ from userbert.errors import SourceError
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""In the name of a folder."""
 _UNREADABLE = (ComputeError, NoDataError, SchemaError, OSError, PanicException)
 
 
@@ -72,8 +75,9 @@ def scan(file: Path) -> pl.LazyFrame:
     """Open a log by its ending; columns of CSV and TSV are all strings, an empty field is null.
 
     Types of JSON Lines are those of the whole file: a column of numbers and strings is one of
-    strings. A CSV file with a header alone is a table without rows. Raises `SourceError`; what
-    shows only when rows are read is told by `reading`.
+    strings. A CSV file with a header alone is a table without rows. Folders right above the file
+    that are called `COLUMN=VALUE` add columns of text, unless the file has them. Raises
+    `SourceError`; what shows only when rows are read is told by `reading`.
     """
     form, _ = _form(file)
     try:
@@ -89,7 +93,20 @@ def scan(file: Path) -> pl.LazyFrame:
         columns = frame.collect_schema().names()
     if form in _SEPARATORS:
         _check_header(file, columns, form)
-    return without_patterns(frame, columns)
+    added = {name: one for name, one in _partition(file).items() if name not in columns}
+    frame = frame.with_columns(pl.lit(one, pl.String).alias(name) for name, one in added.items())
+    return without_patterns(frame, [*columns, *added])
+
+
+def _partition(file: Path) -> dict[str, str | None]:
+    """What Hive, Spark and others say by folders: `dt=2024-01-01/country=DE/part.parquet`."""
+    values: dict[str, str | None] = {}
+    for folder in file.absolute().parents:
+        name, equals, value = folder.name.partition("=")
+        if not (name and equals):
+            break
+        values[unquote(name)] = None if value == _NO_VALUE else unquote(value)
+    return values
 
 
 def without_patterns(frame: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
