@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from small_logs import SCHEMA, buys, instant, log, logs, prepared
 from userbert.data import prepare as preparation
+from userbert.data import reading, sources
 from userbert.data.sequences import actions_between, cut
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import Categories, Vocabularies
@@ -171,12 +173,12 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
             f"{tmp_path}/b.csv", 5,
             'column "time": expected a time between 1900 and 2200, found "soon"',
         ),
+        (f"{tmp_path}/people.csv", 5, 'column "user": expected a user id, found nothing'),
         (
             f"{tmp_path}/people.csv", 3,
             'a second row of the user "b": expected one (or a `time:` in the schema\'s profile, '
             "to say which counts when)",
         ),
-        (f"{tmp_path}/people.csv", 5, 'column "user": expected a user id, found nothing'),
     ]  # fmt: skip
     assert sorted(data.user_ids.to_pylist()) == ["a", "b", "c"]
     data.verify()
@@ -203,6 +205,23 @@ def test_the_first_bad_row_is_told_with_the_way_out_and_nothing_is_left_behind(
         "Fix the row, or run with --on-invalid quarantine."
     )
     assert [file.name for file in tmp_path.iterdir()] == ["log.csv"]
+
+
+@pytest.mark.parametrize("at_a_time", [2, 3, 1000])
+def test_rows_set_aside_do_not_wait_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int
+) -> None:
+    monkeypatch.setattr(reading, "_ROWS_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(sources, "_BATCH_ROWS", 2)
+    bad = BREAD.with_columns(price=pl.lit("free"))
+    events = pl.concat([bad, BREAD, bad, bad[:1]], how="vertical_relaxed")
+    data = prepared(tmp_path, events, on_invalid="quarantine")
+    with pq.ParquetFile(data.path / "rejected.parquet") as file:
+        groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        rows = file.read()["row"].to_pylist()
+    size = len(BREAD)
+    assert rows == [*range(1, size + 1), *range(2 * size + 1, 3 * size + 2)]
+    assert groups[:-1] == [at_a_time] * (len(groups) - 1)
 
 
 def test_a_failure_of_any_kind_leaves_nothing_behind(

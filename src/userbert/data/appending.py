@@ -45,12 +45,6 @@ def refuse_again(files: Sequence[str], before: Mapping[str, Any]) -> None:
             )
 
 
-def rejected_of(data: PreparedData) -> list[pl.DataFrame]:
-    """The rows that were set aside before."""
-    file = data.path / "rejected.parquet"
-    return [pl.read_parquet(file)] if file.exists() else []
-
-
 def joined(old: UserRows, new: UserRows) -> UserRows:
     """The rows of either, of all users in order.
 

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from userbert.data.reading import REJECTED
 from userbert.data.store import (
     PreparedData,
     Shard,
@@ -84,7 +85,7 @@ def _without(shard: Shard, gone: NDArray[np.bool_]) -> Iterator[ShardTables]:
 
 def _write_rejected(path: Path, folder: Path, user_ids: Collection[str]) -> None:
     """The rows that were set aside, but for those whose reason names one of the users."""
-    if (path / "rejected.parquet").exists():
-        rejected = pl.read_parquet(path / "rejected.parquet")
+    if (path / REJECTED).exists():
+        rejected = pl.read_parquet(path / REJECTED)
         named = pl.col("reason").str.contains_any([f'"{user}"' for user in user_ids])
-        rejected.filter(~named).write_parquet(folder / "rejected.parquet")
+        rejected.filter(~named).write_parquet(folder / REJECTED)

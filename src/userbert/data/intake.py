@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from userbert.data.store import TIMELESS
+from userbert.data.words import user_hash
 from userbert.schema.models import Schema
 
 FILE = 1 << 40
@@ -25,7 +26,7 @@ class LeftOut:
     duplicates: list[int]
     """By file."""
     second_rows: pl.DataFrame
-    """`file`, `row` and `reason` of profile rows of users who have one."""
+    """`file`, `row` and `reason` of profile rows of users who have one, in the order of users."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,12 @@ def user_logs(
 
 def _rejected(second: pl.DataFrame, files: Sequence[str]) -> pl.DataFrame:
     """Why a user's second profile row cannot be used."""
+    # In the order of users, so that it is the same whatever their ranges are.
+    order = pl.Series("order", user_hash(second["user_id"].to_arrow()))
+    second = second.with_columns(order).sort("order", "user_id", "row")
+    names = pl.Series(files, dtype=pl.String).gather(second["row"] // FILE)
     reason = (
         'a second row of the user "' + second["user_id"] + '": expected one (or a `time:` in the '
         "schema's profile, to say which counts when)"
     )
-    names = pl.Series(files, dtype=pl.String).gather(second["row"] // FILE)
     return second.select(names.alias("file"), pl.col("row") % FILE, reason.alias("reason"))

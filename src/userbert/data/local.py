@@ -5,6 +5,7 @@ one shard, whatever the number of users.
 """
 
 import shutil
+from collections.abc import Iterable, Iterator
 
 from userbert.data.building import Builder
 from userbert.data.codes import CodedLogs
@@ -12,7 +13,7 @@ from userbert.data.engine import Preparation
 from userbert.data.fitting import Counts, count_values, fit_vocabularies
 from userbert.data.intake import LeftOut, UserLogs, user_logs
 from userbert.data.partitions import Partitions
-from userbert.data.store import ShardSize, power_of_two, shard_name, total, write_shard
+from userbert.data.store import ShardSize, ShardTables, power_of_two, shard_name, total, write_shard
 from userbert.data.vocabulary import Vocabularies
 from userbert.folders import require_space
 from userbert.progress import progress
@@ -36,8 +37,6 @@ class LocalEngine:
         self._temporary = preparation.folder / "temporary"
         self._events = Partitions(self._temporary / "events", self._number, self._coded.events)
         self._profile = Partitions(self._temporary / "profile", self._number, self._coded.profile)
-        # By partition, as each is read more than once.
-        self._left_out: dict[int, LeftOut] = {}
 
     def read(self) -> None:
         """Spread events and profile rows over partitions by the hash of their user."""
@@ -76,19 +75,24 @@ class LocalEngine:
         with progress("building words", sum(self._events.sizes)) as advance:
             for shard in range(given.shards):
                 numbers = range(shard * each, (shard + 1) * each)
-                built = threaded(
-                    lambda number: builder.build(number, self._logs(number)), numbers, cores()
+                sizes.append(
+                    write_shard(given.folder / shard_name(shard), self._built(builder, numbers))
                 )
-                sizes.append(write_shard(given.folder / shard_name(shard), built))
                 advance(sum(self._events.sizes[number] for number in numbers), f"shard {shard + 1}")
         shutil.rmtree(self._temporary, ignore_errors=True)
-        for left_out in self._left_out.values():
-            given.reading.leave_out(left_out)
         return total(sizes), {}
+
+    def _built(self, builder: Builder, numbers: Iterable[int]) -> Iterator[ShardTables]:
+        def build(partition: int) -> tuple[ShardTables, LeftOut]:
+            logs = self._logs(partition)
+            return builder.build(partition, logs), logs.left_out
+
+        for tables, left_out in threaded(build, numbers, cores()):
+            self.preparation.reading.leave_out(left_out)
+            yield tables
 
     def _logs(self, partition: int) -> UserLogs:
         events, profile = self._events.read(partition), self._profile.read(partition)
         logs = user_logs(self.preparation.schema, self.preparation.files, events, profile)
         self.preparation.reading.refuse(logs.left_out.second_rows)
-        self._left_out[partition] = logs.left_out
         return logs

@@ -12,13 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from userbert.data.appending import check_same, refuse_again, rejected_of, summary_of
+from userbert.data.appending import check_same, refuse_again, summary_of
 from userbert.data.engine import Engine, Preparation
 from userbert.data.fitting import grown
 from userbert.data.local import LocalEngine
-from userbert.data.reading import OnInvalid, Reading
+from userbert.data.reading import REJECTED, OnInvalid, Reading
 from userbert.data.sources import open_profile, open_sources
 from userbert.data.store import PreparedData, power_of_two, write_manifest
 from userbert.data.vocabulary import Vocabularies
@@ -72,8 +70,11 @@ def prepare(
     rows = sum(log.rows for log in logs)
     rows += sum(account["read"] for account in before["rows"].values())
     names = dict.fromkeys(log.name for log in [*logs, *profiles])
-    reading = Reading(schema, on_invalid, {name: number for number, name in enumerate(names)})
+    numbers = {name: number for number, name in enumerate(names)}
     with publishing_folder(output) as folder:
+        reading = Reading(schema, on_invalid, numbers, folder / REJECTED)
+        if append is not None and (append.path / REJECTED).exists():
+            reading.add_rejected(append.path / REJECTED)
         preparation = Preparation(
             schema, logs, profiles, reading, append, rows,
             shards=power_of_two(rows / _ROWS_PER_SHARD), output=output, folder=folder,
@@ -91,9 +92,7 @@ def prepare(
         _check_segments(schema, size.actions)
         (folder / "schema.yaml").write_text(schema.dump(), encoding="utf-8")
         write_json(folder / "vocabularies.json", vocabularies.to_json())
-        rejected = pl.concat([*([] if append is None else rejected_of(append)), reading.rejected])
-        if len(rejected):
-            rejected.write_parquet(folder / "rejected.parquet")
+        reading.close()
         rows_by_file = {name: account.to_json() for name, account in reading.accounts.items()}
         summary = {
             **before,

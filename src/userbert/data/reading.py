@@ -1,17 +1,19 @@
 """Rows of logs, each of them accounted for.
 
 In: opened files. Out: the rows that can be used, some files' after the other, and what became of
-all others: `RowAccount`s, and rejected rows with their reasons. Every engine of preparation reads
-through this; what several of them found is added up.
+all others: `RowAccount`s, and a file of rows that were set aside, each with its reason. Every
+engine of preparation reads through this; what several readers found is added up.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from userbert.data.intake import FILE, LeftOut
 from userbert.data.rows import INVALID
@@ -22,7 +24,9 @@ from userbert.schema.models import Schema
 
 _ROWS_AT_A_TIME = 1_048_576
 """That are given together: small pieces are slow to write and to read."""
-_REJECTED = {"file": pl.String, "row": pl.Int64, "reason": pl.String}
+
+REJECTED = "rejected.parquet"
+"""The file of rows that were set aside, in prepared data."""
 
 OnInvalid = Literal["fail", "quarantine"]
 
@@ -52,7 +56,13 @@ class RowAccount:
 class Reading:
     """Rows of files, checked and accounted for."""
 
-    def __init__(self, schema: Schema, on_invalid: OnInvalid, files: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        on_invalid: OnInvalid,
+        files: Mapping[str, int],
+        aside: Path | None = None,
+    ) -> None:
         self.schema = schema
         self.accounts = {name: RowAccount() for name in files}
         self.first_event: int = np.iinfo(np.int64).max
@@ -61,7 +71,10 @@ class Reading:
         self.on_invalid = on_invalid
         self._files = files
         """Their numbers, by which rows are in order."""
-        self._rejected: list[pl.DataFrame] = []
+        self._aside = aside
+        """The file of rows that are set aside; None: they are kept, to be taken over."""
+        self._waiting: list[pl.DataFrame] = []
+        self._writer: pq.ParquetWriter | None = None
 
     def events(self, logs: Iterable[LogFile], advance: Advance) -> Iterator[pl.DataFrame]:
         """The events that a segment uses, many at a time.
@@ -108,7 +121,7 @@ class Reading:
         if len(invalid):
             rejected = invalid.select(pl.lit(name).alias("file"), "row", reason=INVALID)
             self.refuse(rejected)
-            self._rejected.append(rejected)
+            self._set_aside(rejected)
             self.accounts[name].quarantined += len(rejected)
             batch = batch.filter(pl.col(INVALID).is_null())
         return batch.drop(INVALID).with_columns(pl.col("row") + self._files[name] * FILE)
@@ -127,7 +140,14 @@ class Reading:
             self.accounts[name].add(account)
         self.first_event = min(self.first_event, other.first_event)
         self.last_event = max(self.last_event, other.last_event)
-        self._rejected += other._rejected
+        for rows in other._waiting:
+            self._set_aside(rows)
+
+    def add_rejected(self, file: Path) -> None:
+        """Take over the rows that were set aside in a file."""
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches():
+                self._set_aside(pl.DataFrame(batch))
 
     def leave_out(self, left_out: LeftOut) -> None:
         """Account for rows that were taken for used until all of their users' were there."""
@@ -137,15 +157,30 @@ class Reading:
         for name, count in left_out.second_rows["file"].value_counts().rows():
             self.accounts[name].used -= count
             self.accounts[name].quarantined += count
-        self._rejected.append(left_out.second_rows)
+        self._set_aside(left_out.second_rows)
 
-    @property
-    def rejected(self) -> pl.DataFrame:
-        """All rows that were set aside, in order: `file`, `row`, `reason`."""
-        rejected = pl.concat([pl.DataFrame(schema=_REJECTED), *self._rejected])
-        files = list(self._files)
-        order = rejected["file"].replace_strict(files, range(len(files)), return_dtype=pl.Int64)
-        return rejected.with_columns(order.alias("order")).sort("order", "row").drop("order")
+    def _set_aside(self, rows: pl.DataFrame) -> None:
+        if len(rows):
+            self._waiting.append(rows)
+        if self._aside is not None and sum(map(len, self._waiting)) >= _ROWS_AT_A_TIME:
+            self._write(_ROWS_AT_A_TIME)
+
+    def _write(self, multiple: int) -> None:
+        """Write so many rows, or several times as many, whatever the batches they came in."""
+        waiting = pl.concat(self._waiting)
+        size = len(waiting) // multiple * multiple
+        table = waiting[:size].to_arrow(compat_level=pl.CompatLevel.oldest())
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._aside, table.schema)
+        self._writer.write_table(table, row_group_size=_ROWS_AT_A_TIME)
+        self._waiting = [waiting[size:]]
+
+    def close(self) -> None:
+        """Complete the file of rows that were set aside; without any, there is none."""
+        if any(map(len, self._waiting)):
+            self._write(multiple=1)
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _many(batches: Iterable[Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:

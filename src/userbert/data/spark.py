@@ -116,9 +116,8 @@ class SparkEngine:
         notes = self._blocks.mapInArrow(task, _NOTES)
         built = [one for _, one in self._notes(notes, "building words", given.shards)]
         self._blocks.unpersist()
-        second_rows = pl.concat([one.left_out.second_rows for one in built])
-        given.reading.refuse(second_rows.sort("file", "row"))
         for one in built:
+            given.reading.refuse(one.left_out.second_rows)
             given.reading.leave_out(one.left_out)
         sums = {name: found for one in built for name, found in one.checksums.items()}
         return total([one.size for one in built]), sums
