@@ -5,20 +5,23 @@ session. Out: its shards, byte for byte those of this machine. Spark moves rows 
 fails; what is done with them is done by the code that all engines share, through `mapInArrow`:
 
 1. `_Read` checks pieces of files. It sends rows to the task that owns the shard of their user, many
-   at once as a block of Arrow, and notes what became of all others. Blocks stay on the disks of
-   executors.
+   at once as a block of Arrow, and notes what became of all others. `_Keep` writes the blocks of a
+   shard, as they are, into files beside the output.
 2. `_Count` counts the values of a shard; Spark adds them up.
-3. `_Build` writes a shard beside its place and renames it, so a try that was cut off, or two at the
-   same time, do no harm.
+3. `_Build` writes a shard.
+
+Whatever a task writes gets its name when it is complete, so a try that was cut off, or two at the
+same time, do no harm.
 """
 
 import pickle
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
 import polars as pl
@@ -26,7 +29,7 @@ import pyarrow as pa
 
 from userbert.data.building import Builder
 from userbert.data.cluster import collected
-from userbert.data.codes import CodedLogs
+from userbert.data.codes import CodedLogs, CodedRows
 from userbert.data.engine import Preparation
 from userbert.data.fitting import PROFILE, count_values, counted_values, fit_vocabularies
 from userbert.data.intake import LeftOut, UserLogs, user_logs
@@ -68,35 +71,34 @@ class SparkEngine:
         self._session = session
         # Where tasks run, relative paths would start elsewhere.
         self._schema = Schema.parse(given.schema.dump(), given.schema.folder.absolute())
+        self._folder = given.folder.absolute()
         logs = [*given.logs, *given.profile]
         self._pieces = [piece for log in logs for piece in log.pieces(_ROWS_PER_PIECE)]
-        self._blocks: DataFrame | None = None
 
     def read(self) -> None:
-        """Check pieces of files, and bring the rows of each shard's users into one task."""
-        from pyspark import StorageLevel
-
-        given, pieces = self.preparation, len(self._pieces)
+        """Check pieces of files, and bring the rows of each shard's users together."""
+        given, tasks = self.preparation, len(self._pieces)
         numbers = {name: number for number, name in enumerate(given.files)}
-        task = _Read(self._schema, self._pieces, numbers, given.reading.on_invalid, given.shards)
-        self._blocks = (
-            self._session.range(0, pieces, 1, pieces)
-            .mapInArrow(task, _BLOCKS)
+        read = _Read(self._schema, self._pieces, numbers, given.reading.on_invalid, given.shards)
+        _kept(self._folder, _EVENTS, 0).parent.mkdir()
+        notes = (
+            self._tasks(tasks)
+            .mapInArrow(read, _BLOCKS)
             .repartitionById(given.shards, "shard")
-            .persist(StorageLevel.DISK_ONLY)
+            .mapInArrow(_Keep(self._folder), _NOTES)
         )
-        notes = self._blocks.filter(f"kind = '{_NOTE}'").select("content")
-        for _, found in self._notes(notes, "reading events", pieces + given.shards):
+        for _, found in self._said(notes, "reading events", tasks + given.shards):
             if isinstance(found, InputError):
                 raise found
             given.reading.add(found)
 
     def fit(self) -> Vocabularies:
         """Count the values of each shard, and add them up."""
-        assert self._blocks is not None
-        counted = self._blocks.mapInArrow(_Count(self._schema, self.preparation.files), _COUNTS)
+        given = self.preparation
+        count = _Count(self._schema, given.files, self._folder)
+        counted = self._tasks(given.shards).mapInArrow(count, _COUNTS)
         summed = counted.groupBy("owner", "name", "text", "number").sum("count", "users")
-        table = collected(self._session, summed, "counting values", self.preparation.shards)
+        table = collected(self._session, summed, "counting values", given.shards)
         found = pl.DataFrame(table).rename({"sum(count)": "count", "sum(users)": "users"})
         counts = {}
         for (owner, name), attribute in counted_values(self._schema).items():
@@ -107,22 +109,24 @@ class SparkEngine:
 
     def build(self, vocabularies: Vocabularies) -> tuple[ShardSize, dict[str, str]]:
         """Write each shard in a task of its own."""
-        assert self._blocks is not None
         given = self.preparation
-        folder = given.folder.absolute()
-        (folder / "shards").mkdir()
         append = None if given.append is None else given.append.path.absolute()
-        task = _Build(self._schema, given.files, vocabularies, append, folder, given.shards)
-        notes = self._blocks.mapInArrow(task, _NOTES)
-        built = [one for _, one in self._notes(notes, "building words", given.shards)]
-        self._blocks.unpersist()
+        build = _Build(self._schema, given.files, self._folder, vocabularies, append, given.shards)
+        (self._folder / shard_name(0)).parent.mkdir()
+        notes = self._tasks(given.shards).mapInArrow(build, _NOTES)
+        built = [one for _, one in self._said(notes, "building words", given.shards)]
+        shutil.rmtree(_kept(self._folder, _EVENTS, 0).parent)
         for one in built:
             given.reading.refuse(one.left_out.second_rows)
             given.reading.leave_out(one.left_out)
         sums = {name: found for one in built for name, found in one.checksums.items()}
         return total([one.size for one in built]), sums
 
-    def _notes(self, frame: "DataFrame", description: str, tasks: int) -> list[tuple[int, Any]]:
+    def _tasks(self, number: int) -> "DataFrame":
+        """So many tasks, each of which is given its number."""
+        return self._session.range(0, number, 1, number)
+
+    def _said(self, frame: "DataFrame", description: str, tasks: int) -> list[tuple[int, Any]]:
         """What tasks have to say, by their numbers."""
         table = collected(self._session, frame, description, tasks)
         notes = [pickle.loads(note) for note in table["content"].to_pylist()]
@@ -140,9 +144,8 @@ class _Read:
     shards: int
 
     def __call__(self, numbers: Batches) -> Batches:
-        for batch in numbers:
-            for number in batch["id"].to_pylist():
-                yield from self._read(number)
+        for number in _each(numbers):
+            yield from self._read(number)
 
     def _read(self, number: int) -> Batches:
         piece = self.pieces[number]
@@ -167,85 +170,109 @@ class _Read:
 
 
 @dataclass(frozen=True)
+class _Keep:
+    """Writes the blocks of a shard into files, and passes notes on."""
+
+    folder: Path
+
+    def __call__(self, blocks: Batches) -> Batches:
+        with ExitStack() as stack:
+            files: dict[tuple[int, str], tuple[Path, BinaryIO]] = {}
+            for batch in blocks:
+                columns = (batch[name].to_pylist() for name in ("shard", "kind", "content"))
+                for shard, kind, content in zip(*columns, strict=True):
+                    if kind == _NOTE:
+                        yield _row(content=content)
+                        continue
+                    if (shard, kind) not in files:
+                        mine = _beside(_kept(self.folder, kind, shard))
+                        files[shard, kind] = mine, stack.enter_context(mine.open("wb"))
+                    files[shard, kind][1].write(content)
+        for (shard, kind), (mine, _) in files.items():
+            mine.replace(_kept(self.folder, kind, shard))
+
+
+@dataclass(frozen=True)
 class _Owner:
-    """Has all rows of the users of a shard."""
+    """Has all rows of the users of the shards whose numbers it is given."""
 
     schema: Schema
     files: Sequence[str]
+    folder: Path
 
-    def _gathered(self, blocks: Batches) -> tuple[CodedLogs, UserLogs]:
+    def _gathered(self, shard: int) -> tuple[CodedLogs, UserLogs]:
         coded = CodedLogs.of(self.schema)
-        kinds = {_EVENTS: coded.events, _PROFILE: coded.profile}
-        found = {kind: [rows.no_rows] for kind, rows in kinds.items()}
-        if self.schema.duplicates == "keep":
-            found[_EVENTS] = [coded.events.no_rows.drop("row")]
-        for batch in blocks:
-            for kind, content in zip(batch["kind"].to_pylist(), batch["content"], strict=True):
-                if kind != _NOTE:
-                    block = pl.read_ipc_stream(BytesIO(content.as_buffer()))
-                    found[kind].append(kinds[kind].encode(block))
-        events, profile = (pl.concat(found[kind]) for kind in (_EVENTS, _PROFILE))
-        # Blocks come in any order.
+        events = self._rows(_EVENTS, shard, coded.events)
         if self.schema.duplicates == "drop":
-            events = events.sort("row")
-        return coded, user_logs(self.schema, self.files, events, profile.sort("row"))
+            events = events.sort("row")  # blocks were kept in the order in which they came
+        profile = self._rows(_PROFILE, shard, coded.profile).sort("row")
+        return coded, user_logs(self.schema, self.files, events, profile)
+
+    def _rows(self, kind: str, shard: int, coded: CodedRows) -> pl.DataFrame:
+        file = _kept(self.folder, kind, shard)
+        if not file.exists():
+            return coded.no_rows
+        with pa.OSFile(str(file)) as source:
+            blocks = []
+            while source.tell() < source.size():
+                block = pl.DataFrame(pa.ipc.open_stream(source).read_all())
+                blocks.append(coded.encode(block))
+        return pl.concat(blocks)
 
 
 @dataclass(frozen=True)
 class _Count(_Owner):
-    """Counts the values of a shard."""
+    """Counts the values of shards."""
 
-    def __call__(self, blocks: Batches) -> Batches:
-        coded, logs = self._gathered(blocks)
+    def __call__(self, numbers: Batches) -> Batches:
+        for shard in _each(numbers):
+            yield from self._count(shard)
+
+    def _count(self, shard: int) -> Batches:
+        coded, logs = self._gathered(shard)
         attributes = counted_values(self.schema)
         for (owner, name), counts in count_values(self.schema, coded, logs).items():
-            number, text = (
-                counts["value"],
-                pl.Series(dtype=pl.String).extend_constant(None, len(counts)),
-            )
-            if not isinstance(attributes[owner, name], Number):
+            if isinstance(attributes[owner, name], Number):
+                found = counts.rename({"value": "number"}).with_columns(text=pl.lit(None))
+            else:
                 rows = coded.profile if owner == PROFILE else coded.events
-                text = rows.codes[name].values.gather(number)
-                number = pl.Series(dtype=pl.Float32).extend_constant(None, len(counts))
-            table = counts.select(
-                pl.lit(owner).alias("owner"),
-                pl.lit(name).alias("name"),
-                text.alias("text"),
-                number.alias("number"),
-                pl.col("count", "users").cast(pl.Int64),
-            ).to_arrow(compat_level=pl.CompatLevel.oldest())
+                text = rows.codes[name].values.gather(counts["value"]).alias("text")
+                found = counts.with_columns(text, number=pl.lit(None))
+            table = (
+                found.with_columns(owner=pl.lit(owner), name=pl.lit(name))
+                .select(_ARROW_COUNTS.names)
+                .to_arrow(compat_level=pl.CompatLevel.oldest())
+            )
             yield from table.cast(_ARROW_COUNTS).combine_chunks().to_batches()
 
 
 @dataclass(frozen=True)
 class _Build(_Owner):
-    """Writes a shard."""
+    """Writes shards."""
 
     vocabularies: Vocabularies
     append: Path | None
-    folder: Path
     shards: int
 
-    def __call__(self, blocks: Batches) -> Batches:
-        from pyspark import TaskContext
+    def __call__(self, numbers: Batches) -> Batches:
+        for shard in _each(numbers):
+            yield _row(content=pickle.dumps((shard, self._build(shard))))
 
-        context = TaskContext.get()
-        assert context is not None
-        number = context.partitionId()
-        coded, logs = self._gathered(blocks)
+    def _build(self, shard: int) -> "_Built":
+        coded, logs = self._gathered(shard)
         append = None if self.append is None else PreparedData.open(self.append)
         builder = Builder(self.schema, self.vocabularies, coded, append, self.shards)
-        target = self.folder / shard_name(number)
-        mine = target.with_name(f".{target.name}.{uuid4().hex}")
-        size = write_shard(mine, [builder.build(number, logs)])
-        sums = {f"{shard_name(number)}/{name}": one for name, one in checksums(mine).items()}
+        target = self.folder / shard_name(shard)
+        mine = _beside(target)
+        size = write_shard(mine, [builder.build(shard, logs)])
+        sums = {f"{shard_name(shard)}/{name}": one for name, one in checksums(mine).items()}
         try:
             mine.rename(target)
         except OSError:  # an earlier try of this task was not cut off after all
             if not target.is_dir():
                 raise
             shutil.rmtree(mine)
-        yield _row(content=pickle.dumps((number, _Built(size, sums, logs.left_out))))
+        return _Built(size, sums, logs.left_out)
 
 
 @dataclass(frozen=True)
@@ -255,6 +282,22 @@ class _Built:
     size: ShardSize
     checksums: Mapping[str, str]
     left_out: LeftOut
+
+
+def _each(numbers: Batches) -> Iterator[int]:
+    """The numbers of tasks, of which Spark gives each process one."""
+    for batch in numbers:
+        yield from batch["id"].to_pylist()
+
+
+def _kept(folder: Path, kind: str, shard: int) -> Path:
+    """Where the blocks of a shard are kept between the passes."""
+    return folder / "temporary" / f"{kind}-{shard:05d}"
+
+
+def _beside(target: Path) -> Path:
+    """A name of its own for what is not complete yet."""
+    return target.with_name(f".{target.name}.{uuid4().hex}")
 
 
 def _row(**values: Any) -> pa.RecordBatch:
