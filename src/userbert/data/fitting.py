@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from userbert.data.codes import CodedLogs, Codes
+from userbert.data.codes import CodedLogs
 from userbert.data.intake import UserLogs
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary, countable
 from userbert.schema.models import Attribute, Category, Derived, Number, Schema
@@ -63,17 +63,27 @@ def count_values(schema: Schema, coded: CodedLogs, logs: UserLogs) -> Counts:
     return found
 
 
-def fit_vocabularies(
-    schema: Schema, counts: Sequence[Counts], coded: CodedLogs | None
-) -> Vocabularies:
+def added_up(counts: Sequence[Counts]) -> Counts:
+    """What was counted of several ranges of users, as if they were one.
+
+    A user's rows are in one range, so that numbers of users add up, too.
+    """
+    sums = (pl.col("count").sum(), pl.col("users").sum())
+    return {
+        key: pl.concat([each[key] for each in counts]).group_by("value").agg(*sums)
+        for key in counts[0]
+    }
+
+
+def fit_vocabularies(schema: Schema, counts: Counts, coded: CodedLogs | None) -> Vocabularies:
     """Give ids to values that were counted (design, decision 4), as such or by their codes."""
     fitted: dict[Key, Vocabulary] = {}
     for (owner, name), attribute in counted_values(schema).items():
-        codes = None
-        if coded is not None:
-            rows = coded.profile if owner == PROFILE else coded.events
-            codes = rows.codes.get(name)
-        fitted[owner, name] = _vocabulary(attribute, [each[owner, name] for each in counts], codes)
+        found = counts[owner, name]
+        if coded is not None and not isinstance(attribute, Number):
+            codes = (coded.profile if owner == PROFILE else coded.events).codes[name]
+            found = found.with_columns(codes.values.gather(found["value"]).alias("value"))
+        fitted[owner, name] = _vocabulary(attribute, found)
     segments = {
         segment: {name: fitted[_owner(schema, segment, name), name] for name in one.attributes}
         for segment, one in schema.segments.items()
@@ -88,30 +98,25 @@ def _count(events: pl.DataFrame, name: str, attribute: Attribute) -> pl.DataFram
     value = events[name]
     if isinstance(attribute, Number):
         value = countable(value.cast(pl.Float32).fill_null(float("nan")))
-    table, users = pl.DataFrame({"value": value}), pl.lit(1, pl.UInt32)
+    table, users = pl.DataFrame({"value": value}), pl.lit(1)
     if _matter_users(attribute):
         table, users = table.with_columns(events["user_id"]), pl.col("user_id").n_unique()
-    return table.group_by("value").agg(pl.len().alias("count"), users.alias("users"))
+    return table.group_by("value").agg(
+        pl.len().cast(pl.Int64).alias("count"), users.cast(pl.Int64).alias("users")
+    )
 
 
 def _matter_users(attribute: Attribute) -> bool:
     return isinstance(attribute, Category) and attribute.min_users > 1
 
 
-def _vocabulary(
-    attribute: Attribute, counts: list[pl.DataFrame], codes: Codes | None
-) -> Vocabulary:
-    """Give ids to values that were counted, as such or by their codes."""
-    # A user's events are in one partition, so the numbers of users add up too.
-    merged = pl.concat(counts).group_by("value").agg(pl.col("count").sum(), pl.col("users").sum())
-    if codes is not None:
-        merged = merged.with_columns(codes.values.gather(merged["value"]).alias("value"))
+def _vocabulary(attribute: Attribute, counts: pl.DataFrame) -> Vocabulary:
     if isinstance(attribute, Number):
-        return Bins.fit(merged, attribute.bins)
+        return Bins.fit(counts, attribute.bins)
     if isinstance(attribute, Derived):
-        return Categories.fit(merged, max_values=1_000_000, min_users=1)
+        return Categories.fit(counts, max_values=1_000_000, min_users=1)
     assert isinstance(attribute, Category)
-    return Categories.fit(merged, attribute.max_values, attribute.min_users)
+    return Categories.fit(counts, attribute.max_values, attribute.min_users)
 
 
 def grown(schema: Schema, old: Vocabularies, new: Vocabularies) -> Vocabularies:

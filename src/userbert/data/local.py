@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from userbert.data.building import Builder
 from userbert.data.codes import CodedLogs
 from userbert.data.engine import Preparation
-from userbert.data.fitting import Counts, count_values, fit_vocabularies
+from userbert.data.fitting import Counts, added_up, count_values, fit_vocabularies
 from userbert.data.intake import LeftOut, UserLogs, user_logs
 from userbert.data.partitions import Partitions
 from userbert.data.store import ShardSize, ShardTables, power_of_two, shard_name, total, write_shard
@@ -23,6 +23,8 @@ _BYTES_PER_EVENT = 1_000
 """Of one event at the kernel's peak: its strings, their copy sorted and encoded, and the result."""
 _BYTES_OF_ROW, _BYTES_OF_VALUE = 45, 8
 """On disk, in partitions and in shards together; an id of more than 24 letters takes more."""
+_ADDED_AT_ONCE = 16
+"""Counts of partitions, which may each hold every value that there is."""
 
 
 class LocalEngine:
@@ -58,13 +60,15 @@ class LocalEngine:
         def count(partition: int) -> Counts:
             return count_values(self.preparation.schema, self._coded, self._logs(partition))
 
-        counts = []
+        counts: list[Counts] = []
         with progress("counting values", sum(self._events.sizes)) as advance:
             counted = threaded(count, range(self._number), cores())
             for size, found in zip(self._events.sizes, counted, strict=True):
                 counts.append(found)
+                if len(counts) == _ADDED_AT_ONCE:
+                    counts = [added_up(counts)]
                 advance(size, "")
-        return fit_vocabularies(self.preparation.schema, counts, self._coded)
+        return fit_vocabularies(self.preparation.schema, added_up(counts), self._coded)
 
     def build(self, vocabularies: Vocabularies) -> tuple[ShardSize, dict[str, str]]:
         """Write all shards, each of some partitions in a row."""

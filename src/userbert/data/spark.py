@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 _ROWS_PER_PIECE = 4_194_304
 """Of a Parquet file, that one task reads."""
+_ROWS_AT_A_TIME = 262_144
+"""That are encoded together."""
 
 _EVENTS, _PROFILE, _NOTE = "events", "profile", "note"
 _BLOCKS = "shard int, kind string, content binary"
@@ -105,7 +107,7 @@ class SparkEngine:
             rows = found.filter((pl.col("owner") == owner) & (pl.col("name") == name))
             value = "number" if isinstance(attribute, Number) else "text"
             counts[owner, name] = rows.select(pl.col(value).alias("value"), "count", "users")
-        return fit_vocabularies(self._schema, [counts], coded=None)
+        return fit_vocabularies(self._schema, counts, coded=None)
 
     def build(self, vocabularies: Vocabularies) -> tuple[ShardSize, dict[str, str]]:
         """Write each shard in a task of its own."""
@@ -124,7 +126,7 @@ class SparkEngine:
 
     def _tasks(self, number: int) -> "DataFrame":
         """So many tasks, each of which is given its number."""
-        return self._session.range(0, number, 1, number)
+        return self._session.range(0, number, 1, max(1, number))
 
     def _said(self, frame: "DataFrame", description: str, tasks: int) -> list[tuple[int, Any]]:
         """What tasks have to say, by their numbers."""
@@ -212,12 +214,16 @@ class _Owner:
         file = _kept(self.folder, kind, shard)
         if not file.exists():
             return coded.no_rows
+        # Of many shards, each has many small blocks, which are encoded many at a time.
+        rows, waiting, size = [], [], 0
         with pa.OSFile(str(file)) as source:
-            blocks = []
             while source.tell() < source.size():
-                block = pl.DataFrame(pa.ipc.open_stream(source).read_all())
-                blocks.append(coded.encode(block))
-        return pl.concat(blocks)
+                waiting.append(pa.ipc.open_stream(source).read_all())
+                size += len(waiting[-1])
+                if size >= _ROWS_AT_A_TIME or source.tell() == source.size():
+                    rows.append(coded.encode(pl.DataFrame(pa.concat_tables(waiting))))
+                    waiting, size = [], 0
+        return pl.concat(rows)
 
 
 @dataclass(frozen=True)
