@@ -29,7 +29,7 @@ USERS: Mapping[str, int] = {
 MEMORY = 1536 << 20
 """What ours is told to keep to, in bytes."""
 _MOST_EVENTS: Mapping[str, int] = {
-    "spark": 100_000_000, "polars-scan-sort": 100_000_000, "pandas-per-user": 4_000_000,
+    "spark": 100_000_000, "polars-scan-sort": 100_000_000, "pandas-per-user": 40_000_000,
 }  # fmt: skip
 """Of each that would otherwise take too long, or more memory than a laptop has."""
 _SHORT, _TURNS = 10_000_000, 3

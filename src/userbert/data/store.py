@@ -141,12 +141,13 @@ class PreparedData:
         opened: list[Shard] = []
         first_row = 0
         for number in range(self.manifest["shards"]):
-            shard = self._open_shard(self.path / shard_name(number), first_row)
-            opened.append(shard)
-            first_row += shard.users
+            opened.append(self.open_shard(number, first_row))
+            first_row += opened[-1].users
         return opened
 
-    def _open_shard(self, folder: Path, first_row: int) -> Shard:
+    def open_shard(self, number: int, first_row: int = 0) -> Shard:
+        """One shard, whose pages count as our memory until it is forgotten again."""
+        folder = self.path / shard_name(number)
         users = _read(folder / "users.arrow")
         return Shard(
             first_row,

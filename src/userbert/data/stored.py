@@ -40,7 +40,8 @@ def stored_users(shard: Shard, numbers: Int64) -> UserRows:
 
 def stored_range(data: PreparedData, part: int, parts: int) -> UserRows:
     """The users whose hashes fall into one of `parts` ranges, at least as many as shards."""
-    shard = data.shards[part * len(data.shards) // parts]
+    # Opened anew, as all shards together may be more than memory may hold.
+    shard = data.open_shard(part * data.manifest["shards"] // parts)
     bits = np.uint64(64 - (parts.bit_length() - 1))
     ends = [shard.users]
     first = 0
