@@ -1,11 +1,13 @@
 """User embeddings of prepared data."""
 
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from rich.console import Console
 
 from small_logs import buys, cutoffs, prepared
 from userbert.data.cluster import spark_session
@@ -15,6 +17,7 @@ from userbert.errors import InputError, ModelError
 from userbert.model.userbert import Pool, UserBert, UserBertConfig, embed_pairs
 from userbert.serving import embed as embedding
 from userbert.serving.embed import write_embeddings
+from userbert.serving.inspection import inspect
 
 
 @pytest.fixture
@@ -132,6 +135,9 @@ def test_a_cluster_writes_the_same_vectors(
     with spark_session("local[2]") as spark:
         write_embeddings(model, data, pairs, tmp_path / "there", spark=spark)
     assert len(list((tmp_path / "there").iterdir())) == 3
+    shown = StringIO()
+    Console(file=shown, width=120).print(inspect(tmp_path / "there"))
+    assert "there: 5 rows" in shown.getvalue()
     here, there = (pl.read_parquet(tmp_path / name) for name in ("here.parquet", "there"))
     assert here["user_id"].to_list() == there["user_id"].to_list()
     assert here["cutoff"].to_list() == there["cutoff"].to_list()

@@ -28,7 +28,8 @@ _VALUES_SHOWN = 4
 def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> RenderableType:
     """Describe what `path` holds; with `user` (of prepared data), that user's words."""
     if path.is_file():
-        return _describe_table(path)
+        with reading(path):
+            return _describe_table(path, scan(path).collect())
     if (path / "manifest.json").is_file():
         data = PreparedData.open(path)
         return _describe_data(data) if user is None else _describe_user(data, user, cutoff)
@@ -38,6 +39,8 @@ def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> R
         return verdict(read_json(path / "report.json")["rows"])
     if (path / "task.json").is_file():
         return _describe_json(path, ("task.json",))
+    if any(path.glob("part-*.parquet")):
+        return _describe_table(path, pl.read_parquet(path))
     raise InputError(
         f"{path}: expected prepared data, a model, task or evaluation folder, or a file of labels, "
         "embeddings or scores; found none of these."
@@ -138,9 +141,7 @@ def _most(values: list[tuple[str, int]]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _describe_table(path: Path) -> RenderableType:
-    with reading(path):
-        frame = scan(path).collect()
+def _describe_table(path: Path, frame: pl.DataFrame) -> RenderableType:
     table = _table(f"{path}: {len(frame):,} rows", "column", "type", "nulls", "examples")
     for column in frame.iter_columns():
         examples = ", ".join(str(value)[:40] for value in column.head(3))
