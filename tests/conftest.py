@@ -1,6 +1,7 @@
 """What tests of every stage share: real logs, and hypothesis without a clock."""
 
 import os
+import shutil
 from pathlib import Path
 
 # Before torch is loaded: tests run side by side, and its threads would wait for each other.
@@ -25,3 +26,12 @@ def real_data() -> Path:
             pytest.fail("USERBERT_DATA is not set, and continuous integration must test real logs")
         pytest.skip("USERBERT_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def java() -> None:
+    """What Spark runs on."""
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        if os.environ.get("CI") == "true":
+            pytest.fail("there is no Java, and continuous integration must test Spark")
+        pytest.skip("there is no Java, which Spark needs")

@@ -44,7 +44,11 @@ def snippets(page: Path, language: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
-def test_snippets_run_as_they_stand(page: Path, tmp_path: Path) -> None:
+def test_snippets_run_as_they_stand(
+    page: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if page.name == "cluster.md":
+        request.getfixturevalue("java")
     write_example_logs(tmp_path)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     prepare = (

@@ -36,6 +36,7 @@ def test_memory_is_that_of_all_processes_together() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("java")
 def test_bench_prepare_writes_the_rows_of_the_design(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

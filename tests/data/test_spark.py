@@ -61,7 +61,7 @@ duplicates: drop
 
 
 @pytest.fixture(scope="module")
-def spark() -> Iterator["SparkSession"]:
+def spark(java: None) -> Iterator["SparkSession"]:
     with spark_session("local[2]") as session:
         session.sparkContext.setLogLevel("ERROR")
         yield session
@@ -228,6 +228,7 @@ with spark_session("local-cluster[2,1,1024]") as session:
 """
 
 
+@pytest.mark.usefixtures("java")
 def test_executors_may_be_killed(
     logs: Schema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,15 +256,13 @@ def test_executors_may_be_killed(
     assert same(here.path, tmp_path / "there")
 
 
-def executors(driver: int) -> list[int]:
-    """The processes that run executors, among all that a driver started."""
-    found = []
-    for child in subprocess.run(
-        ["pgrep", "--parent", str(driver)], capture_output=True, text=True, check=False
-    ).stdout.split():
-        command = Path(f"/proc/{child}/cmdline").read_text()
-        found += [int(child)] if "ExecutorBackend" in command else executors(int(child))
-    return found
+def executors(process: int) -> list[int]:
+    """The processes that run executors, among all that a process started."""
+    if "ExecutorBackend" in Path(f"/proc/{process}/cmdline").read_text():
+        return [process]
+    threads = Path(f"/proc/{process}/task").iterdir()
+    children = [child for thread in threads for child in (thread / "children").read_text().split()]
+    return [found for child in children for found in executors(int(child))]
 
 
 def test_a_cluster_that_is_not_there_is_told(logs: Schema, tmp_path: Path) -> None:

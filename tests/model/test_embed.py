@@ -125,6 +125,7 @@ def test_data_with_other_segments_are_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("java")
 def test_a_cluster_writes_the_same_vectors(
     model: UserBert, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
