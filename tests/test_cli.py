@@ -91,6 +91,24 @@ def test_missing_column_is_named_with_what_there_is(shop: Path, tmp_path: Path) 
     assert not (tmp_path / "data").exists()
 
 
+def test_init_shows_its_evidence(tmp_path: Path) -> None:
+    rows = [
+        f"{row % 30},2024-03-{row % 28 + 1:02}T10:00,{row // 30 % 3},{row}.5,always"
+        for row in range(300)
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(["user,time,page,price,kind", *rows]))
+    done = run("init", "log.csv", "--explain", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    found = {row[0]: row[1:] for row in cells if row and row[0]}
+    assert found["user"][:3] == ["user", "300", "30"]
+    assert found["time"][0] == "time"
+    assert found["page"][:4] == ["category", "300", "3", "30"]
+    assert found["price"][:3] == ["number", "300", "300"]
+    assert found["price"][5].startswith("0.5 to")
+    assert found["kind"][:3] == ["left out", "300", "1"]
+
+
 def test_time_that_does_not_parse_is_named_by_row(shop: Path, tmp_path: Path) -> None:
     rows = ["user_id,timestamp,event_type,category,price"]
     rows += [f"u{i % 5},2024-01-{1 + i % 28:02}T10:00:00,view,tea,1" for i in range(60)]

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Column, Table
+from rich.text import Text
 
 from userbert.cli.options import (
     Data,
@@ -34,6 +36,9 @@ def init(
         Path | None, typer.Option(metavar="FILE", help="One row a user: what is known of them.")
     ] = None,
     output: Output = Path("schema.yaml"),
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what was counted of each column, as a table.")
+    ] = False,
 ) -> None:
     """Propose a schema for event logs, with the reason of each choice as a comment.
 
@@ -41,10 +46,19 @@ def init(
     """
     from userbert.folders import publishing_file
     from userbert.schema import Schema
-    from userbert.schema.inference import propose_schema
+    from userbert.schema.evidence import COLUMNS, evidence
+    from userbert.schema.inference import propose
+    from userbert.schema.proposal import render
 
-    text = propose_schema(events, profiles, output.parent)
+    proposal = propose(events, profiles, output.parent)
+    text = render(proposal)
     Schema.parse(text)
+    if explain:
+        for name, rows in evidence(proposal):
+            table = Table(*(Column(name, overflow="fold") for name in COLUMNS), title=Text(name))
+            for row in rows:
+                table.add_row(*map(Text, row))
+            show(table)
     with publishing_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     show(f"{output} is written. Look it through, then: userbert prepare {output} -o data")

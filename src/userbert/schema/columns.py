@@ -31,22 +31,7 @@ _MAX_VALUES = 20_000
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a column is taken for, and why."""
-
-    column: str
-    kind: Literal["category", "number", "left out"]
-    reason: str
-    max_values: int = 0
-    min_users: int = 1
-    bins: int = 0
-    is_numeric: bool = True
-    """Nothing in the column contradicts that it holds numbers."""
-    low: float | None = None
-
-
-@dataclass(frozen=True)
-class _Evidence:
+class Evidence:
     """Counts over all rows of a log."""
 
     column: str
@@ -72,6 +57,23 @@ class _Evidence:
     """Some values start with a zero that a number would not have."""
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a column is taken for, and why."""
+
+    column: str
+    kind: Literal["category", "number", "left out"]
+    reason: str
+    max_values: int = 0
+    min_users: int = 1
+    bins: int = 0
+    is_numeric: bool = True
+    """Nothing in the column contradicts that it holds numbers."""
+    low: float | None = None
+    evidence: Evidence | None = None
+    """None: the column was not counted, as its type says enough."""
 
 
 def fewest_users(users: int) -> int:
@@ -107,7 +109,7 @@ def judge(
         else:
             choice = _judge_one(log, evidence, users, bins, is_profile=times is None)
         is_numeric = evidence.is_numeric or evidence.given == 0
-        choices[name] = replace(choice, is_numeric=is_numeric, low=evidence.low)
+        choices[name] = replace(choice, is_numeric=is_numeric, low=evidence.low, evidence=evidence)
     used = [evidence for evidence in found if choices[evidence.column].kind != "left out"]
     for name, original in _copies(log, used).items():
         choices[name] = replace(
@@ -116,8 +118,8 @@ def judge(
     return [choices[name] for name in names]
 
 
-def _gather(log: Log, user: str, names: Sequence[str], min_users: int) -> list[_Evidence]:
-    """Count what `_Evidence` holds, in streams: a few passes over the log, whatever its size."""
+def _gather(log: Log, user: str, names: Sequence[str], min_users: int) -> list[Evidence]:
+    """Count what `Evidence` holds, in streams: a few passes over the log, whatever its size."""
     if not names:
         return []
     plans = []
@@ -156,12 +158,12 @@ def _gather(log: Log, user: str, names: Sequence[str], min_users: int) -> list[_
     given_by = (pl.col(user).filter(pl.col(name).is_not_null()).n_unique() for name in names)
     users = log.collect(*(count.alias(f"{i}") for i, count in enumerate(given_by))).row(0)
     return [
-        _Evidence(column=name, users=number, **row.row(0, named=True))
+        Evidence(column=name, users=number, **row.row(0, named=True))
         for name, number, row in zip(names, users, counted, strict=True)
     ]
 
 
-def _determined_by_time(log: Log, found: Sequence[_Evidence], times: Times | None) -> set[str]:
+def _determined_by_time(log: Log, found: Sequence[Evidence], times: Times | None) -> set[str]:
     """Columns such as the week or weekday, which have one value in each hour (or day)."""
     candidates = [evidence.column for evidence in found if 1 < evidence.values <= 1000]
     if times is None or not candidates:
@@ -180,7 +182,7 @@ def _determined_by_time(log: Log, found: Sequence[_Evidence], times: Times | Non
     return {name for name, count in zip(candidates, counts[1:], strict=True) if count == counts[0]}
 
 
-def _copies(log: Log, found: Sequence[_Evidence]) -> dict[str, str]:
+def _copies(log: Log, found: Sequence[Evidence]) -> dict[str, str]:
     """Columns whose values stand one to one with those of an earlier column."""
     twins = [
         (one.column, other.column)
@@ -201,7 +203,7 @@ def _copies(log: Log, found: Sequence[_Evidence]) -> dict[str, str]:
     return copies
 
 
-def _judge_one(log: Log, evidence: _Evidence, users: int, bins: int, *, is_profile: bool) -> Choice:
+def _judge_one(log: Log, evidence: Evidence, users: int, bins: int, *, is_profile: bool) -> Choice:
     name, rows = evidence.column, log.rows
     if evidence.given < 0.005 * rows:
         return _left_out(name, f"given in only {evidence.given:,} of {rows:,} rows")
@@ -220,12 +222,12 @@ def _judge_one(log: Log, evidence: _Evidence, users: int, bins: int, *, is_profi
     return _category(evidence, users, gaps)
 
 
-def _is_of_the_user(evidence: _Evidence) -> bool:
+def _is_of_the_user(evidence: Evidence) -> bool:
     repeated = evidence.given >= 2 * evidence.users
     return evidence.users >= 20 and repeated and evidence.pairs <= 1.01 * evidence.users
 
 
-def _is_number(evidence: _Evidence, kind: pl.DataType) -> bool:
+def _is_number(evidence: Evidence, kind: pl.DataType) -> bool:
     """Amounts are numbers, codes are categories; a name tells more than the digits do."""
     if not evidence.is_numeric or evidence.is_padded:
         return False
@@ -246,13 +248,13 @@ def _is_number(evidence: _Evidence, kind: pl.DataType) -> bool:
     return is_amount and not _is_identifier(evidence)
 
 
-def _is_identifier(evidence: _Evidence) -> bool:
+def _is_identifier(evidence: Evidence) -> bool:
     """Whether each value is of one user, and users have several."""
     values = evidence.values
     return values > max(20, 1.5 * evidence.users) and evidence.pairs < 1.05 * values
 
 
-def _number(evidence: _Evidence, bins: int, gaps: str) -> Choice:
+def _number(evidence: Evidence, bins: int, gaps: str) -> Choice:
     low, high = evidence.low or 0.0, evidence.high or 0.0
     reason = f"numbers from {low:,.10g} to {high:,.10g}{gaps}"
     bins = max(2, min(bins, evidence.values))
@@ -265,7 +267,7 @@ def _number(evidence: _Evidence, bins: int, gaps: str) -> Choice:
     return Choice(evidence.column, "number", reason, bins=bins)
 
 
-def _category(evidence: _Evidence, users: int, gaps: str) -> Choice:
+def _category(evidence: Evidence, users: int, gaps: str) -> Choice:
     name, values = evidence.column, evidence.values
     min_users = fewest_users(users)
     if values > 50 and values > 0.9 * evidence.given:

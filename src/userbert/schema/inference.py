@@ -27,6 +27,14 @@ _EVENT_BINS, _PROFILE_BINS = 16, 10
 def propose_schema(events: list[Path], profiles: Path | None, folder: Path) -> str:
     """Propose a schema, to be kept in `folder`, as YAML text with its reasons as comments.
 
+    Raises as `propose` does.
+    """
+    return render(propose(events, profiles, folder))
+
+
+def propose(events: list[Path], profiles: Path | None, folder: Path) -> Proposal:
+    """Find what a schema, to be kept in `folder`, should say, with the evidence.
+
     Raises `SourceError` when a file cannot be read, or when no column says who or when.
     """
     logs = _open_logs(events, folder)
@@ -45,9 +53,7 @@ def propose_schema(events: list[Path], profiles: Path | None, folder: Path) -> s
     attributes = _merge(choices)
     if table is not None:
         attributes = _without_traits(attributes, table)
-    return render(
-        Proposal(logs, user, user_reason, times, actions, attributes, habits, profile=table)
-    )
+    return Proposal(logs, user, user_reason, times, actions, attributes, habits, profile=table)
 
 
 def _open_logs(paths: Sequence[Path], folder: Path) -> list[Log]:
@@ -193,7 +199,9 @@ def _without_traits(attributes: Sequence[Choice], table: UserTable) -> list[Choi
     """Leave out of the events what the profiles say: a masked word could be read off them."""
     traits = {field.column for field in table.fields if field.kind != "left out"}
     return [
-        Choice(each.column, "left out", "the profiles have it") if each.column in traits else each
+        replace(each, kind="left out", reason="the profiles have it")
+        if each.column in traits
+        else each
         for each in attributes
     ]
 
