@@ -68,6 +68,23 @@ def test_killed_at_random_moments_it_is_absent_or_complete(logs: Path, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "whole"]
 
 
+def test_interrupted_it_says_so_and_leaves_nothing(logs: Path, tmp_path: Path) -> None:
+    run = subprocess.Popen(
+        command(logs, tmp_path / "data"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.iterdir()):
+        assert run.poll() is None
+        time.sleep(0.001)
+    run.send_signal(signal.SIGINT)
+    told = run.communicate()[1]
+    assert run.returncode == 130
+    assert told == "error: interrupted; nothing half-written was left\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Where a disk of any size can be mounted."""

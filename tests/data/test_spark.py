@@ -256,6 +256,26 @@ def test_executors_may_be_killed(
     assert same(here.path, tmp_path / "there")
 
 
+@pytest.mark.usefixtures("java")
+def test_interrupted_it_leaves_nothing(logs: Schema, tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(SCHEMA)
+    command = [sys.executable, "-m", "userbert", "prepare", str(tmp_path / "schema.yaml")]
+    run = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "data"), "--engine", "spark", "--master", "local[1]"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob(".data*/temporary")):
+        assert run.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    told = run.communicate(timeout=60)[1]
+    assert run.returncode == 130, told
+    assert "interrupted; nothing half-written was left" in told
+    assert not list(tmp_path.glob("*data*"))
+
+
 def executors(process: int) -> list[int]:
     """The processes that run executors, among all that a process started."""
     if "ExecutorBackend" in Path(f"/proc/{process}/cmdline").read_text():

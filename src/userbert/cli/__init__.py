@@ -38,6 +38,9 @@ app.command()(reproducing.reproduce)
 app.add_typer(bench.app, name="bench")
 
 
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the command line."""
     # torch's threads wait for work by spinning: for long, they take the time of others on a busy
@@ -49,9 +52,10 @@ def main() -> None:
     except InputError as error:
         tell_error(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        tell_error("interrupted; nothing half-written was left")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer has caught Ctrl-C, and says nothing
+            tell_error("interrupted; nothing half-written was left")
+        raise
     except UserBertError as error:
         tell_error(str(error))
         sys.exit(1)

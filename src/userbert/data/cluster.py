@@ -5,19 +5,21 @@ runs on Spark: preparation and embedding.
 """
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from userbert.errors import ClusterError, InputError
-from userbert.progress import Advance, progress
+from userbert.progress import progress
 
 if TYPE_CHECKING:
-    from pyspark import SparkContext
+    from pyspark import StatusTracker
     from pyspark.sql import DataFrame, SparkSession
 
 _LOOKS_A_SECOND = 2
@@ -46,6 +48,9 @@ def spark_session(master: str | None) -> Iterator["SparkSession"]:
             f"Spark does not start ({_reason(error)}). It needs Java 17 or newer (JAVA_HOME), and "
             "a master such as local[2], spark://HOST:7077, yarn or k8s://HOST:PORT."
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        # Spark's handler of Ctrl-C lets it look as if the cluster had failed.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield session
     finally:
@@ -57,9 +62,24 @@ def collected(session: "SparkSession", frame: "DataFrame", description: str, tas
 
     Raises `ClusterError` if the cluster gives up.
     """
-    with _watched(session.sparkContext, description, tasks):
+    context, group = session.sparkContext, uuid4().hex
+
+    def work() -> Any:
+        context.setJobGroup(group, description, interruptOnCancel=True)
+        return frame.toArrow()
+
+    # In a thread of its own, so that Ctrl-C finds this one waiting, and not amid a call of Java.
+    with ThreadPoolExecutor(1) as pool, progress(description, tasks) as advance:
+        running, shown = pool.submit(work), 0
         try:
-            return frame.toArrow()
+            while wait([running], 1 / _LOOKS_A_SECOND).not_done:
+                now = min(_done(context.statusTracker(), group), tasks)
+                advance(max(0, now - shown), "")
+                shown = max(now, shown)
+            return running.result()
+        except KeyboardInterrupt:
+            context.cancelJobGroup(group)
+            raise
         except Exception as error:  # Spark's own, and Java's by way of its gateway
             raise ClusterError(
                 f"{description}: the cluster gave up ({_reason(error)}). Its executors' logs say "
@@ -67,34 +87,12 @@ def collected(session: "SparkSession", frame: "DataFrame", description: str, tas
             ) from error
 
 
-@contextmanager
-def _watched(context: "SparkContext", description: str, tasks: int) -> Iterator[None]:
-    """Show how many tasks are done of the jobs that are started meanwhile."""
-    group, over = uuid4().hex, threading.Event()
-    context.setJobGroup(group, description, interruptOnCancel=True)
-    with progress(description, tasks) as advance:
-        watcher = threading.Thread(target=_watch, args=(context, group, tasks, advance, over))
-        watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
-
-
-def _watch(
-    context: "SparkContext", group: str, tasks: int, advance: Advance, over: threading.Event
-) -> None:
-    tracker, shown = context.statusTracker(), 0
-    done: dict[int, int] = {}
-    while not over.wait(1 / _LOOKS_A_SECOND):
-        for job in map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)):
-            for stage in map(tracker.getStageInfo, job.stageIds if job is not None else ()):
-                if stage is not None:
-                    done[stage.stageId] = stage.numCompletedTasks
-        now = min(sum(done.values()), tasks)
-        advance(now - shown, "")
-        shown = now
+def _done(tracker: "StatusTracker", group: str) -> int:
+    """How many tasks of a group of jobs are done."""
+    jobs = map(tracker.getJobInfo, tracker.getJobIdsForGroup(group))
+    stages = {stage for job in jobs if job is not None for stage in job.stageIds}
+    found = map(tracker.getStageInfo, stages)
+    return sum(stage.numCompletedTasks for stage in found if stage is not None)
 
 
 def _reason(error: Exception) -> str:
