@@ -90,9 +90,9 @@ def prepare(
             schema = schema.model_copy(update={"fit_before": append.schema.fit_before})
         size, checksums = engine.build(vocabularies)
         _check_segments(schema, size.actions)
+        reading.close()
         (folder / "schema.yaml").write_text(schema.dump(), encoding="utf-8")
         write_json(folder / "vocabularies.json", vocabularies.to_json())
-        reading.close()
         rows_by_file = {name: account.to_json() for name, account in reading.accounts.items()}
         summary = {
             **before,
@@ -101,13 +101,16 @@ def prepare(
             "warnings": _warnings(schema),
         }
         write_json(folder / "summary.json", summary)
-        first, last = reading.first_event, reading.last_event
-        if append is not None:
-            first, last = min(first, append.first_event), max(last, append.last_event)
-        span = {"first_event": first, "last_event": last}
-        content = {"users": size.users, "shards": preparation.shards, **span}
+        content = {"users": size.users, "shards": preparation.shards, **_span(reading, append)}
         write_manifest(folder, content, checksums)
     return PreparedData.open(output)
+
+
+def _span(reading: Reading, append: PreparedData | None) -> dict[str, int]:
+    first, last = reading.first_event, reading.last_event
+    if append is not None:
+        first, last = min(first, append.first_event), max(last, append.last_event)
+    return {"first_event": first, "last_event": last}
 
 
 def _engine(preparation: Preparation, memory: int, spark: "SparkSession | None") -> Engine:
