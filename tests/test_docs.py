@@ -35,7 +35,7 @@ RUN = [
 ]
 PREPARED = {"explain.md", "forget.md", "pretrain.md", "resume.md"}
 """Pages that begin with prepared data."""
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def snippets(page: Path, language: str) -> list[str]:

@@ -117,3 +117,4 @@ def _save(labels: "Labels", output: Path) -> None:
     labels.save(output)
     positives = f", {labels.targets.mean():.1%} positive" if labels.kind == "binary" else ""
     show(f"{output}: {len(labels):,} labels{positives}")
+    show(f"next: userbert evaluate MODEL DATA --labels {output} -o verdict")

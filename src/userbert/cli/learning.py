@@ -114,6 +114,8 @@ def pretrain(
         f"{output}: {record['users']:,} user sequences in {record['seconds']:.0f} s "
         f"({record['users_per_s']:,.0f} a second), loss {record['loss']:.3f}"
     )
+    show(f"next: userbert embed {output} {data} -o embeddings.parquet")
+    show(f"or, with labels: userbert evaluate {output} {data} --labels FILE -o verdict")
 
 
 def extend(model: Model, data: Data, output: Output) -> None:
@@ -213,6 +215,7 @@ def finetune(
         f"{output}: {record['labels']:,} labels, {when}: "
         f"{measure} {record['quality']:.3f} on {record['validation_labels']:,} users set apart"
     )
+    show(f"next: userbert predict {output} {data} -o scores.parquet")
 
 
 def predict(

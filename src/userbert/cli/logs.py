@@ -135,6 +135,7 @@ def prepare(
     show(f"{output}: {len(data):,} users from {read:,} rows; {left_out:,} rows are in no segment")
     if (output / "rejected.parquet").exists():
         warn(f"{output / 'rejected.parquet'} holds the rows set aside, and why")
+    show(f"next: userbert pretrain {output} -o model")
 
 
 def forget(
