@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from userbert.data import prepare as preparation
@@ -295,3 +296,21 @@ def test_a_cluster_that_is_not_there_is_told(logs: Schema, tmp_path: Path) -> No
     assert run.returncode == 2
     assert "Spark does not start" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_try_that_is_cut_off_leaves_nothing_among_the_shards(
+    logs: Schema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(folder: Path, _parts: object) -> None:
+        folder.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    data = prepare(logs, tmp_path / "data", on_invalid="quarantine")
+    folder = tmp_path / "output"
+    for name in ("temporary", "shards"):
+        (folder / name).mkdir(parents=True)
+    monkeypatch.setattr(engine, "write_shard", cut_off)
+    build = engine._Build(logs, [], folder, data.vocabularies, None, 1)
+    with pytest.raises(KeyboardInterrupt):
+        next(build(iter([pa.record_batch({"id": [0]})])))
+    assert list((folder / "shards").iterdir()) == []

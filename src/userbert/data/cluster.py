@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -54,7 +54,9 @@ def spark_session(master: str | None) -> Iterator["SparkSession"]:
     try:
         yield session
     finally:
-        session.stop()
+        # Where Java has died, there is nothing to stop, and why is told already.
+        with suppress(Exception):
+            session.stop()
 
 
 def collected(session: "SparkSession", frame: "DataFrame", description: str, tasks: int) -> Any:

@@ -187,7 +187,7 @@ class _Keep:
                         yield _row(content=content)
                         continue
                     if (shard, kind) not in files:
-                        mine = _beside(_kept(self.folder, kind, shard))
+                        mine = _unfinished(self.folder)
                         files[shard, kind] = mine, stack.enter_context(mine.open("wb"))
                     files[shard, kind][1].write(content)
         for (shard, kind), (mine, _) in files.items():
@@ -269,7 +269,7 @@ class _Build(_Owner):
         append = None if self.append is None else PreparedData.open(self.append)
         builder = Builder(self.schema, self.vocabularies, coded, append, self.shards)
         target = self.folder / shard_name(shard)
-        mine = _beside(target)
+        mine = _unfinished(self.folder)
         size = write_shard(mine, [builder.build(shard, logs)])
         sums = {f"{shard_name(shard)}/{name}": one for name, one in checksums(mine).items()}
         try:
@@ -301,9 +301,9 @@ def _kept(folder: Path, kind: str, shard: int) -> Path:
     return folder / "temporary" / f"{kind}-{shard:05d}"
 
 
-def _beside(target: Path) -> Path:
-    """A name of its own for what is not complete yet."""
-    return target.with_name(f".{target.name}.{uuid4().hex}")
+def _unfinished(folder: Path) -> Path:
+    """A name of its own for what is not complete yet; it goes with all that is temporary."""
+    return folder / "temporary" / uuid4().hex
 
 
 def _row(**values: Any) -> pa.RecordBatch:
