@@ -53,6 +53,8 @@ def init(
     proposal = propose(events, profiles, output.parent)
     text = render(proposal)
     Schema.parse(text)
+    for warning in proposal.warnings():
+        warn(warning)
     if explain:
         for name, rows in evidence(proposal):
             table = Table(*(Column(name, overflow="fold") for name in COLUMNS), title=Text(name))

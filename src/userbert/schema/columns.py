@@ -13,7 +13,7 @@ from typing import Literal
 import polars as pl
 
 from userbert.schema.files import reading
-from userbert.schema.roles import Log, Times, words_of
+from userbert.schema.roles import Log, Times, holds_dates, words_of
 
 _CODE_WORDS = {
     "id", "ids", "code", "sku", "upc", "ean", "key", "zip", "zipcode", "postcode", "no", "nr",
@@ -74,6 +74,8 @@ class Choice:
     low: float | None = None
     evidence: Evidence | None = None
     """None: the column was not counted, as its type says enough."""
+    warning: str | None = None
+    """What should be told even to those who do not read the schema."""
 
 
 def fewest_users(users: int) -> int:
@@ -93,6 +95,8 @@ def judge(
     temporal = [name for name in names if log.types[name].is_temporal()]
     if times is not None:
         temporal += [name for name in times.others if name not in temporal]
+    else:
+        temporal += [name for name in names if holds_dates(log, name)]
     choices = {
         name: _left_out(name, "a list, record or bytes; flatten it to use it") for name in nested
     }

@@ -15,8 +15,10 @@ from pathlib import Path
 import polars as pl
 
 from userbert.errors import SourceError
+from userbert.progress import warn
 from userbert.schema.columns import Choice, judge
 from userbert.schema.files import columns_of, count_rows, expand, reading, scan
+from userbert.schema.hindsight import without_hindsight, without_totals
 from userbert.schema.proposal import Habits, Proposal, UserTable, render
 from userbert.schema.roles import Log, Times, find_actions, find_times, find_user
 
@@ -29,7 +31,10 @@ def propose_schema(events: list[Path], profiles: Path | None, folder: Path) -> s
 
     Raises as `propose` does.
     """
-    return render(propose(events, profiles, folder))
+    proposal = propose(events, profiles, folder)
+    for warning in proposal.warnings():
+        warn(warning)
+    return render(proposal)
 
 
 def propose(events: list[Path], profiles: Path | None, folder: Path) -> Proposal:
@@ -45,13 +50,19 @@ def propose(events: list[Path], profiles: Path | None, folder: Path) -> Proposal
         find_actions(log, {user, when.column}) for log, when in zip(logs, times, strict=True)
     ]
     choices = [
-        judge(log, user, {when.column, action.column or ""}, times=when, bins=_EVENT_BINS)
+        without_hindsight(
+            log,
+            user,
+            when,
+            judge(log, user, {when.column, action.column or ""}, times=when, bins=_EVENT_BINS),
+        )
         for log, when, action in zip(logs, times, actions, strict=True)
     ]
     habits = _habits(logs, times, user)
-    table = None if profile is None else _describe_profile(profile, logs, user)
     attributes = _merge(choices)
+    table = None if profile is None else _describe_profile(profile, logs, user)
     if table is not None:
+        table = replace(table, fields=without_totals(table, user, logs, times, attributes))
         attributes = _without_traits(attributes, table)
     return Proposal(logs, user, user_reason, times, actions, attributes, habits, profile=table)
 
@@ -190,6 +201,7 @@ def _merge(choices: Sequence[Sequence[Choice]]) -> list[Choice]:
         )
         if kinds == {"number"} and not all(choice.is_numeric for choice in each):
             best = Choice(column, "left out", "numbers in one log, text in another")
+        best = next((choice for choice in each if choice.warning is not None), best)
         lows = [choice.low for choice in each if choice.low is not None]
         merged.append(replace(best, low=min(lows, default=None)))
     return merged

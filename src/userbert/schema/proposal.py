@@ -57,6 +57,11 @@ class Proposal:
     habits: Habits
     profile: UserTable | None = None
 
+    def warnings(self) -> list[str]:
+        """What should be told even to those who do not read the schema."""
+        fields = () if self.profile is None else self.profile.fields
+        return [each.warning for each in (*self.attributes, *fields) if each.warning is not None]
+
 
 def render(proposal: Proposal) -> str:
     """Write a proposal as `schema.yaml`."""

@@ -89,6 +89,8 @@ class Times:
     """A key of the date of each event."""
     hour: pl.Expr
     """The hour of the day of each event."""
+    second: pl.Expr
+    """Seconds, from some start on; where times are text, all months are of 31 days."""
     others: list[str]
     """Further columns that hold times."""
 
@@ -192,6 +194,14 @@ def find_times(log: Log, user: str) -> Times:
     return _describe(log, best, [name for name in found if name != best])
 
 
+def holds_dates(log: Log, name: str) -> bool:
+    """Whether a column is text that is written as dates or times, with marks between the parts."""
+    given = log.sample[name].drop_nulls()
+    if given.dtype != pl.String or given.is_empty():
+        return False
+    return _share_iso(given) > 0.9 and not given.str.contains(r"^\s*\d{8}\s*$").any()
+
+
 def _time_score(name: str, log: Log) -> tuple[int, float, int] | None:
     """Judge a column as the time of events: by name and form, then gaps, then fineness."""
     kind, values = log.types[name], log.sample[name]
@@ -199,12 +209,10 @@ def _time_score(name: str, log: Log) -> tuple[int, float, int] | None:
     if given.is_empty():
         return None
     by_name = sum(_TIME_WORDS.get(word, 0) for word in words_of(name))
-    if kind.is_temporal() and kind not in (pl.Time, pl.Duration):
-        by_form = 5
-    elif kind == pl.String and _share_iso(given) > 0.9:
-        # Eight digits may be a code: only a name makes them a date.
-        if by_name <= 0 and given.str.contains(r"^\s*\d{8}\s*$").any():
-            return None
+    is_time = kind.is_temporal() and kind not in (pl.Time, pl.Duration)
+    # Eight digits may be a code: only a name makes them a date.
+    is_digits = by_name > 0 and kind == pl.String and _share_iso(given) > 0.9
+    if is_time or is_digits or holds_dates(log, name):
         by_form = 5
     elif _epoch_unit(values) is not None and by_name > 0:
         by_form = 0
@@ -244,6 +252,7 @@ def _describe(log: Log, name: str, others: list[str]) -> Times:
         valid = column.dt.year().is_between(1900, 2200)
         day = column.dt.date()
         hour, midnight = pl.lit(0), valid
+        second = column.dt.epoch("s")
         if isinstance(kind, pl.Datetime):
             zone = kind.time_zone
             hour, midnight = column.dt.hour(), column.dt.time() == pl.time(0)
@@ -255,14 +264,15 @@ def _describe(log: Log, name: str, others: list[str]) -> Times:
         valid = column.str.contains(rf"^(?:{_DATE})(?:[T ]|$)")
         length = 8 if given.str.contains(r"^\s*\d{8}").any() else 10
         day, hour = column.str.slice(0, length), column.str.slice(length + 1, 2)
+        second = _seconds_in_text(column)
         midnight = column.str.slice(length).str.contains(r"^([T ]00:00(:00(\.0+)?)?( ?UTC|Z)?)?$")
     else:
         unit = _epoch_unit(log.sample[name])
         assert unit is not None, "only columns that are times are described"
-        seconds = column.cast(pl.Float64, strict=False) / _UNITS[unit]
-        column, valid = seconds, seconds.is_between(_SINCE, _UNTIL)
-        day, hour = (seconds / 86_400).floor(), (seconds % 86_400 / 3600).floor()
-        midnight = seconds % 86_400 == 0
+        second = column.cast(pl.Float64, strict=False) / _UNITS[unit]
+        column, valid = second, second.is_between(_SINCE, _UNTIL)
+        day, hour = (second / 86_400).floor(), (second % 86_400 / 3600).floor()
+        midnight = second % 86_400 == 0
     first, last, found, is_day = log.collect(
         column.filter(valid).min().alias("first"),
         column.filter(valid).max().alias("last"),
@@ -273,8 +283,19 @@ def _describe(log: Log, name: str, others: list[str]) -> Times:
         raise SourceError(f'{log.files[0]}, column "{name}": no time between 1900 and 2200.')
     return Times(
         name, _moment(first), _moment(last), unit, zone, is_day, has_offset, log.rows - found,
-        day, hour, others,
+        day, hour, second.cast(pl.Float64), others,
     )  # fmt: skip
+
+
+def _seconds_in_text(column: pl.Expr) -> pl.Expr:
+    digits = column.str.replace_all(r"\D", "").str.pad_end(14, "0")
+    scales = {0: (4, 12 * 31 * 86_400), 4: (2, 31 * 86_400), 6: (2, 86_400)}
+    scales |= {8: (2, 3600), 10: (2, 60), 12: (2, 1)}
+    parts = (
+        digits.str.slice(start, length).cast(pl.Float64, strict=False) * scale
+        for start, (length, scale) in scales.items()
+    )
+    return pl.sum_horizontal(*parts, ignore_nulls=False)
 
 
 def _moment(value: Any) -> datetime:
