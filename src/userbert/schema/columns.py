@@ -8,10 +8,11 @@ profile fields alike.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
+from userbert.progress import progress
 from userbert.schema.files import reading
 from userbert.schema.roles import Log, Times, holds_dates, words_of
 
@@ -123,48 +124,61 @@ def judge(
 
 
 def _gather(log: Log, user: str, names: Sequence[str], min_users: int) -> list[Evidence]:
-    """Count what `Evidence` holds, in streams: a few passes over the log, whatever its size."""
+    """Count what `Evidence` holds, column by column: what is kept of one is gone at the next."""
     if not names:
         return []
-    plans = []
-    for name in names:
-        given = log.frame.select(pl.col(name).alias("value"), pl.col(user).alias("user"))
-        pairs = given.drop_nulls("value").group_by("value", "user").agg(pl.len().alias("rows"))
-        text = pl.col("value").cast(pl.String)
-        number = pl.col("value").cast(pl.Float64, strict=False).fill_nan(None)
-        is_numeric = log.types[name].is_numeric() | (log.types[name] == pl.String)
-        if not is_numeric:
-            number = pl.lit(None, pl.Float64)
-        is_gap = text.str.to_lowercase().is_in(["", "nan"])
-        shared = pl.col("users") >= min_users
-        by_value = pairs.group_by("value").agg(pl.col("rows").sum(), pl.len().alias("users"))
-        plans.append(
-            by_value.with_columns(
-                text=text, number=number, bad=~is_gap & (number.is_null() | number.is_infinite())
-            ).select(
-                pl.col("rows").sum().alias("given"),
-                pl.len().alias("values"),
-                pl.col("users").sum().alias("pairs"),
-                shared.sum().alias("shared"),
-                pl.col("rows").filter(shared).sum().alias("covered"),
-                pl.col("rows").max().alias("most"),
-                pl.col("text").filter(pl.col("rows") == pl.col("rows").max()).min().alias("top"),
-                pl.col("text").str.len_chars().mean().fill_null(0).alias("length"),
-                (~pl.col("bad").any() & pl.col("number").is_not_null().any()).alias("is_numeric"),
-                (pl.col("number") == pl.col("number").floor()).all().alias("is_whole"),
-                pl.col("text").str.contains(r"^0\d").any().alias("is_padded"),
-                pl.col("number").min().alias("low"),
-                pl.col("number").max().alias("high"),
-            )
-        )
-    with reading(*log.files):
-        counted = pl.collect_all(plans, engine="streaming")
-    given_by = (pl.col(user).filter(pl.col(name).is_not_null()).n_unique() for name in names)
-    users = log.collect(*(count.alias(f"{i}") for i, count in enumerate(given_by))).row(0)
+    counted = []
+    with progress(f"counting {log.name}", len(names)) as advance:
+        for name in names:
+            advance(0, name)
+            counted.append(_count(log, user, name, min_users))
+            advance(1, name)
+    gaps = [name for name, counts in zip(names, counted, strict=True) if counts["given"] < log.rows]
+    who = pl.col(user).hash()
+    users = log.collect(
+        who.n_unique().alias("all"),
+        *(who.filter(pl.col(name).is_not_null()).n_unique().alias(f" {name}") for name in gaps),
+    ).row(0, named=True)
     return [
-        Evidence(column=name, users=number, **row.row(0, named=True))
-        for name, number, row in zip(names, users, counted, strict=True)
+        Evidence(column=name, users=users[f" {name}" if name in gaps else "all"], **counts)
+        for name, counts in zip(names, counted, strict=True)
     ]
+
+
+def _count(log: Log, user: str, name: str, min_users: int) -> dict[str, Any]:
+    """Count what `Evidence` holds of a column, but `users`."""
+    # A hash of the user is half as much to keep as the user.
+    given = log.frame.select(pl.col(name).alias("value"), pl.col(user).hash().alias("user"))
+    by_value = (
+        given.drop_nulls("value")
+        .group_by("value")
+        .agg(pl.len().alias("rows"), pl.col("user").n_unique().alias("users"))
+    )
+    text = pl.col("value").cast(pl.String)
+    number = pl.lit(None, pl.Float64)
+    if log.types[name].is_numeric() or log.types[name] == pl.String:
+        number = pl.col("value").cast(pl.Float64, strict=False).fill_nan(None)
+    is_gap = text.str.to_lowercase().is_in(["", "nan"])
+    shared = pl.col("users") >= min_users
+    plan = by_value.with_columns(
+        text=text, number=number, bad=~is_gap & (number.is_null() | number.is_infinite())
+    ).select(
+        pl.col("rows").sum().alias("given"),
+        pl.len().alias("values"),
+        pl.col("users").sum().alias("pairs"),
+        shared.sum().alias("shared"),
+        pl.col("rows").filter(shared).sum().alias("covered"),
+        pl.col("rows").max().alias("most"),
+        pl.col("text").filter(pl.col("rows") == pl.col("rows").max()).min().alias("top"),
+        pl.col("text").str.len_chars().mean().fill_null(0).alias("length"),
+        (~pl.col("bad").any() & pl.col("number").is_not_null().any()).alias("is_numeric"),
+        (pl.col("number") == pl.col("number").floor()).all().alias("is_whole"),
+        pl.col("text").str.contains(r"^0\d").any().alias("is_padded"),
+        pl.col("number").min().alias("low"),
+        pl.col("number").max().alias("high"),
+    )
+    with reading(*log.files):
+        return plan.collect(engine="streaming").row(0, named=True)
 
 
 def _determined_by_time(log: Log, found: Sequence[Evidence], times: Times | None) -> set[str]:
@@ -172,11 +186,13 @@ def _determined_by_time(log: Log, found: Sequence[Evidence], times: Times | None
     candidates = [evidence.column for evidence in found if 1 < evidence.values <= 1000]
     if times is None or not candidates:
         return set()
-    moment = [times.day.alias("day"), *([] if times.is_day else [times.hour.alias("hour")])]
+    moment = times.day.hash(seed=1)
+    if not times.is_day:
+        moment = moment ^ times.hour.hash(seed=2)
     counts = log.collect(
-        pl.struct(*moment).n_unique().alias("moments"),
+        moment.n_unique().alias("moments"),
         *(
-            pl.struct(*moment, pl.col(name).alias("value")).n_unique().alias(f"with {i}")
+            (moment ^ pl.col(name).hash(seed=3)).n_unique().alias(f"with {i}")
             for i, name in enumerate(candidates)
         ),
     ).row(0)

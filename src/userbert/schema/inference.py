@@ -7,23 +7,27 @@ comment is of all rows, streamed; nothing grows with the log but the counts of i
 
 import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars as pl
 
 from userbert.errors import SourceError
-from userbert.progress import warn
+from userbert.progress import progress, warn
 from userbert.schema.columns import Choice, judge
-from userbert.schema.files import columns_of, count_rows, expand, reading, scan
+from userbert.schema.files import columns_of, expand, reading, scan
 from userbert.schema.hindsight import without_hindsight, without_totals
 from userbert.schema.proposal import Habits, Proposal, UserTable, render
 from userbert.schema.roles import Log, Times, find_actions, find_times, find_user
 
 _SAMPLE_ROWS = 10_000
 _EVENT_BINS, _PROFILE_BINS = 16, 10
+_LARGE = 100 << 20
+"""Bytes of text that are not parsed again for each count."""
 
 
 def propose_schema(events: list[Path], profiles: Path | None, folder: Path) -> str:
@@ -42,8 +46,15 @@ def propose(events: list[Path], profiles: Path | None, folder: Path) -> Proposal
 
     Raises `SourceError` when a file cannot be read, or when no column says who or when.
     """
-    logs = _open_logs(events, folder)
-    profile = None if profiles is None else _open(_stem(profiles), {profiles: [profiles]}, folder)
+    with TemporaryDirectory(prefix="userbert-init-") as copies:
+        logs = _open_logs(events, folder, Path(copies))
+        profile = None
+        if profiles is not None:
+            profile = _open(_stem(profiles), {profiles: [profiles]}, folder, Path(copies))
+        return _propose(logs, profile)
+
+
+def _propose(logs: Sequence[Log], profile: Log | None) -> Proposal:
     user, user_reason = find_user(logs, profile)
     times = [find_times(log, user) for log in logs]
     actions = [
@@ -67,7 +78,7 @@ def propose(events: list[Path], profiles: Path | None, folder: Path) -> Proposal
     return Proposal(logs, user, user_reason, times, actions, attributes, habits, profile=table)
 
 
-def _open_logs(paths: Sequence[Path], folder: Path) -> list[Log]:
+def _open_logs(paths: Sequence[Path], folder: Path, copies: Path) -> list[Log]:
     """Open files; those with the same columns are one source."""
     sources: dict[tuple[str, ...], dict[Path, list[Path]]] = {}
     for path in paths:
@@ -83,11 +94,11 @@ def _open_logs(paths: Sequence[Path], folder: Path) -> list[Log]:
     for given in sources.values():
         name = _common_name(list(given))
         unique = name if name not in logs else f"{name}_{len(logs) + 1}"
-        logs[unique] = _open(unique, given, folder)
+        logs[unique] = _open(unique, given, folder, copies)
     return list(logs.values())
 
 
-def _open(name: str, given: dict[Path, list[Path]], folder: Path) -> Log:
+def _open(name: str, given: dict[Path, list[Path]], folder: Path, copies: Path) -> Log:
     files = [file for expanded in given.values() for file in expanded]
     frames = [scan(file) for file in files]
     columns = [columns_of(frame, file) for frame, file in zip(frames, files, strict=True)]
@@ -103,14 +114,28 @@ def _open(name: str, given: dict[Path, list[Path]], folder: Path) -> Log:
         ],
         how="diagonal",
     )
-    rows = sum(count_rows(one, file) for one, file in zip(frames, files, strict=True))
-    if rows == 0:
-        raise SourceError(f"{files[0]}: expected rows, found none. Remove the file from the logs.")
+    frame = _at_hand(frame, files, copies / f"{len(list(copies.iterdir()))}.parquet")
     with reading(*files):
+        rows = frame.select(pl.len()).collect(engine="streaming").item()
+        if rows == 0:
+            raise SourceError(
+                f"{files[0]}: expected rows, found none. Remove the file from the logs."
+            )
         every = frame.gather_every(max(1, rows // _SAMPLE_ROWS))
         sample = every.collect(engine="streaming")
     paths = [_as_written(path, folder) for path in given]
     return Log(name, paths, files, frame, types, rows, sample)
+
+
+def _at_hand(frame: pl.LazyFrame, files: Sequence[Path], copy: Path) -> pl.LazyFrame:
+    """Copy a large log of text to Parquet, as it is read a dozen times."""
+    size = sum(file.stat().st_size for file in files if ".parquet" not in file.name)
+    # Compressed text may be five times as long.
+    if size < _LARGE or shutil.disk_usage(copy.parent).free < 5 * size:
+        return frame
+    with progress(f"reading {files[0].name}", None), reading(*files):
+        frame.sink_parquet(copy, compression="lz4")
+    return pl.scan_parquet(copy)
 
 
 def _common_type(kinds: Iterable[pl.DataType]) -> pl.DataType:
@@ -154,7 +179,9 @@ def _habits(logs: Sequence[Log], times: Sequence[Times], user: str) -> Habits:
     days = pl.concat(
         [
             log.frame.select(
-                pl.col(user).cast(pl.String).alias("user"), when.day.cast(pl.String).alias("day")
+                pl.col(user).cast(pl.String).hash().alias("user"),
+                pl.col(user).is_null().alias("is_missing"),
+                when.day.hash(seed=1).alias("day"),
             )
             for log, when in zip(logs, times, strict=True)
         ]
@@ -163,8 +190,8 @@ def _habits(logs: Sequence[Log], times: Sequence[Times], user: str) -> Habits:
         users, active_days, missing = (
             days.select(
                 pl.col("user").n_unique().alias("users"),
-                pl.struct("user", "day").n_unique().alias("days"),
-                pl.col("user").null_count().alias("missing"),
+                (pl.col("user") ^ pl.col("day")).n_unique().alias("days"),
+                pl.col("is_missing").sum().alias("missing"),
             )
             .collect(engine="streaming")
             .row(0)
@@ -181,9 +208,9 @@ def _quietest(log: Log, when: Times) -> int | None:
     """Find the five hours in a row with the fewest events, if there are enough to tell."""
     if log.rows < 5000:
         return None
-    hours = when.hour.cast(pl.Int64, strict=False)
-    counts = log.collect(*((hours == hour).sum().alias(str(hour)) for hour in range(24))).row(0)
-    return min(range(24), key=lambda hour: sum(counts[(hour + i) % 24] for i in range(5)))
+    hours = when.hour.cast(pl.Int64, strict=False).alias("hour")
+    counts = dict(log.collect(hours.value_counts()).unnest("hour").iter_rows())
+    return min(range(24), key=lambda hour: sum(counts.get((hour + i) % 24, 0) for i in range(5)))
 
 
 def _merge(choices: Sequence[Sequence[Choice]]) -> list[Choice]:
