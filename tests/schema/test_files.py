@@ -89,6 +89,30 @@ def test_csv_columns_are_strings_as_they_stand(tmp_path: Path) -> None:
     assert read(tmp_path / "log.csv").rows() == [("007", "01000")]
 
 
+@pytest.mark.parametrize("separator", ";\t|,")
+@pytest.mark.parametrize("name", ["log.csv", "log.tsv.gz"])
+def test_the_header_says_what_separates_columns(tmp_path: Path, name: str, separator: str) -> None:
+    content = CSV.replace(b",", separator.encode())
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert read(tmp_path / name).rows() == ROWS
+
+
+def test_where_semicolons_separate_commas_are_decimal(tmp_path: Path) -> None:
+    written = ["1,5", "-1.234,5", "+1.234.567,25", "1.5", "1,2,3", "a,5", " 7,0 ", "12.34,5", ""]
+    (tmp_path / "log.csv").write_text("a;b\n" + "".join(f"x;{one}\n" for one in written))
+    (tmp_path / "log.tsv").write_text("a\tb\nx\t1,5\n")
+    assert read(tmp_path / "log.csv")["b"].to_list() == [
+        "1.5", "-1234.5", "+1234567.25", "1.5", "1,2,3", "a,5", "7.0", "12.34,5", None,
+    ]  # fmt: skip
+    assert read(tmp_path / "log.tsv")["b"].to_list() == ["1,5"]
+
+
+def test_a_last_line_without_a_break_is_a_line(tmp_path: Path) -> None:
+    for content in (b"a,b\n1,2\n3,4", b"a,b,c\n1,2\n3,4", b'a,b\n1,2\n3,"4\n5"'):
+        (tmp_path / "log.csv").write_bytes(content)
+        assert read(tmp_path / "log.csv").height == 2
+
+
 def test_json_types_are_those_of_the_whole_file(tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
     file.write_bytes(b'{"a":1,"b":1,"n":null}\n' * 2000 + b'{"a":"x","b":0.5}\n')
@@ -108,26 +132,33 @@ def test_json_types_are_those_of_the_whole_file(tmp_path: Path) -> None:
         ("log.parquet", b"PAR1 something else PAR1", "a complete Parquet file"),
         ("log.csv", "user,name\n1,caf\xe9\n".encode("latin1"), ", line 2: expected UTF-8"),
         ("log.jsonl", '{"n":"caf\xe9"}\n'.encode("latin1"), ", line 1: expected UTF-8"),
-        ("log.csv", CSV.decode().encode("utf-16"), ", line 1: expected a header in UTF-8"),
-        ("log.csv", random.Random(1).randbytes(5000), ", line 1: expected a header in UTF-8"),
+        ("log.csv", CSV.decode().encode("utf-16"), "found UTF-16. Convert it: iconv -f UTF-16"),
+        ("log.csv", CSV.decode().encode("utf-16-le"), "found zero bytes"),
+        ("log.csv", random.Random(1).randbytes(5000), ", line 1: expected UTF-8"),
+        ("log.csv.gz", random.Random(1).randbytes(5000), "expected complete gzip data"),
         ("log.jsonl", random.Random(1).randbytes(5000), "expected UTF-8"),
         ("log.jsonl", b"\xef\xbb\xbf" + JSON, "byte order mark"),
-        ("log.csv", b"a;b\n1;2\n", "found ';'"),
-        ("log.csv", b"a\tb\n1\t2\n", r"found '\t'"),
-        ("log.tsv", b"a,b\n1,2\n", "found ','"),
+        ("log.csv", b"\n\n", "found no text"),
         ("log.csv", b"a,b,a\n1,2,3\n", "the column 'a' stands twice"),
+        ("log.csv", b"a,a,a_duplicated_0\n1,2,3\n", "the column 'a' stands twice"),
+        ("log.csv", b"a,b\r1,2\r3,4\r", r", line 1: expected lines that end in \n or \r\n"),
+        ("log.csv", b"a;b\n1;2\n1;2;3\n", ", line 3: expected 2 fields as in the header, found 3"),
+        ("log.csv", b"a,b,c\n1,2,3\n4,5", "found 2 and none: the file is cut off"),
         ("log.csv", b"a,b\n1,2\n1,2,3\n", ", line 3: expected 2 fields as in the header, found 3"),
         ("log.csv", b'a,b\n1,2\n3,"x\n4,5\n', ", line 3: expected quotes in pairs"),
+        ("log.csv", b'a,b\n1,2\n3,x"y\n4,5\n', ", line 3: expected quotes in pairs"),
         ("log.jsonl", JSON + b'{"user": 3,\n' + JSON, ", line 3: expected one JSON object"),
-        ("log.jsonl", JSON + b'{"user": NaN}\n', ", line 3: expected one JSON object"),
+        ("log.jsonl", JSON + b'{"user": NaN}\n', ", line 3: expected JSON, which has no NaN"),
         ("log.jsonl", b'[{"user": 1}]\n', ", line 1: expected one JSON object"),
-        ("log.jsonl", b'{"a": true}\n{"a": 1}\n', "kinds that do not go together"),
+        ("log.jsonl", b'{"a": true}\n\n{"a": 1}\n',
+         ', line 3: column "a": expected true or false as in line 1, found a number'),
+        ("log.jsonl", b'{"a": 1}\n{"a": 1e999}\n', ', line 2: column "a": expected a number of 64'),
         ("log.txt", CSV, "expected a name that ends in .csv"),
         ("log", CSV, "expected a name that ends in .csv"),
         ("log.csv.bz2", CSV, "expected a name that ends in .csv"),
         ("log.parquet.gz", CSV, "Decompress it first"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_read_is_told_in_one_line(
     tmp_path: Path, name: str, content: bytes, told: str
 ) -> None:

@@ -88,8 +88,11 @@ def test_short_forms_are_the_long_ones() -> None:
 
 
 def test_words_of_yaml_1_1_are_text() -> None:
-    content = read_mapping("on: 04:00\nyes: no\nday: 2024-01-01\nfact: true\nn: 012", "text")
-    assert content == {"on": "04:00", "yes": "no", "day": "2024-01-01", "fact": True, "n": 12}
+    content = read_mapping(
+        "on: 04:00\nyes: no\nday: 2024-01-01\nfact: true\nn: 012\nm: 1e3", "text"
+    )
+    written = {"on": "04:00", "yes": "no", "day": "2024-01-01", "fact": True, "n": 12, "m": 1000.0}
+    assert content == written
     words = schema("words: {by: day}", "words: {by: day, starts_at: 05:30}")
     assert words.segments["long_term"].words == DayWords(by="day", starts_at="05:30")
     named_on = schema("  genre: {column: genre}", "  genre: {column: genre}\n  on: {column: off}")
@@ -99,6 +102,7 @@ def test_words_of_yaml_1_1_are_text() -> None:
 @given(st.text(st.characters(codec="utf-8"), max_size=30))
 @example("08")
 @example("on")
+@example("1e5")
 @example("0\x85")
 @example("a\u2028b: #c")
 def test_any_text_is_written_so_that_it_is_read_again(text: str) -> None:
@@ -109,11 +113,14 @@ def test_any_text_is_written_so_that_it_is_read_again(text: str) -> None:
 
 @given(st.integers(1, 999_999), st.sampled_from("wdhms"))
 def test_a_duration_is_written_as_it_is_read(count: int, unit: str) -> None:
-    duration = parse_duration(f"{count}{unit}")
     seconds = count * {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}[unit]
+    if seconds > 36_500 * 86_400:
+        with pytest.raises(ValueError, match="at most 36500d"):
+            parse_duration(f"{count}{unit}")
+        return
+    duration = parse_duration(f"{count}{unit}")
     assert duration.total_seconds() == seconds
-    if len(format_duration(duration)) <= 7:
-        assert parse_duration(format_duration(duration)) == duration
+    assert parse_duration(format_duration(duration)) == duration
 
 
 @pytest.mark.parametrize("text", ["7", "7 days", "-7d", "0d", "7D", "1.5h", "", "9999999d"])
@@ -155,10 +162,10 @@ def test_relative_paths_start_at_the_schemas_folder(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="cannot be read"):
+    with pytest.raises(SchemaError, match=r"cannot be read: No such file.*userbert init"):
         Schema.load(tmp_path / "schema.yaml")
-    (tmp_path / "schema.yaml").write_bytes(b"\xff\xfe")
-    with pytest.raises(SchemaError, match="cannot be read"):
+    (tmp_path / "schema.yaml").write_bytes("user: a\n# caf\xe9".encode("latin1"))
+    with pytest.raises(SchemaError, match=r"yaml, line 2: expected UTF-8 text, found .* 0xe9"):
         Schema.load(tmp_path / "schema.yaml")
 
 
@@ -235,7 +242,7 @@ def test_a_fault_is_one_line_in_the_writers_words(old: str, new: str, told: str)
 
 
 def test_every_fault_is_told_at_once() -> None:
-    assert len(faults(TEXT, "user: 3\nsources: {}\nsegment: 1")) == 5
+    assert len(faults(TEXT, "user: 3\nsources: {}\nfit: 1")) == 5
 
 
 @pytest.mark.parametrize("name", ["category", "number", "day", "time", "window", "profile"])

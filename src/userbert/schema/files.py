@@ -5,29 +5,32 @@ inference and `data/sources.py` use it. A file that cannot be read is one `Sourc
 which, what was expected, what was found, and the way out.
 """
 
-import csv
 import glob
-import io
-import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
 import polars as pl
-import pyarrow as pa
-from polars.exceptions import ComputeError, NoDataError, PanicException, SchemaError
+from polars.exceptions import PanicException, PolarsError
 
 from userbert.errors import SourceError
+from userbert.schema.faults import fault, lone_returns, other_separator, twice
+from userbert.schema.yaml_text import nearest
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+_COMPRESSED_STARTS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
+"""Of gzip, zstd and zlib: polars reads them whatever the file is called."""
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 """In the name of a folder."""
-_UNREADABLE = (ComputeError, NoDataError, SchemaError, OSError, PanicException)
+_UNREADABLE = (PolarsError, OSError, PanicException)
+_LISTED = 30
+_END = 65_536
+"""Bytes in which the last line is looked for."""
 
 
 def expand(path: str | Sequence[str], folder: Path) -> list[Path]:
@@ -43,15 +46,16 @@ def expand(path: str | Sequence[str], folder: Path) -> list[Path]:
 
 def _expand_one(pattern: str, folder: Path) -> list[Path]:
     target = folder / pattern
-    if target.exists():
-        found = [target]
-    else:
-        names = glob.glob(str(target), recursive=True)  # noqa: PTH207 - the pattern may be absolute
-        found = [Path(name) for name in sorted(names)]
+    try:
+        found = [target] if target.exists() else _matching(target)
+    except OSError as error:  # such as a name that is too long
+        raise SourceError(f"{target} cannot be read: {error.strerror}. Check the path.") from error
     if not found:
+        beside = [entry.name for entry in islice(target.parent.glob("*"), 1000)]
         raise SourceError(
-            f"{target} does not exist, and as a pattern it matches no file. Check the path; a "
-            f"relative one starts at {folder.absolute()}."
+            f"{target} does not exist, and as a pattern it matches no file"
+            f"{nearest(target.name, beside) or '.'} Check the path; a relative one starts at "
+            f"{folder.absolute()}."
         )
     files = [file for entry in found for file in (_below(entry) if entry.is_dir() else [entry])]
     if not files:
@@ -60,6 +64,11 @@ def _expand_one(pattern: str, folder: Path) -> list[Path]:
             "Check the path."
         )
     return files
+
+
+def _matching(pattern: Path) -> list[Path]:
+    names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 - the pattern may be absolute
+    return [Path(name) for name in sorted(names)]
 
 
 def _below(folder: Path) -> list[Path]:
@@ -74,25 +83,25 @@ def _below(folder: Path) -> list[Path]:
 def scan(file: Path) -> pl.LazyFrame:
     """Open a log by its ending; columns of CSV and TSV are all strings, an empty field is null.
 
+    What separates the columns of CSV and TSV is seen in the header: commas, semicolons, tabs or |.
     Types of JSON Lines are those of the whole file: a column of numbers and strings is one of
     strings. A CSV file with a header alone is a table without rows. Folders right above the file
     that are called `COLUMN=VALUE` add columns of text, unless the file has them. Raises
     `SourceError`; what shows only when rows are read is told by `reading`.
     """
     form, _ = _form(file)
+    if file.is_dir():
+        raise SourceError(f"{file}: expected a file, found a folder. Check the path.")
     try:
-        size = file.stat().st_size
+        with file.open("rb") as stream:
+            is_empty = not stream.read(1)
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror}. Check the path.") from error
-    if file.is_dir():
-        raise SourceError(f"{file}: expected a file, found a folder.")
-    if size == 0:
+    if is_empty:
         raise SourceError(f"{file}: expected a log, found an empty file. Remove it from the logs.")
     with _told_of(file):
         frame = _open(file, form)
         columns = frame.collect_schema().names()
-    if form in _SEPARATORS:
-        _check_header(file, columns, form)
     added = {name: one for name, one in _partition(file).items() if name not in columns}
     frame = frame.with_columns(pl.lit(one, pl.String).alias(name) for name, one in added.items())
     return without_patterns(frame, [*columns, *added])
@@ -140,31 +149,63 @@ def _open(file: Path, form: str) -> pl.LazyFrame:
     if form == ".parquet":
         return pl.scan_parquet(file, glob=False)
     if form in _SEPARATORS:
-        return pl.scan_csv(file, separator=_SEPARATORS[form], infer_schema=False, glob=False)
+        return _open_csv(file, form)
     path = glob.escape(str(file))
     schema = pl.scan_ndjson(path, infer_schema_length=None).collect_schema()
     known = {name: pl.String() if kind == pl.Null else kind for name, kind in schema.items()}
     return pl.scan_ndjson(path, schema=known)
 
 
-def _check_header(file: Path, columns: list[str], form: str) -> None:
-    header = columns[0]
+def _open_csv(file: Path, form: str) -> pl.LazyFrame:
+    separator = _SEPARATORS[form]
+    frame = _scan_csv(file, separator)
+    other = other_separator(frame.collect_schema().names())
+    if other is not None:
+        separator, frame = other, _scan_csv(file, other)
+    columns = frame.collect_schema().names()
+    _check_header(file, columns)
+    _check_end(file, separator, len(columns))
+    return frame if separator != ";" else frame.with_columns(_with_points(pl.all()))
+
+
+def _scan_csv(file: Path, separator: str) -> pl.LazyFrame:
+    return pl.scan_csv(file, separator=separator, infer_schema=False, glob=False)
+
+
+def _with_points(text: pl.Expr) -> pl.Expr:
+    """Write 1,5 and 1.000,5 as 1.5 and 1000.5: so they are meant where semicolons separate."""
+    thousands = r"^\s*([+-]?\d{1,3})\.(\d{3})(?:\.(\d{3}))?(,\d+)\s*$"
+    text = text.str.replace(thousands, "${1}${2}${3}${4}")
+    return text.str.replace(r"^\s*([+-]?\d+),(\d+)\s*$", "${1}.${2}")
+
+
+def _check_header(file: Path, columns: list[str]) -> None:
     if any(character in name for name in columns for character in "\0\ufffd"):
+        raise SourceError(f"{file}{_fault(file)}")
+    if any("\r" in name for name in columns):
+        raise SourceError(f"{file}, line 1: {lone_returns()}")
+    # polars calls the second `a` a_duplicated_0.
+    originals = {name: re.sub(r"_duplicated_\d+$", "", name) for name in columns}
+    told = twice([one if one in columns else name for name, one in originals.items()])
+    if told is not None:
+        raise SourceError(f"{file}{told}")
+
+
+def _check_end(file: Path, separator: str, width: int) -> None:
+    """A last line that is short, of a file without a last line break, was cut off."""
+    with file.open("rb") as stream:
+        if stream.read(4).startswith(_COMPRESSED_STARTS):
+            return
+        stream.seek(max(0, file.stat().st_size - _END))
+        lines = stream.read().split(b"\n")
+    mark = separator.encode()
+    before, last = lines[-2:] if len(lines) > 1 else (b"", b"")
+    if last and b'"' not in last and last.count(mark) < width - 1 == before.count(mark):
         raise SourceError(
-            f"{file}, line 1: expected a header in UTF-8, found other bytes. {_RECODE}"
+            f"{file}, last line: expected {width} fields and a line break, found "
+            f"{last.count(mark) + 1} and none: the file is cut off. Copy it again; if it is whole, "
+            "end it with a line break."
         )
-    other = next((character for character in ";\t|," if character in header), None)
-    if len(columns) == 1 and other is not None:
-        raise SourceError(
-            f"{file}, line 1: expected columns separated by {_SEPARATORS[form]!r}, found {other!r} "
-            "in the only column's name. Convert the file to commas, or to tabs and .tsv."
-        )
-    for name in columns:
-        original, mark, number = name.rpartition("_duplicated_")
-        if mark and number.isdigit() and original in columns:
-            raise SourceError(
-                f"{file}, line 1: the column {original!r} stands twice. Rename one of them."
-            )
 
 
 @contextmanager
@@ -204,96 +245,20 @@ def _told_of(file: Path) -> Iterator[None]:
         raise SourceError(f"{file}{_fault(file)}") from error
 
 
-_RECODE = (
-    "If it is text in another encoding, convert it: iconv -f LATIN1 -t UTF-8; otherwise it is "
-    "not a text file."
-)
-
-
 def _fault(file: Path) -> str:
     """Say where a file is bad, and the way out; only called when polars gave up."""
     form, compression = _form(file)
-    if form == ".parquet":
-        return ": expected a complete Parquet file, found a damaged one. Write or copy it again."
-    try:
-        with pa.input_stream(str(file), compression=compression) as stream:
-            lines = _text_lines(io.BufferedReader(stream))
-            return (_csv_fault if form in _SEPARATORS else _json_fault)(lines, form)
-    except OSError:
-        tool = "gzip" if compression == "gzip" else "zstd"
-        return (
-            f": expected complete {compression} data, found data that is cut off or damaged. Copy "
-            f"the file again; {tool} -t FILE checks it."
-        )
-    except _LineError as error:
-        return str(error)
+    separator = None
+    if form in _SEPARATORS:
+        separator = _SEPARATORS[form]
+        with suppress(*_UNREADABLE):
+            columns = _scan_csv(file, separator).collect_schema().names()
+            separator = other_separator(columns) or separator
+    return fault(str(file), form, compression, separator)
 
 
-class _LineError(ValueError):
-    """A line that cannot be read."""
-
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(f", line {line}: {message}")
-
-
-def _text_lines(stream: io.BufferedReader) -> Iterator[str]:
-    for number, line in enumerate(stream, start=1):
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            byte = line[error.start]
-            message = f"expected UTF-8 text, found the byte {byte:#04x}. {_RECODE}"
-            raise _LineError(number, message) from None
-
-
-def _csv_fault(lines: Iterator[str], form: str) -> str:
-    rows = csv.reader(lines, delimiter=_SEPARATORS[form], strict=True)
-    width, last = None, 0
-    try:
-        for row in rows:
-            if width is None:
-                width = len(row)
-            elif len(row) > width:
-                raise _LineError(
-                    rows.line_num,
-                    f"expected {width} fields as in the header, found {len(row)}. Put quotes "
-                    "around a field with a separator in it.",
-                )
-            last = rows.line_num
-    except csv.Error:
-        raise _LineError(
-            last + 1,
-            "expected quotes in pairs around whole fields, found another '\"'. Write "
-            'a quote inside a field as "" and put quotes around the field.',
-        ) from None
-    if width is None:
-        return ": expected a header and rows, found no text. Remove the file from the logs."
-    return ": expected a CSV file, found one that cannot be taken apart. Write it again."
-
-
-def _json_fault(lines: Iterator[str], form: str) -> str:
-    found = False
-    for number, line in zip(count(1), lines):
-        if line.startswith("\ufeff"):
-            raise _LineError(number, "found a byte order mark. Save the file without it.")
-        if not line.strip():
-            continue
-        found = True
-        try:
-            is_object = isinstance(json.loads(line, parse_constant=_refuse), dict)
-        except ValueError:
-            is_object = False
-        if not is_object:
-            start = line.strip()[:40]
-            message = f"expected one JSON object a line ({form}), found {start!r}. Mend the line."
-            raise _LineError(number, message)
-    if not found:
-        return ": expected one JSON object a line, found none. Remove the file from the logs."
-    return (
-        ": a column's values are of kinds that do not go together, such as true and 1, or a list "
-        "and a number. Write all of them as strings."
-    )
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(constant)
+def listed(names: Iterable[str]) -> str:
+    """Names as a message lists them: the first ones, if there are many."""
+    every = [name or '""' for name in names]
+    rest = f" and {len(every) - _LISTED:,} more" if len(every) > _LISTED else ""
+    return ", ".join(every[:_LISTED]) + rest if every else "none"

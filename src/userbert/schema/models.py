@@ -33,6 +33,9 @@ from userbert.schema.yaml_text import Place, explain, nearest, read_mapping, wri
 SEGMENT_NAMES = ("long_term", "short_term")
 
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_LONGEST = timedelta(days=36_500)
+"""No log is longer, and sums of instants and durations stay far from the ends of int64."""
+_MANY = 1 << 31
 
 
 def parse_duration(text: object) -> timedelta:
@@ -42,7 +45,10 @@ def parse_duration(text: object) -> timedelta:
     match = re.fullmatch(r"(\d{1,6})([wdhms])", str(text))
     if match is None or int(match[1]) == 0:
         raise ValueError(f"expected a duration such as 90d, 12h or 30m, found {text!r}")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if duration > _LONGEST:
+        raise ValueError(f"expected a duration of at most {_LONGEST.days}d, found {text!r}")
+    return duration
 
 
 def format_duration(duration: timedelta) -> str:
@@ -125,9 +131,10 @@ def _named_or_one(value: object) -> str:
     return "named" if isinstance(value, dict | ActionColumn) else "one"
 
 
+_Path = Annotated[str, Field(min_length=1)]
 # Tagged, so that a fault is told of the branch that was meant, and once.
 Paths = Annotated[
-    Annotated[str, Tag("one")] | Annotated[list[str], Field(min_length=1), Tag("several")],
+    Annotated[_Path, Tag("one")] | Annotated[list[_Path], Field(min_length=1), Tag("several")],
     Discriminator(_one_or_several),
 ]
 Action = Annotated[
@@ -150,7 +157,7 @@ class Category(Strict):
     """A categorical attribute or profile field."""
 
     column: str
-    max_values: int = Field(default=1_000_000, ge=1)
+    max_values: int = Field(default=1_000_000, ge=1, le=_MANY)
     """At most so many values are told apart; the rarer ones become *unknown*."""
     min_users: int = Field(default=1, ge=1)
     """A value of fewer users becomes *unknown*."""
@@ -221,7 +228,7 @@ class GapWords(Strict):
     """A word ends before a gap of more than so many minutes (paper §3.2: 30)."""
 
     by: Literal["gap"]
-    minutes: int = Field(default=30, ge=1)
+    minutes: int = Field(default=30, ge=1, le=525_600)
 
     @property
     def gap_us(self) -> int:
@@ -253,9 +260,9 @@ class Segment(Strict):
     window: Window
     actions: list[str] = Field(min_length=1)
     attributes: list[str] = Field(min_length=1)
-    max_words: int = Field(default=128, ge=1)
+    max_words: int = Field(default=128, ge=1, le=_MANY)
     """At most so many words of a user, the newest (paper §4.4: 128)."""
-    max_actions: int = Field(default=1024, ge=1)
+    max_actions: int = Field(default=1024, ge=1, le=_MANY)
     """At most so many actions of a word, the newest."""
 
     @field_validator("window", mode="before")
@@ -305,6 +312,13 @@ class Schema(Strict):
     def _timezone_is_known(cls, name: str) -> str:
         return _known_zone(name)
 
+    @field_validator("fit_before")
+    @classmethod
+    def _is_a_time_of_logs(cls, moment: datetime | None) -> datetime | None:
+        if moment is not None and not 1900 <= moment.year <= 2200:
+            raise ValueError(f"expected a time between 1900 and 2200, found {moment}")
+        return moment
+
     @field_validator("fit_before", mode="before")
     @classmethod
     def _dates_are_midnights(cls, value: object) -> object:
@@ -353,7 +367,7 @@ class Schema(Strict):
         try:
             schema = cls.model_validate(read_mapping(text, name))
         except ValidationError as error:
-            raise SchemaError(explain(error, name, _keys_at, _without_tag)) from error
+            raise SchemaError(explain(error, name, _keys_at, _without_tag, _other_kind)) from error
         schema._folder = folder if folder is not None else Path()
         return schema
 
@@ -363,8 +377,17 @@ class Schema(Strict):
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SchemaError(f"{path} cannot be read: {error}.") from error
+        except OSError as error:
+            raise SchemaError(
+                f"{path} cannot be read: {error.strerror}. Check the path, or let `userbert init` "
+                "propose a schema."
+            ) from error
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise SchemaError(
+                f"{path}, line {line}: expected UTF-8 text, found the byte "
+                f"{error.object[error.start]:#04x}. Save it as UTF-8, or check the path."
+            ) from error
         return cls.parse(text, path.parent, str(path))
 
     @classmethod
@@ -416,6 +439,8 @@ def to_instant(moment: str | date | datetime, zone: ZoneInfo) -> int:
             ) from None
     if not isinstance(moment, datetime):
         moment = datetime.combine(moment, time())
+    if not 1900 <= moment.year <= 2200:
+        raise SchemaError(f"expected a time between 1900 and 2200, found {moment}.")
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
     return (moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
@@ -448,6 +473,22 @@ def _keys_at(place: Place) -> list[str]:
         case (*_, tag):
             model = _TAGS[str(tag)]
     return [field.alias or key for key, field in model.model_fields.items()]
+
+
+_MADE_BY = {"number": "`bins` or `min`", "derived": "`of`"}
+
+
+def _other_kind(place: Place) -> str | None:
+    """Why a key cannot stand at its place: what is there has keys of two kinds."""
+    match place:
+        case ("attributes", _, str(kind), str(key)) | ("profile", "fields", _, str(kind), str(key)):
+            for other in ("category", "number"):
+                if kind in _MADE_BY and key in _TAGS[other].model_fields:
+                    return (
+                        f"{key!r} is of a {other}, and {_MADE_BY[kind]} of a {kind} attribute; "
+                        "keep one of the two"
+                    )
+    return None
 
 
 def _without_tag(place: Place) -> Place:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from userbert.errors import SchemaError
 
 _YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
-_GUESSED = (":bool", ":int", ":timestamp")
+_GUESSED = (":bool", ":int", ":float", ":timestamp")
 
 
 class _Loader(yaml.SafeLoader):
@@ -25,10 +25,13 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "expected text as a key, found a list or keys"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if key.value in seen:
                 problem = f"the key {key.value!r} stands twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(str(key.value))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -42,6 +45,13 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]{1,18}$"), list("-+0123456789")
 )
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(\.\d+|\d+\.\d*|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    ),
+    list("-+.0123456789"),
+)
 # In 1.1, 012 is ten.
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
@@ -52,12 +62,19 @@ def read_mapping(text: str, name: str) -> dict[str, Any]:
         content = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SchemaError(f"{name}{line}: not YAML: {error.problem}.") from error
+        problem = str(error.problem)
+        if problem.startswith("but "):
+            problem = f"{error.context}, {problem}"
+        advice = " Indent with spaces." if "'\\t'" in problem else ""
+        raise SchemaError(f"{name}{line}: not YAML: {problem}.{advice}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = str(error).splitlines()[0]
         raise SchemaError(f"{name}: not YAML: {problem}.") from error
     if not isinstance(content, dict):
-        raise SchemaError(f"{name}: expected keys such as `user:` and `sources:`.")
+        raise SchemaError(
+            f"{name}: expected keys such as `user:` and `sources:`, found {_shown(content)}. "
+            "`userbert init LOGS` proposes a schema."
+        )
     return content
 
 
@@ -92,14 +109,19 @@ _Dumper.add_representer(str, _represent_text)
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the known name that is most like this one, if one is."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = _closest(name, known)
+    return f"; did you mean {close!r}?" if close is not None else ""
+
+
+def _closest(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 Place = tuple[str | int, ...]
 
 _EXPECTED = {
     "string_type": "text",
+    "string_too_short": "text",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -112,25 +134,42 @@ _EXPECTED = {
     "datetime_type": "a date or time such as 2017-09-01",
 }
 
+_SAID = {
+    "missing": "this key is missing",
+    "invalid_key": "expected text as a key; put it in quotes",
+    "too_short": "expected at least one, found none",
+}
+
 
 def explain(
     error: ValidationError,
     name: str,
     keys_at: Callable[[Place], Iterable[str]],
     as_written: Callable[[Place], Place],
+    other_kind: Callable[[Place], str | None],
 ) -> str:
     """Tell one line a fault.
 
     `keys_at` lists the keys that may stand at a place, `as_written` gives a place in the keys that
-    lead there.
+    lead there, `other_kind` says why a key cannot stand at its place if it may at another kind of
+    what is there.
     """
     lines: dict[str, None] = {}
-    for fault in error.errors():
+    faults = error.errors()
+    misspelt = {
+        (*fault["loc"][:-1], _closest(str(fault["loc"][-1]), keys_at(fault["loc"][:-1])))
+        for fault in faults
+        if fault["type"] == "extra_forbidden"
+    }
+    for fault in faults:
         place = fault["loc"]
         shown = ".".join(map(str, as_written(place)))
+        if fault["type"] == "missing" and place in misspelt:
+            continue
         if fault["type"] == "extra_forbidden":
             key = str(place[-1])
-            message = f"unknown key {key!r}{nearest(key, keys_at(place[:-1]))}"
+            unknown = f"unknown key {key!r}{nearest(key, keys_at(place[:-1]))}"
+            message = other_kind(place) or unknown
         else:
             message = _message(fault)
         dot = "" if message.endswith("?") else "."
@@ -142,12 +181,10 @@ def _message(fault: Any) -> str:
     kind, found, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "value_error":
         return str(fault["msg"]).removeprefix("Value error, ")
-    if kind == "missing":
-        return "this key is missing"
+    if kind in _SAID:
+        return _SAID[kind]
     if kind == "union_tag_not_found":
         return f"the key {context['discriminator']} is missing"
-    if kind == "too_short":
-        return "expected at least one, found none"
     if kind in _EXPECTED:
         expected = _EXPECTED[kind]
     elif kind == "literal_error":
