@@ -171,7 +171,8 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
         (f"{tmp_path}/b.csv", 4, 'column "user": expected a user id, found ""'),
         (
             f"{tmp_path}/b.csv", 5,
-            'column "time": expected a time between 1900 and 2200, found "soon"',
+            'column "time": expected a time between 1900 and 2200 such as 2017-09-01T04:00:00, '
+            'found "soon"',
         ),
         (f"{tmp_path}/people.csv", 5, 'column "user": expected a user id, found nothing'),
         (
@@ -280,15 +281,25 @@ def test_logs_without_a_known_action_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         prepared(tmp_path, events)
     assert str(caught.value) == (
-        "no event has an action type of a segment (buy, click); the logs hold: buys, view. "
-        "Correct `actions:` in the schema, or the source's path."
+        "frame 'log': no event has an action type of a segment (buy, click); found: buys, view. "
+        "Correct `actions:` in the schema."
     )
 
 
 def test_empty_logs_are_refused(tmp_path: Path) -> None:
-    for events in (BREAD.clear(), log(("", "2017-03-01", "buy", None, None))):
-        with pytest.raises(SourceError, match="the logs hold: no events"):
-            prepared(tmp_path, events, on_invalid="quarantine")
+    with pytest.raises(SourceError, match="frame 'log': expected rows, found none"):
+        prepared(tmp_path, BREAD.clear())
+    nobody = log(("", "2017-03-01", "buy", None, None))
+    told = r"none of the 1 rows can be used; the first is frame 'log', row 1, column \"user\": exp"
+    with pytest.raises(SourceError, match=told):
+        prepared(tmp_path, nobody, on_invalid="quarantine")
+
+
+def test_actions_that_no_event_has_are_warned_of(tmp_path: Path) -> None:
+    events = log(("a", "2017-03-01", "buy", None, 1.0), ("a", "2017-03-01", "clik", None, 1.0))
+    data = prepared(tmp_path, events)
+    warnings = json.loads((data.path / "summary.json").read_text())["warnings"]
+    assert warnings == ["segments.short_term.actions: no event is a 'click'; did you mean 'clik'?"]
 
 
 def test_an_empty_file_beside_others_is_no_error(tmp_path: Path) -> None:

@@ -337,8 +337,12 @@ def test_columns_of_lists_and_bytes_cannot_be_used(column: str, value: Any) -> N
 def test_a_column_of_other_types_holds_no_times() -> None:
     log = LOG.with_columns(time=pl.lit(value=True))
     assert message_of(lambda: open_sources(schema(), {"log": log})) == (
-        "frame 'log', column \"time\": expected times, found the type Boolean."
+        "frame 'log', column \"time\": expected times, found the type Boolean. Use another "
+        "column (schema: sources.log.time.column), or correct the file."
     )
+
+
+A_TIME = "expected a time between 1900 and 2200 such as 2017-09-01T04:00:00"
 
 
 @pytest.mark.parametrize(
@@ -349,9 +353,11 @@ def test_a_column_of_other_types_holds_no_times() -> None:
         ("user", 1.5, 'expected a user id, found "1.5"'),
         ("user", float("nan"), 'expected a user id, found "NaN"'),
         ("user", float("inf"), 'expected a user id, found "inf"'),
-        ("time", None, "expected a time between 1900 and 2200, found nothing"),
-        ("time", "soon", 'expected a time between 1900 and 2200, found "soon"'),
-        ("time", "x" * 99, f'expected a time between 1900 and 2200, found "{"x" * 60}"'),
+        ("time", None, f"{A_TIME}, found nothing"),
+        ("time", "soon", f'{A_TIME}, found "soon"'),
+        ("time", "x" * 99, f'{A_TIME}, found "{"x" * 60}"'),
+        ("time", datetime(9999, 1, 1), 'expected a time between 1900 and 2200, found "9999-01-01 '
+         '00:00:00.000000"'),
         ("action", None, "expected an action type, found nothing"),
         ("price", "free", 'expected a number ≥ 0, found "free"'),
         ("price", "1,5", 'expected a number ≥ 0, found "1,5"'),
@@ -359,7 +365,7 @@ def test_a_column_of_other_types_holds_no_times() -> None:
         ("price", float("inf"), 'expected a number ≥ 0, found "inf"'),
         ("price", 1e300, 'expected a number ≥ 0, found "1e+300"'),
     ],
-)
+)  # fmt: skip
 def test_a_row_that_cannot_be_used_says_why(column: str, value: Any, told: str) -> None:
     values = pl.Series(column, [value], LOG.schema[column] if value is None else None)
     log = LOG.head(1).with_columns(values)
@@ -432,7 +438,7 @@ def test_profiles_are_checked_as_events_are() -> None:
 
 def test_profiles_may_have_times() -> None:
     people = PEOPLE.with_columns(since=pl.Series(["2017-03-01", "soon"]), income=None)
-    told = 'column "since": expected a date between 1900 and 2200, found "soon"'
+    told = 'column "since": expected a date between 1900 and 2200 such as 2017-09-01, found "soon"'
     time = "time: {column: since, zone: local, resolution: day}"
     assert profile_of(people, time) == [
         (1, "1", 1488430799999999, "30", None, "x", None),

@@ -47,6 +47,8 @@ TEN = utc(2017, 3, 1, 10)
         "2017-03-01 15:45:00+05:45",
         "2017-03-01 10:00:00 UTC",
         "2017-03-01 10:00:00.000000 UTC",
+        "01.03.2017 10:00:00",
+        "1.3.2017 10:00",
         "1488362400",
         "1488362400.0",
         "1488362400000",
@@ -58,7 +60,7 @@ def test_text_is_read_in_every_common_form(text: str) -> None:
     assert read(["2017-03-01 10:00:00", text, None]) == [TEN, TEN, None]
 
 
-@pytest.mark.parametrize("text", ["2017-03-01", "2017/03/01", "20170301"])
+@pytest.mark.parametrize("text", ["2017-03-01", "2017/03/01", "20170301", "01.03.2017"])
 def test_a_date_is_its_midnight(text: str) -> None:
     assert read([text]) == [utc(2017, 3, 1)]
     assert read([text], zone="local") == [utc(2017, 3, 1, 5)]
@@ -67,7 +69,8 @@ def test_a_date_is_its_midnight(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["soon", "", " ", "2017", "2017-02-30", "2017-03-01 25:00:00", "12:00", "2300-01-01",
-     "1488362400000000000", "9" * 30, "nan", "inf", "2017-03-01 10:00:00 CET", "1512-01-01"],
+     "1488362400000000000", "9" * 30, "nan", "inf", "2017-03-01 10:00:00 CET", "1512-01-01",
+     "03/01/2017", "01.03.17", "30.02.2017"],
 )  # fmt: skip
 def test_what_is_no_time_is_null(text: str) -> None:
     assert read([text]) == [None]

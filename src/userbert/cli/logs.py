@@ -1,5 +1,6 @@
 """Verbs of the data: from raw logs to words that one can look at."""
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -128,6 +129,12 @@ def prepare(
     summary = read_json(output / "summary.json")
     for warning in summary["warnings"]:
         warn(warning)
+    last = datetime.fromtimestamp(data.last_event // 1_000_000, data.schema.zone)
+    if last > datetime.now(UTC):
+        warn(
+            f"the last event is at {last:%Y-%m-%d %H:%M}, in the future: without --cutoff, vectors "
+            "are of that moment. If the time is wrong, correct it in the logs."
+        )
     for name in data.schema.segments:
         show(f"{name}: {summary['actions'][name]:,} actions in {summary['words'][name]:,} words")
     read = sum(account["read"] for account in summary["rows"].values())

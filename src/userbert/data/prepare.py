@@ -23,6 +23,7 @@ from userbert.data.vocabulary import Vocabularies
 from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, write_json
 from userbert.schema.models import Category, Number, Schema
+from userbert.schema.yaml_text import nearest
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -81,7 +82,7 @@ def prepare(
         )  # fmt: skip
         engine = _engine(preparation, memory, spark)
         engine.read()
-        _check_any(schema, reading)
+        reading.require_events(logs)
         if vocabularies is None or grow:
             _check_fit_before(schema, reading.first_event)
             found = engine.fit()
@@ -98,7 +99,7 @@ def prepare(
             **before,
             **asdict(size),
             "rows": {**before["rows"], **rows_by_file},
-            "warnings": _warnings(schema),
+            "warnings": [*_overlaps(schema), *([] if append is not None else _unseen(reading))],
         }
         write_json(folder / "summary.json", summary)
         content = {"users": size.users, "shards": preparation.shards, **_span(reading, append)}
@@ -157,17 +158,6 @@ def _check_fit_before(schema: Schema, first_event: int) -> None:
         )
 
 
-def _check_any(schema: Schema, reading: Reading) -> None:
-    """Raise `SourceError` if no event is used."""
-    if reading.first_event > reading.last_event:
-        seen = {name for account in reading.accounts.values() for name in account.outside_by_action}
-        raise SourceError(
-            f"no event has an action type of a segment ({', '.join(sorted(schema.actions))}); "
-            f"the logs hold: {', '.join(sorted(seen)) or 'no events'}. "
-            "Correct `actions:` in the schema, or the source's path."
-        )
-
-
 def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:
     for name, count in actions.items():
         if count == 0:
@@ -177,8 +167,20 @@ def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:
             )
 
 
-def _warnings(schema: Schema) -> list[str]:
-    """What the schema allows but is seldom meant."""
+def _unseen(reading: Reading) -> list[str]:
+    """Actions that a segment names and no event has: most likely they are misspelt."""
+    outside = {name for account in reading.accounts.values() for name in account.outside_by_action}
+    return [
+        f"segments.{name}.actions: no event is a {action!r}"
+        f"{nearest(action, outside) or ', so nothing is learned of it'}"
+        for name, segment in reading.schema.segments.items()
+        for action in segment.actions
+        if action in reading.unseen
+    ]
+
+
+def _overlaps(schema: Schema) -> list[str]:
+    """Windows that the schema allows but that are seldom meant."""
     segments = schema.segments
     if len(segments) < 2 or not set(segments["long_term"].actions) & set(
         segments["short_term"].actions

@@ -6,7 +6,7 @@ engine of preparation reads through this; what several readers found is added up
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from userbert.data.rows import INVALID
 from userbert.data.sources import LogFile
 from userbert.errors import SourceError
 from userbert.progress import Advance
+from userbert.schema import files
 from userbert.schema.models import Schema
 
 _ROWS_AT_A_TIME = 1_048_576
@@ -60,17 +61,21 @@ class Reading:
         self,
         schema: Schema,
         on_invalid: OnInvalid,
-        files: Mapping[str, int],
+        numbers: Mapping[str, int],
         aside: Path | None = None,
     ) -> None:
         self.schema = schema
-        self.accounts = {name: RowAccount() for name in files}
+        self.accounts = {name: RowAccount() for name in numbers}
         self.first_event: int = np.iinfo(np.int64).max
         """Microseconds since 1970 of the first event that is used."""
         self.last_event: int = np.iinfo(np.int64).min
+        self.unseen = schema.actions
+        """Action types of segments that no event was found to have."""
+        self.first_rejected: tuple[str, int, str] | None = None
+        """File, row and reason of the first row that was set aside."""
         self.on_invalid = on_invalid
-        self._files = files
-        """Their numbers, by which rows are in order."""
+        self._numbers = numbers
+        """Of files, by which rows are in order."""
         self._aside = aside
         """The file of rows that are set aside; None: they are kept, to be taken over."""
         self._waiting: list[pl.DataFrame] = []
@@ -97,6 +102,8 @@ class Reading:
             valid = self._check(batch, log.name)
             is_used = valid["action_type"].is_in(actions)
             used = valid if is_used.all() else valid.filter(is_used)
+            if self.unseen:
+                self.unseen -= set(used["action_type"].unique())
             outside = valid["action_type"].filter(~is_used)
             account.used += len(used)
             account.outside_segments += len(outside)
@@ -124,15 +131,34 @@ class Reading:
             self._set_aside(rejected)
             self.accounts[name].quarantined += len(rejected)
             batch = batch.filter(pl.col(INVALID).is_null())
-        return batch.drop(INVALID).with_columns(pl.col("row") + self._files[name] * FILE)
+        return batch.drop(INVALID).with_columns(pl.col("row") + self._numbers[name] * FILE)
 
     def refuse(self, rejected: pl.DataFrame) -> None:
         """Raise `SourceError` for the first row, unless such rows are set aside."""
         if self.on_invalid == "fail" and len(rejected):
-            file, row, reason = rejected.row(0)
             raise SourceError(
-                f"{file}, row {row}, {reason}. Fix the row, or run with --on-invalid quarantine."
+                f"{_told(rejected.row(0))}. Fix the row, or run with --on-invalid quarantine."
             )
+
+    def require_events(self, logs: Sequence[LogFile]) -> None:
+        """Raise `SourceError` that says what there is instead, if no event of logs is used."""
+        if self.first_event <= self.last_event:
+            return
+        names = files.listed(dict.fromkeys(log.name for log in logs))
+        read = sum(self.accounts[log.name].read for log in logs)
+        if not read:
+            raise SourceError(f"{names}: expected rows, found none. Correct `path:` in the schema.")
+        if self.first_rejected and read == sum(self.accounts[log.name].quarantined for log in logs):
+            raise SourceError(
+                f"{names}: none of the {read:,} rows can be used; the first is "
+                f"{_told(self.first_rejected)}. Correct the schema or the logs."
+            )
+        seen = {name for account in self.accounts.values() for name in account.outside_by_action}
+        raise SourceError(
+            f"{names}: no event has an action type of a segment "
+            f"({', '.join(sorted(self.schema.actions))}); found: {files.listed(sorted(seen))}. "
+            "Correct `actions:` in the schema."
+        )
 
     def add(self, other: "Reading") -> None:
         """Take over what was read elsewhere."""
@@ -140,6 +166,7 @@ class Reading:
             self.accounts[name].add(account)
         self.first_event = min(self.first_event, other.first_event)
         self.last_event = max(self.last_event, other.last_event)
+        self.unseen &= other.unseen
         for rows in other._waiting:
             self._set_aside(rows)
 
@@ -161,6 +188,7 @@ class Reading:
 
     def _set_aside(self, rows: pl.DataFrame) -> None:
         if len(rows):
+            self.first_rejected = self.first_rejected or rows.row(0)  # type: ignore[assignment]
             self._waiting.append(rows)
         if self._aside is not None and sum(map(len, self._waiting)) >= _ROWS_AT_A_TIME:
             self._write(_ROWS_AT_A_TIME)
@@ -181,6 +209,11 @@ class Reading:
             self._write(multiple=1)
         if self._writer is not None:
             self._writer.close()
+
+
+def _told(rejected: tuple[Any, ...]) -> str:
+    file, row, reason = rejected
+    return f"{file}, row {row}, {reason}"
 
 
 def _many(batches: Iterable[Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:

@@ -26,7 +26,7 @@ def checked_events(
 ) -> pl.DataFrame:
     """Columns as the kernel takes them, and why a row cannot be used."""
     time = instants(raw[source.time.column], source.time, schema.timezone)
-    checks = [_check_users(raw, schema.user), _check_times(time, source.time)]
+    checks = [_check_users(raw, schema.user), _check_times(raw, time, source.time)]
     if isinstance(source.action, str):
         action = pl.Series([source.action], dtype=pl.String).new_from_index(0, len(raw))
     else:
@@ -63,9 +63,11 @@ def _check_users(raw: pl.DataFrame, column: str) -> _Check:
     return _Check(column, "a user id", bad)
 
 
-def _check_times(instant: pl.Series, time: Time) -> _Check:
-    expected = "a date" if time.resolution == "day" else "a time"
-    return _Check(time.column, f"{expected} between 1900 and 2200", instant.is_null())
+def _check_times(raw: pl.DataFrame, instant: pl.Series, time: Time) -> _Check:
+    is_day, is_text = time.resolution == "day", raw.schema[time.column] == pl.String
+    example = f" such as 2017-09-01{'' if is_day else 'T04:00:00'}" if is_text else ""
+    expected = f"a {'date' if is_day else 'time'} between 1900 and 2200{example}"
+    return _Check(time.column, expected, instant.is_null())
 
 
 def _values(
@@ -161,7 +163,7 @@ def checked_profile(
     time = pl.Series(dtype=pl.Int64).clear(len(raw))
     if profile.time is not None:
         time = instants(raw[profile.time.column], profile.time, schema.timezone)
-        checks.append(_check_times(time, profile.time))
+        checks.append(_check_times(raw, time, profile.time))
     values, bad = _values(profile.fields, raw)
     return pl.DataFrame(
         {

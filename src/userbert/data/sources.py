@@ -18,6 +18,7 @@ from userbert.data.times import can_be_times
 from userbert.errors import SourceError
 from userbert.schema import files
 from userbert.schema.models import Derived, Lookup, Profile, Schema, Source, Time
+from userbert.schema.yaml_text import nearest
 
 _BATCH_ROWS = 262_144
 
@@ -158,7 +159,7 @@ def _profile_in(schema: Schema, profile: Profile, table: _Table, rows: int) -> L
         _require(table, f"profile.{place}", column)
     _require(table, "user", schema.user)
     if profile.time is not None:
-        _require_times(table, profile.time)
+        _require_times(table, "profile.time.column", profile.time)
     wanted = dict.fromkeys([schema.user, *times.values(), *fields.values()])
     narrow = replace(table, frame=table.frame.select(list(wanted)))
     return LogFile(table.name, rows, None, narrow, partial(checked_profile, schema, profile))
@@ -242,7 +243,7 @@ def _check_columns(schema: Schema, tables: list[tuple[str, _Table]]) -> None:
         source = schema.sources[name]
         _require(table, "user", schema.user)
         _require(table, f"sources.{name}.time.column", source.time.column)
-        _require_times(table, source.time)
+        _require_times(table, f"sources.{name}.time.column", source.time)
         if not isinstance(source.action, str):
             _require(table, f"sources.{name}.action.column", source.action.column)
     for name, attribute in schema.attributes.items():
@@ -268,8 +269,9 @@ def _require(table: _Table, place: str, column: str) -> None:
     """Raise `SourceError` unless a table has a column of single values."""
     if column not in table.columns:
         raise SourceError(
-            f'{table.name}: the column "{column}" is missing (schema: {place}). '
-            f"It has: {', '.join(table.columns)}. Correct the schema or the file."
+            f'{table.name}: the column "{column}" is missing (schema: {place})'
+            f"{nearest(column, table.columns) or '.'} It has: {files.listed(table.columns)}. "
+            "Correct the schema or the file."
         )
     dtype = table.columns[column]
     if dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object):
@@ -279,9 +281,11 @@ def _require(table: _Table, place: str, column: str) -> None:
         )
 
 
-def _require_times(table: _Table, time: Time) -> None:
+def _require_times(table: _Table, place: str, time: Time) -> None:
     dtype = table.columns[time.column]
     if not can_be_times(dtype):
+        found = "no value at all" if dtype == pl.Null else f"the type {dtype}"
         raise SourceError(
-            f'{table.name}, column "{time.column}": expected times, found the type {dtype}.'
+            f'{table.name}, column "{time.column}": expected times, found {found}. Use another '
+            f"column (schema: {place}), or correct the file."
         )

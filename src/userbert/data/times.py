@@ -32,6 +32,9 @@ _FORMATS = (
     ("%Y-%m-%dT%H:%M", _NAIVE),
     ("%Y-%m-%d %H:%M%#z", _ABSOLUTE),
     ("%Y-%m-%dT%H:%M%#z", _ABSOLUTE),
+    ("%d.%m.%Y %H:%M:%S", _NAIVE),
+    ("%d.%m.%Y %H:%M", _NAIVE),
+    ("%d.%m.%Y", _NAIVE),
     ("%Y/%m/%d", _NAIVE),
     ("%Y%m%d", _NAIVE),
 )
