@@ -10,6 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
+from command_line import Userbert, command_line_in
+
 # Examples that touch the disk take as long as the machine lets them.
 settings.register_profile(
     "userbert", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50
@@ -26,6 +28,14 @@ def real_data() -> Path:
             pytest.fail("USERBERT_DATA is not set, and continuous integration must test real logs")
         pytest.skip("USERBERT_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture
+def userbert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Userbert:
+    """Run a command in `tmp_path`."""
+    return command_line_in(tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

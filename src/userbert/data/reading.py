@@ -188,7 +188,7 @@ class Reading:
 
     def _set_aside(self, rows: pl.DataFrame) -> None:
         if len(rows):
-            self.first_rejected = self.first_rejected or rows.row(0)  # type: ignore[assignment]
+            self.first_rejected = self.first_rejected or rows.row(0)
             self._waiting.append(rows)
         if self._aside is not None and sum(map(len, self._waiting)) >= _ROWS_AT_A_TIME:
             self._write(_ROWS_AT_A_TIME)

@@ -51,10 +51,9 @@ def _expand_one(pattern: str, folder: Path) -> list[Path]:
     except OSError as error:  # such as a name that is too long
         raise SourceError(f"{target} cannot be read: {error.strerror}. Check the path.") from error
     if not found:
-        beside = [entry.name for entry in islice(target.parent.glob("*"), 1000)]
         raise SourceError(
             f"{target} does not exist, and as a pattern it matches no file"
-            f"{nearest(target.name, beside) or '.'} Check the path; a relative one starts at "
+            f"{_nearest_beside(target) or '.'} Check the path; a relative one starts at "
             f"{folder.absolute()}."
         )
     files = [file for entry in found for file in (_below(entry) if entry.is_dir() else [entry])]
@@ -64,6 +63,13 @@ def _expand_one(pattern: str, folder: Path) -> list[Path]:
             "Check the path."
         )
     return files
+
+
+def _nearest_beside(target: Path) -> str:
+    """Suggest what lies there of a similar name; endings make all names similar."""
+    beside = [entry.name for entry in islice(target.parent.glob("*"), 1000)]
+    stem = target.name.split(".")[0]
+    return nearest(target.name, [name for name in beside if nearest(stem, [name.split(".")[0]])])
 
 
 def _matching(pattern: Path) -> list[Path]:

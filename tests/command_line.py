@@ -1,0 +1,56 @@
+"""The command line in this process: what a user reads, and what is left in the folder."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from userbert import cli
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    error: str
+    appeared: list[str]
+    """In the current folder, hidden or not."""
+
+    @property
+    def refusal(self) -> str:
+        """The message of a command that refused its input: one, and nothing was written."""
+        assert self.code == 2, self.error
+        assert self.error.startswith("error: ")
+        assert "Traceback" not in self.error
+        assert self.error.count("\n") == 1, self.error
+        assert self.error.endswith((".\n", "?\n"))
+        assert self.appeared == []
+        return self.error.removeprefix("error: ").strip()
+
+
+Userbert = Callable[..., Done]
+
+
+def command_line_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Userbert:
+    """Run commands in a folder."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: object) -> Done:
+        before = {path.name for path in folder.iterdir()}
+        monkeypatch.setattr(sys, "argv", ["userbert", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        appeared = sorted({path.name for path in folder.iterdir()} - before)
+        return Done(code, said.out, said.err, appeared)
+
+    return run
