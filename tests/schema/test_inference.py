@@ -287,12 +287,6 @@ def test_codes_are_categories_and_amounts_are_numbers(tmp_path: Path) -> None:
     assert discount.bins * 40 / 1440 > 3
 
 
-def test_one_word_that_is_no_number_makes_a_category(tmp_path: Path) -> None:
-    text = [str(number) for number in shop_log()["quantity"]]
-    frame = shop_log().with_columns(pl.Series("quantity", [*text[:-1], "many"]))
-    assert isinstance(Schema.parse(propose(tmp_path, frame)).attributes["quantity"], Category)
-
-
 def test_a_constant_action_is_named_after_the_log(tmp_path: Path) -> None:
     frame = shop_log().drop("event_type", "price", "quantity")
     for name, action in {"clicks": "click", "transactions": "purchase", "rows": "event"}.items():
@@ -307,9 +301,9 @@ def test_an_action_column_of_one_value_is_that_constant(tmp_path: Path) -> None:
     assert Schema.parse(propose(tmp_path, frame)).sources["log"].action == "rent"
 
 
-def test_an_action_column_with_gaps_is_not_one(tmp_path: Path) -> None:
+def test_an_action_column_with_many_gaps_is_not_one(tmp_path: Path) -> None:
     frame = shop_log().with_columns(
-        event_type=pl.when(pl.int_range(pl.len()) > 9).then("event_type")
+        event_type=pl.when(pl.int_range(pl.len()) > 99).then("event_type")
     )
     schema = Schema.parse(propose(tmp_path, frame))
     assert schema.sources["log"].action == "purchase"
@@ -431,7 +425,7 @@ def test_a_log_without_users_or_times_is_told(tmp_path: Path) -> None:
         propose(tmp_path, frame.select("created_at", "price", "currency"))
     with pytest.raises(SourceError, match="no column holds times"):
         propose(tmp_path, frame.drop("created_at"))
-    odd = frame.with_columns(pl.col("created_at").dt.strftime("%d.%m.%Y %H:%M"))
+    odd = frame.with_columns(pl.col("created_at").dt.strftime("%d %b %Y, %H:%M"))
     with pytest.raises(SourceError, match=r'"created_at" holds .*2017-09-01T04:00:00'):
         propose(tmp_path, odd)
     with pytest.raises(SourceError, match="expected rows, found none"):

@@ -64,7 +64,8 @@ def init(
             show(table)
     with publishing_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    show(f"{output} is written. Look it through, then: userbert prepare {output} -o data")
+    bad_rows = " --on-invalid quarantine" if proposal.is_flawed() else ""
+    show(f"{output} is written. Look it through, then: userbert prepare {output} -o data{bad_rows}")
 
 
 def prepare(

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from userbert.data.times import instants
+from userbert.schema.files import NO_NUMBER
 from userbert.schema.models import Category, Derived, Number, Profile, Schema, Source, Time
 
 INVALID = "invalid"
@@ -99,7 +100,7 @@ def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
     numbers = exact.cast(pl.Float32)
     bad = column.is_not_null() & exact.is_null()
     if bad.any():
-        bad = bad & ~column.cast(pl.String).str.to_lowercase().is_in(["", "nan"])
+        bad = bad & ~column.cast(pl.String).str.to_lowercase().is_in(NO_NUMBER)
     bad = bad | numbers.is_infinite().fill_null(value=False)
     expected = "a number"
     if attribute.min is not None:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import polars as pl
 
 from userbert.progress import progress
-from userbert.schema.files import reading
-from userbert.schema.roles import Log, Times, holds_dates, words_of
+from userbert.schema.files import NO_NUMBER, reading
+from userbert.schema.roles import Log, Times, holds_clock, holds_dates, words_of
 
 _CODE_WORDS = {
     "id", "ids", "code", "sku", "upc", "ean", "key", "zip", "zipcode", "postcode", "no", "nr",
@@ -29,6 +29,8 @@ _AMOUNT_WORDS = {
     "income", "percent", "pct", "rate", "num", "units", "points", "tax", "fee", "margin", "profit",
 }  # fmt: skip
 _MAX_VALUES = 20_000
+_ODD = 0.01
+"""The share of rows that may hold something else in a column of numbers."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ class Evidence:
     top: str | None
     length: float
     """Characters of a value, on average."""
+    odd: int
+    """Rows with a value that is no number."""
     is_numeric: bool
+    """Hardly a row is odd."""
     is_whole: bool
     is_padded: bool
     """Some values start with a zero that a number would not have."""
@@ -102,6 +107,8 @@ def judge(
         name: _left_out(name, "a list, record or bytes; flatten it to use it") for name in nested
     }
     choices |= {name: _left_out(name, "another time") for name in temporal}
+    clocks = [name for name in names if times is not None and holds_clock(log, name)]
+    choices |= {name: _clock(name, times) for name in clocks if times is not None}
     choices |= {name: _left_out(name, "it has no name") for name in names if not name.strip()}
     rest = [name for name in names if name not in choices]
     users = log.collect(pl.col(user).n_unique()).item()
@@ -121,6 +128,19 @@ def judge(
             choices[name], kind="left out", reason=f"it says the same as {original}"
         )
     return [choices[name] for name in names]
+
+
+def _clock(name: str, times: Times) -> Choice:
+    """Leave out a time of day; where the log's times are dates alone, it should be told."""
+    choice = _left_out(name, "a time of day")
+    if not times.is_day:
+        return choice
+    return replace(
+        choice,
+        reason="a time of day, apart from its date",
+        warning=f'the time of day stands apart, in column "{name}": to have hours and sessions, '
+        f'join it to "{times.column}" in one column, such as 2017-09-01T17:30:00.',
+    )
 
 
 def _gather(log: Log, user: str, names: Sequence[str], min_users: int) -> list[Evidence]:
@@ -157,12 +177,12 @@ def _count(log: Log, user: str, name: str, min_users: int) -> dict[str, Any]:
     text = pl.col("value").cast(pl.String)
     number = pl.lit(None, pl.Float64)
     if log.types[name].is_numeric() or log.types[name] == pl.String:
-        number = pl.col("value").cast(pl.Float64, strict=False).fill_nan(None)
-    is_gap = text.str.to_lowercase().is_in(["", "nan"])
+        number = pl.col("value").cast(pl.Float64, strict=False)
+        number = pl.when(number.is_finite()).then(number)
+    is_gap = text.str.to_lowercase().is_in(NO_NUMBER)
     shared = pl.col("users") >= min_users
-    plan = by_value.with_columns(
-        text=text, number=number, bad=~is_gap & (number.is_null() | number.is_infinite())
-    ).select(
+    odd = pl.col("rows").filter("bad").sum()
+    plan = by_value.with_columns(text=text, number=number, bad=~is_gap & number.is_null()).select(
         pl.col("rows").sum().alias("given"),
         pl.len().alias("values"),
         pl.col("users").sum().alias("pairs"),
@@ -171,7 +191,10 @@ def _count(log: Log, user: str, name: str, min_users: int) -> dict[str, Any]:
         pl.col("rows").max().alias("most"),
         pl.col("text").filter(pl.col("rows") == pl.col("rows").max()).min().alias("top"),
         pl.col("text").str.len_chars().mean().fill_null(0).alias("length"),
-        (~pl.col("bad").any() & pl.col("number").is_not_null().any()).alias("is_numeric"),
+        odd.alias("odd"),
+        ((odd <= _ODD * pl.col("rows").sum()) & pl.col("number").is_not_null().any()).alias(
+            "is_numeric"
+        ),
         (pl.col("number") == pl.col("number").floor()).all().alias("is_whole"),
         pl.col("text").str.contains(r"^0\d").any().alias("is_padded"),
         pl.col("number").min().alias("low"),
@@ -260,8 +283,8 @@ def _is_number(evidence: Evidence, kind: pl.DataType) -> bool:
             return False
         if word in _AMOUNT_WORDS:
             return True
-    if kind.is_float():
-        return True
+    if evidence.odd or kind.is_float():
+        return not evidence.odd
     low, high = evidence.low or 0, evidence.high or 0
     same_length = low >= 100 and len(f"{low:.0f}") == len(f"{high:.0f}")
     is_amount = evidence.values > 20 and not same_length and high < 1e9
@@ -277,6 +300,11 @@ def _is_identifier(evidence: Evidence) -> bool:
 def _number(evidence: Evidence, bins: int, gaps: str) -> Choice:
     low, high = evidence.low or 0.0, evidence.high or 0.0
     reason = f"numbers from {low:,.10g} to {high:,.10g}{gaps}"
+    if evidence.odd:
+        reason += (
+            f"; {evidence.odd:,} rows hold something else: prepare them with --on-invalid "
+            "quarantine, or mend them"
+        )
     bins = max(2, min(bins, evidence.values))
     rest = 1 - evidence.most / evidence.given
     if rest < 2 / bins:

@@ -27,6 +27,8 @@ _COMPRESSED_STARTS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c"
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 """In the name of a folder."""
+NO_NUMBER = ("", "nan", "na", "n/a", "null", "none", "-", "?")
+"""What stands for nothing in a column of numbers, in small letters."""
 _UNREADABLE = (PolarsError, OSError, PanicException)
 _LISTED = 30
 _END = 65_536

@@ -19,7 +19,7 @@ import polars as pl
 from userbert.errors import SourceError
 from userbert.progress import progress, warn
 from userbert.schema.columns import Choice, judge
-from userbert.schema.files import columns_of, expand, reading, scan
+from userbert.schema.files import columns_of, expand, listed, reading, scan
 from userbert.schema.hindsight import without_hindsight, without_totals
 from userbert.schema.proposal import Habits, Proposal, UserTable, render
 from userbert.schema.roles import Log, Times, find_actions, find_times, find_user
@@ -79,11 +79,11 @@ def _propose(logs: Sequence[Log], profile: Log | None) -> Proposal:
 
 
 def _open_logs(paths: Sequence[Path], folder: Path, copies: Path) -> list[Log]:
-    """Open files; those with the same columns are one source."""
-    sources: dict[tuple[str, ...], dict[Path, list[Path]]] = {}
+    """Open files; those with the same columns, and times in the same ones, are one source."""
+    sources: dict[tuple[object, ...], dict[Path, list[Path]]] = {}
     for path in paths:
         files = expand(str(path), Path())
-        columns = {file: tuple(sorted(columns_of(scan(file), file))) for file in files}
+        columns = {file: _shape(columns_of(scan(file), file)) for file in files}
         holds_schema = path.is_dir() and folder.resolve().is_relative_to(path.resolve())
         if len(set(columns.values())) == 1 and not holds_schema:
             sources.setdefault(columns[files[0]], {})[path] = files
@@ -98,6 +98,11 @@ def _open_logs(paths: Sequence[Path], folder: Path, copies: Path) -> list[Log]:
     return list(logs.values())
 
 
+def _shape(types: dict[str, pl.DataType]) -> tuple[object, ...]:
+    """What files of one source have in common."""
+    return tuple(sorted((name, kind.is_temporal()) for name, kind in types.items()))
+
+
 def _open(name: str, given: dict[Path, list[Path]], folder: Path, copies: Path) -> Log:
     files = [file for expanded in given.values() for file in expanded]
     frames = [scan(file) for file in files]
@@ -109,7 +114,13 @@ def _open(name: str, given: dict[Path, list[Path]], folder: Path, copies: Path) 
     }
     frame = pl.concat(
         [
-            one.cast({column: types[column] for column in kinds})
+            one.with_columns(
+                # It may be text in another file: no type holds both, and lists are not looked at.
+                pl.lit(None).alias(column)
+                if types[column].is_nested()
+                else pl.col(column).cast(types[column])
+                for column in kinds
+            )
             for one, kinds in zip(frames, columns, strict=True)
         ],
         how="diagonal",
@@ -141,10 +152,11 @@ def _at_hand(frame: pl.LazyFrame, files: Sequence[Path], copy: Path) -> pl.LazyF
 def _common_type(kinds: Iterable[pl.DataType]) -> pl.DataType:
     """A type that holds the values of a column in all files of a source."""
     found = set(kinds) - {pl.Null()}
+    nested = sorted((kind for kind in found if kind.is_nested()), key=str)
     if any(isinstance(kind, pl.Categorical | pl.Enum) for kind in found):
         return pl.String()
-    if len(found) == 1:
-        return found.pop()
+    if nested or len(found) == 1:
+        return [*nested, *found][0]
     if found and all(kind.is_integer() for kind in found):
         return pl.Int64()
     if found and all(kind.is_numeric() for kind in found):
@@ -285,5 +297,5 @@ def _other_user_column(profile: Log, known: pl.LazyFrame, user: str) -> SourceEr
         )
     return SourceError(
         f'{profile.files[0]}: the user column "{user}" is missing, and no column holds the same '
-        f"ids; it has: {', '.join(profile.types)}. Give the profiles of the same users."
+        f"ids; it has: {listed(profile.types)}. Give the profiles of the same users."
     )

@@ -57,6 +57,21 @@ class Proposal:
     habits: Habits
     profile: UserTable | None = None
 
+    def is_flawed(self) -> bool:
+        """Whether some rows cannot be used, as far as is known."""
+        fields = () if self.profile is None else self.profile.fields
+        counts = [
+            self.habits.missing,
+            *(times.missing for times in self.times),
+            *(action.missing for action in self.actions),
+            *(
+                each.evidence.odd
+                for each in (*self.attributes, *fields)
+                if each.kind == "number" and each.evidence is not None
+            ),
+        ]
+        return any(counts)
+
     def warnings(self) -> list[str]:
         """What should be told even to those who do not read the schema."""
         fields = () if self.profile is None else self.profile.fields

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from userbert.errors import SourceError
-from userbert.schema.files import reading
+from userbert.schema.files import listed, reading
 
 RESERVED_NAMES = (
     "user", "user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid",
@@ -39,13 +39,17 @@ _VERBS = {
     "rating": "rating review", "visit": "visit session checkin", "search": "search query",
 }  # fmt: skip
 _MAX_ACTION_TYPES = 100
+_RARELY = 0.01
+"""The share of events that may lack an action type where the others have one."""
 
 _DATE = "|".join(
     rf"(?:19|20)\d\d{mark}(?:0[1-9]|1[0-2]){mark}(?:0[1-9]|[12]\d|3[01])" for mark in ("-", "/", "")
 )
+_DOTTED = r"(?:0[1-9]|[12]\d|3[01])\.(?:0[1-9]|1[0-2])\.(?:19|20)\d\d"
+"""The day first, as everywhere where dates have dots."""
 _CLOCK = r"\d\d:\d\d(?::\d\d(?:\.\d+)?)?"
 _OFFSET = r"\s*(?:Z|z|UTC|[+-]\d\d:?\d\d)"
-_ISO = re.compile(rf"\s*(?:{_DATE})(?:[T ]{_CLOCK}(?P<offset>{_OFFSET})?)?\s*")
+_TIME = re.compile(rf"\s*(?:{_DATE}|{_DOTTED})(?:[T ]{_CLOCK}(?P<offset>{_OFFSET})?)?\s*")
 _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _SINCE, _UNTIL = 631_152_000, 4_102_444_800
 """1990 and 2100 in seconds since 1970: numbers in between may be times."""
@@ -107,9 +111,8 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
     Raises `SourceError` if there is none.
     """
     common = [name for name in logs[0].types if all(name in log.types for log in logs[1:])]
-    named = sorted(
-        (name for name in common if _who(name) is not None), key=lambda name: _who(name) or 0
-    )
+    own = {log.name: _named_as_users(log) for log in logs}
+    named = [name for name in own[logs[0].name] if all(name in each for each in own.values())]
     if profile is not None:
         in_both = [name for name in named or common if _is_key_of(name, profile, logs[0])]
         if in_both:
@@ -117,8 +120,15 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
     if named:
         rest = f"; {', '.join(named[1:])} would do too" if named[1:] else ""
         return named[0], f"found by its name{rest}"
-    own = {log.name: [name for name in log.types if _who(name) is not None] for log in logs}
-    if len(logs) > 1 and all(own.values()):
+    lacking = next((log for log in logs if not own[log.name]), None)
+    other = next((log for log in logs if own[log.name]), None)
+    if lacking is not None and other is not None:
+        raise SourceError(
+            f"{lacking.files[0]}: expected a user column, such as {own[other.name][0]!r} in "
+            f"{other.files[0]}; it has: {listed(lacking.types)}. Name the column that says who "
+            "alike in all logs, or leave this file out."
+        )
+    if lacking is None and len(logs) > 1:
         told = ", ".join(f"{names[0]!r} in {name}" for name, names in own.items())
         raise SourceError(
             f"the logs name their users differently: {told}. A schema has one name for the user "
@@ -126,11 +136,24 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
         )
     by_structure = _by_structure(common, logs[0])
     if by_structure is None:
+        records = [name for name in common if _who(name) is not None]
+        if records:
+            raise SourceError(
+                f'{logs[0].files[0]}, column "{records[0]}": expected user ids, found '
+                f"{logs[0].types[records[0]]}. Flatten it: a column that is text or a number."
+            )
         raise SourceError(
             f"{logs[0].files[0]}: no column looks like a user id, such as user_id or customer_id, "
-            f"in every log; it has: {', '.join(logs[0].types)}. Rename the column that says who."
+            f"in every log; it has: {listed(logs[0].types)}. Rename the column that says who."
         )
     return by_structure, "a guess: its name does not say so, but its values repeat as users do"
+
+
+def _named_as_users(log: Log) -> list[str]:
+    """Columns whose names say that they are a user's, the best first."""
+    scores = {name: _who(name) for name, kind in log.types.items() if not kind.is_nested()}
+    found = [(score, name) for name, score in scores.items() if score is not None]
+    return [name for _, name in sorted(found)]
 
 
 def _who(name: str) -> int | None:
@@ -187,7 +210,7 @@ def find_times(log: Log, user: str) -> Times:
         shown = log.sample[hint].drop_nulls().head(1).to_list() if hint else []
         told = f' Column "{hint}" holds {shown[0]!r}.' if shown else ""
         raise SourceError(
-            f"{log.files[0]}: no column holds times; it has: {', '.join(log.types)}.{told} Write "
+            f"{log.files[0]}: no column holds times; it has: {listed(log.types)}.{told} Write "
             "times as 2017-09-01T04:00:00, or as seconds, milliseconds or microseconds since 1970."
         )
     best = max(found, key=lambda name: scores[name] or (0, 0.0, 0))
@@ -199,7 +222,18 @@ def holds_dates(log: Log, name: str) -> bool:
     given = log.sample[name].drop_nulls()
     if given.dtype != pl.String or given.is_empty():
         return False
-    return _share_iso(given) > 0.9 and not given.str.contains(r"^\s*\d{8}\s*$").any()
+    return _share_times(given) > 0.9 and not given.str.contains(r"^\s*\d{8}\s*$").any()
+
+
+def holds_clock(log: Log, name: str) -> bool:
+    """Whether a column is a time of day without its date."""
+    if log.types[name] == pl.Time:
+        return True
+    given = log.sample[name].drop_nulls()
+    if given.dtype != pl.String or given.is_empty():
+        return False
+    clocks = given.str.contains(rf"^\s*{_CLOCK}\s*$").sum()
+    return clocks > 0.9 * len(given)
 
 
 def _time_score(name: str, log: Log) -> tuple[int, float, int] | None:
@@ -211,7 +245,7 @@ def _time_score(name: str, log: Log) -> tuple[int, float, int] | None:
     by_name = sum(_TIME_WORDS.get(word, 0) for word in words_of(name))
     is_time = kind.is_temporal() and kind not in (pl.Time, pl.Duration)
     # Eight digits may be a code: only a name makes them a date.
-    is_digits = by_name > 0 and kind == pl.String and _share_iso(given) > 0.9
+    is_digits = by_name > 0 and kind == pl.String and _share_times(given) > 0.9
     if is_time or is_digits or holds_dates(log, name):
         by_form = 5
     elif _epoch_unit(values) is not None and by_name > 0:
@@ -221,8 +255,8 @@ def _time_score(name: str, log: Log) -> tuple[int, float, int] | None:
     return by_name + by_form, len(given) / len(values), given.n_unique()
 
 
-def _share_iso(values: pl.Series) -> float:
-    return sum(_ISO.fullmatch(value) is not None for value in values.head(1000)) / min(
+def _share_times(values: pl.Series) -> float:
+    return sum(_TIME.fullmatch(value) is not None for value in values.head(1000)) / min(
         len(values), 1000
     )
 
@@ -257,9 +291,9 @@ def _describe(log: Log, name: str, others: list[str]) -> Times:
             zone = kind.time_zone
             hour, midnight = column.dt.hour(), column.dt.time() == pl.time(0)
     elif kind == pl.String and _epoch_unit(log.sample[name]) is None:
-        column = column.str.strip_chars()
+        column = column.str.strip_chars().str.replace(r"^(\d\d)\.(\d\d)\.(\d{4})", "$3-$2-$1")
         given = log.sample[name].drop_nulls()
-        matches = (_ISO.fullmatch(value) for value in given)
+        matches = (_TIME.fullmatch(value) for value in given)
         has_offset = any(match is not None and match["offset"] for match in matches)
         valid = column.str.contains(rf"^(?:{_DATE})(?:[T ]|$)")
         length = 8 if given.str.contains(r"^\s*\d{8}").any() else 10
@@ -319,21 +353,32 @@ class ActionTypes:
     types: list[str]
     """Falling by their number of events."""
     reason: str
+    missing: int = 0
+    """Events without one."""
 
 
 def find_actions(log: Log, taken: set[str]) -> ActionTypes:
     """Find the column that says what each event is, or else one word for all of them."""
     named = [name for name in log.types if name not in taken and _says_what(name, log.types[name])]
     for name in named:
-        counts = log.collect(
-            pl.col(name).alias("type").value_counts(sort=True).head(_MAX_ACTION_TYPES + 1)
+        counted = log.collect(
+            pl.col(name).drop_nulls().alias("type").value_counts(sort=True)
         ).unnest("type")
-        types = counts.sort("count", "type", descending=[True, False])["type"]
-        if types.null_count() or len(types) > _MAX_ACTION_TYPES:
+        missing = log.rows - int(counted["count"].sum())
+        usual = _usual(counted, log.rows)
+        if usual is None or missing > _RARELY * log.rows:
             continue
-        if len(types) == 1:
+        types = usual.sort("count", "type", descending=[True, False])["type"]
+        if len(counted) == 1:
             return ActionTypes(None, types.to_list(), f'column "{name}" says nothing else')
-        return ActionTypes(name, types.to_list(), f"{len(types)} action types")
+        reason = f"{len(types)} action types"
+        if len(types) < len(counted):
+            others = counted["count"].sum() - usual["count"].sum()
+            rare = len(counted) - len(types)
+            reason += f"; {rare:,} rare ones, of {others:,} events, are left out"
+        if missing:
+            reason += f"; {missing:,} events have none: prepare them with --on-invalid quarantine"
+        return ActionTypes(name, types.to_list(), reason, missing)
     columns = {word for name in log.types for word in words_of(name)}
     for verb, signs in _VERBS.items():
         if any(word.removesuffix("s") in signs.split() for word in words_of(log.name)):
@@ -341,6 +386,15 @@ def find_actions(log: Log, taken: set[str]) -> ActionTypes:
     if columns & {"basket", "quantity", "price", "sales", "receipt", "invoice", "paid"}:
         return ActionTypes(None, ["purchase"], "no column names action types; it looks like sales")
     return ActionTypes(None, ["event"], "no column names action types")
+
+
+def _usual(counted: pl.DataFrame, rows: int) -> pl.DataFrame | None:
+    """The action types, without rare ones if there are too many; None: they are something else."""
+    if len(counted) <= _MAX_ACTION_TYPES:
+        return counted
+    usual = counted.filter(pl.col("count") >= 0.001 * rows)
+    is_most = usual["count"].sum() >= 0.85 * rows
+    return usual if is_most and len(usual) <= _MAX_ACTION_TYPES else None
 
 
 def _says_what(name: str, kind: pl.DataType) -> bool:
