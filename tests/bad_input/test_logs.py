@@ -201,7 +201,7 @@ def test_a_row_that_cannot_be_used(userbert: Userbert, tmp_path: Path, case: str
     )
     done = userbert("prepare", "mine.yaml", "-o", "data", "--on-invalid", "quarantine")
     assert done.code == 0, done.error
-    assert "data/rejected.parquet holds the rows set aside" in done.error
+    assert "data/rejected.parquet holds them, and why" in done.error
     assert pl.read_parquet("data/rejected.parquet").rows() == [("logs/log.csv", 18, reason)]
     assert accounts() == {"logs/log.csv": {"read": 60, "used": 59, "quarantined": 1}}
 

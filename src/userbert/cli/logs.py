@@ -138,13 +138,18 @@ def prepare(
         )
     for name in data.schema.segments:
         show(f"{name}: {summary['actions'][name]:,} actions in {summary['words'][name]:,} words")
-    read = sum(account["read"] for account in summary["rows"].values())
-    left_out = sum(
-        account["outside_segments"] + account["quarantined"] for account in summary["rows"].values()
-    )
-    show(f"{output}: {len(data):,} users from {read:,} rows; {left_out:,} rows are in no segment")
-    if (output / "rejected.parquet").exists():
-        warn(f"{output / 'rejected.parquet'} holds the rows set aside, and why")
+    rows = {
+        key: sum(account[key] for account in summary["rows"].values())
+        for key in ("read", "outside_segments", "duplicates_dropped", "quarantined")
+    }
+    told = f"{output}: {len(data):,} users from {rows['read']:,} rows; "
+    told += f"{rows['outside_segments']:,} rows are in no segment"
+    if rows["duplicates_dropped"]:
+        told += f", {rows['duplicates_dropped']:,} were said before"
+    show(told)
+    if rows["quarantined"]:
+        rejected = output / "rejected.parquet"
+        warn(f"{rows['quarantined']:,} rows cannot be used; {rejected} holds them, and why.")
     show(f"next: userbert pretrain {output} -o model")
 
 

@@ -57,8 +57,12 @@ def propose(events: list[Path], profiles: Path | None, folder: Path) -> Proposal
 def _propose(logs: Sequence[Log], profile: Log | None) -> Proposal:
     user, user_reason = find_user(logs, profile)
     times = [find_times(log, user) for log in logs]
+    habits = _habits(logs, times, user)
+    usable = logs
+    if habits.missing or any(when.missing for when in times):
+        usable = [_usable(log, user, when) for log, when in zip(logs, times, strict=True)]
     actions = [
-        find_actions(log, {user, when.column}) for log, when in zip(logs, times, strict=True)
+        find_actions(log, {user, when.column}) for log, when in zip(usable, times, strict=True)
     ]
     choices = [
         without_hindsight(
@@ -67,13 +71,12 @@ def _propose(logs: Sequence[Log], profile: Log | None) -> Proposal:
             when,
             judge(log, user, {when.column, action.column or ""}, times=when, bins=_EVENT_BINS),
         )
-        for log, when, action in zip(logs, times, actions, strict=True)
+        for log, when, action in zip(usable, times, actions, strict=True)
     ]
-    habits = _habits(logs, times, user)
     attributes = _merge(choices)
-    table = None if profile is None else _describe_profile(profile, logs, user)
+    table = None if profile is None else _describe_profile(profile, usable, user)
     if table is not None:
-        table = replace(table, fields=without_totals(table, user, logs, times, attributes))
+        table = replace(table, fields=without_totals(table, user, usable, times, attributes))
         attributes = _without_traits(attributes, table)
     return Proposal(logs, user, user_reason, times, actions, attributes, habits, profile=table)
 
@@ -214,6 +217,19 @@ def _habits(logs: Sequence[Log], times: Sequence[Times], user: str) -> Habits:
     carries_zone = when.zone not in (None, "UTC") or when.has_offset
     quietest = None if when.is_day or carries_zone else _quietest(log, when)
     return Habits(users, active_days, missing, quietest)
+
+
+def _usable(log: Log, user: str, when: Times) -> Log:
+    """The events that have a user and a time: what else stands in garbage says nothing."""
+    frame = log.frame.filter(pl.col(user).is_not_null(), when.is_given)
+    with reading(*log.files):
+        rows = frame.select(pl.len()).collect(engine="streaming").item()
+    if rows == 0:
+        raise SourceError(
+            f'{log.files[0]}: expected events with a user ("{user}") and a time '
+            f'("{when.column}"), found none that has both. Give the log that has them.'
+        )
+    return replace(log, frame=frame, rows=rows)
 
 
 def _quietest(log: Log, when: Times) -> int | None:

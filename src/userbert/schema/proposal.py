@@ -119,6 +119,10 @@ def _head(proposal: Proposal) -> Iterator[str]:
             f"people sleep then, they live near UTC{east:+d}."
         )
     yield f"timezone: {scalar(zone or 'UTC')}"
+    yield from _comment(
+        "To judge vectors at a cut-off, let vocabularies learn from nothing later: "
+        f"fit_before: {last:%Y-%m-%d}, or the first of your cut-offs."
+    )
 
 
 def _sources(proposal: Proposal) -> Iterator[str]:

@@ -89,6 +89,8 @@ class Times:
     is_day: bool
     has_offset: bool
     missing: int
+    is_given: pl.Expr
+    """Whether an event has a time that can be read."""
     day: pl.Expr
     """A key of the date of each event."""
     hour: pl.Expr
@@ -317,7 +319,7 @@ def _describe(log: Log, name: str, others: list[str]) -> Times:
         raise SourceError(f'{log.files[0]}, column "{name}": no time between 1900 and 2200.')
     return Times(
         name, _moment(first), _moment(last), unit, zone, is_day, has_offset, log.rows - found,
-        day, hour, second.cast(pl.Float64), others,
+        valid, day, hour, second.cast(pl.Float64), others,
     )  # fmt: skip
 
 
@@ -373,7 +375,7 @@ def find_actions(log: Log, taken: set[str]) -> ActionTypes:
             return ActionTypes(None, types.to_list(), f'column "{name}" says nothing else')
         reason = f"{len(types)} action types"
         if len(types) < len(counted):
-            others = counted["count"].sum() - usual["count"].sum()
+            others = log.rows - missing - int(usual["count"].sum())
             rare = len(counted) - len(types)
             reason += f"; {rare:,} rare ones, of {others:,} events, are left out"
         if missing:

@@ -1,0 +1,162 @@
+"""Three logs as one meets them, made to be nasty: a learning platform's, an app's, a bank's.
+
+Out: files in a folder. What users do follows from a trait of theirs (how often they come, what they
+choose), so that there is something to learn; how it is written down is what makes them odd.
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+_START = datetime(2023, 9, 1)
+_DAYS = 200
+
+
+@dataclass(frozen=True)
+class RawLog:
+    """Where a log's files are, as `userbert init` is given them."""
+
+    events: tuple[Path, ...]
+    profiles: Path | None = None
+
+
+def _behavior(users: int, topics: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What users do, one row an action, and who they are: a group that tastes follow from."""
+    draw = np.random.default_rng(seed)
+    group = draw.integers(0, 4, users)
+    tastes = draw.dirichlet(np.full(topics, 0.1), 4)
+    visits = draw.poisson(draw.gamma(1.2, 8, users)) + 1
+    # Each has a last day of their own, so that some do not return.
+    until = draw.beta(2, 1, users) * _DAYS * 86_400
+    visitor = np.repeat(np.arange(users), visits)
+    visit = np.repeat(np.arange(len(visitor)), draw.integers(1, 9, len(visitor)))
+    user = visitor[visit]
+    start = (draw.uniform(0, 1, len(visitor)) * until[visitor]).astype(np.int64)
+    chosen = (tastes[group[user]].cumsum(axis=1) < draw.random((len(user), 1))).sum(axis=1)
+    events = pl.DataFrame(
+        {
+            "user": user,
+            "visit": visit,
+            "second": start[visit] + draw.integers(0, 1200, len(user)),
+            "kind": draw.choice(4, len(user), p=[0.6, 0.25, 0.1, 0.05]),
+            "topic": np.minimum(chosen, topics - 1),
+            "amount": np.round(draw.gamma(2, 10 + 5 * group[user]), 2),
+        }
+    ).sort("second")
+    people = pl.DataFrame({"user": np.arange(users), "group": group})
+    return events.with_columns(
+        time=pl.lit(_START) + pl.duration(seconds="second"),
+        steps=pl.len().over("visit"),
+    ), people  # fmt: skip
+
+
+def learning_platform(folder: Path, seed: int = 0) -> RawLog:
+    """Write a file a month with `;`, dates with dots, decimal commas and umlauts.
+
+    The profiles hold an outcome, and totals at the time of the dump.
+    """
+    events, people = _behavior(3000, 150, seed)
+    kinds = pl.Series(["Seite", "Übung", "Forum", "Prüfung"])
+    months = events.with_columns(month=pl.col("time").dt.strftime("%Y-%m"))
+    for (month,), rows in months.group_by("month"):
+        table = rows.sort("time").select(
+            pl.format("s{}", pl.col("user").cast(pl.String).str.zfill(6)).alias("Student ID"),
+            pl.col("time").dt.strftime("%d.%m.%Y %H:%M").alias("Datum"),
+            kinds.gather(rows.sort("time")["kind"]).alias("Aktivität"),
+            pl.format("Kurs {}", "topic").alias("Kurs"),
+            pl.col("amount").cast(pl.String).str.replace(".", ",", literal=True).alias("Punkte"),
+            pl.when(pl.col("kind") == 2).then(pl.format("Frage zu {} von {}", "topic", "second"))
+            .alias("Beitrag"),
+        )  # fmt: skip
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        table.write_csv(folder / "logs" / f"moodle {month}.csv", separator=";")
+    draw = np.random.default_rng(seed + 1)
+    done = events.group_by("user").agg(clicks=pl.len(), last=pl.col("time").max())
+    people.join(done, on="user", how="left", maintain_order="left").select(
+        pl.format("s{}", pl.col("user").cast(pl.String).str.zfill(6)).alias("Student ID"),
+        pl.format("Fach {}", "group").alias("Studienfach"),
+        pl.col("clicks").alias("sum_click"),
+        pl.col("last").dt.strftime("%Y-%m-%d").alias("last_login"),
+        pl.Series("final_result", draw.choice(["Pass", "Fail", "Withdrawn"], len(people))),
+    ).write_csv(folder / "students.csv", separator=";")
+    return RawLog((folder / "logs",), folder / "students.csv")
+
+
+def app_telemetry(folder: Path, seed: int = 0) -> RawLog:
+    """Write JSON Lines by week, compressed: a record in each row, milliseconds as text.
+
+    A session's length is known from its first event on, each row has an id anew, one field is
+    always null, and another comes only later.
+    """
+    events, _ = _behavior(3000, 60, seed)
+    draw = np.random.default_rng(seed + 1)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    names = ["screen_view", "tap", "share", "purchase"]
+    weeks: dict[int, list[str]] = {}
+    for row in events.iter_rows(named=True):
+        week = row["second"] // (7 * 86_400)
+        line = {
+            "eventId": draw.bytes(8).hex(),
+            "distinctId": f"device-{row['user']:05}",
+            "ts": str(1_693_526_400_000 + row["second"] * 1000),
+            "name": names[row["kind"]],
+            "screen": f"/app/screen/{row['topic']}",
+            "device": {"os": "ios" if row["user"] % 3 else "android", "screen": [1080, 1920]},
+            "session_length": row["steps"],
+            "is_wifi": bool(row["user"] % 2),
+            "experiment": None,
+        }
+        if week >= 8:
+            line["darkMode"] = bool(row["user"] % 5 == 0)
+        weeks.setdefault(week, []).append(json.dumps(line) + "\n")
+    for week, lines in weeks.items():
+        with gzip.open(folder / "logs" / f"week-{week:02}.jsonl.gz", "wt", compresslevel=1) as file:
+            file.writelines(lines)
+    return RawLog((folder / "logs",))
+
+
+def bank(folder: Path, seed: int = 0) -> RawLog:
+    """Write tabs, a BOM and CRLF; the clock apart from its date, gaps as NA, text with quotes.
+
+    One row in ten is garbage.
+    """
+    events, people = _behavior(3000, 40, seed)
+    draw = np.random.default_rng(seed + 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = ["CARD", "TRANSFER", "CASH", "FEE"]
+    lines = [
+        "account_no\tbooking date\tbooking time\ttype\tamount\tbalance\tmerchant category\ttext"
+    ]
+    for row in events.iter_rows(named=True):
+        if draw.random() < 0.1:
+            junk = draw.choice(
+                ["\t".join(["?"] * 8), "\t\t\t\t\t\t\t", "x\t31.02.20\t\t\t#REF!\t\t\t"]
+            )
+            lines.append(str(junk))
+            continue
+        balance = draw.uniform(-500, 5000)
+        amount = "NA" if row["kind"] == 3 else f"-{row['amount']:.2f}"
+        lines.append(
+            f"{row['user'] + 40_000_000:010}\t{row['time']:%d.%m.%Y}\t{row['time']:%H:%M}\t"
+            f"{kinds[row['kind']]}\t{amount}\t{balance:.2f}\tMCC{row['topic']:04}\t"
+            f'"paid to ""shop {draw.integers(10**6)}"", thanks"'
+        )
+    text = "\ufeff" + "\r\n".join(lines) + "\r\n"
+    (folder / "bookings.tsv").write_bytes(text.encode())
+    people.select(
+        account_no=pl.format("00{}", pl.col("user") + 40_000_000), branch="group"
+    ).write_csv(folder / "accounts.csv")
+    return RawLog((folder / "bookings.tsv",), folder / "accounts.csv")
+
+
+ODD: Mapping[str, Callable[[Path], RawLog]] = {
+    "learning platform": learning_platform,
+    "app telemetry": app_telemetry,
+    "bank": bank,
+}
