@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from userbert.benchmarks import prepare
-from userbert.benchmarks.prepare import resident
+from userbert.benchmarks.contest import resident
 from userbert.cli import app
 
 ROW = {

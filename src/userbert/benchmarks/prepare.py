@@ -1,23 +1,17 @@
 """Preparation beside what else is done with such files, and the memory that each holds.
 
 In: folders of simulated logs. Out: rows of events a second, and of memory and disk at their peaks.
-Contestants run one after the other on the same files, each in a process of its own, which this
-module starts again by `python -m userbert.benchmarks.prepare CONTESTANT LOGS OUT`. The command line
-writes the rows; docs/results shows them.
+Contestants run one after the other on the same files, each in a process of its own. The command
+line writes the rows; docs/results shows them.
 """
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 
+from userbert.benchmarks.contest import Run, compete, gib, run
 from userbert.folders import read_json
 from userbert.progress import progress
 
@@ -34,8 +28,6 @@ _MOST_EVENTS: Mapping[str, int] = {
 """Of each that would otherwise take too long, or more memory than a laptop has."""
 _SHORT, _TURNS = 10_000_000, 3
 """Of fewer events, what a run does once shows: the run between the others' seconds is taken."""
-_SAMPLE_SECONDS, _SAMPLES_OF_DISK = 0.02, 50
-"""Between looks at the memory, and how many of these there are between looks at the disk."""
 
 LOGS = ("long_term", "short_term", "future")
 _SCHEMA = """\
@@ -116,19 +108,6 @@ REFERENCES: Mapping[str, Callable[[Path, Path], None]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, order=True)
-class Run:
-    """What a contestant's work took; ordered by its seconds."""
-
-    seconds: float
-    memory: int
-    """The most bytes that all its processes held together."""
-    disk: int
-    """The most bytes that it had on the disk."""
-    output: int
-    """Bytes that it left there."""
-
-
 def bench_prepare(workloads: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The rows of some workloads, given their logs: ours beside each reference that can.
 
@@ -144,9 +123,9 @@ def bench_prepare(workloads: Mapping[str, Path]) -> list[dict[str, Any]]:
             for contestant in (*VARIANTS, *REFERENCES):
                 if events <= _MOST_EVENTS.get(contestant, events):
                     turns = _TURNS if events < _SHORT else 1
-                    runs[contestant] = sorted(run(contestant, logs) for _ in range(turns))[
-                        turns // 2
-                    ]
+                    runs[contestant] = sorted(
+                        run(__spec__.name, contestant, logs) for _ in range(turns)
+                    )[turns // 2]
                 advance(1, f"{name}: {contestant}")
             references: list[str | None] = [one for one in REFERENCES if one in runs]
             rows += [
@@ -169,68 +148,12 @@ def _row(
         "events_per_s": round(events / ours.seconds),
         "reference_events_per_s": theirs and round(events / theirs.seconds),
         "ratio": theirs and round(theirs.seconds / ours.seconds, 2),
-        "peak_memory_gib": _gib(ours.memory),
-        "reference_peak_memory_gib": theirs and _gib(theirs.memory),
-        "peak_disk_gib": _gib(ours.disk),
-        "output_gib": _gib(ours.output),
+        "peak_memory_gib": gib(ours.memory),
+        "reference_peak_memory_gib": theirs and gib(theirs.memory),
+        "peak_disk_gib": gib(ours.disk),
+        "output_gib": gib(ours.output),
     }
 
 
-def _gib(size: int) -> float:
-    return round(size / 2**30, 2)
-
-
-def run(contestant: str, logs: Path) -> Run:
-    """Measure a contestant's work."""
-    with TemporaryDirectory(dir=logs.parent) as name:
-        folder = Path(name)
-        command = [sys.executable, "-m", "userbert.benchmarks.prepare", contestant]
-        # Spark's shuffles count as disk, too.
-        place = {**os.environ, "SPARK_LOCAL_DIRS": str(folder)}
-        process = subprocess.Popen(
-            [*command, str(logs), str(folder / "out")],
-            env=place, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        memory = disk = looks = 0
-        while process.poll() is None:
-            memory = max(memory, resident(process.pid))
-            if looks % _SAMPLES_OF_DISK == 0:
-                disk = max(disk, _stored(folder))
-            looks += 1
-            time.sleep(_SAMPLE_SECONDS)
-        told = process.communicate()[0]
-        if process.returncode != 0:
-            raise subprocess.CalledProcessError(process.returncode, command)
-        left = _stored(folder / "out")
-    return Run(float(told), memory, max(disk, left), left)
-
-
-def _stored(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; what is removed meanwhile is not counted."""
-    try:
-        if not path.is_dir():
-            return path.lstat().st_size
-        return sum(_stored(each) for each in path.iterdir())
-    except OSError:
-        return 0
-
-
-def resident(process: int) -> int:
-    """Bytes in memory of a process and all it started; 0 of one that is gone."""
-    total, folder = 0, Path("/proc") / str(process)
-    try:
-        pages = int((folder / "statm").read_text(encoding="ascii").split()[1])
-        total += pages * os.sysconf("SC_PAGE_SIZE")
-        for thread in (folder / "task").iterdir():
-            children = (thread / "children").read_text(encoding="ascii").split()
-            total += sum(resident(int(child)) for child in children)
-    except OSError:
-        return total
-    return total
-
-
 if __name__ == "__main__":
-    work = {**VARIANTS, **REFERENCES}[sys.argv[1]]
-    started = time.perf_counter()
-    work(Path(sys.argv[2]), Path(sys.argv[3]))
-    print(time.perf_counter() - started)
+    compete({**VARIANTS, **REFERENCES})

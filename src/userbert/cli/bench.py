@@ -121,6 +121,37 @@ def prepare(
         show(f"{output}: {len(rows)} rows")
 
 
+@app.command()
+def init(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+    ] = None,
+    events: Annotated[int, typer.Option(min=1000, help="In the log.")] = 10_000_000,
+) -> None:
+    """Time `init` on a large log, as Parquet and as CSV, beside one pass by Polars.
+
+    Example: `userbert bench init -o init.json`
+    """
+    from tempfile import TemporaryDirectory
+
+    from userbert.benchmarks.init import bench_init
+    from userbert.folders import write_json
+    from userbert.provenance import made
+
+    if output is not None:
+        refuse_existing(output)
+    with TemporaryDirectory() as folder:
+        rows = bench_init(Path(folder), events)
+    for row in rows:
+        show(
+            f"{row['form']:>7}: {row['seconds']} s in {row['peak_memory_gib']} GiB, "
+            f"{row['reference']} {row['reference_seconds']} s"
+        )
+    if output is not None:
+        write_json(output, {"made": made(typed_command(), [0], None), "rows": rows})
+        show(f"{output}: {len(rows)} rows")
+
+
 def _needs_peers(*peers: str) -> None:
     from importlib.util import find_spec
 
