@@ -1,0 +1,167 @@
+"""What must hold of logs and schemas whatever their bytes are.
+
+`SEEDS` are files that are good; fuzzers change their bytes and hand them to `check`, which runs
+`init` and `prepare` on them. A file may be refused by an error of userbert's own; nothing else may
+be raised, and of what is prepared every row must be accounted for.
+"""
+
+import gzip
+import json
+import shutil
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import polars as pl
+
+from userbert.data.prepare import prepare
+from userbert.errors import UserBertError
+from userbert.schema import Schema
+from userbert.schema.inference import propose_schema
+
+_ROWS = [
+    (f"u{row % 3}", f"2024-01-{row % 9 + 1:02}T{row:02}:10:00", ("view", "buy")[row % 2], row % 4)
+    for row in range(16)
+]
+_EVENTS = pl.DataFrame(
+    [(*row, f"p{row[3]}", row[3] + 0.5) for row in _ROWS],
+    schema=["user", "time", "action", "code", "product", "price"],
+    orient="row",
+)
+_SCHEMA = """user: user
+timezone: Europe/Berlin
+sources:
+  log:
+    path: LOG
+    time: {column: time, zone: local, unit: auto, resolution: instant}
+    action: {column: action}
+    lookup: [{path: products.csv, on: product}]
+attributes:
+  code: {column: code, max_values: 20, min_users: 1, share: true}
+  genre: {column: genre}
+  price: {column: price, bins: 4, min: 0}
+  hour: {of: hour}
+segments:
+  long_term:
+    words: {by: day, starts_at: "04:00"}
+    window: {from: 90d, to: 7d}
+    actions: [view, buy]
+    attributes: [code, genre, price, hour]
+    max_words: 128
+  short_term: {words: {by: gap, minutes: 30}, window: 7d, actions: [buy], attributes: [code]}
+profile:
+  path: people.csv
+  fields: {age: {column: age, bins: 3}, city: {column: city}}
+duplicates: drop
+fit_before: 2024-03-01
+"""
+
+
+def _parquet() -> bytes:
+    file = BytesIO()
+    _EVENTS.with_columns(pl.col("time").str.to_datetime()).write_parquet(file)
+    return file.getvalue()
+
+
+_CSV = _EVENTS.write_csv().encode()
+SEEDS = {
+    "log.csv": _CSV,
+    "log.tsv": _CSV.replace(b",", b"\t"),
+    "log.jsonl": "".join(json.dumps(row) + "\n" for row in _EVENTS.rows(named=True)).encode(),
+    "log.parquet": _parquet(),
+    "log.csv.gz": gzip.compress(_CSV, mtime=0),
+    "schema.yaml": _SCHEMA.replace("LOG", "log.csv").encode(),
+    "people.csv": b"user,age,city\nu0,30,Ulm\nu1,40,\nu2,,Bonn\n",
+    "products.csv": b"product,genre\np0,tea\np1,milk\np2,tea\n",
+}
+
+WORDS = (
+    "", '"', '""', ",", ";", "\t", "|", "\r", "\r\n", "\n", "\n\n", "\x00", "\ufeff", "\ufffd",
+    "é", "💥", "null", "NaN", "-inf", "1e999", "1,5", "0x1f", "-0", "99999999999999999999",
+    "true", "{}", "[]", "[1]", '{"a": 1}', "0001-01-01", "9999-12-31T23:59:59", "2024-02-30",
+    "2024-03-31T02:30:00", "24:00", "+14:00", "01.02.2024", "1704067200", "1704067200000",
+    "1e18", "user", "time", "u0", "&a", "*a", "!!binary ", "<<: ", "? ", "- ", "# ", "~",
+    "min: .nan", "of: action", "by: gap", "zone: UTC", "unit: ms", "resolution: day", "keep",
+    "products.csv", "**", "..", "/dev/null",
+)  # fmt: skip
+"""What breaks readers; fuzzers put it anywhere."""
+
+
+def check(folder: Path, name: str, content: bytes) -> Counter[str]:
+    """Run `init` and `prepare` with `content` as the file `name`, in an empty folder.
+
+    Returns how often they refused and accepted it. Raises whatever is not userbert's own error,
+    and `AssertionError` for rows that are not accounted for.
+    """
+    log = name if name.startswith("log") else "log.csv"
+    for needed in {log, "people.csv", "products.csv"}:
+        (folder / needed).write_bytes(SEEDS[needed])
+    (folder / name).write_bytes(content)
+    text = _SCHEMA.replace("LOG", log)
+    ends: Counter[str] = Counter()
+    try:
+        schema = Schema.load(folder / name) if name == "schema.yaml" else Schema.parse(text, folder)
+        ends[_prepared(schema, folder, "fail")] += 1
+        ends[_prepared(schema, folder, "quarantine")] += 1
+    except UserBertError as error:
+        _check_message(error)
+        ends["schema refused"] += 1
+    if name != "schema.yaml":
+        ends[_proposed(folder, log)] += 1
+    return ends
+
+
+def _proposed(folder: Path, log: str) -> str:
+    try:
+        text = propose_schema([folder / log], folder / "people.csv", folder)
+    except UserBertError as error:
+        _check_message(error)
+        return "init refused"
+    end = _prepared(Schema.parse(text, folder), folder, "quarantine")
+    return f"init, then {end}"
+
+
+def _prepared(schema: Schema, folder: Path, on_invalid: str) -> str:
+    data = folder / "data"
+    try:
+        prepare(schema, data, on_invalid=on_invalid)  # type: ignore[arg-type]
+    except UserBertError as error:
+        _check_message(error)
+        assert not data.exists(), "a refused log left prepared data behind"
+        return f"prepare {on_invalid} refused"
+    else:
+        _check_accounts(data)
+        return f"prepare {on_invalid} accepted"
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+        hidden = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+        assert not hidden, f"half-written output: {hidden}"
+
+
+def _check_message(error: UserBertError) -> None:
+    message = str(error)
+    assert message.rstrip().endswith((".", "?")), f"a message that breaks off: {message!r}"
+    assert "polars" not in message, f"a message of internals: {message!r}"
+
+
+def _check_accounts(data: Path) -> None:
+    accounts = json.loads((data / "summary.json").read_text())["rows"]
+    set_aside = Counter[str]()
+    if (data / "rejected.parquet").exists():
+        set_aside.update(pl.read_parquet(data / "rejected.parquet")["file"].to_list())
+    for file, account in accounts.items():
+        ends = ("used", "outside_segments", "quarantined", "duplicates_dropped")
+        assert account["read"] == sum(account[end] for end in ends), account
+        assert account["quarantined"] == set_aside[file], account
+        rows = _rows_of(Path(file))
+        assert rows is None or account["read"] == rows, (account, rows)
+
+
+def _rows_of(file: Path) -> int | None:
+    """Rows of a text file as lines; None: they cannot be told by counting lines."""
+    content = file.read_bytes()
+    if file.suffix == ".jsonl":
+        return sum(bool(line.strip()) for line in content.split(b"\n"))
+    if file.suffix not in {".csv", ".tsv"} or b'"' in content or content.startswith(b"\n"):
+        return None
+    return len(content.removesuffix(b"\n").split(b"\n")) - 1
