@@ -7,6 +7,7 @@ be raised, and of what is prepared every row must be accounted for.
 
 import gzip
 import json
+import re
 import shutil
 from collections import Counter
 from io import BytesIO
@@ -162,6 +163,9 @@ def _rows_of(file: Path) -> int | None:
     content = file.read_bytes()
     if file.suffix == ".jsonl":
         return sum(bool(line.strip()) for line in content.split(b"\n"))
-    if file.suffix not in {".csv", ".tsv"} or b'"' in content or content.startswith(b"\n"):
+    if file.suffix not in {".csv", ".tsv"} or content.startswith(b"\n"):
         return None
-    return len(content.removesuffix(b"\n").split(b"\n")) - 1
+    unquoted = re.sub(rb'(?<![^,\t\n])"(?:[^"]|"")*"(?![^,\t\r\n])', b"", content)
+    if b'"' in unquoted or unquoted.startswith(b"\n"):
+        return None
+    return len(unquoted.removesuffix(b"\n").split(b"\n")) - 1

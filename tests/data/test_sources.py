@@ -2,7 +2,7 @@
 
 import gzip
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -327,7 +327,7 @@ def test_a_missing_column_is_told_with_those_that_there_are(column: str, place: 
 
 
 @pytest.mark.parametrize("column", ["user", "time", "action", "genre", "price"])
-@pytest.mark.parametrize("value", [["a", "b"], {"a": 1}, b"\xff"])
+@pytest.mark.parametrize("value", [["a", "b"], {"a": 1}, b"\xff", timedelta(days=1)])
 def test_columns_of_lists_and_bytes_cannot_be_used(column: str, value: Any) -> None:
     log = LOG.head(1).with_columns(pl.Series(column, [value]))
     message = message_of(lambda: open_sources(schema(), {"log": log}))
@@ -375,6 +375,21 @@ def test_a_row_that_cannot_be_used_says_why(column: str, value: Any, told: str) 
 @pytest.mark.parametrize("value", [None, "", " ", " nan", "NaN", "0", "-0", " 2.5", "1e3", True])
 def test_numbers_that_are_given_or_not_can_be_used(value: Any) -> None:
     assert invalid_of(LOG.head(1).with_columns(pl.Series("price", [value]))) == [None]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us"])
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63)])
+def test_times_beyond_all_calendars_are_told_by_their_number(unit: Any, number: int) -> None:
+    times = pl.Series("time", [number]).cast(pl.Datetime(unit))
+    told = f'column "time": expected a time between 1900 and 2200, found "{number}"'
+    assert invalid_of(LOG.head(1).with_columns(times)) == [told]
+    (opened,) = open_sources(schema(), {"log": LOG.head(1).with_columns(times.alias("user"))})
+    assert next(opened.batches())["user_id"].to_list() == [str(number)]
+
+
+def test_numbers_may_be_stored_as_categories() -> None:
+    log = LOG.with_columns(price=pl.Series(["1", "2.5", "free"], dtype=pl.Categorical))
+    assert invalid_of(log) == [None, None, 'column "price": expected a number ≥ 0, found "free"']
 
 
 def test_only_bad_rows_are_told_of_and_only_by_their_first_fault() -> None:

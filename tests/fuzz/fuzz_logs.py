@@ -13,6 +13,7 @@ import tempfile
 import traceback
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import atheris
 
@@ -28,7 +29,6 @@ class Campaign:
 
     def __init__(self, folder: Path) -> None:
         self.corpus, self.failures = folder / "corpus", folder / "failures"
-        self.words = folder / "words"
         self.inputs = 0
         self.ends: Counter[str] = Counter()
         self.found: Counter[str] = Counter()
@@ -39,8 +39,6 @@ class Campaign:
             each.mkdir(parents=True, exist_ok=True)
         for number, name in enumerate(NAMES):
             (self.corpus / name).write_bytes(bytes([number]) + SEEDS[name])
-        escaped = ("".join(f"\\x{byte:02x}" for byte in word.encode()) for word in WORDS if word)
-        self.words.write_text("".join(f'"{word}"\n' for word in escaped))
 
     def one(self, data: bytes) -> None:
         """Check one input; go on whatever is found."""
@@ -75,14 +73,31 @@ class Campaign:
         )
 
 
+def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+    """Change an input: every second one is a good file first, as most changes break a file."""
+    random = Random(seed)
+    if random.random() < 0.5 or not data:
+        number = random.randrange(len(NAMES))
+        data = bytes([number]) + SEEDS[NAMES[number]]
+    for _ in range(random.randint(1, 3)):
+        if random.random() < 0.3:
+            data = data[:1] + atheris.Mutate(data[1:], max_size - 1)
+            continue
+        start = random.randint(1, len(data))
+        end = start + random.choice([0, 0, 1, 1, 2, 8, 60])
+        data = data[:start] + random.choice(WORDS).encode() + data[end:]
+    return data[:max_size]
+
+
 def main() -> None:
     """Run until libFuzzer's options say that it is enough."""
     campaign = Campaign(Path(sys.argv[1]))
     campaign.seed()
     # One input may be larger than a seed, but not much: time goes into variety.
-    options = [f"-dict={campaign.words}", "-max_len=8192", "-timeout=60", "-rss_limit_mb=4096"]
-    options += sys.argv[2:]
-    atheris.Setup([sys.argv[0], *options, str(campaign.corpus)], campaign.one)
+    options = ["-max_len=8192", "-timeout=60", "-rss_limit_mb=4096", *sys.argv[2:]]
+    atheris.Setup(
+        [sys.argv[0], *options, str(campaign.corpus)], campaign.one, custom_mutator=mutate
+    )
     atheris.Fuzz()
 
 

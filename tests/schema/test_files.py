@@ -198,6 +198,13 @@ def test_of_several_files_the_damaged_one_is_named(tmp_path: Path) -> None:
         pl.concat([scan(good), scan(bad)]).collect()
 
 
+def test_damage_that_shows_in_some_columns_alone_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_bytes(b'a b" "c,d\n,e f"\n0\n')
+    with pytest.raises(SourceError, match=r"log\.csv, line 1: expected quotes"), reading(file):
+        raise pl.exceptions.ComputeError("CSV malformed")
+
+
 def test_an_error_that_is_not_the_files_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     file.write_bytes(CSV)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from userbert.data.times import instants
+from userbert.data.times import instants, within
 from userbert.schema.files import NO_NUMBER
 from userbert.schema.models import Category, Derived, Number, Profile, Schema, Source, Time
 
@@ -94,6 +94,8 @@ def _values(
 def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
     """A column's numbers as float32, null where there is none."""
     column = raw[attribute.column]
+    if isinstance(column.dtype, pl.Categorical | pl.Enum):
+        column = column.cast(pl.String)
     if column.dtype == pl.String:
         column = column.str.strip_chars()
     exact = column.cast(pl.Float64, strict=False).fill_nan(None)
@@ -136,11 +138,18 @@ def _text(raw: pl.DataFrame, column: str) -> pl.Series:
 def as_text(column: str, dtype: pl.DataType) -> pl.Expr:
     """A column's values as text: 17.0, an integer that went through a table with gaps, is 17."""
     value = pl.col(column)
+    if isinstance(dtype, pl.Date | pl.Datetime):
+        # To write a time beyond all calendars is a panic; its number says as much.
+        return pl.coalesce(within(value, dtype, 1, 9999).cast(pl.String), _number_of(value))
     if not dtype.is_float():
         return value.cast(pl.String)
     number = value.fill_nan(None)
     whole = pl.when(number == number.floor()).then(number.cast(pl.Int64, strict=False))
     return pl.coalesce(whole.cast(pl.String), number.cast(pl.String))
+
+
+def _number_of(time: pl.Expr) -> pl.Expr:
+    return time.to_physical().cast(pl.String)
 
 
 def _reasons(raw: pl.DataFrame, checks: list[_Check]) -> pl.Series:
@@ -149,7 +158,11 @@ def _reasons(raw: pl.DataFrame, checks: list[_Check]) -> pl.Series:
     for check in reversed(checks):
         rows = check.bad.arg_true()
         if len(rows):
-            found = raw[check.column].gather(rows).cast(pl.String)
+            found = raw[check.column].gather(rows)
+            # A float is told as it stands: as a value, not a number is nothing.
+            found = (
+                found.cast(pl.String) if found.dtype.is_float() else _text(raw[rows], found.name)
+            )
             shown = ('"' + found.str.slice(0, 60) + '"').fill_null("nothing")
             told = f'column "{check.column}": expected {check.expected}, found ' + shown
             reasons = reasons.scatter(rows, told)

@@ -274,7 +274,7 @@ def _require(table: _Table, place: str, column: str) -> None:
             "Correct the schema or the file."
         )
     dtype = table.columns[column]
-    if dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object):
+    if dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object | pl.Duration):
         raise SourceError(
             f'{table.name}, column "{column}": expected one text or number a row, found the type '
             f"{dtype}. Write it so, or use another column (schema: {place})."

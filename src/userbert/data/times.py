@@ -5,7 +5,7 @@ microseconds since 1970, null where there is no time between 1900 and 2200. Used
 `data/sources.py`.
 """
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 import polars as pl
 
@@ -17,6 +17,8 @@ _NAIVE, _ABSOLUTE = pl.Datetime("us"), pl.Datetime("us", "UTC")
 _EARLIEST_US, _LATEST_US = -2_208_988_800_000_000, 7_258_118_400_000_000
 
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_PER_SECOND = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_INT64 = (1 << 63) - 1
 
 # Reading stops when every row is read, so the most common come first; without %.f it is faster.
 _FORMATS = (
@@ -70,6 +72,9 @@ def _read(column: pl.Series, unit: str) -> tuple[pl.Series, pl.Series]:
     dtype = column.dtype
     if isinstance(dtype, pl.String):
         return _read_text(column.str.strip_chars(), unit)
+    if isinstance(dtype, pl.Date | pl.Datetime):
+        # Arithmetic beyond all calendars overflows, or panics.
+        column = pl.DataFrame([column]).select(within(pl.all(), dtype, 1899, 2202)).to_series()
     if isinstance(dtype, pl.Date):
         return column.cast(_NAIVE), absolute
     if isinstance(dtype, pl.Datetime):
@@ -105,6 +110,14 @@ def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series, pl.Series]:
         numbers = text.set(~long, None).cast(pl.Float64, strict=False)
         found[_ABSOLUTE] = _either(found[_ABSOLUTE], _from_numbers(numbers, unit))
     return found[_NAIVE], found[_ABSOLUTE]
+
+
+def within(time: pl.Expr, dtype: pl.Date | pl.Datetime, first: int, last: int) -> pl.Expr:
+    """Dates or timestamps from the start of one year to that of another; null for others."""
+    days = [date(year, 1, 1).toordinal() - date(1970, 1, 1).toordinal() for year in (first, last)]
+    unit = 1 if isinstance(dtype, pl.Date) else 86_400 * _PER_SECOND[dtype.time_unit]
+    low, high = (max(-_INT64, min(_INT64, day * unit)) for day in days)
+    return pl.when(time.to_physical().is_between(low, high)).then(time)
 
 
 def _from_numbers(numbers: pl.Series, unit: str) -> pl.Series:

@@ -105,7 +105,9 @@ def _csv_fault(lines: Iterator[str], separator: str) -> str:
                     f"expected {len(header)} fields as in the header, found {len(row)}. Put quotes "
                     "around a field with a separator in it.",
                 )
-            if quotes % 2:
+            if quotes % 2 or quotes < sum(
+                2 + 2 * field.count('"') for field in row if '"' in field
+            ):
                 raise _unpaired(last + 1)
             last = rows.line_num
     except csv.Error as error:

@@ -225,11 +225,16 @@ def reading(*files: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except _UNREADABLE:
-        for file in map(Path, files):
-            if file.is_file():
-                with _told_of(file):
-                    scan(file).select(pl.all().null_count()).collect(engine="streaming")
+    except _UNREADABLE as error:
+        there = [file for file in map(Path, files) if file.is_file()]
+        for file in there:
+            with _told_of(file):
+                scan(file).select(pl.all().null_count()).collect(engine="streaming")
+        for file in there:
+            # Some damage shows in some columns alone, or not when a file is read as a whole.
+            told = _fault(file)
+            if told.startswith(", line "):
+                raise SourceError(f"{file}{told}") from error
         raise
 
 
