@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,19 @@ from typing import Any
 from userbert.errors import InputError, ModelError
 
 _PARTIAL = ".partial-"
+_FULL = {
+    errno.ENOSPC: "its disk is full",
+    errno.EDQUOT: "your quota of its disk is used up",
+    errno.EFBIG: "files may not be that large there, or by your limits (ulimit -f)",
+}
+_AGAIN = " Copy the whole folder again, or train anew."
+_KINDS = {
+    "manifest.json": "prepared data",
+    "task.json": "a task model",
+    "report.json": "an evaluation",
+    "config.json": "a model",
+}
+"""What a folder is, by a file that it alone has."""
 
 
 @contextmanager
@@ -29,18 +43,16 @@ def publishing_folder(target: Path) -> Iterator[Path]:
 
     Raises `InputError` if `target` exists or cannot be created, or if the disk is full.
     """
-    _refuse_existing(target)
+    refuse_existing(target)
     temporary = _temporary_beside(target)
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}. Choose another -o.") from error
-    try:
-        with _telling_of_a_full_disk(target):
-            yield temporary
-            temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _parents_of(target):
+        try:
+            with _telling_of_the_disk(target, temporary):
+                temporary.mkdir()
+                yield temporary
+                temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -49,35 +61,76 @@ def publishing_file(target: Path) -> Iterator[Path]:
 
     Raises `InputError` if `target` exists, its folder cannot be created, or the disk is full.
     """
-    _refuse_existing(target)
+    refuse_existing(target)
     temporary = _temporary_beside(target)
-    try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}. Choose another -o.") from error
-    try:
-        with _telling_of_a_full_disk(target):
-            yield temporary
-            temporary.rename(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _parents_of(target):
+        try:
+            with _telling_of_the_disk(target, temporary):
+                yield temporary
+                temporary.rename(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def _telling_of_a_full_disk(target: Path) -> Iterator[None]:
+def _parents_of(target: Path) -> Iterator[None]:
+    """Make the folders above `target`; if the block fails, remove those that were not there."""
+    made = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # another run may write there now
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def _telling_of_the_disk(target: Path, temporary: Path) -> Iterator[None]:
+    """Say that `target` cannot be written if that is what failed in the block."""
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise InputError(
-            f"cannot write {target}: its disk is full. Free some of it, or choose another -o."
-        ) from error
+        # What cannot be read, as it is not ours, is told where it is read.
+        if _number_of(error) in _FULL or str(temporary) in str(error):
+            raise _cannot_write(target, error) from error
+        raise
 
 
-def _refuse_existing(target: Path) -> None:
+def _cannot_write(target: Path, error: OSError) -> InputError:
+    number = _number_of(error)
+    if number in _FULL:
+        return InputError(
+            f"cannot write {target}: {_FULL[number]}. Free some of it, or choose another -o."
+        )
+    file = next((folder for folder in target.parents if folder.is_file()), None)
+    reason = f"{file} is a file, not a folder" if file else os.strerror(number or errno.EIO)
+    return InputError(f"cannot write {target}: {reason}. Choose another -o.")
+
+
+def _number_of(error: OSError) -> int | None:
+    """What the system called an error; libraries in Rust say it in their message alone."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if error.errno is None and told else error.errno
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise `InputError` if an output is there already: before an hour's work, not after it."""
     if target.exists():
         raise InputError(f"{target} exists already. Choose another -o, or remove it first.")
+
+
+def require_ending(target: Path, ending: str) -> None:
+    """Raise `InputError` if an output's name does not tell its format, by which it is read."""
+    if target.suffix.lower() != ending:
+        raise InputError(
+            f"{target}: expected a name that ends in {ending}, which is what is written. "
+            f"Choose -o {target.with_suffix(ending)}."
+        )
 
 
 def _temporary_beside(target: Path) -> Path:
@@ -123,10 +176,11 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     Raises `InputError` if the disk is full.
     """
     temporary = _temporary_beside(target)
-    temporary.mkdir()
+    with _telling_of_the_disk(target, temporary):
+        temporary.mkdir()
     old = temporary.with_name(f"{temporary.name}.old")
     try:
-        with _telling_of_a_full_disk(target):
+        with _telling_of_the_disk(target, temporary):
             yield temporary
         target.rename(old)
         temporary.rename(target)
@@ -166,7 +220,12 @@ def sync(path: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, keys in the order given."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(content), encoding="utf-8")
+
+
+def json_text(content: Any) -> str:
+    """Indented JSON, keys in the order given."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -177,6 +236,16 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is missing: {path.parent} is not complete.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
+
+
+def found_at(path: Path) -> str:
+    """What is at a path where a folder of another kind was wanted."""
+    if not path.is_dir():
+        return "it is a file" if path.exists() else "nothing is there"
+    for name, kind in _KINDS.items():
+        if (path / name).is_file():
+            return f"it is {kind}"
+    return "it is a folder of something else, or not complete"
 
 
 def write_summary(folder: Path, kind: str, **content: Any) -> None:
@@ -193,8 +262,12 @@ def check_summary(folder: Path, form: int, files: Collection[str]) -> None:
     try:
         summary = read_json(folder / "summary.json")
         found, expected = summary["format"], dict(summary["checksums"])
-    except (InputError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder / 'summary.json'} is damaged: {error}.") from error
+    except KeyError as error:
+        told = f"{folder / 'summary.json'} is damaged: it lacks {error}."
+        raise ModelError(f"{told}{_AGAIN}") from error
+    except (InputError, TypeError, ValueError) as error:
+        told = str(error).removesuffix(".")
+        raise ModelError(f"{folder / 'summary.json'} is damaged: {told}.{_AGAIN}") from error
     if found != form:
         raise ModelError(
             f"{folder} has the format {found!r}, this version reads {form}. "
@@ -204,11 +277,9 @@ def check_summary(folder: Path, form: int, files: Collection[str]) -> None:
         file = folder / name
         # A name that leads out of the folder is not one that we wrote.
         if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
-            raise ModelError(f"{file} is missing. Copy the whole folder again, or train anew.")
+            raise ModelError(f"{file} is missing.{_AGAIN}")
         if checksum(file) != expected.get(name):
-            raise ModelError(
-                f"{file} has changed since it was written. Copy the folder again, or train anew."
-            )
+            raise ModelError(f"{file} has changed since it was written.{_AGAIN}")
 
 
 def checksum(path: Path) -> str:

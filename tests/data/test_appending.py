@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from small_logs import SCHEMA, buys, log, logs, prepared
+from small_logs import SCHEMA, buys, log, logs, prepared, sealed_again
 from userbert.data import prepare as preparation
 from userbert.data.forget import forget
 from userbert.data.prepare import prepare
@@ -43,6 +43,7 @@ def test_all_at_once_is_the_same(events: pl.DataFrame, chance: random.Random, pa
         # As of another day's file: frames all have one name.
         summary = (first.path / "summary.json").read_text()
         (first.path / "summary.json").write_text(summary.replace("frame 'log'", "old"))
+        first = sealed_again(first.path)
         both = prepare(WITH_PEOPLE, folder / "1", events={"log": new}, profile=PEOPLE, append=first)
         whole = prepare(
             WITH_PEOPLE,
@@ -145,7 +146,7 @@ def test_profiles_are_replaced_and_what_was_forgotten_stays_counted(tmp_path: Pa
         events={"log": buys("a", "2017-03-02")},
         # Of one who acts again, and of one who does not.
         profile=pl.DataFrame({"user": ["a", "b"], "age": ["40", "30"]}),
-        append=PreparedData.open(old.path),
+        append=sealed_again(old.path),
     )
     age = both.vocabularies.profile["age"]
     shard = both.shards[0]

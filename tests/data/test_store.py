@@ -1,6 +1,5 @@
 """Prepared data on disk: what was written is what is read, and damage is told."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from small_logs import SCHEMA, buys, instant, prepared
+from small_logs import SCHEMA, buys, instant, prepared, sealed_again
 from userbert.data import prepare as preparation
 from userbert.data.store import (
     TIMELESS,
@@ -28,6 +27,7 @@ from userbert.errors import DataError
 from userbert.folders import read_json, write_json
 from userbert.schema.models import Schema
 
+AGAIN = "Copy the folder again, or prepare the logs again."
 USERS = [f"user {number}" for number in range(60)]
 PROFILE = (
     "profile: {path: p.csv, fields: {age: {column: age}, income: {column: income, bins: 2}}}\n"
@@ -203,10 +203,9 @@ def test_every_flipped_byte_is_found(copy: Path) -> None:
 def test_a_changed_file_is_named(copy: Path) -> None:
     file = copy / "shards" / "00003" / "long_term.arrow"
     file.write_bytes(file.read_bytes()[:-1])
-    told = f"{file} has changed since it was written. Prepare the logs again."
-    assert refusal_of(copy) == told
+    assert refusal_of(copy) == f"{file} has changed since it was written. {AGAIN}"
     file.unlink()
-    assert refusal_of(copy) == f"{file} is missing. Prepare the logs again."
+    assert refusal_of(copy) == f"{file} is missing. {AGAIN}"
 
 
 @pytest.mark.parametrize("name", ["users.arrow", "short_term.arrow", "profile.arrow"])
@@ -220,16 +219,16 @@ def test_a_damaged_shard_is_told_when_it_is_read(
     else:
         file.write_bytes(content)
     data = PreparedData.open(copy)
-    with pytest.raises(DataError, match=r"00001/.* cannot be read: .* Prepare the logs again\."):
+    with pytest.raises(DataError, match=r"00001/.* cannot be read: .* prepare the logs again\."):
         _ = data.shards
 
 
 def test_a_folder_without_a_manifest_is_no_prepared_data(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nothing"):
-        assert refusal_of(path) == (
-            f"{path} is not prepared data (it has no manifest.json). "
-            "Make it with `userbert prepare schema.yaml -o DATA`."
-        )
+    found = {tmp_path: "it is a folder of something else", tmp_path / "x": "nothing is there"}
+    for path, told in found.items():
+        message = refusal_of(path)
+        assert f"{path} is not prepared data (it has no manifest.json; {told}" in message
+        assert message.endswith("Make it with `userbert prepare schema.yaml -o DATA`.")
 
 
 def test_a_newer_format_is_told_whatever_else_is_new(copy: Path) -> None:
@@ -256,13 +255,30 @@ def test_damaged_descriptions_are_told(copy: Path, name: str, content: str | Non
         (copy / name).unlink()
     else:
         (copy / name).write_text(content)
-    message = refusal_of(copy)
-    assert message.startswith(f"{copy} is damaged: ")
-    assert message.endswith(" Prepare the logs again.")
+    fault = "is missing" if content is None else "has changed since it was written"
+    assert refusal_of(copy) == f"{copy / name} {fault}. {AGAIN}"
+    if content is not None:
+        with pytest.raises(DataError, match="is damaged: "):
+            sealed_again(copy)
 
 
 def test_the_checksum_names_the_data(folder: Path, copy: Path) -> None:
     assert PreparedData.open(folder).checksum == PreparedData.open(copy).checksum
-    manifest = json.loads((copy / "manifest.json").read_text())
-    write_json(copy / "manifest.json", {**manifest, "users": 61})
+    sealed_again(copy, users=61)
     assert PreparedData.open(folder).checksum != PreparedData.open(copy).checksum
+
+
+def test_a_changed_manifest_is_told(copy: Path) -> None:
+    file = copy / "manifest.json"
+    content = file.read_bytes()
+    for number in range(len(content)):
+        file.write_bytes(content[:number] + bytes([content[number] ^ 1]) + content[number + 1 :])
+        with pytest.raises(DataError):
+            PreparedData.open(copy)
+
+
+def test_data_of_before_manifests_had_a_checksum_are_read(folder: Path, copy: Path) -> None:
+    manifest = read_json(copy / "manifest.json")
+    del manifest["checksum"]
+    write_json(copy / "manifest.json", manifest)
+    assert PreparedData.open(copy).user_ids == PreparedData.open(folder).user_ids

@@ -1,6 +1,7 @@
 """Explanations: planted causes are found; what is left out is gone; effects by hand."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +106,11 @@ def test_effects_are_differences_of_the_output(data: PreparedData, golfers: Task
 def test_what_cannot_be_explained_says_why(data: PreparedData, golfers: TaskModel) -> None:
     with pytest.raises(InputError, match="does not know the user 'nobody'"):
         explain(golfers, data, "nobody")
-    with pytest.raises(InputError, match="neither a word nor a profile"):
+    with pytest.raises(InputError, match=r"--cutoff, 2017-02-01 .* is not after the first event"):
         explain(golfers, data, "u001", "2017-02-01")
+    forgotten = datetime.fromtimestamp(data.last_event / 1e6, UTC) + timedelta(days=91, hours=-1)
+    with pytest.raises(InputError, match="neither a word nor a profile"):
+        explain(golfers, data, "u001", forgotten)
     with pytest.raises(InputError, match="no classes to choose from"):
         explain(golfers, data, "u001", value="golf")
 

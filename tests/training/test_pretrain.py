@@ -163,7 +163,7 @@ def test_output_that_exists_is_refused_before_any_work(data: PreparedData, tmp_p
 
 
 def test_nothing_before_the_cutoff_is_refused(data: PreparedData) -> None:
-    with pytest.raises(InputError, match="no user with a word before the cut-off"):
+    with pytest.raises(InputError, match=r"--before, .* is not after the first event"):
         pretrain(data, config=TINY, before="2020-01-01")
 
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from userbert.cli.options import needs_torch, refuse_existing, show, typed_command
+from userbert.cli.options import needs_torch, show, typed_command
 from userbert.errors import InputError
+from userbert.folders import refuse_existing
 
 app = typer.Typer(
     help="Measure our speed beside a peer's on the same work, in one run.", no_args_is_help=True

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from userbert.cli.options import At, Cutoffs, Data, open_data, pairs_given, show, user_ids_in
+from userbert.folders import refuse_existing, require_ending
 
 if TYPE_CHECKING:
     from userbert.tasks.labels import Labels
@@ -35,6 +36,7 @@ def label_next(
     """
     from userbert.tasks import labels
 
+    _refuse(output)
     opened = open_data(data)
     pairs = pairs_given(opened, cutoff, at)
     _save(labels.label_next(opened, attribute, pairs, horizon=horizon), output)
@@ -54,6 +56,7 @@ def label_return(
     """
     from userbert.tasks import labels
 
+    _refuse(output)
     opened = open_data(data)
     _save(labels.label_return(opened, pairs_given(opened, cutoff, at), horizon), output)
 
@@ -77,6 +80,7 @@ def label_attribute(
     """
     from userbert.tasks import labels
 
+    _refuse(output)
     opened = open_data(data)
     pairs = pairs_given(opened, cutoff, at)
     _save(labels.label_attribute(opened, pairs, field, positive, hide or []), output)
@@ -102,6 +106,7 @@ def label_response(
     """
     from userbert.tasks import labels
 
+    _refuse(output)
     opened = open_data(data)
     made = labels.label_response(
         opened,
@@ -111,6 +116,11 @@ def label_response(
         negatives=negatives,
     )
     _save(made, output)
+
+
+def _refuse(output: Path) -> None:
+    refuse_existing(output)
+    require_ending(output, ".parquet")
 
 
 def _save(labels: "Labels", output: Path) -> None:

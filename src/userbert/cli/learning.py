@@ -19,11 +19,12 @@ from userbert.cli.options import (
     needs_torch,
     open_data,
     pairs_given,
-    refuse_existing,
     session_of,
     show,
     typed_command,
 )
+from userbert.errors import InputError
+from userbert.folders import refuse_existing, require_ending
 from userbert.progress import warn
 
 Task = Annotated[Path, typer.Argument(metavar="TASK", help="A task that was fine-tuned.")]
@@ -92,6 +93,9 @@ def pretrain(
     from userbert.training.pretrain import pretrain as pretrain_model
     from userbert.training.settings import configure
 
+    sizes = [one for one in settings or [] if one.strip().startswith("model.")]
+    if from_model is not None and sizes:
+        raise InputError(f"--set {sizes[0]}: the network is that of --from; leave it out.")
     with joined(os.environ) as processes:
         model = pretrain_model(
             open_data(data),
@@ -157,6 +161,9 @@ def embed(
     from userbert.model.userbert import UserBert
     from userbert.serving.embed import write_embeddings
 
+    refuse_existing(output)
+    if engine is Engine.LOCAL:
+        require_ending(output, ".parquet")
     opened = open_data(data)
     pairs = pairs_given(opened, cutoff, at)
     trained = UserBert.from_pretrained(model)
@@ -233,6 +240,8 @@ def predict(
     from userbert.folders import publishing_file
     from userbert.tasks.task_model import TaskModel
 
+    refuse_existing(output)
+    require_ending(output, ".parquet")
     opened = open_data(data)
     scores = TaskModel.load(task).predict_pairs(opened, pairs_given(opened, cutoff, at))
     with publishing_file(output) as temporary:

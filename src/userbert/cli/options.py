@@ -68,10 +68,12 @@ def tell_error(message: str) -> None:
 
 
 def open_data(data: Path) -> "PreparedData":
-    """Open prepared data."""
+    """Open prepared data, and compare all files with their checksums."""
     from userbert.data.store import PreparedData
 
-    return PreparedData.open(data)
+    opened = PreparedData.open(data)
+    opened.verify()
+    return opened
 
 
 @contextmanager
@@ -90,38 +92,32 @@ def session_of(engine: Engine, master: str | None) -> Iterator["SparkSession | N
 
 def pairs_given(data: "PreparedData", cutoffs: list[str] | None, at: Path | None) -> "Pairs":
     """The (user, cut-off) pairs that `--cutoff` or `--at` ask for."""
-    from userbert.data.pairs import pairs_at, read_pairs
+    from userbert.data.pairs import instant_of, pairs_at, read_pairs
 
     if at is not None:
         if cutoffs:
             raise InputError("--at names each user's cut-off; leave --cutoff out.")
         return read_pairs(at, data)
-    instants = [data.schema.instant(cutoff) for cutoff in cutoffs or []]
-    return pairs_at(data, instants or [data.default_cutoff])
+    instants = [instant_of(cutoff, data, "--cutoff") for cutoff in cutoffs or []]
+    return pairs_at(data, instants or [data.default_cutoff], "--cutoff")
 
 
 def user_ids_in(path: Path) -> list[str]:
     """The column `user_id` of a file."""
-    from userbert.data.pairs import read_table
+    from userbert.data.pairs import read_table, users_of
 
     frame = read_table(path)
     if "user_id" not in frame.columns:
         raise InputError(
-            f"{path}: expected a column user_id, found {', '.join(frame.columns)}. "
+            f"{path}: expected a column user_id, found {', '.join(frame.columns) or 'none'}. "
             "Rename the column that holds the user."
         )
-    return [str(user) for user in frame["user_id"].drop_nulls()]
+    return users_of(frame.drop_nulls("user_id"), str(path)).to_list()
 
 
 def typed_command() -> list[str]:
     """The command as it was typed, without where the program lies."""
     return ["userbert", *sys.argv[1:]]
-
-
-def refuse_existing(output: Path) -> None:
-    """Say so before an hour's work, not after it."""
-    if output.exists():
-        raise InputError(f"{output} exists already. Choose another -o, or remove it first.")
 
 
 def needs_torch() -> None:

@@ -20,7 +20,12 @@ from userbert.schema.models import Schema
 
 
 def check_same(schema: Schema, data: PreparedData) -> None:
-    """Raise `SchemaError` if words of the schema are not words of the data."""
+    """Raise `SchemaError` if words of the schema are not words of the data.
+
+    Raises `DataError` if these are damaged: what is written anew gets new checksums, which must not
+    vouch for that.
+    """
+    data.verify()
     for name in ("timezone", "segments"):
         mine, theirs = (getattr(one, name) for one in (schema, data.schema))
         if mine != theirs:

@@ -39,6 +39,8 @@ def forget(path: Path, user_ids: Collection[str]) -> int:
     the users, or no others, and `DataError` if it is not prepared data.
     """
     data = PreparedData.open(path)
+    # What is written anew gets new checksums, which must not vouch for damage.
+    data.verify()
     rows = data.rows_of(sorted(set(user_ids)))
     rows = rows[rows >= 0]
     if len(rows) == 0:

@@ -5,8 +5,9 @@ embedding and pretraining (`--cutoff`, `--at`).
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import polars as pl
 
 from userbert.data.batches import Int64
 from userbert.data.store import PreparedData
+from userbert.data.words import DAY_US
 from userbert.errors import InputError
-from userbert.schema.files import reading, scan
+from userbert.folders import found_at
+from userbert.schema.files import ENDINGS, reading, scan
 
 _EXAMPLES = 3
 
@@ -35,8 +38,14 @@ class Pairs:
         return len(self.rows)
 
 
-def pairs_at(data: PreparedData, cutoffs: Sequence[int]) -> Pairs:
-    """Pair every user who has an event before a cut-off with it, one cut-off after the other."""
+def pairs_at(data: PreparedData, cutoffs: Sequence[int], name: str = "the cut-off") -> Pairs:
+    """Pair every user who has an event before a cut-off with it, one cut-off after the other.
+
+    Raises `InputError` for a cut-off, called `name`, at which nothing of anybody is visible.
+    """
+    cutoffs = list(dict.fromkeys(cutoffs))
+    for cutoff in cutoffs:
+        refuse_blind(data, cutoff, name)
     first = first_events(data)
     rows = [np.flatnonzero(first < cutoff) for cutoff in cutoffs]
     return Pairs(np.concatenate(rows), np.repeat(np.array(cutoffs, np.int64), [*map(len, rows)]))
@@ -49,7 +58,7 @@ def pairs_asked(data: PreparedData, cutoff: str | date | datetime | None, at: An
     """
     if at is None:
         return pairs_at(
-            data, [data.default_cutoff if cutoff is None else data.schema.instant(cutoff)]
+            data, [data.default_cutoff if cutoff is None else instant_of(cutoff, data, "cutoff")]
         )
     if cutoff is not None:
         raise InputError("`at` says each user's cut-off; leave `cutoff` out.")
@@ -72,8 +81,59 @@ def read_pairs(path: Path, data: PreparedData) -> Pairs:
     return pairs_of(read_table(path), data, str(path))
 
 
+def instant_of(moment: str | date | datetime, data: PreparedData, name: str) -> int:
+    """Microseconds since 1970 of a moment, which messages call `name`."""
+    try:
+        return data.schema.instant(moment)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    except OverflowError as error:
+        raise InputError(f"{name}: {moment} is beyond the last year that there can be.") from error
+
+
+def refuse_blind(data: PreparedData, cutoff: int, name: str) -> None:
+    """Raise `InputError` if at a cut-off, called `name`, nothing of anybody can be visible.
+
+    That is before the first event, or so long after the last that no window reaches back to it.
+    """
+    window = max(segment.window.from_ for segment in data.schema.segments.values())
+    if cutoff <= data.first_event:
+        raise InputError(
+            f"{name}, {_told(data, cutoff)}, is not after the first event of {data.path}, at "
+            f"{_told(data, data.first_event)}: nobody has done anything yet. Choose a later one."
+        )
+    # Words reach back to the beginning of their day.
+    if cutoff > data.last_event + window // timedelta(microseconds=1) + DAY_US:
+        days = (cutoff - data.last_event) // DAY_US
+        raise InputError(
+            f"{name}, {_told(data, cutoff)}, is {days:,} days after the last event of {data.path}, "
+            f"at {_told(data, data.last_event)}: the windows of {window.days} days are empty. "
+            "Choose an earlier one, or prepare the later logs, too."
+        )
+
+
+def _told(data: PreparedData, instant: int) -> str:
+    moment = np.datetime64(instant, "us").item()
+    if not isinstance(moment, datetime):  # a year that Python's own type does not have
+        return str(np.datetime64(instant, "us"))
+    try:
+        local = moment.replace(tzinfo=UTC).astimezone(data.schema.zone)
+    except OverflowError:
+        return f"{moment:%Y-%m-%d}"
+    return local.isoformat(" ", "seconds")
+
+
 def read_table(path: Path) -> pl.DataFrame:
     """Read a small table; of text files all columns are strings."""
+    if path.is_dir():
+        raise InputError(f"{path}: expected a table in a file, found a folder ({found_at(path)}).")
+    if path.is_file() and not any(ending in ENDINGS for ending in path.suffixes[-2:]):
+        raise InputError(
+            f"{path}: expected a table, in a file whose name ends in {', '.join(ENDINGS)}. Convert "
+            "or rename it."
+        )
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path}: expected a table, found an empty file. Write it again.")
     frame = scan(path)
     with reading(path):
         return frame.collect()
@@ -88,25 +148,51 @@ def pairs_of(frame: pl.DataFrame, data: PreparedData, name: str) -> Pairs:
     """
     require_column(frame, "user_id", name)
     if frame.is_empty():
-        raise InputError(f"{name}: expected one row a user, found none.")
+        raise InputError(f"{name}: expected one row a user, found no rows. Write it again.")
     if "cutoff" in frame.columns:
         require_column(frame, "cutoff", name)
-    rows = data.rows_of(frame["user_id"].cast(pl.String).to_arrow())
+    rows = data.rows_of(users_of(frame, name).to_arrow())
     strangers = np.flatnonzero(rows < 0)
     if len(strangers):
         examples = ", ".join(map(str, frame["user_id"].gather(strangers[:_EXAMPLES])))
         raise InputError(
-            f"{name}: {len(strangers)} of {len(rows)} users are not in {data.path}, the first in "
-            f"row {strangers[0] + 1}: {examples}. Remove their rows, or prepare their logs too."
+            f"{name}: {len(strangers):,} of {len(rows):,} users are not in {data.path}, the first "
+            f"in row {strangers[0] + 1}: {examples}. {_strangers(data, len(strangers), len(rows))}"
         )
     pairs = Pairs(rows, _cutoffs(frame, data, name))
-    twice = pl.DataFrame({"row": rows, "cutoff": pairs.cutoffs}).is_duplicated().arg_true()
+    for number in map(int, (pairs.cutoffs.argmin(), pairs.cutoffs.argmax())):
+        refuse_blind(data, int(pairs.cutoffs[number]), f"{name}, row {number + 1}: the cut-off")
+    keys = pl.DataFrame({"row": rows, "cutoff": pairs.cutoffs})
+    twice = keys.is_duplicated().arg_true()
     if len(twice):
+        first = twice[0]
+        same = np.flatnonzero((rows == rows[first]) & (pairs.cutoffs == pairs.cutoffs[first]))
+        others = len(twice) - len(same)
+        more = f" ({others} more rows are like that)" if others else ""
         raise InputError(
-            f"{name}: user {frame['user_id'][twice[0]]} has the same cut-off in {len(twice)} rows "
-            f"or more, the first is row {twice[0] + 1}. Keep one row a user and cut-off."
+            f"{name}: user {frame['user_id'][first]} has the same cut-off in the rows "
+            f"{', '.join(map(str, same[:_EXAMPLES] + 1))}{more}. Keep one row a user and cut-off."
         )
     return pairs
+
+
+def users_of(frame: pl.DataFrame, name: str) -> pl.Series:
+    """The column `user_id` of a frame, as text; raise `InputError` if it holds no ids."""
+    users = frame["user_id"]
+    with suppress(pl.exceptions.PolarsError):  # bytes that are no text
+        if not (users.dtype.is_nested() or users.dtype.is_temporal()):
+            return users.cast(pl.String)
+    raise InputError(
+        f"{name}, column user_id: expected one id a row, as text or whole numbers, found "
+        f"{users.dtype}. Convert the column."
+    )
+
+
+def _strangers(data: PreparedData, count: int, of: int) -> str:
+    """The way out: a few may have no logs; all are other ids, or those of other data."""
+    if count < of:
+        return "Remove their rows, or prepare their logs too."
+    return f"Ids must be written as in the logs, such as {data.user_ids[0]}. Is it of other data?"
 
 
 def require_column(frame: pl.DataFrame, column: str, name: str) -> None:
@@ -120,7 +206,7 @@ def require_column(frame: pl.DataFrame, column: str, name: str) -> None:
     if len(missing):
         raise InputError(
             f"{name}, row {missing[0] + 1}, column {column}: expected a value, found none "
-            f"({len(missing)} such rows). Remove these rows."
+            f"({len(missing):,} of {len(frame):,} rows lack it). Remove these rows."
         )
 
 
@@ -129,13 +215,10 @@ def _cutoffs(frame: pl.DataFrame, data: PreparedData, name: str) -> Int64:
         return np.full(len(frame), data.default_cutoff, dtype=np.int64)
     moments = frame["cutoff"]
     distinct = moments.unique()
-    if not (moments.dtype.is_temporal() or moments.dtype == pl.String):
+    if not (moments.dtype in (pl.Date, pl.String) or isinstance(moments.dtype, pl.Datetime)):
         raise InputError(
             f"{name}, column cutoff: expected dates or times such as 2017-09-01T04:00, found "
             f"{moments.dtype}. Convert the column."
         )
-    try:
-        instants = [data.schema.instant(moment) for moment in distinct]
-    except InputError as error:
-        raise InputError(f"{name}, column cutoff: {error}") from error
+    instants = [instant_of(moment, data, f"{name}, column cutoff") for moment in distinct]
     return moments.replace_strict(distinct, instants, return_dtype=pl.Int64).to_numpy().copy()

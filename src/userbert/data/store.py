@@ -5,7 +5,7 @@ In: the kernel's tables, shard by shard. Out: `PreparedData`. Storage is by acti
 
 ```
 DATA/
-  manifest.json        format, version, shards, span, checksums of every other file
+  manifest.json        format, version, shards, span, checksums of every other file and its own
   schema.yaml          what the logs meant
   vocabularies.json    what the ids mean
   summary.json         the row account, for people
@@ -14,6 +14,7 @@ DATA/
 Users stand in the order of (hash of the id, id) over all shards; a user's number in it is its row.
 """
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +33,10 @@ from userbert.data.batches import AttributeShape, InputShape, SegmentShape
 from userbert.data.vocabulary import Vocabularies
 from userbert.data.words import user_hash
 from userbert.errors import DataError, InputError
-from userbert.folders import checksum, checksums, read_json, write_json
+from userbert.folders import checksum, checksums, found_at, json_text, read_json
+from userbert.progress import progress
 from userbert.schema.models import DayWords, Schema, Segment
+from userbert.workers import cores, threaded
 
 FORMAT = 1
 TIMELESS = np.iinfo(np.int64).min
@@ -41,6 +44,8 @@ TIMELESS = np.iinfo(np.int64).min
 
 Int64 = NDArray[np.int64]
 
+_AGAIN = "Copy the folder again, or prepare the logs again."
+_DESCRIPTIONS = ("schema.yaml", "vocabularies.json")
 _KEYS = ("users", "shards", "first_event", "last_event", "checksums")
 
 
@@ -73,14 +78,15 @@ class Shard:
 class PreparedData:
     """Prepared data, opened: nothing is read until it is looked at.
 
-    Raises `DataError` when the folder is missing, incomplete, damaged or of a newer format.
+    Raises `DataError` when the folder is missing, incomplete, damaged or of a newer format; of the
+    large files, which it does not read, `verify` tells.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / "manifest.json").is_file():
             raise DataError(
-                f"{path} is not prepared data (it has no manifest.json). "
+                f"{path} is not prepared data (it has no manifest.json; {found_at(path)}). "
                 "Make it with `userbert prepare schema.yaml -o DATA`."
             )
         with _told_of(path):
@@ -94,6 +100,9 @@ class PreparedData:
         with _told_of(path):
             for key in _KEYS:
                 self.manifest[key]
+            _check_manifest(path / "manifest.json", self.manifest)
+            for name in _DESCRIPTIONS:
+                self._check(name)
             self.vocabularies = Vocabularies.from_json(read_json(path / "vocabularies.json"))
             self.schema = Schema.load(path / "schema.yaml")
 
@@ -104,12 +113,17 @@ class PreparedData:
 
     def verify(self) -> None:
         """Compare every file with its checksum; raise `DataError` that names what changed."""
-        for name, expected in self.manifest["checksums"].items():
-            file = self.path / name
-            if not file.is_file():
-                raise DataError(f"{file} is missing. Prepare the logs again.")
-            if checksum(file) != expected:
-                raise DataError(f"{file} has changed since it was written. Prepare the logs again.")
+        names = list(self.manifest["checksums"])
+        with progress("checking files", len(names)) as advance:
+            for _ in threaded(self._check, names, cores()):
+                advance(1, "")
+
+    def _check(self, name: str) -> None:
+        file = self.path / name
+        if not file.is_file():
+            raise DataError(f"{file} is missing. {_AGAIN}")
+        if checksum(file) != self.manifest["checksums"].get(name):
+            raise DataError(f"{file} has changed since it was written. {_AGAIN}")
 
     def __len__(self) -> int:
         """Count the users."""
@@ -235,10 +249,27 @@ def _told_of(path: Path) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise DataError(f"{path} is damaged: it lacks {error}. Prepare the logs again.") from error
-    except (InputError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged: it lacks {error}. {_AGAIN}") from error
+    except DataError:
+        raise
+    except (InputError, TypeError, ValueError, AttributeError) as error:
         told = str(error).removesuffix(".")
-        raise DataError(f"{path} is damaged: {told}. Prepare the logs again.") from error
+        raise DataError(f"{path} is damaged: {told}. {_AGAIN}") from error
+
+
+def _check_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise `DataError` if not every byte is as written: in it stand all other checksums."""
+    content = {key: value for key, value in manifest.items() if key != "checksum"}
+    # The first data that were written have no such line.
+    text = json_text(content) if content == manifest else _manifest_text(content)
+    is_ours = content.keys() == {"format", "version", *_KEYS}
+    if not is_ours or file.read_bytes() != text.encode():
+        raise DataError(f"{file} has changed since it was written. {_AGAIN}")
+
+
+def _manifest_text(content: Mapping[str, Any]) -> str:
+    own = hashlib.sha256(json_text(content).encode()).hexdigest()
+    return json_text({**content, "checksum": own})
 
 
 def _positions(segment: Segment) -> int:
@@ -252,7 +283,7 @@ def _read(file: Path) -> pa.Table:
         with pa.memory_map(str(file)) as source:
             return pa.ipc.open_file(source).read_all()
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{file} cannot be read: {error}. Prepare the logs again.") from error
+        raise DataError(f"{file} cannot be read: {error}. {_AGAIN}") from error
 
 
 def _view(table: pa.Table, name: str) -> NDArray[Any]:
@@ -330,7 +361,8 @@ def write_manifest(
     """Close a folder: the manifest names every other file with its checksum, some `known`."""
     made = {"format": FORMAT, "version": version("userbert")}
     sums = {"checksums": checksums(folder, known)}
-    write_json(folder / "manifest.json", {**made, **content, **sums})
+    text = _manifest_text({**made, **content, **sums})
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def shard_name(number: int) -> str:

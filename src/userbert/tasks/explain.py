@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from userbert.data.batches import UserBatch, without_actions
+from userbert.data.pairs import instant_of, refuse_blind
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.data.timeline import WordView, profile_values, timeline
@@ -84,7 +85,10 @@ def explain(
     than the model.
     """
     task.user_bert.check_fits(data)
-    instant = data.default_cutoff if cutoff is None else data.schema.instant(cutoff)
+    instant = data.default_cutoff
+    if cutoff is not None:
+        instant = instant_of(cutoff, data, "--cutoff")
+        refuse_blind(data, instant, "--cutoff")
     row = int(data.rows_of([user])[0])
     if row < 0:
         raise InputError(f"{data.path} does not know the user {user!r}.")

@@ -23,7 +23,7 @@ import torch
 
 from userbert.data.batches import Int64
 from userbert.data.loading import SequenceBatches, sequence_lengths
-from userbert.data.pairs import Pairs, pairs_at, pairs_of
+from userbert.data.pairs import Pairs, instant_of, pairs_at, pairs_of
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.folders import read_json, replacing_file, write_json
@@ -202,8 +202,8 @@ def _pairs(data: PreparedData, before: str | date | datetime | None, at: Any | N
             raise InputError("--at names each user's cut-off; leave --before out.")
         return pairs_of(pl.DataFrame(at), data, "at")
     if before is not None:
-        return pairs_at(data, [data.schema.instant(before)])
-    return pairs_at(data, [data.schema.fit_before_us or data.default_cutoff])
+        return pairs_at(data, [instant_of(before, data, "--before")], "--before")
+    return pairs_at(data, [data.schema.fit_before_us or data.default_cutoff], "fit_before")
 
 
 def _in_row_order(pairs: Pairs) -> Pairs:
