@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from userbert.errors import InputError
-from userbert.folders import read_json
+from userbert.folders import checksum, found_at, read_json
 
 Int32 = NDArray[np.int32]
 
@@ -169,11 +169,20 @@ class Vocabularies:
     def load(cls, folder: Path) -> "Vocabularies":
         """Read those of a model or of prepared data; raise `InputError` if they are damaged."""
         path = folder / "vocabularies.json"
-        content = read_json(path)
+        if not path.is_file():
+            raise InputError(
+                f"{folder} has no vocabularies.json ({found_at(folder)}). Name a folder of "
+                "prepared data or of a model; that of a task lies in it: TASK/model."
+            )
+        listed = folder / "manifest.json"
+        if not listed.is_file():
+            listed = folder / "summary.json"
         try:
-            return cls.from_json(content)
+            if read_json(listed)["checksums"]["vocabularies.json"] == checksum(path):
+                return cls.from_json(read_json(path))
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is damaged: it lacks {error}.") from error
+            raise InputError(f"{folder} is damaged: it lacks {error}. Copy it again.") from error
+        raise InputError(f"{path} has changed since it was written. Copy the folder again.")
 
     @cached_property
     def fingerprint(self) -> str:

@@ -27,7 +27,7 @@ from torch import Tensor
 from userbert.data.batches import InputShape
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError, ModelError
-from userbert.folders import check_summary, read_json, write_json, write_summary
+from userbert.folders import check_summary, found_at, read_json, write_json, write_summary
 from userbert.schema.models import Schema
 
 FORMAT = 1
@@ -66,7 +66,7 @@ def write_artifact(folder: Path, artifact: Artifact) -> None:
     write_json(folder / "vocabularies.json", artifact.vocabularies.to_json())
     write_json(folder / "training.json", artifact.record)
     weights = {name: tensor.detach().contiguous() for name, tensor in artifact.weights.items()}
-    save_file(weights, folder / "model.safetensors")
+    save_tensors(weights, folder / "model.safetensors")
     write_summary(folder, "model", format=FORMAT)
 
 
@@ -88,11 +88,20 @@ def read_artifact(folder: Path) -> Artifact:
         raise ModelError(f"{folder} is not a model that can be read: {error}.") from error
 
 
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write tensors as safetensors; raise `OSError` if the disk does not take them."""
+    try:
+        save_file(dict(tensors), file)
+    except SafetensorError as error:  # which is no OSError, but says its number
+        raise OSError(str(error)) from error
+
+
 def _check(folder: Path) -> None:
     """Compare every file with its checksum."""
     if not (folder / "summary.json").is_file() or not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is not a model folder (it has no summary.json with a config.json). "
+            f"{folder} is not a model folder (it has no summary.json with a config.json; "
+            f"{found_at(folder)}). "
             "Make one with `userbert pretrain DATA -o MODEL`."
         )
     check_summary(folder, FORMAT, _FILES)

@@ -21,7 +21,7 @@ import torch
 from userbert.data.cluster import collected
 from userbert.data.pairs import Pairs
 from userbert.data.store import PreparedData
-from userbert.folders import publishing_file, publishing_folder
+from userbert.folders import publishing_file, publishing_folder, require_ending
 from userbert.model.userbert import Precision, UserBert, embed_pairs
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def write_embeddings(
     """
     model.check_fits(data)
     if spark is None:
+        require_ending(output, ".parquet")
         with publishing_file(output) as file:
             _write(file, model, data, pairs, vectors_as=vectors_as, precision=precision)
         return
@@ -125,7 +126,8 @@ def _write(
             *vector_fields,
         ]
     )
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    checked = {"write_page_checksum": True}  # for who reads them, `inspect` among others
+    with pq.ParquetWriter(file, schema, compression="zstd", **checked) as writer:
         for start in range(0, len(pairs), _ROW_GROUP):
             part = slice(start, start + _ROW_GROUP)
             rows, cutoffs = pairs.rows[part], pairs.cutoffs[part]

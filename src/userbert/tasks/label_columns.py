@@ -12,10 +12,14 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from userbert.errors import LabelError
+
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
 
 _MOST_CLASSES_OF_NUMBERS = 20
 """Whole numbers of more distinct values than this are quantities, not classes."""
+_LARGEST = float(np.finfo(np.float32).max)
+_WORDS = (pl.String, pl.Boolean, pl.Categorical, pl.Enum)
 _YES_AND_NO = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0, "yes": 1, "no": 0}
 
 
@@ -35,6 +39,41 @@ def kind_of(column: pl.Series) -> Kind:
         return "multiclass"
     whole = bool((column == column.floor()).all())
     return "multiclass" if whole and len(texts) <= _MOST_CLASSES_OF_NUMBERS else "regression"
+
+
+def check_labels(column: pl.Series, name: str) -> pl.Series:
+    """The labels of a file called `name`, as they can be used; raise `LabelError` if they cannot.
+
+    They are numbers, words, yes or no, or lists of words; each is there, and none is NaN.
+    """
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    inner = column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
+    is_known = inner.is_numeric() or inner in _WORDS  # type: ignore[union-attr]
+    if not is_known:
+        raise LabelError(
+            f"{name}, column label: expected numbers, words, yes or no, or lists of words, found "
+            f"{column.dtype}. Convert the column."
+        )
+    if isinstance(column.dtype, pl.List):
+        gaps = column.list.eval(pl.element().is_null()).list.any()
+        _refuse(column, gaps, name, "a list without gaps")
+        if not (column.list.len() > 0).any():
+            raise LabelError(f"{name}, column label: all lists are empty. Nothing can be learned.")
+    elif column.dtype.is_float():
+        _refuse(column, ~column.is_finite(), name, "a number")
+        _refuse(column, column.abs() > _LARGEST, name, f"a number below {_LARGEST:.2g}")
+    return column
+
+
+def _refuse(column: pl.Series, is_bad: pl.Series, name: str, expected: str) -> None:
+    rows = is_bad.arg_true()
+    if len(rows):
+        raise LabelError(
+            f"{name}, row {rows[0] + 1}, column label: expected {expected}, found "
+            f"{column[rows[0]]} ({len(rows):,} of {len(column):,} rows are like that). Correct or "
+            "remove them."
+        )
 
 
 def as_numbers(column: pl.Series) -> pl.Series:

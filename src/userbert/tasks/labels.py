@@ -6,7 +6,6 @@ what is predicted, of whom, from when, and which profile fields would give the a
 """
 
 import difflib
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,28 +15,34 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from userbert.data.batches import Int64
-from userbert.data.pairs import Pairs, first_events, pairs_of, read_table, require_column
+from userbert.data.pairs import (
+    Pairs,
+    first_events,
+    pairs_of,
+    read_table,
+    require_column,
+    users_of,
+)
 from userbert.data.sequences import actions_between, profile_ids
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE, UNKNOWN, Categories
 from userbert.data.words import DAY_US
 from userbert.errors import InputError, LabelError
-from userbert.folders import publishing_file
 from userbert.schema.models import parse_duration
 from userbert.tasks.label_columns import (
     Kind,
     as_numbers,
+    check_labels,
     classes_of,
-    column_of,
     kind_of,
     targets_of,
 )
+from userbert.tasks.label_files import About, changed, checksum_of, read_about, write_labels
 
-_METADATA = b"userbert"
+_ABOUT = ("question", "kind", "classes", "attribute", "hide", "horizon")
 _USERS_AT_A_TIME = 20_000
 
 
@@ -80,19 +85,10 @@ class Labels:
 
     def save(self, path: str | Path) -> None:
         """Write Parquet: `user_id`, `cutoff`, `label`; what else is known in its metadata."""
-        about = {
-            key: getattr(self, key)
-            for key in ("question", "kind", "classes", "attribute", "hide", "horizon")
-        }
-        table = pa.table(
-            {
-                "user_id": pa.array(self.user_ids, pa.large_string()),
-                "cutoff": pa.array(self.cutoffs, pa.timestamp("us", "UTC")),
-                "label": column_of(self.targets, self.kind, self.classes),
-            }
-        ).replace_schema_metadata({_METADATA: json.dumps(about, ensure_ascii=False)})
-        with publishing_file(Path(path)) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        write_labels(Path(path), self._about(), self.user_ids, self.cutoffs, self.targets)
+
+    def _about(self) -> About:
+        return About(**{name: getattr(self, name) for name in _ABOUT})
 
     @classmethod
     def load(cls, path: str | Path, data: PreparedData) -> "Labels":
@@ -104,7 +100,8 @@ class Labels:
             raise LabelError(str(error)) from error
         if path.suffix.lower() != ".parquet" and "label" in frame.columns:
             frame = frame.with_columns(as_numbers(frame["label"]))
-        return replace(cls._of(frame, data, str(path), _metadata(path)), name=path.stem)
+        labels = cls._of(frame, data, str(path), read_about(path))
+        return replace(labels, name=path.stem)
 
     @classmethod
     def of(cls, frame: Any, data: PreparedData, name: str = "labels") -> "Labels":
@@ -114,31 +111,32 @@ class Labels:
         without the column: just after the last event). The kind follows from the labels. Raises
         `LabelError`.
         """
-        return cls._of(pl.DataFrame(frame), data, name, {})
+        return cls._of(pl.DataFrame(frame), data, name, None)
 
     @classmethod
     def _of(
-        cls, frame: pl.DataFrame, data: PreparedData, name: str, about: dict[str, Any]
+        cls, frame: pl.DataFrame, data: PreparedData, name: str, about: About | None
     ) -> "Labels":
         try:
             pairs = pairs_of(frame, data, name)
             require_column(frame, "label", name)
         except InputError as error:
             raise LabelError(str(error)) from error
-        kind: Kind = about.get("kind") or kind_of(frame["label"])
-        classes = tuple(about.get("classes") or classes_of(frame["label"], kind))
-        labels = cls(
-            name,
-            about.get("question", f"What is {Path(name).stem}?"),
-            kind,
-            tuple(frame["user_id"].cast(pl.String)),
-            pairs.cutoffs,
-            targets_of(frame["label"], kind, classes),
-            classes,
-            tuple(about["attribute"]) if about.get("attribute") else None,
-            tuple(about.get("hide", ())),
-            about.get("horizon"),
-        )
+        column = check_labels(frame["label"], name)
+        users = tuple(users_of(frame, name))
+        told = about
+        if told is None:
+            kind = kind_of(column)
+            classes = tuple(classes_of(column, kind))
+            told = About(question=f"What is {Path(name).stem}?", kind=kind, classes=classes)
+        try:
+            targets = targets_of(column, told.kind, told.classes)
+        except pl.exceptions.PolarsError as error:  # values that the file's own list does not have
+            raise changed(name) from error
+        if told.checksum not in (None, checksum_of(told, users, pairs.cutoffs, targets)):
+            raise changed(name)
+        asked = {field: getattr(told, field) for field in _ABOUT}
+        labels = cls(name, user_ids=users, cutoffs=pairs.cutoffs, targets=targets, **asked)
         return _checked(labels, data)
 
 
@@ -303,11 +301,13 @@ def _checked(labels: Labels, data: PreparedData) -> Labels:
             f"{labels.name}: no user is left who has an event before the cut-off and an answer "
             "after it. Choose another --cutoff."
         )
-    if labels.kind in ("binary", "multiclass") and len(np.unique(labels.targets)) == 1:
-        value = labels.targets[0] if labels.kind == "binary" else labels.classes[labels.targets[0]]
+    if labels.kind != "multilabel" and len(np.unique(labels.targets)) == 1:
+        value = labels.targets[0]
+        if labels.kind == "multiclass":
+            value = labels.classes[value]
         raise LabelError(
             f"{labels.name}: all {len(labels)} labels are {value}; nothing can be learned from "
-            "one class. Check the question, or choose another --cutoff."
+            "one answer alone. Check the question, or choose another --cutoff."
         )
     unknown = set(labels.hide) - set(data.vocabularies.profile)
     if unknown:
@@ -368,11 +368,3 @@ def _duration_us(horizon: str) -> int:
 def _parts(count: int) -> Iterator[slice]:
     for first in range(0, count, _USERS_AT_A_TIME):
         yield slice(first, first + _USERS_AT_A_TIME)
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """What `save` left in the file; nothing if another program wrote it."""
-    if path.suffix.lower() != ".parquet":
-        return {}
-    content = (pq.read_schema(path).metadata or {}).get(_METADATA)
-    return {} if content is None else dict(json.loads(content))

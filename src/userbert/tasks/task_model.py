@@ -22,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from userbert.data.batches import Int64, UserBatch
@@ -30,7 +30,15 @@ from userbert.data.loading import in_length_order
 from userbert.data.pairs import Pairs, pairs_asked
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
-from userbert.folders import check_summary, publishing_folder, read_json, write_json, write_summary
+from userbert.folders import (
+    check_summary,
+    found_at,
+    publishing_folder,
+    read_json,
+    write_json,
+    write_summary,
+)
+from userbert.model.artifact import save_tensors
 from userbert.model.userbert import Pool, UserBert
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats
@@ -139,7 +147,7 @@ class TaskModel(nn.Module):
             (temporary / "model").mkdir()
             self.user_bert.write(temporary / "model")
             weights = self.head.state_dict()
-            save_file(
+            save_tensors(
                 {name: tensor.contiguous() for name, tensor in weights.items()},
                 temporary / "head.safetensors",
             )
@@ -175,7 +183,8 @@ def _check(folder: Path) -> None:
     """Compare every file with its checksum."""
     if not (folder / "summary.json").is_file() or not (folder / "task.json").is_file():
         raise ModelError(
-            f"{folder} is not a task model (it has no summary.json with a task.json). "
+            f"{folder} is not a task model (it has no summary.json with a task.json; "
+            f"{found_at(folder)}). "
             "Make one with `userbert finetune MODEL DATA --labels FILE -o TASK`."
         )
     check_summary(folder, FORMAT, _FILES)

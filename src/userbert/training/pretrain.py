@@ -9,7 +9,8 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from datetime import date, datetime
 from functools import partial
@@ -28,6 +29,8 @@ from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.folders import read_json, replacing_file, write_json
 from userbert.model.userbert import UserBert
+from userbert.progress import warn
+from userbert.training.checkpoint import checkpoints
 from userbert.training.cutoffs import moments
 from userbert.training.distributed import Processes, best_device, from_first, gathered
 from userbert.training.loop import METRICS, LoopConfig, Trained, train
@@ -143,35 +146,36 @@ def pretrain(
     has_validation = any(size for _, size in sizes)
     size = min(len(processes.share(config.batch_size)), len(learned))
     own = _take(asked, learned)
-    trained = train(
-        model.to(processes.device),
-        objective,
-        SequenceBatches(
-            data,
-            own.rows,
-            own.cutoffs,
-            batch_size=size,
-            seed=seed,
-            hidden=model.hidden,
-            numbers=learned,
-            until=None if until is None else until[learned],
-            batches_per_epoch=min(gathered(len(learned) // size, processes)),
-        ),
-        LoopConfig(
-            steps=config.steps,
-            learning_rate=config.learning_rate,
-            decay=config.decay,
-            seed=seed,
-            precision=precision,
-            checkpoint_every=config.checkpoint_every,
-        ),
-        folder=work,
-        validate=(lambda: mean_losses(model, objective, validation, precision, processes))
-        if has_validation
-        else None,
-        processes=processes,
-        description="pretraining",
-    )
+    with _kept_if_worth_it(work if processes.is_first else None):
+        trained = train(
+            model.to(processes.device),
+            objective,
+            SequenceBatches(
+                data,
+                own.rows,
+                own.cutoffs,
+                batch_size=size,
+                seed=seed,
+                hidden=model.hidden,
+                numbers=learned,
+                until=None if until is None else until[learned],
+                batches_per_epoch=min(gathered(len(learned) // size, processes)),
+            ),
+            LoopConfig(
+                steps=config.steps,
+                learning_rate=config.learning_rate,
+                decay=config.decay,
+                seed=seed,
+                precision=precision,
+                checkpoint_every=config.checkpoint_every,
+            ),
+            folder=work,
+            validate=(lambda: mean_losses(model, objective, validation, precision, processes))
+            if has_validation
+            else None,
+            processes=processes,
+            description="pretraining",
+        )
     model.cpu().eval()
     model.sample_softmax(None)
     if processes.is_first:
@@ -323,6 +327,20 @@ def _open_work_folder(work: Path, record: Mapping[str, Any], resume: bool) -> No
             f"{work} holds a run with other settings ({changed} differ). "
             "Resume with the settings it was begun with, or remove it."
         )
+
+
+@contextmanager
+def _kept_if_worth_it(work: Path | None) -> Iterator[None]:
+    """When a run ends early, keep its folder if one can go on from it, and say how."""
+    try:
+        yield
+    except BaseException:
+        if work is not None:
+            if not checkpoints(work):
+                shutil.rmtree(work, ignore_errors=True)
+            else:
+                warn(f"{work} holds the run up to its last checkpoint; go on by --resume")
+        raise
 
 
 def _publish(model: UserBert, work: Path, output: Path) -> None:

@@ -95,9 +95,14 @@ def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainC
         for part in path:
             place = place.get(part) if isinstance(place, dict) else None
         if not isinstance(place, dict) or last not in place:
-            close = difflib.get_close_matches(key, _keys(content), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(_keys(content))}."
-            raise InputError(f"--set {override}: there is no setting {key!r}; {hint}")
+            raise InputError(
+                f"--set {override}: there is no setting {key!r}; {_hint(key, _keys(content))}"
+            )
+        if isinstance(place[last], dict):
+            raise InputError(
+                f"--set {override}: {key} is a group of settings; set one of them, such as "
+                f"{key}.{next(iter(place[last]))}."
+            )
         place[last] = _value(text)
     try:
         config = PretrainConfig.model_validate(content)
@@ -108,6 +113,11 @@ def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainC
         )
         raise InputError(f"--set: {faults}.") from error
     for is_wrong, told in (
+        (
+            config.model.hidden % config.model.heads > 0 or config.model.hidden % 2 > 0,
+            f"model.hidden: expected an even multiple of model.heads, {config.model.heads}, found "
+            f"{config.model.hidden}",
+        ),
         (
             config.samples != SAMPLES and config.softmax == "exact",
             "samples: the exact softmax has none; add --set softmax=sampled",
@@ -139,6 +149,13 @@ def preset_named(name: str) -> PretrainConfig:
     if name not in PRESETS:
         raise InputError(f"there is no preset {name!r}; choose one of: {', '.join(PRESETS)}.")
     return PRESETS[name]
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    """The settings that may be meant: those of that name in a group, or the nearest."""
+    same = [name for name in known if name.split(".")[-1] == key]
+    close = same or difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}."
 
 
 def _keys(content: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,197 @@
+"""Folders that are damaged, not complete, of another kind or of other data: each is told."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from bad_input.conftest import CUTOFF, Shop, userbert
+
+DATA = [
+    "manifest.json", "schema.yaml", "summary.json", "vocabularies.json",
+    *(f"shards/00000/{name}.arrow" for name in ("users", "profile", "long_term", "short_term")),
+]  # fmt: skip
+MODEL = [
+    "config.json", "metrics.jsonl", "model.safetensors", "schema.yaml", "summary.json",
+    "training.json", "vocabularies.json",
+]  # fmt: skip
+TASK = [
+    "head.safetensors", "summary.json", "task.json",
+    *(f"model/{name}" for name in MODEL if name != "metrics.jsonl"),
+]  # fmt: skip
+FILES = [(kind, name) for kind, names in {"data": DATA, "model": MODEL, "task": TASK}.items()
+         for name in names]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def copies(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copies to damage and mend again."""
+    folder = tmp_path_factory.mktemp("copies")
+    for kind in ("data", "model", "task"):
+        shutil.copytree(made / kind, folder / kind)
+    shutil.copy(made / "return.parquet", folder)
+    return folder
+
+
+def test_every_file_is_looked_at(made: Path) -> None:
+    for kind, names in {"data": DATA, "model": MODEL, "task": TASK}.items():
+        found = [path for path in (made / kind).rglob("*") if path.is_file()]
+        assert sorted(path.relative_to(made / kind).as_posix() for path in found) == sorted(names)
+
+
+COMMANDS: dict[str, list[list[object]]] = {
+    "data": [
+        ["label", "return", "data", "--horizon", "7d", "--cutoff", CUTOFF, "-o", "new.parquet"],
+        ["pretrain", "data", "-o", "new"],
+        ["forget", "data", "--users", "return.parquet"],
+        ["inspect", "data"],
+    ],
+    "model": [["embed", "model", "data", "-o", "new.parquet"]],
+    "task": [["predict", "task", "data", "-o", "new.parquet"]],
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), FILES)
+def test_a_file_that_is_missing_is_told(copies: Path, kind: str, name: str) -> None:
+    file = copies / kind / name
+    content = file.read_bytes()
+    file.unlink()
+    try:
+        for command in COMMANDS[kind]:
+            message = userbert(copies, *command).refused()
+            assert Path(name).name in message or "it is a folder of something else" in message
+            assert re.search("again|Make it with|Make one with|expected prepared data", message)
+    finally:
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(("kind", "name"), FILES)
+def test_a_flipped_byte_is_told(copies: Path, kind: str, name: str) -> None:
+    file = copies / kind / name
+    content = file.read_bytes()
+    try:
+        for place in {0, len(content) // 4, len(content) // 2, len(content) - 1}:
+            changed = bytearray(content)
+            changed[place] ^= 1
+            file.write_bytes(changed)
+            refused = [done for done in (userbert(copies, *one) for one in COMMANDS[kind])
+                       if done.code]  # fmt: skip
+            # What stands in summary.json beside the checksums is for people.
+            if kind == "data" or not name.endswith("summary.json"):
+                assert len(refused) == len(COMMANDS[kind])
+            for done in refused:
+                assert re.search("has changed|is damaged", done.refused())
+            (copies / "new.parquet").unlink(missing_ok=True)
+    finally:
+        file.write_bytes(content)
+
+
+def test_damage_is_not_copied_into_what_is_made_of_it(copies: Path) -> None:
+    for name in ("vocabularies.json", "shards/00000/long_term.arrow"):
+        file = copies / "data" / name
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        shutil.copy(copies / "data/schema.yaml", copies / "again.yaml")
+        commands = [["--append", "data"]]
+        if name == "vocabularies.json":
+            commands.append(["--vocabulary", "data"])
+        for options in commands:
+            done = userbert(copies, "prepare", "again.yaml", "-o", "new", *options)
+            assert "has changed since it was written" in done.refused()
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("data", "manifest.json"), ("model", "summary.json"),
+                                            ("task", "summary.json")])  # fmt: skip
+def test_a_newer_format_is_told(copies: Path, kind: str, name: str) -> None:
+    file = copies / kind / name
+    content = file.read_text()
+    file.write_text(json.dumps({**json.loads(content), "format": 2, "version": "9.1"}))
+    try:
+        for command in COMMANDS[kind]:
+            assert "has the format 2, this version reads 1" in userbert(copies, *command).refused()
+    finally:
+        file.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("label return {} --horizon 7d -o new.parquet", "is not prepared data"),
+        ("pretrain {} -o new", "is not prepared data"),
+        ("forget {} --users return.parquet", "is not prepared data"),
+        ("prepare schema.yaml --append {} -o new", "is not prepared data"),
+        ("prepare schema.yaml --vocabulary {} -o new", "has no vocabularies.json"),
+        ("embed {} data -o new.parquet", "is not a model folder"),
+        ("embed model {} -o new.parquet", "is not prepared data"),
+        ("pretrain data --from {} -o new", "is not a model folder"),
+        ("extend {} data -o new", "is not a model folder"),
+        ("finetune {} data --labels return.parquet -o new", "is not a model folder"),
+        ("predict {} data -o new.parquet", "is not a task model"),
+        ("explain {} data --user u7", "is not a task model"),
+        ("evaluate {} data --labels return.parquet -o new", "is not a model folder"),
+        ("evaluate model data --labels return.parquet --also {} -o new", "is not a model folder"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("absent", "nothing is there"),
+        ("events.parquet", "it is a file"),
+        ("data", "it is prepared data"),
+        ("model", "it is a model"),
+        ("task", "it is a task model"),
+        (".", "it is a folder of something else, or not complete"),
+    ],
+)
+def test_what_is_of_another_kind_is_told(
+    shop: Shop, command: str, told: str, path: str, found: str
+) -> None:
+    wanted = {"prepared data": "data", "a model folder": "model", "a task model": "task"}
+    if wanted.get(told.removeprefix("is not ")) == path:
+        return
+    if "vocabularies" in told and path in ("data", "model"):
+        return
+    message = shop.refuses(*command.format(path).split())
+    assert told in message
+    assert found in message
+
+
+@pytest.fixture(scope="module")
+def other(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data of the same users whose ids mean other values."""
+    folder = tmp_path_factory.mktemp("other")
+    events = pl.read_parquet(made / "events.parquet")
+    events.with_columns(pl.col("category").str.to_uppercase()).write_parquet(
+        folder / "events.parquet"
+    )
+    shutil.copy(made / "profiles.parquet", folder)
+    shutil.copy(made / "schema.yaml", folder)
+    assert userbert(folder, "prepare", "schema.yaml", "-o", "data").code == 0
+    return folder / "data"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "embed model {} -o new.parquet",
+        "pretrain {} --from model -o new",
+        "finetune model {} --labels return.parquet -o new",
+        "predict task {} -o new.parquet",
+        "explain task {} --user u7",
+        "evaluate model {} --labels return.parquet -o new",
+        "extend model {} -o new",
+    ],
+)
+def test_data_of_other_ids_are_told(shop: Shop, other: Path, command: str) -> None:
+    message = shop.refuses(*command.format(other).split())
+    assert str(other) in message
+    assert "--vocabulary MODEL" in message
+
+
+def test_classes_of_other_data_are_told(shop: Shop, other: Path) -> None:
+    message = shop.refuses("finetune", "model", other, "--labels", "next.parquet", "-o", "new")
+    assert "its classes are not the values of category" in message

@@ -1,0 +1,196 @@
+"""Labels that cannot be used: each file is refused by one message, before anything is learned."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from bad_input.conftest import CUTOFF, Shop, userbert
+
+USERS = [f"u{number}" for number in range(60)]
+ANSWERS = [number % 2 for number in range(60)]
+AT = datetime.fromisoformat(CUTOFF)
+
+Columns = dict[str, Any]
+
+
+def columns(**changed: Any) -> Columns:
+    """Good labels with other columns; a list that is too short is filled up with good values."""
+    good: Columns = {"user_id": USERS, "label": ANSWERS, "cutoff": [AT] * 60}
+    for name, values in changed.items():
+        if isinstance(values, list):
+            changed[name] = values + good[name][len(values) :]
+    return {**good, **changed}
+
+
+CANNOT_BE_USED: dict[str, tuple[Columns, str]] = {
+    "unknown": (columns(user_id=["x", "y"]), "2 of 60 users are not in data, the first in row 1"),
+    "all unknown": (columns(user_id=[f"0{u}" for u in USERS]), "must be written as in the logs"),
+    "lists of users": (columns(user_id=[[u] for u in USERS]), "column user_id: expected one id"),
+    "dates as users": (columns(user_id=[AT] * 60), "column user_id: expected one id"),
+    "bytes as users": (columns(user_id=[b"\xff"] * 60), "column user_id: expected one id"),
+    "users of floats": (columns(user_id=[0.5] * 60), "such as u"),
+    "twice": (columns(user_id=["u0", "u0", "u1", "u1"]), "u0 .* in the rows 1, 2 .2 more"),
+    "NaN": (columns(label=[0.0, math.nan]), "row 2, column label: expected a number, found nan"),
+    "infinite": (columns(label=[1.5, 2.5, math.inf]), "row 3, column label: .* found inf"),
+    "huge": (columns(label=[1e300, 0.5]), "row 1, column label: expected a number below"),
+    "one quantity": (columns(label=[0.25] * 60), "all 60 labels are 0.25"),
+    "one class": (columns(label=["a"] * 60), "all 60 labels are a"),
+    "dates": (columns(label=[date(2024, 1, 1)] * 60), "expected numbers, words, .* found Date"),
+    "records": (columns(label=[{"a": 1}] * 60), "expected numbers, words, .* found Struct"),
+    "bytes": (columns(label=[b"\xff"] * 60), "expected numbers, words, .* found Binary"),
+    "nested": (columns(label=[[["a"]]] * 60), "expected numbers, words, .* found List"),
+    "gaps": (columns(label=[["a"], [None]] + [["a"]] * 58), "row 2, .* a list without gaps"),
+    "empty lists": (
+        columns(label=pl.Series([[]] * 60, dtype=pl.List(pl.String))), "all lists are empty",
+    ),
+    "durations": (columns(cutoff=[timedelta(1)] * 60), "expected dates or times .* Duration"),
+    "times of day": (columns(cutoff=[time(4)] * 60), "expected dates or times .* Time"),
+    "numbers as times": (columns(cutoff=[1] * 60), "expected dates or times .* Int64"),
+    "no time": (columns(cutoff=[AT, None]), "row 2, column cutoff: expected a value"),
+    "before all": (columns(cutoff=[datetime(2020, 1, 1)]), "row 1: .* not after the first event"),
+    "after all": (columns(cutoff=[AT, datetime(2031, 1, 1)]), "row 2: .* after the last event"),
+    "year 9999": (columns(cutoff=["9999-12-31"] * 60), "days after the last event"),
+    "beyond 9999": (columns(cutoff=["9999-12-31T23:59-12:00"] * 60), "beyond the last year"),
+    "before the bound": (columns(cutoff=[datetime(2024, 2, 1)] * 60), "it has seen what they ask"),
+    "no columns": ({}, "expected a column user_id, found none"),
+    "no rows": ({"user_id": [], "label": []}, "found no rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CANNOT_BE_USED)
+def test_labels_that_cannot_be_used_are_refused(shop: Shop, tmp_path: Path, name: str) -> None:
+    content, told = CANNOT_BE_USED[name]
+    file = tmp_path / "mine.parquet"
+    pl.DataFrame(content, strict=False).write_parquet(file)
+    message = shop.refuses("finetune", "model", "data", "--labels", file, "-o", "new")
+    assert matches(told, message), message
+
+
+def matches(pattern: str, message: str) -> bool:
+    return re.search(pattern, message) is not None
+
+
+TEXTS: dict[str, tuple[str, bytes, str]] = {
+    "empty": ("a.csv", b"", "expected a table, found an empty file"),
+    "empty parquet": ("a.parquet", b"", "expected a table, found an empty file"),
+    "header alone": ("a.csv", b"user_id,label\n", "found no rows"),
+    "bytes": ("a.csv", bytes(range(256)), "expected a header in UTF-8"),
+    "no parquet": ("a.parquet", b"user_id,label\n", "expected a complete Parquet file"),
+    "workbook": ("a.xlsx", b"PK", "a file whose name ends in .csv"),
+    "no ending": ("a", b"user_id,label\n", "a file whose name ends in .csv"),
+    "NaN as text": ("a.csv", b"user_id,label\nu1,nan\nu2,1\n", "row 1, column label: .* found nan"),
+    "no label": ("a.csv", b"user_id,label\nu1,\nu2,1\n", "row 1, column label: expected a value"),
+    "other dates": (
+        "a.csv", b"user_id,label,cutoff\nu1,0,15/03/2024\nu2,1,2024-03-15\n",
+        "column cutoff: expected a date or time such as .* found '15/03/2024'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_that_hold_no_labels_are_refused(shop: Shop, tmp_path: Path, name: str) -> None:
+    file, content, told = TEXTS[name]
+    (tmp_path / file).write_bytes(content)
+    message = shop.refuses("finetune", "model", "data", "--labels", tmp_path / file, "-o", "new")
+    assert matches(told, message), message
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ("absent.parquet", "absent.parquet cannot be read"),
+        ("data", "found a folder .it is prepared data"),
+        ("model", "found a folder .it is a model"),
+        ("embeddings.parquet", "expected a column label, found user_id, cutoff, embedding"),
+    ],
+)
+def test_what_are_no_labels_is_refused(shop: Shop, labels: str, told: str) -> None:
+    message = shop.refuses("finetune", "model", "data", "--labels", labels, "-o", "new")
+    assert matches(told, message), message
+
+
+def rewrite(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write labels again with other metadata."""
+    table = pq.read_table(file)
+    about = json.loads(table.schema.metadata[b"userbert"])
+    change(about)
+    pq.write_table(table.replace_schema_metadata({"userbert": json.dumps(about)}), file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda about: about.update(hide=["kids"]),
+        lambda about: about.update(kind="regression"),
+        lambda about: about.update(kind="quantity"),
+        lambda about: about.update(classes=["a"]),
+        lambda about: about.update(more=1),
+        lambda about: about.pop("question"),
+    ],
+    ids=["hide", "kind", "no kind", "classes", "more", "less"],
+)
+def test_labels_whose_metadata_were_changed_are_refused(
+    shop: Shop, tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    file = tmp_path / "return.parquet"
+    file.write_bytes((shop.folder / "return.parquet").read_bytes())
+    rewrite(file, change)
+    message = shop.refuses("finetune", "model", "data", "--labels", file, "-o", "new")
+    assert "has changed since it was written" in message
+
+
+def test_answers_that_were_changed_are_refused(shop: Shop, tmp_path: Path) -> None:
+    file = tmp_path / "return.parquet"
+    table = pq.read_table(shop.folder / "return.parquet")
+    pq.write_table(table.slice(1), file)
+    message = shop.refuses("finetune", "model", "data", "--labels", file, "-o", "new")
+    assert "write them without the file's metadata" in message
+    pq.write_table(table.slice(1).replace_schema_metadata(), file)
+    done = userbert(shop.folder, "finetune", "model", "data", "--labels", file, "-o",
+                    tmp_path / "task", "--epochs", "1")  # fmt: skip
+    assert done.code == 0, done.told
+
+
+def test_labels_of_before_they_had_a_checksum_are_read(shop: Shop, tmp_path: Path) -> None:
+    file = tmp_path / "return.parquet"
+    file.write_bytes((shop.folder / "return.parquet").read_bytes())
+    rewrite(file, lambda about: about.pop("checksum"))
+    done = userbert(shop.folder, "finetune", "model", "data", "--labels", file, "-o",
+                    tmp_path / "task", "--epochs", "1")  # fmt: skip
+    assert done.code == 0, done.told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["return", "--horizon", "7d", "--cutoff", "yesterday"], "--cutoff: .* found 'yesterday'"),
+        (["return", "--horizon", "7d", "--cutoff", "2020-01-01"], "--cutoff, .* first event"),
+        (["return", "--horizon", "7d", "--cutoff", "2031-01-01"], "--cutoff, .* last event"),
+        (["return", "--horizon", "7d"], "answer is not known yet"),
+        (["return", "--horizon", "soon"], "--horizon: expected a duration such as 90d"),
+        (["return", "--horizon", "0d"], "--horizon: expected a duration such as 90d"),
+        (["next", "--attribute", "categry"], "Did you mean 'category'"),
+        (["next", "--attribute", "price"], "Choose one of: action, category, hour"),
+        (["attribute", "--field", "kid", "--positive", "yes"], "Did you mean 'kids'"),
+        (["attribute", "--field", "kids", "--positive", "maybe"], "Choose one of: no, yes"),
+        (["attribute", "--field", "kids", "--positive", "yes", "--hide", "x"], "no field 'x'"),
+        (["response", "--users", "absent.csv"], "absent.csv cannot be read"),
+        (["response", "--users", "data"], "found a folder"),
+        (["response", "--users", "profiles.parquet"], "all 60 labels are 1"),
+        (["return", "--horizon", "7d", "--at", "absent.csv"], "absent.csv cannot be read"),
+    ],
+)
+def test_questions_that_cannot_be_answered_are_refused(
+    shop: Shop, arguments: list[str], told: str
+) -> None:
+    verb, *rest = arguments
+    message = shop.refuses("label", verb, "data", *rest, "-o", "new.parquet")
+    assert matches(told, message), message
