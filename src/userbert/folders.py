@@ -47,7 +47,7 @@ def publishing_folder(target: Path) -> Iterator[Path]:
     temporary = _temporary_beside(target)
     with _parents_of(target):
         try:
-            with _telling_of_the_disk(target, temporary):
+            with telling_of_the_disk(target, temporary):
                 temporary.mkdir()
                 yield temporary
                 temporary.rename(target)
@@ -65,7 +65,7 @@ def publishing_file(target: Path) -> Iterator[Path]:
     temporary = _temporary_beside(target)
     with _parents_of(target):
         try:
-            with _telling_of_the_disk(target, temporary):
+            with telling_of_the_disk(target, temporary):
                 yield temporary
                 temporary.rename(target)
         finally:
@@ -79,7 +79,7 @@ def _parents_of(target: Path) -> Iterator[None]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise cannot_write(target, error) from error
     try:
         yield
     except BaseException:
@@ -90,37 +90,57 @@ def _parents_of(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _telling_of_the_disk(target: Path, temporary: Path) -> Iterator[None]:
+def telling_of_the_disk(target: Path, temporary: Path) -> Iterator[None]:
     """Say that `target` cannot be written if that is what failed in the block."""
     try:
         yield
-    except OSError as error:
+    except InputError:
+        raise
+    except Exception as error:
+        is_ours = isinstance(error, OSError) and str(temporary) in str(error)
         # What cannot be read, as it is not ours, is told where it is read.
-        if _number_of(error) in _FULL or str(temporary) in str(error):
-            raise _cannot_write(target, error) from error
+        if is_ours or _number_of(error) in _FULL:
+            raise cannot_write(target, error) from error
         raise
 
 
-def _cannot_write(target: Path, error: OSError) -> InputError:
+def cannot_write(target: Path, error: Exception) -> InputError:
+    """The error of an output that could not be written, and the way out."""
+    reason, remedy = why_not_written(target, error), "Choose another -o."
+    if _number_of(error) in _FULL:
+        remedy = "Free some of it, or choose another -o."
+    return InputError(f"cannot write {target}: {reason}. {remedy}")
+
+
+def why_not_written(target: Path, error: Exception) -> str:
+    """What the system said, in words."""
     number = _number_of(error)
     if number in _FULL:
-        return InputError(
-            f"cannot write {target}: {_FULL[number]}. Free some of it, or choose another -o."
-        )
-    file = next((folder for folder in target.parents if folder.is_file()), None)
-    reason = f"{file} is a file, not a folder" if file else os.strerror(number or errno.EIO)
-    return InputError(f"cannot write {target}: {reason}. Choose another -o.")
+        return _FULL[number]
+    file = next((folder for folder in target.parents if _is_file(folder)), None)
+    return f"{file} is a file, not a folder" if file else os.strerror(number or errno.EIO)
 
 
-def _number_of(error: OSError) -> int | None:
+def _number_of(error: Exception) -> int | None:
     """What the system called an error; libraries in Rust say it in their message alone."""
+    number = error.errno if isinstance(error, OSError) else None
     told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told[1]) if error.errno is None and told else error.errno
+    return int(told[1]) if number is None and told else number
+
+
+def _is_file(path: Path) -> bool:
+    with suppress(OSError):  # such as a name that is too long
+        return path.is_file()
+    return False
 
 
 def refuse_existing(target: Path) -> None:
     """Raise `InputError` if an output is there already: before an hour's work, not after it."""
-    if target.exists():
+    try:
+        exists = target.exists()
+    except OSError as error:  # such as a name that is too long
+        raise cannot_write(target, error) from error
+    if exists:
         raise InputError(f"{target} exists already. Choose another -o, or remove it first.")
 
 
@@ -176,11 +196,11 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     Raises `InputError` if the disk is full.
     """
     temporary = _temporary_beside(target)
-    with _telling_of_the_disk(target, temporary):
+    with telling_of_the_disk(target, temporary):
         temporary.mkdir()
     old = temporary.with_name(f"{temporary.name}.old")
     try:
-        with _telling_of_the_disk(target, temporary):
+        with telling_of_the_disk(target, temporary):
             yield temporary
         target.rename(old)
         temporary.rename(target)

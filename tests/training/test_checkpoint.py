@@ -96,6 +96,6 @@ def test_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(InputError, match=r"No space left on device.*go on by --resume"):
+    with pytest.raises(InputError, match=r"its disk is full.*go on by --resume"):
         _save(tmp_path, 1)
     assert checkpoints(tmp_path) == []

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from userbert.errors import InputError, ModelError
-from userbert.folders import checksum, sync
+from userbert.folders import checksum, sync, why_not_written
 from userbert.progress import warn
 from userbert.training.optim import Adam, optimizer_tensors, restore_optimizer
 
@@ -57,9 +57,10 @@ def save_checkpoint(folder: Path, module: nn.Module, optimizer: Adam, state: Run
         temporary.rename(folder / name)
         sync(folder)
     except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
         raise InputError(
-            f"cannot write a checkpoint to {folder}: {error}. Make room there, then go on by "
-            "--resume."
+            f"cannot write a checkpoint to {folder}: {why_not_written(temporary, error)}. Make "
+            "room there, then go on by --resume."
         ) from error
     # Those of later steps were damaged: the run went back behind them.
     older = [path for path in checkpoints(folder) if _step(path) < state.step]

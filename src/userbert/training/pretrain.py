@@ -9,8 +9,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from datetime import date, datetime
 from functools import partial
@@ -27,19 +26,16 @@ from userbert.data.loading import SequenceBatches, sequence_lengths
 from userbert.data.pairs import Pairs, instant_of, pairs_at, pairs_of
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
-from userbert.folders import read_json, replacing_file, write_json
+from userbert.folders import refuse_existing
 from userbert.model.userbert import UserBert
-from userbert.progress import warn
-from userbert.training.checkpoint import checkpoints
 from userbert.training.cutoffs import moments
 from userbert.training.distributed import Processes, best_device, from_first, gathered
-from userbert.training.loop import METRICS, LoopConfig, Trained, train
+from userbert.training.loop import LoopConfig, Trained, train
 from userbert.training.objectives import Objective, masked_words, several
+from userbert.training.run_folder import changed_settings, publish, run_folder, work_folder
 from userbert.training.settings import DEFAULT, PretrainConfig, preset_named
 from userbert.training.start import leading_directions, start_at
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
-
-_RUN = "run.json"
 
 
 def pretrain(
@@ -75,9 +71,8 @@ def pretrain(
         config = config.model_copy(update={"steps": steps})
     processes = processes or Processes(device=best_device())
     output = None if output is None else Path(output)
-    work = None if output is None else _work_folder(output)
-    if output is not None and output.exists() and not resume:
-        raise InputError(f"{output} exists already. Choose another -o, or remove it first.")
+    if output is not None and not resume:
+        refuse_existing(output)
     if config.batch_size < processes.world:
         raise InputError(
             f"a batch of {config.batch_size} users cannot be split over {processes.world} "
@@ -131,8 +126,6 @@ def pretrain(
     }
     if output is not None and output.exists():
         return _finished(output, record, processes)
-    if work is not None and processes.is_first:
-        _open_work_folder(work, record, resume)
     objective = _objective(config)
     until = seen.until if config.objectives.future else None
     validation = validation_batches(
@@ -146,7 +139,7 @@ def pretrain(
     has_validation = any(size for _, size in sizes)
     size = min(len(processes.share(config.batch_size)), len(learned))
     own = _take(asked, learned)
-    with _kept_if_worth_it(work if processes.is_first else None):
+    with run_folder(output, record, resume=resume, is_first=processes.is_first) as work:
         trained = train(
             model.to(processes.device),
             objective,
@@ -176,12 +169,12 @@ def pretrain(
             processes=processes,
             description="pretraining",
         )
-    model.cpu().eval()
-    model.sample_softmax(None)
-    if processes.is_first:
-        model.record = {**record, **_outcome(trained)}
-        if output is not None and work is not None:
-            _publish(model, work, output)
+        model.cpu().eval()
+        model.sample_softmax(None)
+        if processes.is_first:
+            model.record = {**record, **_outcome(trained)}
+            if output is not None and work is not None:
+                publish(model.write, work, output)
     return model
 
 
@@ -281,78 +274,18 @@ def _check_origin(
         )
 
 
-def _work_folder(output: Path) -> Path:
-    return output.with_name(f".{output.name}.training")
-
-
 def _finished(output: Path, record: Mapping[str, Any], processes: Processes) -> UserBert:
     """The model of a run that was killed when it was done, or nearly: its folder is whole."""
     model = UserBert.from_pretrained(output)
-    changed = _changed(model.record, record)
+    changed = changed_settings(model.record, record)
     if changed:
         raise InputError(
             f"{output} exists already, made with other settings ({changed} differ). "
             "Choose another -o, or remove it first."
         )
     if processes.is_first:
-        shutil.rmtree(_work_folder(output), ignore_errors=True)
+        shutil.rmtree(work_folder(output), ignore_errors=True)
     return model
-
-
-def _changed(begun: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """What a run was begun with otherwise."""
-    return ", ".join(key for key, value in record.items() if begun.get(key) != value)
-
-
-def _open_work_folder(work: Path, record: Mapping[str, Any], resume: bool) -> None:
-    """Make the folder of checkpoints, or check that the one there is of the same settings."""
-    run = work / _RUN
-    if not run.exists():
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-            with replacing_file(run) as temporary:
-                write_json(temporary, record)
-        except OSError as error:
-            raise InputError(
-                f"cannot write {work}: {error.strerror}. Choose another -o."
-            ) from error
-        return
-    if not resume:
-        raise InputError(
-            f"{work} holds an interrupted run. Go on with it by --resume, or remove it."
-        )
-    changed = _changed(read_json(run), record)
-    if changed:
-        raise InputError(
-            f"{work} holds a run with other settings ({changed} differ). "
-            "Resume with the settings it was begun with, or remove it."
-        )
-
-
-@contextmanager
-def _kept_if_worth_it(work: Path | None) -> Iterator[None]:
-    """When a run ends early, keep its folder if one can go on from it, and say how."""
-    try:
-        yield
-    except BaseException:
-        if work is not None:
-            if not checkpoints(work):
-                shutil.rmtree(work, ignore_errors=True)
-            else:
-                warn(f"{work} holds the run up to its last checkpoint; go on by --resume")
-        raise
-
-
-def _publish(model: UserBert, work: Path, output: Path) -> None:
-    """Write the model's folder, whole or not at all, and remove the run's."""
-    made = work / "model"
-    # A kill may have left a part of it.
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    shutil.copy(work / METRICS, made / METRICS)
-    model.write(made)
-    made.rename(output)
-    shutil.rmtree(work)
 
 
 def _outcome(trained: Trained) -> dict[str, Any]:
