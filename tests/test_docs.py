@@ -26,6 +26,7 @@ RUN = [
             "cluster",
             "explain",
             "forget",
+            "inspect",
             "pretrain",
             "reproduce",
             "resume",
@@ -33,7 +34,7 @@ RUN = [
         )
     ),
 ]
-PREPARED = {"explain.md", "forget.md", "pretrain.md", "resume.md"}
+PREPARED = {"explain.md", "forget.md", "inspect.md", "pretrain.md", "resume.md"}
 """Pages that begin with prepared data."""
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 

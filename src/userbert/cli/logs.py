@@ -169,9 +169,19 @@ def forget(
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Prepared data, a model, labels or embeddings.")],
-    user: Annotated[str | None, typer.Option(metavar="ID", help="Show one user's words.")] = None,
-    cutoff: Annotated[str | None, typer.Option(metavar="T", help="Before this instant.")] = None,
+    path: Annotated[
+        Path,
+        typer.Argument(help="Prepared data, a model, a task, an evaluation, labels or embeddings."),
+    ],
+    user: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="Of data: one user's words. Of embeddings: the nearest users."
+        ),
+    ] = None,
+    cutoff: Annotated[
+        str | None, typer.Option(metavar="T", help="With a user's words: before this instant.")
+    ] = None,
 ) -> None:
     """Show what is inside a folder or file that userbert wrote.
 

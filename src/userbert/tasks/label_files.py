@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from userbert.data.batches import Int64
 from userbert.errors import LabelError
 from userbert.folders import publishing_file, require_ending
 from userbert.schema.models import Strict
-from userbert.tasks.label_columns import Kind, column_of
+from userbert.tasks.label_columns import Kind, column_of, targets_of
 
 _METADATA = b"userbert"
 _TYPES: Mapping[str, type] = {"multilabel": np.bool_, "regression": np.float32}
@@ -79,6 +80,21 @@ def read_about(path: Path) -> About | None:
     if about is None:
         raise changed(path)
     return about
+
+
+def refuse_changed(path: Path, about: About, frame: pl.DataFrame) -> None:
+    """Raise `LabelError` if the rows of a file are not those that were written."""
+    if about.checksum is None:
+        return
+    try:
+        users = frame["user_id"].cast(pl.String).to_list()
+        cutoffs = frame["cutoff"].cast(pl.Datetime("us", "UTC")).cast(pl.Int64).to_numpy()
+        targets = targets_of(frame["label"], about.kind, about.classes)
+        is_same = checksum_of(about, users, cutoffs, targets) == about.checksum
+    except (pl.exceptions.PolarsError, TypeError, ValueError, IndexError):
+        is_same = False
+    if not is_same:
+        raise changed(path)
 
 
 def checksum_of(

@@ -172,7 +172,8 @@ def pretrain(
         model.cpu().eval()
         model.sample_softmax(None)
         if processes.is_first:
-            model.record = {**record, **_outcome(trained)}
+            people = len(np.unique(bounds.rows))
+            model.record = {**record, "people": people, **_outcome(trained)}
             if output is not None and work is not None:
                 publish(model.write, work, output)
     return model

@@ -1,0 +1,235 @@
+"""Whether user vectors are healthy, and whose lie near each other.
+
+In: a file or folder of embeddings. Out: rich tables and a verdict. Of many vectors a sample is
+looked at, whole row groups from all over the file; neighbours are sought among all.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from userbert.errors import InputError
+from userbert.progress import progress
+from userbert.serving.inspection.layout import HEADINGS, facts, quantiles, share, table
+
+Vectors = NDArray[np.float32]
+
+_SAMPLE = 100_000
+"""So many vectors are looked at."""
+_DIRECTIONS = 20_000
+"""So many of these tell in which directions vectors differ."""
+_PAIRS = 20_000
+_NEIGHBOURS = 10
+_NEVER = 2.0
+"""The negative of no cosine."""
+_LEADING = 0.9
+_FEW_DIRECTIONS = 2.0
+_ALIKE = 0.99
+_MANY_DUPLICATES = 0.1
+_ANEW = "pretrain longer or with a lower learning_rate, look at the held-out loss by inspect MODEL"
+
+
+@dataclass(frozen=True)
+class Health:
+    """What can be wrong with vectors."""
+
+    broken: int
+    """Vectors that hold NaN or are infinite."""
+    zero: int
+    """Vectors of length 0."""
+    constant: int
+    """Numbers that are the same in all vectors."""
+    norms: Vectors
+    leading: tuple[float, float]
+    """The share of the variance in the first direction, and in the first ten."""
+    effective_rank: float
+    """In so many directions vectors differ: the covariance's participation ratio."""
+    cosine: float
+    """The mean cosine of random pairs."""
+    duplicates: float
+    """The share of vectors that are another's, too."""
+
+    @property
+    def verdict(self) -> str:
+        """The worst of it, and what to do."""
+        if self.broken:
+            return (
+                f"broken: {self.broken:,} vectors hold NaN or infinity. Pretrain with a lower "
+                "learning_rate, or embed with --precision float32."
+            )
+        if self.effective_rank < _FEW_DIRECTIONS or self.leading[0] > _LEADING:
+            return (
+                f"collapsed: {self.leading[0]:.0%} of the variance lie in one direction. "
+                f"To do: {_ANEW}."
+            )
+        if self.cosine > _ALIKE:
+            return (
+                f"collapsed: two users at random have a cosine of {self.cosine:.4f}. Subtract the "
+                f"mean vector before cosines are taken, or {_ANEW}."
+            )
+        if self.duplicates > _MANY_DUPLICATES:
+            return (
+                f"crowded: {self.duplicates:.0%} of the vectors are another user's, too. Are most "
+                "windows empty at this cut-off? See inspect DATA --user ID --cutoff T."
+            )
+        return "healthy"
+
+
+def health(vectors: Vectors, seed: int = 0) -> Health:
+    """Look at vectors (B, H); of many, directions and pairs are of some at random."""
+    is_whole = np.isfinite(vectors).all(axis=1)
+    whole = vectors[is_whole]
+    generator = np.random.default_rng(seed)
+    norms = np.linalg.norm(whole, axis=1)
+    if len(whole) < 2:
+        broken = len(vectors) - len(whole)
+        return Health(broken, int((norms == 0).sum()), 0, norms, (0.0, 0.0), 0.0, 0.0, 0.0)
+    some = whole
+    if len(whole) > _DIRECTIONS:
+        some = whole[np.sort(generator.choice(len(whole), _DIRECTIONS, replace=False))]
+    centered = some.astype(np.float64) - some.mean(axis=0, dtype=np.float64)
+    values = np.linalg.eigvalsh(centered.T @ centered)[::-1].clip(min=0)
+    variance = float(values.sum())
+    tiny = len(some) * some.shape[1] * (1e-7 * float(np.abs(some).max())) ** 2
+    is_one_point = variance <= tiny
+    shares = (1.0, 1.0) if is_one_point else tuple(
+        float(values[:count].sum()) / variance for count in (1, 10)
+    )  # fmt: skip
+    rank = 0.0 if is_one_point else variance**2 / float((values**2).sum())
+    left, right = generator.integers(0, len(whole), (2, _PAIRS))
+    is_pair = (left != right) & (norms[left] > 0) & (norms[right] > 0)
+    left, right = left[is_pair], right[is_pair]
+    products = np.einsum("ij,ij->i", whole[left], whole[right]) / (norms[left] * norms[right])
+    rows = np.ascontiguousarray(whole).view(np.dtype((np.void, whole.itemsize * whole.shape[1])))
+    _, counts = np.unique(rows.ravel(), return_counts=True)
+    return Health(
+        len(vectors) - len(whole),
+        int((norms == 0).sum()),
+        int((np.ptp(whole, axis=0) == 0).sum()),
+        norms,
+        (shares[0], shares[1]),
+        rank,
+        float(products.mean()) if len(products) else 0.0,
+        float(counts[counts > 1].sum()) / len(whole),
+    )
+
+
+def holds_vectors(path: Path) -> bool:
+    """Whether a file or folder is one of embeddings."""
+    try:
+        names = set(pq.read_schema(_files(path)[0]).names)
+    except (OSError, pa.ArrowException):
+        return False
+    return "user_id" in names and ("embedding" in names or "e0" in names)
+
+
+def describe_vectors(path: Path, user: str | None) -> RenderableType:
+    """Lay out the health of vectors, or with `user` that user's neighbours."""
+    try:
+        return _health_of(path) if user is None else _neighbours(path, user)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} is damaged: {str(error).strip()}. Copy it again, or embed again."
+        ) from error
+
+
+def _health_of(path: Path) -> RenderableType:
+    parts = list(_parts(path))
+    total = sum(rows for *_, rows in parts)
+    # Groups from all over the file, as of several cut-offs one stands after the other.
+    step = max(1, total // _SAMPLE)
+    read = [_read(file, group)[1] for file, group, _ in parts[::step]]
+    vectors = np.concatenate(read) if read else np.zeros((0, 0), np.float32)
+    if not len(vectors):
+        raise InputError(f"{path}: expected vectors, found no rows. Embed again.")
+    if len(vectors) > _SAMPLE:
+        chosen = np.random.default_rng(0).choice(len(vectors), _SAMPLE, replace=False)
+        vectors = vectors[np.sort(chosen)]
+    found = health(vectors)
+    looked_at = "all" if len(vectors) == total else f"{len(vectors):,} at random"
+    card = facts(
+        f"Embeddings {path}",
+        {
+            "vectors": f"{total:,} of {vectors.shape[1]:,} numbers",
+            "looked at": looked_at,
+            "NaN or infinite": f"{found.broken:,} vectors",
+            "all zero": f"{found.zero:,} vectors",
+            "numbers that never vary": f"{found.constant:,} of {vectors.shape[1]:,}",
+            "shared with another user": share(found.duplicates, 1.0),
+            "variance in the first direction": share(found.leading[0], 1.0),
+            "variance in the first ten": share(found.leading[1], 1.0),
+            "effective rank": f"{found.effective_rank:.1f} directions",
+            "mean cosine of random pairs": f"{found.cosine:.3f}",
+        },
+    )
+    lengths = table("Lengths of vectors", *HEADINGS)
+    if len(found.norms):
+        lengths.add_row(*quantiles(found.norms, ",.3g"))
+    return Group(card, lengths, Text(f"verdict: {found.verdict}"))
+
+
+def _neighbours(path: Path, user: str) -> RenderableType:
+    """The users whose vectors have the largest cosines with the user's newest one."""
+    parts = list(_parts(path))
+    own = None
+    for file, group, _ in parts:
+        rows = pq.ParquetFile(file).read_row_group(group, columns=["user_id", "cutoff"])
+        is_user = np.array([one == user for one in rows["user_id"].cast(pa.string()).to_pylist()])
+        for number in np.flatnonzero(is_user):
+            moment = rows["cutoff"][int(number)].as_py()
+            if own is None or moment > own[0]:
+                own = (moment, file, group, int(number))
+    if own is None:
+        raise InputError(f"{path} has no vector of the user {user!r}. Embed that user, too.")
+    moment, file, group, number = own
+    vector = _read(file, group)[1][number].astype(np.float64)
+    best: list[tuple[float, str]] = []
+    with progress("looking for neighbours", len(parts)) as advance:
+        for file, group, _ in parts:
+            users, vectors, cutoffs = _read(file, group)
+            lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                cosines = np.nan_to_num(vectors @ vector / lengths, nan=-_NEVER)
+            cosines[cutoffs != np.datetime64(moment.replace(tzinfo=None), "us")] = -_NEVER
+            nearest = np.argsort(-cosines)[: _NEIGHBOURS + 1]
+            found = [(float(cosines[place]), users[int(place)].as_py()) for place in nearest]
+            best += [one for one in found if one[0] > -_NEVER and one[1] != user]
+            best = sorted(best, reverse=True)[:_NEIGHBOURS]
+            advance(1, "")
+    made = table(f"Nearest to user {user} before {moment}", "user", "cosine")
+    for cosine, other in best:
+        made.add_row(Text(other), f"{cosine:.4f}")
+    return made
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.glob("part-*.parquet"))
+
+
+def _parts(path: Path) -> Iterator[tuple[Path, int, int]]:
+    """The row groups of all files, and their numbers of rows."""
+    for file in _files(path):
+        about = pq.ParquetFile(file).metadata
+        for group in range(about.num_row_groups):
+            yield file, group, about.row_group(group).num_rows
+
+
+def _read(file: Path, group: int) -> tuple[pa.ChunkedArray, Vectors, NDArray[np.datetime64]]:
+    """Users, vectors (B, H) and cut-offs of a row group, whose pages match their checksums."""
+    content = pq.ParquetFile(file, page_checksum_verification=True).read_row_group(group)
+    if "embedding" in content.column_names:
+        lists = content["embedding"].combine_chunks()
+        numbers = lists.flatten().to_numpy(zero_copy_only=False)
+        vectors = numbers.reshape(len(content), -1)
+    else:
+        names = [name for name in content.column_names if name[0] == "e" and name[1:].isdigit()]
+        vectors = np.stack([content[name].to_numpy() for name in names], axis=1)
+    cutoffs = content["cutoff"].cast(pa.timestamp("us")).to_numpy()
+    return content["user_id"], vectors.astype(np.float32, copy=False), cutoffs
