@@ -57,10 +57,8 @@ def userbert(folder: Path, *arguments: object) -> Done:
 Run = Callable[..., Done]
 
 
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Logs, data, a model, labels, vectors, a task and scores; nobody changes them."""
-    folder = tmp_path_factory.mktemp("shop")
+def make_shop(folder: Path) -> None:
+    """Make everything, and labels of one's own."""
     write_example_logs(folder, users=60)
     for command in (
         ["init", "events.parquet", "--profiles", "profiles.parquet"],
@@ -76,6 +74,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):  # fmt: skip
         done = userbert(folder, *command)
         assert done.code == 0, done.told
+    rows = [f"u{number},{CUTOFF},{number % 2}" for number in range(60)]
+    (folder / "mine.csv").write_text("\n".join(["user_id,cutoff,label", *rows, ""]))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logs, data, a model, labels, vectors, a task and scores; nobody changes them."""
+    folder = tmp_path_factory.mktemp("shop")
+    make_shop(folder)
     return folder
 
 

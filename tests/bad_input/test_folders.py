@@ -1,14 +1,18 @@
 """Folders that are damaged, not complete, of another kind or of other data: each is told."""
 
 import json
+import random
 import re
 import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bad_input.conftest import CUTOFF, Shop, userbert
+from damaged import REFUSED, Target, damage, damaged, outcome, targets
 
 DATA = [
     "manifest.json", "schema.yaml", "summary.json", "vocabularies.json",
@@ -195,3 +199,22 @@ def test_data_of_other_ids_are_told(shop: Shop, other: Path, command: str) -> No
 def test_classes_of_other_data_are_told(shop: Shop, other: Path) -> None:
     message = shop.refuses("finetune", "model", other, "--labels", "next.parquet", "-o", "new")
     assert "its classes are not the values of category" in message
+
+
+@pytest.fixture(scope="module")
+def fragile(made: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Target, str]]:
+    """Files that may be damaged, with the answers of the intact ones."""
+    folder = tmp_path_factory.mktemp("fragile") / "shop"
+    shutil.copytree(made, folder)
+    return [(target, target.answer()) for target in targets(folder)]
+
+
+@settings(max_examples=150)
+@given(st.data(), st.randoms(use_true_random=False))
+def test_whatever_is_damaged_is_refused_or_read_as_what_it_was(
+    fragile: list[tuple[Target, str]], draw: st.DataObject, chance: random.Random
+) -> None:
+    target, intact = draw.draw(st.sampled_from(fragile))
+    with damaged(target.file, damage(target.file.read_bytes(), chance)):
+        found = outcome(target)
+    assert found in (REFUSED, intact) or not target.is_checked

@@ -159,6 +159,15 @@ def test_answers_that_were_changed_are_refused(shop: Shop, tmp_path: Path) -> No
     assert done.code == 0, done.told
 
 
+def test_a_column_whose_name_is_no_text_is_refused(shop: Shop, tmp_path: Path) -> None:
+    content = (shop.folder / "return.parquet").read_bytes()
+    for name in (b"cutoff", b"label", b"ARROW:schema", b"/////"):
+        file = tmp_path / "return.parquet"
+        file.write_bytes(content.replace(name, b"\xff" + name[1:]))
+        message = shop.refuses("finetune", "model", "data", "--labels", file, "-o", "new")
+        assert re.search("found a damaged one|has changed since it was written|column", message)
+
+
 def test_labels_of_before_they_had_a_checksum_are_read(shop: Shop, tmp_path: Path) -> None:
     file = tmp_path / "return.parquet"
     file.write_bytes((shop.folder / "return.parquet").read_bytes())

@@ -21,7 +21,8 @@ _BINS = 10
 
 def describe_file(path: Path) -> RenderableType:
     """Lay out a table; raise `InputError` if it cannot be read or is damaged."""
-    frame = read_table(path) if path.is_file() else pl.read_parquet(path)
+    files = [path] if path.is_file() else sorted(path.glob("part-*.parquet"))
+    frame = pl.concat([read_table(file) for file in files])
     made = table(f"{path}: {len(frame):,} rows", "column", "type", "missing", "examples")
     for column in frame.iter_columns():
         examples = ", ".join(str(value)[:40] for value in column.head(3).to_list())
