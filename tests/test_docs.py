@@ -31,10 +31,11 @@ RUN = [
             "reproduce",
             "resume",
             "simulate",
+            "track",
         )
     ),
 ]
-PREPARED = {"explain.md", "forget.md", "inspect.md", "pretrain.md", "resume.md"}
+PREPARED = {"explain.md", "forget.md", "inspect.md", "pretrain.md", "resume.md", "track.md"}
 """Pages that begin with prepared data."""
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 

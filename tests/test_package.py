@@ -8,6 +8,7 @@ import pytest
 import userbert
 
 EXTRA_TRAIN = ["torch", "scipy", "sklearn", "lightgbm", "matplotlib", "jinja2", "safetensors"]
+TRACKERS = ["tensorboard", "mlflow"]
 BASE_INSTALL = [
     "userbert",
     "userbert.data.prepare",
@@ -52,11 +53,21 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("module", BASE_INSTALL)
 def test_module_does_without_the_extra_train(module: str) -> None:
-    code = f"import sys, {module}; sys.exit(bool({{*{EXTRA_TRAIN}}} & {{*sys.modules}}))"
+    extras = {*EXTRA_TRAIN, *TRACKERS}
+    code = f"import sys, {module}; sys.exit(bool({extras} & {{*sys.modules}}))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_module_does_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_training_does_without_trackers() -> None:
+    code = (
+        "import sys, userbert.training.pretrain, userbert.tasks.finetune; "
+        f"sys.exit(bool({{*{TRACKERS}}} & {{*sys.modules}}))"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,7 +1,10 @@
 """Fine-tuning learns a task from the first token, and refuses labels that leak."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,6 +21,7 @@ from userbert.tasks.labelled_batches import parts_of
 from userbert.tasks.task_head import TaskHead, mean_loss
 from userbert.tasks.task_model import TaskModel
 from userbert.training.pretrain import fingerprint
+from userbert.training.tracking import Line, Tell
 
 QUICK = FinetuneConfig(learning_rate=2e-2, batch_size=16, epochs=24, validation=0.2)
 
@@ -50,6 +54,27 @@ def test_each_kind_of_task_is_learned_saved_and_loaded(
     assert loaded.record == task.record
     assert (loaded.labels.classes, loaded.labels.question) == (labels.classes, labels.question)
     assert len(loaded.predict(data, CUTOFF + "Z")) == 60
+
+
+def test_trackers_hear_of_every_epoch(data: PreparedData) -> None:
+    heard: list[Line] = []
+
+    class Listener:
+        @contextmanager
+        def follow(
+            self, settings: Mapping[str, Any], lines: Sequence[Line], folder: Path | None
+        ) -> Iterator[Tell]:
+            assert (settings["epochs"], settings["data"]) == (2, data.checksum)
+            assert (lines, folder) == ([], None)
+            yield heard.append
+
+    config = QUICK.model_copy(update={"epochs": 2})
+    task = finetune(
+        tiny_model(data), data, taste_labels(data), config=config, trackers=[Listener()]
+    )
+    found = [line["validation"]["quality"] for line in heard if "validation" in line]
+    assert len(found) == 2
+    assert task.record["quality"] >= max(found)
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_model_alone(

@@ -26,8 +26,17 @@ from userbert.cli.options import (
 from userbert.errors import InputError
 from userbert.folders import refuse_existing, require_ending
 from userbert.progress import warn
+from userbert.training.tracking import TrackerName, trackers_of
 
 Task = Annotated[Path, typer.Argument(metavar="TASK", help="A task that was fine-tuned.")]
+
+Track = Annotated[
+    list[TrackerName] | None,
+    typer.Option(
+        "--track",
+        help="Also tell this tracker of the run, while it goes on. May be given several times.",
+    ),
+]
 
 
 class VectorsAs(StrEnum):
@@ -79,6 +88,7 @@ def pretrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.")
     ] = False,
+    track: Track = None,
 ) -> None:
     """Pretrain a user encoder on behavior alone.
 
@@ -110,6 +120,7 @@ def pretrain(
             from_model=None if from_model is None else UserBert.from_pretrained(from_model),
             resume=resume,
             processes=processes,
+            trackers=trackers_of(track or [], output, is_resumed=resume),
         )
     if not processes.is_first:
         return
@@ -193,6 +204,7 @@ def finetune(
     ] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Users in a batch.")] = 32,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    track: Track = None,
 ) -> None:
     """Fine-tune a pretrained model to a task, end to end.
 
@@ -205,6 +217,7 @@ def finetune(
     from userbert.tasks.labels import Labels
 
     refuse_existing(output)
+    trackers = trackers_of(track or [], output)
     opened = open_data(data)
     task = finetune_model(
         UserBert.from_pretrained(model),
@@ -212,6 +225,7 @@ def finetune(
         Labels.load(labels, opened),
         config=FinetuneConfig(epochs=epochs, batch_size=batch_size, seed=seed),
         from_scratch=from_scratch,
+        trackers=trackers,
     )
     task.save(output)
     record = task.record

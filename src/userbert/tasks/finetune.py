@@ -6,6 +6,7 @@ learns end to end, by the one training loop.
 `evaluate`, `predict`, `explain` and the service use it.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ from userbert.tasks.task_head import mean_loss
 from userbert.tasks.task_model import TaskModel
 from userbert.training.loop import LoopConfig, train
 from userbert.training.pretrain import fingerprint
+from userbert.training.tracking import Tracked, Tracker
 
 __all__ = ["FinetuneConfig", "TaskModel", "finetune", "quality", "refuse_hidden", "refuse_leaks"]
 
@@ -65,13 +67,14 @@ def finetune(
     from_scratch: bool = False,
     train_on: Int64 | None = None,
     validate_on: Int64 | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> TaskModel:
     """Learn a task from labels, or from a frame of `user_id`, `label` and perhaps `cutoff`.
 
     `from_scratch` starts from new weights in the model's size. `train_on` and `validate_on` are
-    indices into the labels; without the second a share of the users is set apart. Raises
-    `LabelError` if the labels leak (see `refuse_leaks`), `ModelError` if the data have other ids
-    than the model.
+    indices into the labels; without the second a share of the users is set apart.
+    `trackers` are told the settings and every line of metrics. Raises `LabelError` if the labels
+    leak (see `refuse_leaks`), `ModelError` if the data have other ids than the model.
     """
     config = config or FinetuneConfig()
     labels = labels if isinstance(labels, Labels) else Labels.of(labels, data)
@@ -104,6 +107,14 @@ def finetune(
     if is_probed:
         _probe(task, data, pairs, labels, train_on=chosen, validate_on=validate_on)
         validate()
+    settings = {
+        **config.model_dump(mode="json"),
+        "from_scratch": from_scratch,
+        "precision": precision,
+        "labels": len(chosen),
+        "validation_labels": len(validate_on),
+        "data": data.checksum,
+    }
     train(
         task,
         lambda module, batch, _: {"task": mean_loss(module, module.head, batch, labels.targets)},
@@ -118,18 +129,14 @@ def finetune(
             checkpoint_every=batches.per_epoch,
         ),
         validate=validate,
+        tracked=Tracked(trackers, settings),
         description=f"fine-tuning {labels.name}",
     )
     task.load_state_dict(best.weights)
     task.record = {
-        **config.model_dump(mode="json"),
-        "from_scratch": from_scratch,
-        "precision": precision,
-        "labels": len(chosen),
-        "validation_labels": len(validate_on),
+        **settings,
         "best_epoch": best.epoch,
         "quality": best.value,
-        "data": data.checksum,
         "pretraining": None if from_scratch else model.record,
     }
     return task.eval()

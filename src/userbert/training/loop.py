@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from userbert.training.distributed import (
     gathered,
 )
 from userbert.training.optim import Adam
+from userbert.training.tracking import UNTRACKED, Line, Tracked
 
 METRICS = "metrics.jsonl"
 _STAGES = 20
@@ -45,8 +46,6 @@ _STAGES = 20
 _Module = TypeVar("_Module", bound=nn.Module)
 Losses = Callable[[_Module, UserBatch, np.random.Generator], Mapping[str, Tensor]]
 """Scalar losses by name, of which the loop minimises the sum; at least one."""
-Line = dict[str, Any]
-"""One line of metrics."""
 
 
 class LoopConfig(Strict):
@@ -92,12 +91,14 @@ def train(
     folder: Path | None = None,
     validate: Callable[[], Mapping[str, float]] | None = None,
     processes: Processes = ALONE,
+    tracked: Tracked = UNTRACKED,
     description: str = "training",
 ) -> Trained:
     """Train a module in place.
 
     With a `folder`, the lines also go to `metrics.jsonl` in it, checkpoints are kept there, and a
-    run that finds one goes on from it. Raises `InputError` if the loss stops being a number.
+    run that finds one goes on from it. Whoever is `tracked` is told them too. Raises `InputError`
+    if the loss stops being a number.
     """
     optimizer = Adam(module, config.learning_rate, alone=processes.world == 1)
     done = RunState()
@@ -114,9 +115,15 @@ def train(
         closing(optimizer),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         _metrics(folder if processes.is_first else None, done.step) as (lines, write),
+        tracked.follow(lines, folder) as tell,
         closing(ahead(batches, done.step, config.steps)) as coming,
         progress(description, config.steps, is_shown=processes.is_first) as advance,
     ):
+
+        def log(line: Line) -> None:
+            write(line)
+            tell(line)
+
         advance(done.step, note)
         for taken, batch in enumerate(coming, done.step + 1):
             generator = np.random.default_rng([config.seed, taken - 1])
@@ -136,7 +143,7 @@ def train(
             if taken % config.log_every == 0 or is_pause:
                 means, seen, speed = recent.take(processes)
                 users += seen
-                write(
+                log(
                     {
                         "step": taken,
                         "loss": _finite(sum(means), taken),
@@ -149,7 +156,7 @@ def train(
             if is_pause:
                 optimizer.flush()
                 if validate is not None:
-                    write({"step": taken, "validation": dict(validate())})
+                    log({"step": taken, "validation": dict(validate())})
                     module.train()
                 if folder is not None and processes.is_first:
                     # A checkpoint that outlives a power cut must find the lines before it.

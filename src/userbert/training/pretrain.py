@@ -35,6 +35,7 @@ from userbert.training.objectives import Objective, masked_words, several
 from userbert.training.run_folder import changed_settings, publish, run_folder, work_folder
 from userbert.training.settings import DEFAULT, PretrainConfig, preset_named
 from userbert.training.start import leading_directions, start_at
+from userbert.training.tracking import Tracked, Tracker
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
 
 
@@ -52,6 +53,7 @@ def pretrain(
     from_model: UserBert | None = None,
     resume: bool = False,
     processes: Processes | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> UserBert:
     """Pretrain a UserBERT, and save it to `output` if given.
 
@@ -61,7 +63,7 @@ def pretrain(
     `configure`), `steps` its number of batches. `from_model` goes on from another model's weights,
     in its size. `resume` goes on with an interrupted run of the same settings, starts one if there
     is none, and has nothing left to do if it is done. `processes` say how many run together; by
-    default this is the only one.
+    default this is the only one. `trackers` are told the settings and every line of metrics.
 
     Raises `InputError` if there is nothing to learn from, or `output` or an interrupted run is in
     the way; `ModelError` if the data have other ids than `from_model`.
@@ -126,6 +128,8 @@ def pretrain(
     }
     if output is not None and output.exists():
         return _finished(output, record, processes)
+    # What went before has a run of its own.
+    settings = {name: value for name, value in record.items() if name != "from"}
     objective = _objective(config)
     until = seen.until if config.objectives.future else None
     validation = validation_batches(
@@ -167,6 +171,7 @@ def pretrain(
             if has_validation
             else None,
             processes=processes,
+            tracked=Tracked(trackers if processes.is_first else (), settings),
             description="pretraining",
         )
         model.cpu().eval()

@@ -20,7 +20,8 @@ from userbert.experiments.baselines.multitask import MultiTask, multitask
 from userbert.experiments.baselines.transformer import TransformerTowers
 from userbert.experiments.baselines.wide_deep import WideDeep
 from userbert.model.userbert import Precision, UserBert, UserBertConfig
-from userbert.training.loop import Line, LoopConfig, train
+from userbert.training.loop import LoopConfig, train
+from userbert.training.tracking import Line
 
 WORDS = [[3, 2], [0, 0], [1, 0], [0, 4], [7, 1]]
 
