@@ -5,6 +5,8 @@ import platform
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("src/userbert/kernels")
 
@@ -40,5 +42,34 @@ def build(name: str, *, has_bf16: bool) -> Extension:
     )
 
 
+class Libraries(build_ext):
+    """Builds libraries that are of no version of Python."""
+
+    def run(self) -> None:
+        """Build, and remove those that bear a version's name: they would be found first."""
+        for older in KERNELS.glob("*.cpython-*.so"):
+            older.unlink()
+        super().run()
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Name a library as every Python finds it."""
+        return f"{Path(*fullname.split('.'))}.so"
+
+
+class Wheel(bdist_wheel):
+    """A wheel of every Python: of one platform with libraries, of all where none was built."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Look at what was built."""
+        built = self.get_finalized_command("build_ext")
+        libraries = [Path(built.get_ext_fullpath(one.name)) for one in built.extensions or ()]
+        self.root_is_pure = not any(library.exists() for library in libraries)
+        *_, system = super().get_tag()
+        return "py3", "none", "any" if self.root_is_pure else system
+
+
 builds = [build("_bf16", has_bf16=True), build("_avx512", has_bf16=False)]
-setup(ext_modules=builds if platform.machine() in ("x86_64", "AMD64") else [])
+setup(
+    ext_modules=builds if platform.machine() in ("x86_64", "AMD64") else [],
+    cmdclass={"build_ext": Libraries, "bdist_wheel": Wheel},
+)
