@@ -7,11 +7,15 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 SETUP := pyproject.toml constraints.txt setup.py $(wildcard src/userbert/kernels/*.[ch])
 
 .DEFAULT_GOAL := demo
-.PHONY: demo check test test-all
+.PHONY: demo docs check test test-all
 
 # The main job on real data: raw logs to demo/report.html.
 demo: .venv/.demo
 	$(BIN)/userbert demo -o demo
+
+# The pages as a site: build/docs/index.html.
+docs: .venv/.docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
 
 check: .venv/.dev
 	$(BIN)/ruff check
@@ -32,10 +36,14 @@ test-all: .venv/.dev
 	$(INSTALL) -e ".[demo]"
 	touch $@
 
-# It holds all that the demo needs.
+.venv/.docs: $(SETUP) | .venv/.venv
+	$(INSTALL) -e ".[docs]"
+	touch $@
+
+# It holds all that the demo and the site need.
 .venv/.dev: $(SETUP) | .venv/.venv
 	$(INSTALL) -e ".[dev]"
-	touch .venv/.demo $@
+	touch .venv/.demo .venv/.docs $@
 
 .venv/.venv:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python."; exit 1; }

@@ -15,33 +15,30 @@ from userbert.folders import read_json
 from userbert.schema import Schema
 
 ROOT = Path(__file__).parents[1]
-HOW_TO = ROOT / "docs/how-to"
 RUN = [
     ROOT / "README.md",
     *sorted((ROOT / "docs/tutorial").glob("*.md")),
-    *(
-        HOW_TO / f"{name}.md"
-        for name in (
-            "append",
-            "cluster",
-            "explain",
-            "forget",
-            "inspect",
-            "pretrain",
-            "reproduce",
-            "resume",
-            "simulate",
-            "track",
-        )
-    ),
+    *sorted((ROOT / "docs/how-to").glob("*.md")),
 ]
-PREPARED = {"explain.md", "forget.md", "inspect.md", "pretrain.md", "resume.md", "track.md"}
+PREPARED = [
+    "explain", "forget", "inspect", "labels", "many-processes", "next-value", "pretrain", "resume",
+    "track",
+]  # fmt: skip
 """Pages that begin with prepared data."""
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def snippets(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    found = re.findall(rf"```({language})\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    return [text for _, text in found]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """What the page has one run, in its order; trainings are cut short."""
+    text = re.sub(r"(--steps |steps=)\d+", r"\g<1>30", page.read_text(encoding="utf-8"))
+    run = {"sh": ["bash", "-euc"], "python": [sys.executable, "-c"]}
+    found = re.findall(r"```(sh|python)\n(.*?)```", text, re.S)
+    return [[*run[language], code] for language, code in found]
 
 
 @pytest.mark.slow
@@ -57,12 +54,41 @@ def test_snippets_run_as_they_stand(
         "userbert init events.parquet --profiles profiles.parquet\n"
         "userbert prepare schema.yaml -o data"
     )
-    for command in [prepare] * (page.name in PREPARED) + snippets(page, "sh"):
-        quick = re.sub(r"--steps \d+", "--steps 30", command)
-        subprocess.run(["bash", "-euc", quick], cwd=tmp_path, env=environment, check=True)
-    for code in snippets(page, "python"):
-        quick = re.sub(r"steps=\d+", "steps=30", code)
-        subprocess.run([sys.executable, "-c", quick], cwd=tmp_path, env=environment, check=True)
+    before = [["bash", "-euc", prepare]] if page.stem in PREPARED else []
+    for command in before + commands(page):
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_or_an_address_elsewhere(tmp_path: Path) -> None:
+    options = [
+        "--quiet",
+        "--fail-on-warning",
+        "--keep-going",
+        "-c",
+        "docs",
+        "-d",
+        str(tmp_path / "t"),
+    ]
+    site = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "sphinx", *options, ".", str(site)], cwd=ROOT, check=True)
+    assert "url=docs/index.html" in (site / "index.html").read_text(encoding="utf-8")
+    assert "docs/how-to/schema" in (site / "searchindex.js").read_text(encoding="utf-8")
+    for made in site.rglob("*.html"):
+        text = made.read_text(encoding="utf-8")
+        needed = re.findall(
+            r"<(?:script|img|iframe)[^>]* src=\"([^\"]+)|<link[^>]* href=\"([^\"]+)", text
+        )
+        assert not [name for pair in needed for name in pair if re.match(r"(https?:)?//", name)]
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(.?https?:|@import .?https?:", sheet.read_text(encoding="utf-8"))
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    linked = {(ROOT / "docs" / name).resolve() for name in re.findall(r"\]\(([^):#]+\.md)", index)}
+    missing = set((ROOT / "docs").rglob("*.md")) - linked - {ROOT / "docs/index.md"}
+    assert not missing, "docs/index.md is the site's table of contents: add a line"
 
 
 def test_schemas_in_docs_are_schemas() -> None:
