@@ -46,11 +46,11 @@ def prepare(
 ) -> PreparedData:
     """Turn logs into prepared data; return it opened.
 
-    `events` gives frames in place of the sources' files, `profile` one in place of the profile
-    file; `memory` is in bytes; `vocabularies`, of a model or of other data, are used in place of
-    the logs' own, so that ids mean the same. With `append` the result holds those data, too, by
-    their vocabularies, and the schema's files are those that are new. With `grow`, ids that are
-    given stay, and new values are added behind them.
+    `events` gives frames (Polars, pandas, any Arrow table) in place of the sources' files, by the
+    source's name, `profile` one in place of the profile file; `memory` is in bytes; `vocabularies`,
+    of a model or of other data, are used in place of the logs' own, so that ids mean the same. With
+    `append` the result holds those data, too, by their vocabularies, and the schema's files are
+    those that are new. With `grow`, ids that are given stay, and new values are added behind them.
 
     With a `spark` session its cluster does the work, in place of this machine: files are read, and
     the folder is written, by its executors, and `memory` is not looked at.

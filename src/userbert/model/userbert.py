@@ -68,9 +68,10 @@ class UserBertConfig(Strict):
 
 
 class UserBert(nn.Module):
-    """The network, and all it needs to read data.
+    """The network (paper §3.2, §4.4), and all it needs to read data.
 
-    Its heads belong to pretraining; they stay with it, as they say what it expects at a word.
+    `pretrain` makes one, `from_pretrained` loads one. Its heads belong to pretraining; they stay
+    with it, as they say what it expects at a word.
     """
 
     def __init__(
@@ -188,10 +189,11 @@ class UserBert(nn.Module):
     ) -> pl.DataFrame:
         """User embeddings as a frame `user_id`, `cutoff`, `embedding`, in the order of the pairs.
 
-        Embeds every user who has an event before `cutoff` (default: just after the last event),
-        or the rows of `at`, a frame or any Arrow table of `user_id` and perhaps `cutoff`. A naive
-        cut-off is in the schema's `timezone`. Raises `ModelError` if the data have other ids than
-        the model, `InputError` if `at` can't be used.
+        An embedding is float32 of the model's `width`, without a unit. Embeds every user who has an
+        event before `cutoff` (default: just after the last event), or the rows of `at`, a frame or
+        any Arrow table of `user_id` and perhaps `cutoff`. A naive cut-off is in the schema's
+        `timezone`. Raises `ModelError` if the data have other ids than the model, `InputError` if
+        `at` can't be used.
         """
         pairs = pairs_asked(data, cutoff, at)
         vectors = embed_pairs(self, data, pairs.rows, pairs.cutoffs, pool=pool, precision=precision)

@@ -392,7 +392,11 @@ class Schema(Strict):
 
     @classmethod
     def infer(cls, *events: str | Path, profiles: str | Path | None = None) -> Self:
-        """Propose a schema for event logs; `userbert init` writes the same with its reasons."""
+        """Propose a schema for event logs; `userbert init` writes the same with its reasons.
+
+        Relative paths in it start at the current folder. Raises `SourceError` if a log cannot be
+        read, or holds no user or no time.
+        """
         text = propose_schema(
             [Path(path) for path in events], None if profiles is None else Path(profiles), Path()
         )

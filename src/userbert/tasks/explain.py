@@ -79,10 +79,10 @@ def explain(
 ) -> Explanation:
     """Say what moved a user's score; of the `most` moving words also by attribute.
 
-    A naive `cutoff` is in the schema's `timezone`; none: just after the last event. `value` names
-    the class that is explained, by default the likeliest. Raises `InputError` if the user or the
-    class is not known or nothing of the user is visible, `ModelError` if the data have other ids
-    than the model.
+    Effects are in the explanation's `unit`, and need not add up. A naive `cutoff` is in the
+    schema's `timezone`; none: just after the last event. `value` names the class that is explained,
+    by default the likeliest. Raises `InputError` if the user or the class is not known or nothing
+    of the user is visible, `ModelError` if the data have other ids than the model.
     """
     task.user_bert.check_fits(data)
     instant = data.default_cutoff

@@ -69,7 +69,7 @@ def finetune(
     validate_on: Int64 | None = None,
     trackers: Sequence[Tracker] = (),
 ) -> TaskModel:
-    """Learn a task from labels, or from a frame of `user_id`, `label` and perhaps `cutoff`.
+    """Learn a task (paper §4.4) from labels, or a frame of `user_id`, `label`, perhaps `cutoff`.
 
     `from_scratch` starts from new weights in the model's size. `train_on` and `validate_on` are
     indices into the labels; without the second a share of the users is set apart.

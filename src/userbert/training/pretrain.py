@@ -55,7 +55,7 @@ def pretrain(
     processes: Processes | None = None,
     trackers: Sequence[Tracker] = (),
 ) -> UserBert:
-    """Pretrain a UserBERT, and save it to `output` if given.
+    """Pretrain a UserBERT (paper §3.2, §4.4), and save it to `output` if given.
 
     What is learned lies before one cut-off: `before`, else the schema's `fit_before`, else just
     after the last event; or before each user's own, in `at`, a frame of `user_id` and `cutoff`.
