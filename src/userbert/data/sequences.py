@@ -1,8 +1,9 @@
 """Cut: what was visible of users before their cut-offs, as user sequences.
 
-In: prepared data and (user, cut-off) pairs. Out: a `UserBatch`, or plain `Actions` for labels and
-aggregates. All of it is slicing (design, decisions 2 and 3): an action at the cut-off is not
-visible, and no cut moves a word boundary. Used by training, embedding, labels and aggregates.
+In: histories, of prepared data or of a request, and (user, cut-off) pairs. Out: a `UserBatch`, or
+plain `Actions` for labels and aggregates. All of it is slicing (design, decisions 2 and 3): an
+action at the cut-off is not visible, and no cut moves a word boundary. Used by training, embedding,
+labels and aggregates.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.data.batches import Future, Int32, Int64, SegmentBatch, UserBatch
-from userbert.data.store import Columns, PreparedData, Shard
+from userbert.data.store import Columns, Histories, Shard
 from userbert.data.vocabulary import Categories, Vocabulary
 from userbert.data.words import grid_of
 from userbert.schema.models import DayWords, Segment
@@ -92,7 +93,7 @@ class _Rows:
 
 
 def actions_between(
-    data: PreparedData,
+    data: Histories,
     segment: str,
     rows: Int64,
     start: Int64 | int | None,
@@ -114,7 +115,7 @@ def actions_between(
 
 
 def cut(
-    data: PreparedData,
+    data: Histories,
     rows: Int64,
     cutoffs: Int64,
     hidden: Collection[str] = (),
@@ -149,7 +150,7 @@ def cut(
     )
 
 
-def _future(data: PreparedData, rows: Int64, cutoffs: Int64, until: Int64) -> Future:
+def _future(data: Histories, rows: Int64, cutoffs: Int64, until: Int64) -> Future:
     ids, offsets = [], []
     for name in data.schema.segments:
         actions = _rows(_slice(data, name, rows, cutoffs, until))
@@ -158,7 +159,7 @@ def _future(data: PreparedData, rows: Int64, cutoffs: Int64, until: Int64) -> Fu
     return Future(until > cutoffs, tuple(ids), tuple(offsets))
 
 
-def times_within(data: PreparedData, rows: Int64, cutoffs: Int64, shares: Floats) -> Int64:
+def times_within(data: Histories, rows: Int64, cutoffs: Int64, shares: Floats) -> Int64:
     """(B,): when each user did the action that stands at a share, in [0, 1), of all before.
 
     Actions count in the order of segments, then of time. The cut-off, if there is none.
@@ -176,7 +177,7 @@ def times_within(data: PreparedData, rows: Int64, cutoffs: Int64, shares: Floats
 
 
 def profile_ids(
-    data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()
+    data: Histories, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()
 ) -> Int32:
     """(B, F): profile fields, of each user's newest profile row before the cut-off."""
     visible = [
@@ -200,7 +201,7 @@ def profile_ids(
 
 
 def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
-    data: PreparedData, name: str, segment: Segment, rows: Int64, cutoffs: Int64, end: Int64
+    data: Histories, name: str, segment: Segment, rows: Int64, cutoffs: Int64, end: Int64
 ) -> tuple[SegmentBatch, Int64]:
     """One segment's words, and (B,) the instant of each user's first visible action."""
     grid = grid_of(segment.words, data.schema.zone)
@@ -253,7 +254,7 @@ def _rank_from_end(group: Int64) -> Int64:
 
 
 def _slice(
-    data: PreparedData, segment: str, rows: Int64, start: Int64 | None, end: Int64 | None
+    data: Histories, segment: str, rows: Int64, start: Int64 | None, end: Int64 | None
 ) -> _Slices:
     low, high = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
     shards = []
@@ -299,7 +300,7 @@ def _ids(rows: _Rows, vocabularies: Mapping[str, Vocabulary]) -> Int32:
     return ids
 
 
-def _by_shard(data: PreparedData, rows: Int64) -> Iterator[tuple[Shard, Int64]]:
+def _by_shard(data: Histories, rows: Int64) -> Iterator[tuple[Shard, Int64]]:
     """Each shard that holds some of the users, and which of the users."""
     if len(data.shards) == 1 or len(rows) == 0:
         yield data.shards[0], np.arange(len(rows))

@@ -147,7 +147,7 @@ def open_piece(schema: Schema, piece: Piece) -> LogFile:
 
 def _events_in(schema: Schema, name: str, table: _Table, rows: int) -> LogFile:
     source = schema.sources[name]
-    wanted = [column for column in table.columns if column in _named(schema, source)]
+    wanted = [column for column in table.columns if column in columns_of_source(schema, source)]
     narrow = replace(table, frame=table.frame.select(wanted))
     return LogFile(table.name, rows, name, narrow, partial(checked_events, schema, source))
 
@@ -160,8 +160,7 @@ def _profile_in(schema: Schema, profile: Profile, table: _Table, rows: int) -> L
     _require(table, "user", schema.user)
     if profile.time is not None:
         _require_times(table, "profile.time.column", profile.time)
-    wanted = dict.fromkeys([schema.user, *times.values(), *fields.values()])
-    narrow = replace(table, frame=table.frame.select(list(wanted)))
+    narrow = replace(table, frame=table.frame.select(columns_of_profile(schema, profile)))
     return LogFile(table.name, rows, None, narrow, partial(checked_profile, schema, profile))
 
 
@@ -189,7 +188,9 @@ def _count_rows(table: _Table) -> int:
 def _dimension(schema: Schema, lookup: Lookup) -> _Table:
     """Read the files of a lookup as one table, whose keys are text and stand once."""
     tables = _tables(schema, "lookup", lookup.path, None)
-    named = {column for source in schema.sources.values() for column in _named(schema, source)}
+    named = {
+        column for source in schema.sources.values() for column in columns_of_source(schema, source)
+    }
     parts = []
     for table in tables:
         _require(table, "lookup.on", lookup.on)
@@ -253,16 +254,23 @@ def _check_columns(schema: Schema, tables: list[tuple[str, _Table]]) -> None:
                 _require(table, f"attributes.{name}.column", attribute.column)
 
 
-def _named(schema: Schema, source: Source) -> set[str]:
-    """The columns of a source that the schema makes use of."""
-    action = set() if isinstance(source.action, str) else {source.action.column}
-    keys = {lookup.on for lookup in source.lookup}
-    attributes = {
+def columns_of_source(schema: Schema, source: Source) -> list[str]:
+    """The columns of a source that the schema makes use of, those of lookups among them."""
+    action = [] if isinstance(source.action, str) else [source.action.column]
+    keys = [lookup.on for lookup in source.lookup]
+    attributes = [
         attribute.column
         for attribute in schema.attributes.values()
         if not isinstance(attribute, Derived)
-    }
-    return {schema.user, source.time.column} | action | keys | attributes
+    ]
+    return list(dict.fromkeys([schema.user, source.time.column, *action, *keys, *attributes]))
+
+
+def columns_of_profile(schema: Schema, profile: Profile) -> list[str]:
+    """The columns of profile rows that the schema makes use of."""
+    times = [] if profile.time is None else [profile.time.column]
+    fields = [field.column for field in profile.fields.values()]
+    return list(dict.fromkeys([schema.user, *times, *fields]))
 
 
 def _require(table: _Table, place: str, column: str) -> None:

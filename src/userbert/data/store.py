@@ -22,7 +22,7 @@ from functools import cached_property
 from importlib.metadata import version
 from math import ceil, log2
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +73,26 @@ class Shard:
     user_ids: pa.Array
     segments: Mapping[str, Columns]
     profile: Columns
+
+
+class Histories(Protocol):
+    """What users did, on disk or in memory: all that `cut` reads."""
+
+    @property
+    def schema(self) -> Schema:
+        """What the logs mean."""
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        """What the ids mean."""
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """All shards, in the order of their users' hashes."""
+
+    @property
+    def first_rows(self) -> Int64:
+        """(S,): the row of each shard's first user."""
 
 
 class PreparedData:
@@ -322,6 +342,27 @@ def total(sizes: Sequence[ShardSize]) -> ShardSize:
         {name: sum(size.actions[name] for size in sizes) for name in sizes[0].actions},
         {name: sum(size.words[name] for size in sizes) for name in sizes[0].words},
     )
+
+
+def shard_in_memory(tables: ShardTables) -> Shard:
+    """The only shard of a few users, as it would be read from the disk."""
+    named = {**tables.segments, "profile": tables.profile}
+    columns = {
+        name: Columns(
+            np.append(0, _row_ends(table, len(tables.users))),
+            _view(table, "time"),
+            _view(table, "word_start"),
+            {column: _view(table, column) for column in table.column_names[3:]},
+        )
+        for name, table in named.items()
+    }
+    profile = columns.pop("profile")
+    return Shard(0, len(tables.users), user_hash(tables.users), tables.users, columns, profile)
+
+
+def _row_ends(table: pa.Table, users: int) -> Int64:
+    """(U,): where each user's rows end in one of the tables of a shard."""
+    return np.cumsum(np.bincount(table["user"].to_numpy(), minlength=users))
 
 
 def write_shard(folder: Path, parts: Iterable[ShardTables]) -> ShardSize:

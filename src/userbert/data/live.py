@@ -1,0 +1,164 @@
+"""Raw events of a few users, as they come in a request → histories that `cut` reads.
+
+In: events as plain records, by the source that the schema names. Out: `LiveHistories`, and which
+row each user is. Every step is one of preparation (checks of rows, codes, the kernel), so the same
+events are the same words here and there. Nothing is quarantined: a row that cannot be used is an
+error that says whose it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from userbert.data.building import Builder
+from userbert.data.codes import CodedLogs
+from userbert.data.intake import user_logs
+from userbert.data.rows import INVALID, checked_events, checked_profile
+from userbert.data.sources import columns_of_profile, columns_of_source
+from userbert.data.store import Int64, Shard, shard_in_memory
+from userbert.data.vocabulary import Vocabularies
+from userbert.errors import InputError
+from userbert.schema.files import listed
+from userbert.schema.models import Schema
+from userbert.schema.yaml_text import nearest
+
+Record = Mapping[str, Any]
+"""A row, by the names of its columns."""
+
+
+@dataclass(frozen=True)
+class UserEvents:
+    """What is known of one user."""
+
+    user_id: str
+    events: Mapping[str, Sequence[Record]]
+    """By source, in any order; the user column may be left out."""
+    profile: Sequence[Record] = ()
+    """One record, or several where the schema's profile has a time."""
+
+
+@dataclass(frozen=True)
+class LiveHistories:
+    """Histories in memory."""
+
+    schema: Schema
+    vocabularies: Vocabularies
+    shards: Sequence[Shard]
+
+    @property
+    def first_rows(self) -> Int64:
+        """(S,): the row of each shard's first user."""
+        return np.zeros(1, np.int64)
+
+
+def live_histories(
+    schema: Schema, vocabularies: Vocabularies, users: Sequence[UserEvents]
+) -> tuple[LiveHistories, Int64]:
+    """Histories of users, and (B,) the row of each of them, -1 of one without a usable event.
+
+    Raises `InputError` that names the user, the event, what was expected and found.
+    """
+    for user in users:
+        for name in user.events:
+            if name not in schema.sources:
+                raise InputError(
+                    f"user {user.user_id!r}: the schema has no source {name!r}"
+                    f"{nearest(name, schema.sources) or '.'} It has: {listed(schema.sources)}."
+                )
+    coded = CodedLogs.of(schema)
+    parts = [coded.events.no_rows]
+    for name, source in schema.sources.items():
+        raw = _frame(schema, users, name, columns_of_source(schema, source))
+        if raw is not None:
+            checked = checked_events(schema, source, raw.rows, 0)
+            _refuse_invalid(users, raw, checked, name)
+            in_segment = checked["action_type"].is_in(schema.actions)
+            parts.append(coded.events.encode(checked.filter(in_segment)))
+    profiles = coded.profile.no_rows
+    if schema.profile is not None:
+        raw = _frame(schema, users, None, columns_of_profile(schema, schema.profile))
+        if raw is not None:
+            checked = checked_profile(schema, schema.profile, raw.rows, 0)
+            _refuse_invalid(users, raw, checked, "profile")
+            profiles = coded.profile.encode(checked)
+    logs = user_logs(schema, ["the events given"], pl.concat(parts), profiles)
+    if len(logs.left_out.second_rows):
+        told = str(logs.left_out.second_rows["reason"][0])
+        raise InputError(f"profile: {told}. Give one record a user.")
+    tables = Builder(schema, vocabularies, coded, None, 1).build(0, logs)
+    ids = pa.array([user.user_id for user in users], pa.large_string())
+    rows = pc.fill_null(pc.index_in(ids, tables.users), -1).to_numpy().astype(np.int64)
+    return LiveHistories(schema, vocabularies, [shard_in_memory(tables)]), rows
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Rows of several users, one after the other."""
+
+    rows: pl.DataFrame
+    owners: list[tuple[int, int]]
+    """Of each row: the number of its user, and its own number among the user's."""
+
+
+def _frame(
+    schema: Schema, users: Sequence[UserEvents], source: str | None, columns: Sequence[str]
+) -> _Raw | None:
+    """The rows of a source, or of profiles, that have no other `columns`. None: no row."""
+    owners: list[tuple[int, int]] = []
+    records: list[Record] = []
+    for number, user in enumerate(users):
+        own = user.profile if source is None else user.events.get(source, ())
+        owners += ((number, place) for place in range(len(own)))
+        records += own
+    if not records:
+        return None
+    place = "profile" if source is None else source
+    values: dict[str, list[Any]] = {name: [] for name in columns}
+    for (number, row), record in zip(owners, records, strict=True):
+        for name in record:
+            if name not in columns:
+                raise InputError(
+                    f"{_told(users, number, place, row)}: the schema has no column {name!r}"
+                    f"{nearest(name, columns) or '.'} It has: {listed(columns)}. Leave it out."
+                )
+        for name, column in values.items():
+            value = record.get(name)
+            if isinstance(value, list | dict):
+                raise InputError(
+                    f"{_told(users, number, place, row)}, column {name!r}: expected a text or a "
+                    "number, found a list or an object. Flatten it."
+                )
+            column.append(value)
+    values[schema.user] = [users[number].user_id for number, _ in owners]
+    frame = pl.DataFrame([_series(name, column) for name, column in values.items()])
+    return _Raw(frame, owners)
+
+
+def _series(name: str, values: list[Any]) -> pl.Series:
+    """A column of the type that JSON Lines of the same values have."""
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds <= {int, float} or len(kinds) == 1:
+        return pl.Series(name, values, strict=False)
+    return pl.Series(name, [None if value is None else _text(value) for value in values])
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _refuse_invalid(
+    users: Sequence[UserEvents], raw: _Raw, checked: pl.DataFrame, place: str
+) -> None:
+    bad = checked[INVALID].is_not_null().arg_true()
+    if len(bad):
+        number, row = raw.owners[bad[0]]
+        raise InputError(f"{_told(users, number, place, row)}, {checked[INVALID][bad[0]]}.")
+
+
+def _told(users: Sequence[UserEvents], number: int, place: str, row: int) -> str:
+    return f"user {users[number].user_id!r}, {place}, event {row + 1}"
