@@ -161,11 +161,14 @@ def test_answers_that_were_changed_are_refused(shop: Shop, tmp_path: Path) -> No
 
 def test_a_column_whose_name_is_no_text_is_refused(shop: Shop, tmp_path: Path) -> None:
     content = (shop.folder / "return.parquet").read_bytes()
-    for name in (b"cutoff", b"label", b"ARROW:schema", b"/////"):
-        file = tmp_path / "return.parquet"
+    file = tmp_path / "return.parquet"
+    for name in (b"user_id", b"cutoff", b"label"):
         file.write_bytes(content.replace(name, b"\xff" + name[1:]))
-        message = shop.refuses("finetune", "model", "data", "--labels", file, "-o", "new")
-        assert re.search("found a damaged one|has changed since it was written|column", message)
+        for command in (["finetune", "model", "data", "-o", "new", "--labels"], ["inspect"]):
+            message = shop.refuses(*command, file)
+            assert re.search("found a damaged one|has changed since it was written", message)
+    file.write_bytes(content.replace(b"label", b"lebal"))
+    assert "has changed since it was written" in shop.refuses("inspect", file)
 
 
 def test_labels_of_before_they_had_a_checksum_are_read(shop: Shop, tmp_path: Path) -> None:

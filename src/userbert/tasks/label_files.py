@@ -65,7 +65,7 @@ def read_about(path: Path) -> About | None:
 
     Raises `LabelError` if it is damaged.
     """
-    if path.suffix.lower() != ".parquet":
+    if path.suffix.lower() != ".parquet" or not path.is_file():
         return None
     try:
         with pq.ParquetFile(path) as file:

@@ -30,8 +30,11 @@ def describe_file(path: Path) -> RenderableType:
         missing = share(column.null_count(), len(column))
         made.add_row(Text(column.name), kind, missing, Text(examples))
     parts: list[RenderableType] = [made]
+    about = read_about(path)
+    if about is not None:
+        refuse_changed(path, about, frame)
     if {"user_id", "label"} <= set(frame.columns) and len(frame):
-        parts += _labels(path, frame)
+        parts += _labels(path, frame, about)
     if "score" in frame.columns and len(frame):
         parts += _scores(frame["score"])
     if "cutoff" in frame.columns and len(frame):
@@ -39,10 +42,7 @@ def describe_file(path: Path) -> RenderableType:
     return Group(*parts)
 
 
-def _labels(path: Path, frame: pl.DataFrame) -> list[RenderableType]:
-    about = read_about(path)
-    if about is not None:
-        refuse_changed(path, about, frame)
+def _labels(path: Path, frame: pl.DataFrame, about: About | None) -> list[RenderableType]:
     answers = frame["label"]
     if path.suffix.lower() != ".parquet":
         answers = as_numbers(answers)

@@ -125,7 +125,7 @@ def holds_vectors(path: Path) -> bool:
     """Whether a file or folder is one of embeddings."""
     try:
         names = set(pq.read_schema(_files(path)[0]).names)
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):  # names may be no text
         return False
     return "user_id" in names and ("embedding" in names or "e0" in names)
 
@@ -134,7 +134,7 @@ def describe_vectors(path: Path, user: str | None) -> RenderableType:
     """Lay out the health of vectors, or with `user` that user's neighbours."""
     try:
         return _health_of(path) if user is None else _neighbours(path, user)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise InputError(
             f"{path} is damaged: {str(error).strip()}. Copy it again, or embed again."
         ) from error
