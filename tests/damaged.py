@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from rich.console import Console
 
@@ -34,6 +35,8 @@ class Target:
     file: Path
     answer: Callable[[], str]
     """A digest of all that reading gives."""
+    also: str | None = None
+    """What it gives when damage took all of its metadata: labels of one's own."""
     is_checked: bool = True
     """Whether damage must be found; text of one's own may as well have been written so."""
 
@@ -53,7 +56,8 @@ def targets(shop: Path) -> list[Target]:
     ]
     data = PreparedData.open(shop / "data")
     for name in ("return.parquet", "next.parquet"):
-        found.append(Target(shop / name, _reading(shop / name, data)))
+        own = Labels.of(pl.read_parquet(shop / name), data, str(shop / name))
+        found.append(Target(shop / name, _reading(shop / name, data), also=_digest(own)))
         found.append(Target(shop / name, _showing(shop / name)))
     found.append(Target(shop / "mine.csv", _reading(shop / "mine.csv", data), is_checked=False))
     found.append(
@@ -115,7 +119,7 @@ def _data(path: Path) -> str:
         digest.update("\0".join(shard.user_ids.to_pylist()).encode())
         for columns in (*shard.segments.values(), shard.profile):
             for values in (columns.offsets, columns.times, *columns.values.values()):
-                digest.update(np.ascontiguousarray(values))
+                digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
 
 
@@ -139,15 +143,15 @@ def _weights(about: str, module: torch.nn.Module) -> str:
 
 
 def _reading(file: Path, data: PreparedData) -> Callable[[], str]:
-    def read() -> str:
-        labels = Labels.load(file, data)
-        about = About(
-            question=labels.question, kind=labels.kind, classes=labels.classes,
-            attribute=labels.attribute, hide=labels.hide, horizon=labels.horizon,
-        )  # fmt: skip
-        return checksum_of(about, labels.user_ids, labels.cutoffs, labels.targets)
+    return lambda: _digest(Labels.load(file, data))
 
-    return read
+
+def _digest(labels: Labels) -> str:
+    about = About(
+        question=labels.question, kind=labels.kind, classes=labels.classes,
+        attribute=labels.attribute, hide=labels.hide, horizon=labels.horizon,
+    )  # fmt: skip
+    return checksum_of(about, labels.user_ids, labels.cutoffs, labels.targets)
 
 
 def _showing(path: Path) -> Callable[[], str]:

@@ -14,6 +14,7 @@ import pytest
 
 from bad_input.conftest import CUTOFF, TINY, Shop, userbert
 from userbert.training import loop
+from userbert.training.checkpoint import save_checkpoint
 
 WRITING: dict[str, list[str]] = {
     "prepare": ["prepare", "schema.yaml"],
@@ -151,10 +152,10 @@ def test_interrupted_it_says_so_and_leaves_nothing(
 def test_interrupted_after_a_checkpoint_a_run_says_how_it_goes_on(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save, saved = loop.save_checkpoint, []
+    saved = []
 
     def interrupt_later(*arguments: object) -> None:
-        save(*arguments)  # type: ignore[arg-type]
+        save_checkpoint(*arguments)  # type: ignore[arg-type]
         saved.append(True)
         raise KeyboardInterrupt
 

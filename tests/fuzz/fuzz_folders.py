@@ -50,6 +50,8 @@ def main() -> int:
                 counts["refused"] += 1
             elif found == intact[place]:
                 counts["the same"] += 1
+            elif found == target.also:
+                counts["without metadata"] += 1
             elif target.is_checked:
                 counts["SILENTLY OTHER"] += 1
                 print(f"{number}: {told} was read as something else", flush=True)

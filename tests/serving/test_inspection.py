@@ -173,7 +173,7 @@ def random_vectors(users: int = 500, width: int = 16) -> np.ndarray:
 
 
 def one_direction(values: np.ndarray) -> np.ndarray:
-    return values * np.array([100] + [1] * (values.shape[1] - 1))
+    return np.asarray(values * np.array([100] + [1] * (values.shape[1] - 1)))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def check_labels(column: pl.Series, name: str) -> pl.Series:
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     inner = column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
-    is_known = inner.is_numeric() or inner in _WORDS  # type: ignore[union-attr]
+    is_known = inner.is_numeric() or inner in _WORDS
     if not is_known:
         raise LabelError(
             f"{name}, column label: expected numbers, words, yes or no, or lists of words, found "

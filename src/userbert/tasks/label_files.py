@@ -104,8 +104,8 @@ def checksum_of(
     content = about.model_dump(mode="json", exclude={"checksum"})
     digest = hashlib.sha256(json.dumps(content).encode())
     digest.update("\0".join(user_ids).encode(errors="surrogatepass"))
-    digest.update(np.ascontiguousarray(cutoffs))
-    digest.update(np.ascontiguousarray(targets, _TYPES.get(about.kind, np.int64)))
+    digest.update(np.ascontiguousarray(cutoffs).data)
+    digest.update(np.ascontiguousarray(targets, _TYPES.get(about.kind, np.int64)).data)
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ In: numbers. Out: text for people. Used by all that is inspected.
 """
 
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ def facts(title: str, rows: dict[str, str | None]) -> Table:
     return made
 
 
-def quantiles(values: NDArray[np.generic], form: str = ",.0f") -> list[str]:
+def quantiles(values: NDArray[Any], form: str = ",.0f") -> list[str]:
     """The quantiles of HEADINGS."""
     return [format(float(value), form) for value in np.percentile(values, QUANTILES)]
 

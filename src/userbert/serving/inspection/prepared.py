@@ -63,7 +63,7 @@ def describe_data(data: PreparedData) -> RenderableType:
     words = {name: _words(data, name) for name in data.schema.segments}
     for name, counts in words.items():
         actions, total = summary["actions"][name], summary["words"][name]
-        some = share(np.count_nonzero(counts), len(counts))
+        some = share(int(np.count_nonzero(counts)), len(counts))
         each = f"{actions / max(total, 1):.1f}"
         segments.add_row(name, f"{actions:,}", f"{total:,}", each, some)
     spread = table("Words of a user, in all of the log", "segment", *HEADINGS)
@@ -86,9 +86,7 @@ def _forgotten(summary: Mapping[str, Any]) -> str | None:
     return f"{summary['forgotten']['users']:,} users" if "forgotten" in summary else None
 
 
-def _rows(
-    data: PreparedData, summary: dict[str, dict[str, dict[str, object]]]
-) -> list[RenderableType]:
+def _rows(data: PreparedData, summary: Mapping[str, Any]) -> list[RenderableType]:
     """What became of the rows of each file, and why of those that are not used."""
     rows = table("Rows", "file", *_COUNTS.values())
     outside: dict[str, int] = {}

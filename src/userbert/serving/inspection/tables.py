@@ -92,8 +92,9 @@ def _scores(scores: pl.Series) -> list[RenderableType]:
 
 def _cutoffs(cutoffs: pl.Series) -> RenderableType:
     counts = cutoffs.value_counts(sort=True)
-    made = table(f"Cut-offs: {len(counts):,}, from {cutoffs.min()} to {cutoffs.max()}",
-                 "cut-off", "rows")  # fmt: skip
+    first, last = str(cutoffs.min()), str(cutoffs.max())
+    title = f"Cut-offs: {len(counts):,}, from {first} to {last}"
+    made = table(title, "cut-off", "rows")
     for moment, count in counts.head(_SHOWN).iter_rows():
         made.add_row(str(moment), f"{count:,}")
     return made

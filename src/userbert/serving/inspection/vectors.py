@@ -182,10 +182,10 @@ def _neighbours(path: Path, user: str) -> RenderableType:
     for file, group, _ in parts:
         rows = pq.ParquetFile(file).read_row_group(group, columns=["user_id", "cutoff"])
         is_user = np.array([one == user for one in rows["user_id"].cast(pa.string()).to_pylist()])
-        for number in np.flatnonzero(is_user):
-            moment = rows["cutoff"][int(number)].as_py()
+        for place in np.flatnonzero(is_user).tolist():
+            moment = rows["cutoff"][place].as_py()
             if own is None or moment > own[0]:
-                own = (moment, file, group, int(number))
+                own = (moment, file, group, place)
     if own is None:
         raise InputError(f"{path} has no vector of the user {user!r}. Embed that user, too.")
     moment, file, group, number = own
