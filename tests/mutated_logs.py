@@ -24,7 +24,7 @@ _ROWS = [
     (f"u{row % 3}", f"2024-01-{row % 9 + 1:02}T{row:02}:10:00", ("view", "buy")[row % 2], row % 4)
     for row in range(16)
 ]
-_EVENTS = pl.DataFrame(
+EVENTS = pl.DataFrame(
     [(*row, f"p{row[3]}", row[3] + 0.5) for row in _ROWS],
     schema=["user", "time", "action", "code", "product", "price"],
     orient="row",
@@ -60,15 +60,15 @@ fit_before: 2024-03-01
 
 def _parquet() -> bytes:
     file = BytesIO()
-    _EVENTS.with_columns(pl.col("time").str.to_datetime()).write_parquet(file)
+    EVENTS.with_columns(pl.col("time").str.to_datetime()).write_parquet(file)
     return file.getvalue()
 
 
-_CSV = _EVENTS.write_csv().encode()
+_CSV = EVENTS.write_csv().encode()
 SEEDS = {
     "log.csv": _CSV,
     "log.tsv": _CSV.replace(b",", b"\t"),
-    "log.jsonl": "".join(json.dumps(row) + "\n" for row in _EVENTS.rows(named=True)).encode(),
+    "log.jsonl": "".join(json.dumps(row) + "\n" for row in EVENTS.rows(named=True)).encode(),
     "log.parquet": _parquet(),
     "log.csv.gz": gzip.compress(_CSV, mtime=0),
     "schema.yaml": _SCHEMA.replace("LOG", "log.csv").encode(),

@@ -74,6 +74,14 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     assert read(tmp_path / "log.parquet").equals(frame)
 
 
+def test_added_types_of_parquet_are_what_they_are_stored_as(tmp_path: Path) -> None:
+    kind = pl.Extension("shop.grade", pl.Int64)
+    pl.DataFrame({"a": pl.Series([1, 2]).ext.to(kind), "b": "x"}).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert read(tmp_path / "a.parquet").rows() == [(1, "x"), (2, "x")]
+
+
 def test_parts_of_a_gzip_file_are_all_read(tmp_path: Path) -> None:
     (tmp_path / "log.csv.gz").write_bytes(gzip.compress(CSV) + gzip.compress(b"3,4,5\n", mtime=0))
     assert read(tmp_path / "log.csv.gz").height == 3

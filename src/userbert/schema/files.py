@@ -155,7 +155,11 @@ def _form(file: Path) -> tuple[str, str | None]:
 
 def _open(file: Path, form: str) -> pl.LazyFrame:
     if form == ".parquet":
-        return pl.scan_parquet(file, glob=False)
+        frame = pl.scan_parquet(file, glob=False)
+        kinds = frame.collect_schema().dtypes()
+        # Of types that others added, such as a UUID, only what they are stored as is known here.
+        is_plain = not any(isinstance(kind, pl.BaseExtension) for kind in kinds)
+        return frame if is_plain else frame.with_columns(pl.all().ext.storage())
     if form in _SEPARATORS:
         return _open_csv(file, form)
     path = glob.escape(str(file))
