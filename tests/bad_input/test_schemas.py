@@ -162,7 +162,10 @@ def test_a_schema_of_other_logs(userbert: Userbert, tmp_path: Path, case: str) -
 OUTPUTS = {
     "a folder": ("data", "data exists already. Choose another -o, or remove it first."),
     "a file": ("log.csv", "log.csv exists already. Choose another -o, or remove it first."),
-    "below a file": ("log.csv/x", "cannot write log.csv/x: Not a directory. Choose another -o."),
+    "below a file": (
+        "log.csv/x",
+        "cannot write log.csv/x: log.csv is a file, not a folder. Choose another -o.",
+    ),
 }
 
 

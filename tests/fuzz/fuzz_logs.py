@@ -1,6 +1,6 @@
 """Change the bytes of logs and schemas, guided by coverage, and see what `init` and `prepare` say.
 
-    pip install -e ".[fuzz]" && python tests/fuzz/fuzz_logs.py fuzz -runs=10000
+    pip install -e ".[fuzz]" && python tests/fuzz/fuzz_logs.py build/fuzz -runs=10000
 
 Every option of libFuzzer may follow. The folder that is named first holds what was learned from
 run to run; inputs that broke what `mutated_logs.check` promises go into its `failures/`, each with
@@ -95,6 +95,8 @@ def main() -> None:
     campaign.seed()
     # One input may be larger than a seed, but not much: time goes into variety.
     options = ["-max_len=8192", "-timeout=60", "-rss_limit_mb=4096", *sys.argv[2:]]
+    # Also of inputs that end the process, or are slow.
+    options.append(f"-artifact_prefix={campaign.failures}/")
     atheris.Setup(
         [sys.argv[0], *options, str(campaign.corpus)], campaign.one, custom_mutator=mutate
     )
