@@ -45,11 +45,11 @@ def build(name: str, *, has_bf16: bool) -> Extension:
 class Libraries(build_ext):
     """Builds libraries that are of no version of Python."""
 
-    def run(self) -> None:
-        """Build, and remove those that bear a version's name: they would be found first."""
+    def copy_extensions_to_source(self) -> None:
+        """Put them beside their sources, in place of those that a version of Python would find."""
         for older in KERNELS.glob("*.cpython-*.so"):
             older.unlink()
-        super().run()
+        super().copy_extensions_to_source()
 
     def get_ext_filename(self, fullname: str) -> str:
         """Name a library as every Python finds it."""

@@ -35,8 +35,9 @@ def outside(**more: str) -> dict[str, str]:
 
 
 def pip(*arguments: str | Path, **more: str) -> None:
-    command = [sys.executable, "-m", "pip", *arguments]
-    subprocess.run(command, env=outside(**more), check=True, capture_output=True)
+    command = [sys.executable, "-m", "pip", "--quiet", *arguments]
+    # What pip says is what pytest shows if it fails.
+    subprocess.run(command, env=outside(**more), check=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=folder / "checkout",
         env=outside(),
         check=True,
-        capture_output=True,
     )
     return next(folder.glob("*.tar.gz"))
 
@@ -159,6 +159,19 @@ def test_wheel_of_a_machine_whose_compiler_fails_is_for_every_machine(
     )
     assert files - fewer == {f"userbert/kernels/{build}.so" for build in BUILDS}
     assert fewer < files
+
+
+def test_libraries_of_a_checkout_are_replaced_where_they_lie_by_those_built_there(
+    built: Path,
+) -> None:
+    checkout = built.parent / "checkout"
+    older = checkout / "src/userbert/kernels/_bf16.cpython-311-x86_64-linux-gnu.so"
+    older.touch()
+    for place, is_left in (((), True), (("--inplace",), False)):
+        command = [sys.executable, "setup.py", "-q", "build_ext", *place]
+        environment = outside(CC="false")
+        subprocess.run(command, cwd=checkout, env=environment, check=True)
+        assert older.exists() is is_left
 
 
 def test_base_install_prepares_and_labels_and_says_what_more_to_install(
