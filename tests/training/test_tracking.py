@@ -243,7 +243,14 @@ def test_mlflow_that_is_lost_is_a_warning_and_training_ends_well(
         calls.append(given["step"])
         raise MlflowException("the server is gone")
 
+    end = mlflow.end_run
+
+    def end_run(status: str) -> None:
+        end(status)
+        raise MlflowException("the server is gone")
+
     monkeypatch.setattr(mlflow, "log_metrics", log_metrics)
+    monkeypatch.setattr(mlflow, "end_run", end_run)
     curves = run(tmp_path, MLflow("model"))
     assert curves["loss"][-1][0] == CONFIG.steps
     assert calls == [4]

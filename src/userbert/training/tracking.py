@@ -163,11 +163,12 @@ class MLflow:
 
         def lose(error: Exception) -> None:
             nonlocal is_lost
+            if not is_lost:
+                warn(
+                    f"MLflow at {mlflow.get_tracking_uri()} was lost: {_first_line(error)} The run "
+                    "goes on without it; metrics.jsonl has all."
+                )
             is_lost = True
-            warn(
-                f"MLflow at {mlflow.get_tracking_uri()} was lost: {_first_line(error)} The run "
-                "goes on without it; metrics.jsonl has all."
-            )
 
         def tell(line: Line) -> None:
             if is_lost:
