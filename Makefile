@@ -13,9 +13,10 @@ SETUP := pyproject.toml constraints.txt setup.py $(wildcard src/userbert/kernels
 demo: .venv/.demo
 	$(BIN)/userbert demo -o demo
 
-# The pages as a site: build/docs/index.html.
+# The pages as a site, build/docs/index.html; anew, as each of them holds the contents of all.
 docs: .venv/.docs
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --write-all \
+		-c docs . build/docs
 
 check: .venv/.dev
 	$(BIN)/ruff check

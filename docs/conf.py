@@ -46,10 +46,16 @@ def add_contents(_: Sphinx, name: str, source: list[str]) -> None:
         return
     for section in re.split(r"^## ", source[0], flags=re.M)[1:]:
         heading, _, text = section.partition("\n")
-        pages = re.findall(r"\[([^]]+)\]\(([^):#]+)\.md", text)
-        named = [f"{said[0].upper()}{said[1:]} <{page}>".replace("`", "") for said, page in pages]
-        lines = ["", "```{toctree}", ":hidden:", f":caption: {heading}", "", *named, "```", ""]
+        links = re.findall(r"\[([^]]+)\]\(([^):#]+)\.md", text)
+        pages = [f"{_title(said)} <{page}>" for said, page in links]
+        lines = ["", "```{toctree}", ":hidden:", f":caption: {heading}", "", *pages, "```", ""]
         source[0] += "\n".join(lines)
+
+
+def _title(text: str) -> str:
+    """A link's text as a title; a file's name stays as it is."""
+    plain = text.replace("`", "")
+    return plain if "." in plain else plain[0].upper() + plain[1:]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
