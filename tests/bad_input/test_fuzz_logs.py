@@ -33,7 +33,7 @@ def test_every_row_is_accounted_for_or_the_file_is_refused(name: str, data: st.D
         check(Path(folder), name, data.draw(mutated(SEEDS[name])))
 
 
-@pytest.mark.parametrize("column", ["time", "action", "code", "product", "price"])
+@pytest.mark.parametrize("column", ["user", "time", "action", "code", "product", "price"])
 @given(values=series(min_size=len(EVENTS), max_size=len(EVENTS), excluded_dtypes=[pl.Object]))
 @settings(max_examples=12)
 def test_a_column_of_any_type_is_used_or_refused(column: str, values: pl.Series) -> None:

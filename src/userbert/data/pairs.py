@@ -93,8 +93,6 @@ def instant_of(moment: str | date | datetime, data: PreparedData, name: str) -> 
         return data.schema.instant(moment)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    except OverflowError as error:
-        raise InputError(f"{name}: {moment} is beyond the last year that there can be.") from error
 
 
 def refuse_blind(data: PreparedData, cutoff: int, name: str) -> None:

@@ -443,11 +443,11 @@ def to_instant(moment: str | date | datetime, zone: ZoneInfo) -> int:
             ) from None
     if not isinstance(moment, datetime):
         moment = datetime.combine(moment, time())
-    if not 1900 <= moment.year <= 2200:
-        raise SchemaError(f"expected a time between 1900 and 2200, found {moment}.")
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
-    return (moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    # Not by `astimezone`, which overflows at either end of the calendar.
+    since = moment.replace(tzinfo=None) - datetime(1970, 1, 1) - (moment.utcoffset() or timedelta())
+    return since // timedelta(microseconds=1)
 
 
 _TAGS: dict[str, type[BaseModel]] = {

@@ -153,7 +153,7 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
 
 def _named_as_users(log: Log) -> list[str]:
     """Columns whose names say that they are a user's, the best first."""
-    scores = {name: _who(name) for name, kind in log.types.items() if not kind.is_nested()}
+    scores = {name: _who(name) for name, kind in log.types.items() if _can_name(kind)}
     found = [(score, name) for name, score in scores.items() if score is not None]
     return [name for _, name in sorted(found)]
 
@@ -168,6 +168,11 @@ def _who(name: str) -> int | None:
         if word.endswith(suffix) and word.removesuffix(suffix) in _WHO:
             return _WHO.index(word.removesuffix(suffix))
     return None
+
+
+def _can_name(kind: pl.DataType) -> bool:
+    # Ids that went through a table with gaps are floats.
+    return kind.is_float() or isinstance(kind, pl.Categorical | pl.Enum) or _can_be_id(kind)
 
 
 def _can_be_id(kind: pl.DataType) -> bool:
