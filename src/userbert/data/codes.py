@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from userbert.data.vocabulary import NONE, Bins, Categories, Int32, Vocabulary
+from userbert.data.vocabulary import NONE, Categories, Int32, Vocabulary
 from userbert.data.words import Encoder
 from userbert.schema.models import Attribute, Number, Schema
 
@@ -64,13 +64,15 @@ class CodeEncoder:
 class CodedRows:
     """The columns of events, or of profile rows: those of text as codes, the others as they are."""
 
-    def __init__(self, attributes: Mapping[str, Attribute], *text: str) -> None:
+    def __init__(
+        self, attributes: Mapping[str, Attribute], *text: str, is_coded: bool = True
+    ) -> None:
         numbers = [name for name, one in attributes.items() if isinstance(one, Number)]
-        coded = [*text, *(name for name in attributes if name not in numbers)]
-        self.codes = {name: Codes() for name in coded}
+        texts = [*text, *(name for name in attributes if name not in numbers)]
+        self.codes = {name: Codes() for name in texts if is_coded}
         self.types: dict[str, pl.DataType] = {
             **KEYS,
-            **dict.fromkeys(coded, pl.String()),
+            **dict.fromkeys(texts, pl.String()),
             **dict.fromkeys(numbers, pl.Float32()),
         }
         """Of the columns before they are encoded."""
@@ -91,12 +93,16 @@ class CodedRows:
     def encoders(self, vocabularies: Mapping[str, Vocabulary]) -> dict[str, Encoder]:
         """What gives ids to codes, and bins' numbers to numbers."""
         return {
-            name: one if isinstance(one, Bins) else self.codes[name].encoder(one)
+            name: self.codes[name].encoder(one)
+            if name in self.codes and isinstance(one, Categories)
+            else one
             for name, one in vocabularies.items()
         }
 
     def are(self, events: pl.DataFrame, actions: Collection[str]) -> pl.Series:
         """Which events have one of some action types."""
+        if "action_type" not in self.codes:
+            return events["action_type"].is_in(actions)
         known = self.codes["action_type"].values
         return events["action_type"].is_in(known.is_in(actions).arg_true().to_list())
 
@@ -113,3 +119,12 @@ class CodedLogs:
         """Without any value yet."""
         fields = {} if schema.profile is None else schema.profile.fields
         return cls(CodedRows(schema.attributes, "action_type"), CodedRows(fields))
+
+    @classmethod
+    def uncoded(cls, schema: Schema) -> "CodedLogs":
+        """Whose values stay as they are: of a few rows, codes cost more than they save."""
+        fields = {} if schema.profile is None else schema.profile.fields
+        return cls(
+            CodedRows(schema.attributes, "action_type", is_coded=False),
+            CodedRows(fields, is_coded=False),
+        )

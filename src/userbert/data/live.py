@@ -70,7 +70,7 @@ def live_histories(
                     f"user {user.user_id!r}: the schema has no source {name!r}"
                     f"{nearest(name, schema.sources) or '.'} It has: {listed(schema.sources)}."
                 )
-    coded = CodedLogs.of(schema)
+    coded = CodedLogs.uncoded(schema)
     parts = [coded.events.no_rows]
     for name, source in schema.sources.items():
         raw = _frame(schema, users, name, columns_of_source(schema, source))
