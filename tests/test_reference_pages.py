@@ -24,6 +24,7 @@ from userbert.schema import Schema
 from userbert.serving.embed import write_embeddings
 from userbert.tasks.evaluate import Report
 from userbert.tasks.finetune import FinetuneConfig, finetune
+from userbert.tasks.fused import finetune_with_aggregates
 from userbert.tasks.labels import label_next, label_return
 from userbert.training.pretrain import pretrain
 from userbert.training.settings import PRESETS, configure
@@ -121,6 +122,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         write_embeddings(model, data, pairs, folder / f"{form}.parquet", vectors_as=form)
     task = finetune(model, data, returns, config=FinetuneConfig(epochs=1))
     task.save(folder / "task")
+    finetune_with_aggregates(model, data, returns, config=FinetuneConfig(epochs=1)).save(
+        folder / "fused"
+    )
     task.predict(data).write_parquet(folder / "scores.parquet")
     return Written(folder, data)
 
@@ -151,6 +155,10 @@ def test_folders_hold_the_files_that_are_told(written: Written) -> None:
     assert files(written.folder / "data") == told("Prepared data").keys()
     assert files(written.folder / "model") == told("Model").keys()
     assert files(written.folder / "task") == told("Task").keys()
+    fused = {
+        re.sub("(network|pretrained)/.*", r"\1/", name) for name in files(written.folder / "fused")
+    }
+    assert fused == told("Task beside counts").keys()
 
 
 def test_files_of_prepared_data_are_as_told(written: Written) -> None:

@@ -31,6 +31,7 @@ _AGAIN = " Copy the whole folder again, or train anew."
 _KINDS = {
     "manifest.json": "prepared data",
     "task.json": "a task model",
+    "fused.json": "a task model",
     "report.json": "an evaluation",
     "config.json": "a model",
 }

@@ -3,7 +3,7 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,10 @@ from userbert.errors import InputError
 from userbert.folders import refuse_existing, require_ending
 from userbert.progress import warn
 from userbert.training.tracking import TrackerName, trackers_of
+
+if TYPE_CHECKING:
+    from userbert.tasks.fused import FusedModel
+    from userbert.tasks.task_model import TaskModel
 
 Task = Annotated[Path, typer.Argument(metavar="TASK", help="A task that was fine-tuned.")]
 
@@ -199,6 +203,14 @@ def finetune(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from new weights, to compare.")
     ] = False,
+    with_aggregates: Annotated[
+        bool,
+        typer.Option(
+            "--with-aggregates",
+            help="Of a yes-or-no task: the mean of the network, of a regression on vectors and "
+            "counts, and of trees on counts; what a report calls `fused`.",
+        ),
+    ] = False,
     epochs: Annotated[
         int, typer.Option(min=1, help="Passes over the labels; the best is kept.")
     ] = 3,
@@ -214,27 +226,37 @@ def finetune(
     from userbert.model.userbert import UserBert
     from userbert.tasks.finetune import FinetuneConfig
     from userbert.tasks.finetune import finetune as finetune_model
+    from userbert.tasks.fused import finetune_with_aggregates
     from userbert.tasks.labels import Labels
 
+    if with_aggregates and from_scratch:
+        raise InputError(
+            "--from-scratch learns a network alone, to compare. Leave out --with-aggregates."
+        )
     refuse_existing(output)
     trackers = trackers_of(track or [], output)
     opened = open_data(data)
-    task = finetune_model(
-        UserBert.from_pretrained(model),
-        opened,
-        Labels.load(labels, opened),
-        config=FinetuneConfig(epochs=epochs, batch_size=batch_size, seed=seed),
-        from_scratch=from_scratch,
-        trackers=trackers,
-    )
+    trained, asked = UserBert.from_pretrained(model), Labels.load(labels, opened)
+    config = FinetuneConfig(epochs=epochs, batch_size=batch_size, seed=seed)
+    task: TaskModel | FusedModel
+    if with_aggregates:
+        task = finetune_with_aggregates(trained, opened, asked, config=config, trackers=trackers)
+    else:
+        task = finetune_model(
+            trained, opened, asked, config=config, from_scratch=from_scratch, trackers=trackers
+        )
     task.save(output)
     record = task.record
     measure = {"binary": "ROC-AUC", "regression": "minus squared error"}.get(task.kind, "mAP@10")
-    epoch = record["best_epoch"]
-    when = f"best after {epoch} epochs" if epoch else "best with the vectors as they were"
+    if "qualities" in record:
+        how = ", ".join(f"{name} {value:.3f}" for name, value in record["qualities"].items())
+    elif record["best_epoch"]:
+        how = f"best after {record['best_epoch']} epochs"
+    else:
+        how = "best with the vectors as they were"
     show(
-        f"{output}: {record['labels']:,} labels, {when}: "
-        f"{measure} {record['quality']:.3f} on {record['validation_labels']:,} users set apart"
+        f"{output}: {record['labels']:,} labels; {measure} {record['quality']:.3f} on "
+        f"{record['validation_labels']:,} users set apart ({how})"
     )
     show(f"next: userbert predict {output} {data} -o scores.parquet")
 
@@ -252,12 +274,12 @@ def predict(
     """
     needs_torch()
     from userbert.folders import publishing_file
-    from userbert.tasks.task_model import TaskModel
+    from userbert.tasks.fused import load_task
 
     refuse_existing(output)
     require_ending(output, ".parquet")
     opened = open_data(data)
-    scores = TaskModel.load(task).predict_pairs(opened, pairs_given(opened, cutoff, at))
+    scores = load_task(task).predict_pairs(opened, pairs_given(opened, cutoff, at))
     with publishing_file(output) as temporary:
         scores.write_parquet(temporary)
     show(f"{output}: {len(scores):,} users")
@@ -283,8 +305,14 @@ def explain(
     needs_torch()
     from userbert.serving.inspection import moved
     from userbert.tasks.explain import explain as explain_score
+    from userbert.tasks.fused import FUSED
     from userbert.tasks.task_model import TaskModel
 
+    if (task / FUSED).is_file():
+        raise InputError(
+            f"{task} is the mean of a network, a regression and trees; explain tells of "
+            f"networks. Ask its network: userbert explain {task / 'network'} {data} --user {user}"
+        )
     opened = open_data(data)
     found = explain_score(TaskModel.load(task), opened, user, cutoff, value=value, most=most)
     show(moved(found, opened, most))

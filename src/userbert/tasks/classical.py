@@ -75,20 +75,33 @@ def linear(
     split: Split,
 ) -> Scored:
     """Logistic regression on log counts (or their SVD) and vectors, both standardised."""
-    best, choice, held = -np.inf, (0, PENALTIES[0]), None
-    for number, design in enumerate(designs(counts, vectors, split.train)):
+    model, value, held = learn_linear(counts, vectors, targets, split)
+    return Scored(model.scores(_rows(counts, split.test), _rows(vectors, split.test)), value, held)
+
+
+def learn_linear(
+    counts: sparse.csr_matrix | None,
+    vectors: NDArray[np.float32] | None,
+    targets: NDArray[Any],
+    split: Split,
+) -> tuple["Regression", float, Floats]:
+    """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
+    best, choice, held = -np.inf, (False, PENALTIES[0]), np.zeros(0)
+    for is_leading, design in enumerate(designs(counts, vectors, split.train)):
         model = _regression()
         for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
             model.set_params(C=penalty).fit(design[split.train], targets[split.train])
             told = model.predict_proba(design[split.validation])[:, 1]
             value = roc_auc(targets[split.validation], told)
             if value > best:
-                best, choice, held = value, (number, penalty), told
-    number, penalty = choice
-    design = list(designs(counts, vectors, split.learning))[number]
-    model = _regression().set_params(C=penalty)
-    model.fit(design[split.learning], targets[split.learning])
-    return Scored(model.predict_proba(design[split.test])[:, 1], best, held)
+                best, choice, held = value, (bool(is_leading), penalty), told
+    is_leading, penalty = choice
+    scales = Scales.of(counts, vectors, split.learning)
+    design = scales.design(
+        _rows(counts, split.learning), _rows(vectors, split.learning), is_leading=is_leading
+    )
+    model = _regression().set_params(C=penalty).fit(design, targets[split.learning])
+    return Regression(scales, is_leading, model.coef_[0], float(model.intercept_[0])), best, held
 
 
 def blend(scores: Sequence[Floats]) -> Floats:
@@ -108,6 +121,14 @@ def blend(scores: Sequence[Floats]) -> Floats:
 
 def gbm(columns: sparse.csr_matrix, targets: NDArray[Any], split: Split) -> Scored:
     """Boosted trees (LightGBM) on all columns, the number of trees chosen on the validation."""
+    model, value, held = learn_gbm(columns, targets, split)
+    return Scored(np.asarray(model.predict(columns[split.test])), value, held)
+
+
+def learn_gbm(
+    columns: sparse.csr_matrix, targets: NDArray[Any], split: Split
+) -> tuple[lightgbm.Booster, float, Floats]:
+    """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
     parameters = {**GBM, "objective": "binary", "metric": "auc"}
     train = lightgbm.Dataset(columns[split.train], targets[split.train])
     held = lightgbm.Dataset(columns[split.validation], targets[split.validation], reference=train)
@@ -122,7 +143,7 @@ def gbm(columns: sparse.csr_matrix, targets: NDArray[Any], split: Split) -> Scor
     final = lightgbm.train(parameters, learning, max(1, chosen.best_iteration))
     value = chosen.best_score["valid_0"]["auc"]
     told = chosen.predict(columns[split.validation], num_iteration=chosen.best_iteration)
-    return Scored(np.asarray(final.predict(columns[split.test])), float(value), np.asarray(told))
+    return final, float(value), np.asarray(told)
 
 
 def designs(
@@ -133,40 +154,110 @@ def designs(
     Of counts there are two designs, first all columns and then the leading directions of an SVD;
     vectors stand beside either.
     """
-    standard = None if vectors is None else _standardised(vectors, fit)
-    if counts is None:
-        assert standard is not None
-        yield standard
-        return
-    scaled = _scaled(counts, fit)
-    seen = scaled[fit]
-    svd = TruncatedSVD(min(DIMENSIONS, min(seen.shape) - 1), random_state=0).fit(seen)
-    leading = _standardised(svd.transform(scaled).astype(np.float32), fit)
-    if standard is None:
-        yield scaled
-        yield leading
-    else:
-        yield sparse.hstack([scaled, sparse.csr_matrix(standard)], format="csr")
-        yield np.hstack([leading, standard])
+    scales = Scales.of(counts, vectors, fit)
+    yield scales.design(counts, vectors, is_leading=False)
+    if counts is not None:
+        yield scales.design(counts, vectors, is_leading=True)
 
 
-def _scaled(counts: sparse.csr_matrix, fit: Int64) -> sparse.csr_matrix:
-    """Logs of counts with columns of deviation 1 where they vary; zeros stay zeros."""
+@dataclass(frozen=True)
+class Scales:
+    """What makes columns alike, as some users have them; for those of no kind it is empty."""
+
+    counts: Floats
+    """(D,): the factor of each log count."""
+    directions: Floats
+    """(K, D): the leading directions of scaled log counts."""
+    center: Floats
+    """(K,): the means along them."""
+    width: Floats
+    """(K,): the deviations along them."""
+    vector_center: Floats
+    """(H,)"""
+    vector_width: Floats
+    """(H,)"""
+
+    @classmethod
+    def of(
+        cls, counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, fit: Int64
+    ) -> "Scales":
+        """As the rows `fit` have them."""
+        none: Floats = np.zeros(0)
+        of_counts, center, width = none, none, none
+        directions: Floats = np.zeros((0, 0))
+        if counts is not None:
+            of_counts = _factors(_logs(counts[fit]))
+            seen = _logs(counts[fit]) @ sparse.diags_array(of_counts)
+            svd = TruncatedSVD(min(DIMENSIONS, min(seen.shape) - 1), random_state=0).fit(seen)
+            directions = svd.components_
+            center, width = _moments((seen @ directions.T).astype(np.float32))
+        of_vectors = (none, none) if vectors is None else _moments(vectors[fit])
+        return cls(of_counts, directions, center, width, *of_vectors)
+
+    def design(
+        self,
+        counts: sparse.csr_matrix | None,
+        vectors: NDArray[np.float32] | None,
+        *,
+        is_leading: bool,
+    ) -> Matrix:
+        """Rows as a linear model likes them: of counts all columns, or the leading directions."""
+        standard = None if vectors is None else (vectors - self.vector_center) / self.vector_width
+        if counts is None:
+            assert standard is not None
+            return standard
+        scaled = sparse.csr_matrix(_logs(counts) @ sparse.diags_array(self.counts))
+        if is_leading:
+            along = (scaled @ self.directions.T).astype(np.float32)
+            leading = (along - self.center) / self.width
+            return leading if standard is None else np.hstack([leading, standard])
+        if standard is None:
+            return scaled
+        return sparse.hstack([scaled, sparse.csr_matrix(standard)], format="csr")
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A logistic regression that was learned."""
+
+    scales: Scales
+    is_leading: bool
+    """Whether it reads the leading directions of counts, not all columns."""
+    weights: Floats
+    intercept: float
+
+    def scores(
+        self, counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None
+    ) -> Floats:
+        """The probability of yes, (B,)."""
+        design = self.scales.design(counts, vectors, is_leading=self.is_leading)
+        found: Floats = expit(design @ self.weights + self.intercept)
+        return found
+
+
+def _rows(matrix: Matrix | None, rows: Int64) -> Matrix | None:
+    return None if matrix is None else matrix[rows]
+
+
+def _logs(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     logs = counts.astype(np.float64)
     # Refunds make sums negative.
     logs.data = np.sign(logs.data) * np.log1p(np.abs(logs.data))
-    seen = logs[fit]
-    mean = np.asarray(seen.mean(axis=0)).ravel()
-    square = np.asarray(seen.multiply(seen).mean(axis=0)).ravel()
+    return logs
+
+
+def _factors(logs: sparse.csr_matrix) -> Floats:
+    """(D,): what gives columns the deviation 1 where they vary; zeros stay zeros."""
+    mean = np.asarray(logs.mean(axis=0)).ravel()
+    square = np.asarray(logs.multiply(logs).mean(axis=0)).ravel()
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
     # A column that one user in a hundred has would outweigh all others if it were scaled fully.
-    scale = np.where(deviation > 0, 1 / np.maximum(deviation, 0.1), 0)
-    return sparse.csr_matrix(logs @ sparse.diags_array(scale))
+    return np.where(deviation > 0, 1 / np.maximum(deviation, 0.1), 0)
 
 
-def _standardised(values: NDArray[np.float32], fit: Int64) -> NDArray[np.float32]:
-    mean, deviation = values[fit].mean(axis=0), values[fit].std(axis=0)
-    return (values - mean) / np.maximum(deviation, 1e-6)  # type: ignore[no-any-return]
+def _moments(values: NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """The mean of each column, and its deviation, which is not 0."""
+    return values.mean(axis=0), np.maximum(values.std(axis=0), 1e-6)
 
 
 def _regression() -> LogisticRegression:

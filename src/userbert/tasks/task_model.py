@@ -122,14 +122,9 @@ class TaskModel(nn.Module):
     def predict_pairs(self, data: PreparedData, pairs: Pairs) -> pl.DataFrame:
         """Score pairs as `predict` does."""
         scores = self.scores(data, pairs.rows, pairs.cutoffs)
-        frame = pl.DataFrame(
-            {
-                "user_id": pl.Series(data.user_ids.take(pa.array(pairs.rows)), dtype=pl.String),
-                "cutoff": pl.Series(pairs.cutoffs).cast(pl.Datetime("us", "UTC")),
-            }
-        )
         if scores.ndim == 1:
-            return frame.with_columns(pl.Series("score", scores, dtype=pl.Float32))
+            return scored(data, pairs, scores)
+        frame = of_pairs(data, pairs)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :_MOST_VALUES]
         names = np.array(self.labels.classes, dtype=object)
         return frame.with_columns(
@@ -144,19 +139,23 @@ class TaskModel(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write a task folder, whole or not at all; raise `InputError` if it exists."""
         with publishing_folder(Path(folder)) as temporary:
-            (temporary / "model").mkdir()
-            self.user_bert.write(temporary / "model")
-            weights = self.head.state_dict()
-            save_tensors(
-                {name: tensor.contiguous() for name, tensor in weights.items()},
-                temporary / "head.safetensors",
-            )
-            about = {
-                name: getattr(self.labels, name)
-                for name in ("name", "question", "kind", "classes", "attribute", "hide", "horizon")
-            }
-            write_json(temporary / "task.json", {**about, "record": self.record})
-            write_summary(temporary, "task", format=FORMAT)
+            self.write(temporary)
+
+    def write(self, folder: Path) -> None:
+        """Write the task's files into a folder that exists."""
+        (folder / "model").mkdir()
+        self.user_bert.write(folder / "model")
+        weights = self.head.state_dict()
+        save_tensors(
+            {name: tensor.contiguous() for name, tensor in weights.items()},
+            folder / "head.safetensors",
+        )
+        about = {
+            name: getattr(self.labels, name)
+            for name in ("name", "question", "kind", "classes", "attribute", "hide", "horizon")
+        }
+        write_json(folder / "task.json", {**about, "record": self.record})
+        write_summary(folder, "task", format=FORMAT)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -177,6 +176,21 @@ class TaskModel(nn.Module):
             raise ModelError(f"{folder} is not a task model that can be read: {error}.") from error
         task.record = record
         return task.eval()
+
+
+def of_pairs(data: PreparedData, pairs: Pairs) -> pl.DataFrame:
+    """Pairs as a frame `user_id`, `cutoff`."""
+    return pl.DataFrame(
+        {
+            "user_id": pl.Series(data.user_ids.take(pa.array(pairs.rows)), dtype=pl.String),
+            "cutoff": pl.Series(pairs.cutoffs).cast(pl.Datetime("us", "UTC")),
+        }
+    )
+
+
+def scored(data: PreparedData, pairs: Pairs, scores: Floats) -> pl.DataFrame:
+    """Pairs and their scores (B,) as a frame `user_id`, `cutoff`, `score`."""
+    return of_pairs(data, pairs).with_columns(pl.Series("score", scores, dtype=pl.Float32))
 
 
 def _check(folder: Path) -> None:

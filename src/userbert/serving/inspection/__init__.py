@@ -12,7 +12,12 @@ from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.folders import found_at
 from userbert.serving.inspection.explanation import moved, words_of
-from userbert.serving.inspection.models import describe_evaluation, describe_model, describe_task
+from userbert.serving.inspection.models import (
+    describe_evaluation,
+    describe_fused,
+    describe_model,
+    describe_task,
+)
 from userbert.serving.inspection.models import verdict as verdict
 from userbert.serving.inspection.prepared import describe_data
 from userbert.serving.inspection.tables import describe_file
@@ -41,6 +46,7 @@ def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> R
         return describe_file(path)
     for name, describe in (
         ("task.json", describe_task),
+        ("fused.json", describe_fused),
         ("report.json", describe_evaluation),
         ("training.json", describe_model),
         ("config.json", describe_model),

@@ -71,6 +71,18 @@ def describe_task(folder: Path) -> RenderableType:
     return Group(card, Text(f"its network: userbert inspect {folder / 'model'}"))
 
 
+def describe_fused(folder: Path) -> RenderableType:
+    """Lay out the card of a task that is the mean of three models."""
+    check_summary(folder, _FORMAT, ("fused.json", "regression.safetensors", "trees.txt"))
+    record = read_json(folder / "fused.json")["record"]
+    each = {f"{name} alone": f"{value:.3f}" for name, value in record["qualities"].items()}
+    card = facts(
+        f"Task {folder}: the mean of a network, a regression and trees",
+        {"quality on those set apart": f"{record['quality']:.3f}", **each},
+    )
+    return Group(card, describe_task(folder / "network"))
+
+
 def describe_evaluation(folder: Path) -> RenderableType:
     """Lay out what an evaluation found."""
     report = read_json(folder / "report.json")

@@ -1,0 +1,266 @@
+"""A yes-or-no task by all that is known: the network, vectors beside counts, trees on counts.
+
+In: a `UserBert`, prepared data, `Labels`. Out: `FusedModel`, the mean of three models' log odds,
+which is what `evaluate` calls `fused`; it scores users and is saved in a folder of its own.
+`finetune --with-aggregates` makes it and `predict` reads it.
+
+```
+TASK/
+  summary.json             format, version, checksums of every other file
+  fused.json               how it was learned; by whose log odds scores are made alike
+  network/                 a task folder: the fine-tuned network
+  pretrained/              a model folder: whose vectors the regression reads
+  regression.safetensors   its weights, and what its columns are divided by
+  trees.txt                LightGBM's own text
+```
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import lightgbm
+import numpy as np
+import polars as pl
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+from scipy.special import expit, logit
+
+from userbert.data.batches import Int64
+from userbert.data.pairs import Pairs, pairs_asked
+from userbert.data.store import PreparedData
+from userbert.errors import InputError, LabelError, ModelError
+from userbert.folders import check_summary, publishing_folder, read_json, write_json, write_summary
+from userbert.model.userbert import UserBert, embed_pairs
+from userbert.progress import progress
+from userbert.tasks.aggregates import aggregates, of_all_history
+from userbert.tasks.classical import Regression, Scales, learn_gbm, learn_linear
+from userbert.tasks.finetune import FinetuneConfig, finetune
+from userbert.tasks.labels import Labels
+from userbert.tasks.metrics import Floats, roc_auc
+from userbert.tasks.splits import Split, split_off_validation
+from userbert.tasks.task_model import TaskModel, scored
+from userbert.training.tracking import Tracker
+
+FORMAT = 1
+FUSED = "fused.json"
+"""The file by which a folder of this kind is known."""
+_FILES = (FUSED, "regression.safetensors", "trees.txt")
+_PAIRS = 50_000
+"""Scored at a time: of so many the counts are in memory."""
+_LEAST = 1e-6
+"""Of a probability, before its log odds; and of their deviation."""
+
+
+@dataclass(frozen=True)
+class Alike:
+    """How a model's log odds are made as wide as those of the others, whoever is asked together."""
+
+    center: float
+    width: float
+
+    @classmethod
+    def of(cls, scores: Floats) -> "Alike":
+        """As those have them whom the model did not learn from."""
+        odds = _odds(scores)
+        return cls(float(odds.mean()), max(float(odds.std()), _LEAST))
+
+
+@dataclass(frozen=True)
+class FusedModel:
+    """Three models of a yes-or-no task, and how their mean is taken."""
+
+    network: TaskModel
+    pretrained: UserBert
+    """Whose vectors the regression reads: as they were before fine-tuning."""
+    regression: Regression
+    trees: lightgbm.Booster
+    alike: Mapping[str, Alike]
+    """By the names of the three."""
+    record: Mapping[str, Any]
+    """How it was learned."""
+
+    @property
+    def kind(self) -> str:
+        """A yes-or-no task always."""
+        return self.network.kind
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Profile fields that it does not see."""
+        return self.network.hidden
+
+    def scores(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> Floats:
+        """The probability of yes of (user, cut-off) pairs, given as (B,) each: (B,).
+
+        Raises `ModelError` if the data have other ids than the model.
+        """
+        self.pretrained.check_fits(data)
+        parts = []
+        with progress("scoring", len(rows)) as advance:
+            for first in range(0, len(rows), _PAIRS):
+                some = slice(first, first + _PAIRS)
+                parts.append(_mean(self._each(data, rows[some], cutoffs[some]), self.alike))
+                advance(len(parts[-1]), "")
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _each(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> dict[str, Floats]:
+        counts, names = aggregates(data, rows, cutoffs, self.hidden)
+        vectors = embed_pairs(self.pretrained, data, rows, cutoffs)
+        return {
+            "network": self.network.scores(data, rows, cutoffs),
+            "regression": self.regression.scores(counts[:, of_all_history(names)], vectors),
+            "trees": np.asarray(self.trees.predict(counts)),
+        }
+
+    def predict(
+        self,
+        data: PreparedData,
+        cutoff: str | date | datetime | None = None,
+        at: Any | None = None,
+    ) -> pl.DataFrame:
+        """Score users as a frame `user_id`, `cutoff`, `score`; as `TaskModel.predict` does."""
+        return self.predict_pairs(data, pairs_asked(data, cutoff, at))
+
+    def predict_pairs(self, data: PreparedData, pairs: Pairs) -> pl.DataFrame:
+        """Score pairs as `predict` does."""
+        return scored(data, pairs, self.scores(data, pairs.rows, pairs.cutoffs))
+
+    def save(self, folder: str | Path) -> None:
+        """Write a task folder, whole or not at all; raise `InputError` if it exists."""
+        with publishing_folder(Path(folder)) as temporary:
+            for name in ("network", "pretrained"):
+                (temporary / name).mkdir()
+            self.network.write(temporary / "network")
+            self.pretrained.write(temporary / "pretrained")
+            arrays = {
+                "weights": self.regression.weights,
+                "intercept": np.array([self.regression.intercept]),
+                **{f"scales.{name}": value for name, value in vars(self.regression.scales).items()},
+            }
+            save_file(
+                {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+                temporary / "regression.safetensors",
+            )
+            (temporary / "trees.txt").write_text(self.trees.model_to_string(), encoding="utf-8")
+            about = {
+                "is_leading": self.regression.is_leading,
+                "alike": {name: asdict(one) for name, one in self.alike.items()},
+                "record": self.record,
+            }
+            write_json(temporary / FUSED, about)
+            write_summary(temporary, "task", format=FORMAT)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Load a task folder; raise `ModelError` if it is damaged or of a newer format."""
+        folder = Path(folder)
+        check_summary(folder, FORMAT, _FILES)
+        try:
+            about = read_json(folder / FUSED)
+            arrays = load_file(folder / "regression.safetensors")
+            scales = {
+                name.removeprefix("scales."): array
+                for name, array in arrays.items()
+                if name.startswith("scales.")
+            }
+            return cls(
+                TaskModel.load(folder / "network"),
+                UserBert.from_pretrained(folder / "pretrained"),
+                Regression(
+                    Scales(**scales),
+                    bool(about["is_leading"]),
+                    arrays["weights"],
+                    float(arrays["intercept"][0]),
+                ),
+                lightgbm.Booster(model_str=(folder / "trees.txt").read_text(encoding="utf-8")),
+                {name: Alike(**one) for name, one in about["alike"].items()},
+                about["record"],
+            )
+        except (
+            InputError,
+            SafetensorError,
+            lightgbm.basic.LightGBMError,
+            KeyError,
+            TypeError,
+        ) as error:
+            raise ModelError(f"{folder} is not a task model that can be read: {error}.") from error
+
+
+def load_task(folder: str | Path) -> TaskModel | FusedModel:
+    """Load a task folder of either kind; raise `ModelError` as their own `load` does."""
+    if (Path(folder) / FUSED).is_file():
+        return FusedModel.load(folder)
+    return TaskModel.load(folder)
+
+
+def finetune_with_aggregates(
+    model: UserBert,
+    data: PreparedData,
+    labels: Labels | Any,
+    *,
+    config: FinetuneConfig | None = None,
+    trackers: Sequence[Tracker] = (),
+) -> FusedModel:
+    """Learn a yes-or-no task by network, regression and trees; see `finetune`.
+
+    Raises `LabelError` for another kind of task, and as `finetune` does.
+    """
+    config = config or FinetuneConfig()
+    labels = labels if isinstance(labels, Labels) else Labels.of(labels, data)
+    if labels.kind != "binary":
+        raise LabelError(
+            f"{labels.name}: counts stand beside the network in yes-or-no tasks alone, and this is "
+            f"a {labels.kind} one. Fine-tune it without --with-aggregates."
+        )
+    everyone = np.arange(len(labels))
+    train, validation = split_off_validation(
+        labels.user_ids, labels.targets, everyone, config.seed, config.validation
+    )
+    network = finetune(
+        model, data, labels, config=config, train_on=train, validate_on=validation,
+        trackers=trackers,
+    )  # fmt: skip
+    rows = data.rows_of(labels.user_ids)
+    # Nobody is asked: all that are not set apart are learned from.
+    split = Split(train, validation, everyone[:0])
+    counts, names = aggregates(data, rows, labels.cutoffs, model.hidden)
+    vectors = embed_pairs(model, data, rows, labels.cutoffs)
+    lasting = sparse.csr_matrix(counts[:, of_all_history(names)])
+    regression, of_regression, by_regression = learn_linear(lasting, vectors, labels.targets, split)
+    trees, of_trees, by_trees = learn_gbm(counts, labels.targets, split)
+    held = {
+        "network": network.scores(data, rows[validation], labels.cutoffs[validation]),
+        "regression": by_regression,
+        "trees": by_trees,
+    }
+    alike = {name: Alike.of(scores) for name, scores in held.items()}
+    quality = {"network": network.record["quality"], "regression": of_regression, "trees": of_trees}
+    record = {
+        **network.record,
+        "qualities": quality,
+        "quality": roc_auc(labels.targets[validation], _mean(held, alike)),
+    }
+    return FusedModel(network, model, regression, trees, alike, record)
+
+
+def _odds(scores: Floats) -> Floats:
+    found: Floats = logit(np.clip(scores.astype(np.float64), _LEAST, 1 - _LEAST))
+    return found
+
+
+def _mean(scores: Mapping[str, Floats], alike: Mapping[str, Alike]) -> Floats:
+    """The mean of log odds, each as wide as they are on average, as a probability.
+
+    As `classical.blend`, but by the widths of users set apart: a score must not depend on who else
+    is asked for. A model that gives everybody the same has nothing to say.
+    """
+    told = [name for name in scores if alike[name].width > _LEAST] or [*scores]
+    standard = [(_odds(scores[name]) - alike[name].center) / alike[name].width for name in told]
+    center = np.mean([one.center for one in alike.values()])
+    width = np.mean([one.width for one in alike.values()])
+    mean: Floats = expit(center + width * np.mean(standard, axis=0))
+    return mean
