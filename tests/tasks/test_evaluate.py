@@ -14,6 +14,7 @@ from userbert.errors import InputError, LabelError, ModelError
 from userbert.tasks.evaluate import (
     PRETRAINING,
     EvaluateConfig,
+    _late_vocabularies,
     _materials,
     _plan,
     draw,
@@ -256,3 +257,12 @@ def test_labels_may_be_a_frame_and_a_report_is_not_overwritten(
     (tmp_path / "report.json").write_text("mine")
     with pytest.raises(InputError, match="exists already"):
         report.save(tmp_path / "report.json")
+
+
+def test_vocabularies_that_saw_what_came_after_a_cutoff_are_told_of(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    early = replace(labels, cutoffs=np.full(len(labels), data.last_event - 86_400_000_000))
+    (told,) = _late_vocabularies(data, [labels, early])
+    assert "fit_before: 20" in told
+    after = replace(labels, cutoffs=np.full(len(labels), data.last_event + 1))
+    assert _late_vocabularies(data, [after]) == []

@@ -342,6 +342,7 @@ def evaluate(
     from userbert.serving.inspection import verdict
     from userbert.tasks.evaluate import draw
     from userbert.tasks.evaluate import evaluate as compare
+    from userbert.tasks.findings import Score, find
     from userbert.tasks.labels import Labels
     from userbert.tasks.report import Background, read_metrics, write_report
 
@@ -362,6 +363,12 @@ def evaluate(
     for warning in (*report.warnings, *report.giveaways):
         warn(warning)
     show(verdict(report.rows))
+    for path, task in zip(labels, tasks, strict=True):
+        scores = [Score.from_row(row) for row in report.rows if row["task"] == task.name]
+        show(f"{task.name}: {find(scores).text}")
+        if task.kind == "binary":
+            made = f"userbert finetune {model} {data} --labels {path} --with-aggregates -o TASK"
+            show(f"next, to score users by the model called fused: {made}")
     show(f"{output / 'report.html'} has the whole report")
 
 

@@ -8,6 +8,7 @@ page of it. All models see the same folds, and learn and choose inside the train
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -182,7 +183,7 @@ def evaluate(
             curves += [about | row for row in points]
     seeds = [int(network.record.get("seed", 0)) for network in networks]
     origin = made(list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]], seeds, data.checksum)
-    warnings = _warnings(asked, tasks, len(networks))
+    warnings = [*_warnings(asked, tasks, len(networks)), *_late_vocabularies(data, tasks)]
     leads = learning_curve.leads_of(curved)
     return Report(origin, rows, curves, calibrated, warnings, telling, leads)
 
@@ -266,6 +267,20 @@ def _warnings(asked: Sequence[Labels], tasks: Sequence[Labels], seeds: int) -> l
             "varies. Give at least three models."
         )
     return found
+
+
+def _late_vocabularies(data: PreparedData, tasks: Sequence[Labels]) -> list[str]:
+    """Say so if which values are known, and where numbers are cut, was learned after a cut-off."""
+    first = min(int(task.cutoffs.min()) for task in tasks)
+    bound = data.schema.fit_before_us
+    if first > data.last_event or (bound is not None and bound <= first):
+        return []
+    day = datetime.fromtimestamp(first // 1_000_000, data.schema.zone)
+    return [
+        "vocabularies and bins were made of events after the first cut-off, too: vectors and "
+        "aggregates know which values came later, though not whose. For a strict verdict set "
+        f"fit_before: {day:%Y-%m-%d} in schema.yaml, and prepare again."
+    ]
 
 
 def _materials(

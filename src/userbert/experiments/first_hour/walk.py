@@ -23,6 +23,7 @@ from userbert.experiments.first_hour.odd_logs import ODD, RawLog
 from userbert.folders import read_json, replacing_file, write_json
 from userbert.progress import progress
 from userbert.provenance import made
+from userbert.tasks.findings import Score, find
 
 _DAY = 86_400 * 1_000_000
 
@@ -56,7 +57,9 @@ def walk(name: str, log: RawLog, folder: Path) -> dict[str, Any]:
     steps.run("label", "return", "data", "--horizon", f"{horizon}d", "--cutoff", cutoff,
               "-o", "return.parquet")  # fmt: skip
     steps.run("pretrain", "data", "-o", "model", "--before", cutoff)
-    verdict = steps.run("evaluate", "model", "data", "--labels", "return.parquet", "-o", "verdict")
+    steps.run("evaluate", "model", "data", "--labels", "return.parquet", "-o", "verdict")
+    report = read_json(folder / "verdict/report.json")
+    found = find([Score.from_row(row) for row in report["rows"]])
     return {
         "log": name,
         "rows": sum(
@@ -67,7 +70,8 @@ def walk(name: str, log: RawLog, folder: Path) -> dict[str, Any]:
         **{f"{verb}_minutes": round(minutes, 1) for verb, minutes in steps.minutes.items()},
         "minutes": round(sum(steps.minutes.values()), 1),
         "stumbles": 0,
-        "verdict": verdict.strip().splitlines()[0],
+        "verdict": found.verdict,
+        "difference": found.gain,
     }
 
 
