@@ -73,3 +73,23 @@ def test_a_blend_is_the_mean_of_log_odds_of_one_width() -> None:
     same = np.full(3, expit(1.0))
     np.testing.assert_allclose(logit(classical.blend([one, same])), [-0.5, 0.5, 1.5])
     np.testing.assert_allclose(classical.blend([same]), same)
+
+
+def test_a_model_that_knows_little_moves_little() -> None:
+    sure = classical.trust([0.8, 0.8, 0.6], judges=10_000)
+    assert sure[0] == sure[1]
+    assert sure[2] < 0.05
+    assert sum(sure) == pytest.approx(1)
+    doubtful = classical.trust([0.8, 0.8, 0.6], judges=2)
+    assert doubtful[2] > 0.2
+    np.testing.assert_allclose(classical.trust([0.7, 0.7], judges=3), 0.5)
+    one, other = expit(np.array([-1.0, 0.0, 1.0])), expit(np.array([1.0, 0.0, -1.0]))
+    np.testing.assert_allclose(classical.blend([one, other], [1.0, 0.0]), one)
+
+
+def test_vectors_that_say_nothing_leave_a_regression_on_counts_as_it_is() -> None:
+    noise = np.random.default_rng(1).normal(size=(PAIRS, 300)).astype(np.float32)
+    alone = classical.linear(COUNTS, None, TARGETS, SPLIT)
+    beside = classical.linear(COUNTS, noise, TARGETS, SPLIT)
+    right, with_noise = (roc_auc(TARGETS[SPLIT.test], one.scores) for one in (alone, beside))
+    assert with_noise > right - 0.02

@@ -7,7 +7,8 @@ it learns again from all pairs that may be learned from.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import lightgbm
@@ -29,10 +30,18 @@ PENALTIES = tuple(10.0**power for power in range(-5, 0))
 """Inverse strengths of the L2 penalty of a logistic regression; the best is mostly inside."""
 STRONG_PENALTIES = PENALTIES[:3]
 """Of thousands of columns, to save time; whether weaker ones would do better was not measured."""
+SHARES = (1.0, 0.3, 0.1, 0.0)
+"""Of the width of counts, which vectors beside them may have: hundreds of columns that say little
+would drown a few that say much, as one penalty is for all."""
+ENOUGH = 10_000
+"""Of so many pairs a regression learns by itself what says little; to save time."""
 DIMENSIONS = 100
 """Of the truncated SVD of counts."""
 _LEAST = 1e-6
 """Of a probability, before its log odds; and of their deviation."""
+_SPREAD, _POWER = 0.08, 6
+"""How much the ROC-AUCs of models on one task differ, and how steeply trust follows them; see
+docs/decisions/0010."""
 ROUNDS = 400
 PATIENCE = 40
 GBM = {
@@ -86,17 +95,21 @@ def learn_linear(
     split: Split,
 ) -> tuple["Regression", float, Floats]:
     """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
-    best, choice, held = -np.inf, (False, PENALTIES[0]), np.zeros(0)
-    for is_leading, design in enumerate(designs(counts, vectors, split.train)):
+    is_choice = counts is not None and vectors is not None and len(split.train) < ENOUGH
+    shares = SHARES if is_choice else (1.0,)
+    scales = Scales.of(counts, vectors, split.train)
+    best, choice, held = -np.inf, (1.0, False, PENALTIES[0]), np.zeros(0)
+    for share, is_leading in product(shares, (False, True) if counts is not None else (False,)):
+        design = scales.with_share(share).design(counts, vectors, is_leading=is_leading)
         model = _regression()
         for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
             model.set_params(C=penalty).fit(design[split.train], targets[split.train])
             told = model.predict_proba(design[split.validation])[:, 1]
             value = roc_auc(targets[split.validation], told)
             if value > best:
-                best, choice, held = value, (bool(is_leading), penalty), told
-    is_leading, penalty = choice
-    scales = Scales.of(counts, vectors, split.learning)
+                best, choice, held = value, (share, is_leading, penalty), told
+    share, is_leading, penalty = choice
+    scales = Scales.of(counts, vectors, split.learning).with_share(share)
     design = scales.design(
         _rows(counts, split.learning), _rows(vectors, split.learning), is_leading=is_leading
     )
@@ -104,19 +117,36 @@ def learn_linear(
     return Regression(scales, is_leading, model.coef_[0], float(model.intercept_[0])), best, held
 
 
-def blend(scores: Sequence[Floats]) -> Floats:
+def blend(scores: Sequence[Floats], weights: Sequence[float] | None = None) -> Floats:
     """The mean of several models' log odds, each as wide as they are on average, as a probability.
 
     A model that is sure of itself, as those are that learned few labels by heart, has no more to
-    say than the others; one that gives everybody the same has nothing to say.
+    say than the others; one that gives everybody the same has nothing to say. `weights` are those
+    of `trust`; none: all alike.
     """
     odds = [logit(np.clip(one.astype(np.float64), _LEAST, 1 - _LEAST)) for one in scores]
     center, width = np.mean(odds), np.mean([one.std() for one in odds])
-    standard = [(one - one.mean()) / one.std() for one in odds if one.std() > _LEAST]
-    if not standard:
+    weights = weights if weights is not None else [1.0] * len(odds)
+    standard = [(one - one.mean()) / max(one.std(), _LEAST) for one in odds]
+    telling = [weight * (one.std() > _LEAST) for weight, one in zip(weights, odds, strict=True)]
+    if not any(telling):
         return np.full(len(scores[0]), expit(center))
-    mean: Floats = expit(center + width * np.mean(standard, axis=0))
+    mean: Floats = expit(center + width * np.average(standard, axis=0, weights=telling))
     return mean
+
+
+def trust(values: Sequence[float], judges: float) -> list[float]:
+    """How much each of several models counts in their mean, by its ROC-AUC on validation pairs.
+
+    By the sixth power of what it is better than chance, so that one that knows little moves
+    little. Of `judges` on the rarer side of those pairs, values differ by chance: the fewer there
+    are, the nearer they are drawn to their mean.
+    """
+    found = np.array(values)
+    mean = found.mean()
+    kept = _SPREAD**2 / (_SPREAD**2 + mean * (1 - mean) / judges)
+    skill = np.maximum(mean + kept * (found - mean) - 0.5, 0.005) ** _POWER
+    return [float(one) for one in skill / skill.sum()]
 
 
 def gbm(columns: sparse.csr_matrix, targets: NDArray[Any], split: Split) -> Scored:
@@ -193,6 +223,12 @@ class Scales:
             center, width = _moments((seen @ directions.T).astype(np.float32))
         of_vectors = (none, none) if vectors is None else _moments(vectors[fit])
         return cls(of_counts, directions, center, width, *of_vectors)
+
+    def with_share(self, share: float) -> "Scales":
+        """The same with vectors so wide in place of 1; of none, nothing is left of them."""
+        if share == 0:
+            return replace(self, vector_width=np.full_like(self.vector_width, np.inf))
+        return replace(self, vector_width=self.vector_width / share)
 
     def design(
         self,

@@ -37,7 +37,7 @@ from userbert.folders import check_summary, publishing_folder, read_json, write_
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
 from userbert.tasks.aggregates import aggregates, of_all_history
-from userbert.tasks.classical import Regression, Scales, learn_gbm, learn_linear
+from userbert.tasks.classical import Regression, Scales, learn_gbm, learn_linear, trust
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats, roc_auc
@@ -80,6 +80,8 @@ class FusedModel:
     trees: lightgbm.Booster
     alike: Mapping[str, Alike]
     """By the names of the three."""
+    weights: Mapping[str, float]
+    """Of the three in their mean; see `classical.trust`."""
     record: Mapping[str, Any]
     """How it was learned."""
 
@@ -103,7 +105,8 @@ class FusedModel:
         with progress("scoring", len(rows)) as advance:
             for first in range(0, len(rows), _PAIRS):
                 some = slice(first, first + _PAIRS)
-                parts.append(_mean(self._each(data, rows[some], cutoffs[some]), self.alike))
+                each = self._each(data, rows[some], cutoffs[some])
+                parts.append(_mean(each, self.alike, self.weights))
                 advance(len(parts[-1]), "")
         return np.concatenate(parts) if parts else np.zeros(0)
 
@@ -149,6 +152,7 @@ class FusedModel:
             about = {
                 "is_leading": self.regression.is_leading,
                 "alike": {name: asdict(one) for name, one in self.alike.items()},
+                "weights": self.weights,
                 "record": self.record,
             }
             write_json(temporary / FUSED, about)
@@ -178,6 +182,7 @@ class FusedModel:
                 ),
                 lightgbm.Booster(model_str=(folder / "trees.txt").read_text(encoding="utf-8")),
                 {name: Alike(**one) for name, one in about["alike"].items()},
+                about["weights"],
                 about["record"],
             )
         except (
@@ -239,12 +244,15 @@ def finetune_with_aggregates(
     }
     alike = {name: Alike.of(scores) for name, scores in held.items()}
     quality = {"network": network.record["quality"], "regression": of_regression, "trees": of_trees}
+    told = labels.targets[validation]
+    judges = max(1, min(told.sum(), len(told) - told.sum()))
+    weights = dict(zip(quality, trust([*quality.values()], judges), strict=True))
     record = {
         **network.record,
         "qualities": quality,
-        "quality": roc_auc(labels.targets[validation], _mean(held, alike)),
+        "quality": roc_auc(told, _mean(held, alike, weights)),
     }
-    return FusedModel(network, model, regression, trees, alike, record)
+    return FusedModel(network, model, regression, trees, alike, weights, record)
 
 
 def _odds(scores: Floats) -> Floats:
@@ -252,7 +260,9 @@ def _odds(scores: Floats) -> Floats:
     return found
 
 
-def _mean(scores: Mapping[str, Floats], alike: Mapping[str, Alike]) -> Floats:
+def _mean(
+    scores: Mapping[str, Floats], alike: Mapping[str, Alike], weights: Mapping[str, float]
+) -> Floats:
     """The mean of log odds, each as wide as they are on average, as a probability.
 
     As `classical.blend`, but by the widths of users set apart: a score must not depend on who else
@@ -262,5 +272,6 @@ def _mean(scores: Mapping[str, Floats], alike: Mapping[str, Alike]) -> Floats:
     standard = [(_odds(scores[name]) - alike[name].center) / alike[name].width for name in told]
     center = np.mean([one.center for one in alike.values()])
     width = np.mean([one.width for one in alike.values()])
-    mean: Floats = expit(center + width * np.mean(standard, axis=0))
-    return mean
+    mean = np.average(standard, axis=0, weights=[weights[name] for name in told])
+    found: Floats = expit(center + width * mean)
+    return found

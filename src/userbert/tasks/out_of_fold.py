@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.progress import progress
-from userbert.tasks.classical import blend
+from userbert.tasks.classical import blend, trust
 from userbert.tasks.fits import Fit, Material, Workshop, do_all
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate, roc_auc
@@ -112,8 +112,10 @@ def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold]) -> OutO
         for fold in {fold for _, fold in first.held}:
             split = workshop.split(Fit(task, name, run, 0, fold, size))
             scores = [one.scores[number][split.test] for one, number in own]
-            found.scores[run][split.test] = blend(scores)
-            held = blend([one.held[number, fold] for one, number in own])
+            values = [float(one.validation[number, fold]) for one, number in own]
+            weights = trust(values, first.judges)
+            found.scores[run][split.test] = blend(scores, weights)
+            held = blend([one.held[number, fold] for one, number in own], weights)
             found.validation[run, fold] = roc_auc(targets[split.validation], held)
     return found
 
