@@ -212,13 +212,20 @@ def _determined_by_time(log: Log, found: Sequence[Evidence], times: Times | None
     moment = times.day.hash(seed=1)
     if not times.is_day:
         moment = moment ^ times.hour.hash(seed=2)
-    counts = log.collect(
-        moment.n_unique().alias("moments"),
-        *(
-            (moment ^ pl.col(name).hash(seed=3)).n_unique().alias(f"with {i}")
-            for i, name in enumerate(candidates)
-        ),
-    ).row(0)
+
+    def moments(names: Sequence[str]) -> list[pl.Expr]:
+        """How many moments there are, and how many with the values of each column."""
+        values = [(moment ^ pl.col(name).hash(seed=3)).n_unique().alias(name) for name in names]
+        return [moment.n_unique().alias(""), *values]
+
+    # Hardly a column passes the sample, which spares the others a look at all rows.
+    seen = log.sample.select(moments(candidates)).row(0)
+    candidates = [
+        name for name, count in zip(candidates, seen[1:], strict=True) if count == seen[0]
+    ]
+    if not candidates:
+        return set()
+    counts = log.collect(*moments(candidates)).row(0)
     # With few events a moment, any column would seem to follow from the time.
     if log.rows < 5 * counts[0]:
         return set()
