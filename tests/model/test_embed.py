@@ -138,7 +138,7 @@ def test_a_cluster_writes_the_same_vectors(
     assert len(list((tmp_path / "there").iterdir())) == 3
     shown = StringIO()
     Console(file=shown, width=120).print(inspect(tmp_path / "there"))
-    assert "there: 5 rows" in shown.getvalue()
+    assert f"5 of {model.width()} numbers" in shown.getvalue()
     here, there = (pl.read_parquet(tmp_path / name) for name in ("here.parquet", "there"))
     assert here["user_id"].to_list() == there["user_id"].to_list()
     assert here["cutoff"].to_list() == there["cutoff"].to_list()
