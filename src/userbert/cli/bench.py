@@ -1,14 +1,16 @@
 """Verbs of speed: ours beside a peer's on the same work, in one run."""
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from userbert.cli.options import needs_torch, show, typed_command
 from userbert.errors import InputError
-from userbert.folders import refuse_existing
+from userbert.folders import refuse_existing, write_json
+from userbert.provenance import made
 
 app = typer.Typer(
     help="Measure our speed beside a peer's on the same work, in one run.", no_args_is_help=True
@@ -53,8 +55,6 @@ def train(
     """
     _needs_peers("transformers")
     from userbert.benchmarks.train import Look, bench_train
-    from userbert.folders import write_json
-    from userbert.provenance import made
 
     if output is not None:
         refuse_existing(output)
@@ -65,9 +65,7 @@ def train(
             f"{row['workload']:>6} {row['variant']:>7}: {row['ours_ms']:7.1f} ms a batch, "
             f"{row['reference']} {row['reference_ms']:7.1f} ms: {row['ratio']:.1f} times as fast"
         )
-    if output is not None:
-        write_json(output, {"made": made(typed_command(), [0], None), "rows": rows})
-        show(f"{output}: {len(rows)} rows")
+    _write(rows, output)
 
 
 @app.command()
@@ -95,8 +93,6 @@ def prepare(
 
     from userbert.benchmarks.prepare import USERS, bench_prepare
     from userbert.experiments.simulate import simulate
-    from userbert.folders import write_json
-    from userbert.provenance import made
 
     if output is not None:
         refuse_existing(output)
@@ -117,9 +113,7 @@ def prepare(
             f"{row['workload']:>4} {row['variant']:>5}: {row['events_per_s']:,} events/s in "
             f"{row['peak_memory_gib']} GiB{beside}"
         )
-    if output is not None:
-        write_json(output, {"made": made(typed_command(), [0], None), "rows": rows})
-        show(f"{output}: {len(rows)} rows")
+    _write(rows, output)
 
 
 @app.command()
@@ -136,8 +130,6 @@ def init(
     from tempfile import TemporaryDirectory
 
     from userbert.benchmarks.init import bench_init
-    from userbert.folders import write_json
-    from userbert.provenance import made
 
     if output is not None:
         refuse_existing(output)
@@ -148,6 +140,11 @@ def init(
             f"{row['form']:>7}: {row['seconds']} s in {row['peak_memory_gib']} GiB, "
             f"{row['reference']} {row['reference_seconds']} s"
         )
+    _write(rows, output)
+
+
+def _write(rows: Sequence[Mapping[str, Any]], output: Path | None) -> None:
+    """Write rows and where they come from, if a file is asked for."""
     if output is not None:
         write_json(output, {"made": made(typed_command(), [0], None), "rows": rows})
         show(f"{output}: {len(rows)} rows")

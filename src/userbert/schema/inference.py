@@ -18,11 +18,12 @@ import polars as pl
 
 from userbert.errors import SourceError
 from userbert.progress import progress, warn
+from userbert.schema.actions import find_actions
 from userbert.schema.columns import Choice, judge
 from userbert.schema.files import columns_of, expand, listed, reading, scan
 from userbert.schema.hindsight import without_hindsight, without_totals
 from userbert.schema.proposal import Habits, Proposal, UserTable, render
-from userbert.schema.roles import Log, Times, find_actions, find_times, find_user
+from userbert.schema.roles import Log, Times, find_times, find_user
 
 _SAMPLE_ROWS = 10_000
 _EVENT_BINS, _PROFILE_BINS = 16, 10

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from userbert.schema.actions import ActionTypes
 from userbert.schema.columns import Choice
-from userbert.schema.roles import RESERVED_NAMES, ActionTypes, Log, Times
+from userbert.schema.roles import RESERVED_NAMES, Log, Times
 from userbert.schema.yaml_text import scalar
 
 _WIDTH = 100

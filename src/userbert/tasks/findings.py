@@ -50,7 +50,8 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
     "aggregates-gbm": ("classical", "the same features in gradient-boosted trees (LightGBM)"),
     "aggregates-both": (
         "classical",
-        "the mean of that regression and of these trees (of their standardised log odds)",
+        "the mean of that regression and of these trees (of their standardised log odds, weighed "
+        "by what each is worth on the validation users)",
     ),
     "frozen-linear": (
         "ours",
@@ -59,13 +60,14 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
     "frozen-gbm": ("ours", "the user embedding alone in gradient-boosted trees"),
     "fused-linear": (
         "ours",
-        "the user embedding beside the classical features, in one logistic regression",
+        "the user embedding beside the classical features, in one logistic regression; with few "
+        "labels the validation users say how much room it gets",
     ),
     "fused": (
         "ours",
         "the mean of that regression, of the trees on the classical features and of the fine-tuned "
-        "network (next values: a regression or trees on both, whichever was better on the "
-        "validation users)",
+        "network, weighed in the same way (next values: a regression or trees on both, whichever "
+        "was better on the validation users)",
     ),
     "fine-tuned": ("ours", "the pretrained network, trained further on the labels end to end"),
     "from-scratch": (
