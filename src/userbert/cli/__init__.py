@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from userbert.cli import bench, label, learning, logs, reproducing, simulating
+from userbert.cli import bench, label, learning, logs, reproducing, serving, simulating
 from userbert.cli.options import tell_error
 from userbert.errors import InputError, UserBertError
 
@@ -27,7 +27,7 @@ app.command()(logs.inspect)
 app.add_typer(label.app, name="label")
 app.command()(learning.pretrain)
 app.command()(learning.extend)
-app.command()(learning.embed)
+app.command()(serving.embed)
 app.command()(learning.finetune)
 app.command()(learning.predict)
 app.command()(learning.explain)

@@ -1,7 +1,6 @@
-"""Verbs of learning: pretrain, embed, fine-tune, predict, evaluate, and all of it in the demo."""
+"""Verbs of learning: pretrain, fine-tune, predict, evaluate, and all of it in the demo."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +10,11 @@ from userbert.cli.options import (
     At,
     Cutoffs,
     Data,
-    Engine,
-    EngineOption,
-    Master,
     Model,
     Output,
     needs_torch,
     open_data,
     pairs_given,
-    session_of,
     show,
     typed_command,
 )
@@ -41,20 +36,6 @@ Track = Annotated[
         help="Also tell this tracker of the run, while it goes on. May be given several times.",
     ),
 ]
-
-
-class VectorsAs(StrEnum):
-    """The form of vectors in a file."""
-
-    LIST = "list"
-    COLUMNS = "columns"
-
-
-class Precision(StrEnum):
-    """What the encoder computes in."""
-
-    FLOAT32 = "float32"
-    BF16 = "bf16"
 
 
 def pretrain(
@@ -153,46 +134,6 @@ def extend(model: Model, data: Data, output: Output) -> None:
     show(f"{output}: {count:,} new values" + (", which begin as unknown" if count else ""))
     if count:
         show(f"next: userbert pretrain {data} -o MODEL --from {output}, to learn what they are")
-
-
-def embed(
-    model: Model,
-    data: Data,
-    output: Output,
-    cutoff: Cutoffs = None,
-    at: At = None,
-    vectors_as: Annotated[
-        VectorsAs, typer.Option("--format", help="One list a user, or columns e0, e1 ….")
-    ] = VectorsAs.LIST,
-    precision: Annotated[Precision, typer.Option(help="Of the encoder.")] = Precision.FLOAT32,
-    engine: EngineOption = Engine.LOCAL,
-    master: Master = None,
-) -> None:
-    """Write a vector of every user.
-
-    Example: `userbert embed model data --cutoff 2017-09-01 -o embeddings.parquet`
-    """
-    needs_torch()
-    from userbert.model.userbert import UserBert
-    from userbert.serving.embed import write_embeddings
-
-    refuse_existing(output)
-    if engine is Engine.LOCAL:
-        require_ending(output, ".parquet")
-    opened = open_data(data)
-    pairs = pairs_given(opened, cutoff, at)
-    trained = UserBert.from_pretrained(model)
-    with session_of(engine, master) as spark:
-        write_embeddings(
-            trained,
-            opened,
-            pairs,
-            output,
-            vectors_as=vectors_as.value,
-            precision=precision.value,
-            spark=spark,
-        )
-    show(f"{output}: {len(pairs):,} vectors")
 
 
 def finetune(
