@@ -210,3 +210,25 @@ def test_times_far_away_are_null_and_break_nothing() -> None:
 @pytest.mark.parametrize("column", [[True], [[1]], [None], [{"a": 1}], [b"2017-03-01"]])
 def test_other_types_hold_no_times(column: list[Any]) -> None:
     assert not can_be_times(pl.Series(column).dtype)
+
+
+_PARTS = st.sampled_from(
+    ["2017", "03", "1", "13", "-", ".", "/", "T", " ", ":", "05", "Z", "+01:00"]
+)
+
+
+@given(st.lists(_PARTS, max_size=12).map("".join), st.lists(_PARTS, max_size=12).map("".join))
+def test_a_text_is_the_same_time_whatever_stands_before_it(before: str, text: str) -> None:
+    time = Time(column="time")
+    alone = instants(pl.Series([text]), time, "UTC")
+    assert instants(pl.Series([before, text]), time, "UTC")[1] == alone[0]
+
+
+@pytest.mark.parametrize("before", ["2017-03-01 10:00:00", "2017-03-01T10:00:00Z", "01.03.2017"])
+@pytest.mark.parametrize(
+    "text", ["2017-03-01", "2017-03-01T10:00", "20170301", "1.3.2017 10:00", "1488362400", "no"]
+)
+def test_columns_may_mix_formats_in_any_order(before: str, text: str) -> None:
+    time = Time(column="time")
+    alone = instants(pl.Series([text]), time, "UTC")
+    assert instants(pl.Series([before, text, before]), time, "UTC")[1] == alone[0]

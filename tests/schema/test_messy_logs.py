@@ -70,6 +70,14 @@ def test_a_user_in_a_record_is_told(tmp_path: Path) -> None:
         proposed(tmp_path, a=LOG.with_columns(pl.struct(id="user").alias("user")))
 
 
+def test_users_in_bytes_are_told_though_profiles_have_them_as_text(tmp_path: Path) -> None:
+    log, people = tmp_path / "log.parquet", tmp_path / "people.parquet"
+    LOG.with_columns(pl.lit(b"\xf7").alias("user")).write_parquet(log)
+    LOG.select("user").unique().with_columns(age=pl.lit(30)).write_parquet(people)
+    with pytest.raises(SourceError, match=r'log\.parquet, column "user": expected user ids, found'):
+        propose([log], people, tmp_path)
+
+
 def test_the_log_that_lacks_the_user_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"b\.parquet: expected a user column, such as 'user'"):
         proposed(tmp_path, a=LOG, b=LOG.rename({"user": "x"}))

@@ -56,7 +56,7 @@ class Builder:
         events = events.drop("user_id").insert_column(0, pl.Series("user", numbers))
         actions = {
             name: encode_actions(
-                events.filter(self._events.are(events, segment.actions)).to_arrow(),
+                events.filter(self._events.have(segment.actions)).to_arrow(),
                 self._encoders[name],
             )
             for name, segment in schema.segments.items()

@@ -99,12 +99,12 @@ class CodedRows:
             for name, one in vocabularies.items()
         }
 
-    def are(self, events: pl.DataFrame, actions: Collection[str]) -> pl.Series:
-        """Which events have one of some action types."""
+    def have(self, actions: Collection[str]) -> pl.Expr:
+        """Whether events have one of some action types."""
         if "action_type" not in self.codes:
-            return events["action_type"].is_in(actions)
+            return pl.col("action_type").is_in(actions)
         known = self.codes["action_type"].values
-        return events["action_type"].is_in(known.is_in(actions).arg_true().to_list())
+        return pl.col("action_type").is_in(known.is_in(actions).arg_true().to_list())
 
 
 @dataclass(frozen=True)

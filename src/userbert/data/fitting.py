@@ -58,7 +58,8 @@ def count_values(schema: Schema, coded: CodedLogs, logs: UserLogs) -> Counts:
             found[owner, name] = _count(profile, name, attribute)
             continue
         columns = [name, "user_id"] if _matter_users(attribute) else [name]
-        chosen = events.select(columns).filter(coded.events.are(events, actions[owner, name]))
+        is_counted = coded.events.have(actions[owner, name])
+        chosen = events.filter(is_counted).select(columns)
         found[owner, name] = _count(chosen, name, attribute)
     return found
 

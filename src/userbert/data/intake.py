@@ -70,6 +70,8 @@ def user_logs(
 
 def _rejected(second: pl.DataFrame, files: Sequence[str]) -> pl.DataFrame:
     """Why a user's second profile row cannot be used."""
+    if second.is_empty():
+        return pl.DataFrame(schema={"file": pl.String, "row": pl.Int64, "reason": pl.String})
     # In the order of users, so that it is the same whatever their ranges are.
     order = pl.Series("order", user_hash(second["user_id"].to_arrow()))
     second = second.with_columns(order).sort("order", "user_id", "row")

@@ -71,13 +71,13 @@ def live_histories(
                     f"{nearest(name, schema.sources) or '.'} It has: {listed(schema.sources)}."
                 )
     coded = CodedLogs.uncoded(schema)
-    parts = [coded.events.no_rows]
+    parts = []
     for name, source in schema.sources.items():
         raw = _frame(schema, users, name, columns_of_source(schema, source))
         if raw is not None:
             checked = checked_events(schema, source, raw.rows, 0)
             _refuse_invalid(users, raw, checked, name)
-            in_segment = checked["action_type"].is_in(schema.actions)
+            in_segment = pl.col("action_type").is_in(schema.actions)
             parts.append(coded.events.encode(checked.filter(in_segment)))
     profiles = coded.profile.no_rows
     if schema.profile is not None:
@@ -86,7 +86,9 @@ def live_histories(
             checked = checked_profile(schema, schema.profile, raw.rows, 0)
             _refuse_invalid(users, raw, checked, "profile")
             profiles = coded.profile.encode(checked)
-    logs = user_logs(schema, ["the events given"], pl.concat(parts), profiles)
+    logs = user_logs(
+        schema, ["the events given"], pl.concat(parts or [coded.events.no_rows]), profiles
+    )
     if len(logs.left_out.second_rows):
         told = str(logs.left_out.second_rows["reason"][0])
         raise InputError(f"profile: {told}. Give one record a user.")
@@ -154,10 +156,11 @@ def _text(value: Any) -> str:
 def _refuse_invalid(
     users: Sequence[UserEvents], raw: _Raw, checked: pl.DataFrame, place: str
 ) -> None:
-    bad = checked[INVALID].is_not_null().arg_true()
-    if len(bad):
-        number, row = raw.owners[bad[0]]
-        raise InputError(f"{_told(users, number, place, row)}, {checked[INVALID][bad[0]]}.")
+    reasons = checked[INVALID]
+    if reasons.null_count() < len(reasons):
+        first = reasons.is_not_null().arg_true()[0]
+        number, row = raw.owners[first]
+        raise InputError(f"{_told(users, number, place, row)}, {reasons[first]}.")
 
 
 def _told(users: Sequence[UserEvents], number: int, place: str, row: int) -> str:

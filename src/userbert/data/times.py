@@ -5,7 +5,10 @@ microseconds since 1970, null where there is no time between 1900 and 2200. Used
 `data/sources.py`.
 """
 
+import re
+from collections.abc import Sequence
 from datetime import date, timedelta
+from functools import lru_cache
 
 import polars as pl
 
@@ -20,7 +23,8 @@ _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _PER_SECOND = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _INT64 = (1 << 63) - 1
 
-# Reading stops when every row is read, so the most common come first; without %.f it is faster.
+# A text that two of them read is the same time in both. Reading stops when every row is read, so
+# the most common come first; without %.f it is faster.
 _FORMATS = (
     ("%Y-%m-%d %H:%M:%S", _NAIVE),
     ("%Y-%m-%dT%H:%M:%S", _NAIVE),
@@ -40,6 +44,8 @@ _FORMATS = (
     ("%Y/%m/%d", _NAIVE),
     ("%Y%m%d", _NAIVE),
 )
+_LONGEST = 40
+"""No time is a longer text."""
 
 
 def can_be_times(dtype: pl.DataType) -> bool:
@@ -56,19 +62,23 @@ def instants(column: pl.Series, time: Time, timezone: str) -> pl.Series:
     naive, absolute = _read(column, time.unit)
     if time.resolution == "day":
         # A date is known as a whole: it counts from its last microsecond, in its zone.
-        local = absolute.dt.convert_time_zone(zone).dt.replace_time_zone(None)
-        naive = _either(naive, local).dt.truncate("1d") + timedelta(days=1)
-        absolute = absolute.clear(len(absolute))
-    instant = _either(_located(naive, zone), absolute).dt.timestamp("us")
-    if time.resolution == "day":
-        instant = instant - 1
-    return instant.set(~instant.is_between(_EARLIEST_US, _LATEST_US), None)
+        if absolute is not None:
+            local = absolute.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+            naive, absolute = _either(naive, local), None
+        assert naive is not None
+        naive = naive.dt.truncate("1d") + timedelta(days=1)
+    located = None if naive is None else _located(naive, zone)
+    found = _either(located, absolute)
+    instant = pl.col(found.name).dt.timestamp("us") - (time.resolution == "day")
+    is_time = instant.is_between(_EARLIEST_US, _LATEST_US)
+    return found.to_frame().select(pl.when(is_time).then(instant)).to_series()
 
 
-def _read(column: pl.Series, unit: str) -> tuple[pl.Series, pl.Series]:
-    """Naive times and absolute ones; a value is at most one of them, the other is null."""
-    naive = pl.Series(dtype=_NAIVE).clear(len(column))
-    absolute = pl.Series(dtype=_ABSOLUTE).clear(len(column))
+def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
+    """Naive times and absolute ones; a value is at most one of them, the other is null.
+
+    One of the two is None where it would hold nothing.
+    """
     dtype = column.dtype
     if isinstance(dtype, pl.String):
         return _read_text(column.str.strip_chars(), unit)
@@ -76,40 +86,64 @@ def _read(column: pl.Series, unit: str) -> tuple[pl.Series, pl.Series]:
         # Arithmetic beyond all calendars overflows, or panics.
         column = pl.DataFrame([column]).select(within(pl.all(), dtype, 1899, 2202)).to_series()
     if isinstance(dtype, pl.Date):
-        return column.cast(_NAIVE), absolute
+        return column.cast(_NAIVE), None
     if isinstance(dtype, pl.Datetime):
         if dtype.time_zone is None:
-            return column.cast(_NAIVE), absolute
-        return naive, column.dt.convert_time_zone("UTC").cast(_ABSOLUTE)
+            return column.cast(_NAIVE), None
+        return None, column.dt.convert_time_zone("UTC").cast(_ABSOLUTE)
     numbers = column.cast(pl.Float64, strict=False)
-    written = numbers.is_between(19_000_101, 22_001_231)
-    if unit == "auto" and written.any():
-        # 20170301 is a date, as in text: as seconds all dates would lie in August 1970.
-        dates = numbers.set(~written, None).cast(pl.Int64, strict=False).cast(pl.String)
-        naive = dates.str.to_datetime("%Y%m%d", time_unit="us", strict=False)
-        numbers = numbers.set(written, None)
+    naive = None
+    if unit == "auto":
+        written = numbers.is_between(19_000_101, 22_001_231)
+        if written.any():
+            # 20170301 is a date, as in text: as seconds all dates would lie in August 1970.
+            dates = numbers.set(~written, None).cast(pl.Int64, strict=False).cast(pl.String)
+            naive = dates.str.to_datetime("%Y%m%d", time_unit="us", strict=False)
+            numbers = numbers.set(written, None)
     return naive, _from_numbers(numbers, unit)
 
 
-def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series, pl.Series]:
+def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
     """Read ISO 8601, its common kin, and numbers since 1970."""
-    found = {kind: pl.Series(dtype=kind).clear(len(text)) for kind in (_NAIVE, _ABSOLUTE)}
+    found: dict[pl.Datetime, pl.Series | None] = {_NAIVE: None, _ABSOLUTE: None}
     if unit != "auto":
-        found[_ABSOLUTE] = _from_numbers(text.cast(pl.Float64, strict=False), unit)
-    for pattern, kind in _FORMATS:
-        text = text.set(found[_NAIVE].is_not_null() | found[_ABSOLUTE].is_not_null(), None)
+        numbers = _from_numbers(text.cast(pl.Float64, strict=False), unit)
+        found[_ABSOLUTE], text = numbers, text.set(numbers.is_not_null(), None)
+    for pattern, kind in _formats_for(text[0] if len(text) else None):
         if text.null_count() == len(text):
             break
         times = text.str.to_datetime(pattern, time_unit="us", strict=False, cache=False)
+        if times.null_count() == len(times):
+            continue
         if kind == _ABSOLUTE and times.dtype == _NAIVE:
             times = times.dt.replace_time_zone("UTC")
         found[kind] = _either(found[kind], times)
+        if times.null_count() == text.null_count():
+            return found[_NAIVE], found[_ABSOLUTE]
+        text = text.set(times.is_not_null(), None)
     if unit == "auto" and text.null_count() < len(text):
         # Fewer digits are a year, or nothing.
         long = text.str.contains(r"^-?\d{9,16}(\.\d+)?$")
         numbers = text.set(~long, None).cast(pl.Float64, strict=False)
         found[_ABSOLUTE] = _either(found[_ABSOLUTE], _from_numbers(numbers, unit))
+    if found[_NAIVE] is None and found[_ABSOLUTE] is None:
+        found[_NAIVE] = pl.Series(dtype=_NAIVE).clear(len(text))
     return found[_NAIVE], found[_ABSOLUTE]
+
+
+def _formats_for(value: str | None) -> Sequence[tuple[str, pl.Datetime]]:
+    """All formats, that of a value first: a column tends to be written in one."""
+    # What has the shape of a time is one with these digits: 1111-11-11 11:11:11.
+    return _FORMATS if value is None else _formats_of(re.sub(r"\d", "1", value)[:_LONGEST])
+
+
+@lru_cache(maxsize=256)
+def _formats_of(shape: str) -> Sequence[tuple[str, pl.Datetime]]:
+    example = pl.Series([shape])
+    return sorted(
+        _FORMATS,
+        key=lambda form: example.str.to_datetime(form[0], strict=False, cache=False).null_count(),
+    )
 
 
 def within(time: pl.Expr, dtype: pl.Date | pl.Datetime, first: int, last: int) -> pl.Expr:
@@ -152,5 +186,10 @@ def _located(naive: pl.Series, zone: str) -> pl.Series:
     return located.dt.convert_time_zone("UTC")
 
 
-def _either(first: pl.Series, second: pl.Series) -> pl.Series:
+def _either(first: pl.Series | None, second: pl.Series | None) -> pl.Series:
+    """The first where it holds something, else the second; one of them may be missing."""
+    if first is None or second is None:
+        present = second if first is None else first
+        assert present is not None
+        return present
     return first.zip_with(first.is_not_null(), second)

@@ -173,6 +173,8 @@ def _is_key_of(name: str, profile: Log, log: Log) -> bool:
     """Whether each row of the profiles has its own value, which the log repeats."""
     if name not in profile.types or not _can_be_id(profile.types[name]):
         return False
+    if not _can_name(log.types[name]):
+        return False
     values = profile.collect(pl.col(name).n_unique()).item()
     return values > 0.9 * profile.rows and log.sample[name].n_unique() > 1
 
