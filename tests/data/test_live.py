@@ -104,7 +104,7 @@ def test_unknown_sources_and_second_profile_records_are_told(tmp_path: Any) -> N
         live_histories(data.schema, data.vocabularies, [UserEvents("a", {"logs": []})])
     events = {"log": [{"time": "2017-05-01T10:00", "action": "buy"}]}
     twice = [UserEvents("a", events, [{"age": 1}, {"age": 2}])]
-    with pytest.raises(InputError, match=r"a second row of the user .a"):
+    with pytest.raises(InputError, match=r"user 'a', profile: expected one record, found 2"):
         live_histories(data.schema, data.vocabularies, twice)
 
 
@@ -127,3 +127,34 @@ def test_a_log_of_mixed_types_is_read_as_text(tmp_path: Any) -> None:
     batch = cut(histories, rows, np.repeat(cutoffs("2017-05-20"), 2))
     (word,), _ = words_of(data, batch, "long_term")
     assert word[1][0][0] == "7"
+
+
+def test_who_stands_there_twice_has_two_histories(tmp_path: Any) -> None:
+    data = shop(tmp_path)
+    event = {"time": "2017-05-01T10:00", "action": "buy"}
+    users = [
+        UserEvents("a", {"log": [{**event, "genre": genre, "price": 1}]})
+        for genre in ("bread", "milk")
+    ]
+    histories, rows = live_histories(data.schema, data.vocabularies, users)
+    batch = cut(histories, rows, np.repeat(cutoffs("2017-05-20"), 2))
+    genres = [word[1][0][0] for (word,) in words_of(data, batch, "long_term")]
+    assert genres == ["bread", "milk"]
+
+
+@pytest.mark.parametrize(
+    ("events", "profile", "told"),
+    [
+        ([{"time": "2017-05-20", "action": "buy"}], (), "event 1: it is of 2017-05-20T04:00"),
+        ([{"user": "b", "time": "2017-05-01", "action": "buy"}], (), "the same user or none"),
+        ([], ({"age": 3},), "profile: the schema has none"),
+    ],
+)
+def test_what_is_not_the_users_before_the_cut_off_is_told(
+    tmp_path: Any, events: list[dict[str, Any]], profile: Any, told: str
+) -> None:
+    data = shop(tmp_path)
+    users = [UserEvents("a", {"log": events}, profile)]
+    with pytest.raises(InputError, match=r"^user 'a'") as caught:
+        live_histories(data.schema, data.vocabularies, users, cutoffs("2017-05-20"))
+    assert told in str(caught.value)

@@ -57,19 +57,18 @@ class LiveHistories:
 
 
 def live_histories(
-    schema: Schema, vocabularies: Vocabularies, users: Sequence[UserEvents]
+    schema: Schema,
+    vocabularies: Vocabularies,
+    users: Sequence[UserEvents],
+    cutoffs: Int64 | None = None,
 ) -> tuple[LiveHistories, Int64]:
     """Histories of users, and (B,) the row of each of them, -1 of one without a usable event.
 
+    Who stands there twice has two histories. With `cutoffs` (B,), all events lie before them.
     Raises `InputError` that names the user, the event, what was expected and found.
     """
     for user in users:
-        for name in user.events:
-            if name not in schema.sources:
-                raise InputError(
-                    f"user {user.user_id!r}: the schema has no source {name!r}"
-                    f"{nearest(name, schema.sources) or '.'} It has: {listed(schema.sources)}."
-                )
+        _check_places(schema, user)
     coded = CodedLogs.uncoded(schema)
     parts = []
     for name, source in schema.sources.items():
@@ -77,6 +76,7 @@ def live_histories(
         if raw is not None:
             checked = checked_events(schema, source, raw.rows, 0)
             _refuse_invalid(users, raw, checked, name)
+            _refuse_late(users, raw, checked, name, cutoffs)
             in_segment = pl.col("action_type").is_in(schema.actions)
             parts.append(coded.events.encode(checked.filter(in_segment)))
     profiles = coded.profile.no_rows
@@ -85,17 +85,33 @@ def live_histories(
         if raw is not None:
             checked = checked_profile(schema, schema.profile, raw.rows, 0)
             _refuse_invalid(users, raw, checked, "profile")
+            if schema.profile.time is not None:
+                _refuse_late(users, raw, checked, "profile", cutoffs)
             profiles = coded.profile.encode(checked)
     logs = user_logs(
         schema, ["the events given"], pl.concat(parts or [coded.events.no_rows]), profiles
     )
-    if len(logs.left_out.second_rows):
-        told = str(logs.left_out.second_rows["reason"][0])
-        raise InputError(f"profile: {told}. Give one record a user.")
     tables = Builder(schema, vocabularies, coded, None, 1).build(0, logs)
-    ids = pa.array([user.user_id for user in users], pa.large_string())
+    ids = pa.array(map(str, range(len(users))), pa.large_string())
     rows = pc.fill_null(pc.index_in(ids, tables.users), -1).to_numpy().astype(np.int64)
     return LiveHistories(schema, vocabularies, [shard_in_memory(tables)]), rows
+
+
+def _check_places(schema: Schema, user: UserEvents) -> None:
+    told = f"user {user.user_id!r}"
+    for name in user.events:
+        if name not in schema.sources:
+            raise InputError(
+                f"{told}: the schema has no source {name!r}"
+                f"{nearest(name, schema.sources) or '.'} It has: {listed(schema.sources)}."
+            )
+    if user.profile and schema.profile is None:
+        raise InputError(f"{told}, profile: the schema has none. Leave it out.")
+    if len(user.profile) > 1 and schema.profile is not None and schema.profile.time is None:
+        raise InputError(
+            f"{told}, profile: expected one record, found {len(user.profile)}. Give one: the "
+            "schema's profile has no time that would say which counts when."
+        )
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,11 @@ def _frame(
     place = "profile" if source is None else source
     values: dict[str, list[Any]] = {name: [] for name in columns}
     for (number, row), record in zip(owners, records, strict=True):
+        if str(record.get(schema.user, users[number].user_id)) != users[number].user_id:
+            raise InputError(
+                f"{_told(users, number, place, row)}, column {schema.user!r}: expected the same "
+                f"user or none, found {record[schema.user]!r}. Give it to the user whose it is."
+            )
         for name in record:
             if name not in columns:
                 raise InputError(
@@ -136,7 +157,8 @@ def _frame(
                     "number, found a list or an object. Flatten it."
                 )
             column.append(value)
-    values[schema.user] = [users[number].user_id for number, _ in owners]
+    # By number: a user may stand there twice, in calls of two who know different events.
+    values[schema.user] = [str(number) for number, _ in owners]
     frame = pl.DataFrame([_series(name, column) for name, column in values.items()])
     return _Raw(frame, owners)
 
@@ -161,6 +183,30 @@ def _refuse_invalid(
         first = reasons.is_not_null().arg_true()[0]
         number, row = raw.owners[first]
         raise InputError(f"{_told(users, number, place, row)}, {reasons[first]}.")
+
+
+def _refuse_late(
+    users: Sequence[UserEvents],
+    raw: _Raw,
+    checked: pl.DataFrame,
+    place: str,
+    cutoffs: Int64 | None,
+) -> None:
+    if cutoffs is None:
+        return
+    times = checked["time"].to_numpy()
+    late = np.flatnonzero(times >= cutoffs[[number for number, _ in raw.owners]])
+    if len(late):
+        number, row = raw.owners[late[0]]
+        when, until = (
+            np.datetime_as_string(np.datetime64(int(instant), "us"), timezone="UTC")
+            for instant in (times[late[0]], cutoffs[number])
+        )
+        raise InputError(
+            f"{_told(users, number, place, row)}: it is of {when}, and the cut-off is {until}. "
+            "Leave out what is not before the cut-off, or give a later one; a date counts from its "
+            "last microsecond."
+        )
 
 
 def _told(users: Sequence[UserEvents], number: int, place: str, row: int) -> str:

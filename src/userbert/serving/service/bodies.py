@@ -1,0 +1,115 @@
+"""What calls say, and what they are answered, as the description of the service has them.
+
+In: JSON. Out: models whose types are checked; what events hold is checked by `data/live.py`, as
+preparation checks it.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+_SCALAR = {"anyOf": [{"type": kind} for kind in ("string", "number", "boolean", "null")]}
+_RECORD = {"type": "object", "additionalProperties": _SCALAR}
+Record = Annotated[dict[str, Any], WithJsonSchema(_RECORD)]
+"""A row of a log, or of profiles: values by the names of the columns."""
+Instant = Annotated[
+    str,
+    StringConstraints(max_length=40),
+    Field(examples=["2024-07-01T00:00:00Z"]),
+]
+
+
+class JsonRequest(Request):
+    """A request whose body is JSON by the letter: no NaN, no infinity, UTF-8 alone."""
+
+    async def json(self) -> Any:
+        """Read the body."""
+        return orjson.loads(await self.body())
+
+
+class Body(BaseModel):
+    """A call, whose keys are known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class User(Body):
+    """What is known of one user."""
+
+    user_id: UserId
+    events: dict[str, list[Record]] = Field(
+        default_factory=dict, description="Raw events by the schema's sources, in any order."
+    )
+    profile: list[Record] = Field(
+        default_factory=list,
+        description="A record of profile fields; several where the schema's profile has a time.",
+    )
+    cutoff: Instant | None = Field(
+        default=None, description="Instead of the call's, for this user alone."
+    )
+
+
+class UsersBody(Body):
+    """Users whose vectors or scores are asked for."""
+
+    model: str | None = Field(default=None, description="Its name; needed where several serve.")
+    users: list[User] = Field(min_length=1)
+    cutoff: Instant | None = Field(
+        default=None,
+        description="All events lie before this instant; a time without a zone is in the "
+        "schema's. Default: now.",
+    )
+
+
+class LookalikeBody(Body):
+    """Seeds whose like is looked for."""
+
+    model: str | None = Field(default=None, description="Its name; needed where several serve.")
+    seeds: list[UserId] = Field(min_length=1, max_length=100_000)
+    exclude: list[UserId] = Field(default_factory=list, max_length=1_000_000)
+    k: int = Field(default=100, ge=1, le=100_000, description="So many users.")
+    by: Literal["centroid", "nearest", "linear"] = Field(
+        default="centroid", description="How seeds are combined."
+    )
+
+
+class Embedding(BaseModel):
+    """A user's vector."""
+
+    user_id: str
+    embedding: list[float] | None = Field(description="null: no event in any window.")
+
+
+class Embeddings(BaseModel):
+    """Answers in the order of the users."""
+
+    model: str
+    users: list[Embedding]
+
+
+class Score(BaseModel):
+    """A user's score, or of a task of many classes the best values."""
+
+    user_id: str
+    score: float | None = Field(default=None, description="null: no event in any window.")
+    values: list[str] | None = None
+    scores: list[float] | None = None
+
+
+class Scores(BaseModel):
+    """Answers in the order of the users."""
+
+    model: str
+    task: str
+    users: list[Score]
+
+
+class Problem(BaseModel):
+    """Why a call was not answered, and what to mend."""
+
+    detail: str
