@@ -1,8 +1,9 @@
 """The order in which models read user sequences.
 
-In: prepared data and (user, cut-off) pairs. Out: `UserBatch` after `UserBatch`: endless and
-shuffled for training, once each for inference. Batches hold sequences of similar length, so that
-attention pads little. The order depends on the seed and the step alone, so it resumes anywhere.
+In: histories and (user, cut-off) pairs. Out: `UserBatch` after `UserBatch`: endless and shuffled
+for training, once each for inference, if they are such as the model knows. Batches hold sequences
+of similar length, so that attention pads little. The order depends on the seed and the step alone,
+so it resumes anywhere.
 """
 
 from collections import deque
@@ -14,9 +15,12 @@ from typing import Protocol
 
 import numpy as np
 
-from userbert.data.batches import Int64, UserBatch, users_of
+from userbert.data.batches import InputShape, Int64, UserBatch, users_of
 from userbert.data.sequences import cut
-from userbert.data.store import PreparedData
+from userbert.data.shape import input_shape
+from userbert.data.store import Histories, PreparedData
+from userbert.data.vocabulary import Vocabularies
+from userbert.errors import ModelError
 from userbert.progress import progress
 
 _BUCKET_BATCHES = 32
@@ -121,8 +125,39 @@ class SequenceBatches:
         return batches[np.random.default_rng([self.seed, epoch, 1]).permutation(len(batches))]
 
 
+def check_fits(
+    data: Histories, vocabularies: Vocabularies, shape: InputShape, hidden: Collection[str]
+) -> None:
+    """Raise `ModelError` if the ids or the words of the data are not those of a model."""
+    place = getattr(data, "path", "the histories given")
+    if data.vocabularies.fingerprint != vocabularies.fingerprint:
+        raise ModelError(
+            f"the ids in {place} mean other values than the model's. Prepare its logs with "
+            "the model's vocabulary: userbert prepare schema.yaml -o DATA --vocabulary MODEL"
+        )
+    if input_shape(data.schema, data.vocabularies, hidden) != shape:
+        raise ModelError(
+            f"the segments of {place} are not the model's. Prepare its logs with the "
+            "schema.yaml that lies in the model's folder."
+        )
+
+
+def in_turn(
+    data: Histories,
+    rows: Int64,
+    cutoffs: Int64,
+    *,
+    batch_size: int,
+    hidden: Collection[str] = (),
+) -> Iterator[UserBatch]:
+    """Every pair once, as they come: for few, of whom nobody waits for a bar."""
+    for first in range(0, len(rows), batch_size):
+        part = np.arange(first, min(first + batch_size, len(rows)))
+        yield replace(cut(data, rows[part], cutoffs[part], hidden), index=part)
+
+
 def in_length_order(
-    data: PreparedData,
+    data: Histories,
     rows: Int64,
     cutoffs: Int64,
     *,
@@ -142,7 +177,7 @@ def in_length_order(
                 advance(len(pairs), "")
 
 
-def sequence_lengths(data: PreparedData, rows: Int64, cutoffs: Int64) -> Int64:
+def sequence_lengths(data: Histories, rows: Int64, cutoffs: Int64) -> Int64:
     """(P,): the number of words of each pair's sequence."""
     lengths = np.zeros(len(rows), dtype=np.int64)
     for start in range(0, len(rows), _CHUNK):

@@ -29,13 +29,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from userbert.data.batches import AttributeShape, InputShape, SegmentShape
+from userbert.data.batches import InputShape
+from userbert.data.shape import input_shape
 from userbert.data.vocabulary import Vocabularies
 from userbert.data.words import user_hash
 from userbert.errors import DataError, InputError
 from userbert.folders import checksum, checksums, found_at, json_text, read_json
 from userbert.progress import progress
-from userbert.schema.models import DayWords, Schema, Segment
+from userbert.schema.models import Schema
 from userbert.workers import cores, threaded
 
 FORMAT = 1
@@ -237,30 +238,7 @@ class PreparedData:
 
     def input_shape(self, hidden: Collection[str] = ()) -> InputShape:
         """What a model must know of the data, without the `hidden` profile fields."""
-        segments = tuple(
-            SegmentShape(
-                name,
-                tuple(
-                    AttributeShape(
-                        attribute,
-                        vocabulary.size,
-                        attribute
-                        if self.schema.attributes[attribute].share
-                        else f"{name}/{attribute}",
-                    )
-                    # Their order, which may be a model's, is that of the ids in a batch.
-                    for attribute, vocabulary in self.vocabularies.segments[name].items()
-                ),
-                _positions(segment),
-            )
-            for name, segment in self.schema.segments.items()
-        )
-        profile = tuple(
-            AttributeShape(name, vocabulary.size, f"profile/{name}")
-            for name, vocabulary in self.vocabularies.profile.items()
-            if name not in hidden
-        )
-        return InputShape(segments, profile)
+        return input_shape(self.schema, self.vocabularies, hidden)
 
 
 @contextmanager
@@ -290,12 +268,6 @@ def _check_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
 def _manifest_text(content: Mapping[str, Any]) -> str:
     own = hashlib.sha256(json_text(content).encode()).hexdigest()
     return json_text({**content, "checksum": own})
-
-
-def _positions(segment: Segment) -> int:
-    """How many positions a segment's words can have, partial first and last units included."""
-    unit_hours = 24 if isinstance(segment.words, DayWords) else 1
-    return ceil(segment.window.from_.total_seconds() / 3600 / unit_hours) + 2
 
 
 def _read(file: Path) -> pa.Table:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from userbert.data.batches import InputShape, Int64, UserBatch
-from userbert.data.loading import in_length_order
+from userbert.data.loading import check_fits, in_length_order
 from userbert.data.pairs import pairs_asked
-from userbert.data.store import PreparedData
+from userbert.data.store import Histories, PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import ModelError
 from userbert.folders import publishing_folder
@@ -205,18 +205,9 @@ class UserBert(nn.Module):
             }
         )
 
-    def check_fits(self, data: PreparedData) -> None:
+    def check_fits(self, data: Histories) -> None:
         """Raise `ModelError` if the ids or the words of the data are not those of the model."""
-        if data.vocabularies.fingerprint != self.vocabularies.fingerprint:
-            raise ModelError(
-                f"the ids in {data.path} mean other values than the model's. Prepare its logs with "
-                "the model's vocabulary: userbert prepare schema.yaml -o DATA --vocabulary MODEL"
-            )
-        if data.input_shape(self.hidden) != self.shape:
-            raise ModelError(
-                f"the segments of {data.path} are not the model's. Prepare its logs with the "
-                "schema.yaml that lies in the model's folder."
-            )
+        check_fits(data, self.vocabularies, self.shape, self.hidden)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model folder, whole or not at all; raise `InputError` if it exists."""

@@ -37,12 +37,13 @@ from userbert.folders import check_summary, publishing_folder, read_json, write_
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
 from userbert.tasks.aggregates import aggregates, of_all_history
+from userbert.tasks.answers import answered
 from userbert.tasks.classical import Regression, Scales, learn_gbm, learn_linear, trust
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats, roc_auc
 from userbert.tasks.splits import Split, split_off_validation
-from userbert.tasks.task_model import TaskModel, scored
+from userbert.tasks.task_model import TaskModel
 from userbert.training.tracking import Tracker
 
 FORMAT = 1
@@ -130,7 +131,7 @@ class FusedModel:
 
     def predict_pairs(self, data: PreparedData, pairs: Pairs) -> pl.DataFrame:
         """Score pairs as `predict` does."""
-        return scored(data, pairs, self.scores(data, pairs.rows, pairs.cutoffs))
+        return answered(data, pairs, self.scores(data, pairs.rows, pairs.cutoffs))
 
     def save(self, folder: str | Path) -> None:
         """Write a task folder, whole or not at all; raise `InputError` if it exists."""

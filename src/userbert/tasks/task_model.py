@@ -12,14 +12,13 @@ TASK/
 ```
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -40,6 +39,7 @@ from userbert.folders import (
 )
 from userbert.model.artifact import save_tensors
 from userbert.model.userbert import Pool, UserBert
+from userbert.tasks.answers import Asked, answered
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats
 from userbert.tasks.task_head import TaskHead
@@ -47,8 +47,6 @@ from userbert.tasks.task_head import TaskHead
 FORMAT = 1
 _BATCH = 256
 _FILES = ("head.safetensors", "task.json")
-_MOST_VALUES = 10
-"""Of a task of many classes, a prediction names so many, the best ones."""
 
 
 class TaskModel(nn.Module):
@@ -73,6 +71,11 @@ class TaskModel(nn.Module):
     def kind(self) -> str:
         """Binary, multiclass, multilabel or regression."""
         return self.labels.kind
+
+    @property
+    def asked(self) -> Asked:
+        """The question."""
+        return Asked(**{field.name: getattr(self.labels, field.name) for field in fields(Asked)})
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -122,19 +125,7 @@ class TaskModel(nn.Module):
     def predict_pairs(self, data: PreparedData, pairs: Pairs) -> pl.DataFrame:
         """Score pairs as `predict` does."""
         scores = self.scores(data, pairs.rows, pairs.cutoffs)
-        if scores.ndim == 1:
-            return scored(data, pairs, scores)
-        frame = of_pairs(data, pairs)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :_MOST_VALUES]
-        names = np.array(self.labels.classes, dtype=object)
-        return frame.with_columns(
-            pl.Series("values", names[best].tolist(), dtype=pl.List(pl.String)),
-            pl.Series(
-                "scores",
-                np.take_along_axis(scores, best, axis=1).tolist(),
-                dtype=pl.List(pl.Float32),
-            ),
-        )
+        return answered(data, pairs, scores, self.labels.classes)
 
     def save(self, folder: str | Path) -> None:
         """Write a task folder, whole or not at all; raise `InputError` if it exists."""
@@ -150,11 +141,7 @@ class TaskModel(nn.Module):
             {name: tensor.contiguous() for name, tensor in weights.items()},
             folder / "head.safetensors",
         )
-        about = {
-            name: getattr(self.labels, name)
-            for name in ("name", "question", "kind", "classes", "attribute", "hide", "horizon")
-        }
-        write_json(folder / "task.json", {**about, "record": self.record})
+        write_json(folder / "task.json", {**self.asked.to_json(), "record": self.record})
         write_summary(folder, "task", format=FORMAT)
 
     @classmethod
@@ -166,31 +153,13 @@ class TaskModel(nn.Module):
         try:
             about = read_json(folder / "task.json")
             record = about.pop("record")
-            for name in ("classes", "hide"):
-                about[name] = tuple(about[name])
-            about["attribute"] = tuple(about["attribute"]) if about["attribute"] else None
-            none = np.zeros(0, np.int64)
-            task = cls(network, Labels(**about, user_ids=(), cutoffs=none, targets=none))
+            asked, none = Asked.from_json(about), np.zeros(0, np.int64)
+            task = cls(network, Labels(**vars(asked), user_ids=(), cutoffs=none, targets=none))
             task.head.load_state_dict(load_file(folder / "head.safetensors"))
         except (InputError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
             raise ModelError(f"{folder} is not a task model that can be read: {error}.") from error
         task.record = record
         return task.eval()
-
-
-def of_pairs(data: PreparedData, pairs: Pairs) -> pl.DataFrame:
-    """Pairs as a frame `user_id`, `cutoff`."""
-    return pl.DataFrame(
-        {
-            "user_id": pl.Series(data.user_ids.take(pa.array(pairs.rows)), dtype=pl.String),
-            "cutoff": pl.Series(pairs.cutoffs).cast(pl.Datetime("us", "UTC")),
-        }
-    )
-
-
-def scored(data: PreparedData, pairs: Pairs, scores: Floats) -> pl.DataFrame:
-    """Pairs and their scores (B,) as a frame `user_id`, `cutoff`, `score`."""
-    return of_pairs(data, pairs).with_columns(pl.Series("score", scores, dtype=pl.Float32))
 
 
 def _check(folder: Path) -> None:

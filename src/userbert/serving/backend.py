@@ -1,0 +1,118 @@
+"""Whatever makes vectors and scores of histories, behind one protocol.
+
+In: a model or a task as torch reads it (a folder), or as onnxruntime does (a file of `export`).
+Out: a `Backend`, which answers for users. The live service knows nothing else of models. Free of
+torch: what a backend needs is imported when one is loaded.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userbert.data.batches import Int64
+from userbert.data.store import Histories
+from userbert.data.vocabulary import Vocabularies
+from userbert.errors import InputError
+from userbert.folders import found_at
+from userbert.schema.models import Schema
+from userbert.tasks.answers import Asked
+
+RunsOn = Literal["torch", "onnx"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of B users."""
+
+    vectors: NDArray[np.float32]
+    """(B, width): user vectors; a task's are those of its network."""
+    scores: NDArray[np.float32] | None
+    """Binary: the probability of yes (B,); multiclass and multilabel: shares of the classes
+    (B, C), 1 in all; regression: the quantity (B,). None: a model without a task."""
+
+
+class Backend(Protocol):
+    """A model or a task that answers. Its `run` may be called from any one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """That of its folder, or of its file without the ending."""
+
+    @property
+    def runs_on(self) -> RunsOn:
+        """What computes."""
+
+    @property
+    def version(self) -> str:
+        """Of the userbert that wrote it."""
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 that is equal exactly for what was written once; tells models apart."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """How the network was trained: its preset, seed, steps, `before` and more."""
+
+    @property
+    def schema(self) -> Schema:
+        """What logs mean."""
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        """What ids mean."""
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Profile fields that it does not see."""
+
+    @property
+    def width(self) -> int:
+        """Of user vectors."""
+
+    @property
+    def task(self) -> Asked | None:
+        """What is asked; none: it makes vectors alone."""
+
+    def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
+        """Answer for (user, cut-off) pairs: rows and cut-offs (µs since 1970) are (B,) each.
+
+        Raises `ModelError` if the ids or the words of the data are not those that it knows.
+        """
+
+
+def load_backend(path: str | Path, runs_on: RunsOn = "torch") -> Backend:
+    """Load what is to answer: a model or task folder for torch, a file of `export` for onnx.
+
+    Raises `ModelError` if it is damaged, and `InputError` if it is something else or cannot be
+    loaded by what is installed.
+    """
+    path = Path(path)
+    if runs_on == "onnx":
+        if path.is_dir():
+            raise InputError(
+                f"{path}: onnxruntime reads a file that `userbert export` wrote, and this is a "
+                f"folder ({found_at(path)}). Write one: userbert export {path} -o {path.name}.onnx"
+            )
+        from userbert.serving.runtime import Runtime
+
+        return Runtime.load(path)
+    if path.is_file():
+        raise InputError(
+            f"{path}: torch reads the folder of a model or of a task, and this is a file. "
+            "Name the folder; a file of `userbert export` is read with --backend onnx."
+        )
+    try:
+        from userbert.serving.torch_backend import TorchBackend
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise InputError(
+            f"{path}: this needs torch. Install it with: pip install 'userbert[train]'. Without "
+            "torch, what `userbert export` wrote of it can be run: --backend onnx."
+        ) from error
+    return TorchBackend.load(path)
