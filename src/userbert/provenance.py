@@ -18,7 +18,7 @@ def made(command: Sequence[str], seeds: Sequence[int], data: str | None) -> dict
     """Describe how results come about; `data` is the checksum of the prepared data."""
     return {
         "commit": commit(),
-        "version": _version(),
+        "version": package_version(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seeds": list(seeds),
         "machine": machine(),
@@ -50,7 +50,8 @@ def _processor() -> str:
     return next(names, platform.processor() or "unknown processor")
 
 
-def _version() -> str:
+def package_version() -> str:
+    """Name the version that is installed."""
     try:
         return version("userbert")
     except PackageNotFoundError:

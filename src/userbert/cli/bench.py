@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from userbert.cli.options import needs_torch, show, typed_command
+from userbert.cli.options import BackendName, needs, needs_torch, show, typed_command
 from userbert.errors import InputError
 from userbert.folders import refuse_existing, write_json
 from userbert.provenance import made
@@ -139,6 +139,47 @@ def init(
         show(
             f"{row['form']:>7}: {row['seconds']} s in {row['peak_memory_gib']} GiB, "
             f"{row['reference']} {row['reference_seconds']} s"
+        )
+    _write(rows, output)
+
+
+@app.command()
+def serve(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+    ] = None,
+    backend: Annotated[BackendName, typer.Option(help="What computes.")] = BackendName.TORCH,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="At 80 % of the highest rate that is answered.")
+    ] = 10,
+    work: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where logs are kept for the next run.")
+    ] = None,
+) -> None:
+    """Time the service on loopback: users of the sparse workload, called from a second process.
+
+    Example: `userbert bench serve --minutes 1 -o serve.json`
+    """
+    needs_torch()
+    needs("fastapi", "serve")
+    from tempfile import TemporaryDirectory
+
+    from userbert.benchmarks.prepare import USERS
+    from userbert.benchmarks.serve import Look, bench_serve
+    from userbert.experiments.simulate import simulate
+
+    if output is not None:
+        refuse_existing(output)
+    with TemporaryDirectory() as folder:
+        logs = (work or Path(folder)) / "logs-3M"
+        if not logs.exists():
+            simulate(logs, USERS["3M"])
+        rows = bench_serve(logs, Look(sustained=60 * minutes), backend.value)
+    for row in rows:
+        show(
+            f"{row['workload']:>9}: {row['requests_per_s']} calls/s, "
+            f"{row['users_per_s']:,} users/s, p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms, {row['errors']} errors, "
+            f"{row['rejected']} rejected"
         )
     _write(rows, output)
 

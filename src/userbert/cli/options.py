@@ -44,6 +44,13 @@ class Engine(StrEnum):
     SPARK = "spark"
 
 
+class BackendName(StrEnum):
+    """What computes vectors in the service."""
+
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
 EngineOption = Annotated[Engine, typer.Option("--engine", help="This machine, or Spark's.")]
 Master = Annotated[
     str | None,
@@ -122,7 +129,12 @@ def typed_command() -> list[str]:
 
 def needs_torch() -> None:
     """Say what to install where the base install ends."""
+    needs("torch", "train")
+
+
+def needs(package: str, extra: str) -> None:
+    """Say which extra to install if a package is not there."""
     from importlib.util import find_spec
 
-    if find_spec("torch") is None:
-        raise InputError("this needs torch. Install it with: pip install 'userbert[train]'")
+    if find_spec(package) is None:
+        raise InputError(f"this needs {package}. Install it with: pip install 'userbert[{extra}]'")

@@ -1,12 +1,14 @@
 """Verbs of use: vectors of all users, look-alikes, a network for other runtimes, the service."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from userbert.cli.options import (
     At,
+    BackendName,
     Cutoffs,
     Data,
     Engine,
@@ -14,6 +16,7 @@ from userbert.cli.options import (
     Master,
     Model,
     Output,
+    needs,
     needs_torch,
     open_data,
     pairs_given,
@@ -75,3 +78,44 @@ def embed(
             spark=spark,
         )
     show(f"{output}: {len(pairs):,} vectors")
+
+
+def serve(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL|TASK…", help="Models and tasks, or files of exported ones."),
+    ],
+    host: Annotated[
+        str, typer.Option(help="The address; others than this machine's need tokens.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Who may call: a token a line, sent as Bearer."),
+    ] = None,
+    backend: Annotated[
+        BackendName, typer.Option(help="What computes: PyTorch, or ONNX Runtime without it.")
+    ] = BackendName.TORCH,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Users who may wait; beyond them calls get 429.")
+    ] = 128,
+) -> None:
+    """Serve vectors and scores of raw events over HTTP.
+
+    Example: `userbert serve task --port 8000`
+    """
+    needs("fastapi", "serve")
+    from userbert.serving.service.app import Settings, create_app
+    from userbert.serving.service.guard import LOOPBACK, read_tokens
+    from userbert.serving.service.run import check_address, run
+    from userbert.serving.service.served import load_all
+
+    known = () if tokens is None else read_tokens(tokens)
+    check_address(host, known)
+    if backend is BackendName.TORCH:
+        needs_torch()
+    served = load_all(models, backend.value)
+    settings = Settings(tokens=known, hosts=LOOPBACK if host in LOOPBACK else (), queue=queue)
+    app = create_app(served, settings)
+    told = f"serves {', '.join(served)}"
+    run(app, host, port, lambda at: show(f"{at} {told}; what it takes: {at}/openapi.json"))

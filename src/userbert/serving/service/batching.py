@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from userbert.errors import InputError, UserBertError
 
@@ -28,11 +28,15 @@ class Job(Protocol):
         ...
 
 
+J = TypeVar("J", bound=Job)
+R = TypeVar("R")
+
+
 class BusyError(UserBertError):
     """The queue is full."""
 
 
-class Batcher[J: Job, R]:
+class Batcher(Generic[J, R]):
     """A bounded queue, and the thread that works it off.
 
     `work` does jobs of one kind together. If it raises `InputError`, one of them is to blame: each

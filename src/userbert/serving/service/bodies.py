@@ -4,8 +4,6 @@ In: JSON. Out: models whose types are checked; what events hold is checked by `d
 preparation checks it.
 """
 
-from collections.abc import Sequence
-from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 import orjson

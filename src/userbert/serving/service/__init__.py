@@ -1,0 +1,1 @@
+"""The live service: raw events in, vectors and scores out, over HTTP."""
