@@ -178,8 +178,9 @@ def serve(
     for row in rows:
         show(
             f"{row['workload']:>9}: {row['requests_per_s']} calls/s, "
-            f"{row['users_per_s']:,} users/s, p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms, {row['errors']} errors, "
-            f"{row['rejected']} rejected"
+            f"{row['users_per_s']:,} users/s, "
+            f"p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms, "
+            f"{row['errors']} errors, {row['rejected']} rejected"
         )
     _write(rows, output)
 

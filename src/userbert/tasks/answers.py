@@ -50,9 +50,7 @@ class Asked:
         """Read what `to_json` wrote; raise `TypeError` for anything else."""
         lists = {name: tuple(content[name]) for name in ("classes", "hide") if name in content}
         attribute = content.get("attribute")
-        found: dict[str, Any] = {**content, **lists}
-        found["attribute"] = tuple(attribute) if attribute else None
-        return cls(**found)
+        return cls(**{**content, **lists, "attribute": tuple(attribute) if attribute else None})
 
 
 def best_values(scores: Scores, classes: tuple[str, ...]) -> tuple[list[list[str]], Scores]:

@@ -58,7 +58,7 @@ def read_tokens(file: Path) -> tuple[bytes, ...]:
         if len(line) < _SHORTEST_TOKEN or not line.isascii() or " " in line:
             raise InputError(
                 f"{file}, line {number}: expected a token of at least {_SHORTEST_TOKEN} letters "
-                "and digits. Make one with: openssl rand -hex 32"
+                "and digits. `openssl rand -hex 32` makes one."
             )
         tokens.append(line.encode())
     if not tokens:

@@ -5,6 +5,7 @@ finished.
 """
 
 import gc
+import signal
 import socket
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,8 @@ from userbert.serving.service.telemetry import log_to_stderr
 _FINISH_SECONDS = 30
 _KEEP_ALIVE_SECONDS = 60
 """Between calls on one connection; load balancers close theirs within a minute."""
+_BACKLOG = 2_048
+"""Connections that wait to be taken; who calls as soon as the address is told does."""
 
 
 def check_address(host: str, tokens: Sequence[bytes]) -> None:
@@ -40,6 +43,7 @@ def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> Non
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen(_BACKLOG)
         except (OSError, OverflowError) as error:
             raise InputError(
                 f"{host}, port {port}: cannot serve there: {error}. Choose another by --port."
@@ -54,4 +58,7 @@ def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> Non
         )  # fmt: skip
         shown = f"[{host}]" if family == socket.AF_INET6 else host
         ready(f"http://{shown}:{listener.getsockname()[1]}")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # It is raised again when all is finished; then it has been heeded.
+            signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listener])
