@@ -23,7 +23,7 @@ RUN = [
 ]
 PREPARED = [
     "explain", "forget", "inspect", "labels", "many-processes", "next-value", "pretrain", "resume",
-    "track",
+    "scikit-learn", "track",
 ]  # fmt: skip
 """Pages that begin with prepared data."""
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

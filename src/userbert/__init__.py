@@ -23,6 +23,7 @@ from userbert.tasks.labels import Labels
 
 if TYPE_CHECKING:
     from userbert.model.userbert import UserBert
+    from userbert.serving.user_embedder import UserEmbedder
     from userbert.tasks.evaluate import evaluate
     from userbert.tasks.explain import explain
     from userbert.tasks.finetune import TaskModel, finetune
@@ -35,6 +36,7 @@ _NEED_TORCH = {
     "TaskModel": "userbert.tasks.finetune",
     "evaluate": "userbert.tasks.evaluate",
     "explain": "userbert.tasks.explain",
+    "UserEmbedder": "userbert.serving.user_embedder",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "TaskModel",
     "UserBert",
     "UserBertError",
+    "UserEmbedder",
     "evaluate",
     "explain",
     "finetune",

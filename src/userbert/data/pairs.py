@@ -159,12 +159,14 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         ) from error
 
 
-def pairs_of(frame: pl.DataFrame, data: PreparedData, name: str) -> Pairs:
+def pairs_of(
+    frame: pl.DataFrame, data: PreparedData, name: str, *, may_repeat: bool = False
+) -> Pairs:
     """Find the pairs of a frame with `user_id` and perhaps `cutoff`, called `name` in messages.
 
     A naive cut-off is in the schema's `timezone`; without the column all are just after the last
-    event. Raises `InputError` for users that the data do not know, missing values and pairs that
-    stand twice.
+    event. Raises `InputError` for users that the data do not know, missing values and, unless they
+    `may_repeat`, pairs that stand twice.
     """
     require_column(frame, "user_id", name)
     if frame.is_empty():
@@ -184,7 +186,7 @@ def pairs_of(frame: pl.DataFrame, data: PreparedData, name: str) -> Pairs:
         refuse_blind(data, int(pairs.cutoffs[number]), f"{name}, row {number + 1}: the cut-off")
     keys = pl.DataFrame({"row": rows, "cutoff": pairs.cutoffs})
     twice = keys.is_duplicated().arg_true()
-    if len(twice):
+    if len(twice) and not may_repeat:
         first = twice[0]
         same = np.flatnonzero((rows == rows[first]) & (pairs.cutoffs == pairs.cutoffs[first]))
         others = len(twice) - len(same)

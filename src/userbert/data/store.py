@@ -132,6 +132,10 @@ class PreparedData:
         """Open a folder that `userbert prepare` wrote."""
         return cls(Path(path))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by name: opened again where it is read, and no rows are copied."""
+        return type(self), (self.path,)
+
     def verify(self) -> None:
         """Compare every file with its checksum; raise `DataError` that names what changed."""
         names = list(self.manifest["checksums"])
