@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from userbert.errors import InputError, ModelError
@@ -27,6 +27,8 @@ _FULL = {
     errno.EDQUOT: "your quota of its disk is used up",
     errno.EFBIG: "files may not be that large there, or by your limits (ulimit -f)",
 }
+CARD = "README.md"
+"""What a folder says to people, who may edit it: no checksum holds it."""
 _AGAIN = " Copy the whole folder again, or train anew."
 _KINDS = {
     "manifest.json": "prepared data",
@@ -270,9 +272,14 @@ def found_at(path: Path) -> str:
 
 
 def write_summary(folder: Path, kind: str, **content: Any) -> None:
-    """Close a folder with `summary.json`: what it is, its version, checksums of all files in it."""
+    """Close a folder with `summary.json`: what it is, its version, checksums of all files in it.
+
+    Cards, which may be edited, have none.
+    """
     made = {"kind": kind, "version": version("userbert"), **content}
-    write_json(folder / "summary.json", {**made, "checksums": checksums(folder)})
+    found = checksums(folder).items()
+    kept = {name: told for name, told in found if PurePosixPath(name).name != CARD}
+    write_json(folder / "summary.json", {**made, "checksums": kept})
 
 
 def check_summary(folder: Path, form: int, files: Collection[str]) -> None:

@@ -36,8 +36,8 @@ def test_loaded_model_is_the_saved_one(folder: Path) -> None:
 
 def test_folder_is_json_yaml_and_safetensors(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json", "model.safetensors", "schema.yaml", "summary.json", "training.json",
-        "vocabularies.json",
+        "README.md", "config.json", "model.safetensors", "schema.yaml", "summary.json",
+        "training.json", "vocabularies.json",
     ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ MODEL/
   schema.yaml          what the logs meant
   vocabularies.json    what the ids mean
   training.json        how it was trained
+  README.md            the same for people, who may edit it: it is not checked
 ```
 Nothing is unpickled: a folder from a stranger can at worst be refused.
 """
@@ -27,7 +28,15 @@ from torch import Tensor
 from userbert.data.batches import InputShape
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError, ModelError
-from userbert.folders import check_summary, found_at, read_json, write_json, write_summary
+from userbert.folders import (
+    CARD,
+    check_summary,
+    found_at,
+    read_json,
+    write_json,
+    write_summary,
+)
+from userbert.model.card import model_card
 from userbert.schema.models import Schema
 
 FORMAT = 1
@@ -52,21 +61,23 @@ class Artifact:
     weights: Mapping[str, Tensor]
 
 
-def write_artifact(folder: Path, artifact: Artifact) -> None:
+def write_artifact(folder: Path, artifact: Artifact, *, with_card: bool = True) -> None:
     """Write a model into a folder that exists; what else is in the folder belongs to it."""
-    write_json(
-        folder / "config.json",
-        {
-            "model": artifact.config,
-            "input": _SHAPE.dump_python(artifact.shape, mode="json"),
-            "hidden": artifact.hidden,
-        },
-    )
+    config = {
+        "model": artifact.config,
+        "input": _SHAPE.dump_python(artifact.shape, mode="json"),
+        "hidden": artifact.hidden,
+    }
+    write_json(folder / "config.json", config)
     (folder / "schema.yaml").write_text(artifact.schema.dump(), encoding="utf-8")
     write_json(folder / "vocabularies.json", artifact.vocabularies.to_json())
     write_json(folder / "training.json", artifact.record)
     weights = {name: tensor.detach().contiguous() for name, tensor in artifact.weights.items()}
     save_tensors(weights, folder / "model.safetensors")
+    if with_card:
+        numbers = sum(tensor.numel() for tensor in weights.values())
+        told = model_card(config, artifact.record, artifact.schema, numbers)
+        (folder / CARD).write_text(told, encoding="utf-8")
     write_summary(folder, "model", format=FORMAT)
 
 

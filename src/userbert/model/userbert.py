@@ -214,13 +214,13 @@ class UserBert(nn.Module):
         with publishing_folder(Path(folder)) as temporary:
             self.write(temporary)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, *, with_card: bool = True) -> None:
         """Write the model's files into a folder that exists."""
         artifact = Artifact(
             self.config.model_dump(mode="json"), self.shape, self.hidden, self.schema,
             self.vocabularies, self.record, self.state_dict(),
         )  # fmt: skip
-        write_artifact(folder, artifact)
+        write_artifact(folder, artifact, with_card=with_card)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:

@@ -12,6 +12,7 @@ TASK/
   pretrained/              a model folder: whose vectors the regression reads
   regression.safetensors   its weights, and what its columns are divided by
   trees.txt                LightGBM's own text
+  README.md                the same for people, who may edit it: it is not checked
 ```
 """
 
@@ -33,7 +34,14 @@ from userbert.data.batches import Int64
 from userbert.data.pairs import Pairs, pairs_asked
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, LabelError, ModelError
-from userbert.folders import check_summary, publishing_folder, read_json, write_json, write_summary
+from userbert.folders import (
+    CARD,
+    check_summary,
+    publishing_folder,
+    read_json,
+    write_json,
+    write_summary,
+)
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
 from userbert.tasks.aggregates import aggregates, of_all_history
@@ -43,6 +51,7 @@ from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats, roc_auc
 from userbert.tasks.splits import Split, split_off_validation
+from userbert.tasks.task_card import task_card
 from userbert.tasks.task_model import TaskModel
 from userbert.training.tracking import Tracker
 
@@ -157,6 +166,8 @@ class FusedModel:
                 "record": self.record,
             }
             write_json(temporary / FUSED, about)
+            told = task_card(self.network.about, "TASK/network/model", self.record)
+            (temporary / CARD).write_text(told, encoding="utf-8")
             write_summary(temporary, "task", format=FORMAT)
 
     @classmethod

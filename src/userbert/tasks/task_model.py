@@ -9,9 +9,11 @@ TASK/
   task.json            the question, its classes, the hidden fields, how it was learned
   head.safetensors     the head's weights
   model/               the network, a model folder
+  README.md            the same for people, who may edit it: it is not checked
 ```
 """
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -30,6 +32,7 @@ from userbert.data.pairs import Pairs, pairs_asked
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
 from userbert.folders import (
+    CARD,
     check_summary,
     found_at,
     publishing_folder,
@@ -42,6 +45,7 @@ from userbert.model.userbert import Pool, UserBert
 from userbert.tasks.answers import Asked, answered
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats
+from userbert.tasks.task_card import task_card
 from userbert.tasks.task_head import TaskHead
 
 FORMAT = 1
@@ -81,6 +85,11 @@ class TaskModel(nn.Module):
     def hidden(self) -> tuple[str, ...]:
         """Profile fields that it does not see."""
         return self.user_bert.hidden
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What was asked, and how it was learned, as JSON."""
+        return {**self.asked.to_json(), "record": self.record}
 
     def forward(self, batch: UserBatch) -> Tensor:
         """Outputs of the head, (B, 1) or (B, C), before they are made scores."""
@@ -135,13 +144,15 @@ class TaskModel(nn.Module):
     def write(self, folder: Path) -> None:
         """Write the task's files into a folder that exists."""
         (folder / "model").mkdir()
-        self.user_bert.write(folder / "model")
+        # Its own card would tell of pretraining alone.
+        self.user_bert.write(folder / "model", with_card=False)
         weights = self.head.state_dict()
         save_tensors(
             {name: tensor.contiguous() for name, tensor in weights.items()},
             folder / "head.safetensors",
         )
-        write_json(folder / "task.json", {**self.asked.to_json(), "record": self.record})
+        write_json(folder / "task.json", self.about)
+        (folder / CARD).write_text(task_card(self.about, "TASK/model"), encoding="utf-8")
         write_summary(folder, "task", format=FORMAT)
 
     @classmethod

@@ -178,7 +178,8 @@ def pretrain(
         model.sample_softmax(None)
         if processes.is_first:
             people = len(np.unique(bounds.rows))
-            model.record = {**record, "people": people, **_outcome(trained)}
+            first = min(data.first_event, earlier.get("first_event", data.first_event))
+            model.record = {**record, "first_event": first, "people": people, **_outcome(trained)}
             if output is not None and work is not None:
                 publish(model.write, work, output)
     return model

@@ -3,6 +3,7 @@
 In: numbers. Out: text for people. Used by all that is inspected.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +25,7 @@ def table(title: str, *columns: str) -> Table:
     return Table(*columns, title=Text(title), title_justify="left", show_header=any(columns))
 
 
-def facts(title: str, rows: dict[str, str | None]) -> Table:
+def facts(title: str, rows: Mapping[str, str | None]) -> Table:
     """A table of names and what there is to say of each; those of which nothing is are left out."""
     made = table(title, "", "")
     for name, told in rows.items():

@@ -6,7 +6,6 @@ In: their folders. Out: rich tables. Weights are not read, but for how many ther
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -18,8 +17,16 @@ from rich.text import Text
 
 from userbert.errors import ModelError
 from userbert.folders import check_summary, read_json
+from userbert.model.card import (
+    inputs,
+    is_pretrained,
+    losses,
+    network_facts,
+    pretraining_facts,
+)
 from userbert.schema.models import Schema
 from userbert.serving.inspection.layout import facts, table
+from userbert.tasks.task_card import fused_facts, task_facts
 
 _FORMAT = 1
 _MODEL_FILES = ("config.json", "model.safetensors", "schema.yaml", "training.json")
@@ -31,15 +38,12 @@ def describe_model(folder: Path) -> RenderableType:
     check_summary(folder, _FORMAT, _MODEL_FILES)
     config, record = read_json(folder / "config.json"), read_json(folder / "training.json")
     schema = Schema.load(folder / "schema.yaml")
-    size = config["model"]
-    weights, file_size = _weights(folder / "model.safetensors"), _size(folder)
+    told = network_facts(config, _weights(folder / "model.safetensors"))
     network = facts(
         f"Model {folder}",
         {
-            "network": f"{size['layers']} layers of width {size['hidden']}, {size['heads']} heads",
-            "weights": f"{weights:,}, {file_size / 1e6:,.1f} MB",
-            "vectors": f"{_width(config):,} numbers, pool={size['pool']}",
-            "never saw": ", ".join(config["hidden"]) or None,
+            **told,
+            "weights": f"{told['weights']}, {_size(folder) / 1e6:,.1f} MB",
             "written by": f"userbert {read_json(folder / 'summary.json').get('version')}",
         },
     )
@@ -50,36 +54,18 @@ def describe_task(folder: Path) -> RenderableType:
     """Lay out a task model's card; raise `ModelError` if the folder is damaged."""
     check_summary(folder, _FORMAT, ("task.json", "head.safetensors"))
     task = read_json(folder / "task.json")
-    record = task["record"]
-    classes = task["classes"]
-    card = facts(
-        f"Task {folder}",
-        {
-            "question": task["question"],
-            "kind": task["kind"],
-            "classes": _few(classes) if classes else None,
-            "horizon": task["horizon"],
-            "hidden fields": ", ".join(task["hide"]) or None,
-            "labels": f"{record['labels']:,}, and {record['validation_labels']:,} set apart",
-            "quality on those": f"{record['quality']:.3f}",
-            "best after": f"{record['best_epoch']} of {record['epochs']} epochs",
-            "started from": "new weights" if record["from_scratch"] else "the pretrained network",
-            "learning": f"seed {record['seed']}, batches of {record['batch_size']}, "
-            f"learning rate {record['learning_rate']:g}, {record['precision']}",
-        },
+    classes = {"classes": _few(task["classes"])} if task["classes"] else {}
+    return Group(
+        facts(f"Task {folder}", {**task_facts(task), **classes}),
+        Text(f"its network: userbert inspect {folder / 'model'}"),
     )
-    return Group(card, Text(f"its network: userbert inspect {folder / 'model'}"))
 
 
 def describe_fused(folder: Path) -> RenderableType:
     """Lay out the card of a task that is the mean of three models."""
     check_summary(folder, _FORMAT, ("fused.json", "regression.safetensors", "trees.txt"))
-    record = read_json(folder / "fused.json")["record"]
-    each = {f"{name} alone": f"{value:.3f}" for name, value in record["qualities"].items()}
-    card = facts(
-        f"Task {folder}: the mean of a network, a regression and trees",
-        {"quality on those set apart": f"{record['quality']:.3f}", **each},
-    )
+    title = f"Task {folder}: the mean of a network, a regression and trees"
+    card = facts(title, fused_facts(read_json(folder / "fused.json")["record"]))
     return Group(card, describe_task(folder / "network"))
 
 
@@ -105,35 +91,11 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _learned(record: Mapping[str, Any], schema: Schema) -> RenderableType:
     """From what a model learned, for how long, and how it differs from its preset."""
-    if "steps" not in record.get("config", {}):
+    if not is_pretrained(record):
         return "It has not been pretrained: its weights are as they were drawn."
-    config, before = record["config"], record["before"]
-    earlier = record.get("from")
-    moment = datetime.fromtimestamp(before / 1e6, UTC).astimezone(schema.zone)
-    return facts(
-        "Pretraining",
-        {
-            "preset": record["preset"],
-            "differs from it": _differences(record["preset"], config),
-            "learned from events before": moment.isoformat(" ", "seconds"),
-            "of users with cut-offs of their own": "yes (--at)" if record["at"] else None,
-            "users": f"{record['people']:,}" if "people" in record else None,
-            "pairs of user and cut-off": f"{record['pairs']:,}",
-            "held out": f"{record['held_out_pairs']:,} pairs",
-            "data": record["data"][:12],
-            "steps": f"{config['steps']:,} batches of {config['batch_size']}, "
-            f"{record['users']:,} user sequences",
-            "time": f"{record['seconds']:,.0f} s, {record['users_per_s']:,.0f} users a second",
-            "seed": str(record["seed"]),
-            "processes": str(record["processes"]),
-            "precision": record["precision"],
-            "went on from": None
-            if not earlier
-            else f"a model of seed {earlier.get('seed')}, "
-            f"{earlier.get('config', {}).get('steps', 0):,} steps",
-            "new values since": str(record["extended_by"]) if "extended_by" in record else None,
-        },
-    )
+    preset = record["preset"]
+    differs = {"preset": preset, "differs from it": _differences(preset, record["config"])}
+    return facts("Pretraining", {**differs, **pretraining_facts(record, schema)})
 
 
 def _differences(preset: str, config: Mapping[str, Any]) -> str:
@@ -156,14 +118,12 @@ def _differences(preset: str, config: Mapping[str, Any]) -> str:
 
 def _losses(folder: Path, record: Mapping[str, Any]) -> Iterator[RenderableType]:
     """How well it learned what, and whether it still did so at the end."""
-    if "losses" not in record:
+    rows = losses(record)
+    if not rows:
         return
-    held_out = record.get("validation") or {}
     made = table("Losses at the end", "of", "learned from", "held out")
-    whole = {"all together": record["loss"], **record["losses"]}
-    for name, loss in whole.items():
-        other = held_out.get("loss" if name == "all together" else name)
-        made.add_row(name, f"{loss:.3f}", "" if other is None else f"{other:.3f}")
+    for row in rows:
+        made.add_row(*row)
     yield made
     curve = _validations(folder / "metrics.jsonl")
     if len(curve) > 1:
@@ -189,19 +149,9 @@ def _validations(file: Path) -> list[tuple[int, float]]:
 def _inputs(config: Mapping[str, Any]) -> Table:
     """What it reads: attributes by segment, with the number of their ids."""
     made = table("Inputs", "where", "attribute", "ids", "table")
-    for segment in config["input"]["segments"]:
-        for one in segment["attributes"]:
-            made.add_row(segment["name"], one["name"], f"{one['size']:,}", one["table"])
-    for one in config["input"]["profile"]:
-        made.add_row("profile", one["name"], f"{one['size']:,}", one["table"])
+    for row in inputs(config):
+        made.add_row(*row)
     return made
-
-
-def _width(config: Mapping[str, Any]) -> int:
-    """Of user embeddings."""
-    size = config["model"]
-    parts = 2 + bool(config["input"]["profile"]) + bool(size["summary"])
-    return int(size["hidden"]) * (parts if size["pool"] == "all" else 1)
 
 
 def _weights(file: Path) -> int:
