@@ -17,6 +17,8 @@ BASE_INSTALL = [
     "userbert.tasks.labels",
     "userbert.tasks.metrics",
     "userbert.serving.inspection",
+    "userbert.serving.lookalike",
+    "userbert.serving.neighbours",
     "userbert.cli",
 ]
 TORCH_FREE = [*BASE_INSTALL, "userbert.tasks.aggregates", "userbert.tasks.popularity"]
@@ -40,6 +42,7 @@ def test_public_names_are_these() -> None:
         "evaluate",
         "explain",
         "finetune",
+        "lookalike",
         "prepare",
         "pretrain",
     ]

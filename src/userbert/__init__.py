@@ -19,6 +19,7 @@ from userbert.errors import (
     UserBertError,
 )
 from userbert.schema import Schema
+from userbert.serving.lookalike import lookalike
 from userbert.tasks.labels import Labels
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "evaluate",
     "explain",
     "finetune",
+    "lookalike",
     "prepare",
     "pretrain",
 ]

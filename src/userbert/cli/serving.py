@@ -33,6 +33,14 @@ class VectorsAs(StrEnum):
     COLUMNS = "columns"
 
 
+class LikeBy(StrEnum):
+    """How seeds count together."""
+
+    LINEAR = "linear"
+    CENTROID = "centroid"
+    NEAREST = "nearest"
+
+
 class Precision(StrEnum):
     """What the encoder computes in."""
 
@@ -119,3 +127,39 @@ def serve(
     app = create_app(served, settings)
     told = f"serves {', '.join(served)}"
     run(app, host, port, lambda at: show(f"{at} {told}; what it takes: {at}/openapi.json"))
+def lookalike(
+    embeddings: Annotated[
+        Path, typer.Argument(metavar="EMBEDDINGS", help="A file or folder that embed wrote.")
+    ],
+    seeds: Annotated[
+        Path, typer.Option(metavar="FILE", help="Users of the kind sought: a column user_id.")
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, help="Users in the list.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A .csv or .parquet; must not exist yet.")
+    ],
+    by: Annotated[
+        LikeBy,
+        typer.Option(
+            help="linear: by a regression of seeds against others; centroid: near the seeds' mean; "
+            "nearest: near any seed."
+        ),
+    ] = LikeBy.LINEAR,
+    exclude: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="More users to leave out: a column user_id.")
+    ] = None,
+) -> None:
+    """List the users who are most like some others.
+
+    Example: `userbert lookalike embeddings.parquet --seeds buyers.csv -k 500 -o list.csv`
+    """
+    from userbert.serving.embeddings import Embeddings
+    from userbert.serving.lookalike import find_lookalikes, require_list_ending, write_list
+
+    refuse_existing(output)
+    require_list_ending(output)
+    opened = Embeddings.open(embeddings)
+    found = find_lookalikes(opened, seeds, k, by=by.value, exclude=exclude or ())
+    write_list(found.users, output)
+    for line in found.told(output):
+        show(line)

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.folders import found_at
+from userbert.serving.embeddings import holds_vectors
 from userbert.serving.inspection.explanation import moved, words_of
 from userbert.serving.inspection.models import (
     describe_evaluation,
@@ -21,7 +22,7 @@ from userbert.serving.inspection.models import (
 from userbert.serving.inspection.models import verdict as verdict
 from userbert.serving.inspection.prepared import describe_data
 from userbert.serving.inspection.tables import describe_file
-from userbert.serving.inspection.vectors import describe_vectors, holds_vectors
+from userbert.serving.inspection.vectors import describe_vectors
 
 __all__ = ["inspect", "moved", "verdict"]
 

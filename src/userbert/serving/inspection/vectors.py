@@ -4,22 +4,18 @@ In: a file or folder of embeddings. Out: rich tables and a verdict. Of many vect
 looked at, whole row groups from all over the file; neighbours are sought among all.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
+import polars as pl
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from userbert.errors import InputError
-from userbert.progress import progress
+from userbert.serving.embeddings import Embeddings, Vectors
 from userbert.serving.inspection.layout import HEADINGS, facts, quantiles, share, table
-
-Vectors = NDArray[np.float32]
+from userbert.serving.neighbours import nearest_in
 
 _SAMPLE = 100_000
 """So many vectors are looked at."""
@@ -27,8 +23,6 @@ _DIRECTIONS = 20_000
 """So many of these tell in which directions vectors differ."""
 _PAIRS = 20_000
 _NEIGHBOURS = 10
-_NEVER = 2.0
-"""The negative of no cosine."""
 _LEADING = 0.9
 _FEW_DIRECTIONS = 2.0
 _ALIKE = 0.99
@@ -121,41 +115,27 @@ def health(vectors: Vectors, seed: int = 0) -> Health:
     )
 
 
-def holds_vectors(path: Path) -> bool:
-    """Whether a file or folder is one of embeddings."""
-    try:
-        names = set(pq.read_schema(_files(path)[0]).names)
-    except (OSError, ValueError, pa.ArrowException):  # names may be no text
-        return False
-    return "user_id" in names and ("embedding" in names or "e0" in names)
-
-
 def describe_vectors(path: Path, user: str | None) -> RenderableType:
-    """Lay out the health of vectors, or with `user` that user's neighbours."""
-    try:
-        return _health_of(path) if user is None else _neighbours(path, user)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise InputError(
-            f"{path} is damaged: {str(error).strip()}. Copy it again, or embed again."
-        ) from error
+    """Lay out the health of vectors, or with `user` that user's neighbours.
+
+    Raises `InputError` if they are damaged.
+    """
+    embeddings = Embeddings.open(path)
+    return _health_of(embeddings) if user is None else _neighbours(embeddings, user)
 
 
-def _health_of(path: Path) -> RenderableType:
-    parts = list(_parts(path))
-    total = sum(rows for *_, rows in parts)
-    # Groups from all over the file, as of several cut-offs one stands after the other.
+def _health_of(embeddings: Embeddings) -> RenderableType:
+    total = len(embeddings)
+    # Parts from all over the file, as of several cut-offs one stands after the other.
     step = max(1, total // _SAMPLE)
-    read = [_read(file, group)[1] for file, group, _ in parts[::step]]
-    vectors = np.concatenate(read) if read else np.zeros((0, 0), np.float32)
-    if not len(vectors):
-        raise InputError(f"{path}: expected vectors, found no rows. Embed again.")
+    vectors = np.concatenate([embeddings.vectors(part) for part in embeddings.parts[::step]])
     if len(vectors) > _SAMPLE:
         chosen = np.random.default_rng(0).choice(len(vectors), _SAMPLE, replace=False)
         vectors = vectors[np.sort(chosen)]
     found = health(vectors)
     looked_at = "all" if len(vectors) == total else f"{len(vectors):,} at random"
     card = facts(
-        f"Embeddings {path}",
+        f"Embeddings {embeddings.name}",
         {
             "vectors": f"{total:,} of {vectors.shape[1]:,} numbers",
             "looked at": looked_at,
@@ -175,61 +155,20 @@ def _health_of(path: Path) -> RenderableType:
     return Group(card, lengths, Text(f"verdict: {found.verdict}"))
 
 
-def _neighbours(path: Path, user: str) -> RenderableType:
+def _neighbours(embeddings: Embeddings, user: str) -> RenderableType:
     """The users whose vectors have the largest cosines with the user's newest one."""
-    parts = list(_parts(path))
-    own = None
-    for file, group, _ in parts:
-        rows = pq.ParquetFile(file).read_row_group(group, columns=["user_id", "cutoff"])
-        is_user = np.array([one == user for one in rows["user_id"].cast(pa.string()).to_pylist()])
-        for place in np.flatnonzero(is_user).tolist():
-            moment = rows["cutoff"][place].as_py()
-            if own is None or moment > own[0]:
-                own = (moment, file, group, place)
-    if own is None:
-        raise InputError(f"{path} has no vector of the user {user!r}. Embed that user, too.")
-    moment, file, group, number = own
-    vector = _read(file, group)[1][number].astype(np.float64)
-    best: list[tuple[float, str]] = []
-    with progress("looking for neighbours", len(parts)) as advance:
-        for file, group, _ in parts:
-            users, vectors, cutoffs = _read(file, group)
-            lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                cosines = np.nan_to_num(vectors @ vector / lengths, nan=-_NEVER)
-            cosines[cutoffs != np.datetime64(moment.replace(tzinfo=None), "us")] = -_NEVER
-            nearest = np.argsort(-cosines)[: _NEIGHBOURS + 1]
-            found = [(float(cosines[place]), users[int(place)].as_py()) for place in nearest]
-            best += [one for one in found if one[0] > -_NEVER and one[1] != user]
-            best = sorted(best, reverse=True)[:_NEIGHBOURS]
-            advance(1, "")
-    made = table(f"Nearest to user {user} before {moment}", "user", "cosine")
-    for cosine, other in best:
+    people = embeddings.people()
+    own = people.with_row_index("row").filter(user_id=user).sort("cutoff", "row").tail(1)
+    if own.is_empty():
+        raise InputError(
+            f"{embeddings.name} has no vector of the user {user!r}. Embed that user, too."
+        )
+    moment = own["cutoff"][0]
+    others = people.select((pl.col("cutoff") == moment) & (pl.col("user_id") != user))
+    rows, cosines = nearest_in(
+        embeddings, embeddings.take([own["row"][0]])[0], others.to_series().to_numpy(), _NEIGHBOURS
+    )
+    made = table(f"Nearest to user {user} before {moment}+00:00", "user", "cosine")
+    for other, cosine in zip(people["user_id"].gather(rows), cosines, strict=True):
         made.add_row(Text(other), f"{cosine:.4f}")
     return made
-
-
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(path.glob("part-*.parquet"))
-
-
-def _parts(path: Path) -> Iterator[tuple[Path, int, int]]:
-    """The row groups of all files, and their numbers of rows."""
-    for file in _files(path):
-        about = pq.ParquetFile(file).metadata
-        for group in range(about.num_row_groups):
-            yield file, group, about.row_group(group).num_rows
-
-
-def _read(file: Path, group: int) -> tuple[pa.ChunkedArray, Vectors, NDArray[np.datetime64]]:
-    """Users, vectors (B, H) and cut-offs of a row group, whose pages match their checksums."""
-    content = pq.ParquetFile(file, page_checksum_verification=True).read_row_group(group)
-    if "embedding" in content.column_names:
-        lists = content["embedding"].combine_chunks()
-        numbers = lists.flatten().to_numpy(zero_copy_only=False)
-        vectors = numbers.reshape(len(content), -1)
-    else:
-        names = [name for name in content.column_names if name[0] == "e" and name[1:].isdigit()]
-        vectors = np.stack([content[name].to_numpy() for name in names], axis=1)
-    cutoffs = content["cutoff"].cast(pa.timestamp("us")).to_numpy()
-    return content["user_id"], vectors.astype(np.float32, copy=False), cutoffs
