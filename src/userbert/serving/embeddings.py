@@ -132,8 +132,9 @@ class Embeddings:
         with _told(part.name):
             table = part.read(self.columns)
         if self.columns != ("embedding",):
-            numbers = [self._numbers(table[name], part, name) for name in self.columns]
-            return np.stack(numbers, axis=1)
+            return np.stack(
+                [self._numbers(table[name], part, name) for name in self.columns], axis=1
+            )
         lists = table["embedding"].combine_chunks()
         if not _is_list(lists.type):
             self._refuse(part, "embedding", "lists of numbers", str(lists.type))
@@ -147,34 +148,35 @@ class Embeddings:
                 expected, found = f"{widths[0]} numbers", f"{widths[other[0]]}"
                 self._refuse(part, "embedding", expected, found, int(other[0]))
         numbers = self._numbers(lists.flatten(), part, "embedding")
+        if not len(numbers):
+            self._refuse(part, "embedding", "numbers", "empty lists")
         return numbers.reshape(part.rows, -1)
 
-    def blocks(self) -> Iterator[tuple[Part, Vectors]]:
-        """Every part and its vectors; raises `InputError` if they differ in width."""
-        width = 0
-        for part in self.parts:
+    def blocks(self, parts: Sequence[Part] | None = None) -> Iterator[tuple[Part, Vectors]]:
+        """Every part, or some, and its vectors; raises `InputError` if they differ in width."""
+        before: tuple[Part, int] | None = None
+        for part in self.parts if parts is None else parts:
             vectors = self.vectors(part)
-            width = width or vectors.shape[1]
-            if vectors.shape[1] != width or width == 0:
+            width = vectors.shape[1]
+            if before is not None and width != before[1]:
                 raise InputError(
-                    f"{part.name}: expected vectors of {width or 'some'} numbers as in "
-                    f"{self.parts[0].name}, found {vectors.shape[1]}. Vectors of two models have "
-                    "nothing in common: embed all users by one."
+                    f"{part.name}: expected vectors of {before[1]} numbers as in "
+                    f"{before[0].name}, found {width}. Vectors of two models have nothing in "
+                    "common: embed all users by one."
                 )
+            before = before or (part, width)
             yield part, vectors
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Vectors:
         """The vectors (B, H) of some rows, in the order given."""
         wanted = np.asarray(rows, np.int64)
+        parts = np.searchsorted([part.first for part in self.parts], wanted, "right") - 1
         found: Vectors | None = None
-        for part in self.parts:
-            places = wanted - part.first
-            mine = np.flatnonzero((places >= 0) & (places < part.rows))
-            if len(mine):
-                vectors = self.vectors(part)
-                if found is None:
-                    found = np.zeros((len(wanted), vectors.shape[1]), np.float32)
-                found[mine] = vectors[places[mine]]
+        for part, vectors in self.blocks([self.parts[number] for number in np.unique(parts)]):
+            mine = np.flatnonzero((wanted >= part.first) & (wanted < part.first + part.rows))
+            if found is None:
+                found = np.zeros((len(wanted), vectors.shape[1]), np.float32)
+            found[mine] = vectors[wanted[mine] - part.first]
         return np.zeros((0, 0), np.float32) if found is None else found
 
     def _numbers(self, column: Any, part: Part, name: str) -> Vectors:
@@ -265,5 +267,5 @@ def _told(file: Path | str) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         raise InputError(
-            f"{file} is damaged: {str(error).strip()}. Copy it again, or embed again."
+            f"{file} is damaged: {' '.join(str(error).split())}. Copy it again, or embed again."
         ) from error

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import faiss
 import numpy as np
 
-from userbert.serving.neighbours import Numbers, Rows, Vectors
+from userbert.serving.embeddings import Vectors
+from userbert.serving.neighbours import Numbers, Rows
 
 _SEED = 0
 _LISTS, _PER_CENTRE, _ROUNDS = 2.0, 48, 6
@@ -68,7 +69,7 @@ class InvertedLists:
         probes = self.probes
         wanted = min(self.index.ntotal, 2 * k + _SPARE)
         while True:
-            reading = faiss.SearchParametersIVF(nprobe=probes)
+            reading = faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]
             found = self.index.search(query.astype(np.float32)[None], wanted, params=reading)[1][0]
             found = found[found >= 0]
             if len(found) >= k or probes == self.index.nlist:

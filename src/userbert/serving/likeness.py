@@ -74,7 +74,9 @@ class _Directions:
     @classmethod
     def centroid(cls, sample: Sample) -> "_Directions":
         """The cosine with the mean of the seeds."""
-        means = np.stack([kept.mean(axis=0) for kept in _without_each(sample)], axis=1)
+        means = np.stack(
+            [sample.seeds[~is_out].mean(axis=0) for is_out in _left_out(sample)], axis=1
+        )
         lengths = np.linalg.norm(means, axis=0)
         return cls(means / np.where(lengths > 0, lengths, 1), np.zeros(means.shape[1]))
 
@@ -89,8 +91,7 @@ class _Directions:
         is_rest = np.random.default_rng(0).random(len(seeds)) < sample.share
         start = np.zeros(seeds.shape[1] + 1)
         weights = []
-        for fold in range(-1, sample.number):
-            is_out = sample.folds == fold
+        for is_out in _left_out(sample):
             others = np.concatenate([rest, seeds[is_out & is_rest]])
             weights.append(logistic(seeds[~is_out], others, start))
             start = weights[0]
@@ -113,7 +114,7 @@ class _Nearest:
         """See `Likeness`."""
         order = np.argsort(self.sample.folds, kind="stable")
         seeds = self.sample.seeds[order].T  # (H, S)
-        starts = np.searchsorted(self.sample.folds[order], np.arange(max(1, self.sample.number)))
+        starts = np.unique(self.sample.folds[order], return_index=True)[1]
         at_once = max(1, _AT_A_TIME // seeds.shape[1])
         scores = np.empty((len(units), 1 + self.sample.number))
         for first in range(0, len(units), at_once):
@@ -160,7 +161,7 @@ def logistic(seeds: Numbers, rest: Numbers, start: Numbers) -> Numbers:
     return weights
 
 
-def _without_each(sample: Sample) -> list[Numbers]:
-    """All seeds, then those without each fold."""
-    folds = range(sample.number)
-    return [sample.seeds, *(sample.seeds[sample.folds != fold] for fold in folds)]
+def _left_out(sample: Sample) -> list[NDArray[np.bool_]]:
+    """(S,) each: nobody, then each fold."""
+    nobody = np.zeros(len(sample.seeds), bool)
+    return [nobody, *(sample.folds == fold for fold in range(sample.number))]

@@ -254,7 +254,8 @@ class _Screen:
             passed = np.flatnonzero(middle + spread >= floor)
             if len(passed) <= count // _MANY:
                 cosines = self.units[passed] @ query.astype(np.float32)
-                return passed[cosines >= _kth(cosines, k) - 2 * slack]
+                near: Rows = passed[cosines >= _kth(cosines, k) - 2 * slack]
+                return near
         cosines = self.units @ query.astype(np.float32)
         return np.flatnonzero(cosines >= _kth(cosines, k) - 2 * slack)
 

@@ -1,0 +1,39 @@
+"""`userbert bench lookalike` measures what it says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from userbert.benchmarks.lookalike import make_vectors
+from userbert.cli import app
+from userbert.experiments.results import page
+from userbert.serving.inspection.vectors import health
+
+
+def test_made_vectors_are_as_healthy_as_embeddings_and_the_same_again() -> None:
+    vectors, queries = make_vectors(5000)
+    found = health(vectors)
+    assert found.verdict == "healthy"
+    assert 8 < found.effective_rank < 40
+    assert 0.05 < found.cosine < 0.5
+    np.testing.assert_array_equal(make_vectors(5000)[1], queries)
+
+
+@pytest.mark.slow
+def test_bench_lookalike_writes_a_row_of_each_way(tmp_path: Path) -> None:
+    output = tmp_path / "lookalike.json"
+    result = CliRunner().invoke(app, ["bench", "lookalike", "--users", "20000", "-o", str(output)])
+    assert result.exit_code == 0, result.output
+    content = json.loads(output.read_text(encoding="utf-8"))
+    exact, index = content["rows"]
+    assert (exact["variant"], index["variant"]) == ("exact", "index")
+    assert exact["recall"] > 0.999  # float32 may order those that are equal otherwise
+    assert index["recall"] > 0.98
+    for row in (exact, index):
+        assert row["users"] == 20_000
+        assert 0 < row["ms_per_query"] <= row["p99_ms"]
+        assert row["peak_memory_gib"] > 0.05
+    assert "| users | variant | k | ms per query |" in page(content, "lookalike")
