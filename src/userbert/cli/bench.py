@@ -167,22 +167,6 @@ def serve(
     from userbert.benchmarks.prepare import USERS
     from userbert.benchmarks.serve import Look, bench_serve
     from userbert.experiments.simulate import simulate
-def lookalike(
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
-    ] = None,
-    users: Annotated[int, typer.Option(min=1000, help="Vectors to search.")] = 1_000_000,
-) -> None:
-    """Time a search for neighbours, exact and by index, beside faiss looking at each vector.
-
-    Example: `userbert bench lookalike -o lookalike.json`
-    """
-    from importlib.util import find_spec
-    from tempfile import TemporaryDirectory
-
-    if find_spec("faiss") is None:
-        raise InputError("this needs faiss. Install it with: pip install 'userbert[lookalike]'")
-    from userbert.benchmarks.lookalike import bench_lookalike
 
     if output is not None:
         refuse_existing(output)
@@ -197,6 +181,29 @@ def lookalike(
             f"{row['users_per_s']:,} users/s, "
             f"p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms, "
             f"{row['errors']} errors, {row['rejected']} rejected"
+        )
+    _write(rows, output)
+
+
+@app.command()
+def lookalike(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+    ] = None,
+    users: Annotated[int, typer.Option(min=1000, help="Vectors to search.")] = 1_000_000,
+) -> None:
+    """Time a search for neighbours, exact and by index, beside faiss looking at each vector.
+
+    Example: `userbert bench lookalike -o lookalike.json`
+    """
+    needs("faiss", "lookalike")
+    from tempfile import TemporaryDirectory
+
+    from userbert.benchmarks.lookalike import bench_lookalike
+
+    if output is not None:
+        refuse_existing(output)
+    with TemporaryDirectory() as folder:
         rows = bench_lookalike(Path(folder), users)
     for row in rows:
         show(

@@ -127,6 +127,8 @@ def serve(
     app = create_app(served, settings)
     told = f"serves {', '.join(served)}"
     run(app, host, port, lambda at: show(f"{at} {told}; what it takes: {at}/openapi.json"))
+
+
 def lookalike(
     embeddings: Annotated[
         Path, typer.Argument(metavar="EMBEDDINGS", help="A file or folder that embed wrote.")

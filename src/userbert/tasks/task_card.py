@@ -23,13 +23,20 @@ _LIMITS = """- Its quality is that on the users set apart to choose when to stop
 
 def task_facts(about: Mapping[str, Any]) -> Facts:
     """What was asked, and how it was learned."""
-    record = about["record"]
-    return {
+    asked = {
         "question": about["question"],
         "kind": about["kind"],
         "classes": f"{len(about['classes']):,}" if about["classes"] else None,
         "horizon": about["horizon"],
         "hidden fields": ", ".join(about["hide"]) or None,
+    }
+    return {**asked, **_learned(about["record"])}
+
+
+def _learned(record: Mapping[str, Any]) -> Facts:
+    if not record:  # it was put together by hand
+        return {"labels": "none: it has learned nothing"}
+    return {
         "labels": f"{record['labels']:,}, and {record['validation_labels']:,} set apart",
         "quality on those": f"{record['quality']:.3f}",
         "best after": f"{record['best_epoch']} of {record['epochs']} epochs",
