@@ -4,22 +4,17 @@ import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from starlette.testclient import TestClient
 
-from small_logs import SCHEMA, log, prepared
+from serving import client_of, make
+from small_logs import log
 from userbert.data.store import PreparedData
-from userbert.model.userbert import UserBert, UserBertConfig
-from userbert.serving.service.app import Settings, create_app
+from userbert.model.userbert import UserBert
 from userbert.serving.service.guard import Limits
-from userbert.serving.service.served import load_all
-from userbert.tasks.labels import Labels
 from userbert.tasks.task_model import TaskModel
 
 CUTOFF = "2017-06-01"
@@ -30,32 +25,12 @@ EVENTS = log(
     ("b", "2017-05-03T10:00", "buy", "wine", 9.0),
     ("c", "2017-04-03T10:00", "buy", None, 3.0),
 )
-PROFILE = """
-profile:
-  path: people.csv
-  fields:
-    age: {column: age, bins: 3}
-"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared data, and a model and two tasks that have learned nothing."""
     folder = tmp_path_factory.mktemp("service")
-    people = EVENTS.select("user").unique().with_columns(age=20.0)
-    data = prepared(folder, EVENTS, SCHEMA + PROFILE, profile=people)
-    torch.manual_seed(0)
-    config = UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=32, attribute_width=8)
-    model = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
-    model.save_pretrained(folder / "model")
-    none = np.zeros(0, np.int64)
-    yes = Labels(
-        name="returns", question="does it return?", kind="binary", classes=(), attribute=None,
-        hide=(), horizon=None, user_ids=(), cutoffs=none, targets=none,
-    )  # fmt: skip
-    TaskModel(model, yes).save(folder / "returns")
-    genre = replace(yes, name="genre", kind="multiclass", classes=("bread", "milk", "wine"))
-    TaskModel(model, genre).save(folder / "genre")
+    make(folder, EVENTS)
     return folder
 
 
@@ -65,13 +40,8 @@ def prepared_in(folder: Path) -> PreparedData:
 
 @pytest.fixture
 def client(folder: Path) -> Iterator[TestClient]:
-    with serving(folder, "model", "returns", "genre") as client:
+    with client_of(folder, "model", "returns", "genre") as client:
         yield client
-
-
-def serving(folder: Path, *names: str, **settings: Any) -> TestClient:
-    app = create_app(load_all([folder / name for name in names], "torch"), Settings(**settings))
-    return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
 
 
 def records(user: str) -> list[dict[str, Any]]:
@@ -226,7 +196,7 @@ def test_numbers_beyond_all_measure_are_told(client: TestClient) -> None:
 
 def test_too_much_is_refused_before_it_is_read(folder: Path) -> None:
     limits = Limits(body=10_000, users=2, events=3)
-    with serving(folder, "model", limits=limits) as client:
+    with client_of(folder, "model", limits=limits) as client:
         assert "at most 2" in client.post("/v1/embed", json=body("a", "b", "c")).json()["detail"]
         call = body("a")
         call["users"][0]["events"]["log"] *= 2
@@ -250,7 +220,7 @@ def test_other_content_is_refused(client: TestClient) -> None:
 
 def test_tokens_are_asked_for(folder: Path) -> None:
     tokens = (b"0123456789abcdef", b"fedcba9876543210")
-    with serving(folder, "model", tokens=tokens) as client:
+    with client_of(folder, "model", tokens=tokens) as client:
         assert client.get("/healthz").status_code == 200
         for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere"):
             refused = client.get(path)
@@ -270,7 +240,7 @@ def test_other_hosts_names_are_refused(client: TestClient) -> None:
 
 
 def test_a_full_queue_answers_429(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(folder, "model", queue=1) as client:
+    with client_of(folder, "model", queue=1) as client:
         monkeypatch.setattr(
             "userbert.serving.service.batching.Batcher.is_full", property(lambda _: True)
         )
@@ -302,7 +272,7 @@ def test_a_model_that_changes_on_disk_is_noticed(folder: Path, tmp_path: Path) -
     (tmp_path / "copy").mkdir()
     for file in (folder / "model").iterdir():
         (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
-    with serving(tmp_path, "copy") as client:
+    with client_of(tmp_path, "copy") as client:
         before = client.post("/v1/embed", json=body("a", model="copy")).json()
         assert client.get("/v1/models").json()["models"][0]["changed_on_disk"] is False
         (tmp_path / "copy/model.safetensors").write_bytes(b"something else")
@@ -311,7 +281,7 @@ def test_a_model_that_changes_on_disk_is_noticed(folder: Path, tmp_path: Path) -
 
 
 def test_what_began_is_finished_when_it_stops(folder: Path) -> None:
-    client = serving(folder, "model")
+    client = client_of(folder, "model")
     with client, ThreadPoolExecutor(4) as threads:
         calls = [threads.submit(client.post, "/v1/embed", json=body("a")) for _ in range(20)]
         done = [call.result().status_code for call in calls]

@@ -104,6 +104,10 @@ def serve(
     backend: Annotated[
         BackendName, typer.Option(help="What computes: PyTorch, or ONNX Runtime without it.")
     ] = BackendName.TORCH,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="Prepared data, whose users can be looked at, too."),
+    ] = None,
     queue: Annotated[
         int, typer.Option(min=1, help="Users who may wait; beyond them calls get 429.")
     ] = 128,
@@ -124,7 +128,7 @@ def serve(
         needs_torch()
     served = load_all(models, backend.value)
     settings = Settings(tokens=known, hosts=LOOPBACK if host in LOOPBACK else (), queue=queue)
-    app = create_app(served, settings)
+    app = create_app(served, settings, None if data is None else open_data(data))
     told = f"serves {', '.join(served)}"
     run(app, host, port, lambda at: show(f"{at} {told}; what it takes: {at}/openapi.json"))
 

@@ -6,8 +6,6 @@ preparation checks it.
 
 from typing import Annotated, Any, Literal
 
-import orjson
-from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -20,14 +18,6 @@ Instant = Annotated[
     StringConstraints(max_length=40),
     Field(examples=["2024-07-01T00:00:00Z"]),
 ]
-
-
-class JsonRequest(Request):
-    """A request whose body is JSON by the letter: no NaN, no infinity, UTF-8 alone."""
-
-    async def json(self) -> Any:
-        """Read the body."""
-        return orjson.loads(await self.body())
 
 
 class Body(BaseModel):
@@ -107,7 +97,69 @@ class Scores(BaseModel):
     users: list[Score]
 
 
-class Problem(BaseModel):
-    """Why a call was not answered, and what to mend."""
+class Word(BaseModel):
+    """A behavioral word."""
 
-    detail: str
+    segment: str
+    number: int
+    begins: str
+    actions: int
+    values: dict[str, list[tuple[str, int]]] = Field(
+        description="By attribute: values, and how many actions carry each."
+    )
+
+
+class Near(BaseModel):
+    """A user near another."""
+
+    user_id: str
+    cosine: float
+
+
+class Said(BaseModel):
+    """What a model says of a user."""
+
+    embedding: list[float]
+    score: float | None = None
+    values: list[str] | None = None
+    scores: list[float] | None = None
+    neighbours: list[Near] | None = Field(description="null: not all users are embedded yet.")
+
+
+class KnownUser(BaseModel):
+    """What is known of a user of the data."""
+
+    user_id: str
+    cutoff: int = Field(description="Microseconds since 1970: what is told lies before it.")
+    profile: dict[str, str]
+    words: list[Word]
+    models: dict[str, Said]
+
+
+class Alike(BaseModel):
+    """A user of a list."""
+
+    user_id: str
+    score: float
+    rank: int
+
+
+class HeldOut(BaseModel):
+    """How many seeds a way finds that it does not know, a fifth at a time."""
+
+    way: str
+    seeds: int
+    found: float
+    by_chance: float
+
+
+class Lookalikes(BaseModel):
+    """Users like the seeds, best first."""
+
+    model: str
+    by: str
+    seeds: int = Field(description="With a vector.")
+    unknown: list[str] = Field(description="Seeds without one.")
+    others: int = Field(description="Users who could be in the list.")
+    held_out: list[HeldOut]
+    users: list[Alike]

@@ -6,8 +6,9 @@ several calls at once.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 from userbert.data.batches import Int64
 from userbert.data.live import UserEvents, live_histories
 from userbert.data.sources import columns_of_profile, columns_of_source
+from userbert.data.store import Histories
 from userbert.errors import InputError
 from userbert.schema.files import listed
 from userbert.schema.yaml_text import nearest
 from userbert.serving.backend import Answer, Backend, RunsOn, load_backend
 from userbert.serving.service.watched import Watched
+from userbert.tasks.answers import Scores, best_values
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Served:
 
     backend: Backend
     files: Watched
+    _is_running: Lock = field(default_factory=Lock)
 
     @property
     def name(self) -> str:
@@ -42,13 +46,18 @@ class Served:
         schema, vocabularies = self.backend.schema, self.backend.vocabularies
         histories, rows = live_histories(schema, vocabularies, users, cutoffs)
         is_known = rows >= 0
-        answer = self.backend.run(histories, rows[is_known], cutoffs[is_known])
+        answer = self.run(histories, rows[is_known], cutoffs[is_known])
         ends = np.cumsum([len(call) for call in calls])
         places = np.cumsum(is_known) - 1
         return [
             Answers(is_known[first:last], _part(answer, places[first:last][is_known[first:last]]))
             for first, last in zip([0, *ends[:-1]], ends, strict=True)
         ]
+
+    def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
+        """Answer for (user, cut-off) pairs, (B,) each, one thread at a time."""
+        with self._is_running:
+            return self.backend.run(data, rows, cutoffs)
 
     def warm(self) -> None:
         """Answer for one made up, so that the first caller does not wait for what is made once."""
@@ -141,6 +150,16 @@ def chosen(served: dict[str, Served], name: str | None) -> Served:
             f"model: there is no {name!r}{nearest(name, served) or '.'} There is: {listed(served)}."
         )
     return served[name]
+
+
+def told_scores(scores: Scores, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Each user's score, or of many classes the best values and their scores."""
+    if scores.ndim == 1:
+        return [{"score": score} for score in scores]
+    return [
+        {"values": values, "scores": best}
+        for values, best in zip(*best_values(scores, classes), strict=True)
+    ]
 
 
 def _part(answer: Answer, places: Int64) -> Answer:

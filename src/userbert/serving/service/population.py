@@ -1,0 +1,162 @@
+"""All users of prepared data: what they did, their vectors, who is near whom.
+
+In: prepared data and the models that are served. Out: `Population`. The vectors of all users are
+made in the background when the service begins; until they are there, who asks is told how far it
+is.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from userbert.data.batches import Int64
+from userbert.data.pairs import pairs_at
+from userbert.data.store import PreparedData
+from userbert.data.timeline import WordView, profile_values, timeline
+from userbert.errors import UserBertError
+from userbert.serving.backend import Answer
+from userbert.serving.embeddings import Embeddings, Vectors
+from userbert.serving.neighbours import Neighbours
+from userbert.serving.service.served import Served
+from userbert.serving.service.telemetry import log
+from userbert.serving.service.watched import Watched
+
+_AT_A_TIME = 64
+"""Users who are embedded before calls that came meanwhile are answered."""
+
+
+class NotReadyError(UserBertError):
+    """What was asked for is not there yet, or no longer what it was."""
+
+
+class UnknownUserError(UserBertError):
+    """The data do not hold a user."""
+
+
+@dataclass(frozen=True, eq=False)
+class Everybody:
+    """The vectors of all users by one model."""
+
+    embeddings: Embeddings
+    neighbours: Neighbours
+
+
+@dataclass(frozen=True)
+class Near:
+    """A user near another."""
+
+    user_id: str
+    cosine: float
+
+
+class Population:
+    """Users of prepared data, as the models see them just after the last event."""
+
+    def __init__(self, data: PreparedData, served: Mapping[str, Served]) -> None:
+        self.data = data
+        self.cutoff = data.default_cutoff
+        self._files = Watched.at(data.path)
+        self._served = served
+        self._pairs = pairs_at(data, [self.cutoff])
+        self._ids = data.user_ids.take(pa.array(self._pairs.rows))
+        self._everybody: dict[str, Everybody] = {}
+        self._done = dict.fromkeys(served, 0)
+        self._is_stopped = threading.Event()
+        for one in served.values():  # ids of the data that a model does not know are told now
+            one.run(data, self._pairs.rows[:1], self._pairs.cutoffs[:1])
+        self._thread = threading.Thread(target=self._embed, name="population", daemon=True)
+
+    def start(self) -> None:
+        """Begin to embed all users."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End before all are embedded."""
+        self._is_stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def progress(self) -> dict[str, float]:
+        """The share of users whose vectors are there, by model."""
+        return {name: done / max(1, len(self._pairs)) for name, done in self._done.items()}
+
+    def check(self) -> None:
+        """Raise `NotReadyError` if the data's files have changed since they were opened."""
+        if self._files.has_changed():
+            raise NotReadyError(
+                f"{self.data.path.name} has changed since the service began. Start it again."
+            )
+
+    def row_of(self, user_id: str) -> int:
+        """The row of a user; raise `UnknownUserError` if there is none."""
+        row = int(self.data.rows_of([user_id])[0])
+        if row < 0:
+            raise UnknownUserError(f"the data do not know the user {user_id!r}.")
+        return row
+
+    def words(self, row: int, cutoff: int) -> list[WordView]:
+        """What a user did before a cut-off, as words."""
+        return timeline(self.data, row, cutoff)
+
+    def profile(self, row: int, cutoff: int) -> dict[str, str]:
+        """The profile fields that were known of a user."""
+        return profile_values(self.data, row, cutoff)
+
+    def answer(self, served: Served, row: int, cutoff: int) -> Answer:
+        """What a model says of a user."""
+        return served.run(self.data, np.array([row]), np.array([cutoff]))
+
+    def everybody(self, model: str) -> Everybody:
+        """All vectors by a model; raise `NotReadyError` until they are there."""
+        found = self._everybody.get(model)
+        if found is None:
+            share = self.progress[model]
+            raise NotReadyError(f"{share:.0%} of all users are embedded by now. Try again soon.")
+        return found
+
+    def near(self, model: str, row: int, vector: Vectors, k: int) -> list[Near]:
+        """The k users who are nearest to a vector (H,), without the user of a row."""
+        places, cosines = self.everybody(model).neighbours.search(vector[None], k + 1)
+        found = [
+            Near(self._ids[int(place)].as_py(), float(cosine))
+            for place, cosine in zip(places[0], cosines[0], strict=True)
+            if place >= 0 and self._pairs.rows[place] != row
+        ]
+        return found[:k]
+
+    def _embed(self) -> None:
+        for name, served in self._served.items():
+            vectors = np.empty((len(self._pairs), served.backend.width), np.float32)
+            for first in range(0, len(vectors), _AT_A_TIME):
+                if self._is_stopped.is_set():
+                    return
+                some = slice(first, first + _AT_A_TIME)
+                rows: Int64 = self._pairs.rows[some]
+                vectors[some] = served.run(self.data, rows, self._pairs.cutoffs[some]).vectors
+                self._done[name] = first + len(rows)
+            frame = pl.DataFrame(
+                {
+                    "user_id": pl.Series(self._ids, dtype=pl.String),
+                    "cutoff": pl.Series(self._pairs.cutoffs).cast(pl.Datetime("us", "UTC")),
+                    "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])),
+                }
+            )
+            self._everybody[name] = Everybody(Embeddings.of(frame), Neighbours.of(vectors))
+            log.info("all users are embedded by %s", name)
+
+
+def as_json(word: WordView) -> dict[str, Any]:
+    """A word as plain JSON."""
+    return {
+        "segment": word.segment,
+        "number": word.number,
+        "begins": word.begins.isoformat(),
+        "actions": word.actions,
+        "values": word.values,
+    }
