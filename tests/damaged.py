@@ -19,6 +19,7 @@ from rich.console import Console
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError
+from userbert.folders import CARD
 from userbert.model.userbert import UserBert
 from userbert.serving.inspection import inspect
 from userbert.tasks.label_files import About, checksum_of
@@ -49,7 +50,7 @@ def targets(shop: Path) -> list[Target]:
         ("task", lambda: _task(shop / "task")),
     ]
     found = [
-        Target(file, answer)
+        Target(file, answer, is_checked=file.name != CARD)
         for name, answer in folders
         for file in sorted((shop / name).rglob("*"))
         if file.is_file()

@@ -287,6 +287,7 @@ def check_summary(folder: Path, form: int, files: Collection[str]) -> None:
 
     Raises `ModelError` that names what is missing, damaged, or of another format.
     """
+    home = _home(folder)
     try:
         summary = read_json(folder / "summary.json")
         found, expected = summary["format"], dict(summary["checksums"])
@@ -304,10 +305,22 @@ def check_summary(folder: Path, form: int, files: Collection[str]) -> None:
     for name in sorted({*files, *expected}):
         file = folder / name
         # A name that leads out of the folder is not one that we wrote.
-        if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
+        is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not file.is_file() or not is_inside or not file.resolve().is_relative_to(home):
             raise ModelError(f"{file} is missing.{_AGAIN}")
         if checksum(file) != expected.get(name):
             raise ModelError(f"{file} has changed since it was written.{_AGAIN}")
+
+
+def _home(folder: Path) -> Path:
+    """Where a folder's files lie: in it, or beside it where hubs keep what they downloaded.
+
+    Their caches hold `models--OWNER--NAME/snapshots/COMMIT/`, whose files are links into `blobs/`.
+    """
+    path = folder.resolve()
+    repository = path.parent.parent
+    is_cached = path.parent.name == "snapshots" and repository.name.startswith("models--")
+    return repository if is_cached else path
 
 
 def checksum(path: Path) -> str:

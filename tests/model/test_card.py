@@ -15,8 +15,10 @@ from userbert.folders import CARD, read_json
 from userbert.model.card import in_columns, inputs, model_card
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Schema
+from userbert.serving.inspection import inspect
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.fused import finetune_with_aggregates, load_task
+from userbert.tasks.labels import Labels
 from userbert.tasks.task_model import TaskModel
 from userbert.training.pretrain import pretrain
 from userbert.training.settings import PretrainConfig
@@ -151,6 +153,15 @@ def test_a_task_tells_what_it_answers(folder: Path, data: PreparedData, tmp_path
     (tmp_path / "task/task.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match="has changed"):
         TaskModel.load(tmp_path / "task")
+
+
+def test_a_task_that_was_never_learned_says_so(
+    folder: Path, data: PreparedData, tmp_path: Path
+) -> None:
+    TaskModel(UserBert.from_pretrained(folder), Labels.of(labels(), data)).save(tmp_path / "task")
+    card = (tmp_path / "task" / CARD).read_text(encoding="utf-8")
+    assert cells(card, "learning") == ["none: its head is as it was drawn"]
+    inspect(tmp_path / "task")
 
 
 def test_cards_inside_a_task_may_be_edited_too(

@@ -31,6 +31,7 @@ from userbert.model.artifact import Artifact, read_artifact, write_artifact
 from userbert.model.embedding import Encoded, InputEmbedding, draw_as_bert
 from userbert.model.encoder import Encoder
 from userbert.model.heads import SegmentHeads, UserHeads
+from userbert.model.hub import folder_of, upload
 from userbert.schema.models import Schema, Strict
 
 Pool = Literal["mean", "cls", "all"]
@@ -222,10 +223,42 @@ class UserBert(nn.Module):
         )  # fmt: skip
         write_artifact(folder, artifact, with_card=with_card)
 
+    def push_to_hub(
+        self, name: str, *, private: bool = True, token: str | bool | None = None
+    ) -> str:
+        """Put the model on a hub as `name`, such as `acme/buyers`; return its address.
+
+        A repository that is not there yet is made, for its owner's eyes alone unless `private` is
+        false: a model holds values of the logs. Needs the extra `hub`. Raises `InputError` if the
+        hub does not take it.
+        """
+        return upload(self.write, name, private=private, token=token)
+
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Load a model folder; raise `ModelError` if it is damaged. The model does not train."""
-        artifact = read_artifact(Path(folder))
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load a model folder, or a hub's model by its name. The model does not train.
+
+        A name such as `acme/buyers` that is no folder here is downloaded, at a `revision` (branch,
+        tag or commit) if one is given, into `cache_dir` or the hub's own cache; with
+        `local_files_only` it must be there already. That needs the extra `hub`. A `Path` is always
+        a folder. Raises `ModelError` if the folder is damaged, or the hub has no such model.
+        """
+        folder = folder_of(
+            folder,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        artifact = read_artifact(folder)
         try:
             model = cls(
                 UserBertConfig.model_validate(artifact.config),

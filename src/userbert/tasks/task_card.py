@@ -30,13 +30,11 @@ def task_facts(about: Mapping[str, Any]) -> Facts:
         "horizon": about["horizon"],
         "hidden fields": ", ".join(about["hide"]) or None,
     }
-    return {**asked, **_learned(about["record"])}
-
-
-def _learned(record: Mapping[str, Any]) -> Facts:
-    if not record:  # it was put together by hand
-        return {"labels": "none: it has learned nothing"}
+    record = about["record"]
+    if not record:
+        return {**asked, "learning": "none: its head is as it was drawn"}
     return {
+        **asked,
         "labels": f"{record['labels']:,}, and {record['validation_labels']:,} set apart",
         "quality on those": f"{record['quality']:.3f}",
         "best after": f"{record['best_epoch']} of {record['epochs']} epochs",
