@@ -136,4 +136,4 @@ def test_lists_wait_until_all_are_embedded(folder: Path, monkeypatch: pytest.Mon
         assert client.get("/v1/users/u1").json()["models"]["model"]["neighbours"] is None
         refused = client.post("/v1/lookalike", json={"seeds": ["u1"]})
         assert refused.status_code == 503
-        assert "0% of all users are embedded" in refused.json()["detail"]
+        assert "0 of 41 users are embedded" in refused.json()["detail"]

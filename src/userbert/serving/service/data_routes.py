@@ -89,8 +89,8 @@ def _user(
         told: dict[str, Any] = {"embedding": answer.vectors[0], "neighbours": None}
         if answer.scores is not None and served.backend.task is not None:
             told |= told_scores(answer.scores, served.backend.task.classes)[0]
-        if population.progress[served.name] == 1:
-            near = population.near(served.name, row, answer.vectors[0], k)
+        near = population.near(served.name, row, answer.vectors[0], k)
+        if near is not None:
             told["neighbours"] = [asdict(one) for one in near]
         said[served.name] = told
     return {

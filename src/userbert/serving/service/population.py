@@ -81,11 +81,6 @@ class Population:
         if self._thread.is_alive():
             self._thread.join()
 
-    @property
-    def progress(self) -> dict[str, float]:
-        """The share of users whose vectors are there, by model."""
-        return {name: done / max(1, len(self._pairs)) for name, done in self._done.items()}
-
     def check(self) -> None:
         """Raise `NotReadyError` if the data's files have changed since they were opened."""
         if self._files.has_changed():
@@ -116,13 +111,18 @@ class Population:
         """All vectors by a model; raise `NotReadyError` until they are there."""
         found = self._everybody.get(model)
         if found is None:
-            share = self.progress[model]
-            raise NotReadyError(f"{share:.0%} of all users are embedded by now. Try again soon.")
+            raise NotReadyError(
+                f"{self._done[model]:,} of {len(self._pairs):,} users are embedded by now. "
+                "Try again soon."
+            )
         return found
 
-    def near(self, model: str, row: int, vector: Vectors, k: int) -> list[Near]:
-        """The k users who are nearest to a vector (H,), without the user of a row."""
-        places, cosines = self.everybody(model).neighbours.search(vector[None], k + 1)
+    def near(self, model: str, row: int, vector: Vectors, k: int) -> list[Near] | None:
+        """The k users nearest to a vector (H,), without that of a row; none until they are there."""
+        everybody = self._everybody.get(model)
+        if everybody is None:
+            return None
+        places, cosines = everybody.neighbours.search(vector[None], k + 1)
         found = [
             Near(self._ids[int(place)].as_py(), float(cosine))
             for place, cosine in zip(places[0], cosines[0], strict=True)
