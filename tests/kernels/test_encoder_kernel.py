@@ -1,4 +1,5 @@
-"""The encoder in C gives what PyTorch's operations give, within the rounding of bf16."""
+"""The encoder in C gives what PyTorch's operations give: in bf16 within its rounding, in float32
+within the order of sums."""
 
 import copy
 import multiprocessing
@@ -208,6 +209,54 @@ def test_processes_started_after_a_call_can_call(start: str, tmp_path: Path) -> 
     assert torch.equal(torch.load(tmp_path / "vectors"), expected)
 
 
-def test_float32_never_runs_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_that_learns_never_runs_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("userbert.model.encoder.encode", None)
+    monkeypatch.setattr("userbert.model.encoder.encode_float32", None)
     encoder()(torch.randn(25, 128), torch.tensor([20, 5]))
+
+
+def assert_same_in_float32(model: Encoder, lengths: list[int]) -> None:
+    """No further from double precision than float32 is: twice PyTorch's own distance."""
+    torch.manual_seed(sum(lengths))
+    model, counts = model.eval(), torch.tensor(lengths)
+    tokens = torch.randn(int(counts.sum()), model.blocks[0].narrow.out_features)
+    with torch.inference_mode():
+        found = model(tokens, counts)
+        model.fused = False
+        expected = model(tokens, counts)
+        exact = copy.deepcopy(model).double()(tokens.double(), counts)
+    assert not torch.equal(found, expected) or len(tokens) < 5, "the kernel did not run"
+    assert distance(found, exact) < 2 * distance(expected, exact) + 1e-7
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[1], [16], [17], [257], [19, 7, 40, 1, 2], [600, 1], [3] * 300],
+    ids=lambda lengths: "-".join(map(str, lengths[:5])),
+)
+def test_vectors_in_float32_are_those_of_pytorch(lengths: list[int]) -> None:
+    assert_same_in_float32(encoder(), lengths)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=40), st.sampled_from([1, 2, 5]))
+def test_any_lengths_in_float32_on_any_number_of_threads(lengths: list[int], threads: int) -> None:
+    torch.set_num_threads(threads)
+    assert_same_in_float32(encoder(layers=1), lengths)
+
+
+@pytest.mark.parametrize(("hidden", "heads", "wide"), [(64, 4, 64), (192, 4, 320), (256, 2, 128)])
+def test_other_sizes_in_float32(hidden: int, heads: int, wide: int) -> None:
+    assert_same_in_float32(encoder(1, hidden, heads, wide), [5, 33, 17])
+
+
+def test_users_alone_and_in_any_order_get_the_same_float32_vectors() -> None:
+    model, lengths = encoder().eval(), torch.tensor([20, 5, 31])
+    parts = torch.split(torch.randn(56, 128), [20, 5, 31])
+    with torch.inference_mode():
+        together = model(torch.cat(parts), lengths).split(lengths.tolist())
+        turned = model(torch.cat(parts[::-1]), lengths.flip(0)).split([31, 5, 20])
+        for part, ours, theirs in zip(parts, together, turned[::-1], strict=True):
+            assert torch.equal(model(part, torch.tensor([len(part)])), ours)
+            assert torch.equal(theirs, ours)

@@ -4,6 +4,9 @@
  * without, AVX-512 alone does the same in two turns: a product of pairs is two of float32, and
  * sums differ in their last bits. __init__.py takes the first that the processor can run.
  *
+ * A file that says FLOAT32_WORDS before gets products of float32 instead: a word is then one number
+ * and not a pair. The same loops run over either.
+ *
  * A function that uses vectors must be marked KERNEL and run only if cpu_can_run().
  */
 #ifndef USERBERT_BF16_H
@@ -32,8 +35,24 @@ HEADER bool cpu_can_run(void)
            (!USERBERT_BF16 || __builtin_cpu_supports("avx512bf16"));
 }
 
-/* 16 pairs, two neighbours each in a word, are multiplied in so many turns. */
-#if USERBERT_BF16
+/* 16 words, two neighbours each or one number, are multiplied in so many turns. */
+#if FLOAT32_WORDS
+
+enum { TURNS = 1 };
+typedef __m512 Factors;
+
+ALWAYS_INLINE KERNEL Factors factors(__m512i words, int turn)
+{
+    (void)turn;
+    return (Factors)words;
+}
+
+ALWAYS_INLINE KERNEL __m512 add_products(__m512 sum, Factors left, Factors right)
+{
+    return _mm512_fmadd_ps(left, right, sum);
+}
+
+#elif USERBERT_BF16
 
 enum { TURNS = 1 };
 typedef __m512bh Factors;
@@ -48,18 +67,6 @@ ALWAYS_INLINE KERNEL Factors factors(__m512i pairs, int turn)
 ALWAYS_INLINE KERNEL __m512 add_products(__m512 sum, Factors left, Factors right)
 {
     return _mm512_dpbf16_ps(sum, left, right);
-}
-
-/* 16 numbers rounded to bf16, halves to even. */
-ALWAYS_INLINE KERNEL __m256i round_16(__m512 x)
-{
-    return (__m256i)_mm512_cvtneps_pbh(x);
-}
-
-/* 32 numbers rounded to bf16, the first 16 in the lower half. */
-ALWAYS_INLINE KERNEL __m512i round_32(__m512 first, __m512 second)
-{
-    return (__m512i)_mm512_cvtne2ps_pbh(second, first);
 }
 
 #else
@@ -78,6 +85,24 @@ ALWAYS_INLINE KERNEL __m512 add_products(__m512 sum, Factors left, Factors right
 {
     return _mm512_fmadd_ps(left, right, sum);
 }
+
+#endif
+
+#if USERBERT_BF16
+
+/* 16 numbers rounded to bf16, halves to even. */
+ALWAYS_INLINE KERNEL __m256i round_16(__m512 x)
+{
+    return (__m256i)_mm512_cvtneps_pbh(x);
+}
+
+/* 32 numbers rounded to bf16, the first 16 in the lower half. */
+ALWAYS_INLINE KERNEL __m512i round_32(__m512 first, __m512 second)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(second, first);
+}
+
+#else
 
 /* Words whose upper halves are the rounded numbers. No kernel's numbers are NaN but by a fault,
  * and all but the widest NaN stay so. */

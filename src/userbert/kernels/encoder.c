@@ -367,11 +367,6 @@ const char *userbert_sources(void)
     return USERBERT_SOURCES;
 }
 
-static Memory aligned(void *base)
-{
-    return (Memory){((uintptr_t)base + 63) / 64 * 64};
-}
-
 /* How many bytes a call needs: `kept` from forward to backward (0 without training), `room` in
  * either. The call's own pointers, but for lengths, are not read. */
 void userbert_encoder_memory(const Call *call, int64_t *kept, int64_t *room)

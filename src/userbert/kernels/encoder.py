@@ -1,4 +1,5 @@
-"""The encoder's blocks in C, as one operation with a gradient (`encoder.c`).
+"""The encoder's blocks in C: in bf16 as one operation with a gradient (`encoder.c`), in float32
+without one (`forward.c`).
 
 In: token vectors of many users, their lengths, dropout keys, the weights of every block. Out: as
 many vectors. `model/encoder.py` uses it where `available` says so, in place of its own operations.
@@ -37,7 +38,7 @@ class BlockShape:
 
 
 class _Call(ctypes.Structure):
-    """`Call` in layout.h."""
+    """`Call` in call.h."""
 
     _fields_ = (
         ("fork", ctypes.c_void_p),
@@ -90,6 +91,24 @@ def encode(
     weights = [weight.contiguous() for weight in weights]
     found: Tensor = _Encode.apply(tokens.contiguous(), batch, *weights)  # type: ignore[no-untyped-call]
     return found
+
+
+def encode_float32(
+    tokens: Tensor, lengths: Tensor, shape: BlockShape, weights: Sequence[Tensor]
+) -> Tensor:
+    """The same in float32, without dropout and without a gradient."""
+    batch = _Batch(
+        lengths.to("cpu", torch.int64).contiguous(), None, shape, torch.get_num_threads(), False
+    )
+    tokens = tokens.detach().contiguous()
+    call = _call(tokens, batch, [weight.detach().contiguous() for weight in weights])
+    size = ctypes.c_int64()
+    run("userbert_forward_memory", call, ctypes.byref(size))
+    room = _rooms.take(size.value)
+    out = torch.empty_like(tokens)
+    call.room, call.out = room.address, out.data_ptr()
+    run("userbert_forward", call)
+    return out
 
 
 @dataclass(frozen=True)

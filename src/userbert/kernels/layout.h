@@ -1,7 +1,7 @@
-/* What a call of the encoder is told, what it keeps and what it needs, and where in memory.
+/* What a call of the encoder keeps and what it needs, and where in memory.
  *
- * In: the structure that kernels/encoder.py fills. Out: a job, planned and laid out, of which
- * encoder.c does the work. Nothing here computes.
+ * In: a call. Out: a job, planned and laid out, of which encoder.c does the work. Nothing here
+ * computes.
  *
  * Letters: B users, T tokens of all users, n tokens of a group, H hidden, F feed-forward, A heads.
  */
@@ -9,37 +9,9 @@
 #define USERBERT_LAYOUT_H
 
 #include "attention.h"
+#include "call.h"
 #include "gemm.h"
-#include "parallel.h"
 #include "plan.h"
-
-/* A block's parameters, in the order of its `parameters()`; weights are (out, in). */
-enum {
-    MIX, MIX_BIAS, OUT, OUT_BIAS, GAIN_1, SHIFT_1, WIDEN, WIDEN_BIAS, NARROW, NARROW_BIAS, GAIN_2,
-    SHIFT_2, PARAMETERS
-};
-
-/* A block's linear maps. */
-enum { MAPS = 4 };
-static const int MAP[MAPS] = {MIX, OUT, WIDEN, NARROW};
-
-typedef struct {
-    Fork fork;
-    int64_t users, layers, hidden, heads, wide, threads;
-    int64_t threshold; /* dropout, as in vectors.h */
-    float scale;
-    int32_t training; /* whether a backward pass will follow */
-    const int64_t *lengths;
-    const float *tokens;
-    const int32_t *keys;         /* (T,), or NULL without dropout */
-    const float *const *weights; /* (layers · PARAMETERS,) */
-    float *out;                  /* (T, H) */
-    const float *out_gradient;   /* (T, H) */
-    float *token_gradient;       /* (T, H) */
-    float *gradients;            /* of all parameters, one after the other */
-    void *kept;                  /* what the backward pass needs; see userbert_encoder_memory() */
-    void *room;
-} Call;
 
 /* What a layer keeps of its rows for the backward pass. */
 typedef struct {
@@ -177,14 +149,6 @@ static Room take_room(const Job *job, Memory *memory)
 static Right take_panels(int64_t k, int64_t n, Memory *memory)
 {
     return (Right){take(memory, k / 2 * n * 4), PANEL, k / 2 * PANEL};
-}
-
-/* The (out, in) of a map. */
-static void map_shape(const Call *call, int map, int *out, int *in)
-{
-    const int h = (int)call->hidden, f = (int)call->wide;
-    *out = map == 0 ? 3 * h : map == 2 ? f : h;
-    *in = map == 3 ? f : h;
 }
 
 /* Plan a call and lay out its memory from `kept` and `room` on, which then say where it ends. */

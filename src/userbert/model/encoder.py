@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from userbert import kernels
-from userbert.kernels.encoder import BlockShape, encode, fits
+from userbert.kernels.encoder import BlockShape, encode, encode_float32, fits
 from userbert.model.dropout import Dropout, random_keys
 
 NORM_EPSILON = 1e-12
@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         self.dropout = Dropout(dropout)
         self.heads = heads
         self.fused = fits(hidden, heads, feed_forward) and kernels.available()
-        """Whether bf16 autocast may run the kernel in C."""
+        """Whether bf16 autocast, and float32 without a gradient, may run the kernels in C."""
 
     def forward(self, tokens: Tensor, lengths: Tensor, keys: Tensor | None = None) -> Tensor:
         """Map token vectors (T, H), users one after the other, to (T, H).
@@ -50,16 +50,22 @@ class Encoder(nn.Module):
         is_float32 = self.blocks[0].widen.weight.dtype == torch.float32
         if self.fused and is_float32 and casts_to_bf16(tokens):
             return self._run_kernel(tokens, lengths, keys)
+        if self.fused and is_float32 and keys is None and _wants_vectors_alone(tokens):
+            return encode_float32(tokens, lengths, self._shape(), self._weights())
         padding = Padding(lengths)
         for block in self.blocks:
             tokens = block(tokens, padding, keys)
         return tokens
 
     def _run_kernel(self, tokens: Tensor, lengths: Tensor, keys: Tensor | None) -> Tensor:
+        return encode(tokens.float(), lengths, keys, self._shape(), self._weights())
+
+    def _shape(self) -> BlockShape:
         dropout = self.dropout
-        shape = BlockShape(len(self.blocks), self.heads, dropout.threshold, dropout.scale)
-        weights = [weight for block in self.blocks for weight in block.parameters()]
-        return encode(tokens.float(), lengths, keys, shape, weights)
+        return BlockShape(len(self.blocks), self.heads, dropout.threshold, dropout.scale)
+
+    def _weights(self) -> list[Tensor]:
+        return [weight for block in self.blocks for weight in block.parameters()]
 
 
 def casts_to_bf16(tokens: Tensor) -> bool:
@@ -68,6 +74,16 @@ def casts_to_bf16(tokens: Tensor) -> bool:
         tokens.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    )
+
+
+def _wants_vectors_alone(tokens: Tensor) -> bool:
+    """Whether float32 tokens on the CPU are to be encoded in float32, without a gradient."""
+    return (
+        tokens.device.type == "cpu"
+        and tokens.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
     )
 
 
