@@ -271,13 +271,15 @@ def found_at(path: Path) -> str:
     return "it is a folder of something else, or not complete"
 
 
-def write_summary(folder: Path, kind: str, **content: Any) -> None:
+def write_summary(
+    folder: Path, kind: str, known: Mapping[str, str] | None = None, **content: Any
+) -> None:
     """Close a folder with `summary.json`: what it is, its version, checksums of all files in it.
 
-    Cards, which may be edited, have none.
+    Cards, which may be edited, have none. Files whose checksum is `known` are not read.
     """
     made = {"kind": kind, "version": version("userbert"), **content}
-    found = checksums(folder).items()
+    found = checksums(folder, known).items()
     kept = {name: told for name, told in found if PurePosixPath(name).name != CARD}
     write_json(folder / "summary.json", {**made, "checksums": kept})
 

@@ -26,20 +26,27 @@ def processes(
 
 
 def threaded(
-    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int
+    work: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    threads: int,
+    waiting: int | None = None,
 ) -> Iterator[_Result]:
     """Yield `work(item)` in the order of the items, which are worked on in so many threads.
 
-    Items are drawn here meanwhile, and at most `threads` results wait.
+    Items are drawn here meanwhile, and at most `waiting` items and results wait, `threads` by
+    default: more, where what is done with results takes longer now and then.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        running: deque[Future[_Result]] = deque()
+    running: deque[Future[_Result]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
         for item in items:
-            if len(running) == threads:
+            if len(running) == (waiting or threads):
                 yield running.popleft().result()
             running.append(pool.submit(work, item))
         while running:
             yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def cores() -> int:

@@ -131,7 +131,7 @@ def test_a_checkpoint_that_finds_no_room_is_told_and_the_run_goes_on(
 @pytest.mark.parametrize(
     ("verb", "where"),
     [
-        ("embed", "userbert.serving.embed.embed_pairs"),
+        ("embed", "userbert.serving.embed.embed_chunks"),
         ("evaluate", "userbert.tasks.evaluate.collect"),
         ("pretrain", "userbert.training.loop.exchange_gradients"),
     ],

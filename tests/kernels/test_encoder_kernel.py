@@ -1,5 +1,7 @@
-"""The encoder in C gives what PyTorch's operations give: in bf16 within its rounding, in float32
-within the order of sums."""
+"""The encoder in C gives what PyTorch's operations give.
+
+That is within the rounding of bf16, and in float32 within the order of sums.
+"""
 
 import copy
 import multiprocessing

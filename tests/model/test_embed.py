@@ -15,7 +15,7 @@ from userbert.data.pairs import Pairs, pairs_at
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, ModelError
 from userbert.model.userbert import Pool, UserBert, UserBertConfig, embed_pairs
-from userbert.serving import embed as embedding
+from userbert.serving import asked
 from userbert.serving.embed import write_embeddings
 from userbert.serving.inspection import inspect
 
@@ -129,17 +129,19 @@ def test_data_with_other_segments_are_refused(
 def test_a_cluster_writes_the_same_vectors(
     model: UserBert, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "_ROW_GROUP", 2)
+    monkeypatch.setattr(asked, "PAIRS_EACH", 2)
     rows = data.rows_of(["cid", "bob", "ann", "bob", "cid"])
     pairs = Pairs(rows, np.repeat(cutoffs("2024-03-20T00:00"), 5))
     write_embeddings(model, data, pairs, tmp_path / "here.parquet")
     with spark_session("local[2]") as spark:
         write_embeddings(model, data, pairs, tmp_path / "there", spark=spark)
-    assert len(list((tmp_path / "there").iterdir())) == 3
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == [
+        "part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "summary.json",
+    ]  # fmt: skip
     shown = StringIO()
     Console(file=shown, width=120).print(inspect(tmp_path / "there"))
     assert f"5 of {model.width()} numbers" in shown.getvalue()
-    here, there = (pl.read_parquet(tmp_path / name) for name in ("here.parquet", "there"))
+    here, there = (pl.read_parquet(tmp_path / name) for name in ("here.parquet", "there/*.parquet"))
     assert here["user_id"].to_list() == there["user_id"].to_list()
     assert here["cutoff"].to_list() == there["cutoff"].to_list()
     vectors = [frame["embedding"].to_numpy() for frame in (here, there)]

@@ -138,7 +138,7 @@ def test_kernel_equals_the_exact_loss_but_for_rounding(
     with torch.autocast("cpu", torch.bfloat16):
         loss = set_cross_entropy(*parts, sets)
     # Logits are of products of rounded numbers: off by 2^-9 of their terms.
-    assert abs(loss - expected) <= 0.005 * (1 + scale) * (1 + len(sets.ids))
+    assert abs(loss - expected) <= 0.01 * (1 + scale) * (1 + len(sets.ids))
     for mine, theirs in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
         rounding = 0.03 * (1 + len(sets.ids)) * max(1, scale)
         assert (mine - theirs).norm() <= (0.02 + 0.02 * scale) * theirs.norm() + rounding
@@ -155,7 +155,7 @@ def test_kernel_equals_the_sampled_loss_but_for_rounding(
     expected = sampled_set_cross_entropy(*parts, sets, candidates)
     with torch.autocast("cpu", torch.bfloat16):
         loss = sampled_set_cross_entropy(*parts, sets, candidates)
-    assert abs(loss - expected) <= 0.005 * (1 + scale) * (1 + len(sets.ids))
+    assert abs(loss - expected) <= 0.01 * (1 + scale) * (1 + len(sets.ids))
     for mine, theirs in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
         rounding = 0.03 * (1 + len(sets.ids)) * max(1, scale)
         assert (mine - theirs).norm() <= (0.02 + 0.02 * scale) * theirs.norm() + rounding

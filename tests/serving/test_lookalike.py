@@ -13,6 +13,7 @@ import userbert as ub
 from command_line import Userbert
 from userbert.benchmarks.lookalike import make_vectors
 from userbert.errors import InputError
+from userbert.folders import write_summary
 from userbert.serving import lookalike as lists
 from userbert.serving.embeddings import Embeddings
 from userbert.serving.likeness import WAYS, Sample, Way, likeness
@@ -142,6 +143,7 @@ def test_embeddings_of_every_form_give_one_list(form: str, tmp_path: Path) -> No
         given.mkdir()
         frame[:100].write_parquet(given / "part-00000.parquet")
         frame[100:].write_parquet(given / "part-00001.parquet")
+        write_summary(given, "embeddings", format=1, vectors=len(frame), parts=2)
     elif form == "columns":
         values = frame["embedding"].to_numpy()
         named = [pl.Series(f"e{number}", values[:, number]) for number in range(8)]

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,11 +19,14 @@ from userbert.cli.options import (
     needs,
     needs_torch,
     open_data,
-    pairs_given,
     session_of,
     show,
 )
-from userbert.folders import refuse_existing, require_ending
+from userbert.errors import InputError
+from userbert.folders import refuse_existing
+
+if TYPE_CHECKING:
+    from userbert.serving.asked import Asked
 
 
 class VectorsAs(StrEnum):
@@ -60,32 +63,48 @@ def embed(
     precision: Annotated[Precision, typer.Option(help="Of the encoder.")] = Precision.FLOAT32,
     engine: EngineOption = Engine.LOCAL,
     master: Master = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run that writes a folder.")
+    ] = False,
 ) -> None:
-    """Write a vector of every user.
+    """Write a vector of every user: one file, or a folder of parts.
 
     Example: `userbert embed model data --cutoff 2017-09-01 -o embeddings.parquet`
+
+    For many users, and to go on after an interruption: `userbert embed model data -o embeddings
+    --resume`
     """
     needs_torch()
+    from userbert.data.pairs import instant_of, read_pairs
     from userbert.model.userbert import UserBert
-    from userbert.serving.embed import write_embeddings
+    from userbert.serving.asked import users_before
+    from userbert.serving.embed import is_file, write_embeddings
 
-    refuse_existing(output)
+    if not resume:
+        refuse_existing(output)
     if engine is Engine.LOCAL:
-        require_ending(output, ".parquet")
+        is_file(output)
     opened = open_data(data)
-    pairs = pairs_given(opened, cutoff, at)
+    if at is None:
+        instants = [instant_of(moment, opened, "--cutoff") for moment in cutoff or []]
+        asked: Asked = users_before(opened, instants or [opened.default_cutoff], "--cutoff")
+    elif cutoff:
+        raise InputError("--at names each user's cut-off; leave --cutoff out.")
+    else:
+        asked = read_pairs(at, opened)
     trained = UserBert.from_pretrained(model)
     with session_of(engine, master) as spark:
-        write_embeddings(
+        vectors = write_embeddings(
             trained,
             opened,
-            pairs,
+            asked,
             output,
             vectors_as=vectors_as.value,
             precision=precision.value,
             spark=spark,
+            resume=resume,
         )
-    show(f"{output}: {len(pairs):,} vectors")
+    show(f"{output}: {vectors:,} vectors")
 
 
 def serve(

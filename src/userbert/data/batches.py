@@ -116,6 +116,35 @@ def users_of(batch: UserBatch, first: int, last: int) -> UserBatch:
     )
 
 
+def in_order(batch: UserBatch, users: Int64) -> UserBatch:
+    """The users of a batch, by number (B,), in another order; without a future."""
+    segments = tuple(_in_order(segment, users) for segment in batch.segments)
+    return UserBatch(batch.index[users], segments, batch.profile_ids[users])
+
+
+def _in_order(segment: SegmentBatch, users: Int64) -> SegmentBatch:
+    words, word_offsets = ranges(segment.word_offsets, users)
+    actions, action_offsets = ranges(segment.action_offsets, words)
+    return replace(
+        segment,
+        ids=segment.ids[:, actions],
+        action_offsets=action_offsets,
+        word_offsets=word_offsets,
+        positions=segment.positions[words],
+    )
+
+
+def ranges(offsets: Int64, numbers: Int64) -> tuple[Int64, Int64]:
+    """The members of groups, one group after the other, and the offsets of these groups.
+
+    Those of group g are `offsets[g]` … `offsets[g + 1] - 1`.
+    """
+    first = offsets[numbers]
+    lengths = offsets[numbers + 1] - first
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return np.repeat(first - ends[:-1], lengths) + np.arange(ends[-1]), ends
+
+
 def without_actions(batch: UserBatch, left_out: Sequence[NDArray[np.bool_]]) -> UserBatch:
     """A batch without some actions, (N,) of each segment; a word that loses all is not there."""
     segments = [

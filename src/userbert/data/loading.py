@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from userbert.data.batches import InputShape, Int64, UserBatch, users_of
+from userbert.data.batches import InputShape, Int64, UserBatch, in_order, users_of
 from userbert.data.sequences import cut
 from userbert.data.shape import input_shape
 from userbert.data.store import Histories, PreparedData
@@ -168,13 +168,29 @@ def in_length_order(
     """Every pair once, in chunks sorted by length; `UserBatch.index` points into the pairs."""
     with progress(description, len(rows)) as advance:
         for start in range(0, len(rows), _CHUNK):
-            chunk = np.arange(start, min(start + _CHUNK, len(rows)))
-            lengths = sequence_lengths(data, rows[chunk], cutoffs[chunk])
-            chunk = chunk[np.argsort(lengths, kind="stable")]
-            for first in range(0, len(chunk), batch_size):
-                pairs = chunk[first : first + batch_size]
-                yield replace(cut(data, rows[pairs], cutoffs[pairs], hidden), index=pairs)
-                advance(len(pairs), "")
+            part = slice(start, start + _CHUNK)
+            for batch in by_length(data, rows[part], cutoffs[part], batch_size, hidden):
+                yield replace(batch, index=start + batch.index)
+                advance(len(batch), "")
+
+
+def by_length(
+    data: Histories, rows: Int64, cutoffs: Int64, batch_size: int, hidden: Collection[str] = ()
+) -> Iterator[UserBatch]:
+    """Pairs (P,) in batches, the shortest sequences first; `UserBatch.index` points into them.
+
+    All are cut at once, which takes a fraction of the time of cutting them batch by batch.
+    """
+    users = cut(data, rows, cutoffs, hidden)
+    order = np.argsort(_word_counts(users), kind="stable")
+    users = in_order(users, order)
+    for first in range(0, len(order), batch_size):
+        yield users_of(users, first, min(first + batch_size, len(order)))
+
+
+def _word_counts(users: UserBatch) -> Int64:
+    counts: Int64 = np.sum([segment.word_counts for segment in users.segments], axis=0)
+    return counts
 
 
 def sequence_lengths(data: Histories, rows: Int64, cutoffs: Int64) -> Int64:
@@ -182,6 +198,5 @@ def sequence_lengths(data: Histories, rows: Int64, cutoffs: Int64) -> Int64:
     lengths = np.zeros(len(rows), dtype=np.int64)
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
-        batch = cut(data, rows[part], cutoffs[part])
-        lengths[part] = sum(segment.word_counts for segment in batch.segments)
+        lengths[part] = _word_counts(cut(data, rows[part], cutoffs[part]))
     return lengths

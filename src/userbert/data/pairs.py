@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from userbert.data.batches import Int64
-from userbert.data.store import PreparedData
+from userbert.data.store import Histories, PreparedData, Shard
 from userbert.data.words import DAY_US
 from userbert.errors import InputError
 from userbert.folders import found_at
@@ -75,11 +75,34 @@ def first_events(data: PreparedData) -> Int64:
     """(U,): when each user's first action was, in microseconds since 1970."""
     first = np.full(len(data), np.iinfo(np.int64).max)
     for shard in data.shards:
-        mine = first[shard.first_row : shard.first_row + shard.users]
-        for columns in shard.segments.values():
-            some = np.flatnonzero(np.diff(columns.offsets))
-            mine[some] = np.minimum(mine[some], columns.times[columns.offsets[some]])
+        first[shard.first_row : shard.first_row + shard.users] = first_events_of(shard)
     return first
+
+
+def first_events_of(shard: Shard) -> Int64:
+    """The same of one shard's users."""
+    first = np.full(shard.users, np.iinfo(np.int64).max)
+    for columns in shard.segments.values():
+        some = np.flatnonzero(np.diff(columns.offsets))
+        first[some] = np.minimum(first[some], columns.times[columns.offsets[some]])
+    return first
+
+
+def user_ids_of(data: Histories, rows: Int64) -> pa.Array:
+    """The ids (B,) of the users in some rows.
+
+    Arrow's own `take` of chunks puts the ids of all users together first, at each call.
+    """
+    shards = np.searchsorted(data.first_rows, rows, side="right") - 1
+    order = np.argsort(shards, kind="stable")
+    numbers, starts = np.unique(shards[order], return_index=True)
+    ids = [
+        data.shards[number].user_ids.take(pa.array(rows[own] - data.shards[number].first_row))
+        for number, own in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True)
+    ]
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(rows))
+    return pa.concat_arrays(ids or [pa.array([], pa.large_string())]).take(pa.array(place))
 
 
 def read_pairs(path: Path, data: PreparedData) -> Pairs:

@@ -214,6 +214,11 @@ class PreparedData:
         """(S,): the row of each shard's first user."""
         return np.array([shard.first_row for shard in self.shards], dtype=np.int64)
 
+    def users_by_shard(self) -> Int64:
+        """(S,): how many users each shard has; nothing else of them is read."""
+        files = [self.path / shard_name(n) / "users.arrow" for n in range(self.manifest["shards"])]
+        return np.array([_read(file).num_rows for file in files], dtype=np.int64)
+
     @cached_property
     def user_ids(self) -> pa.ChunkedArray:
         """The id of each row's user."""

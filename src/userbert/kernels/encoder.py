@@ -1,8 +1,8 @@
-"""The encoder's blocks in C: in bf16 as one operation with a gradient (`encoder.c`), in float32
-without one (`forward.c`).
+"""The encoder's blocks in C: in bf16 with a gradient (`encoder.c`), in float32 without one.
 
 In: token vectors of many users, their lengths, dropout keys, the weights of every block. Out: as
 many vectors. `model/encoder.py` uses it where `available` says so, in place of its own operations.
+`forward.c` is the one in float32.
 
 Letters in shapes: B users, T tokens of all users, H hidden.
 """

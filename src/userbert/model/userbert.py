@@ -5,15 +5,14 @@ carries all it needs to read data: schema, vocabularies, and which profile field
 Training moves its weights, tasks put a head on it, serving embeds with it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from userbert.data.batches import InputShape, Int64, UserBatch
-from userbert.data.loading import check_fits, in_length_order
-from userbert.data.pairs import pairs_asked
+from userbert.data.loading import by_length, check_fits
+from userbert.data.pairs import pairs_asked, user_ids_of
 from userbert.data.store import Histories, PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import ModelError
@@ -32,13 +31,19 @@ from userbert.model.embedding import Encoded, InputEmbedding, draw_as_bert
 from userbert.model.encoder import Encoder
 from userbert.model.heads import SegmentHeads, UserHeads
 from userbert.model.hub import folder_of, upload
+from userbert.progress import progress
 from userbert.schema.models import Schema, Strict
+from userbert.workers import threaded
 
 Pool = Literal["mean", "cls", "all"]
 Precision = Literal["float32", "bf16"]
 
 _BATCH = 256
 """Users embedded at once."""
+CHUNK = 1024
+"""Users cut at once."""
+_WAITING = 4
+"""Chunks a thread that wait for it, or to be taken."""
 
 
 class UserBertConfig(Strict):
@@ -200,7 +205,7 @@ class UserBert(nn.Module):
         vectors = embed_pairs(self, data, pairs.rows, pairs.cutoffs, pool=pool, precision=precision)
         return pl.DataFrame(
             {
-                "user_id": pl.Series(data.user_ids.take(pa.array(pairs.rows)), dtype=pl.String),
+                "user_id": pl.Series(user_ids_of(data, pairs.rows), dtype=pl.String),
                 "cutoff": pl.Series(pairs.cutoffs).cast(pl.Datetime("us", "UTC")),
                 "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])),
             }
@@ -297,19 +302,66 @@ def embed_pairs(
     Raises `ModelError` if the data have other ids than the model.
     """
     model.check_fits(data)
-    vectors = np.empty((len(rows), model.width(pool)), np.float32)
-    was_training = model.training
-    model.eval()
-    batches = in_length_order(
-        data, rows, cutoffs, batch_size=_BATCH, hidden=model.hidden, description="embedding"
+    chunks = (
+        Chunk(data, rows[first : first + CHUNK], cutoffs[first : first + CHUNK])
+        for first in range(0, len(rows), CHUNK)
     )
-    with torch.inference_mode():
-        for batch in batches:
-            with autocast(model.embedding.cls.device, precision):
-                found = model.user_vectors(model(batch), pool)
-            vectors[batch.index] = found.float().cpu().numpy()
-    model.train(was_training)
+    vectors = np.empty((len(rows), model.width(pool)), np.float32)
+    done = 0
+    with progress("embedding", len(rows)) as advance:
+        for _, found in embed_chunks(model, chunks, pool=pool, precision=precision):
+            vectors[done : done + len(found)] = found
+            done += len(found)
+            advance(len(found), "")
     return vectors
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Pairs that are cut together; not so many that a thread waits long for another's."""
+
+    data: Histories
+    rows: Int64
+    """(B,)"""
+    cutoffs: Int64
+    """(B,)"""
+    part: int = 0
+    """What the caller calls it."""
+
+
+def embed_chunks(
+    model: UserBert,
+    chunks: Iterable[Chunk],
+    *,
+    pool: Pool | None = None,
+    precision: Precision = "float32",
+) -> Iterator[tuple[Chunk, NDArray[np.float32]]]:
+    """Yield each chunk with its user embeddings (B, width), in their order.
+
+    Whole chunks are worked on side by side, on as many threads as PyTorch has: what is not computed
+    in the network, such as cutting, then takes no other thread's time.
+    """
+    device = model.embedding.cls.device
+    threads = torch.get_num_threads()
+    was_training = model.training
+
+    def work(chunk: Chunk) -> tuple[Chunk, NDArray[np.float32]]:
+        torch.set_num_threads(1)
+        vectors = np.empty((len(chunk.rows), model.width(pool)), np.float32)
+        batches = by_length(chunk.data, chunk.rows, chunk.cutoffs, _BATCH, model.hidden)
+        with torch.inference_mode(), autocast(device, precision):
+            for batch in batches:
+                found = model.user_vectors(model(batch), pool)
+                vectors[batch.index] = found.float().cpu().numpy()
+        return chunk, vectors
+
+    model.eval()
+    try:
+        workers = threads if device.type == "cpu" else 1
+        yield from threaded(work, chunks, workers, waiting=_WAITING * workers)
+    finally:
+        torch.set_num_threads(threads)
+        model.train(was_training)
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from userbert.errors import InputError
-from userbert.folders import found_at
+from userbert.serving.embedding_folder import complete_files
 
 Vectors = NDArray[np.float32]
 
@@ -59,7 +59,7 @@ class Embeddings:
         """
         parts: list[Part] = []
         columns: tuple[str, ...] | None = None
-        for file in files_of(path):
+        for file in complete_files(path):
             with _told(file):
                 parquet = pq.ParquetFile(file, page_checksum_verification=True)
                 names = parquet.schema_arrow.names
@@ -202,21 +202,10 @@ class Embeddings:
         return part.first - next(one.first for one in self.parts if one.name == part.name) + row + 1
 
 
-def files_of(path: Path) -> list[Path]:
-    """The file, or the parts that a folder holds; raises `InputError` if there is none."""
-    files = [path] if path.is_file() else sorted(path.glob("part-*.parquet"))
-    if not files:
-        raise InputError(
-            f"{path}: expected a Parquet file of embeddings, or a folder of part-00000.parquet and "
-            f"so on; {found_at(path)}. Make one by userbert embed."
-        )
-    return files
-
-
 def holds_vectors(path: Path) -> bool:
     """Whether a file or folder is one of embeddings."""
     try:
-        names = set(pq.read_schema(files_of(path)[0]).names)
+        names = set(pq.read_schema(complete_files(path)[0]).names)
     except (OSError, ValueError, pa.ArrowException):  # names may be no text
         return False
     return "user_id" in names and ("embedding" in names or "e0" in names)

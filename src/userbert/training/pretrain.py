@@ -28,11 +28,12 @@ from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.folders import refuse_existing
 from userbert.model.userbert import UserBert
+from userbert.resuming import refuse_other
 from userbert.training.cutoffs import moments
 from userbert.training.distributed import Processes, best_device, from_first, gathered
 from userbert.training.loop import LoopConfig, Trained, train
 from userbert.training.objectives import Objective, masked_words, several
-from userbert.training.run_folder import changed_settings, publish, run_folder, work_folder
+from userbert.training.run_folder import publish, run_folder, work_folder
 from userbert.training.settings import DEFAULT, PretrainConfig, preset_named
 from userbert.training.start import leading_directions, start_at
 from userbert.training.tracking import Tracked, Tracker
@@ -284,12 +285,7 @@ def _check_origin(
 def _finished(output: Path, record: Mapping[str, Any], processes: Processes) -> UserBert:
     """The model of a run that was killed when it was done, or nearly: its folder is whole."""
     model = UserBert.from_pretrained(output)
-    changed = changed_settings(model.record, record)
-    if changed:
-        raise InputError(
-            f"{output} exists already, made with other settings ({changed} differ). "
-            "Choose another -o, or remove it first."
-        )
+    refuse_other(output, model.record, record)
     if processes.is_first:
         shutil.rmtree(work_folder(output), ignore_errors=True)
     return model

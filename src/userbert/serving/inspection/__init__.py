@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.folders import found_at
+from userbert.serving.embedding_folder import refuse_unfinished
 from userbert.serving.embeddings import holds_vectors
 from userbert.serving.inspection.explanation import moved, words_of
 from userbert.serving.inspection.models import (
@@ -39,6 +40,7 @@ def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> R
             return describe_data(data)
         data.verify()
         return words_of(data, user, cutoff)
+    refuse_unfinished(path)
     if path.is_file() or any(path.glob("part-*.parquet")):
         if holds_vectors(path):
             _refuse(path, "vectors", cutoff=cutoff)

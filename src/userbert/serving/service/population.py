@@ -118,7 +118,7 @@ class Population:
         return found
 
     def near(self, model: str, row: int, vector: Vectors, k: int) -> list[Near] | None:
-        """The k users nearest to a vector (H,), without that of a row; none until they are there."""
+        """The k users nearest to a vector (H,), but for a row; none until all are embedded."""
         everybody = self._everybody.get(model)
         if everybody is None:
             return None
