@@ -46,3 +46,14 @@ def test_loss_and_gradients_equal_the_references(trimmed: bool) -> None:
         assert mine is not None
         assert theirs is not None
         assert torch.allclose(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_vectors_equal_the_references(trimmed: bool) -> None:
+    torch.manual_seed(0)
+    ours = model(config=CONFIG).eval()
+    users = batch([[6, 2], [0, 5], [0, 0], [9, 0]], seed=3)
+    with torch.inference_mode():
+        found = ours.user_vectors(ours(users), "mean")
+        expected = Reference(ours, trimmed=trimmed).eval().embed(users)
+    assert torch.allclose(found, expected, atol=1e-5)

@@ -1,15 +1,16 @@
 """The straightforward implementation: Hugging Face's `BertModel` on padded segments.
 
 In: a `UserBert`, whose weights it takes over, and the same batches and selected words. Out: the
-same loss, by way of stock parts: dense tables, segments padded to 128 words (or to the batch's
-longest), dense heads with multi-hot targets, dense Adam. Benchmarks set it beside ours, and tests
-hold ours equal to it.
+same loss, and the same vectors of users, by way of stock parts: dense tables, segments padded to
+128 words (or to the batch's longest), dense heads with multi-hot targets, dense Adam. Benchmarks
+set it beside ours, and tests hold ours equal to it.
 
 Letters in shapes: B users, P places of a padded sequence, W words of a segment, M selected words,
 V ids of an attribute without *none*, H hidden, E width of an attribute.
 """
 # mypy: disable-error-code="no-untyped-call, union-attr, no-any-return, call-arg"
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -101,28 +102,51 @@ class Reference(nn.Module):
 
     def forward(self, batch: UserBatch, selection: Selection) -> Tensor:
         """The loss of a batch: summed over selected words and attributes, averaged over users."""
+        encoded, words = self._encode(batch, selection.zeroed)
+        loss = encoded.new_zeros(())
+        start = 1
+        for heads, segment, selected, is_word in zip(
+            self.heads, batch.segments, selection.selected, words, strict=True
+        ):
+            is_selected = torch.zeros_like(is_word)
+            is_selected[is_word] = torch.from_numpy(selected)
+            users, where = is_selected.nonzero(as_tuple=True)
+            found = encoded[users, start + where]  # (M, H)
+            start += is_word.shape[1]
+            for attribute, head in enumerate(heads):
+                targets = multi_hot(segment, selected, attribute, head.out_features)
+                loss = loss - (targets * head(found).float().log_softmax(dim=1)).sum()
+        return loss / len(batch)
+
+    def embed(self, batch: UserBatch) -> Tensor:
+        """The mean of each user's words' final vectors: (B, H)."""
+        encoded, words = self._encode(batch)
+        is_word = torch.cat(words, dim=1)[..., None]  # (B, P, 1)
+        found = encoded[:, 1 : 1 + is_word.shape[1]]
+        counts = is_word.sum(dim=1)
+        mean = (found * is_word).sum(dim=1) / counts.clamp(min=1)
+        return torch.where(counts > 0, mean, encoded[:, 0])
+
+    def _encode(
+        self, batch: UserBatch, zeroed: Sequence[NDArray[np.bool_]] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Final vectors (B, P, H), and where words are in the places of each segment."""
         pieces = [self.cls.expand(len(batch), 1, -1)]
         valid = [torch.ones(len(batch), 1, dtype=torch.bool)]
         keep = [valid[0]]
-        places: list[Tensor] = []
-        start = 1
         for number, segment in enumerate(batch.segments):
             counts = torch.from_numpy(segment.word_counts)
             padded = int(counts.max()) if self.trimmed else MAX_WORDS
             is_word = torch.arange(padded) < counts[:, None]  # (B, padded)
-            words = self._words(number, segment)  # (W, H)
+            words = self.words(number, segment)  # (W, H)
             spread = words.new_zeros(len(batch), padded, words.shape[1])
             spread[is_word] = words
             pieces.append(spread)
             valid.append(is_word)
             is_kept = is_word.clone()
-            is_kept[is_word] = torch.from_numpy(~selection.zeroed[number])
+            if zeroed is not None:
+                is_kept[is_word] = torch.from_numpy(~zeroed[number])
             keep.append(is_kept)
-            is_selected = torch.zeros_like(is_word)
-            is_selected[is_word] = torch.from_numpy(selection.selected[number])
-            users, where = is_selected.nonzero(as_tuple=True)
-            places.append(torch.stack([users, start + where]))
-            start += padded
         for field, table in enumerate(self.profile):
             ids = torch.from_numpy(np.ascontiguousarray(batch.profile_ids[:, field]))
             pieces.append((table(ids) + self.profile_segment)[:, None])
@@ -133,17 +157,9 @@ class Reference(nn.Module):
         mask = torch.cat(valid, dim=1)[:, None, None, :]  # (B, 1, 1, P)
         mask = mask.expand(-1, 1, mask.shape[-1], -1)
         encoded = self.encoder(vectors, attention_mask=mask).last_hidden_state
-        loss = encoded.new_zeros(())
-        for heads, segment, selected, place in zip(
-            self.heads, batch.segments, selection.selected, places, strict=True
-        ):
-            found = encoded[place[0], place[1]]  # (M, H)
-            for attribute, head in enumerate(heads):
-                targets = multi_hot(segment, selected, attribute, head.out_features)
-                loss = loss - (targets * head(found).float().log_softmax(dim=1)).sum()
-        return loss / len(batch)
+        return encoded, valid[1 : 1 + len(batch.segments)]
 
-    def _words(self, number: int, segment: SegmentBatch) -> Tensor:
+    def words(self, number: int, segment: SegmentBatch) -> Tensor:
         """The words of a segment before normalisation: (W, H)."""
         offsets = torch.from_numpy(segment.action_offsets.astype(np.int32))
         sums = [

@@ -34,6 +34,7 @@ class EventCount(StrEnum):
     SIX_HUNDRED = "600M"
 
 
+_EMBEDDED = [10_000, 100_000, 1_000_000]
 _USUAL = [EventCount.THREE, EventCount.THIRTY, EventCount.NINETY]
 
 
@@ -111,6 +112,65 @@ def prepare(
             beside += f"{row['ratio']:.1f} times as fast"
         show(
             f"{row['workload']:>4} {row['variant']:>5}: {row['events_per_s']:,} events/s in "
+            f"{row['peak_memory_gib']} GiB{beside}"
+        )
+    _write(rows, output)
+
+
+@app.command()
+def embed(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, help="Of a turn, simulated.")] = 8192,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contestant.")] = 5,
+    memory: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="USERS",
+            help="Also look at the memory with so many users. May be given several times. "
+            "Default: 10,000, 100,000 and 1,000,000.",
+        ),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where prepared data are kept for the next run."),
+    ] = None,
+) -> None:
+    """Time embedding at the paper's size beside Hugging Face's BertModel and a GRU.
+
+    Example: `userbert bench embed -o embed.json`
+    """
+    _needs_peers("transformers")
+    from tempfile import TemporaryDirectory
+
+    from userbert.benchmarks.embed import bench_embed, memory_row
+    from userbert.data.prepare import prepare
+    from userbert.experiments.simulate import simulate
+    from userbert.schema.models import Schema
+
+    if output is not None:
+        refuse_existing(output)
+    with TemporaryDirectory() as folder:
+        place = work or Path(folder)
+
+        def prepared(number: int) -> Path:
+            path = place / f"data-{number}"
+            if not path.exists():
+                logs = Path(folder) / f"logs-{number}"
+                simulate(logs, number)
+                prepare(Schema.load(logs / "schema.yaml"), path)
+            return path
+
+        rows = bench_embed(prepared(users), rounds)
+        rows += [memory_row(prepared(number)) for number in memory or _EMBEDDED]
+    for row in rows:
+        beside = ""
+        if row["reference"] is not None:
+            beside = f", {row['reference']} {row['reference_users_per_s']:,}: "
+            beside += f"{row['ratio']:.1f} times as fast"
+        show(
+            f"{row['users']:>9,} users, {row['precision']:>7}: {row['users_per_s']:,} users/s in "
             f"{row['peak_memory_gib']} GiB{beside}"
         )
     _write(rows, output)

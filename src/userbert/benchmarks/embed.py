@@ -1,0 +1,181 @@
+"""Embedding beside what else makes vectors of users, and the memory that ours holds.
+
+In: prepared data of simulated users. Out: rows of users a second, their ratio, and memory at its
+peak. Ours is the whole verb, from prepared data to a folder of Parquet; of a reference the network
+alone is timed, on batches that are cut already, so ratios are the least that can be said.
+Contestants take turns on the same users. The command line writes the rows; docs/results shows them.
+
+Letters in shapes: B users, P places of a padded sequence, W words of a batch, H hidden.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from userbert.benchmarks.contest import compete, gib, run
+from userbert.benchmarks.reference import MAX_WORDS, Reference
+from userbert.data.batches import UserBatch
+from userbert.data.loading import in_length_order
+from userbert.data.pairs import pairs_at
+from userbert.data.store import PreparedData
+from userbert.model.userbert import Precision, UserBert, UserBertConfig
+from userbert.progress import progress
+from userbert.serving.asked import AllUsers
+from userbert.serving.embed import write_embeddings
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
+_BATCH = 64
+"""Users in a batch of the references: pytorch-lifestream's default for inference; larger ones make
+none of them faster here."""
+
+
+class Gru(nn.Module):
+    """A GRU over a user's words, the last state of which is the vector, as in pytorch-lifestream.
+
+    Words are those of the reference, from tables and means of its own; they stand one segment after
+    the other, padded to 128 + 128 or to the batch's longest.
+    """
+
+    def __init__(self, model: UserBert, *, trimmed: bool) -> None:
+        super().__init__()
+        self.trimmed = trimmed
+        self.reference = Reference(model, trimmed=trimmed)
+        hidden = model.config.hidden
+        self.gru = nn.GRU(hidden, hidden, batch_first=True)
+
+    def embed(self, batch: UserBatch) -> Tensor:
+        """The state after each user's last word: (B, H)."""
+        words = [self.reference.words(*one) for one in enumerate(batch.segments)]  # type: ignore[no-untyped-call]
+        counts = np.stack([segment.word_counts for segment in batch.segments])  # (S, B)
+        owners = np.concatenate([np.repeat(np.arange(len(batch)), each) for each in counts])
+        order = torch.from_numpy(np.argsort(owners, kind="stable"))
+        lengths = torch.from_numpy(counts.sum(axis=0))
+        places = int(lengths.max()) if self.trimmed else len(counts) * MAX_WORDS
+        is_word = torch.arange(max(places, 1)) < lengths[:, None]  # (B, P)
+        padded = words[0].new_zeros(*is_word.shape, words[0].shape[1])
+        padded[is_word] = torch.cat(words)[order]
+        states, _ = self.gru(padded)  # (B, P, H)
+        found: Tensor = states[torch.arange(len(batch)), (lengths - 1).clamp(min=0)]
+        return found
+
+
+REFERENCES: Mapping[str, Callable[[UserBert], Reference | Gru]] = {
+    "hf-padded": lambda model: Reference(model, trimmed=False),
+    "gru-padded": lambda model: Gru(model, trimmed=False),
+    "gru-trimmed": lambda model: Gru(model, trimmed=True),
+}
+
+
+def paper_model(data: PreparedData) -> UserBert:
+    """A model of the paper's size that has learned nothing."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = UserBertConfig()
+        return UserBert(
+            config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies
+        ).eval()
+
+
+def embed_all(data: PreparedData, output: Path, precision: Precision) -> None:
+    """Ours: from prepared data to a folder of Parquet, before `fit_before`."""
+    write_embeddings(paper_model(data), data, _asked(data), output, precision=precision)
+
+
+def _asked(data: PreparedData) -> AllUsers:
+    return AllUsers((data.schema.fit_before_us or data.default_cutoff,))
+
+
+def _by_verb(precision: Precision) -> Callable[[Path, Path], None]:
+    return lambda data, output: embed_all(PreparedData.open(data), output, precision)
+
+
+CONTESTANTS = {precision: _by_verb(precision) for precision in PRECISIONS}
+
+
+def bench_embed(path: Path, rounds: int) -> list[dict[str, Any]]:
+    """The rows of ours beside each reference, on all users of prepared data."""
+    data = PreparedData.open(path)
+    batches, users = _batches(data)
+    seconds = _take_turns(data, batches, rounds)
+    rows = []
+    for precision in PRECISIONS:
+        memory = gib(run(__spec__.name, precision, path).memory)
+        for reference in REFERENCES:
+            pairs = zip(seconds[reference], seconds[precision], strict=True)
+            rows.append(
+                {
+                    **_row("verb", precision, users, median(seconds[precision]), memory),
+                    "reference": reference,
+                    "reference_users_per_s": round(users / median(seconds[reference])),
+                    "ratio": round(median(theirs / mine for theirs, mine in pairs), 2),
+                }
+            )
+    return rows
+
+
+def memory_row(path: Path) -> dict[str, Any]:
+    """What ours holds in a process of its own, and how fast it is there, starting up included."""
+    data = PreparedData.open(path)
+    found = run(__spec__.name, "float32", path)
+    none = {"reference": None, "reference_users_per_s": None, "ratio": None}
+    users = len(pairs_at(data, _asked(data).cutoffs))
+    return {**_row("memory", "float32", users, found.seconds, gib(found.memory)), **none}
+
+
+def _row(variant: str, precision: str, users: int, seconds: float, memory: float) -> dict[str, Any]:
+    return {
+        "workload": "sparse",
+        "variant": variant,
+        "precision": precision,
+        "users": users,
+        "users_per_s": round(users / seconds),
+        "peak_memory_gib": memory,
+    }
+
+
+def _batches(data: PreparedData) -> tuple[list[UserBatch], int]:
+    """All users by length, as ours takes them; and their number."""
+    pairs = pairs_at(data, _asked(data).cutoffs)
+    found = in_length_order(data, pairs.rows, pairs.cutoffs, batch_size=_BATCH)
+    return list(found), len(pairs)
+
+
+def _take_turns(
+    data: PreparedData, batches: Sequence[UserBatch], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of each contestant's turns; a first one to warm up is not counted."""
+    model = paper_model(data)
+    peers = {name: make(model).eval() for name, make in REFERENCES.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in (*PRECISIONS, *peers)}
+    with (
+        TemporaryDirectory(dir=data.path.parent) as folder,
+        progress("turns", (rounds + 1) * len(seconds)) as advance,
+    ):
+        for turn in range(rounds + 1):
+            for precision in PRECISIONS:
+                started = time.perf_counter()
+                output = Path(folder) / f"{precision}-{turn}"
+                write_embeddings(model, data, _asked(data), output, precision=precision)
+                if turn:
+                    seconds[precision].append(time.perf_counter() - started)
+                advance(1, precision)
+            for name, peer in peers.items():
+                started = time.perf_counter()
+                with torch.inference_mode():
+                    for batch in batches if turn else batches[:: len(batches) // 4 + 1]:
+                        peer.embed(batch)
+                if turn:
+                    seconds[name].append(time.perf_counter() - started)
+                advance(1, name)
+    return seconds
+
+
+if __name__ == "__main__":
+    compete(CONTESTANTS)
