@@ -22,8 +22,8 @@ RUN = [
     *sorted((ROOT / "docs/how-to").glob("*.md")),
 ]
 PREPARED = [
-    "explain", "forget", "inspect", "labels", "many-processes", "next-value", "pretrain", "resume",
-    "scikit-learn", "track",
+    "explain", "forget", "inspect", "labels", "lookalike", "many-processes", "next-value",
+    "pretrain", "resume", "scikit-learn", "track",
 ]  # fmt: skip
 """Pages that begin with prepared data."""
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

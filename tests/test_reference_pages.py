@@ -22,6 +22,7 @@ from userbert.data.store import PreparedData
 from userbert.folders import read_json
 from userbert.schema import Schema
 from userbert.serving.embed import write_embeddings
+from userbert.serving.lookalike import write_list
 from userbert.tasks.evaluate import Report
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.fused import finetune_with_aggregates
@@ -126,6 +127,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         folder / "fused"
     )
     task.predict(data).write_parquet(folder / "scores.parquet")
+    found = userbert.lookalike(folder / "list.parquet", data.user_ids.to_pylist()[:3], 5)
+    write_list(found, folder / "likest.parquet")
     return Written(folder, data)
 
 
@@ -194,6 +197,7 @@ def test_labels_vectors_and_scores_are_as_told(written: Written) -> None:
     assert set(as_columns.values()) - set(fixed.values()) == {vectors["e0`, `e1` …"]}
     scores = told("Scores")
     assert columns(folder / "scores.parquet") == {**fixed, "score": scores["score"]}
+    assert columns(folder / "likest.parquet") == told("Look-alikes")
 
 
 def test_records_of_training_are_as_told(written: Written) -> None:

@@ -75,6 +75,7 @@ def make_shop(folder: Path) -> None:
         done = userbert(folder, *command)
         assert done.code == 0, done.told
     rows = [f"u{number},{CUTOFF},{number % 2}" for number in range(60)]
+    (folder / "seeds.csv").write_text("user_id\nu1\nu2\nu3\n")
     (folder / "mine.csv").write_text("\n".join(["user_id,cutoff,label", *rows, ""]))
 
 

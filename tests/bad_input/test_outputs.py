@@ -23,11 +23,12 @@ WRITING: dict[str, list[str]] = {
     "pretrain": ["pretrain", "data", "--steps", "4", "--set", "batch_size=8", *TINY],
     "extend": ["extend", "model", "data"],
     "embed": ["embed", "model", "data"],
+    "lookalike": ["lookalike", "embeddings.parquet", "--seeds", "seeds.csv", "-k", "5"],
     "finetune": ["finetune", "model", "data", "--labels", "return.parquet", "--epochs", "1"],
     "predict": ["predict", "task", "data"],
     "evaluate": ["evaluate", "model", "data", "--labels", "return.parquet"],
 }
-FILES = {"label", "embed", "predict"}
+FILES = {"label", "embed", "lookalike", "predict"}
 """Verbs that write a file, not a folder."""
 QUICK = [verb for verb in WRITING if verb not in ("append", "evaluate")]
 
@@ -68,7 +69,7 @@ def test_where_one_may_not_write_is_told(shop: Shop, tmp_path: Path) -> None:
         assert "Permission denied" in message
 
 
-@pytest.mark.parametrize("verb", sorted(FILES))
+@pytest.mark.parametrize("verb", sorted(FILES - {"lookalike"}))
 def test_a_name_that_hides_the_format_is_told(shop: Shop, verb: str) -> None:
     message = shop.refuses(*WRITING[verb], "-o", "new.csv")
     assert "expected a name that ends in .parquet" in message
@@ -132,6 +133,7 @@ def test_a_checkpoint_that_finds_no_room_is_told_and_the_run_goes_on(
     ("verb", "where"),
     [
         ("embed", "userbert.serving.embed.embed_chunks"),
+        ("lookalike", "userbert.serving.lookalike.best"),
         ("evaluate", "userbert.tasks.evaluate.collect"),
         ("pretrain", "userbert.training.loop.exchange_gradients"),
     ],

@@ -3,7 +3,8 @@
 In: how many users. Out: rows of milliseconds a query, recall, seconds to build, and memory at its
 peak. Each contestant works in a process of its own on the same vectors, and is asked one query at a
 time. The vectors are made: a mixture of two thousand Gaussians of unequal size, whose variances
-fall by direction and whose mean is not zero, as those of embeddings do.
+fall by direction and whose mean is not zero. Their effective rank (14) and mean cosine (.45) lie
+among those of vectors of four real logs (10 to 24, and .29 to .45).
 """
 
 import time
@@ -20,7 +21,7 @@ from userbert.serving.embeddings import Vectors
 from userbert.serving.neighbours import Neighbours, Rows
 
 WIDTH, K, QUERIES = 128, 100, 200
-_CLUSTERS, _WITHIN, _DECAY, _MEAN = 2000, 0.3, 1.5, 0.8
+_CLUSTERS, _WITHIN, _DECAY, _MEAN = 2000, 0.3, 1.1, 2.0
 """Of how many groups users are, the share of the variance within these, how fast it falls by
 direction, and the length of the mean beside the largest deviation."""
 _MADE = 65_536

@@ -32,9 +32,10 @@ _ROUNDING = 2.0**-23
 sum can be off by)."""
 _SAMPLE = 20_000
 """Vectors that tell in which directions all lie."""
-_ENOUGH, _STEP = 0.96, 16
-"""The share of the squared lengths that leading directions hold, and in what steps these are
-added. With less, too many are looked at whole; with more, more is read of all."""
+_ENOUGH, _LEAST, _STEP = 0.96, 0.9, 16
+"""The share of the squared lengths that leading directions should hold, and must at least, and in
+what steps these are added. With less, too many are looked at whole; with more, more is read of
+all."""
 _WORTH_SCREENING = 1 << 22
 """Numbers in all vectors; fewer are read at once."""
 _MANY = 8
@@ -210,8 +211,8 @@ class _Leading:
         values, directions = np.linalg.eigh(some.T @ some)
         shares = np.cumsum(values[::-1]) / values.sum()
         enough = int(np.searchsorted(shares, _ENOUGH)) + 1
-        leading = -(-enough // _STEP) * _STEP
-        if kept.size < _WORTH_SCREENING or leading > width // 2:
+        leading = min(-(-enough // _STEP) * _STEP, width // 2)
+        if kept.size < _WORTH_SCREENING or leading == 0 or shares[leading - 1] < _LEAST:
             return None
         turn = np.ascontiguousarray(directions[:, ::-1][:, :leading])
         lead = np.empty((count, leading), np.float32)
