@@ -23,8 +23,7 @@ from userbert.serving.embedding_folder import complete_files
 Vectors = NDArray[np.float32]
 
 _UNREADABLE = (OSError, ValueError, TypeError, pa.ArrowException, pl.exceptions.PolarsError)
-_ROWS_OF_A_PART = 65_536
-"""Of frames; those of files are their row groups."""
+_ROWS_AT_A_TIME = 65_536
 _REMEDY = "Write it by userbert embed, or name the columns so."
 
 
@@ -88,8 +87,8 @@ class Embeddings:
         table = pl.DataFrame(frame).to_arrow(compat_level=pl.CompatLevel.oldest())
         columns = _vector_columns(table.column_names, name)
         parts = []
-        for first in range(0, len(table), _ROWS_OF_A_PART):
-            some = table.slice(first, _ROWS_OF_A_PART)
+        for first in range(0, len(table), _ROWS_AT_A_TIME):
+            some = table.slice(first, _ROWS_AT_A_TIME)
             parts.append(Part(name, first, len(some), some.select))
         return cls._of(name, parts, columns)
 
@@ -152,8 +151,11 @@ class Embeddings:
             self._refuse(part, "embedding", "numbers", "empty lists")
         return numbers.reshape(part.rows, -1)
 
-    def blocks(self, parts: Sequence[Part] | None = None) -> Iterator[tuple[Part, Vectors]]:
-        """Every part, or some, and its vectors; raises `InputError` if they differ in width."""
+    def blocks(self, parts: Sequence[Part] | None = None) -> Iterator[tuple[int, Vectors]]:
+        """Vectors (B, H) of every part, or of some, and the number of the first row of each block.
+
+        Raises `InputError` if they differ in width.
+        """
         before: tuple[Part, int] | None = None
         for part in self.parts if parts is None else parts:
             vectors = self.vectors(part)
@@ -165,18 +167,20 @@ class Embeddings:
                     "common: embed all users by one."
                 )
             before = before or (part, width)
-            yield part, vectors
+            # Others write parts of any size.
+            for first in range(0, part.rows, _ROWS_AT_A_TIME):
+                yield part.first + first, vectors[first : first + _ROWS_AT_A_TIME]
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Vectors:
         """The vectors (B, H) of some rows, in the order given."""
         wanted = np.asarray(rows, np.int64)
         parts = np.searchsorted([part.first for part in self.parts], wanted, "right") - 1
         found: Vectors | None = None
-        for part, vectors in self.blocks([self.parts[number] for number in np.unique(parts)]):
-            mine = np.flatnonzero((wanted >= part.first) & (wanted < part.first + part.rows))
+        for first, vectors in self.blocks([self.parts[number] for number in np.unique(parts)]):
+            mine = np.flatnonzero((wanted >= first) & (wanted < first + len(vectors)))
             if found is None:
                 found = np.zeros((len(wanted), vectors.shape[1]), np.float32)
-            found[mine] = vectors[wanted[mine] - part.first]
+            found[mine] = vectors[wanted[mine] - first]
         return np.zeros((0, 0), np.float32) if found is None else found
 
     def _numbers(self, column: Any, part: Part, name: str) -> Vectors:

@@ -59,12 +59,16 @@ def likeness(way: Way, sample: Sample) -> Likeness:
     """Learn from seeds what is like them."""
     if way == "nearest":
         return _Nearest(sample)
-    return _Directions.linear(sample) if way == "linear" else _Directions.centroid(sample)
+    return Directions.linear(sample) if way == "linear" else Directions.centroid(sample)
 
 
 @dataclass(frozen=True, eq=False)
-class _Directions:
-    """Products with a vector, and a number beside."""
+class Directions:
+    """Products with a vector, and a number beside.
+
+    As users' vectors have length 1, the nearest to `directions[:, 0]` are those of the best scores:
+    that is how `Neighbours` finds look-alikes.
+    """
 
     directions: Numbers
     """(H, 1 + F)"""
@@ -72,7 +76,7 @@ class _Directions:
     """(1 + F,)"""
 
     @classmethod
-    def centroid(cls, sample: Sample) -> "_Directions":
+    def centroid(cls, sample: Sample) -> "Directions":
         """The cosine with the mean of the seeds."""
         means = np.stack(
             [sample.seeds[~is_out].mean(axis=0) for is_out in _left_out(sample)], axis=1
@@ -81,7 +85,7 @@ class _Directions:
         return cls(means / np.where(lengths > 0, lengths, 1), np.zeros(means.shape[1]))
 
     @classmethod
-    def linear(cls, sample: Sample) -> "_Directions":
+    def linear(cls, sample: Sample) -> "Directions":
         """Log odds of being a seed and not one of the sampled rest, by a logistic regression."""
         everybody = np.concatenate([sample.seeds, sample.rest])
         middle = everybody.mean(axis=0)

@@ -2,7 +2,7 @@
 
 In: embeddings, and users who are known to be of the kind that is sought. Out: everybody else's best
 by score, and how many seeds would have been found had they not been known. Vectors are read twice,
-a part at a time, and every user is scored: memory is some 100 bytes a user, and no index is needed,
+a part at a time, and every user is scored: memory is some 200 bytes a user, and no index is needed,
 whatever the number of users. `userbert lookalike` calls it.
 """
 
@@ -188,9 +188,9 @@ def _look(
     """Rows and scores of the k best by the first way; seeds are placed by all of them."""
     rows, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
     with progress("scoring users", len(embeddings)) as advance:
-        for part, vectors in embeddings.blocks():
-            mine = np.flatnonzero(is_candidate[part.first : part.first + part.rows])
-            names = users.gather(mine + part.first)
+        for first, vectors in embeddings.blocks():
+            mine = np.flatnonzero(is_candidate[first : first + len(vectors)])
+            names = users.gather(mine + first)
             usable = units(_usable(vectors[mine], names, embeddings.name))
             has_direction = usable.any(axis=1)
             mine, wide = mine[has_direction], usable[has_direction].astype(np.float64)
@@ -199,11 +199,11 @@ def _look(
                 contest.add(of_users)
                 if number == 0:
                     rows, scores = best(
-                        np.concatenate([rows, mine + part.first]),
+                        np.concatenate([rows, mine + first]),
                         np.concatenate([scores, of_users[:, 0]]),
                         k,
                     )
-            advance(part.rows, "")
+            advance(len(vectors), "")
     return rows, scores
 
 
@@ -226,17 +226,19 @@ def _ids(users: Any, name: str) -> pl.Series:
 
 def _latest(people: pl.DataFrame, name: str) -> NDArray[np.bool_]:
     """(N,): whether a row is the latest of its user."""
-    is_latest = people.select(
-        pl.col("cutoff") == pl.col("cutoff").max().over("user_id")
-    ).to_series()
-    twice = people.filter(is_latest).filter(pl.col("user_id").is_duplicated())
-    if len(twice):
-        raise InputError(
-            f"{name}: user {twice['user_id'][0]} has several vectors of the cut-off "
-            f"{twice['cutoff'][0]} ({twice['user_id'].n_unique():,} users are like that). Keep one "
-            "row a user and cut-off."
-        )
-    return is_latest.to_numpy()
+    is_latest = pl.repeat(True, len(people), eager=True)
+    if people["cutoff"].n_unique() > 1:
+        newest = pl.col("cutoff").max().over("user_id")
+        is_latest = people.select(pl.col("cutoff") == newest).to_series()
+    latest = people.filter(is_latest)
+    if latest["user_id"].n_unique() == len(latest):
+        return is_latest.to_numpy()
+    twice = latest.filter(pl.col("user_id").is_duplicated())
+    raise InputError(
+        f"{name}: user {twice['user_id'][0]} has several vectors of the cut-off "
+        f"{twice['cutoff'][0]} ({twice['user_id'].n_unique():,} users are like that). Keep one "
+        "row a user and cut-off."
+    )
 
 
 def _usable(vectors: Vectors, users: pl.Series, name: str) -> Vectors:

@@ -72,15 +72,15 @@ def nearest_in(
     """
     wanted = units(vector[None])[0].astype(np.float64)
     rows, cosines = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    with progress("looking for neighbours", len(embeddings.parts)) as advance:
-        for part, vectors in embeddings.blocks():
+    with progress("looking for neighbours", len(embeddings)) as advance:
+        for first, vectors in embeddings.blocks():
             own = units(vectors)
-            mine = np.flatnonzero(is_asked[part.first : part.first + part.rows] & own.any(axis=1))
+            mine = np.flatnonzero(is_asked[first : first + len(own)] & own.any(axis=1))
             found = (own[mine].astype(np.float64) @ wanted).astype(np.float32)
             rows, cosines = best(
-                np.concatenate([rows, mine + part.first]), np.concatenate([cosines, found]), k
+                np.concatenate([rows, mine + first]), np.concatenate([cosines, found]), k
             )
-            advance(1, "")
+            advance(len(own), "")
     return rows, cosines
 
 
