@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from userbert.data.batches import InputShape, Int64, SegmentBatch, SegmentShape, UserBatch
 from userbert.model.dropout import Dropout, token_keys
 from userbert.model.encoder import NORM_EPSILON
+from userbert.model.lookups import by_word, interleave, word_tables
 from userbert.model.summary import HistorySummary
 from userbert.model.tables import INIT_DEVIATION, AttributeTables, as_tensor
 
@@ -77,36 +78,28 @@ class SegmentEmbedding(nn.Module):
         `zeroed` (W,) position and segment alone are seen.
         """
         rows = tables.rows(batch.ids, numbers[:, None])  # (A, N)
-        rows, groups = _by_word(rows, batch.action_offsets)
+        rows, groups = by_word(rows, batch.action_offsets)
         sums = tables.sum_groups(rows, groups)  # (W * A, E)
         device = self.segment.device
         # Actions without an attribute count too: its share of the word's mean is smaller.
         sizes = as_tensor(np.diff(batch.action_offsets).astype(np.float32), device)
-        means = sums.view(len(sizes), self.project.in_features) / sizes[:, None]  # (W, A * E)
+        hide = None if zeroed is None else as_tensor(zeroed, device)
+        return self.of_sums(sums, sizes, as_tensor(batch.positions, device), hide)
+
+    def of_sums(
+        self, sums: Tensor, sizes: Tensor, positions: Tensor, zeroed: Tensor | None = None
+    ) -> Tensor:
+        """Words (W, H), given the sums (W * A, E) over their actions, of which there are `sizes`.
+
+        Positions, sizes and `zeroed` are (W,).
+        """
+        means = sums.view(sizes.shape[0], self.project.in_features) / sizes[:, None]  # (W, A * E)
         tokens = self.project(means)
         if self.size is not None:
             tokens = tokens + self.size(sizes.log1p()[:, None])
         if zeroed is not None:
-            tokens = tokens.masked_fill(as_tensor(zeroed, device)[:, None], 0)
-        positions = as_tensor(batch.positions, device)
+            tokens = tokens.masked_fill(zeroed[:, None], 0)
         return tokens + self.position(positions) + self.segment  # type: ignore[no-any-return]
-
-
-def _by_word(rows: Int64, action_offsets: Int64) -> tuple[Int64, Int64]:
-    """Bring rows (A, N) into the order of words, then attributes, then actions.
-
-    Returns them flat, with the offsets (W * A + 1,) of each word's attributes.
-    """
-    attributes = len(rows)
-    sizes = np.diff(action_offsets)
-    offsets = np.zeros(len(sizes) * attributes + 1, np.int64)
-    np.cumsum(np.repeat(sizes, attributes), out=offsets[1:])
-    first = offsets[:-1].reshape(-1, attributes).T  # (A, W)
-    # Where each action's row goes: its word's place for the attribute, and its rank in the word.
-    shift = np.repeat(first - action_offsets[:-1], sizes, axis=1)
-    ordered = np.empty(rows.size, np.int64)
-    ordered[shift + np.arange(rows.shape[1])] = rows
-    return ordered, offsets
 
 
 class InputEmbedding(nn.Module):
@@ -123,15 +116,9 @@ class InputEmbedding(nn.Module):
         summary: bool = False,
     ) -> None:
         super().__init__()
-        attributes = [attribute for segment in shape.segments for attribute in segment.attributes]
-        sizes = {attribute.table: attribute.size for attribute in attributes}
-        number = {table: number for number, table in enumerate(sizes)}
         # Segments may share a table, so they are kept here and not by segment.
-        self._numbers = tuple(
-            np.array([number[attribute.table] for attribute in segment.attributes], np.int64)
-            for segment in shape.segments
-        )
-        self.tables = AttributeTables(tuple(sizes.values()), width)
+        sizes, self._numbers = word_tables(shape)
+        self.tables = AttributeTables(sizes, width)
         self.segments: Sequence[SegmentEmbedding] = nn.ModuleList(  # type: ignore[assignment]
             SegmentEmbedding(segment, hidden, width, sizes=word_sizes) for segment in shape.segments
         )
@@ -195,7 +182,7 @@ class InputEmbedding(nn.Module):
             pieces.append(summary)
             counts.append(np.ones(len(batch), np.int64))
 
-        places, lengths = _interleave(np.stack(counts))
+        places, lengths = interleave(np.stack(counts))
         order = np.empty(len(places), np.int64)
         order[places] = np.arange(len(places))
         vectors = torch.cat(pieces).index_select(0, as_tensor(order, device))  # (T, H)
@@ -245,18 +232,3 @@ def draw_as_bert(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
     if isinstance(module, AttributeTables | SegmentEmbedding | InputEmbedding):
         module.reset_parameters()
-
-
-def _interleave(counts: Int64) -> tuple[Int64, Int64]:
-    """Bring pieces, each in the order of users, into the order of users.
-
-    `counts` (P, B) says how many tokens of each piece each user has. Returns the place (T,) of
-    each token, piece after piece, and the number of tokens (B,) of each user.
-    """
-    lengths = counts.sum(axis=0)
-    first_of_user = np.cumsum(lengths) - lengths
-    first = first_of_user + np.cumsum(counts, axis=0) - counts  # (P, B)
-    flat = counts.ravel()
-    before = np.cumsum(flat) - flat
-    places = np.repeat(first.ravel() - before, flat) + np.arange(flat.sum())
-    return places, lengths

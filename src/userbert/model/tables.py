@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from userbert.data.batches import Int64
+from userbert.model.lookups import Tables
 
 INIT_DEVIATION = 0.02
 """Of every weight at the start, as in BERT."""
@@ -65,8 +66,7 @@ class AttributeTables(RowSparse):
 
     def __init__(self, sizes: Sequence[int], width: int) -> None:
         super().__init__()
-        # Each table has a row for every id but none.
-        self.before_first = np.cumsum([0, *(size - 1 for size in sizes)])
+        self.places = Tables.of(sizes)
         self.weight = nn.Parameter(torch.empty(int(self.before_first[-1]) + 1, width))
 
     def reset_parameters(self) -> None:
@@ -79,6 +79,11 @@ class AttributeTables(RowSparse):
         """The one matrix."""
         return (self.weight,)
 
+    @property
+    def before_first(self) -> Int64:
+        """The row before each table's first, and last the row that ends all."""
+        return self.places.before_first
+
     def vectors(self, number: int) -> Tensor:
         """The vectors of a table's ids 1, 2, …, and of none before them: (size, E)."""
         first, last = self.before_first[number : number + 2] + 1
@@ -86,7 +91,7 @@ class AttributeTables(RowSparse):
 
     def rows(self, ids: NDArray[np.integer[Any]], tables: Int64) -> Int64:
         """The rows of ids; the tables' numbers broadcast against them."""
-        return np.where(ids > 0, ids + self.before_first[tables], 0)
+        return self.places.rows(ids, tables)
 
     def sum_groups(
         self, rows: Int64, offsets: Int64, weights: NDArray[np.float32] | None = None

@@ -177,12 +177,10 @@ class UserBert(nn.Module):
         mean = _mean(encoded.tokens, words, owners, cls)
         if pool == "mean":
             return mean
-        parts = [cls, mean]
+        fields = None
         if self.shape.profile:
-            parts.append(_mean(encoded.tokens, encoded.field_index, encoded.user_of_field, cls))
-        if encoded.summary is not None:
-            parts.append(layer_norm(encoded.summary, encoded.summary.shape[1:]).to(cls.dtype))
-        return torch.cat(parts, dim=1)
+            fields = _mean(encoded.tokens, encoded.field_index, encoded.user_of_field, cls)
+        return side_by_side(cls, mean, fields, encoded.summary)
 
     def embed(
         self,
@@ -279,6 +277,18 @@ class UserBert(nn.Module):
                 f"{folder}: the weights are not those of its config.json: {error}."
             ) from error
         return model.eval()
+
+
+def side_by_side(
+    cls: Tensor, words: Tensor, fields: Tensor | None, summary: Tensor | None
+) -> Tensor:
+    """The pool `all`, (B, width), of what there is of users: (B, H) each."""
+    parts = [cls, words]
+    if fields is not None:
+        parts.append(fields)
+    if summary is not None:
+        parts.append(layer_norm(summary, summary.shape[1:]).to(cls.dtype))
+    return torch.cat(parts, dim=1)
 
 
 def _mean(tokens: Tensor, index: Tensor, users: Tensor, cls: Tensor) -> Tensor:
