@@ -19,9 +19,16 @@ BASE_INSTALL = [
     "userbert.serving.inspection",
     "userbert.serving.lookalike",
     "userbert.serving.neighbours",
+    "userbert.serving.backend",
     "userbert.cli",
 ]
-TORCH_FREE = [*BASE_INSTALL, "userbert.tasks.aggregates", "userbert.tasks.popularity"]
+TORCH_FREE = [
+    *BASE_INSTALL,
+    "userbert.tasks.aggregates",
+    "userbert.tasks.popularity",
+    "userbert.serving.backend",
+    "userbert.serving.runtime",
+]
 
 
 def test_public_names_are_these() -> None:
@@ -32,6 +39,7 @@ def test_public_names_are_these() -> None:
         "Labels",
         "ModelError",
         "PreparedData",
+        "Runtime",
         "Schema",
         "SchemaError",
         "SourceError",
@@ -39,6 +47,7 @@ def test_public_names_are_these() -> None:
         "UserBert",
         "UserBertError",
         "UserEmbedder",
+        "UserEvents",
         "evaluate",
         "explain",
         "finetune",

@@ -1,12 +1,13 @@
 """Vectors of who users are, learned from logs of what they do.
 
-The names below are the public surface. Those that need torch are imported when they are first
-used, so `import userbert` works in the base install.
+The names below are the public surface. Those that need torch or onnxruntime are imported when they
+are first used, so `import userbert` works in the base install.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from userbert.data.live import UserEvents
 from userbert.data.prepare import prepare
 from userbert.data.store import PreparedData
 from userbert.errors import (
@@ -25,12 +26,13 @@ from userbert.tasks.labels import Labels
 if TYPE_CHECKING:
     from userbert.model.userbert import UserBert
     from userbert.serving.user_embedder import UserEmbedder
+    from userbert.serving.runtime import Runtime
     from userbert.tasks.evaluate import evaluate
     from userbert.tasks.explain import explain
     from userbert.tasks.finetune import TaskModel, finetune
     from userbert.training.pretrain import pretrain
 
-_NEED_TORCH = {
+_LATE = {
     "UserBert": "userbert.model.userbert",
     "pretrain": "userbert.training.pretrain",
     "finetune": "userbert.tasks.finetune",
@@ -38,7 +40,9 @@ _NEED_TORCH = {
     "evaluate": "userbert.tasks.evaluate",
     "explain": "userbert.tasks.explain",
     "UserEmbedder": "userbert.serving.user_embedder",
+    "Runtime": "userbert.serving.runtime",
 }
+_EXTRAS = {"torch": "train", "onnxruntime": "serve"}
 
 __all__ = [
     "DataError",
@@ -47,6 +51,7 @@ __all__ = [
     "Labels",
     "ModelError",
     "PreparedData",
+    "Runtime",
     "Schema",
     "SchemaError",
     "SourceError",
@@ -54,6 +59,7 @@ __all__ = [
     "UserBert",
     "UserBertError",
     "UserEmbedder",
+    "UserEvents",
     "evaluate",
     "explain",
     "finetune",
@@ -64,13 +70,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEED_TORCH:
+    if name not in _LATE:
         raise AttributeError(f"module 'userbert' has no attribute {name!r}")
     try:
-        return getattr(import_module(_NEED_TORCH[name]), name)
+        return getattr(import_module(_LATE[name]), name)
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in _EXTRAS:
             raise
         raise InputError(
-            f"userbert.{name} needs torch. Install it with: pip install 'userbert[train]'"
+            f"userbert.{name} needs {error.name}. Install it with: "
+            f"pip install 'userbert[{_EXTRAS[error.name]}]'"
         ) from error

@@ -1,6 +1,7 @@
 """Verbs of use: vectors of all users, look-alikes, a network for other runtimes, the service."""
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,7 @@ from userbert.cli.options import (
     show,
 )
 from userbert.errors import InputError
-from userbert.folders import refuse_existing
+from userbert.folders import refuse_existing, require_ending
 
 if TYPE_CHECKING:
     from userbert.serving.asked import Asked
@@ -188,3 +189,30 @@ def lookalike(
     write_list(found.users, output)
     for line in found.told(output):
         show(line)
+
+
+def export(
+    network: Annotated[
+        Path, typer.Argument(metavar="MODEL|TASK", help="A pretrained model, or a task model.")
+    ],
+    output: Output,
+) -> None:
+    """Write a model or a task as one ONNX file, which is run without torch.
+
+    Example: `userbert export task -o task.onnx`
+    """
+    needs_torch()
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]:
+        raise InputError(
+            f"this needs {' and '.join(missing)}. Install it with: pip install 'userbert[export]'"
+        )
+    from userbert.serving.export import write_onnx
+    from userbert.serving.torch_backend import load_network
+
+    refuse_existing(output)
+    require_ending(output, ".onnx")
+    written = write_onnx(load_network(network), output)
+    show(
+        f"{output}: {written.size / 1e6:,.1f} MB; vectors differ from torch's by at most "
+        f"{written.difference:.1e}"
+    )

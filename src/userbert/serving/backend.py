@@ -5,7 +5,7 @@ Out: a `Backend`, which answers for users. The live service knows nothing else o
 torch: what a backend needs is imported when one is loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from userbert.data.batches import Int64
+from userbert.data.batches import Int64, UserBatch
 from userbert.data.store import Histories
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError
@@ -85,8 +85,35 @@ class Backend(Protocol):
         """
 
 
-def load_backend(path: str | Path, runs_on: RunsOn = "torch") -> Backend:
+def gathered(
+    backend: Backend,
+    answer: Callable[[UserBatch], Answer],
+    batches: Iterable[UserBatch],
+    count: int,
+) -> Answer:
+    """The answers of a backend to batches, whose index points into so many pairs, as one."""
+    vectors = np.empty((count, backend.width), np.float32)
+    asked = backend.task
+    scores = None if asked is None else np.empty((count, *asked.score_shape), np.float32)
+    for batch in batches:
+        found = answer(batch)
+        vectors[batch.index] = found.vectors
+        if scores is not None:
+            scores[batch.index] = found.scores
+    return Answer(vectors, scores)
+
+
+BATCH = 256
+"""Users that are answered for at once: more only take more memory."""
+
+
+def load_backend(
+    path: str | Path, runs_on: RunsOn = "torch", *, threads: int | None = None
+) -> Backend:
     """Load what is to answer: a model or task folder for torch, a file of `export` for onnx.
+
+    With `threads`, so many compute: of torch, in the whole process. Otherwise torch and onnxruntime
+    take as many as there are cores; torch, what OMP_NUM_THREADS says.
 
     Raises `ModelError` if it is damaged, and `InputError` if it is something else or cannot be
     loaded by what is installed.
@@ -98,9 +125,11 @@ def load_backend(path: str | Path, runs_on: RunsOn = "torch") -> Backend:
                 f"{path}: onnxruntime reads a file that `userbert export` wrote, and this is a "
                 f"folder ({found_at(path)}). Write one: userbert export {path} -o {path.name}.onnx"
             )
-        from userbert.serving.runtime import Runtime
-
-        return Runtime.load(path)
+        try:
+            from userbert.serving.runtime import Runtime
+        except ModuleNotFoundError as error:
+            raise _lacks(error, path, "onnxruntime", "serve") from error
+        return Runtime.load(path, threads=threads)
     if path.is_file():
         raise InputError(
             f"{path}: torch reads the folder of a model or of a task, and this is a file. "
@@ -109,10 +138,14 @@ def load_backend(path: str | Path, runs_on: RunsOn = "torch") -> Backend:
     try:
         from userbert.serving.torch_backend import TorchBackend
     except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise InputError(
-            f"{path}: this needs torch. Install it with: pip install 'userbert[train]'. Without "
-            "torch, what `userbert export` wrote of it can be run: --backend onnx."
-        ) from error
-    return TorchBackend.load(path)
+        raise _lacks(error, path, "torch", "train") from error
+    return TorchBackend.load(path, threads=threads)
+
+
+def _lacks(error: ModuleNotFoundError, path: Path, module: str, extra: str) -> Exception:
+    """What to say of a module that is not installed; another than that is our fault."""
+    if error.name != module:
+        return error
+    return InputError(
+        f"{path}: this needs {module}. Install it with: pip install 'userbert[{extra}]'"
+    )

@@ -4,13 +4,13 @@ In: `MODEL/` or `TASK/`. Out: a `Backend`. `load_backend` makes it.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 
-from userbert.data.batches import Int64
+from userbert.data.batches import Int64, UserBatch
 from userbert.data.loading import in_turn
 from userbert.data.store import Histories
 from userbert.data.vocabulary import Vocabularies
@@ -18,12 +18,10 @@ from userbert.errors import InputError, ModelError
 from userbert.folders import checksum, found_at, read_json
 from userbert.model.userbert import UserBert
 from userbert.schema.models import Schema
-from userbert.serving.backend import Answer, RunsOn
+from userbert.serving.backend import BATCH, Answer, RunsOn, gathered
 from userbert.tasks.answers import Asked
 from userbert.tasks.fused import FUSED
 from userbert.tasks.task_model import TaskModel
-
-_BATCH = 256
 
 
 class TorchBackend:
@@ -33,12 +31,14 @@ class TorchBackend:
         self, name: str, network: UserBert | TaskModel, version: str, checksum: str
     ) -> None:
         self.name, self.version, self.checksum = name, version, checksum
-        self._task = network if isinstance(network, TaskModel) else None
+        self._network = network
         self._model = network.user_bert if isinstance(network, TaskModel) else network
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, threads: int | None = None) -> Self:
         """Load a folder; raise `ModelError` if it is damaged, of another kind, or not there."""
+        if threads is not None:
+            torch.set_num_threads(threads)
         network = load_network(folder)
         made = read_json(folder / "summary.json")
         name = folder.resolve().name
@@ -77,26 +77,25 @@ class TorchBackend:
     @property
     def task(self) -> Asked | None:
         """What is asked."""
-        return None if self._task is None else self._task.asked
+        return self._network.asked if isinstance(self._network, TaskModel) else None
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
         """Answer for (user, cut-off) pairs, (B,) each; see `Backend`."""
-        model, task = self._model, self._task
-        model.check_fits(data)
-        vectors = np.empty((len(rows), self.width), np.float32)
-        scores: list[torch.Tensor] = []
-        with torch.inference_mode():
-            for batch in in_turn(data, rows, cutoffs, batch_size=_BATCH, hidden=self.hidden):
-                encoded = model(batch)
-                vectors[batch.index] = model.user_vectors(encoded).numpy()
-                if task is not None:
-                    outputs = task.head(model.user_vectors(encoded, task.pool))
-                    scores.append(task.head.scores(outputs))
-            if task is None:
-                return Answer(vectors, None)
-            # Of nobody there are scores too, of the right shape.
-            scores.append(task.head.scores(torch.zeros(0, task.head.out_features)))
-            return Answer(vectors, torch.cat(scores).numpy())
+        self._model.check_fits(data)
+        batches = in_turn(data, rows, cutoffs, batch_size=BATCH, hidden=self.hidden)
+        return gathered(self, partial(answer, self._network), batches, len(rows))
+
+
+def answer(network: UserBert | TaskModel, batch: UserBatch) -> Answer:
+    """What a network that does not train says of a batch."""
+    model = network.user_bert if isinstance(network, TaskModel) else network
+    with torch.inference_mode():
+        encoded = model(batch)
+        vectors = model.user_vectors(encoded).numpy()
+        if not isinstance(network, TaskModel):
+            return Answer(vectors, None)
+        outputs = network.head(model.user_vectors(encoded, network.pool))
+        return Answer(vectors, network.head.scores(outputs).numpy())
 
 
 def load_network(folder: Path) -> UserBert | TaskModel:

@@ -41,6 +41,11 @@ class Asked:
     horizon: str | None = None
     """How long after the cut-off the answer is looked for."""
 
+    @property
+    def score_shape(self) -> tuple[int, ...]:
+        """Of one user's scores: (C,) of classes, or () of a single number."""
+        return (len(self.classes),) if self.kind in ("multiclass", "multilabel") else ()
+
     def to_json(self) -> dict[str, Any]:
         """Write as plain JSON."""
         return asdict(self)
