@@ -18,6 +18,7 @@ from userbert.data.batches import InputShape, SegmentBatch, SegmentShape, UserBa
 from userbert.errors import ModelError
 from userbert.folders import publishing_file, require_ending
 from userbert.model.userbert import UserBert
+from userbert.progress import progress
 from userbert.serving.exportable import Exportable
 from userbert.serving.feeds import Feeding
 from userbert.serving.onnx_file import Contents, sealed
@@ -29,7 +30,7 @@ OPSET, IR_VERSION = 20, 10
 """Of ONNX: what onnxruntime 1.20, the oldest that is asked for, reads."""
 LARGEST_DIFFERENCE = 1e-4
 """Between torch and onnxruntime, in vectors and scores; of what is above 1, as a share of it."""
-_LARGEST = 2**31 - 1
+LARGEST_FILE = 2**31 - 1
 """Bytes of a message of protobuf, which an ONNX file is."""
 _TRIED = (1, 2, 64)
 """Users at a time."""
@@ -55,7 +56,7 @@ def write_onnx(network: UserBert | TaskModel, output: Path) -> Exported:
     model = network.user_bert if isinstance(network, TaskModel) else network
     weights = Exportable(network).parameters()
     size = sum(weight.numel() * weight.element_size() for weight in weights)
-    if size > _LARGEST:
+    if size > LARGEST_FILE:
         raise ModelError(
             f"the network takes {size / 2**30:.1f} GiB, and an ONNX file holds 2. Keep fewer "
             "values of its attributes (max_values in schema.yaml), or run it by torch."
@@ -63,9 +64,11 @@ def write_onnx(network: UserBert | TaskModel, output: Path) -> Exported:
     was_training = network.training
     network.eval()
     try:
-        with publishing_file(output) as temporary:
-            temporary.write_bytes(sealed(_content(network, model)))
+        with publishing_file(output) as temporary, progress("exporting", 2) as advance:
+            temporary.write_bytes(sealed(onnx_content(network, model)))
+            advance(1, "comparing")
             difference = _difference(network, model.shape, temporary)
+            advance(1, "")
             if not difference <= LARGEST_DIFFERENCE:
                 raise ModelError(
                     f"onnxruntime's vectors differ from torch's by {difference:.2g}, where at most "
@@ -77,7 +80,7 @@ def write_onnx(network: UserBert | TaskModel, output: Path) -> Exported:
         network.train(was_training)
 
 
-def _content(network: UserBert | TaskModel, model: UserBert) -> bytes:
+def onnx_content(network: UserBert | TaskModel, model: UserBert) -> bytes:
     """The file but for its checksum."""
     graph = Exportable(network)
     example = Feeding(model.shape, summary=model.config.summary)(

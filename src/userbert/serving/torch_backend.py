@@ -108,7 +108,7 @@ def load_network(folder: Path) -> UserBert | TaskModel:
         raise InputError(
             f"{folder} is a task with aggregates, whose counts and trees are taken from prepared "
             "data, where `userbert predict` scores it. Here a network is wanted: fine-tune without "
-            f"--with-aggregates, or take the network in it: {folder / 'network'}"
+            f"--with-aggregates, or take the one in it, {folder / 'network'}."
         )
     if (folder / "task.json").is_file():
         return TaskModel.load(folder)
