@@ -25,8 +25,8 @@ from userbert.tasks.labels import Labels
 
 if TYPE_CHECKING:
     from userbert.model.userbert import UserBert
-    from userbert.serving.user_embedder import UserEmbedder
     from userbert.serving.runtime import Runtime
+    from userbert.serving.user_embedder import UserEmbedder
     from userbert.tasks.evaluate import evaluate
     from userbert.tasks.explain import explain
     from userbert.tasks.finetune import TaskModel, finetune
