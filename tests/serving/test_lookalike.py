@@ -14,6 +14,7 @@ from command_line import Userbert
 from userbert.benchmarks.lookalike import make_vectors
 from userbert.errors import InputError
 from userbert.folders import write_summary
+from userbert.serving import embeddings
 from userbert.serving import lookalike as lists
 from userbert.serving.embeddings import Embeddings
 from userbert.serving.likeness import WAYS, Sample, Way, likeness
@@ -94,8 +95,7 @@ def test_scores_without_a_fold_are_those_of_the_other_seeds_alone(way: Way) -> N
 
 def test_seeds_that_were_held_out_are_counted_as_if_lists_were_made() -> None:
     frame, k = two_kinds(), 30
-    embeddings = Embeddings.of(frame)
-    found = find_lookalikes(embeddings, SEEDS, k, by="centroid", exclude=["u599"])
+    found = find_lookalikes(Embeddings.of(frame), SEEDS, k, by="centroid", exclude=["u599"])
     assert [one.way for one in found.compared] == ["centroid", "linear", "nearest"]
     # The same, fold by fold, with lists.
     draw = np.random.default_rng(0)
@@ -155,6 +155,17 @@ def test_embeddings_of_every_form_give_one_list(form: str, tmp_path: Path) -> No
     assert ub.lookalike(given, SEEDS, 20).equals(expected)
 
 
+def test_a_large_part_is_scored_some_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_kinds().write_parquet(tmp_path / "v.parquet")
+    expected = ub.lookalike(tmp_path / "v.parquet", SEEDS, 20)
+    monkeypatch.setattr(embeddings, "_ROWS_AT_A_TIME", 64)
+    opened = Embeddings.open(tmp_path / "v.parquet")
+    assert max(len(vectors) for _, vectors in opened.blocks()) == 64
+    assert ub.lookalike(tmp_path / "v.parquet", SEEDS, 20)["user_id"].equals(expected["user_id"])
+
+
 def test_ids_are_taken_as_frames_files_and_sequences(tmp_path: Path) -> None:
     frame = two_kinds()
     seeds = pl.DataFrame({"user_id": [*SEEDS, SEEDS[0], None]})
@@ -191,9 +202,9 @@ def test_a_way_that_takes_long_is_not_tried_unless_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lists, "_CHEAP", 1)
-    embeddings = Embeddings.of(two_kinds())
+    opened = Embeddings.of(two_kinds())
     for by in WAYS:
-        tried = {one.way for one in find_lookalikes(embeddings, SEEDS, 9, by=by).compared}
+        tried = {one.way for one in find_lookalikes(opened, SEEDS, 9, by=by).compared}
         assert tried == {"linear", "centroid", by}
 
 

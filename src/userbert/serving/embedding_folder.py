@@ -20,7 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 from userbert.errors import InputError
-from userbert.folders import checksum, read_json, sync, write_json, write_summary
+from userbert.folders import checksum, found_at, read_json, sync, write_json, write_summary
 from userbert.progress import progress, warn
 from userbert.workers import cores, threaded
 
@@ -121,6 +121,11 @@ def complete_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     refuse_unfinished(path)
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: expected a Parquet file of embeddings, or a folder of them; "
+            f"{found_at(path)}. Make one by userbert embed."
+        )
     again = "Copy the whole folder again, or remove it and embed again."
     if not (path / _SUMMARY).is_file():
         raise InputError(
