@@ -106,8 +106,8 @@ class Neighbours:
     def of(cls, vectors: Vectors, how: Literal["auto", "exact", "index"] = "auto") -> "Neighbours":
         """Keep vectors (N, H), as float32 of length 1.
 
-        `index` takes faiss, from the extra `lookalike`, and some nearest may be missed: at most one
-        in a hundred of the first 100, as measured when it is built. `auto` is exact for up to
+        `index` takes faiss, from the extra `lookalike`, and some nearest may be missed: about one
+        in two hundred of the first 100, as measured when it is built. `auto` is exact for up to
         `EXACT_UP_TO` vectors, and beyond where faiss is not installed, which is said. Raises
         `InputError` if vectors have no direction at all, or `index` finds no faiss.
         """
