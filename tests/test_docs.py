@@ -22,7 +22,7 @@ RUN = [
     *sorted((ROOT / "docs/how-to").glob("*.md")),
 ]
 PREPARED = [
-    "explain", "forget", "inspect", "labels", "lookalike", "many-processes", "next-value",
+    "embed", "explain", "forget", "inspect", "labels", "lookalike", "many-processes", "next-value",
     "pretrain", "resume", "scikit-learn", "track",
 ]  # fmt: skip
 """Pages that begin with prepared data."""
