@@ -97,7 +97,7 @@ def test_outputs_and_inputs_that_cannot_be_are_told(
         FRAME, "user_id\na\n", *COMMAND[:-1], "list.xlsx"
     )
     assert "seeds.csv exists already" in refusal(FRAME, "user_id\na\n", *COMMAND[:-1], "seeds.csv")
-    assert "nowhere is not complete" in refusal(
+    assert "nowhere: expected a Parquet file of embeddings" in refusal(
         FRAME, "user_id\na\n", "lookalike", "nowhere", *COMMAND[2:]
     )
     assert "no.csv" in refusal(FRAME, "user_id\na\n", *COMMAND, "--exclude", "no.csv")
