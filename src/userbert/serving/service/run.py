@@ -39,7 +39,9 @@ def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> Non
     Raises `InputError` if the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    # Named TCP, or asyncio leaves Nagle's algorithm on: an answer's body would wait for the
+    # caller to acknowledge its head, 40 ms.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
