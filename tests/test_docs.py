@@ -22,8 +22,8 @@ RUN = [
     *sorted((ROOT / "docs/how-to").glob("*.md")),
 ]
 PREPARED = [
-    "embed", "explain", "forget", "inspect", "labels", "lookalike", "many-processes", "next-value",
-    "pretrain", "resume", "scikit-learn", "track",
+    "embed", "explain", "export", "forget", "inspect", "labels", "lookalike", "many-processes",
+    "next-value", "pretrain", "resume", "scikit-learn", "track",
 ]  # fmt: skip
 """Pages that begin with prepared data."""
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
