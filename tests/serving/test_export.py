@@ -14,6 +14,7 @@ from networks import CONFIGS, DEFAULT, KINDS, PAPER, network, task
 
 import synthetic
 from command_line import Userbert
+from userbert.data.batches import UserBatch
 from userbert.errors import InputError, ModelError
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.serving import export
@@ -50,9 +51,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return make
 
 
-def assert_same_answers(
-    original: UserBert | TaskModel, runtime: Runtime, users: synthetic.UserBatch
-) -> None:
+def assert_same_answers(original: UserBert | TaskModel, runtime: Runtime, users: UserBatch) -> None:
     expected, found = answer(original, users), runtime.answer(users)
     assert found.vectors.dtype == np.float32
     assert found.vectors.shape == expected.vectors.shape

@@ -65,7 +65,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Store:
-    """Every fortieth visitor of a merchandise store: 4,817, of whom 4,029 were there before the cut-off."""
+    """Every fortieth visitor of a store; 4,029 of them came before the cut-off."""
     folder = tmp_path_factory.mktemp("real")
     for name in ("events", "profiles"):
         rows = pl.scan_parquet(real_data / "ga4-merch-store" / f"{name}.parquet")
@@ -150,7 +150,7 @@ def test_a_cluster_has_the_same_vectors_of_real_visitors(real: Store, tmp_path: 
     with spark_session("local[2]") as spark:
         there = prepare(real.data.schema, tmp_path / "data", spark=spark)
         write_embeddings(real.model, there, real.pairs, tmp_path / "vectors", spark=spark)
-    frame = pl.read_parquet(tmp_path / "vectors")
+    frame = pl.read_parquet(tmp_path / "vectors" / "*.parquet")
     users = real.data.user_ids.to_pylist()
     assert frame["user_id"].to_list() == [users[row] for row in real.pairs.rows]
     assert_no_skew(real, frame["embedding"].to_numpy())

@@ -182,7 +182,8 @@ def of_another_program(_: bytes) -> bytes:
     one = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     other = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     node = helper.make_node("Abs", ["x"], ["y"])
-    return helper.make_model(helper.make_graph([node], "g", [one], [other])).SerializeToString()
+    model = helper.make_model(helper.make_graph([node], "g", [one], [other]))
+    return bytes(model.SerializeToString())
 
 
 @pytest.mark.parametrize(

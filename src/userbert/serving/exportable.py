@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional
 
-from userbert.model.embedding import SegmentEmbedding
-from userbert.model.encoder import Padding
-from userbert.model.userbert import UserBert, side_by_side
+from userbert.data.batches import InputShape
+from userbert.model.embedding import InputEmbedding, SegmentEmbedding
+from userbert.model.encoder import Encoder, Padding
+from userbert.model.userbert import Pool, UserBert, side_by_side
 from userbert.serving.feeds import FIELD, WORD
 from userbert.tasks.task_head import TaskHead
 from userbert.tasks.task_model import TaskModel
@@ -28,14 +29,16 @@ class Exportable(nn.Module):
 
     def __init__(self, network: UserBert | TaskModel) -> None:
         super().__init__()
-        is_task = isinstance(network, TaskModel)
-        model = network.user_bert if is_task else network
+        model = network.user_bert if isinstance(network, TaskModel) else network
         # Not the model as a whole: what it pretrains with is not exported.
-        self.embedding, self.encoder = model.embedding, model.encoder
-        self.head: TaskHead | None = network.head if is_task else None
-        self.pool = model.config.pool
-        self.head_pool = network.pool if is_task else None
-        self.shape = model.shape
+        self.embedding: InputEmbedding = model.embedding
+        self.encoder: Encoder = model.encoder
+        self.shape: InputShape = model.shape
+        self.pool: Pool = model.config.pool
+        self.head: TaskHead | None = None
+        self.head_pool: Pool | None = None
+        if isinstance(network, TaskModel):
+            self.head, self.head_pool = network.head, network.pool
 
     def forward(self, feeds: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Vectors (B, width), and of a task scores (B,) or (B, C)."""

@@ -4,7 +4,7 @@ In: scores of (user, cut-off) pairs, and what they are scores of. Out: frames, a
 of a task of many classes. Free of torch: whatever runs a task answers by it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -53,9 +53,14 @@ class Asked:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """Read what `to_json` wrote; raise `TypeError` for anything else."""
-        lists = {name: tuple(content[name]) for name in ("classes", "hide") if name in content}
-        attribute = content.get("attribute")
-        return cls(**{**content, **lists, "attribute": tuple(attribute) if attribute else None})
+        asked = cls(**content)
+        attribute = None
+        if asked.attribute is not None:
+            segment, name = asked.attribute
+            attribute = (segment, name)
+        return replace(
+            asked, classes=tuple(asked.classes), hide=tuple(asked.hide), attribute=attribute
+        )
 
 
 def best_values(scores: Scores, classes: tuple[str, ...]) -> tuple[list[list[str]], Scores]:
