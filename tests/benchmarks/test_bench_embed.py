@@ -28,7 +28,7 @@ def test_the_gru_reads_the_words_of_a_user_and_no_padding() -> None:
     with torch.inference_mode():
         found = padded.embed(users)
         assert torch.allclose(found, trimmed.embed(users), atol=1e-6)
-        words = [padded.reference.words(*one) for one in enumerate(users.segments)]  # type: ignore[no-untyped-call]
+        words = [padded.reference.words(*one) for one in enumerate(users.segments)]
         first = torch.cat([part[:count] for part, count in zip(words, (6, 2), strict=True)])
         assert torch.allclose(found[0], padded.gru(first[None])[1][0, 0], atol=1e-6)
 

@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from small_logs import buys, cutoffs, prepared
+from userbert import folders
 from userbert.data.pairs import Pairs, pairs_at
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.folders import checksum, read_json
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.serving import asked, embedding_folder
-from userbert.serving.asked import AllUsers, open_part, parts_of, users_before
+from userbert.serving.asked import AllUsers, Asked, open_part, parts_of, users_before
 from userbert.serving.embed import write_embeddings
 from userbert.serving.inspection import inspect
 
@@ -143,7 +144,7 @@ def test_killed_at_each_thing_done_to_the_disk_it_resumes_to_the_same(
 
 def stop_after(patch: pytest.MonkeyPatch, parts: int) -> None:
     """Let the disk be full after so many parts."""
-    original = embedding_folder.write_json
+    original = folders.write_json
     made: list[object] = []
 
     def full(*arguments: Any) -> None:
@@ -194,9 +195,11 @@ def test_other_work_is_not_gone_on_with(
     other = UserBert(model.config, model.shape, schema=data.schema, vocabularies=data.vocabularies)
     pairs = Pairs(np.array([0]), cutoffs("2024-03-21T00:00"))
 
-    def refused(name: str, *given: Any, **options: Any) -> None:
+    def refused(
+        name: str, network: UserBert, data: PreparedData, wanted: Asked, **options: Any
+    ) -> None:
         with pytest.raises(InputError, match=rf"other settings \({name} differ\)"):
-            write_embeddings(*given, output, resume=True, **options)
+            write_embeddings(network, data, wanted, output, resume=True, **options)
 
     def refuse_all() -> None:
         refused("model", other, data, everybody)

@@ -52,7 +52,7 @@ class Gru(nn.Module):
 
     def embed(self, batch: UserBatch) -> Tensor:
         """The state after each user's last word: (B, H)."""
-        words = [self.reference.words(*one) for one in enumerate(batch.segments)]  # type: ignore[no-untyped-call]
+        words = [self.reference.words(*one) for one in enumerate(batch.segments)]
         counts = np.stack([segment.word_counts for segment in batch.segments])  # (S, B)
         owners = np.concatenate([np.repeat(np.arange(len(batch)), each) for each in counts])
         order = torch.from_numpy(np.argsort(owners, kind="stable"))
@@ -96,7 +96,9 @@ def _by_verb(precision: Precision) -> Callable[[Path, Path], None]:
     return lambda data, output: embed_all(PreparedData.open(data), output, precision)
 
 
-CONTESTANTS = {precision: _by_verb(precision) for precision in PRECISIONS}
+CONTESTANTS: Mapping[str, Callable[[Path, Path], None]] = {
+    precision: _by_verb(precision) for precision in PRECISIONS
+}
 
 
 def bench_embed(path: Path, rounds: int) -> list[dict[str, Any]]:
