@@ -44,7 +44,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 @pytest.fixture(scope="module")
 def cases(client: TestClient) -> st.SearchStrategy[Any]:
     """Calls by the description."""
-    described = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    described: Any = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     found = [operation.ok() for operation in described.get_all_operations()]
     return st.one_of([operation.as_strategy() for operation in found if operation is not None])
 
