@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from command_line import Userbert
+from userbert.folders import write_summary
 
 FRAME = pl.DataFrame(
     {"user_id": ["a", "b", "c"], "embedding": [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]},
@@ -106,6 +107,7 @@ def test_outputs_and_inputs_that_cannot_be_are_told(
     FRAME.write_parquet(folder / "part-00000.parquet")
     other = FRAME.with_columns(pl.Series("embedding", [[1.0]] * 3, pl.List(pl.Float32)))
     other.with_columns(pl.col("user_id") + "x").write_parquet(folder / "part-00001.parquet")
+    write_summary(folder, "embeddings", format=1, vectors=6, parts=2)
     command = ("lookalike", "parts", *COMMAND[2:])
     assert "expected vectors of 2 numbers as in parts/part-00000.parquet, found 1" in refusal(
         FRAME, "user_id\na\n", *command
