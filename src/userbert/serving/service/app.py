@@ -40,6 +40,8 @@ class Settings:
     """So many users may wait."""
     batch: int = 64
     """So many users are answered together."""
+    patience: float = 0.1
+    """Seconds that a call may wait before its batch begins."""
 
 
 def create_app(
@@ -51,7 +53,10 @@ def create_app(
     """
     settings = settings or Settings()
     batcher: Batcher[Call, Answers] = Batcher(
-        lambda calls: _work(calls, metrics), queue=settings.queue, batch=settings.batch
+        lambda calls: _work(calls, metrics),
+        queue=settings.queue,
+        batch=settings.batch,
+        patience=settings.patience,
     )
     population = None if data is None else Population(data, served)
     metrics = Metrics(lambda: batcher.waiting)

@@ -2,11 +2,13 @@
 
 In: jobs of some users each. Out: what the work makes of each. One thread works, on all that has
 come while it was busy, oldest first; nothing waits for others to come. Who would have to wait too
-long is refused at once.
+long is refused at once: the queue is as long as what was worked off lately in the time that a call
+may wait.
 """
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -32,6 +34,10 @@ J = TypeVar("J", bound=Job)
 R = TypeVar("R")
 
 
+_REMEMBERED = 0.9
+"""How much of what is known of the pace stays when a batch is done."""
+
+
 class BusyError(UserBertError):
     """The queue is full."""
 
@@ -39,15 +45,17 @@ class BusyError(UserBertError):
 class Batcher(Generic[J, R]):
     """A bounded queue, and the thread that works it off.
 
-    `work` does jobs of one kind together. If it raises `InputError`, one of them is to blame: each
-    is done again alone, so that it is told to the one whose it is.
+    At most `queue` users wait, and no more than are worked off in `patience` seconds, though half a
+    batch always may. `work` does jobs of one kind together. If it raises `InputError`, one of them
+    is to blame: each is done again alone, so that it is told to the one whose it is.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[J]], Sequence[R]], *, queue: int, batch: int
+        self, work: Callable[[Sequence[J]], Sequence[R]], *, queue: int, batch: int, patience: float
     ) -> None:
         self._work = work
-        self._queue_limit, self._batch = queue, batch
+        self._longest, self._batch = queue, batch
+        self._patience, self._seconds_each = patience, patience / queue
         self._waiting: deque[tuple[J, Future[R]]] = deque()
         self._users = 0
         self._changed = threading.Condition()
@@ -58,7 +66,13 @@ class Batcher(Generic[J, R]):
     @property
     def is_full(self) -> bool:
         """Whether any call would be refused."""
-        return self._users >= self._queue_limit
+        return self._users >= self._limit
+
+    @property
+    def _limit(self) -> int:
+        """Users who may wait."""
+        in_time = int(self._patience / max(self._seconds_each, 1e-9))
+        return min(self._longest, max(self._batch // 2, in_time))
 
     @property
     def is_alive(self) -> bool:
@@ -75,9 +89,9 @@ class Batcher(Generic[J, R]):
         future: Future[R] = Future()
         with self._changed:
             # A call that is larger than the queue is done when nobody else waits.
-            if self._users and self._users + len(job) > self._queue_limit:
+            if self._users and self._users + len(job) > self._limit:
                 raise BusyError(
-                    f"{self._users} users wait already, of at most {self._queue_limit}. "
+                    f"{self._users} users wait already, of at most {self._limit} now. "
                     "Try again in a second, and send fewer at a time."
                 )
             self._waiting.append((job, future))
@@ -94,13 +108,15 @@ class Batcher(Generic[J, R]):
 
     def _run(self) -> None:
         while batch := self._take():
-            jobs = [job for job, _ in batch]
+            jobs, began = [job for job, _ in batch], time.perf_counter()
             try:
                 done: Sequence[R | Exception] = self._work(jobs)
             except InputError:
                 done = [self._alone(job) for job in jobs]
             except Exception as error:
                 done = [error] * len(jobs)
+            each = (time.perf_counter() - began) / max(1, sum(map(len, jobs)))
+            self._seconds_each += (1 - _REMEMBERED) * (each - self._seconds_each)
             for (_, future), result in zip(batch, done, strict=True):
                 if isinstance(result, Exception):
                     future.set_exception(result)
