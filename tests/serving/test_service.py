@@ -179,6 +179,15 @@ def test_what_cannot_be_used_is_told(client: TestClient, change: dict[str, Any],
     assert told in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/nowhere"), ("DELETE", "/v1/models")])
+def test_calls_that_there_are_not_are_told_where_all_stand(
+    client: TestClient, method: str, path: str
+) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code in {404, 405}
+    assert "/openapi.json lists all calls" in answer.json()["detail"]
+
+
 def test_a_model_without_a_task_has_no_scores(client: TestClient) -> None:
     answer = client.post("/v1/score", json=body("a"))
     assert answer.status_code == 422

@@ -4,6 +4,7 @@ In: requests and answers. Out: the same as JSON. Routes are made with `JsonRoute
 """
 
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -75,7 +76,10 @@ def tell_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        return problem(error.status_code, str(error.detail), error.headers)
+        told = str(error.detail)
+        if told == HTTPStatus(error.status_code).phrase:  # the router's own, which says no more
+            told = f"{told.lower()}. /openapi.json lists all calls."
+        return problem(error.status_code, told, error.headers)
 
     @app.exception_handler(InputError)
     async def unusable(_: Request, error: InputError) -> Response:
