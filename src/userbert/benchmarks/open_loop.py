@@ -105,6 +105,9 @@ class _Client:
 
     async def _call(self, number: int) -> int:
         try:
+            # The server has closed those that nobody used for long.
+            while self._free and self._free[-1][0].at_eof():
+                self._free.pop()[1].close()
             if self._free:
                 reader, writer = self._free.pop()
             else:
