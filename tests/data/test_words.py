@@ -262,7 +262,7 @@ def test_users_and_times_are_ordered_however_far_apart_they_are(far: int) -> Non
     generator = np.random.default_rng(0)
     users = generator.integers(0, 5, 50).astype(np.int32)
     times = generator.integers(-3, 3, 50) * far
-    order = _order(users, times)
+    order = _order({"user": users, "time": times})
     assert sorted(order.tolist()) == list(range(50))
     assert (users[order] == np.sort(users)).all()
     keys = list(zip(users[order].tolist(), times[order].tolist(), strict=True))

@@ -16,7 +16,7 @@ from userbert.data.store import PreparedData, ShardTables
 from userbert.data.stored import UserRows, stored_range
 from userbert.data.vocabulary import Vocabularies
 from userbert.data.words import build_words, encode_actions, number_users
-from userbert.schema.models import Schema
+from userbert.schema.models import Schema, Segment
 
 
 class Builder:
@@ -53,12 +53,9 @@ class Builder:
             pa.chunked_array([one.cast(pa.large_string()) for one in ids])
         )
         numbers = numbers[: len(events)]
-        events = events.drop("user_id").insert_column(0, pl.Series("user", numbers))
+        events = events.select(pl.Series("user", numbers), pl.exclude("user_id"))
         actions = {
-            name: encode_actions(
-                events.filter(self._events.have(segment.actions)).to_arrow(),
-                self._encoders[name],
-            )
+            name: encode_actions(self._of_segment(events, segment).to_arrow(), self._encoders[name])
             for name, segment in schema.segments.items()
         }
         rows = UserRows(users, actions, self._profile_of(logs.profile, users))
@@ -69,6 +66,12 @@ class Builder:
             for name, segment in schema.segments.items()
         }
         return ShardTables(rows.users, words, rows.profile.to_arrow())
+
+    def _of_segment(self, events: pl.DataFrame, segment: Segment) -> pl.DataFrame:
+        # All events are of some segment.
+        if set(segment.actions) == self._schema.actions:
+            return events
+        return events.filter(self._events.have(segment.actions))
 
     def _profile_of(self, profile: pl.DataFrame, users: pa.Array) -> pl.DataFrame:
         """The profile rows of some users; strangers are left out."""

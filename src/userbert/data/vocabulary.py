@@ -31,7 +31,9 @@ UNKNOWN = 1
 """The id of a value that is rare or was unseen; it is a target like any other."""
 FIRST_VALUE = 2
 """The id of the most frequent value, or of the lowest bin."""
-_FEW = 16
+_FEW = 64
+"""So many values are looked up one by one: Arrow's calls would take longer."""
+_MANY_TIMES = 16
 """Arrow hashes all values of a vocabulary at each call: with so many times fewer to encode, that
 takes longer than a dictionary that is kept."""
 
@@ -63,7 +65,7 @@ class Categories:
 
     def encode(self, values: pa.Array) -> Int32:
         """The id of each value; null is none, a value that is not here is unknown."""
-        if len(values) * _FEW < len(self.values):
+        if len(values) < max(_FEW, len(self.values) // _MANY_TIMES):
             ids = [self._ids.get(value, UNKNOWN) for value in values.to_pylist()]
             return np.array(ids, np.int32)
         found = pc.index_in(values.cast(pa.large_string()), self._value_set)
@@ -107,8 +109,8 @@ class Bins:
 
     def encode(self, values: pa.Array) -> NDArray[np.float32]:
         """Numbers stay as they are until they are read; null becomes NaN."""
-        numbers = pc.fill_null(values.cast(pa.float32()), float("nan"))
-        numbers = numbers.to_numpy(zero_copy_only=False)
+        # Null becomes NaN here, too.
+        numbers = values.cast(pa.float32()).to_numpy(zero_copy_only=False)
         # There is one zero and one NaN: numbers that sort as equals must be equal bytes.
         return np.where(np.isnan(numbers), np.float32(np.nan), numbers + np.float32(0))
 

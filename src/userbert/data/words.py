@@ -120,8 +120,11 @@ def number_users(user_ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, Int32]
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     ids = encoded.dictionary
-    frame = pl.DataFrame({"hash": user_hash(ids), "id": ids})
-    order = frame.select(pl.arg_sort_by("hash", "id")).to_series().to_numpy()
+    hashes = user_hash(ids)
+    order = np.argsort(hashes)
+    if (np.diff(hashes[order]) == 0).any():
+        frame = pl.DataFrame({"hash": hashes, "id": ids})
+        order = frame.select(pl.arg_sort_by("hash", "id")).to_series().to_numpy()
     number = np.empty(len(ids), np.int32)
     number[order] = np.arange(len(ids), dtype=np.int32)
     return ids.take(pa.array(order)), number[encoded.indices.to_numpy(zero_copy_only=False)]
@@ -153,27 +156,31 @@ def build_words(actions: pl.DataFrame, words: DayWords | GapWords, zone: ZoneInf
 
     The result has the columns of `actions`, and third `word_start` (uint8).
     """
-    actions = _sorted(actions)
-    starts = word_starts(actions["user"].to_numpy(), actions["time"].to_numpy(), words, zone)
-    actions.insert_column(2, pl.Series("word_start", starts.astype(np.uint8)))
-    return actions.to_arrow()
+    columns = {name: actions[name].to_numpy() for name in actions.columns}
+    order = _order(columns)
+    user, time, *others = (column[order] for column in columns.values())
+    starts = word_starts(user, time, words, zone).astype(np.uint8)
+    names = [*actions.columns[:2], "word_start", *actions.columns[2:]]
+    return pa.table(dict(zip(names, (user, time, starts, *others), strict=True)))
 
 
-def _sorted(actions: pl.DataFrame) -> pl.DataFrame:
-    """All columns break ties: what is equal in all of them is equal in the result, in any order."""
-    user, time = actions["user"].to_numpy(), actions["time"].to_numpy()
-    order = _order(user, time)
-    tied = np.zeros(len(actions) + 1, np.bool_)
+def _order(columns: Mapping[str, NDArray[Any]]) -> Int64:
+    """The rows by user, time, and then all other columns.
+
+    What is equal in all of them is equal in the result, in any order.
+    """
+    user, time, *others = columns.values()
+    order = _by_time(user, time)
+    tied = np.zeros(len(order) + 1, np.bool_)
     tied[1:-1] = (np.diff(user[order]) == 0) & (np.diff(time[order]) == 0)
     again = np.flatnonzero(tied[1:] | tied[:-1])  # of the same time as the one before or after
     if len(again):
         rows = order[again]
-        ranks = actions[rows].select(pl.arg_sort_by(actions.columns)).to_series().to_numpy()
-        order[again] = rows[ranks]
-    return actions[order]
+        order[again] = rows[np.lexsort([column[rows] for column in (*others[::-1], time, user)])]
+    return order
 
 
-def _order(users: Int32, times: Int64) -> Int64:
+def _by_time(users: Int32, times: Int64) -> Int64:
     """The rows by user and time; those that are equal in both stand in any order."""
     if len(users) == 0:
         return np.zeros(0, np.int64)
