@@ -8,7 +8,9 @@ field. Used by `data/sources.py`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from userbert.data.times import instants, within
 from userbert.schema.files import NO_NUMBER
@@ -28,14 +30,14 @@ def checked_events(
     time = instants(raw[source.time.column], source.time, schema.timezone)
     checks = [_check_users(raw, schema.user), _check_times(raw, time, source.time)]
     if isinstance(source.action, str):
-        action = pl.lit(source.action)
+        action = pl.Series([source.action], dtype=pl.String).new_from_index(0, len(raw))
     else:
         action = _text(raw, source.action.column)
-        checks.append(_Check(source.action.column, "an action type", action.is_null()))
+        checks.append(_Check(source.action.column, "an action type", _is_null(action)))
     values, bad = _values(schema.attributes, raw)
     columns = {
         "user_id": _text(raw, schema.user),
-        "time": pl.lit(time),
+        "time": time,
         "action_type": action,
         **values,
         **_derived(schema, source.time, time, action),
@@ -53,7 +55,7 @@ def checked_profile(
         time = instants(raw[profile.time.column], profile.time, schema.timezone)
         checks.append(_check_times(raw, time, profile.time))
     values, bad = _values(profile.fields, raw)
-    when = pl.lit(None, pl.Int64) if time is None else pl.lit(time)
+    when = _nothing(raw, pl.Int64) if time is None else time
     columns = {"user_id": _text(raw, schema.user), "time": when, **values}
     return _checked(raw, columns, [*checks, *bad], first_row)
 
@@ -64,32 +66,23 @@ class _Check:
 
     column: str
     expected: str
-    bad: pl.Expr
+    bad: NDArray[np.bool_]
+    """(N,)"""
 
 
 def _checked(
-    raw: pl.DataFrame, columns: Mapping[str, pl.Expr], checks: Sequence[_Check], first_row: int
+    raw: pl.DataFrame, columns: Mapping[str, pl.Series], checks: Sequence[_Check], first_row: int
 ) -> pl.DataFrame:
-    """All columns and checks at once: of few rows, a call of Polars costs more than its work."""
-    rows = raw.select(
-        pl.int_range(first_row, first_row + len(raw), dtype=pl.Int64).alias("row"),
-        # What is one value for all has as many rows as the others.
-        *(expression.alias(name) for name, expression in columns.items()),
-        *(check.bad.alias(_bad(number)) for number, check in enumerate(checks)),
-    )
-    bad = [rows[_bad(number)] for number in range(len(checks))]
-    return pl.DataFrame([rows["row"], *map(rows.get_column, columns), _reasons(raw, checks, bad)])
-
-
-def _bad(check: int) -> str:
-    return f"{INVALID} {check}"
+    row = pl.Series("row", np.arange(first_row, first_row + len(raw)))
+    named = (column.alias(name) for name, column in columns.items())
+    return pl.DataFrame([row, *named, _reasons(raw, checks)])
 
 
 def _check_users(raw: pl.DataFrame, column: str) -> _Check:
     users = _text(raw, column)
-    bad = users.is_null() | (users == "").fill_null(value=True)
+    bad = _is_null(users) | _mask(users == "")
     if raw.schema[column].is_float():
-        bad = bad | ~users.str.contains(r"^-?\d+$").fill_null(value=True)
+        bad = bad | ~_mask(users.str.contains(r"^-?\d+$"))
     return _Check(column, "a user id", bad)
 
 
@@ -97,21 +90,21 @@ def _check_times(raw: pl.DataFrame, instant: pl.Series, time: Time) -> _Check:
     is_day, is_text = time.resolution == "day", raw.schema[time.column] == pl.String
     example = f" such as 2017-09-01{'' if is_day else 'T04:00:00'}" if is_text else ""
     expected = f"a {'date' if is_day else 'time'} between 1900 and 2200{example}"
-    return _Check(time.column, expected, pl.lit(instant).is_null())
+    return _Check(time.column, expected, _is_null(instant))
 
 
 def _values(
     attributes: Mapping[str, Category | Number | Derived], raw: pl.DataFrame
-) -> tuple[dict[str, pl.Expr], list[_Check]]:
+) -> tuple[dict[str, pl.Series], list[_Check]]:
     """The values of categories and numbers, and which rows cannot be used for them."""
-    values: dict[str, pl.Expr] = {}
+    values: dict[str, pl.Series] = {}
     checks: list[_Check] = []
     for name, attribute in attributes.items():
         if isinstance(attribute, Derived):
             continue
         if attribute.column not in raw.columns:
             dtype = pl.String if isinstance(attribute, Category) else pl.Float32
-            values[name] = pl.lit(None, dtype)
+            values[name] = _nothing(raw, dtype)
         elif isinstance(attribute, Category):
             values[name] = _text(raw, attribute.column)
         else:
@@ -120,47 +113,61 @@ def _values(
     return values, checks
 
 
-def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Expr, _Check]:
+def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
     """A column's numbers as float32, null where there is none."""
-    column, dtype = pl.col(attribute.column), raw.schema[attribute.column]
-    if isinstance(dtype, pl.Categorical | pl.Enum):
-        column, dtype = column.cast(pl.String), pl.String()
-    if dtype == pl.String:
+    column = raw[attribute.column]
+    if isinstance(column.dtype, pl.Categorical | pl.Enum):
+        column = column.cast(pl.String)
+    none = _is_null(column)
+    if column.dtype == pl.String:
         column = column.str.strip_chars()
-    exact = column.cast(pl.Float64, strict=False).fill_nan(None)
-    numbers = exact.cast(pl.Float32)
-    bad = column.is_not_null() & exact.is_null()
-    if dtype == pl.String:
-        bad = bad & ~column.str.to_lowercase().is_in(NO_NUMBER)
-    bad = bad | numbers.is_infinite().fill_null(value=False)
+        none = none | _mask(column.str.to_lowercase().is_in(NO_NUMBER))
+    exact = column.cast(pl.Float64, strict=False).to_numpy()
+    with np.errstate(over="ignore"):  # to infinity, which is told
+        numbers = exact.astype(np.float32)
+    bad = ~none & ~np.isfinite(numbers)
     expected = "a number"
     if attribute.min is not None:
-        bad = bad | (exact < attribute.min).fill_null(value=False)
+        bad |= exact < attribute.min
         expected = f"a number ≥ {attribute.min:g}"
-    return numbers, _Check(attribute.column, expected, bad)
+    return pl.Series(numbers, nan_to_null=True), _Check(attribute.column, expected, bad)
 
 
-def _derived(schema: Schema, source: Time, time: pl.Series, action: pl.Expr) -> dict[str, pl.Expr]:
+def _derived(
+    schema: Schema, source: Time, time: pl.Series, action: pl.Series
+) -> dict[str, pl.Series]:
     """Local hour, weekday and action type; a date has no hour."""
-    derived = {}
-    local = pl.lit(time).cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(schema.timezone)
+    wanted = {name: one for name, one in schema.attributes.items() if isinstance(one, Derived)}
+    local = pl.col("time").cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(schema.timezone)
     numbers = pl.lit(_SMALL_NUMBERS)
-    for name, attribute in schema.attributes.items():
-        if not isinstance(attribute, Derived):
-            continue
-        if attribute.of == "action":
-            derived[name] = action
-        elif attribute.of == "weekday":
-            derived[name] = numbers.gather(local.dt.weekday())
-        elif source.resolution == "instant":
-            derived[name] = numbers.gather(local.dt.hour())
-        else:
-            derived[name] = pl.lit(None, pl.String)
-    return derived
+    parts = {"weekday": numbers.gather(local.dt.weekday()), "hour": numbers.gather(local.dt.hour())}
+    if source.resolution == "day":
+        parts["hour"] = pl.lit(None, pl.String)
+    of_time = {name: parts[one.of] for name, one in wanted.items() if one.of != "action"}
+    told = pl.DataFrame({"time": time}).with_columns(**of_time)
+    return {name: told[name] if name in of_time else action for name in wanted}
 
 
-def _text(raw: pl.DataFrame, column: str) -> pl.Expr:
-    return as_text(column, raw.schema[column])
+def _text(raw: pl.DataFrame, column: str) -> pl.Series:
+    values = raw[column]
+    if isinstance(values.dtype, pl.Date | pl.Datetime) or values.dtype.is_float():
+        return raw.select(as_text(column, values.dtype)).to_series()
+    return values.cast(pl.String)
+
+
+def _nothing(like: pl.DataFrame | pl.Series, dtype: type[pl.DataType]) -> pl.Series:
+    return pl.Series([None], dtype=dtype).new_from_index(0, len(like))
+
+
+def _is_null(values: pl.Series) -> NDArray[np.bool_]:
+    if values.null_count() == 0:
+        return np.zeros(len(values), np.bool_)
+    return values.is_null().to_numpy()
+
+
+def _mask(are: pl.Series) -> NDArray[np.bool_]:
+    """Which are true; null is not."""
+    return (are if are.null_count() == 0 else are.fill_null(value=False)).to_numpy()
 
 
 def as_text(column: str, dtype: pl.DataType) -> pl.Expr:
@@ -180,21 +187,17 @@ def _number_of(time: pl.Expr) -> pl.Expr:
     return time.to_physical().cast(pl.String)
 
 
-def _reasons(raw: pl.DataFrame, checks: Sequence[_Check], bad: Sequence[pl.Series]) -> pl.Series:
+def _reasons(raw: pl.DataFrame, checks: Sequence[_Check]) -> pl.Series:
     """Why each row cannot be used: the first check that it fails; null where it can."""
-    reasons = pl.Series(INVALID, dtype=pl.String).clear(len(raw))
-    for check, is_bad in reversed(list(zip(checks, bad, strict=True))):
-        if not is_bad.any():
+    reasons = _nothing(raw, pl.String).alias(INVALID)
+    for check in reversed(checks):
+        rows = np.flatnonzero(check.bad)
+        if len(rows) == 0:
             continue
-        rows = is_bad.arg_true()
         few = raw[rows]
         found = few[check.column]
         # A float is told as it stands: as a value, not a number is nothing.
-        found = (
-            found.cast(pl.String)
-            if found.dtype.is_float()
-            else few.select(_text(few, found.name)).to_series()
-        )
+        found = found.cast(pl.String) if found.dtype.is_float() else _text(few, found.name)
         shown = ('"' + found.str.slice(0, 60) + '"').fill_null("nothing")
         told = f'column "{check.column}": expected {check.expected}, found ' + shown
         reasons = reasons.scatter(rows, told)

@@ -67,11 +67,12 @@ def instants(column: pl.Series, time: Time, timezone: str) -> pl.Series:
             naive, absolute = _either(naive, local), None
         assert naive is not None
         naive = naive.dt.truncate("1d") + timedelta(days=1)
-    located = None if naive is None else _located(naive, zone)
-    found = _either(located, absolute)
-    instant = pl.col(found.name).dt.timestamp("us") - (time.resolution == "day")
-    is_time = instant.is_between(_EARLIEST_US, _LATEST_US)
-    return found.to_frame().select(pl.when(is_time).then(instant)).to_series()
+    located = None if naive is None else _located(naive, zone).cast(pl.Int64)
+    found = _either(located, None if absolute is None else absolute.cast(pl.Int64))
+    if time.resolution == "day":
+        found = found - 1
+    is_time = (found >= _EARLIEST_US) & (found <= _LATEST_US)
+    return found if is_time.all() else found.set(~is_time, None)
 
 
 def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
@@ -81,7 +82,7 @@ def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | N
     """
     dtype = column.dtype
     if isinstance(dtype, pl.String):
-        return _read_text(column.str.strip_chars(), unit)
+        return _read_text(column, unit)
     if isinstance(dtype, pl.Date | pl.Datetime):
         # Arithmetic beyond all calendars overflows, or panics.
         column = pl.DataFrame([column]).select(within(pl.all(), dtype, 1899, 2202)).to_series()
@@ -105,6 +106,13 @@ def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | N
 
 def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
     """Read ISO 8601, its common kin, and numbers since 1970."""
+    if unit == "auto" and len(text):
+        # Most columns are written in one form, and without spaces around.
+        pattern, kind = _formats_for(text[0])[0]
+        times = _times(text, pattern, kind)
+        if times.null_count() == text.null_count():
+            return (times, None) if kind == _NAIVE else (None, times)
+    text = text.str.strip_chars()
     found: dict[pl.Datetime, pl.Series | None] = {_NAIVE: None, _ABSOLUTE: None}
     if unit != "auto":
         numbers = _from_numbers(text.cast(pl.Float64, strict=False), unit)
@@ -112,11 +120,9 @@ def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series 
     for pattern, kind in _formats_for(text[0] if len(text) else None):
         if text.null_count() == len(text):
             break
-        times = text.str.to_datetime(pattern, time_unit="us", strict=False, cache=False)
+        times = _times(text, pattern, kind)
         if times.null_count() == len(times):
             continue
-        if kind == _ABSOLUTE and times.dtype == _NAIVE:
-            times = times.dt.replace_time_zone("UTC")
         found[kind] = _either(found[kind], times)
         if times.null_count() == text.null_count():
             return found[_NAIVE], found[_ABSOLUTE]
@@ -129,6 +135,13 @@ def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series 
     if found[_NAIVE] is None and found[_ABSOLUTE] is None:
         found[_NAIVE] = pl.Series(dtype=_NAIVE).clear(len(text))
     return found[_NAIVE], found[_ABSOLUTE]
+
+
+def _times(text: pl.Series, pattern: str, kind: pl.Datetime) -> pl.Series:
+    times = text.str.to_datetime(pattern, time_unit="us", strict=False, cache=False)
+    if kind == _ABSOLUTE and times.dtype == _NAIVE:
+        times = times.dt.replace_time_zone("UTC")
+    return times
 
 
 def _formats_for(value: str | None) -> Sequence[tuple[str, pl.Datetime]]:
@@ -183,7 +196,7 @@ def _located(naive: pl.Series, zone: str) -> pl.Series:
         later = naive + timedelta(hours=1)
         later = later.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
         located = _either(located, later)
-    return located.dt.convert_time_zone("UTC")
+    return located
 
 
 def _either(first: pl.Series | None, second: pl.Series | None) -> pl.Series:
