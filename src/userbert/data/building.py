@@ -14,9 +14,9 @@ from userbert.data.codes import CodedLogs
 from userbert.data.intake import UserLogs
 from userbert.data.store import PreparedData, ShardTables
 from userbert.data.stored import UserRows, stored_range
-from userbert.data.vocabulary import Vocabularies
+from userbert.data.vocabulary import Int32, Vocabularies
 from userbert.data.words import build_words, encode_actions, number_users
-from userbert.schema.models import Schema, Segment
+from userbert.schema.models import Schema
 
 
 class Builder:
@@ -53,10 +53,9 @@ class Builder:
             pa.chunked_array([one.cast(pa.large_string()) for one in ids])
         )
         numbers = numbers[: len(events)]
-        events = events.select(pl.Series("user", numbers), pl.exclude("user_id"))
         actions = {
-            name: encode_actions(self._of_segment(events, segment).to_arrow(), self._encoders[name])
-            for name, segment in schema.segments.items()
+            name: encode_actions(self._of_segment(events, numbers, name), self._encoders[name])
+            for name in schema.segments
         }
         rows = UserRows(users, actions, self._profile_of(logs.profile, users))
         if stored is not None:
@@ -67,19 +66,27 @@ class Builder:
         }
         return ShardTables(rows.users, words, rows.profile.to_arrow())
 
-    def _of_segment(self, events: pl.DataFrame, segment: Segment) -> pl.DataFrame:
-        # All events are of some segment.
-        if set(segment.actions) == self._schema.actions:
-            return events
-        return events.filter(self._events.have(segment.actions))
+    def _of_segment(self, events: pl.DataFrame, numbers: Int32, name: str) -> pa.Table:
+        """The events of a segment, with the number of each one's user in place of the id."""
+        actions, columns = self._schema.segments[name].actions, ("time", *self._encoders[name])
+        # Column by column, as whole frames take longer where rows are few.
+        table = pa.table({"user": numbers, **{one: events[one].to_arrow() for one in columns}})
+        if set(actions) == self._schema.actions:  # all events are of some segment
+            return table
+        return table.filter(self._events.have(events, actions).to_arrow())
 
     def _profile_of(self, profile: pl.DataFrame, users: pa.Array) -> pl.DataFrame:
         """The profile rows of some users; strangers are left out."""
         found = pc.index_in(profile["user_id"].to_arrow().cast(pa.large_string()), users)
-        rows = profile.insert_column(0, pl.Series("user", found).cast(pl.Int32)).drop_nulls("user")
-        encoded = {
-            name: encoder.encode(rows[name].to_arrow()) for name, encoder in self._fields.items()
+        if found.null_count:
+            is_known = found.is_valid()
+            profile, found = profile.filter(pl.Series(is_known)), found.filter(is_known)
+        columns = {
+            "user": pl.Series(found),
+            "time": profile["time"],
+            "word_start": np.ones(len(profile), np.uint8),
         }
-        starts = np.ones(len(rows), np.uint8)
-        columns = {"user": rows["user"], "time": rows["time"], "word_start": starts, **encoded}
-        return pl.DataFrame(columns).sort(pl.all())
+        for name, encoder in self._fields.items():
+            columns[name] = encoder.encode(profile[name].to_arrow())
+        rows = pl.DataFrame(columns)
+        return rows if rows.is_empty() else rows.sort(pl.all())

@@ -79,16 +79,22 @@ class CodedRows:
 
     def encode(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows with codes in place of text."""
-        return rows.select(
-            self.codes[name].encode(rows[name]).alias(name) if name in self.codes else name
-            for name in self.types
-            if name in rows.columns
+        return pl.DataFrame(
+            [
+                self.codes[name].encode(rows[name]).alias(name)
+                if name in self.codes
+                else rows[name]
+                for name in self.types
+                if name in rows.columns
+            ]
         )
 
     @property
     def no_rows(self) -> pl.DataFrame:
         """What `encode` makes of none."""
-        return self.encode(pl.DataFrame(schema=self.types))
+        return self.encode(
+            pl.DataFrame([pl.Series(name, (), kind) for name, kind in self.types.items()])
+        )
 
     def encoders(self, vocabularies: Mapping[str, Vocabulary]) -> dict[str, Encoder]:
         """What gives ids to codes, and bins' numbers to numbers."""
@@ -99,12 +105,13 @@ class CodedRows:
             for name, one in vocabularies.items()
         }
 
-    def have(self, actions: Collection[str]) -> pl.Expr:
-        """Whether events have one of some action types."""
+    def have(self, events: pl.DataFrame, actions: Collection[str]) -> pl.Series:
+        """Whether each event has one of some action types; all have one."""
+        found = events["action_type"]
         if "action_type" not in self.codes:
-            return pl.col("action_type").is_in(actions)
-        known = self.codes["action_type"].values
-        return pl.col("action_type").is_in(known.is_in(actions).arg_true().to_list())
+            return pl.Series([action in actions for action in found.to_list()], dtype=pl.Boolean)
+        known = self.codes["action_type"].values.is_in(actions).arg_true()
+        return pl.Series(np.isin(found.to_numpy(), known.to_numpy()))
 
 
 @dataclass(frozen=True)

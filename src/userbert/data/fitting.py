@@ -58,8 +58,8 @@ def count_values(schema: Schema, coded: CodedLogs, logs: UserLogs) -> Counts:
             found[owner, name] = _count(profile, name, attribute)
             continue
         columns = [name, "user_id"] if _matter_users(attribute) else [name]
-        is_counted = coded.events.have(actions[owner, name])
-        chosen = events.filter(is_counted).select(columns)
+        is_counted = coded.events.have(events, actions[owner, name])
+        chosen = events.select(columns).filter(is_counted)
         found[owner, name] = _count(chosen, name, attribute)
     return found
 

@@ -62,10 +62,14 @@ def user_logs(
         second = profile.filter(~is_first)
         profile = profile.filter(is_first).with_columns(pl.col("time").fill_null(TIMELESS))
     return UserLogs(
-        events.drop("row", strict=False),
-        profile.drop("row"),
+        _without_row(events),
+        _without_row(profile),
         LeftOut(duplicates, _rejected(second, files)),
     )
+
+
+def _without_row(rows: pl.DataFrame) -> pl.DataFrame:
+    return pl.DataFrame([column for column in rows if column.name != "row"])
 
 
 def _rejected(second: pl.DataFrame, files: Sequence[str]) -> pl.DataFrame:

@@ -77,8 +77,8 @@ def live_histories(
             checked = checked_events(schema, source, raw.rows, 0)
             _refuse_invalid(users, raw, checked, name)
             _refuse_late(users, raw, checked, name, cutoffs)
-            in_segment = pl.col("action_type").is_in(schema.actions)
-            parts.append(coded.events.encode(checked.filter(in_segment)))
+            is_used = coded.events.have(checked, schema.actions)
+            parts.append(coded.events.encode(checked if is_used.all() else checked.filter(is_used)))
     profiles = coded.profile.no_rows
     if schema.profile is not None:
         raw = _frame(schema, users, None, columns_of_profile(schema, schema.profile))
@@ -88,9 +88,8 @@ def live_histories(
             if schema.profile.time is not None:
                 _refuse_late(users, raw, checked, "profile", cutoffs)
             profiles = coded.profile.encode(checked)
-    logs = user_logs(
-        schema, ["the events given"], pl.concat(parts or [coded.events.no_rows]), profiles
-    )
+    events = pl.concat(parts) if len(parts) > 1 else (parts or [coded.events.no_rows])[0]
+    logs = user_logs(schema, ["the events given"], events, profiles)
     tables = Builder(schema, vocabularies, coded, None, 1).build(0, logs)
     ids = pa.array(map(str, range(len(users))), pa.large_string())
     rows = pc.fill_null(pc.index_in(ids, tables.users), -1).to_numpy().astype(np.int64)

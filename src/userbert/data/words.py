@@ -148,7 +148,8 @@ def encode_actions(events: pa.Table, encoders: Mapping[str, Encoder]) -> pl.Data
     encoded = {
         name: encoder.encode(events[name].combine_chunks()) for name, encoder in encoders.items()
     }
-    return pl.DataFrame({"user": events["user"], "time": events["time"], **encoded})
+    keys = {name: events[name].to_numpy() for name in ("user", "time")}
+    return pl.DataFrame([pl.Series(name, column) for name, column in (keys | encoded).items()])
 
 
 def build_words(actions: pl.DataFrame, words: DayWords | GapWords, zone: ZoneInfo) -> pa.Table:
