@@ -101,7 +101,7 @@ def encode_float32(
         lengths.to("cpu", torch.int64).contiguous(), None, shape, torch.get_num_threads(), False
     )
     tokens = tokens.detach().contiguous()
-    call = _call(tokens, batch, [weight.detach().contiguous() for weight in weights])
+    call = _call(tokens, batch, [weight.contiguous() for weight in weights])
     size = ctypes.c_int64()
     run("userbert_forward_memory", call, ctypes.byref(size))
     room = _rooms.take(size.value)

@@ -32,6 +32,8 @@ class Encoder(nn.Module):
         self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
             Block(number, hidden, heads, feed_forward, dropout) for number in range(layers)
         )
+        # Kept, as to walk through all modules takes longer than to encode a user's first block.
+        self._weights = [weight for block in self.blocks for weight in block.parameters()]
         self.dropout = Dropout(dropout)
         self.heads = heads
         self.fused = fits(hidden, heads, feed_forward) and kernels.available()
@@ -51,21 +53,18 @@ class Encoder(nn.Module):
         if self.fused and is_float32 and casts_to_bf16(tokens):
             return self._run_kernel(tokens, lengths, keys)
         if self.fused and is_float32 and keys is None and _wants_vectors_alone(tokens):
-            return encode_float32(tokens, lengths, self._shape(), self._weights())
+            return encode_float32(tokens, lengths, self._shape(), self._weights)
         padding = Padding(lengths)
         for block in self.blocks:
             tokens = block(tokens, padding, keys)
         return tokens
 
     def _run_kernel(self, tokens: Tensor, lengths: Tensor, keys: Tensor | None) -> Tensor:
-        return encode(tokens.float(), lengths, keys, self._shape(), self._weights())
+        return encode(tokens.float(), lengths, keys, self._shape(), self._weights)
 
     def _shape(self) -> BlockShape:
         dropout = self.dropout
         return BlockShape(len(self.blocks), self.heads, dropout.threshold, dropout.scale)
-
-    def _weights(self) -> list[Tensor]:
-        return [weight for block in self.blocks for weight in block.parameters()]
 
 
 def casts_to_bf16(tokens: Tensor) -> bool:

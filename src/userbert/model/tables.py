@@ -100,14 +100,12 @@ class AttributeTables(RowSparse):
 
         The rows of group g are `offsets[g]:offsets[g + 1]`. A weighted one has no row twice.
         """
-        plan = None
-        if torch.is_grad_enabled():
-            plan = (
-                _by_row(rows, offsets)
-                if weights is None
-                else _by_row_weighed(rows, offsets, weights)
-            )
-            self.announce(as_tensor(plan.rows, self.weight.device))
+        if not torch.is_grad_enabled():
+            return _sum(self.weight, rows, offsets, weights, none=0)
+        plan = (
+            _by_row(rows, offsets) if weights is None else _by_row_weighed(rows, offsets, weights)
+        )
+        self.announce(as_tensor(plan.rows, self.weight.device))
         return _SumGroups.apply(self.weight, rows, offsets, weights, plan)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -154,7 +152,7 @@ class _SumGroups(torch.autograd.Function):
         rows: Int64,
         offsets: Int64,
         weights: NDArray[np.float32] | None,
-        plan: _Plan | None,
+        plan: _Plan,
     ) -> Tensor:
         ctx.plan, ctx.shape = plan, weight.shape
         return _sum(weight.detach(), rows, offsets, weights, none=0)
