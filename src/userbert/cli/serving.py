@@ -24,7 +24,7 @@ from userbert.cli.options import (
     show,
 )
 from userbert.errors import InputError
-from userbert.folders import refuse_existing, require_ending
+from userbert.folders import found_at, refuse_existing, require_ending
 
 if TYPE_CHECKING:
     from userbert.serving.asked import Asked
@@ -128,6 +128,12 @@ def serve(
         Path | None,
         typer.Option(metavar="DATA", help="Prepared data, whose users can be looked at, too."),
     ] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where models and evaluations lie that are shown, too."
+        ),
+    ] = None,
     queue: Annotated[
         int, typer.Option(min=1, help="Users who may wait; beyond them calls get 429.")
     ] = 128,
@@ -146,9 +152,11 @@ def serve(
     check_address(host, known)
     if backend is BackendName.TORCH:
         needs_torch()
+    if runs is not None and not runs.is_dir():
+        raise InputError(f"--runs {runs}: expected a folder; {found_at(runs)}. Name another.")
     served = load_all(models, backend.value)
     settings = Settings(tokens=known, hosts=LOOPBACK if host in LOOPBACK else (), queue=queue)
-    app = create_app(served, settings, None if data is None else open_data(data))
+    app = create_app(served, settings, None if data is None else open_data(data), runs)
     told = f"serves {', '.join(served)}"
     run(app, host, port, lambda at: show(f"{at} {told}; what it takes: {at}/openapi.json"))
 

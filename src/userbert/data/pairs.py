@@ -88,6 +88,20 @@ def first_events_of(shard: Shard) -> Int64:
     return first
 
 
+def last_events(data: Histories, rows: Int64) -> Int64:
+    """(B,): when the last action of each user was, in microseconds since 1970."""
+    last = np.full(len(rows), np.iinfo(np.int64).min)
+    shards = np.searchsorted(data.first_rows, rows, side="right") - 1
+    for number in np.unique(shards).tolist():
+        shard, here = data.shards[number], np.flatnonzero(shards == number)
+        local = rows[here] - shard.first_row
+        for columns in shard.segments.values():
+            some = columns.offsets[local + 1] > columns.offsets[local]
+            newest = columns.times[columns.offsets[local[some] + 1] - 1]
+            last[here[some]] = np.maximum(last[here[some]], newest)
+    return last
+
+
 def user_ids_of(data: Histories, rows: Int64) -> pa.Array:
     """The ids (B,) of the users in some rows.
 

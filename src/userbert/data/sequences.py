@@ -186,18 +186,34 @@ def profile_ids(
         if name not in hidden
     ]
     ids = np.zeros((len(rows), len(visible)), dtype=np.int32)
+    for columns, known, newest in _newest_profiles(data, rows, cutoffs):
+        for field, (name, vocabulary) in enumerate(visible):
+            values = columns.values[name][newest]
+            ids[known, field] = (
+                values if isinstance(vocabulary, Categories) else vocabulary.ids(values)
+            )
+    return ids
+
+
+def profile_numbers(data: Histories, rows: Int64, cutoffs: Int64, field: str) -> Floats:
+    """(B,): a profile field that is a number, as it was before it was binned; NaN is none."""
+    numbers = np.full(len(rows), np.nan)
+    for columns, known, newest in _newest_profiles(data, rows, cutoffs):
+        numbers[known] = columns.values[field][newest]
+    return numbers
+
+
+def _newest_profiles(
+    data: Histories, rows: Int64, cutoffs: Int64
+) -> Iterator[tuple[Columns, Int64, Int64]]:
+    """Of each shard, which of the users have a profile row before the cut-off, and the newest."""
     for shard, where in _by_shard(data, rows):
         columns = shard.profile
         local = rows[where] - shard.first_row
         low, high = columns.offsets[local], columns.offsets[local + 1]
         newest = _first_at_or_after(columns.times, low, high, cutoffs[where]) - 1
         known = newest >= low
-        for field, (name, vocabulary) in enumerate(visible):
-            values = columns.values[name][newest[known]]
-            ids[where[known], field] = (
-                values if isinstance(vocabulary, Categories) else vocabulary.ids(values)
-            )
-    return ids
+        yield columns, where[known], newest[known]
 
 
 def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays

@@ -5,9 +5,13 @@ show as a model's page. `inspect` lays out the same facts. No value of the logs 
 named. Whoever shares a folder may edit its card: it is not among the files that are checked.
 """
 
+import json
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import prod
+from pathlib import Path
 from typing import Any
 
 from userbert.schema.models import Schema
@@ -36,6 +40,14 @@ _LIMITS = (
     "and columns. Users are in neither, unless an attribute tells of them. Look at both before you "
     "share the folder.",
 )
+
+
+def count_weights(file: Path) -> int:
+    """Count the numbers in a safetensors file by its header."""
+    with file.open("rb") as content:
+        (length,) = struct.unpack("<Q", content.read(8))
+        header = json.loads(content.read(length))
+    return sum(prod(one["shape"]) for name, one in header.items() if name != "__metadata__")
 
 
 def network_facts(config: Mapping[str, Any], weights: int) -> Facts:

@@ -8,19 +8,24 @@ torch: what a backend needs is imported when one is loaded.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from userbert.data.batches import Int64, UserBatch
-from userbert.data.store import Histories
+from userbert.data.store import Histories, PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError
 from userbert.folders import found_at
 from userbert.schema.models import Schema
 from userbert.tasks.answers import Asked
 
+if TYPE_CHECKING:
+    from userbert.tasks.explain import Explanation
+
+Expected = Mapping[str, list[tuple[str, float]]]
+"""By attribute: likely values and their probabilities, likeliest first."""
 RunsOn = Literal["torch", "onnx"]
 
 
@@ -83,6 +88,33 @@ class Backend(Protocol):
 
         Raises `ModelError` if the ids or the words of the data are not those that it knows.
         """
+
+    def expect(self, data: PreparedData, place: "Place", best: int) -> Expected:
+        """Hide one word, and say which values are likely in it.
+
+        Raises `InputError` if there is no such word, or the network cannot tell.
+        """
+
+    def explain(
+        self, data: PreparedData, user: str, cutoff: int, value: str | None
+    ) -> "Explanation":
+        """Say what moved a user's score before a cut-off, or that of a class.
+
+        Raises `InputError` if it has no task, there is no such class, or the network cannot tell.
+        """
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a word stands."""
+
+    row: int
+    """Of the user."""
+    cutoff: int
+    """Microseconds since 1970."""
+    segment: str
+    number: int
+    """Among the user's words of the segment, oldest first, from 0."""
 
 
 def gathered(

@@ -7,7 +7,7 @@ exported. Public as `userbert.Runtime`.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import onnxruntime
@@ -16,17 +16,21 @@ from numpy.typing import NDArray
 from userbert.data.batches import Int64, UserBatch
 from userbert.data.live import LiveHistories, UserEvents, live_histories
 from userbert.data.loading import check_fits, in_length_order, in_turn
-from userbert.data.store import Histories
+from userbert.data.store import Histories, PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError, ModelError
 from userbert.schema.models import Schema
-from userbert.serving.backend import BATCH, Answer, RunsOn, gathered
+from userbert.serving.backend import BATCH, Answer, Place, RunsOn, gathered
 from userbert.serving.feeds import Feeding
 from userbert.serving.onnx_file import Contents, read_sealed
 from userbert.tasks.answers import Asked
 from userbert.workers import cores
 
 _ERRORS_ALONE = 3
+_ONLY_TORCH = (
+    "model: {1} is an exported network, which cannot tell {0}. Serve its folder: "
+    "userbert serve FOLDER --data DATA --backend torch"
+)
 
 
 class Runtime:
@@ -143,6 +147,14 @@ class Runtime:
         self._check(data)
         batches = in_turn(data, rows, cutoffs, batch_size=BATCH, hidden=self.hidden)
         return gathered(self, self.answer, batches, len(rows))
+
+    def expect(self, data: PreparedData, place: Place, best: int) -> NoReturn:
+        """Refuse: what a network expects is not among what is exported; see `Backend`."""
+        raise InputError(_ONLY_TORCH.format("what it expects in a word", self.name))
+
+    def explain(self, data: PreparedData, user: str, cutoff: int, value: str | None) -> NoReturn:
+        """Refuse: it takes the network itself; see `Backend`."""
+        raise InputError(_ONLY_TORCH.format("what moved a score", self.name))
 
     def answer(self, batch: UserBatch) -> Answer:
         """Answer for a batch of at least one user."""

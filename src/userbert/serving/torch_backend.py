@@ -4,6 +4,7 @@ In: `MODEL/` or `TASK/`. Out: a `Backend`. `load_backend` makes it.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -12,14 +13,17 @@ import torch
 
 from userbert.data.batches import Int64, UserBatch
 from userbert.data.loading import in_turn
-from userbert.data.store import Histories
+from userbert.data.store import Histories, PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError, ModelError
 from userbert.folders import checksum, found_at, read_json
+from userbert.model.card import is_pretrained
+from userbert.model.expectation import expect
 from userbert.model.userbert import UserBert
 from userbert.schema.models import Schema
-from userbert.serving.backend import BATCH, Answer, RunsOn, gathered
+from userbert.serving.backend import BATCH, Answer, Expected, Place, RunsOn, gathered
 from userbert.tasks.answers import Asked
+from userbert.tasks.explain import Explanation, explain
 from userbert.tasks.fused import FUSED
 from userbert.tasks.task_model import TaskModel
 
@@ -84,6 +88,25 @@ class TorchBackend:
         self._model.check_fits(data)
         batches = in_turn(data, rows, cutoffs, batch_size=BATCH, hidden=self.hidden)
         return gathered(self, partial(answer, self._network), batches, len(rows))
+
+    def expect(self, data: PreparedData, place: Place, best: int) -> Expected:
+        """Hide one word, and say what is likely in it; see `Backend`."""
+        if not is_pretrained(self.record):
+            raise InputError(
+                f"model: {self.name} was never pretrained, so it expects nothing. Name another, or "
+                "pretrain it: userbert pretrain DATA -o MODEL"
+            )
+        self._model.check_fits(data)
+        return expect(self._model, data, place.row, place.cutoff, place.segment, place.number, best)
+
+    def explain(self, data: PreparedData, user: str, cutoff: int, value: str | None) -> Explanation:
+        """Say what moved a user's score; see `Backend`."""
+        if not isinstance(self._network, TaskModel):
+            raise InputError(
+                f"model: {self.name} has no task, so there is no score to explain. Name a task."
+            )
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=cutoff)
+        return explain(self._network, data, user, moment, value=value)
 
 
 def answer(network: UserBert | TaskModel, batch: UserBatch) -> Answer:

@@ -15,7 +15,7 @@ from userbert.tasks.figures import Interval, Line
 from userbert.tasks.findings import METRICS, Finding, Score
 from userbert.tasks.labels import Labels
 
-_GROUPS: tuple[figures.Group, ...] = ("classical", "ours", "baseline")
+_GROUPS: tuple[findings.Group, ...] = ("classical", "ours", "baseline")
 
 
 @dataclass(frozen=True)

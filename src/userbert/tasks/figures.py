@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-Group = Literal["classical", "ours", "baseline"]
+from userbert.tasks.findings import Group
 
 WIDTH = 360
 """Of a figure, in CSS pixels: what a phone shows without shrinking the letters."""

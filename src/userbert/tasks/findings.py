@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from userbert.tasks.figures import Group
+Group = Literal["classical", "ours", "baseline"]
+"""Whose model it is."""
 
 _MINUS, _TO = "\N{MINUS SIGN}", "\N{EN DASH}"
 DIFFERENCE = f" {_MINUS} "

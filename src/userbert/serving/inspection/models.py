@@ -4,10 +4,8 @@ In: their folders. Out: rich tables. Weights are not read, but for how many ther
 """
 
 import json
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from rich.text import Text
 from userbert.errors import ModelError
 from userbert.folders import check_summary, read_json
 from userbert.model.card import (
+    count_weights,
     inputs,
     is_pretrained,
     losses,
@@ -38,7 +37,7 @@ def describe_model(folder: Path) -> RenderableType:
     check_summary(folder, _FORMAT, _MODEL_FILES)
     config, record = read_json(folder / "config.json"), read_json(folder / "training.json")
     schema = Schema.load(folder / "schema.yaml")
-    told = network_facts(config, _weights(folder / "model.safetensors"))
+    told = network_facts(config, count_weights(folder / "model.safetensors"))
     network = facts(
         f"Model {folder}",
         {
@@ -152,14 +151,6 @@ def _inputs(config: Mapping[str, Any]) -> Table:
     for row in inputs(config):
         made.add_row(*row)
     return made
-
-
-def _weights(file: Path) -> int:
-    """Count the numbers in a safetensors file by its header."""
-    with file.open("rb") as content:
-        (length,) = struct.unpack("<Q", content.read(8))
-        header = json.loads(content.read(length))
-    return sum(prod(one["shape"]) for name, one in header.items() if name != "__metadata__")
 
 
 def _size(folder: Path) -> int:

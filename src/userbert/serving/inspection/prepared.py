@@ -8,15 +8,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import polars as pl
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from userbert.data.batches import Int64
-from userbert.data.reading import REJECTED
 from userbert.data.store import PreparedData
-from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories, Vocabulary
-from userbert.folders import read_json
+from userbert.data.vocabulary import FIRST_VALUE
+from userbert.serving.explorer.contents import (
+    PROFILE,
+    ValueCounts,
+    columns_of,
+    counts_of_values,
+    read_summary,
+    rejected_rows,
+    row_accounts,
+    some_shards,
+    words_of_users,
+)
 from userbert.serving.inspection.layout import (
     HEADINGS,
     counts_as_bars,
@@ -31,20 +38,14 @@ _VALUES_SHOWN = 4
 _REASONS_SHOWN = 3
 _ACTIONS = 10_000_000
 """So many of a segment's actions are looked at, or a shard's if it has more."""
-_COUNTS = {
-    "read": "read",
-    "used": "used",
-    "outside_segments": "in no segment",
-    "duplicates_dropped": "duplicates",
-    "quarantined": "set aside",
-}
-"""What becomes of rows, as the account has it and as people read it."""
+_COUNTS = ("read", "used", "in no segment", "duplicates", "set aside")
+"""What becomes of rows, as people read it."""
 
 
 def describe_data(data: PreparedData) -> RenderableType:
     """Lay out prepared data."""
     data.verify()
-    summary = read_json(data.path / "summary.json")
+    summary = read_summary(data)
     size = sum(file.stat().st_size for file in data.path.rglob("*") if file.is_file())
     days = (data.last_event - data.first_event) / 86_400e6
     about = facts(
@@ -60,7 +61,7 @@ def describe_data(data: PreparedData) -> RenderableType:
         },
     )
     segments = table("Segments", "segment", "actions", "words", "actions a word", "users")
-    words = {name: _words(data, name) for name in data.schema.segments}
+    words = {name: words_of_users(data.shards, name) for name in data.schema.segments}
     for name, counts in words.items():
         actions, total = summary["actions"][name], summary["words"][name]
         some = share(int(np.count_nonzero(counts)), len(counts))
@@ -88,86 +89,52 @@ def _forgotten(summary: Mapping[str, Any]) -> str | None:
 
 def _rows(data: PreparedData, summary: Mapping[str, Any]) -> list[RenderableType]:
     """What became of the rows of each file, and why of those that are not used."""
-    rows = table("Rows", "file", *_COUNTS.values())
-    outside: dict[str, int] = {}
-    for name, account in summary["rows"].items():
-        rows.add_row(Text(name), *(f"{account.get(count, 0):,}" for count in _COUNTS))
-        for action, count in account.get("outside_by_action", {}).items():
-            outside[action] = outside.get(action, 0) + count
+    rows = table("Rows", "file", *_COUNTS)
+    accounts = row_accounts(summary)
+    for one in accounts.files:
+        counts = (one.read, one.used, one.outside_segments, one.duplicates, one.quarantined)
+        rows.add_row(Text(one.file), *(f"{count:,}" for count in counts))
     found: list[RenderableType] = [rows]
-    if outside:
-        most = sorted(outside.items(), key=lambda item: -item[1])[:_VALUES_SHOWN]
+    if accounts.outside:
+        most = accounts.outside[:_VALUES_SHOWN]
         told = ", ".join(f"{action} ({count:,})" for action, count in most)
         found.append(Text(f"in no segment, by their action: {told}"))
-    if (data.path / REJECTED).is_file():
-        rejected = pl.read_parquet(data.path / REJECTED)
+    rejected = rejected_rows(data, _REASONS_SHOWN)
+    if rejected is not None:
         shown = ("file", "row", "reason")
-        aside = table(f"Rows set aside: {len(rejected):,}, the first of them", *shown)
-        for row in rejected.head(_REASONS_SHOWN).iter_rows(named=True):
+        aside = table(f"Rows set aside: {rejected.rows:,}, the first of them", *shown)
+        for row in rejected.first:
             aside.add_row(*(Text(str(row.get(name, ""))) for name in shown))
         found.append(aside)
     return found
-
-
-def _words(data: PreparedData, segment: str) -> Int64:
-    """(U,): how many words each user has."""
-    counts = []
-    for shard in data.shards:
-        columns = shard.segments[segment]
-        before = np.concatenate([[0], np.cumsum(columns.word_start, dtype=np.int64)])
-        counts.append(np.diff(before[columns.offsets]))
-    return np.concatenate(counts)
 
 
 def _vocabularies(data: PreparedData) -> list[RenderableType]:
     """How many values are known, and how much of the actions they make up."""
     made = table("Values", "where", "attribute", "known", "missing", "unknown", "the most frequent")
     notes = []
-    for segment, attributes in data.vocabularies.segments.items():
-        counts, looked_at, total = _counts(data, segment, attributes)
-        for name, vocabulary in attributes.items():
-            made.add_row(segment, name, *_coverage(vocabulary, counts[name]))
-        if looked_at < total:
+    for place in (*data.vocabularies.segments, PROFILE):
+        shards = some_shards(data, place, _ACTIONS)
+        for found in counts_of_values(data, shards, place):
+            made.add_row(place, found.attribute, *_coverage(found))
+        looked_at, total = (
+            sum(len(columns_of(shard, place).times) for shard in some)
+            for some in (shards, data.shards)
+        )
+        if looked_at < total and place != PROFILE:
             notes.append(
-                f"values of {segment}: of {looked_at:,} of its {total:,} actions, of users at "
-                "random"
+                f"values of {place}: of {looked_at:,} of its {total:,} actions, of users at random"
             )
-    counts, _, _ = _counts(data, "profile", data.vocabularies.profile)
-    for name, vocabulary in data.vocabularies.profile.items():
-        made.add_row("profile", name, *_coverage(vocabulary, counts[name]))
     return [made, *notes]
 
 
-def _counts(
-    data: PreparedData, place: str, attributes: Mapping[str, Vocabulary]
-) -> tuple[dict[str, Int64], int, int]:
-    """How many rows carry each id, by attribute; of how many rows, and how many there are."""
-    counts = {name: np.zeros(one.size, np.int64) for name, one in attributes.items()}
-    looked_at = total = 0
-    for shard in data.shards:
-        columns = shard.profile if place == "profile" else shard.segments[place]
-        rows = len(columns.times)
-        total += rows
-        if looked_at and looked_at + rows > _ACTIONS:
-            continue
-        looked_at += rows
-        for name, vocabulary in attributes.items():
-            values = columns.values[name]
-            ids = values if isinstance(vocabulary, Categories) else vocabulary.ids(values)
-            counts[name] += np.bincount(ids, minlength=vocabulary.size)
-    return counts, looked_at, total
-
-
-def _coverage(vocabulary: Vocabulary, counts: Int64) -> tuple[str, str, str, str]:
+def _coverage(found: ValueCounts) -> tuple[str, str, str, str]:
     """Known values, the shares of rows without one and of unknown ones, and those most seen."""
-    total = int(counts.sum())
-    order = np.argsort(-counts[FIRST_VALUE:], kind="stable")[:_VALUES_SHOWN] + FIRST_VALUE
-    names = vocabulary.names
-    told = ", ".join(f"{names[i]} ({share(counts[i], total)})" for i in order if counts[i])
-    kind = "" if vocabulary.is_categorical else " bins"
+    total, is_category = found.rows, found.vocabulary.is_categorical
+    told = ", ".join(f"{name} ({share(count, total)})" for name, count in found.top(_VALUES_SHOWN))
     return (
-        f"{vocabulary.size - FIRST_VALUE:,}{kind}",
-        share(counts[NONE], total),
-        share(counts[UNKNOWN], total) if vocabulary.is_categorical else "",
+        f"{found.vocabulary.size - FIRST_VALUE:,}{'' if is_category else ' bins'}",
+        share(found.missing, total),
+        share(found.unknown, total) if is_category else "",
         told,
     )

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
@@ -17,6 +18,8 @@ from userbert.data.store import PreparedData
 from userbert.provenance import package_version
 from userbert.serving.service.batching import Batcher
 from userbert.serving.service.data_routes import data_routes
+from userbert.serving.service.explored import Explorer
+from userbert.serving.service.explorer_routes import explorer_routes
 from userbert.serving.service.guard import LOOPBACK, Guard, Limits
 from userbert.serving.service.live_routes import live_routes
 from userbert.serving.service.population import Population
@@ -45,11 +48,15 @@ class Settings:
 
 
 def create_app(
-    served: dict[str, Served], settings: Settings | None = None, data: PreparedData | None = None
+    served: dict[str, Served],
+    settings: Settings | None = None,
+    data: PreparedData | None = None,
+    runs: Path | None = None,
 ) -> FastAPI:
     """Make the application that serves some models, and the users of prepared data.
 
-    Raises `ModelError` if data and models know values by other ids.
+    Under `runs` lie models and evaluations that are told of, too. Raises `ModelError` if data and
+    models know values by other ids.
     """
     settings = settings or Settings()
     batcher: Batcher[Call, Answers] = Batcher(
@@ -59,6 +66,7 @@ def create_app(
         patience=settings.patience,
     )
     population = None if data is None else Population(data, served)
+    explorer = None if population is None else Explorer(population, served)
     metrics = Metrics(lambda: batcher.waiting)
     app = FastAPI(
         title="userbert",
@@ -66,7 +74,7 @@ def create_app(
         summary="Vectors of who users are, and scores, from what they did.",
         docs_url=None,  # its page would be loaded from elsewhere
         redoc_url=None,
-        lifespan=_lifespan(served, population, batcher, metrics),
+        lifespan=_lifespan(served, population, explorer, batcher, metrics),
         middleware=[
             Middleware(Telemetry, metrics=metrics),
             Middleware(
@@ -78,6 +86,7 @@ def create_app(
     tell_problems(app)
     app.include_router(_about(served, batcher, metrics))
     app.include_router(live_routes(served, batcher, settings.limits))
+    app.include_router(explorer_routes(served, explorer, population, runs, settings.limits))
     app.include_router(data_routes(served, population, settings.limits))
     return app
 
@@ -94,14 +103,15 @@ def _work(calls: Sequence[Call], metrics: Metrics) -> list[Answers]:
 def _lifespan(
     served: dict[str, Served],
     population: Population | None,
+    explorer: Explorer | None,
     batcher: Batcher[Call, Answers],
     metrics: Metrics,
 ) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watch = asyncio.create_task(_watch(served, metrics))
-        if population is not None:
-            population.start()
+        if population is not None and explorer is not None:
+            population.start(before=explorer.overview)
         yield
         watch.cancel()
         if population is not None:

@@ -6,11 +6,13 @@ In: loaded models and the population. Out: routes; without data, they say so.
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Response
 from starlette.exceptions import HTTPException
 
+from userbert.errors import InputError
 from userbert.serving.lookalike import find_lookalikes
 from userbert.serving.service.bodies import KnownUser, LookalikeBody, Lookalikes
 from userbert.serving.service.guard import Limits
@@ -29,30 +31,45 @@ _ONE_AT_A_TIME = 1
 """A list looks at all vectors, with all cores."""
 
 
+class Answering:
+    """How calls that need data are answered: in threads, in time, or with what is wrong."""
+
+    def __init__(self, population: Population | None, limits: Limits) -> None:
+        self._population, self._limits = population, limits
+
+    def there(self) -> Population:
+        """The population; 404 without one."""
+        if self._population is None:
+            raise HTTPException(404, "no data are served. Start the service with --data DATA.")
+        return self._population
+
+    async def known(self, work: Callable[[], T]) -> T:
+        """Do what takes a while."""
+        seconds = self._limits.seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.to_thread(self.there().check)
+                return await asyncio.to_thread(work)
+        except UnknownUserError as error:
+            raise HTTPException(404, str(error)) from error
+        except NotReadyError as error:
+            raise HTTPException(503, str(error), {"Retry-After": "5"}) from error
+        except InputError as error:
+            # Where the data lie is nobody's business but this machine's.
+            raise InputError(_without_place(str(error), self.there().data.path)) from error
+        except TimeoutError:
+            told = f"no answer within {seconds:g} s. Ask for less."
+            raise HTTPException(503, told, {"Retry-After": "5"}) from None
+
+
 def data_routes(
     served: dict[str, Served], population: Population | None, limits: Limits
 ) -> APIRouter:
     """Routes of users that are known."""
     router = APIRouter(tags=["data"], route_class=JsonRoute, responses=PROBLEMS)
     lists = asyncio.Semaphore(_ONE_AT_A_TIME)
-
-    def there() -> Population:
-        if population is None:
-            raise HTTPException(404, "no data are served. Start the service with --data DATA.")
-        return population
-
-    async def known(work: Callable[[], T]) -> T:
-        try:
-            async with asyncio.timeout(limits.seconds):
-                await asyncio.to_thread(there().check)
-                return await asyncio.to_thread(work)
-        except UnknownUserError as error:
-            raise HTTPException(404, str(error)) from error
-        except NotReadyError as error:
-            raise HTTPException(503, str(error), {"Retry-After": "5"}) from error
-        except TimeoutError:
-            told = f"no answer within {limits.seconds:g} s. Ask for less."
-            raise HTTPException(503, told, {"Retry-After": "5"}) from None
+    answering = Answering(population, limits)
+    there, known = answering.there, answering.known
 
     @router.get(
         "/v1/users/{user_id:path}", summary="What is known of a user", response_model=KnownUser
@@ -76,6 +93,10 @@ def data_routes(
             return json_answer(await known(lambda: _list(there(), model.name, body)))
 
     return router
+
+
+def _without_place(told: str, path: Path) -> str:
+    return told.replace(str(path), path.name) if len(path.parts) > 1 else told
 
 
 def _user(

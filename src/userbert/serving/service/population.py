@@ -6,7 +6,7 @@ is.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from userbert.data.batches import Int64
-from userbert.data.pairs import pairs_at
+from userbert.data.pairs import pairs_at, user_ids_of
 from userbert.data.store import PreparedData
 from userbert.data.timeline import WordView, profile_values, timeline
 from userbert.errors import UserBertError
@@ -25,9 +25,12 @@ from userbert.serving.neighbours import Neighbours
 from userbert.serving.service.served import Served
 from userbert.serving.service.telemetry import log
 from userbert.serving.service.watched import Watched
+from userbert.tasks.answers import Scores
 
 _AT_A_TIME = 64
 """Users who are embedded before calls that came meanwhile are answered."""
+_SAMPLE = 50_000
+"""Users who are embedded first, and shown: more points than pixels tell no more."""
 
 
 class NotReadyError(UserBertError):
@@ -44,6 +47,14 @@ class Everybody:
 
     embeddings: Embeddings
     neighbours: Neighbours
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """What a model says of the users of the sample, (S,) of them."""
+
+    vectors: Vectors
+    scores: Scores | None
 
 
 @dataclass(frozen=True)
@@ -65,20 +76,29 @@ class Population:
         self._pairs = pairs_at(data, [self.cutoff])
         self._ids = data.user_ids.take(pa.array(self._pairs.rows))
         self._everybody: dict[str, Everybody] = {}
+        self._sampled: dict[str, Sampled] = {}
         self._done = dict.fromkeys(served, 0)
+        order = np.random.default_rng(0).permutation(len(self._pairs))
+        self._sample, self._rest = order[:_SAMPLE], np.sort(order[_SAMPLE:])
         self._is_stopped = threading.Event()
         for one in served.values():  # ids of the data that a model does not know are told now
             one.run(data, self._pairs.rows[:1], self._pairs.cutoffs[:1])
-        self._thread = threading.Thread(target=self._embed, name="population", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin to embed all users."""
+    def start(self, before: Callable[[], object] = lambda: None) -> None:
+        """Begin to embed all users, after what is asked for `before`."""
+
+        def work() -> None:
+            before()
+            self._embed()
+
+        self._thread = threading.Thread(target=work, name="population", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End before all are embedded."""
         self._is_stopped.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
 
     def check(self) -> None:
@@ -117,6 +137,32 @@ class Population:
             )
         return found
 
+    @property
+    def sample_rows(self) -> Int64:
+        """(S,): the rows of users at random, all of few; embedded before the others."""
+        return self._pairs.rows[self._sample]
+
+    @property
+    def sample_ids(self) -> pa.Array:
+        """(S,): who they are."""
+        return user_ids_of(self.data, self.sample_rows)
+
+    def __len__(self) -> int:
+        """Count the users who can be embedded."""
+        return len(self._pairs)
+
+    def sampled(self, model: str) -> Sampled:
+        """What a model says of the sample; raise `NotReadyError` until it is there."""
+        found = self._sampled.get(model)
+        if found is None:
+            done, of = self._done[model], len(self._sample)
+            raise NotReadyError(f"{done:,} of {of:,} users are embedded by now. Try again soon.")
+        return found
+
+    def done(self, model: str) -> tuple[int, int]:
+        """How many users of the sample are embedded, and how many there are."""
+        return min(self._done[model], len(self._sample)), len(self._sample)
+
     def near(self, model: str, row: int, vector: Vectors, k: int) -> list[Near] | None:
         """The k users nearest to a vector (H,), but for a row; none until all are embedded."""
         everybody = self._everybody.get(model)
@@ -131,15 +177,20 @@ class Population:
         return found[:k]
 
     def _embed(self) -> None:
+        """Embed the sample by each model, then all others."""
+        all_vectors: dict[str, Vectors] = {}
         for name, served in self._served.items():
             vectors = np.empty((len(self._pairs), served.backend.width), np.float32)
-            for first in range(0, len(vectors), _AT_A_TIME):
-                if self._is_stopped.is_set():
-                    return
-                some = slice(first, first + _AT_A_TIME)
-                rows: Int64 = self._pairs.rows[some]
-                vectors[some] = served.run(self.data, rows, self._pairs.cutoffs[some]).vectors
-                self._done[name] = first + len(rows)
+            scores = self._run(name, self._sample, vectors)
+            if self._is_stopped.is_set():
+                return
+            self._sampled[name] = Sampled(vectors[self._sample], scores)
+            all_vectors[name] = vectors
+            log.info("%s users are embedded by %s", f"{len(self._sample):,}", name)
+        for name, vectors in all_vectors.items():
+            self._run(name, self._rest, vectors)
+            if self._is_stopped.is_set():
+                return
             frame = pl.DataFrame(
                 {
                     "user_id": pl.Series(self._ids, dtype=pl.String),
@@ -149,6 +200,22 @@ class Population:
             )
             self._everybody[name] = Everybody(Embeddings.of(frame), Neighbours.of(vectors))
             log.info("all users are embedded by %s", name)
+
+    def _run(self, name: str, places: Int64, vectors: Vectors) -> Scores | None:
+        """Embed some users into the vectors of all; return their scores, if there are any."""
+        scores: list[Scores] = []
+        for first in range(0, len(places), _AT_A_TIME):
+            if self._is_stopped.is_set():
+                break
+            some = places[first : first + _AT_A_TIME]
+            answer = self._served[name].run(
+                self.data, self._pairs.rows[some], self._pairs.cutoffs[some]
+            )
+            vectors[some] = answer.vectors
+            if answer.scores is not None:
+                scores.append(answer.scores)
+            self._done[name] += len(some)
+        return np.concatenate(scores) if scores else None
 
 
 def as_json(word: WordView) -> dict[str, Any]:

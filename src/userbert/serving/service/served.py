@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from userbert.data.batches import Int64
 from userbert.data.live import UserEvents, live_histories
 from userbert.data.sources import columns_of_profile, columns_of_source
-from userbert.data.store import Histories
+from userbert.data.store import Histories, PreparedData
 from userbert.errors import InputError
 from userbert.schema.files import listed
 from userbert.schema.yaml_text import nearest
-from userbert.serving.backend import Answer, Backend, RunsOn, load_backend
+from userbert.serving.backend import Answer, Backend, Expected, Place, RunsOn, load_backend
 from userbert.serving.service.watched import Watched
 from userbert.tasks.answers import Scores, best_values
+
+if TYPE_CHECKING:
+    from userbert.tasks.explain import Explanation
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,18 @@ class Served:
         """Answer for (user, cut-off) pairs, (B,) each, one thread at a time."""
         with self._is_running:
             return self.backend.run(data, rows, cutoffs)
+
+    def expect(self, data: PreparedData, place: Place, best: int) -> Expected:
+        """Say what is likely in a word, one thread at a time."""
+        with self._is_running:
+            return self.backend.expect(data, place, best)
+
+    def explain(
+        self, data: PreparedData, user: str, cutoff: int, value: str | None
+    ) -> "Explanation":
+        """Say what moved a score, one thread at a time."""
+        with self._is_running:
+            return self.backend.explain(data, user, cutoff, value)
 
     def warm(self) -> None:
         """Answer for one made up, so that the first caller does not wait for what is made once."""

@@ -3,7 +3,7 @@
 In: requests and answers. Out: the same as JSON. Routes are made with `JsonRoute`.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -59,11 +59,12 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def json_answer(content: dict[str, Any]) -> Response:
-    """Answer with plain values and arrays."""
-    return Response(
-        orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
-    )
+def json_answer(
+    content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answer with plain values, records and arrays; NaN is null."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status, headers, media_type="application/json")
 
 
 def tell_problems(app: FastAPI) -> None:
