@@ -74,3 +74,35 @@ def test_model_is_left_as_it_was(data: PreparedData) -> None:
 def test_word_that_is_not_there_is_refused(data: PreparedData, segment: str, number: int) -> None:
     with pytest.raises(InputError, match="no word"):
         expect(_model(data), data, _row(data), data.default_cutoff, segment, number)
+
+
+def _tells(data: PreparedData, *, hidden: bool, future: bool) -> UserBert:
+    """A model that learned from no masked words."""
+    torch.manual_seed(0)
+    config = UserBertConfig(
+        layers=1, hidden=16, heads=2, feed_forward=32, tells_hidden=hidden, tells_future=future
+    )
+    objectives = {"words": 0.0, "hidden": float(hidden), "future": float(future)}
+    return UserBert(
+        config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies,
+        record={"config": {"objectives": objectives}},
+    )  # fmt: skip
+
+
+def test_heads_that_learned_nothing_are_not_asked(data: PreparedData, tmp_path: Path) -> None:
+    model, row, cutoff = _tells(data, hidden=True, future=True), _row(data), data.default_cutoff
+    expected = expect(model, data, row, cutoff, "long_term", 1)
+    with torch.no_grad():
+        for weight in model.heads[0].parameters():  # those of masked words
+            weight.fill_(9.0)
+    assert expect(model, data, row, cutoff, "long_term", 1) == expected
+    assert list(expected) == ["genre", "price", "hour"]
+    # The word is gone: its values change nothing.
+    others = _data(tmp_path, second_word="milk")
+    assert expect(model, others, row, cutoff, "long_term", 1) == expected
+
+
+def test_model_that_learned_the_future_alone_expects_nothing(data: PreparedData) -> None:
+    model = _tells(data, hidden=False, future=True)
+    with pytest.raises(InputError, match="neither masked words nor hidden actions"):
+        expect(model, data, _row(data), data.default_cutoff, "long_term", 0)

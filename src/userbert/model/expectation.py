@@ -6,11 +6,14 @@ model thinks likely in that word. The report and the explorer show them beside w
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from userbert.data.batches import UserBatch, without_actions
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import UNKNOWN
 from userbert.errors import InputError
+from userbert.model.heads import SegmentHeads
 from userbert.model.userbert import UserBert
 
 
@@ -23,11 +26,13 @@ def expect(  # noqa: PLR0917 - a word's address: the user, the instant, the segm
     number: int,
     best: int = 5,
 ) -> dict[str, list[tuple[str, float]]]:
-    """Hide one word as pretraining does (paper §3.2) and read the heads at its place.
+    """Hide one word as pretraining did, and read the heads that learned to tell what is hidden.
 
-    The word is the `number`-th of the user's segment, counted from 0, oldest first. Each attribute
-    has its `best` values with their probability among all values, likeliest first. Raises
-    `InputError` if the user has no such word.
+    Of a model that learned masked words (paper §3.2) the word's input is zero, and its heads are
+    read at its place; of one that learned hidden actions the word is taken out, and they are read
+    at [CLS]. The word is the `number`-th of the user's segment, counted from 0, oldest first. Each
+    attribute has its `best` values with their probability among all values, likeliest first.
+    Raises `InputError` if the user has no such word, or the model learned neither.
     """
     batch = cut(data, np.array([row]), np.array([cutoff]), model.hidden)
     names = [words.name for words in batch.segments]
@@ -38,15 +43,11 @@ def expect(  # noqa: PLR0917 - a word's address: the user, the instant, the segm
             f"the cut-off: there is no word {number}. They count from 0."
         )
     place = names.index(segment)
-    zeroed = tuple(np.zeros(len(words.positions), bool) for words in batch.segments)
-    zeroed[place][number] = True
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        encoded = model(batch, zeroed)
-        vector = encoded.tokens[encoded.word_index[place][number]][None]  # (1, H)
+        heads, vector = _told(model, batch, place, number)
         expected = {}
-        heads = model.heads[place]
         for name, head in zip(heads.names, heads.attributes, strict=True):
             probabilities = head(vector).float().softmax(dim=1)[0]  # (V,)
             likely = probabilities.topk(min(best, len(probabilities)))
@@ -58,3 +59,24 @@ def expect(  # noqa: PLR0917 - a word's address: the user, the instant, the segm
             ]
     model.train(was_training)
     return expected
+
+
+def _told(
+    model: UserBert, batch: UserBatch, place: int, number: int
+) -> tuple[SegmentHeads, Tensor]:
+    """The heads that tell a segment's hidden values, and the vector (1, H) that they read."""
+    weights = model.record.get("config", {}).get("objectives", {})
+    if weights.get("words", 1) > 0:
+        zeroed = tuple(np.zeros(len(words.positions), bool) for words in batch.segments)
+        zeroed[place][number] = True
+        encoded = model(batch, zeroed)
+        return model.heads[place], encoded.tokens[encoded.word_index[place][number]][None]
+    if "hidden" not in model.user_heads:
+        raise InputError(
+            "the model learned from neither masked words nor hidden actions, so it expects nothing "
+            "in a word. Pretrain one that does: userbert pretrain DATA -o MODEL"
+        )
+    left_out = [np.zeros(words.ids.shape[1], bool) for words in batch.segments]
+    left_out[place][slice(*batch.segments[place].action_offsets[number : number + 2])] = True
+    encoded = model(without_actions(batch, left_out))
+    return model.user_heads["hidden"].segments[place], encoded.tokens[encoded.cls_index]
