@@ -44,9 +44,15 @@ def make(folder: Path, events: pl.DataFrame) -> Path:
     return data.path
 
 
-def client_of(folder: Path, *names: str, data: Path | None = None, **settings: Any) -> TestClient:
+def client_of(
+    folder: Path,
+    *names: str,
+    data: Path | None = None,
+    runs: Path | None = None,
+    **settings: Any,
+) -> TestClient:
     """Call what is served from a folder."""
     served = load_all([folder / name for name in names], "torch")
     opened = None if data is None else PreparedData.open(data)
-    app = create_app(served, Settings(**settings), opened)
+    app = create_app(served, Settings(**settings), opened, runs)
     return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)

@@ -1,5 +1,6 @@
 """Whatever fits the description of the service, or nearly does, is answered and never a fault."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,8 +37,10 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     config = UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=32, attribute_width=8)
     made = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
     made.save_pretrained(folder / "model")
-    app = create_app(load_all([folder / "model"], "torch"))
+    app = create_app(load_all([folder / "model"], "torch"), None, data, folder)
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        while client.get("/v1/map").status_code == 503:  # until there are vectors
+            time.sleep(0.02)
         yield client
 
 

@@ -12,6 +12,8 @@ from userbert.data.store import PreparedData
 
 _MOST = 5_000_000
 """Users who are looked at: a third of a second."""
+_KEPT = 1_000
+"""Of a shard's, from which the first by name are told; at least as many as a call may ask for."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ def find_users(data: PreparedData, text: str, limit: int) -> Found:
         ids = shard.user_ids
         holding = ids.filter(pc.match_substring(ids, text))
         is_begin = pc.starts_with(holding, text)
-        begin += holding.filter(is_begin).slice(0, limit + 2).to_pylist()
+        begin += holding.filter(is_begin).slice(0, _KEPT + 2).to_pylist()
         if len(hold) <= limit:
-            hold += holding.filter(pc.invert(is_begin)).slice(0, limit + 1).to_pylist()
+            hold += holding.filter(pc.invert(is_begin)).slice(0, _KEPT + 2).to_pylist()
     others = [*sorted(begin), *sorted(hold)]
     users = [*exact, *(user for user in others if user != text)]
     return Found(users[:limit], len(users) > limit or looked_at < len(data))

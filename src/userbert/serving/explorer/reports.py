@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from userbert.folders import read_json
-from userbert.serving.explorer.runs import BROKEN, under
+from userbert.serving.explorer.runs import under, unreadable
 from userbert.tasks import findings
 from userbert.tasks.findings import Score
 
@@ -58,8 +58,8 @@ def all_reports(folder: Path | None) -> Reports:
     for name, path in _reports_under(folder)[:_MOST]:
         try:
             reports.append(_read(name, path))
-        except BROKEN:
-            warnings.append(f"{name} cannot be read: it is damaged, or is being written.")
+        except Exception:  # as of runs
+            warnings.append(unreadable(name))
     return Reports(reports, warnings)
 
 

@@ -13,15 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from userbert.errors import UserBertError
 from userbert.folders import read_json
 from userbert.model.card import (
+    Facts,
     count_weights,
     is_pretrained,
     network_facts,
     pretraining_facts,
 )
 from userbert.schema.models import Schema
+from userbert.tasks.task_card import task_facts
 
 METRICS = "metrics.jsonl"
 _TRAINING = ".training"
@@ -34,7 +35,6 @@ _DEEP = 4
 """Folders below the one that is looked through."""
 _MOST = 200
 """Runs that are told."""
-BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, UserBertError)
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,17 @@ def all_runs(served: Mapping[str, Path], folder: Path | None) -> Runs:
     for name, path in [*served.items(), *found][:_MOST]:
         try:
             run = _running(name, path) if _is_running(path) else _whole(name, path)
-        except BROKEN:
-            warnings.append(f"{name} cannot be read: it is damaged, or is being written.")
+        except Exception:  # files of any kind: what is wrong with one takes no other away
+            warnings.append(unreadable(name))
             continue
         if run is not None:
             runs.append(run)
     return Runs(runs, warnings)
+
+
+def unreadable(name: str) -> str:
+    """What is said of a result that is left out."""
+    return f"{name} cannot be read: it is damaged, or is being written."
 
 
 def under(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -138,19 +143,29 @@ def _running(name: str, path: Path) -> Run | None:
 
 
 def _whole(name: str, path: Path) -> Run | None:
-    """A model folder's run, or that of a task's network; none of another folder."""
-    if (path / "model" / "training.json").is_file() and (path / "task.json").is_file():
-        path = path / "model"
+    """The run of a model or a task; none of another folder."""
+    if (path / "task.json").is_file():
+        facts = {**task_facts(read_json(path / "task.json")), **_network_facts(path / "model")}
+        return Run(name, "model", None, None, None, [], [], _told(facts))
     if not (path / "training.json").is_file():
         return None
-    record, config = read_json(path / "training.json"), read_json(path / "config.json")
+    record = read_json(path / "training.json")
     learned, held_out = _curves(read_lines(path / METRICS))
-    facts = dict(network_facts(config, count_weights(path / "model.safetensors")))
-    if is_pretrained(record):
-        facts |= pretraining_facts(record, Schema.load(path / "schema.yaml"))
-    told = [(title, text) for title, text in facts.items() if text is not None]
     steps, seconds = record.get("config", {}).get("steps"), record.get("seconds")
+    told = _told(_network_facts(path))
     return Run(name, "model", record.get("preset"), steps, seconds, learned, held_out, told)
+
+
+def _network_facts(model: Path) -> Facts:
+    record, config = read_json(model / "training.json"), read_json(model / "config.json")
+    facts = network_facts(config, count_weights(model / "model.safetensors"))
+    if not is_pretrained(record):
+        return facts
+    return {**facts, **pretraining_facts(record, Schema.load(model / "schema.yaml"))}
+
+
+def _told(facts: Facts) -> list[tuple[str, str]]:
+    return [(title, text) for title, text in facts.items() if text is not None]
 
 
 def _curves(lines: Sequence[Any]) -> tuple[list[Point], list[Point]]:

@@ -61,8 +61,7 @@ def cluster(points: Floats, count: int, seed: int = 0) -> Int64:
         if (nearest == own).all():
             break
         own = nearest
-        sums = np.zeros_like(centers)
-        np.add.at(sums, own, points)
+        sums = np.eye(count)[own].T @ points
         sizes = np.bincount(own, minlength=count)
         some = sizes > 0
         centers[some] = sums[some] / sizes[some, None]
@@ -74,14 +73,13 @@ def cluster(points: Floats, count: int, seed: int = 0) -> Int64:
 
 def _principal(vectors: Vectors) -> tuple[Floats, Floats]:
     """Vectors along their leading directions (S, D), D ≥ 2, and the share of each in the spread."""
-    centered = vectors.astype(np.float64)
-    centered -= centered.mean(axis=0) if len(centered) else 0
-    values, directions = np.linalg.eigh(centered.T @ centered)
+    centered = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    values, directions = np.linalg.eigh((centered.T @ centered).astype(np.float64))
     values, directions = values[::-1].clip(min=0), directions[:, ::-1][:, :_LEADING]
     # A direction has no sign of its own: the largest part of it is positive.
     largest = np.abs(directions).argmax(axis=0)
     directions = directions * np.sign(directions[largest, np.arange(directions.shape[1])])
-    turned = centered @ directions
+    turned = (centered @ directions.astype(np.float32)).astype(np.float64)
     if turned.shape[1] < 2:
         turned = np.pad(turned, ((0, 0), (0, 2 - turned.shape[1])))
     return turned, values / max(float(values.sum()), 1e-12)

@@ -57,6 +57,9 @@ class Explorer:
         self.overview: Once[Overview] = Once(lambda: overview(population.data))
         self._maps = {name: Once(self._mapper(name)) for name in served}
         self._others = Once(self._look_at_others)
+        self._by_data = {
+            one.name: Once(self._colourer(one.name)) for one in colours.colours_of(self.data, {})
+        }
 
     @property
     def data(self) -> PreparedData:
@@ -95,9 +98,7 @@ class Explorer:
             assert asked is not None
             found = colours.by_score(asked, sampled.scores)
         else:
-            found = colours.by_data(
-                population.data, population.sample_rows, population.cutoff, name
-            )
+            found = self._by_data[name]()
         return colours.as_json(chosen, found)
 
     def traits(self, user_ids: Sequence[str]) -> dict[str, Any]:
@@ -187,6 +188,10 @@ class Explorer:
 
     def _mapper(self, model: str) -> Callable[[], UserMap]:
         return lambda: map_of(self._population.sampled(model).vectors)
+
+    def _colourer(self, name: str) -> Callable[[], colours.Coloured]:
+        known = self._population
+        return lambda: colours.by_data(known.data, known.sample_rows, known.cutoff, name)
 
     def _colours(self) -> list[colours.Colour]:
         tasks = {

@@ -13,7 +13,9 @@ class TraitsBody(Body):
     """Users who are held against the rest."""
 
     users: list[UserId] = Field(min_length=1, max_length=100_000)
-    model: str | None = Field(default=None, description="Takes part in nothing yet.")
+    model: str | None = Field(
+        default=None, description="On whose map they were chosen: traits do not depend on it."
+    )
 
 
 class MapAnswer(BaseModel):

@@ -104,6 +104,9 @@ def explorer_routes(
 
     @router.post("/v1/traits", summary="What users have in common", response_model=TraitsAnswer)
     async def traits(body: TraitsBody) -> Response:
+        there()
+        if body.model is not None:
+            chosen(served, body.model)
         return await answered(lambda: there().traits(body.users))
 
     @router.get("/v1/shared", summary="What two users have in common", response_model=SharedAnswer)

@@ -78,8 +78,11 @@ class Population:
         self._everybody: dict[str, Everybody] = {}
         self._sampled: dict[str, Sampled] = {}
         self._done = dict.fromkeys(served, 0)
-        order = np.random.default_rng(0).permutation(len(self._pairs))
-        self._sample, self._rest = order[:_SAMPLE], np.sort(order[_SAMPLE:])
+        count = len(self._pairs)
+        self._sample = np.random.default_rng(0).choice(count, min(count, _SAMPLE), replace=False)
+        is_other = np.ones(count, bool)
+        is_other[self._sample] = False
+        self._rest = np.flatnonzero(is_other)
         self._is_stopped = threading.Event()
         for one in served.values():  # ids of the data that a model does not know are told now
             one.run(data, self._pairs.rows[:1], self._pairs.cutoffs[:1])
@@ -89,7 +92,10 @@ class Population:
         """Begin to embed all users, after what is asked for `before`."""
 
         def work() -> None:
-            before()
+            try:
+                before()
+            except Exception:  # who asks for it is told; all others need the vectors
+                log.exception("what is asked for first could not be made")
             self._embed()
 
         self._thread = threading.Thread(target=work, name="population", daemon=True)
