@@ -12,12 +12,14 @@ from userbert.cli.options import (
     Data,
     Model,
     Output,
+    needs,
     needs_torch,
     open_data,
     pairs_given,
     show,
     typed_command,
 )
+from userbert.cli.serving import serve as serve_models
 from userbert.errors import InputError
 from userbert.folders import refuse_existing, require_ending
 from userbert.progress import warn
@@ -317,12 +319,20 @@ def demo(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="A folder; an unfinished demo goes on in it.")
     ] = Path("demo"),
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Then serve its users, a model and a task, until Ctrl-C."),
+    ] = False,
 ) -> None:
     """Run the main job on real data: Complete Journey, raw logs to a report.
 
     Example: `userbert demo -o demo`
     """
     needs_torch()
-    from userbert.experiments.demo import run_demo
+    if serve:
+        needs("fastapi", "serve")
+    from userbert.experiments.demo import run_demo, served_of
 
     show(f"{run_demo(output, typed_command())} is the report: open it in a browser")
+    if serve:
+        serve_models([*served_of(output)], data=output / "data", runs=output, port=0)

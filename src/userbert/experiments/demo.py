@@ -15,6 +15,7 @@ from userbert.model.userbert import UserBert
 from userbert.progress import progress
 from userbert.schema import Schema
 from userbert.tasks.evaluate import evaluate
+from userbert.tasks.finetune import finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.report import Background, read_metrics, write_report
 from userbert.training.settings import DEFAULT
@@ -27,6 +28,8 @@ RECIPES: Mapping[str, Sequence[str]] = {
 }
 """Presets, and what is changed of them: the first is judged, the others are shown beside. The
 paper's 400,000 batches are for 22.5 million users, these are 2,430."""
+SERVED = "targeting_audience"
+"""The task whose scores the service of a demo tells."""
 _WORKERS = 3
 
 
@@ -48,6 +51,19 @@ def run_demo(folder: Path, command: Sequence[str]) -> Path:
     )
     cutoff = data.schema.instant(complete_journey.CUTOFF)
     return write_report(folder, comparison, data, models, tasks, cutoff, background)
+
+
+def served_of(folder: Path) -> tuple[Path, Path]:
+    """A model of a demo that has run, and a task that is fine-tuned from it now if it is not there.
+
+    The task takes a minute or two, and is published whole.
+    """
+    model, task = _model(folder / "models", DEFAULT, SEEDS[0]), folder / "tasks" / SERVED
+    if not task.exists():
+        data = PreparedData.open(folder / "data")
+        (labels,) = (one for one in complete_journey.labels(data) if one.name == SERVED)
+        finetune(UserBert.from_pretrained(model), data, labels).save(task)
+    return model, task
 
 
 def _prepare(folder: Path) -> PreparedData:

@@ -292,5 +292,5 @@ def _actions(
 def _most(total: dict[str, Int64]) -> dict[str, list[int]]:
     order = sorted(total, key=lambda name: -int(total[name].sum()))
     shown = {name: total[name].tolist() for name in order[:_NAMED]}
-    rest = order[_NAMED:]
-    return shown | ({_OTHERS: sum(total[name] for name in rest).tolist()} if rest else {})
+    rest = [total[name] for name in order[_NAMED:]]
+    return shown | ({_OTHERS: np.sum(rest, axis=0).tolist()} if rest else {})

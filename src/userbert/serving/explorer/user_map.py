@@ -68,7 +68,8 @@ def cluster(points: Floats, count: int, seed: int = 0) -> Int64:
     order = np.argsort(-np.bincount(own, minlength=count), kind="stable")
     place = np.empty(count, np.int64)
     place[order] = np.arange(count)
-    return place[own]
+    told: Int64 = place[own]
+    return told
 
 
 def _principal(vectors: Vectors) -> tuple[Floats, Floats]:
