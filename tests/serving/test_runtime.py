@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 from onnx import TensorProto, helper
+from starlette.testclient import TestClient
 
 import userbert as ub
 from small_logs import SCHEMA, buys, cutoffs, log, prepared
@@ -22,6 +24,8 @@ from userbert.serving.backend import load_backend
 from userbert.serving.export import write_onnx
 from userbert.serving.onnx_file import sealed
 from userbert.serving.runtime import Runtime
+from userbert.serving.service.app import create_app
+from userbert.serving.service.served import load_all
 from userbert.tasks.labels import Labels
 from userbert.tasks.task_model import TaskModel
 
@@ -86,6 +90,21 @@ def test_of_nobody_there_is_nothing(data: PreparedData, file: Path) -> None:
     assert found.vectors.shape == (0, 64)
     assert found.scores is not None
     assert found.scores.shape == (0, 2)
+
+
+def test_what_takes_the_network_itself_is_refused_with_the_way_out(
+    data: PreparedData, file: Path
+) -> None:
+    app = create_app(load_all([file], "onnx"), None, data)
+    with TestClient(app, base_url="http://localhost") as client:
+        while (shown := client.get("/v1/map")).status_code == 503:
+            time.sleep(0.02)
+        assert "score:next" in {one["name"] for one in shown.json()["colours"]}
+        assert client.get("/v1/runs").json() == {"runs": [], "warnings": []}
+        for call in ("expected?segment=long_term&number=0&user_id=u1", "explanation?user_id=u1"):
+            answer = client.get(f"/v1/{call}")
+            assert answer.status_code == 422
+            assert "--backend torch" in answer.json()["detail"]
 
 
 def test_raw_events_have_the_vectors_of_prepared_data(data: PreparedData, file: Path) -> None:
