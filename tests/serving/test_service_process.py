@@ -135,3 +135,8 @@ def test_two_models_of_one_name_are_refused(model: Path, userbert: Userbert) -> 
 def test_what_is_no_model_is_refused(userbert: Userbert, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "is neither a model nor a task" in userbert("serve", "empty").refusal
+
+
+def test_runs_must_be_a_folder(model: Path, userbert: Userbert) -> None:
+    told = userbert("serve", str(model), "--runs", "nowhere").refusal
+    assert "--runs nowhere: expected a folder" in told
