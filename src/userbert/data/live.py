@@ -135,36 +135,40 @@ def _frame(
     if not records:
         return None
     place = "profile" if source is None else source
-    values: dict[str, list[Any]] = {name: [] for name in columns}
+    known = set(columns)
     for (number, row), record in zip(owners, records, strict=True):
         if str(record.get(schema.user, users[number].user_id)) != users[number].user_id:
             raise InputError(
                 f"{_told(users, number, place, row)}, column {schema.user!r}: expected the same "
                 f"user or none, found {record[schema.user]!r}. Give it to the user whose it is."
             )
-        for name in record:
-            if name not in columns:
-                raise InputError(
-                    f"{_told(users, number, place, row)}: the schema has no column {name!r}"
-                    f"{nearest(name, columns) or '.'} It has: {listed(columns)}. Leave it out."
-                )
-        for name, column in values.items():
-            value = record.get(name)
-            if isinstance(value, list | dict):
-                raise InputError(
-                    f"{_told(users, number, place, row)}, column {name!r}: expected a text or a "
-                    "number, found a list or an object. Flatten it."
-                )
-            column.append(value)
+        if not record.keys() <= known:
+            name = next(name for name in record if name not in known)
+            raise InputError(
+                f"{_told(users, number, place, row)}: the schema has no column {name!r}"
+                f"{nearest(name, columns) or '.'} It has: {listed(columns)}. Leave it out."
+            )
+    values = {name: [record.get(name) for record in records] for name in columns}
     # By number: a user may stand there twice, in calls of two who know different events.
     values[schema.user] = [str(number) for number, _ in owners]
-    frame = pl.DataFrame([_series(name, column) for name, column in values.items()])
-    return _Raw(frame, owners)
+    made = []
+    for name, column in values.items():
+        kinds = set(map(type, column)) - {type(None)}
+        if any(issubclass(kind, list | dict) for kind in kinds):
+            nested = (isinstance(value, list | dict) for value in column)
+            number, row = next(
+                owner for owner, is_one in zip(owners, nested, strict=True) if is_one
+            )
+            raise InputError(
+                f"{_told(users, number, place, row)}, column {name!r}: expected a text or a "
+                "number, found a list or an object. Flatten it."
+            )
+        made.append(_series(name, column, kinds))
+    return _Raw(pl.DataFrame(made), owners)
 
 
-def _series(name: str, values: list[Any]) -> pl.Series:
+def _series(name: str, values: list[Any], kinds: set[type]) -> pl.Series:
     """A column of the type that JSON Lines of the same values have."""
-    kinds = {type(value) for value in values} - {type(None)}
     if kinds <= {int, float} or len(kinds) == 1:
         return pl.Series(name, values, strict=False)
     return pl.Series(name, [None if value is None else _text(value) for value in values])

@@ -7,6 +7,7 @@ field. Used by `data/sources.py`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -137,15 +138,23 @@ def _derived(
     schema: Schema, source: Time, time: pl.Series, action: pl.Series
 ) -> dict[str, pl.Series]:
     """Local hour, weekday and action type; a date has no hour."""
-    wanted = {name: one for name, one in schema.attributes.items() if isinstance(one, Derived)}
-    local = pl.col("time").cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(schema.timezone)
-    numbers = pl.lit(_SMALL_NUMBERS)
-    parts = {"weekday": numbers.gather(local.dt.weekday()), "hour": numbers.gather(local.dt.hour())}
+    derived = {name: one.of for name, one in schema.attributes.items() if isinstance(one, Derived)}
+    parts = {"action": action, "hour": _nothing(time, pl.String)}
+    wanted = set(derived.values()) - {"action"}
     if source.resolution == "day":
-        parts["hour"] = pl.lit(None, pl.String)
-    of_time = {name: parts[one.of] for name, one in wanted.items() if one.of != "action"}
-    told = pl.DataFrame({"time": time}).with_columns(**of_time)
-    return {name: told[name] if name in of_time else action for name in wanted}
+        wanted -= {"hour"}
+    if wanted:
+        told = time.to_frame("time").select(_of_clock(part, schema.timezone) for part in wanted)
+        parts |= told.to_dict()
+    return {name: parts[part] for name, part in derived.items()}
+
+
+@lru_cache(maxsize=64)
+def _of_clock(part: str, timezone: str) -> pl.Expr:
+    """The local hour or weekday of instants, as text."""
+    local = pl.col("time").cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(timezone)
+    number = local.dt.hour() if part == "hour" else local.dt.weekday()
+    return pl.lit(_SMALL_NUMBERS).gather(number).alias(part)
 
 
 def _text(raw: pl.DataFrame, column: str) -> pl.Series:
@@ -162,7 +171,9 @@ def _nothing(like: pl.DataFrame | pl.Series, dtype: type[pl.DataType]) -> pl.Ser
 def _is_null(values: pl.Series) -> NDArray[np.bool_]:
     if values.null_count() == 0:
         return np.zeros(len(values), np.bool_)
-    return values.is_null().to_numpy()
+    # Polars' own strings, which are not copied.
+    held = values.to_arrow(compat_level=pl.CompatLevel.newest())
+    return held.is_null().to_numpy(zero_copy_only=False)
 
 
 def _mask(are: pl.Series) -> NDArray[np.bool_]:
