@@ -173,7 +173,8 @@ def _is_null(values: pl.Series) -> NDArray[np.bool_]:
         return np.zeros(len(values), np.bool_)
     # Polars' own strings, which are not copied.
     held = values.to_arrow(compat_level=pl.CompatLevel.newest())
-    return held.is_null().to_numpy(zero_copy_only=False)
+    is_null: NDArray[np.bool_] = held.is_null().to_numpy(zero_copy_only=False)
+    return is_null
 
 
 def _mask(are: pl.Series) -> NDArray[np.bool_]:
