@@ -80,7 +80,7 @@ def test_strength_is_the_likelihood_ratio(users: int, rest: int, draw: st.DataOb
     assert strengths == sorted(strengths, reverse=True) or np.allclose(
         strengths, sorted(strengths, reverse=True)
     )
-    least = 2 * np.log(max(np.count_nonzero(own + others), 1))
+    least = 2 * np.log(max(int(np.count_nonzero(own + others)), 1))
     assert all(strength > least - 1e-9 for strength in strengths)
 
 
