@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from userbert.data.store import PreparedData
 from userbert.data.timeline import timeline
 from userbert.serving.explorer.contents import below_common, some_shards
 from userbert.serving.explorer.finding import find_users
+from userbert.serving.explorer.neighbourhoods import Aside, lay_out
 from userbert.serving.explorer.overview import overview
 from userbert.serving.explorer.runs import Point, all_runs, read_lines
 from userbert.serving.explorer.traits import Carried, Named, carried, shared, traits
@@ -188,6 +190,29 @@ def test_maps_are_finite_and_always_the_same(vectors: Any) -> None:
     sizes = np.bincount(one.clusters)
     assert (np.diff(sizes) <= 0).all()
     assert sizes.sum() == len(vectors)
+
+
+def test_neighbours_stay_together() -> None:
+    generator = np.random.default_rng(0)
+    group = generator.integers(0, 4, 120)
+    leading = (np.eye(4)[group] * 10 + generator.normal(size=(120, 4)) * 0.1).astype(np.float32)
+    aside = Aside(leading)
+    points = aside.points()
+    assert points is not None
+    assert points.shape == (120, 2)
+    assert np.array_equal(points, lay_out(leading))
+    # Users beyond the landmarks stand among those of their group.
+    few = lay_out(leading, 60)
+    for one in (points, few):
+        far = ((one[:, None] - one[None]) ** 2).sum(axis=2)
+        np.fill_diagonal(far, np.inf)
+        assert np.mean(group[far.argmin(axis=1)] == group) > 0.95
+
+
+def test_a_layout_can_be_ended() -> None:
+    aside = Aside(np.zeros((3_000, 4), np.float32))
+    Timer(0.3, aside.end).start()
+    assert aside.points() is None
 
 
 def test_clusters_that_lie_apart_are_found() -> None:

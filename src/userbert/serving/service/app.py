@@ -111,11 +111,12 @@ def _lifespan(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watch = asyncio.create_task(_watch(served, metrics))
         if population is not None and explorer is not None:
-            population.start(before=explorer.overview)
+            population.start(before=explorer.overview, on_sample=explorer.begin_layout)
         yield
         watch.cancel()
-        if population is not None:
+        if population is not None and explorer is not None:
             await asyncio.to_thread(population.stop)
+            await asyncio.to_thread(explorer.close)
         await asyncio.to_thread(batcher.close)
 
     return lifespan

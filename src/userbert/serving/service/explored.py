@@ -5,8 +5,9 @@ compute; whoever calls them waits, so they are called in threads.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from threading import Lock
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from threading import Event, Lock
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,11 +20,13 @@ from userbert.errors import InputError
 from userbert.serving.backend import Place
 from userbert.serving.explorer import colours
 from userbert.serving.explorer.finding import Found, find_users
+from userbert.serving.explorer.neighbourhoods import LANDMARKS, NOTE, Aside, can_lay_out
 from userbert.serving.explorer.overview import Overview, overview
 from userbert.serving.explorer.traits import Carried, Named, Trait, carried, shared, traits
 from userbert.serving.explorer.user_map import UserMap, map_of
 from userbert.serving.service.population import Population
 from userbert.serving.service.served import Served
+from userbert.serving.service.telemetry import log
 
 T = TypeVar("T")
 _OTHERS = 20_000
@@ -56,6 +59,10 @@ class Explorer:
         self._named = Named.of(population.data)
         self.overview: Once[Overview] = Once(lambda: overview(population.data))
         self._maps = {name: Once(self._mapper(name)) for name in served}
+        self._laid_out: dict[str, UserMap] = {}
+        self._laying_out = ThreadPoolExecutor(1, "layout")
+        self._aside: Aside | None = None
+        self._is_closed = Event()
         self._others = Once(self._look_at_others)
         self._by_data = {
             one.name: Once(self._colourer(one.name)) for one in colours.colours_of(self.data, {})
@@ -66,13 +73,30 @@ class Explorer:
         """The data."""
         return self._population.data
 
+    def begin_layout(self, model: str) -> None:
+        """Make a model's map, and begin to lay it out by neighbourhoods, which takes longer."""
+        made = self._maps[model]()
+        if can_lay_out(len(made.points)):
+            self._laying_out.submit(self._lay_out, model, made)
+
+    def close(self) -> None:
+        """End what is being laid out."""
+        self._is_closed.set()
+        self._laying_out.shutdown(wait=False, cancel_futures=True)
+        if self._aside is not None:
+            self._aside.end()
+        self._laying_out.shutdown()
+
     def find(self, text: str, limit: int) -> Found:
         """Users by a part of their id."""
         return find_users(self.data, text, limit)
 
     def map(self, model: str) -> dict[str, Any]:
-        """Users of the sample in two directions; raise `NotReadyError` until they are embedded."""
-        made = self._maps[model]()
+        """Users of the sample, by neighbourhoods as soon as they are laid out so.
+
+        Raises `NotReadyError` until they are embedded.
+        """
+        made = self._laid_out.get(model) or self._maps[model]()
         return {
             "model": model,
             "method": made.method,
@@ -185,6 +209,14 @@ class Explorer:
             ],
             "fields": [asdict(one) for one in found.fields],
         }
+
+    def _lay_out(self, model: str, made: UserMap) -> None:
+        self._aside = Aside(made.leading)
+        points = None if self._is_closed.is_set() else self._aside.points()
+        if points is not None:
+            note = NOTE.format(min(LANDMARKS, len(points)))
+            self._laid_out[model] = replace(made, points=points, method="t-sne", note=note)
+            log.info("the map of %s keeps neighbourhoods now", model)
 
     def _mapper(self, model: str) -> Callable[[], UserMap]:
         return lambda: map_of(self._population.sampled(model).vectors)

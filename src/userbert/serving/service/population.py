@@ -8,6 +8,7 @@ is.
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,15 +88,21 @@ class Population:
         for one in served.values():  # ids of the data that a model does not know are told now
             one.run(data, self._pairs.rows[:1], self._pairs.cutoffs[:1])
         self._thread: threading.Thread | None = None
+        self._on_sample: Callable[[str], object] = lambda _: None
 
-    def start(self, before: Callable[[], object] = lambda: None) -> None:
-        """Begin to embed all users, after what is asked for `before`."""
+    def start(
+        self,
+        before: Callable[[], object] = lambda: None,
+        on_sample: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """Begin to embed all users, after what is asked for `before`.
+
+        `on_sample` is called with the name of each model that has embedded the sample.
+        """
+        self._on_sample = on_sample
 
         def work() -> None:
-            try:
-                before()
-            except Exception:  # who asks for it is told; all others need the vectors
-                log.exception("what is asked for first could not be made")
+            _tried(before)
             self._embed()
 
         self._thread = threading.Thread(target=work, name="population", daemon=True)
@@ -193,6 +200,7 @@ class Population:
             self._sampled[name] = Sampled(vectors[self._sample], scores)
             all_vectors[name] = vectors
             log.info("%s users are embedded by %s", f"{len(self._sample):,}", name)
+            _tried(partial(self._on_sample, name))
         for name, vectors in all_vectors.items():
             self._run(name, self._rest, vectors)
             if self._is_stopped.is_set():
@@ -222,6 +230,14 @@ class Population:
                 scores.append(answer.scores)
             self._done[name] += len(some)
         return np.concatenate(scores) if scores else None
+
+
+def _tried(make: Callable[[], object]) -> None:
+    """Make what is not needed here: who asks for it is told what is wrong with it."""
+    try:
+        make()
+    except Exception:
+        log.exception("what the explorer shows could not be made")
 
 
 def as_json(word: WordView) -> dict[str, Any]:
