@@ -36,7 +36,7 @@ def can_lay_out(users: int) -> bool:
 def lay_out(leading: Vectors, landmarks: int = LANDMARKS) -> Vectors:
     """Lay out users in a random order (S, D): (S, 2)."""
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     some = leading[:landmarks]
     with threadpool_limits(1):
