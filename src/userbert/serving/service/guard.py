@@ -18,8 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from userbert.errors import InputError
 
-OPEN = ("/healthz", "/readyz")
+OPEN = ("/healthz", "/readyz", "/")
 """Whoever starts and watches the service has no token, and learns nothing from these."""
+_PAGE = "/page/"
+"""Its files hold no data either."""
 _SHORTEST_TOKEN = 16
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -98,7 +100,8 @@ class Guard:
         host = urlsplit(f"//{headers.get('host', '')}").hostname
         if self._hosts and host not in self._hosts:
             return 400, f"host: expected {' or '.join(self._hosts)}. Call by that name.", {}
-        if self._tokens and scope["path"] not in OPEN and not self._may(headers):
+        is_open = scope["path"] in OPEN or scope["path"].startswith(_PAGE)
+        if self._tokens and not is_open and not self._may(headers):
             told = "expected a header Authorization: Bearer TOKEN with a token that is known."
             return 401, told, {"WWW-Authenticate": "Bearer"}
         return self._refusal_of_body(headers) if scope["method"] == "POST" else None
