@@ -1,0 +1,119 @@
+// A field for user ids: typed, pasted, or from a file.
+// In: lines, or CSV with a column user_id. Out: `ids`, each once, or `fault`: what to mend.
+
+import { el } from "../dom.js";
+import { count, many } from "../format.js";
+
+const LARGEST = 16 * 2 ** 20; // bytes; the service takes no more
+let fields = 0;
+
+export class IdsField {
+  constructor(title, advice, { rows, most }) {
+    Object.assign(this, { most, ids: [], fault: "" });
+    const id = `ids-${fields++}`;
+    this.area = el("textarea", { id, rows, spellcheck: "false", autocomplete: "off", "aria-describedby": `${id}-told`, oninput: () => this.#read(this.area.value) });
+    this.told = el("p", { class: "note", id: `${id}-told`, "aria-live": "polite" }, advice);
+    this.file = el("input", { type: "file", accept: ".csv,.txt,text/csv,text/plain", class: "file-input", id: `${id}-file`, onchange: () => this.#open() });
+    this.advice = advice;
+    this.back = el("button", { type: "button", class: "link", hidden: true, onclick: () => this.set([], "") }, "Remove");
+    this.host = el("div", { class: "ids-field" },
+      el("div", { class: "card-head" }, el("label", { for: id, class: "field-title" }, title),
+        el("span", { class: "tools" }, this.back, el("label", { class: "link file-label", for: `${id}-file` }, "Choose a file", this.file))),
+      this.area, this.told);
+    this.host.addEventListener("dragover", (event) => event.preventDefault());
+    this.host.addEventListener("drop", (event) => {
+      event.preventDefault();
+      if (event.dataTransfer.files.length) this.#open(event.dataTransfer.files[0]);
+    });
+  }
+
+  /** Take ids from elsewhere; what is told stands in place of them. */
+  set(ids, told) {
+    this.ids = [...new Set(ids)];
+    this.fault = "";
+    this.area.value = "";
+    this.area.hidden = Boolean(told);
+    this.back.hidden = !told;
+    this.#tell(told || this.advice);
+    this.#limit();
+  }
+
+  async #open(file = this.file.files[0]) {
+    if (!file) return;
+    this.file.value = "";
+    if (file.size > LARGEST) {
+      this.#refuse(`${file.name} has ${count(Math.round(file.size / 2 ** 20))} MB; at most ${LARGEST / 2 ** 20} can be used. Leave out all columns but user_id, or use userbert lookalike.`);
+      return;
+    }
+    const text = await file.text();
+    if (text.includes("\0")) this.#refuse(`${file.name} is not text. Save it as CSV.`);
+    else if (this.#read(text)) this.set(this.ids, `${file.name}: ${many(this.ids.length, "user")}`);
+  }
+
+  #read(text) {
+    const found = idsOf(text);
+    if (found === null) return this.#refuse("Several columns, and none is called user_id. Name it so in the first line.");
+    this.ids = [...new Set(found)];
+    this.fault = "";
+    this.#tell(this.ids.length ? many(this.ids.length, "user") + (found.length > this.ids.length ? `; ${count(found.length - this.ids.length)} twice` : "") : this.advice);
+    return this.#limit();
+  }
+
+  #limit() {
+    const tooLong = this.ids.some((id) => id.length > 1000);
+    if (this.ids.length > this.most) return this.#refuse(`${count(this.ids.length)} users; at most ${count(this.most)} can be used. Give fewer.`);
+    if (tooLong) return this.#refuse("A line is longer than any id. Give one id a line.");
+    return true;
+  }
+
+  #refuse(fault) {
+    this.fault = fault;
+    this.told.className = "error";
+    this.told.textContent = fault;
+    return false;
+  }
+
+  #tell(text) {
+    this.told.className = "note";
+    this.told.textContent = text;
+  }
+}
+
+/** Ids of lines, or of the column user_id; null if it cannot be told which column. */
+export function idsOf(text) {
+  const clean = text.replace(/^\uFEFF/, "");
+  const first = clean.slice(0, clean.search(/\r?\n|$/)).split(",").map((name) => name.trim().replace(/^"|"$/g, ""));
+  const column = first.indexOf("user_id");
+  if (column < 0) {
+    if (first.length > 1 && first.every((name) => /^[a-z_ ]+$/i.test(name))) return null;
+    return clean.split(/\r?\n/).map((line) => line.trim().replace(/^"(.*)"$/, (_, inner) => inner.replaceAll('""', '"'))).filter(Boolean);
+  }
+  return cells(clean, column).slice(1).filter(Boolean);
+}
+
+/** A column of CSV by RFC 4180. */
+function cells(text, column) {
+  const found = [];
+  let cell = "", place = 0, isQuoted = false;
+  const end = () => {
+    if (place === column) found.push(cell.trim());
+    cell = "";
+  };
+  for (let i = 0; i < text.length; i++) {
+    const sign = text[i];
+    if (isQuoted) {
+      if (sign === '"' && text[i + 1] === '"') cell += text[++i];
+      else if (sign === '"') isQuoted = false;
+      else cell += sign;
+    } else if (sign === '"' && cell === "") isQuoted = true;
+    else if (sign === ",") {
+      end();
+      place++;
+    } else if (sign === "\n") {
+      end();
+      place = 0;
+    } else if (sign !== "\r") cell += sign;
+  }
+  if (cell) end();
+  return found;
+}
