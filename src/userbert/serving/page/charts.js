@@ -21,6 +21,9 @@ export function echarts() {
   return loading;
 }
 
+/** Ask for ECharts while the answers to be drawn are on their way. */
+export const ahead = () => { echarts().catch(() => {}); };
+
 const NAMES = ["ink", "muted", "faint", "line", "surface", "accent", "accent-soft", "good", "bad",
   ...Array.from({ length: 12 }, (_, i) => `hue-${i}`)];
 

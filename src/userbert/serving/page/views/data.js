@@ -2,13 +2,14 @@
 // In: GET /v1/data. Out: facts, charts and tables.
 
 import { call, show } from "../api.js";
-import { axis, chart, safe, tooltip, zoom } from "../charts.js";
+import { ahead, axis, chart, safe, tooltip, zoom } from "../charts.js";
 import { bar, card, el, empty, fill } from "../dom.js";
 import { compact, count, day, dayName, instant, many, plain, share } from "../format.js";
 
 const NO_DATA = "Start the service with --data and a folder of prepared data to see what is in it.";
 
 export async function draw(host, { signal }) {
+  ahead();
   await show(host, () => call("/v1/data", { signal }), (data) => page(host, data, signal), {
     signal, lines: 10,
     onError: (error) => error.status === 404 && fill(host, heading("Data"), empty("No data are served", NO_DATA)),
@@ -59,7 +60,7 @@ function facts(data, zone) {
     tile("Events used", compact(used), used >= 10_000 ? count(used) : ""),
     data.users > 0 && tile("Days", count(Math.max(1, Math.round((data.last_event - data.first_event) / 86_400e6))), zone),
     data.cutoff && tile("Looked at up to", day(data.cutoff, zone), instant(data.cutoff, zone).split(", ").pop()),
-    tile("Vocabulary fitted", data.fit_before ? `before ${day(data.fit_before, zone)}` : "on all", data.fit_before ? "" : "values of later days are known, too"));
+    tile("Vocabulary fitted", data.fit_before ? `to ${day(data.fit_before - 1, zone)}` : "on all", data.fit_before ? "" : "values of later days are known, too"));
 }
 
 function byDay(c, { days, actions }) {
@@ -81,7 +82,9 @@ function byDay(c, { days, actions }) {
 }
 
 function histogram(c, { edges, counts }) {
-  const label = (i) => (edges[i + 1] - edges[i] <= 1 ? `${edges[i]}` : `${compact(edges[i])}–${compact(edges[i + 1] - 1)}`);
+  const last = counts.length - 1;
+  const isTail = last > 0 && edges[last + 1] - edges[last] > edges[1] - edges[0];
+  const label = (i) => (i === last && isTail ? `${compact(edges[i])} or more` : edges[i + 1] - edges[i] <= 1 ? `${edges[i]}` : `${compact(edges[i])}–${compact(edges[i + 1] - 1)}`);
   return {
     color: [c.accent],
     grid: { left: 8, right: 12, top: 12, bottom: 20, containLabel: true },
@@ -124,7 +127,8 @@ function vocabulary(values) {
       el("th", { scope: "col", class: "num" }, "Values"), el("th", { scope: "col" }, "Covered"),
       ["Missing", "Unknown"].map((name) => el("th", { scope: "col", class: "num" }, name)))),
     el("tbody", {}, rows.map(([row]) => row))));
-  rows[0]?.[2]();
+  const telling = values.findIndex((one) => one.kind === "category" && one.top.length > 2);
+  rows[Math.max(telling, 0)]?.[2]();
   return card("Vocabulary", { wide: true, note: "How much of the actions, or profiles, carries a value that is known. Choose an attribute to see its most frequent values." },
     el("div", { class: "split" }, table, top));
 }

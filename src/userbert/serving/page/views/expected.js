@@ -6,7 +6,7 @@ import { bar, el, fill } from "../dom.js";
 import { count, plain, share } from "../format.js";
 
 export function expectation(host, user, word, model, signal) {
-  const query = { user_id: user.user_id, segment: word.segment, number: word.number, model, cutoff: undefined };
+  const query = { user_id: user.user_id, segment: word.segment, number: word.number, model, cutoff: user.asked };
   return show(host, () => call("/v1/expected", { query, signal }), (found) => fill(host, side(found)), {
     signal, lines: 5,
     onError: (error) => error.status === 422 && fill(host, el("p", { class: "note" }, `${error.message}`), whole(word)),

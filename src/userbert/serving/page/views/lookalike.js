@@ -10,7 +10,7 @@ import { take } from "../seeds.js";
 import { IdsField } from "./ids_field.js";
 import { traits } from "./traits.js";
 
-const WAYS = [["centroid", "near their middle"], ["linear", "what sets them apart"], ["nearest", "near any of them"]];
+const WAYS = [["linear", "linear: by what sets them apart"], ["centroid", "centroid: near their middle"], ["nearest", "nearest: near any of them"]];
 const LISTED = 100;
 
 export async function draw(host, { query, signal }) {
@@ -18,7 +18,7 @@ export async function draw(host, { query, signal }) {
 }
 
 function page(host, all, first, signal) {
-  const state = { model: first, by: "centroid" };
+  const state = { model: first, by: "linear" };
   const seeds = new IdsField("Seeds", "One user id a line, or a CSV with a column user_id", { rows: 8, most: 100_000 });
   const exclude = new IdsField("Leave out", "Those who must not be listed: customers already, or who asked not to be written to", { rows: 3, most: 1_000_000 });
   const k = el("input", { type: "number", min: "1", max: "100000", value: "100", id: "k", inputmode: "numeric" });
@@ -62,30 +62,33 @@ function list(host, body, outer) {
   return show(host, () => call("/v1/lookalike", { body, signal }), (found) => {
     const both = body.exclude.length ? body.seeds.filter(Set.prototype.has, new Set(body.exclude)).length : 0;
     const common = el("div", {});
-    fill(host, worth(found, body, both), ranked(found), found.users.length > 0 && card("In common", { note: "Of those on the list, against everybody else." }, common));
+    fill(host, worth(found, body, both, (by) => list(host, { ...body, by }, outer)), ranked(found), found.users.length > 0 && card("In common", { note: "Of those on the list, against everybody else." }, common));
     if (found.users.length) traits(common, found.users.map((one) => one.user_id), body.model, signal);
   }, { signal, lines: 10 });
 }
 
 /** What such a list is worth, and what of the seeds could be used. */
-function worth(found, body, both) {
+function worth(found, body, both, anew) {
   const lines = found.held_out.map((one) => el("li", {},
     el("b", {}, `${number(one.found, 3)} of ${count(one.seeds)} `), `by “${one.way}”`,
     one.by_chance > 0 ? `, ${times(one.found / one.by_chance)} as many as by chance` : "",
     one.way === found.by ? " (this list)" : ""));
   const unknown = found.unknown;
+  const gain = (one) => one.found / Math.max(one.by_chance, 1e-9);
+  const best = Math.max(...found.held_out.map(gain));
+  const own = found.held_out.find((one) => one.way === found.by);
+  const better = best >= 1.5 && own ? found.held_out.find((one) => gain(one) === best && gain(one) > 1.2 * gain(own)) : null;
   return card("What is it worth?", {},
     lines.length
       ? el("div", {}, el("p", { class: "note" }, "Five such lists, each made without a fifth of the seeds, find of these:"), el("ul", { class: "worth" }, lines),
-        best(found) < 1.5 && el("p", { class: "warn note" }, "That is hardly more than by chance: the vectors know nothing that these seeds have in common."))
+        best < 1.5 && el("p", { class: "warn note" }, "That is hardly more than by chance: the vectors know nothing that these seeds have in common."),
+        better && el("p", {}, el("button", { type: "button", class: "button", onclick: () => anew(better.way) }, `Make the list by “${better.way}”`)))
       : el("p", { class: "note" }, "Fewer than ten seeds have a vector: too few to try the list on."),
     unknown.length > 0 && el("details", {}, el("summary", {}, `${many(unknown.length, "seed is", "seeds are")} not known here`),
       el("p", { class: "note" }, unknown.slice(0, 50).join(", "), unknown.length > 50 ? `, and ${count(unknown.length - 50)} more` : "")),
     el("p", { class: "note" }, `${many(found.seeds, "seed")}, ${many(found.others, "user")} to choose from`,
       body.exclude.length ? `; ${count(body.exclude.length)} left out${both ? `, of whom ${many(both, "is a seed", "are seeds")}` : ""}` : "", "."));
 }
-
-const best = (found) => Math.max(...found.held_out.filter((one) => one.way === found.by).map((one) => one.found / Math.max(one.by_chance, 1e-9)), 0);
 
 function ranked({ users, model }) {
   if (!users.length) return card("The list", {}, empty("Nobody is left", "All users are seeds, or left out."));

@@ -3,6 +3,7 @@
 // common who are chosen: by a lasso, a box, or a value of the legend (map_choice.js).
 
 import { call, show } from "../api.js";
+import { ahead } from "../charts.js";
 import { card, el, empty, fill, select } from "../dom.js";
 import { count } from "../format.js";
 import { choice as modelChoice, chosen, models } from "../models.js";
@@ -11,6 +12,7 @@ import { grouped, legend } from "./map_colours.js";
 import { Points } from "./map_points.js";
 
 export async function draw(host, { query, signal }) {
+  ahead();
   await show(host, async () => {
     const all = await models(signal);
     const model = chosen(all, query.get("model"));

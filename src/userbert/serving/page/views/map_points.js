@@ -6,6 +6,7 @@ import { chart } from "../charts.js";
 import { el } from "../dom.js";
 
 const NEAR = 8; // pixels between the pointer and a point that is meant
+const SETTLED = 300; // milliseconds
 
 export class Points {
   constructor(host, map, signal) {
@@ -45,21 +46,30 @@ export class Points {
         { type: "inside", xAxisIndex: 0, filterMode: "none", minSpan: 1, throttle: 16, ...at(0) },
         { type: "inside", yAxisIndex: 0, filterMode: "none", minSpan: 1, throttle: 16, ...at(1) },
       ],
+      toolbox: { show: false },
       brush: {
         seriesIndex: [], toolbox: [], throttleType: "debounce", throttleDelay: 100,
         brushStyle: { color: c["accent-soft"], borderColor: c.accent, borderWidth: 1.5 },
       },
       series: [
-        ...this.groups.map((group) => this.series(group.name, this.hidden.has(group.name) ? [] : group.places, group.hue(c), this.marked.length ? 0.28 : 0.8)),
-        this.series("(chosen)", this.marked, c.ink, 1, 5),
+        ...this.groups.map((group) => this.series(group.name, this.shownOf(group), group.hue(c), this.marked.length ? 0.16 : 0.8)),
+        ...(this.marked.length ? this.groups.map((group) => this.series(`(chosen) ${group.name}`, this.chosenOf(group), group.hue(c), 1)) : []),
       ],
     };
   }
 
-  series(id, places, colour, opacity, extra = 0) {
+  shownOf(group) {
+    return this.hidden.has(group.name) ? new Uint32Array() : group.places;
+  }
+
+  chosenOf(group) {
+    return this.marked.filter((place) => this.groups[this.groupOf[place]] === group);
+  }
+
+  series(id, places, colour, opacity) {
     return {
       id, type: "scatter", large: true, largeThreshold: 1, progressive: 0, silent: true, dimensions: ["x", "y"],
-      symbolSize: extra || size(this.map.shown), itemStyle: { color: colour, opacity }, data: this.flat(places),
+      symbolSize: size(this.map.shown), itemStyle: { color: colour, opacity }, data: this.flat(places),
     };
   }
 
@@ -135,6 +145,7 @@ export class Points {
         : range;
       const ring = corners.map((corner) => this.chart.convertFromPixel({ gridIndex: 0 }, corner));
       this.brush(this.brushing);
+      this.ended = performance.now();
       this.onchosen?.(this.inside(ring));
     });
     const surface = this.chart.getZr();
@@ -150,7 +161,9 @@ export class Points {
     });
     surface.on("globalout", () => { this.tip.hidden = true; });
     surface.on("click", (event) => {
-      const place = this.brushing ? -1 : this.nearest([event.offsetX, event.offsetY]);
+      // Whoever ends a lasso where it began has not clicked.
+      if (this.brushing || performance.now() - (this.ended ?? -SETTLED) < SETTLED) return;
+      const place = this.nearest([event.offsetX, event.offsetY]);
       if (place >= 0) this.onclicked?.(place);
     });
     let last = [this.host.clientWidth, this.host.clientHeight];
@@ -209,7 +222,7 @@ export class Points {
   }
 }
 
-const size = (shown) => (shown > 20_000 ? 2.4 : shown > 5_000 ? 3.2 : shown > 1_000 ? 3.9 : 6);
+const size = (shown) => (shown > 20_000 ? 2.4 : shown > 8_000 ? 3.2 : shown > 1_000 ? 5 : 7);
 
 function bounds({ x, y, shown }) {
   let left = Infinity, right = -Infinity, low = Infinity, high = -Infinity;

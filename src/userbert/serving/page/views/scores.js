@@ -16,7 +16,7 @@ export function scores(user, model, said, signal) {
       bar(said.scores[place] / Math.max(...said.scores, 1e-9)), el("span", { class: "num" }, number(said.scores[place])))))
     : el("p", { class: "score" }, said.score >= 0 && said.score <= 1 ? share(said.score) : number(said.score));
   function explain(value) {
-    const query = { user_id: user.user_id, model, value };
+    const query = { user_id: user.user_id, model, value, cutoff: user.asked };
     return show(why, () => call("/v1/explanation", { query, signal }), (found) => fill(why, effects(found, user, model)), {
       signal, lines: 4, onError: (error) => error.status === 422 && fill(why, el("p", { class: "note" }, error.message)),
     });

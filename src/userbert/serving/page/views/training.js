@@ -2,7 +2,7 @@
 // In: GET /v1/runs and /v1/reports. Out: curves of the runs that are chosen, facts, reports (reports.js).
 
 import { call, pause, show } from "../api.js";
-import { axis, chart, safe, tooltip, zoom } from "../charts.js";
+import { ahead, axis, chart, safe, tooltip, zoom } from "../charts.js";
 import { card, el, empty, fill, select } from "../dom.js";
 import { compact, count, duration, number, plain } from "../format.js";
 import { reports } from "./reports.js";
@@ -12,19 +12,22 @@ const ALL = "";
 const AT_FIRST = 3; // runs
 
 export async function draw(host, { signal }) {
+  ahead();
   const runs = el("div", {});
   const found = el("div", { class: "grid" });
   fill(host, el("div", { class: "heading" }, el("h1", {}, "Training")), runs, found);
   const ask = () => call("/v1/runs", { signal });
   await Promise.all([
-    show(runs, ask, (answer) => curves(runs, answer.runs, ask, signal), { signal, lines: 8 }),
-    show(found, () => call("/v1/reports", { signal }), (answer) => fill(found, reports(answer.reports, signal)), {
+    show(runs, ask, (answer) => curves(runs, answer, ask, signal), { signal, lines: 8 }),
+    show(found, () => call("/v1/reports", { signal }), (answer) => fill(found, reports(answer.reports, signal), warned(answer.warnings)), {
       signal, onError: (error) => error.status === 404 && fill(found),
     }),
   ]);
 }
 
-async function curves(host, first, ask, signal) {
+const warned = (texts = []) => texts.length > 0 && el("ul", { class: "reasons warn" }, texts.map((text) => el("li", {}, text)));
+
+async function curves(host, { runs: first, warnings = [] }, ask, signal) {
   let runs = first.filter((run) => run.learned.length || run.held_out.length || run.kind === "running");
   if (!runs.length) {
     fill(host, card("Losses", {}, empty("No runs here", "The models that serve have no curves of their training. Start the service with --runs and the folder in which models are made.")));
@@ -53,7 +56,7 @@ async function curves(host, first, ask, signal) {
       state.by = name;
       renew();
     }),
-  }, pills, place), el("div", { class: "after" }, card("Facts", {}, table)));
+  }, pills, place, warned(warnings)), el("div", { class: "after" }, card("Facts", {}, table)));
   renew();
   drawn = await chart(place, (c) => lines(c, shown(), runs, state.by), { label: `Losses by step of ${runs.map((run) => run.name).join(", ")}`, signal });
   follow();
@@ -99,10 +102,10 @@ function lines(c, shown, all, by) {
 
 function facts(runs) {
   if (!runs.length) return el("p", { class: "note" }, "Choose a run above.");
-  const rows = [
-    ["preset", (run) => run.preset ?? "–"], ["steps", (run) => (run.steps === null ? "–" : count(run.steps))], ["time", (run) => duration(run.seconds)],
-    ...[...new Set(runs.flatMap((run) => run.facts.map(([name]) => name)))].map((name) => [name, (run) => String(run.facts.find(([one]) => one === name)?.[1] ?? "–")]),
-  ];
+  const own = { preset: (run) => run.preset, steps: (run) => run.steps !== null && count(run.steps), time: (run) => run.seconds !== null && duration(run.seconds) };
+  const names = [...new Set([...Object.keys(own), ...runs.flatMap((run) => run.facts.map(([name]) => name))])];
+  const told = (run, name) => run.facts.find(([one]) => one === name)?.[1] ?? (own[name]?.(run) || "–");
+  const rows = names.map((name) => [name, (run) => String(told(run, name))]);
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Facts of runs" }, el("table", {},
     el("thead", {}, el("tr", {}, el("td", {}), runs.map((run) => el("th", { scope: "col" }, run.name)))),
     el("tbody", {}, rows.map(([name, told]) => el("tr", {}, el("th", { scope: "row", class: "muted" }, plain(name)), runs.map((run) => el("td", {}, told(run))))))));

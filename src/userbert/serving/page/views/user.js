@@ -6,16 +6,22 @@ import { call, show } from "../api.js";
 import { axis, chart, tooltip } from "../charts.js";
 import { bar, card, el, empty, fill, select, userLink } from "../dom.js";
 import { count, dayName, instant, many, number, plain } from "../format.js";
+import { models } from "../models.js";
 import { expectation } from "./expected.js";
 import { scores } from "./scores.js";
 
 const FIRST_SHOWN = 40; // words
-const CHIPS = 6; // values of an attribute, until a word is opened
+const EXAMPLES = 24; // users
+const CHIPS = 5; // values of an attribute, until a word is opened
 
 export async function draw(host, { what, query, signal }) {
   if (!what) return choose(host, signal);
   const path = `/v1/users/${encodeURIComponent(what)}`;
-  return show(host, () => call(path, { query: { k: 10, cutoff: query.get("cutoff") }, signal }), (user) => page(host, user, query, signal), {
+  const ask = async () => {
+    const [user, all] = await Promise.all([call(path, { query: { k: 10, cutoff: query.get("cutoff") }, signal }), models(signal)]);
+    return { user: { ...user, asked: query.get("cutoff") }, zone: all[0].timezone };
+  };
+  return show(host, ask, ({ user, zone }) => page(host, user, zone, query, signal), {
     signal, lines: 12,
     onError: (error) => error.status === 404 && fill(host, el("h1", {}, what), empty("Nobody by this id",
       "Ids are matched letter by letter. The search above lists those that hold what one types.", el("a", { class: "button", href: "#/user" }, "See some users"))),
@@ -25,17 +31,19 @@ export async function draw(host, { what, query, signal }) {
 function choose(host, signal) {
   const list = el("div", {});
   fill(host, el("div", { class: "heading" }, el("h1", {}, "Look at a user"), el("p", { class: "note" }, "Type an id in the search above (press /), or begin with one of these.")), list);
-  return show(list, () => call("/v1/find", { query: { text: "", limit: 24 }, signal }), (found) => fill(list,
-    found.users.length ? el("ul", { class: "people" }, found.users.map((id) => el("li", {}, userLink(id))))
-      : empty("No users here", "The data hold no users.")), {
-    signal, onError: (error) => (error.status === 404 || error.status === 422) && fill(list, empty(error.status === 404 ? "No data are served" : "Which user?", error.status === 404 ? "Start the service with --data and a folder of prepared data." : "Type an id in the search above.")),
+  const some = async () => call("/v1/map", { query: { model: (await models(signal))[0].name }, signal });
+  return show(list, some, ({ user_ids: ids }) => fill(list,
+    ids.length ? el("ul", { class: "people" }, ids.slice(0, EXAMPLES).map((id) => el("li", {}, userLink(id))))
+      : empty("No users here", "The data hold no user with a vector.")), {
+    signal,
+    onError: (error) => error.status === 404 && fill(list, empty("No data are served", "Start the service with --data and a folder of prepared data.")),
   });
 }
 
-async function page(host, user, query, signal) {
-  const models = Object.keys(user.models);
+async function page(host, user, zone, query, signal) {
+  const names = Object.keys(user.models);
   let model = query.get("model");
-  if (!models.includes(model)) [model] = models;
+  if (!names.includes(model)) [model] = names;
   const strip = el("div", { class: "chart strip" });
   const words = [...user.words].reverse();
   const actions = user.words.reduce((sum, word) => sum + word.actions, 0);
@@ -46,8 +54,8 @@ async function page(host, user, query, signal) {
   fill(host,
     el("div", { class: "heading" },
       el("h1", { class: "id" }, user.user_id),
-      el("p", { class: "note" }, words.length ? `${many(user.words.length, "word")} of ${many(actions, "action")}, as seen just before ${instant(user.cutoff)} UTC` : `Looked at just before ${instant(user.cutoff)} UTC`),
-      models.length > 1 && el("div", { class: "tools" }, select("Model", models.map((name) => [name, name]), model, (name) => {
+      el("p", { class: "note" }, words.length ? `${many(user.words.length, "word")} of ${many(actions, "action")}, as seen just before ${instant(user.cutoff, zone)}` : `Looked at just before ${instant(user.cutoff, zone)}`),
+      names.length > 1 && el("div", { class: "tools" }, select("Model", names.map((name) => [name, name]), model, (name) => {
         location.hash = `#/user/${encodeURIComponent(user.user_id)}?${new URLSearchParams({ ...Object.fromEntries(query), model: name })}`;
       }))),
     el("div", { class: "with-side" },
@@ -158,13 +166,20 @@ function row(word, hue, context) {
   return made;
 }
 
-/** The values of a word: of attributes that say what, a few; those that are always the same, not. */
+/** The values of a word: an attribute a line, but for those of one value, which share the last. */
 function summary(values) {
-  return Object.entries(values).filter(([, found]) => found.length).map(([name, found]) => el("div", { class: "chip-row" },
-    el("span", { class: "chip-name" }, plain(name)),
-    el("span", { class: "chip-list" }, found.slice(0, CHIPS).map(([value, times]) => el("span", { class: "chip", title: value }, value, times > 1 && el("b", {}, ` ×${count(times)}`))),
-      found.length > CHIPS && el("span", { class: "chip more" }, `+${count(found.length - CHIPS)}`))));
+  const all = Object.entries(values).filter(([, found]) => found.length);
+  const single = all.filter(([, found]) => found.length === 1);
+  return [
+    ...all.filter(([, found]) => found.length > 1).map(([name, found]) => line(plain(name), [
+      ...found.slice(0, CHIPS).map(([value, times]) => el("span", { class: "chip", title: value }, value, times > 1 && el("b", {}, ` ×${count(times)}`))),
+      found.length > CHIPS && el("span", { class: "chip more" }, `+${count(found.length - CHIPS)}`),
+    ])),
+    single.length > 0 && line("all", single.map(([name, [[value]]]) => el("span", { class: "chip", title: `${plain(name)}: ${value}` }, el("b", {}, `${plain(name)} `), value))),
+  ];
 }
+
+const line = (name, chips) => el("div", { class: "chip-row" }, el("span", { class: "chip-name" }, name), el("span", { class: "chip-list" }, chips));
 
 function sideCards(side, user, model, signal) {
   const said = user.models[model];
@@ -188,7 +203,7 @@ function nearest(user, model, said, signal) {
         why.hidden = !why.hidden;
         button.setAttribute("aria-expanded", String(!why.hidden));
         if (why.hidden || why.childElementCount) return;
-        show(why, () => call("/v1/shared", { query: { user_id: user.user_id, other: one.user_id }, signal }), ({ traits }) => fill(why, shared(traits)), { signal, lines: 3 });
+        show(why, () => call("/v1/shared", { query: { user_id: user.user_id, other: one.user_id, cutoff: user.asked }, signal }), ({ traits }) => fill(why, shared(traits)), { signal, lines: 3 });
       },
     }, "why?");
     return el("li", {}, el("div", { class: "near-row" }, userLink(one.user_id, `?model=${encodeURIComponent(model)}`), bar(Math.max(0, one.cosine)), el("span", { class: "num" }, number(one.cosine, 2)), button), why);
