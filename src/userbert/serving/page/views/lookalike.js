@@ -2,7 +2,7 @@
 // In: ids, typed, from a file, or handed over by the map; POST /v1/lookalike. Out: how well such lists
 // find seeds that they were not told, the list, what those on it have in common.
 
-import { call, show } from "../api.js";
+import { call, sentence, show } from "../api.js";
 import { card, csv, download, el, empty, fill, select, userLink } from "../dom.js";
 import { count, many, number, times } from "../format.js";
 import { choice as modelChoice, chosen, models } from "../models.js";
@@ -64,7 +64,10 @@ function list(host, body, outer) {
     const common = el("div", {});
     fill(host, worth(found, body, both, (by) => list(host, { ...body, by }, outer)), ranked(found), found.users.length > 0 && card("In common", { note: "Of those on the list, against everybody else." }, common));
     if (found.users.length) traits(common, found.users.map((one) => one.user_id), body.model, signal);
-  }, { signal, lines: 10 });
+  }, {
+    signal, lines: 10,
+    onError: (error) => error.status === 422 && fill(host, card(null, {}, empty("No list could be made", sentence(error.message)))),
+  });
 }
 
 /** What such a list is worth, and what of the seeds could be used. */

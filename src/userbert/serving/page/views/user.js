@@ -13,6 +13,7 @@ import { scores } from "./scores.js";
 const FIRST_SHOWN = 40; // words
 const EXAMPLES = 24; // users
 const CHIPS = 5; // values of an attribute, until a word is opened
+const NO_DATA = () => empty("No data are served", "Start the service with --data and a folder of prepared data.");
 
 export async function draw(host, { what, query, signal }) {
   if (!what) return choose(host, signal);
@@ -23,7 +24,7 @@ export async function draw(host, { what, query, signal }) {
   };
   return show(host, ask, ({ user, zone }) => page(host, user, zone, query, signal), {
     signal, lines: 12,
-    onError: (error) => error.status === 404 && fill(host, el("h1", {}, what), empty("Nobody by this id",
+    onError: (error) => error.status === 404 && fill(host, el("h1", {}, what), error.message.includes("--data") ? NO_DATA() : empty("Nobody by this id",
       "Ids are matched letter by letter. The search above lists those that hold what one types.", el("a", { class: "button", href: "#/user" }, "See some users"))),
   });
 }
@@ -36,7 +37,7 @@ function choose(host, signal) {
     ids.length ? el("ul", { class: "people" }, ids.slice(0, EXAMPLES).map((id) => el("li", {}, userLink(id))))
       : empty("No users here", "The data hold no user with a vector.")), {
     signal,
-    onError: (error) => error.status === 404 && fill(list, empty("No data are served", "Start the service with --data and a folder of prepared data.")),
+    onError: (error) => error.status === 404 && fill(list, NO_DATA()),
   });
 }
 

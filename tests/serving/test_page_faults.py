@@ -1,0 +1,209 @@
+"""The explorer's page where something is wrong: it says what, and goes on when that has passed."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from browsing import USERS, barriers, made, opened, serving_at, settled, told
+from test_service_process import TOKEN, service
+
+pytestmark = pytest.mark.slow
+MANY, SHOWN = 200_000, 50_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("faults"), USERS)
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with serving_at(folder, "model") as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    with opened(browser, address) as page:
+        page.set_default_timeout(15_000)
+        yield page
+
+
+def test_a_token_is_asked_for_until_it_is_right(browser: Browser, folder: Path) -> None:
+    with (
+        serving_at(folder, "model", tokens=(TOKEN.encode(),)) as address,
+        opened(browser, address) as page,
+    ):
+        page.goto("/#/data")
+        field = page.get_by_label("Token", exact=True)
+        field.fill("not the token at all")
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_role("alert").filter(has_text="without blanks")).to_be_visible()
+        field.fill("0" * 16)
+        field.press("Enter")
+        expect(page.get_by_text("does not know this token")).to_be_visible()
+        assert barriers(page) == []
+        page.get_by_label("Token", exact=True).fill(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page.locator(".facts")).to_be_visible()
+        page.reload()
+        expect(page.locator(".facts")).to_be_visible()
+
+
+def test_a_slow_service_is_told_of(page: Page) -> None:
+    def slowly(route: Route) -> None:
+        time.sleep(3)
+        route.continue_()
+
+    page.route("**/v1/data", slowly)
+    page.goto("/#/data", wait_until="commit")
+    expect(page.locator(".skeleton").first).to_be_visible()
+    expect(page.get_by_text("Still working …").first).to_be_visible()
+    expect(page.locator(".facts")).to_be_visible()
+
+
+def test_what_is_left_is_not_waited_for(page: Page) -> None:
+    page.add_init_script(
+        """const ask = fetch;
+        window.asked = [];
+        window.fetch = (path, how) => {
+          asked.push([path, how.signal]);
+          return ask(path, how);
+        };"""
+    )
+    page.route("**/v1/map?*", lambda _: None)
+    page.goto("/#/map")
+    ended = "asked.filter(([path, signal]) => path.startsWith('/v1/map') && signal.aborted).length"
+    page.wait_for_function("asked.some(([path]) => path.startsWith('/v1/map'))")
+    assert page.evaluate(ended) == 0
+    page.get_by_role("link", name="Data", exact=True).click()
+    expect(page.locator(".facts")).to_be_visible()
+    assert page.evaluate(ended) == 1
+
+
+def test_vectors_that_are_not_there_yet_are_waited_for(page: Page) -> None:
+    asked = 0
+
+    def later(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            route.continue_()
+            return
+        answer = {"detail": "wait", "done": 20, "of": 42}
+        told(route, answer, status=503, **{"Retry-After": "1"})
+
+    page.route("**/v1/map?*", later)
+    page.goto("/#/map")
+    expect(page.get_by_text("20 of 42 users")).to_be_visible()
+    expect(page.locator(".map-inner canvas")).to_be_visible()
+
+
+def test_a_service_that_is_gone_is_told_of_and_found_again(
+    browser: Browser, folder: Path
+) -> None:
+    data = ("--data", str(folder / "data"))
+    with service(folder / "model", *data) as (process, address):
+        with opened(browser, address) as page:
+            page.goto("/#/data")
+            settled(page)
+            process.kill()
+            process.wait()
+            page.get_by_role("link", name="Map").click()
+            expect(page.locator("#banner")).to_contain_text("does not answer")
+            port = address.rsplit(":", 1)[1]
+            with service(folder / "model", *data, "--port", port):
+                page.get_by_role("button", name="Try now").click()
+                expect(page.locator(".map-inner canvas")).to_be_visible(timeout=20_000)
+                expect(page.locator("#banner")).to_be_hidden()
+
+
+@pytest.mark.parametrize("view", ["data", "map", "user", "user/u1"])
+def test_without_data_it_is_told_how_to_serve_some(
+    browser: Browser, folder: Path, tmp_path: Path, view: str
+) -> None:
+    (tmp_path / "model").symlink_to(folder / "model")
+    with serving_at(tmp_path, "model") as address, opened(browser, address) as page:
+        page.goto(f"/#/{view}")
+        expect(page.locator("main")).to_contain_text("--data")
+
+
+def test_one_user_is_enough(browser: Browser, tmp_path: Path) -> None:
+    folder = made(tmp_path, ["u1"])
+    with serving_at(folder, "model") as address, opened(browser, address) as page:
+        for view in ("data", "map", "user/u1", "lookalike"):
+            page.goto(f"/#/{view}")
+            expect(page.locator("main h1")).to_be_visible()
+            settled(page)
+        page.get_by_label("Seeds").fill("u1")
+        page.get_by_role("button", name="Make the list").click()
+        expect(page.get_by_text("No list could be made")).to_be_visible()
+
+
+def test_nobody_is_told(page: Page) -> None:
+    nothing = {"place": "long_term", "attribute": "genre", "kind": "category", "known": 0}
+    nothing |= {"missing": 0, "unknown": 0, "rows": 0, "top": []}
+    answer = {
+        "name": "none", "users": 0, "first_event": 0, "last_event": 0, "cutoff": 0,
+        "timezone": "UTC", "fit_before": None, "version": "1", "segments": [],
+        "days": {"unit": "day", "days": [], "actions": {}, "is_sampled": False},
+        "values": [nothing], "outside": [["view", 9]], "warnings": ["nobody is left"],
+        "rows": [{"file": "a.csv", "read": 9, "used": 0, "outside_segments": 9, "duplicates": 0,
+                  "quarantined": 0}],
+        "rejected": {"rows": 1, "first": [{"file": "a.csv", "row": 1, "reason": "no time"}]},
+    }  # fmt: skip
+    page.route("**/v1/data", lambda route: told(route, answer))
+    page.goto("/#/data")
+    expect(page.get_by_text("No users here")).to_be_visible()
+    expect(page.locator("main")).to_contain_text("no time")
+    expect(page.locator("main")).to_contain_text("nobody is left")
+
+
+def test_an_address_that_names_nothing_leads_on(page: Page) -> None:
+    page.goto("/#/nothing")
+    page.get_by_role("link", name="See the data").click()
+    expect(page.locator(".facts")).to_be_visible()
+    page.goto("/#/user/nobody")
+    expect(page.get_by_text("Nobody by this id")).to_be_visible()
+
+
+def test_many_users_move_without_stutter(page: Page) -> None:
+    places = range(SHOWN)
+    answer = {
+        "model": "model", "method": "pca", "note": "", "users": MANY, "shown": SHOWN,
+        "user_ids": [f"user-{place}" for place in places],
+        "x": [(place * 7919 % 9973) / 9973 + place % 12 for place in places],
+        "y": [(place * 104_729 % 9967) / 9967 + place % 5 for place in places],
+        "colours": [{"name": "cluster", "title": "cluster", "kind": "category"}],
+    }  # fmt: skip
+    colour = {"name": "cluster", "title": "cluster", "kind": "category"}
+    colour |= {"values": [f"c{i}" for i in range(12)], "codes": [place % 12 for place in places]}
+    page.route("**/v1/map?*", lambda route: told(route, answer))
+    page.route("**/v1/map/colour?*", lambda route: told(route, colour))
+    page.goto("/#/map")
+    expect(page.get_by_text("50,000 of 200,000 users")).to_be_visible()
+    expect(page.locator(".map-inner canvas")).to_be_visible()
+    box = page.locator(".map-inner").bounding_box()
+    assert box is not None
+    page.evaluate(
+        """() => {
+          window.frames = [];
+          let last = performance.now();
+          const tick = (now) => { frames.push(now - last); last = now; requestAnimationFrame(tick); };
+          requestAnimationFrame(tick);
+        }"""
+    )
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    for _ in range(5):
+        page.mouse.wheel(0, -120)
+    page.mouse.down()
+    for step in range(40):
+        page.mouse.move(x + step * 4, y + step * 2)
+    page.mouse.up()
+    frames = sorted(page.evaluate("frames.slice(1)"))
+    # A person sees a stutter from about a tenth of a second on.
+    assert frames[len(frames) // 2] < 100, frames
