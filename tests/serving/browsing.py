@@ -11,10 +11,11 @@ from typing import Any
 
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
 
 from serving import make
 from small_logs import log
+from test_explorer import _pretrained as as_if_pretrained
 from userbert.data.store import PreparedData
 from userbert.serving.service.app import Settings, create_app
 from userbert.serving.service.served import load_all
@@ -36,6 +37,7 @@ def made(folder: Path, users: list[str]) -> Path:
         )
     )
     make(folder, events).rename(folder / "data")
+    as_if_pretrained(folder / "model")
     return folder
 
 
@@ -80,7 +82,7 @@ def opened(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
 
 def settled(page: Page) -> None:
     """Wait until nothing is asked any more."""
-    page.wait_for_function("!document.querySelector('main [aria-busy]')")
+    expect(page.locator("main [aria-busy]")).to_have_count(0)
     page.wait_for_load_state("networkidle")
 
 

@@ -1,6 +1,7 @@
 """The explorer's page on a small service: each view, by mouse, by keys, dark and narrow."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -10,6 +11,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from browsing import MARKUP, ODD, USERS, VIEWS, barriers, fits, made, opened, settled, told
 from test_service_process import service
+
+CSV_ODD = '"' + ODD.replace('"', '""') + '"'
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     others = (str(folder / "returns"), str(folder / "genre"), "--data", str(folder / "data"))
-    with service(folder / "model", *others) as (_, address):
+    # Its log would fill a pipe that nobody reads.
+    with service(folder / "model", *others, stderr=subprocess.DEVNULL) as (_, address):
         yield address
 
 
@@ -113,8 +117,8 @@ def test_a_word_opens_into_what_is_expected_there(page: Page) -> None:
     page.goto("/#/user/u3?model=model")
     head = page.locator(".word-head").first
     head.press("Enter")
-    expect(page.locator(".expected")).to_contain_text("genre")
-    assert page.locator(".expected li").count() > 2
+    expect(page.locator(".expected h4").first).to_have_text("genre")
+    expect(page.locator(".expected .is-there").first).to_be_visible()
     head.press("Escape")
     expect(page.locator(".expected")).to_have_count(0)
 
@@ -142,16 +146,16 @@ def test_whoever_is_drawn_around_becomes_seeds(page: Page) -> None:
     page.get_by_role("button", name="Box").click()
     box = page.locator(".map-inner").bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + 2, box["y"] + 60)
+    page.mouse.move(box["x"] + 2, box["y"] + box["height"] - 3)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 3, steps=5)
+    page.mouse.move(box["x"] + box["width"] - 3, box["y"] + 2, steps=5)
     page.mouse.up()
     expect(page.get_by_role("heading", name="42 users chosen")).to_be_visible()
     with page.expect_download() as saved:
         page.get_by_role("button", name="Export CSV").click()
-    lines = saved.value.path().read_text().split("\r\n")
+    lines = saved.value.path().read_bytes().decode().split("\r\n")
     assert lines[0] == "user_id"
-    assert set(lines[1:-1]) == {*USERS[:40], ODD.replace('"', '""').join('""'), MARKUP}
+    assert set(lines[1:-1]) == {*USERS[:40], CSV_ODD, MARKUP}
     page.get_by_role("button", name="Clear").click()
     page.get_by_role("button", name="Choose the users of").first.click()
     page.get_by_role("button", name="Use as seeds").click()
@@ -162,18 +166,18 @@ def test_whoever_is_drawn_around_becomes_seeds(page: Page) -> None:
 def test_the_map_is_coloured_by_what_is_chosen(page: Page) -> None:
     page.goto("/#/map?model=model")
     expect(page.locator(".legend li").first).to_contain_text("cluster")
-    page.get_by_label("Colour").select_option("words")
+    page.get_by_label("Colour", exact=True).select_option("words")
     expect(page.locator(".legend li")).not_to_contain_text(["cluster"])
     assert "colour=words" in page.evaluate("location.hash")
     page.reload()
-    assert page.get_by_label("Colour").input_value() == "words"
+    assert page.get_by_label("Colour", exact=True).input_value() == "words"
 
 
 def test_a_list_is_made_of_what_is_pasted(page: Page) -> None:
     page.goto("/#/lookalike")
     page.get_by_label("Seeds").fill("\n".join([*USERS[:12], "nobody"]))
     page.get_by_label("Leave out").fill("\n".join(USERS[11:14]))
-    page.get_by_label("Users", exact=True).fill("5")
+    page.get_by_role("spinbutton", name="Users").fill("5")
     page.get_by_role("button", name="Make the list").click()
     worth = page.locator(".results .card").first
     expect(worth).to_contain_text("as many as by chance")
@@ -188,7 +192,7 @@ def test_a_list_is_made_of_what_is_pasted(page: Page) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (f'user_id,spent\n"{ODD.replace(chr(34), chr(34) * 2)}",3\nu1,4\n', "2 users"),
+        (f"user_id,spent\n{CSV_ODD},3\nu1,4\n", "2 users"),
         ("u1\nu2\nu2\n", "2 users"),
         ("customer,spent\nu1,3\n", "none is called user_id"),
         ("u1\0", "is not text"),

@@ -75,9 +75,9 @@ def test_what_is_left_is_not_waited_for(page: Page) -> None:
         };"""
     )
     page.route("**/v1/map?*", lambda _: None)
-    page.goto("/#/map")
+    with page.expect_request("**/v1/map?*"):
+        page.goto("/#/map")
     ended = "asked.filter(([path, signal]) => path.startsWith('/v1/map') && signal.aborted).length"
-    page.wait_for_function("asked.some(([path]) => path.startsWith('/v1/map'))")
     assert page.evaluate(ended) == 0
     page.get_by_role("link", name="Data", exact=True).click()
     expect(page.locator(".facts")).to_be_visible()
@@ -106,19 +106,22 @@ def test_a_service_that_is_gone_is_told_of_and_found_again(
     browser: Browser, folder: Path
 ) -> None:
     data = ("--data", str(folder / "data"))
-    with service(folder / "model", *data) as (process, address):
-        with opened(browser, address) as page:
-            page.goto("/#/data")
-            settled(page)
-            process.kill()
-            process.wait()
-            page.get_by_role("link", name="Map").click()
-            expect(page.locator("#banner")).to_contain_text("does not answer")
-            port = address.rsplit(":", 1)[1]
-            with service(folder / "model", *data, "--port", port):
-                page.get_by_role("button", name="Try now").click()
-                expect(page.locator(".map-inner canvas")).to_be_visible(timeout=20_000)
-                expect(page.locator("#banner")).to_be_hidden()
+    with (
+        service(folder / "model", *data) as (process, address),
+        opened(browser, address) as page,
+    ):
+        page.goto("/#/data")
+        settled(page)
+        process.kill()
+        process.wait()
+        page.get_by_role("link", name="Map", exact=True).click()
+        expect(page.locator("#banner")).to_contain_text("does not answer")
+        page.get_by_role("button", name="Try now").click()
+        expect(page.locator("#banner")).to_be_visible()
+        port = address.rsplit(":", 1)[1]
+        with service(folder / "model", *data, "--port", port):
+            expect(page.locator(".map-inner canvas")).to_be_visible(timeout=20_000)
+            expect(page.locator("#banner")).to_be_hidden()
 
 
 @pytest.mark.parametrize("view", ["data", "map", "user", "user/u1"])

@@ -36,10 +36,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def service(model: Path, *options: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def service(
+    model: Path, *options: str, stderr: int = subprocess.PIPE
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     command = [sys.executable, "-m", "userbert", "serve", str(model), "--port", "0", *options]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     ) as process:  # fmt: skip
         assert process.stdout is not None

@@ -44,6 +44,11 @@ async function go() {
     if (!signal.aborted) await draw(host, { what, query, signal });
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
+    if (!(await isThere())) {
+      hasMissed = true;
+      watch();
+      return;
+    }
     console.error(error);
     fill(host, el("div", { role: "alert" }, empty("This view could not be shown", "Is the service still running?",
       el("button", { type: "button", class: "button", onclick: () => location.reload() }, "Try again"))));
@@ -52,6 +57,16 @@ async function go() {
 
 /** A banner while the service cannot be reached; when it is back, the view is drawn anew. */
 let isAway = false;
+let hasMissed = false; // a module that did not come is not asked for again, but by a new page
+
+async function isThere() {
+  try {
+    return (await fetch("/healthz", { cache: "no-store" })).ok;
+  } catch {
+    return false;
+  }
+}
+
 async function watch() {
   if (isAway) return;
   isAway = true;
@@ -61,13 +76,11 @@ async function watch() {
   banner.hidden = false;
   while (isAway) {
     await Promise.race([pause(3_000), new Promise((resolve) => retry.addEventListener("click", resolve, { once: true }))]);
-    try {
-      const answer = await fetch("/healthz", { cache: "no-store" });
-      isAway = !answer.ok;
-    } catch { /* still away */ }
+    isAway = !(await isThere());
   }
   banner.hidden = true;
-  go();
+  if (hasMissed) location.reload();
+  else go();
 }
 
 function startTheme(button) {
@@ -97,4 +110,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 });
 startTheme(document.getElementById("theme"));
 startSearch(document.getElementById("search"), document.getElementById("found"));
-go();
+await go();
+// The others, while nothing else is to be done.
+for (const view of Object.keys(TITLES)) import(`./views/${view}.js`).catch(() => {});
