@@ -1,4 +1,4 @@
-"""The explorer's page in a browser, for tests: services that it asks, and pages that tell faults."""
+"""The explorer's page in a browser, for tests: services, and pages that tell of faults."""
 
 import json
 import socket
@@ -12,10 +12,10 @@ from typing import Any
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
+from test_explorer import _pretrained as as_if_pretrained
 
 from serving import make
 from small_logs import log
-from test_explorer import _pretrained as as_if_pretrained
 from userbert.data.store import PreparedData
 from userbert.serving.service.app import Settings, create_app
 from userbert.serving.service.served import load_all

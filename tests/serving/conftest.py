@@ -16,9 +16,10 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI") == "true":
             pytest.fail("there is no Chromium, and continuous integration must test the page")
         pytest.skip("there is no Chromium")
-    with sync_playwright() as playwright:
-        # As root, which containers run as, there is no sandbox.
-        with playwright.chromium.launch(
-            executable_path=path, chromium_sandbox=os.geteuid() != 0
-        ) as found:
-            yield found
+    # As root, which containers run as, there is no sandbox.
+    has_sandbox = os.geteuid() != 0
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=path, chromium_sandbox=has_sandbox) as found,
+    ):
+        yield found

@@ -7,9 +7,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
-
 from browsing import MARKUP, ODD, USERS, VIEWS, barriers, fits, made, opened, settled, told
+from playwright.sync_api import Browser, Page, expect
 from test_service_process import service
 
 CSV_ODD = '"' + ODD.replace('"', '""') + '"'

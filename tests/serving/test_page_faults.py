@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
-
 from browsing import USERS, barriers, made, opened, serving_at, settled, told
+from playwright.sync_api import Browser, Page, Route, expect
 from test_service_process import TOKEN, service
 
 pytestmark = pytest.mark.slow
@@ -102,9 +101,7 @@ def test_vectors_that_are_not_there_yet_are_waited_for(page: Page) -> None:
     expect(page.locator(".map-inner canvas")).to_be_visible()
 
 
-def test_a_service_that_is_gone_is_told_of_and_found_again(
-    browser: Browser, folder: Path
-) -> None:
+def test_a_service_that_is_gone_is_told_of_and_found_again(browser: Browser, folder: Path) -> None:
     data = ("--data", str(folder / "data"))
     with (
         service(folder / "model", *data) as (process, address),
@@ -195,7 +192,11 @@ def test_many_users_move_without_stutter(page: Page) -> None:
         """() => {
           window.frames = [];
           let last = performance.now();
-          const tick = (now) => { frames.push(now - last); last = now; requestAnimationFrame(tick); };
+          const tick = (now) => {
+            frames.push(now - last);
+            last = now;
+            requestAnimationFrame(tick);
+          };
           requestAnimationFrame(tick);
         }"""
     )

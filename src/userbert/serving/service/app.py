@@ -22,7 +22,7 @@ from userbert.serving.service.explored import Explorer
 from userbert.serving.service.explorer_routes import explorer_routes
 from userbert.serving.service.guard import LOOPBACK, Guard, Limits
 from userbert.serving.service.live_routes import live_routes
-from userbert.serving.service.page_routes import PageFiles, page_routes
+from userbert.serving.service.page_routes import page_routes
 from userbert.serving.service.population import Population
 from userbert.serving.service.served import Answers, Call, Served
 from userbert.serving.service.telemetry import Metrics, Telemetry, log
@@ -89,9 +89,7 @@ def create_app(
     app.include_router(live_routes(served, batcher, settings.limits))
     app.include_router(explorer_routes(served, explorer, population, runs, settings.limits))
     app.include_router(data_routes(served, population, settings.limits))
-    files = PageFiles()
-    app.include_router(page_routes(files))
-    app.mount("/page", files)
+    app.include_router(page_routes())
     return app
 
 

@@ -1,13 +1,14 @@
-"""The explorer's page: files that hold no data, under headers that let them do no more than they do.
+"""The explorer's page: files that hold no data, under headers that let them do little.
 
-In: the files of `serving/page`. Out: an application for what lies under /page/, and `/`, its start.
+In: the files of `serving/page`. Out: routes for `/`, its start, and for what lies under /page/.
 """
 
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.exceptions import HTTPException
 
 PAGE = Path(__file__).parents[1] / "page"
 HEADERS = {
@@ -19,27 +20,54 @@ HEADERS = {
     # Files of one version fit each other alone: ask each time, and send what has changed.
     "Cache-Control": "no-cache",
 }
+_KINDS = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}
 
 
-class PageFiles(StaticFiles):
-    """Files with an ETag; whoever has them is not sent them again."""
+@dataclass(frozen=True)
+class File:
+    """A file of the page, as it is sent."""
 
-    def __init__(self) -> None:
-        super().__init__(directory=PAGE)
+    content: bytes
+    kind: str
+    tag: str
 
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        """Answer with a file."""
-        answer = await super().get_response(path, scope)
-        answer.headers.update(HEADERS)
-        return answer
+    @classmethod
+    def read(cls, path: Path) -> "File":
+        """Read it from the package."""
+        content = path.read_bytes()
+        return cls(content, _KINDS[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
+
+    def answer(self, request: Request) -> Response:
+        """Send it, unless the caller has it."""
+        headers = {**HEADERS, "ETag": self.tag}
+        if self.tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(self.content, media_type=self.kind, headers=headers)
 
 
-def page_routes(files: PageFiles) -> APIRouter:
-    """The page's start."""
-    router = APIRouter()
+def page_routes() -> APIRouter:
+    """The page's files, kept in memory: they come at once while all cores embed users."""
+    router = APIRouter(include_in_schema=False)
+    files = {
+        str(path.relative_to(PAGE)): File.read(path)
+        for path in sorted(PAGE.rglob("*"))
+        if path.suffix in _KINDS
+    }
 
-    @router.get("/", include_in_schema=False)
+    @router.get("/")
     async def start(request: Request) -> Response:
-        return await files.get_response("index.html", request.scope)
+        return files["index.html"].answer(request)
+
+    @router.get("/page/{name:path}")
+    async def file(name: str, request: Request) -> Response:
+        if name not in files:
+            raise HTTPException(404, f"the page has no file {name!r}. Begin at /.")
+        return files[name].answer(request)
 
     return router
