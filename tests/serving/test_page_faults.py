@@ -53,7 +53,11 @@ def test_a_token_is_asked_for_until_it_is_right(browser: Browser, folder: Path) 
 
 def test_a_slow_service_is_told_of(page: Page) -> None:
     held: list[Route] = []
-    page.route("**/v1/data", lambda route: held.append(route))
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/v1/data", hold)
     page.goto("/#/data")
     expect(page.locator(".skeleton").first).to_be_visible()
     expect(page.get_by_text("Still working …").first).to_be_visible()
