@@ -180,8 +180,10 @@ def test_many_users_move_without_stutter(page: Page) -> None:
         "y": [(place * 104_729 % 9967) / 9967 + place % 5 for place in places],
         "colours": [{"name": "cluster", "title": "cluster", "kind": "category"}],
     }  # fmt: skip
-    colour = {"name": "cluster", "title": "cluster", "kind": "category"}
-    colour |= {"values": [f"c{i}" for i in range(12)], "codes": [place % 12 for place in places]}
+    colour = {
+        "name": "cluster", "title": "cluster", "kind": "category",
+        "values": [f"c{i}" for i in range(12)], "codes": [place % 12 for place in places],
+    }  # fmt: skip
     page.route("**/v1/map?*", lambda route: told(route, answer))
     page.route("**/v1/map/colour?*", lambda route: told(route, colour))
     page.goto("/#/map")
