@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
-from test_explorer import _pretrained as as_if_pretrained
+from test_explorer import as_if_pretrained
 
 from serving import make
 from small_logs import log

@@ -50,7 +50,7 @@ REPORT = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("explorer")
     make(folder, EVENTS).rename(folder / "data")
-    _pretrained(folder / "model")
+    as_if_pretrained(folder / "model")
     runs = folder / "runs"
     shutil.copytree(folder / "model", runs / "deep/other")
     (runs / ".going.training").mkdir()
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _pretrained(model: Path) -> None:
+def as_if_pretrained(model: Path) -> None:
     """As if a model had been pretrained."""
     write_json(model / "training.json", PRETRAINED)
     _write_lines(model)
@@ -93,10 +93,11 @@ def client(folder: Path) -> Iterator[TestClient]:
 
 def _wait(client: TestClient, model: str) -> None:
     for _ in range(200):
-        if client.get("/v1/map", params={"model": model}).status_code == 200:
+        answer = client.get("/v1/map", params={"model": model})
+        if answer.status_code == 200 and answer.json()["is_final"]:
             return
         time.sleep(0.02)
-    raise AssertionError("there is no map")
+    raise AssertionError("there is no map that stays")
 
 
 def _get(client: TestClient, path: str, **params: Any) -> Any:

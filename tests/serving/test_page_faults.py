@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browsing import USERS, barriers, made, opened, serving_at, settled, told
@@ -171,10 +172,32 @@ def test_an_address_that_names_nothing_leads_on(page: Page) -> None:
     expect(page.get_by_text("Nobody by this id")).to_be_visible()
 
 
+def test_a_better_layout_is_offered_when_it_is_ready(page: Page) -> None:
+    answer: dict[str, Any] = {
+        "model": "model", "method": "pca", "note": "Rough.", "is_final": False,
+        "users": 3, "shown": 3,
+        "user_ids": ["a", "b", "c"], "x": [0, 1, 2], "y": [0, 1, 0],
+        "colours": [{"name": "cluster", "title": "cluster", "kind": "category"}],
+    }  # fmt: skip
+    colour = {**answer["colours"][0], "values": ["c1"], "codes": [0, 0, 0]}
+    page.clock.install()
+    page.route("**/v1/map?*", lambda route: told(route, answer))
+    page.route("**/v1/map/colour?*", lambda route: told(route, colour))
+    page.goto("/#/map")
+    expect(page.get_by_text("Rough.")).to_be_visible()
+    answer |= {"method": "t-sne", "note": "Better.", "is_final": True}
+    page.clock.fast_forward(20_000)
+    page.get_by_role("button", name="Show it").click()
+    expect(page.get_by_text("Better.")).to_be_visible()
+    page.clock.fast_forward(20_000)
+    expect(page.get_by_role("button", name="Show it")).to_have_count(0)
+
+
 def test_many_users_move_without_stutter(page: Page) -> None:
     places = range(SHOWN)
     answer = {
-        "model": "model", "method": "pca", "note": "", "users": MANY, "shown": SHOWN,
+        "model": "model", "method": "pca", "note": "", "is_final": True,
+        "users": MANY, "shown": SHOWN,
         "user_ids": [f"user-{place}" for place in places],
         "x": [(place * 7919 % 9973) / 9973 + place % 12 for place in places],
         "y": [(place * 104_729 % 9967) / 9967 + place % 5 for place in places],

@@ -44,7 +44,7 @@ class Settings:
     """So many users may wait."""
     batch: int = 64
     """So many users are answered together."""
-    patience: float = 0.1
+    patience: float = 0.05
     """Seconds that a call may wait before its batch begins."""
 
 

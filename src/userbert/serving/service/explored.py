@@ -60,6 +60,7 @@ class Explorer:
         self.overview: Once[Overview] = Once(lambda: overview(population.data))
         self._maps = {name: Once(self._mapper(name)) for name in served}
         self._laid_out: dict[str, UserMap] = {}
+        self._unsettled = set(served)
         self._laying_out = ThreadPoolExecutor(1, "layout")
         self._aside: Aside | None = None
         self._is_closed = Event()
@@ -78,6 +79,8 @@ class Explorer:
         made = self._maps[model]()
         if can_lay_out(len(made.points)):
             self._laying_out.submit(self._lay_out, model, made)
+        else:
+            self._unsettled.discard(model)
 
     def close(self) -> None:
         """End what is being laid out."""
@@ -101,6 +104,7 @@ class Explorer:
             "model": model,
             "method": made.method,
             "note": made.note,
+            "is_final": model not in self._unsettled,
             "users": len(self._population),
             "shown": len(made.points),
             "user_ids": self._population.sample_ids.to_pylist(),
@@ -217,6 +221,7 @@ class Explorer:
             note = NOTE.format(min(LANDMARKS, len(points)))
             self._laid_out[model] = replace(made, points=points, method="t-sne", note=note)
             log.info("the map of %s keeps neighbourhoods now", model)
+        self._unsettled.discard(model)
 
     def _mapper(self, model: str) -> Callable[[], UserMap]:
         return lambda: map_of(self._population.sampled(model).vectors)

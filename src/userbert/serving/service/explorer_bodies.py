@@ -24,6 +24,7 @@ class MapAnswer(BaseModel):
     model: str
     method: str
     note: str = Field(description="What the way they are laid out means.")
+    is_final: bool = Field(description="Or a better layout is being made.")
     users: int = Field(description="Of the data.")
     shown: int
     user_ids: list[str]

@@ -2,7 +2,7 @@
 // In: GET /v1/map and /v1/map/colour. Out: a canvas to move in, a legend, and what those have in
 // common who are chosen: by a lasso, a box, or a value of the legend (map_choice.js).
 
-import { call, show } from "../api.js";
+import { call, pause, show } from "../api.js";
 import { ahead } from "../charts.js";
 import { card, el, empty, fill, select } from "../dom.js";
 import { count } from "../format.js";
@@ -10,6 +10,8 @@ import { choice as modelChoice, chosen, models } from "../models.js";
 import { Selection } from "./map_choice.js";
 import { grouped, legend } from "./map_colours.js";
 import { Points } from "./map_points.js";
+
+const LOOKS_EVERY = 10_000; // milliseconds
 
 export async function draw(host, { query, signal }) {
   ahead();
@@ -32,7 +34,7 @@ async function page(host, { all, model, map }, query, signal) {
   const key = el("div", { class: "legend" });
   const side = el("div", { class: "side" });
   const tools = el("div", { class: "map-tools", role: "toolbar", "aria-label": "The map" });
-  const status = el("p", { class: "note", role: "status" });
+  const status = el("div", { class: "note", role: "status" });
   fill(host,
     el("div", { class: "heading" },
       el("h1", {}, "Map"),
@@ -46,7 +48,7 @@ async function page(host, { all, model, map }, query, signal) {
           recolour();
         }))),
     el("div", { class: "with-side map-layout" },
-      el("section", { class: "card map-card" }, canvas, tools, key, el("p", { class: "note" }, map.note, " ", status)),
+      el("section", { class: "card map-card" }, canvas, tools, key, el("p", { class: "note" }, map.note), status),
       side));
   const points = new Points(canvas, map, signal);
   const selection = new Selection(side, map, model, signal, (places) => points.mark(places));
@@ -69,5 +71,19 @@ async function page(host, { all, model, map }, query, signal) {
     }, { signal: one, lines: 2 });
   }
   await recolour();
+  if (!map.is_final) offerBetter(status, map, signal);
   return undefined;
+}
+
+/** Look whether a better layout is there. Points do not move under somebody's hand: it is offered. */
+async function offerBetter(host, { model, method }, signal) {
+  let now = { method, is_final: false };
+  try {
+    while (now.method === method && !now.is_final) {
+      await pause(LOOKS_EVERY, signal);
+      now = await call("/v1/map", { query: { model }, signal });
+    }
+  } catch { return; } // who leaves, or loses the service, is told elsewhere
+  if (now.method === method) return;
+  fill(host, "A better layout is ready. ", el("button", { type: "button", class: "button", onclick: () => window.dispatchEvent(new Event("hashchange")) }, "Show it"));
 }

@@ -7,6 +7,8 @@ import { el } from "../dom.js";
 
 const NEAR = 8; // pixels between the pointer and a point that is meant
 const SETTLED = 300; // milliseconds
+const FEW = 0.003, ROOM = 0.1; // of users at either end, who may lie outside at first; of the others' width
+const WORTH = 0.8; // the share of the whole from which on all is shown
 
 export class Points {
   constructor(host, map, signal) {
@@ -36,8 +38,8 @@ export class Points {
   option(c) {
     const [left, right, low, high] = this.fitted();
     const hidden = (min, max) => ({ type: "value", show: false, min, max });
-    const zooms = this.chart?.getOption()?.dataZoom ?? [];
-    const at = (i) => (zooms[i] ? { start: zooms[i].start, end: zooms[i].end } : {});
+    const zooms = this.chart?.getOption()?.dataZoom ?? this.bulk([left, right, low, high]);
+    const at = (i) => ({ start: zooms[i].start, end: zooms[i].end });
     return {
       animation: false,
       grid: { left: 0, right: 0, top: 0, bottom: 0 },
@@ -90,6 +92,18 @@ export class Points {
     const unit = Math.max((right - left) / wide, (high - low) / tall) * 1.06;
     const [x, y] = [(left + right) / 2, (low + high) / 2];
     return [x - (unit * wide) / 2, x + (unit * wide) / 2, y - (unit * tall) / 2, y + (unit * tall) / 2];
+  }
+
+  /** Where the view begins: at most users, when a few lie far away from them. */
+  bulk([left, right, low, high]) {
+    const [x, y] = [this.map.x, this.map.y].map(middle);
+    const share = Math.max((x.to - x.from) / (right - left), (y.to - y.from) / (high - low));
+    if (share > WORTH) return [{ start: 0, end: 100 }, { start: 0, end: 100 }];
+    const zoom = (at) => {
+      const half = 50 * share, center = Math.min(100 - half, Math.max(half, 100 * at));
+      return { start: center - half, end: center + half };
+    };
+    return [zoom(((x.from + x.to) / 2 - left) / (right - left)), zoom(((y.from + y.to) / 2 - low) / (high - low))];
   }
 
   show(name, isShown) {
@@ -223,6 +237,13 @@ export class Points {
 }
 
 const size = (shown) => (shown > 20_000 ? 2.4 : shown > 8_000 ? 3.2 : shown > 1_000 ? 5 : 7);
+
+/** Where most values lie, with room at either side. */
+function middle(values) {
+  const sorted = Float32Array.from(values).sort();
+  const [from, to] = [sorted[Math.floor(sorted.length * FEW)], sorted[Math.ceil(sorted.length * (1 - FEW)) - 1]];
+  return { from: from - (to - from) * ROOM, to: to + (to - from) * ROOM };
+}
 
 function bounds({ x, y, shown }) {
   let left = Infinity, right = -Infinity, low = Infinity, high = -Infinity;
