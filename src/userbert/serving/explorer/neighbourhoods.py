@@ -15,10 +15,6 @@ import numpy as np
 
 from userbert.serving.embeddings import Vectors
 
-NOTE = (
-    "Users who are alike lie together (t-SNE, of {0:,} users; the others stand among the three of "
-    "these who are most like them). How far groups lie apart, and how large they are, means little."
-)
 LANDMARKS = 3_000
 """Users that t-SNE lays out, in some ten seconds; of 10,000 it took a minute and a half."""
 _FEWEST = 50
@@ -31,6 +27,20 @@ _NICE = 10
 def can_lay_out(users: int) -> bool:
     """Whether there is anything to keep, and what makes it is installed."""
     return users >= _FEWEST and find_spec("sklearn") is not None
+
+
+def note(users: int) -> str:
+    """What such a map of so many users means."""
+    how = "t-SNE"
+    if users > LANDMARKS:
+        how += (
+            f" of {LANDMARKS:,} users; the others stand among the three of these who are most like "
+            "them"
+        )
+    return (
+        f"Users who are alike lie together ({how}). How far groups lie apart, and how large they "
+        "are, means little."
+    )
 
 
 def lay_out(leading: Vectors, landmarks: int = LANDMARKS) -> Vectors:

@@ -20,7 +20,7 @@ from userbert.errors import InputError
 from userbert.serving.backend import Place
 from userbert.serving.explorer import colours
 from userbert.serving.explorer.finding import Found, find_users
-from userbert.serving.explorer.neighbourhoods import LANDMARKS, NOTE, Aside, can_lay_out
+from userbert.serving.explorer.neighbourhoods import Aside, can_lay_out, note
 from userbert.serving.explorer.overview import Overview, overview
 from userbert.serving.explorer.traits import Carried, Named, Trait, carried, shared, traits
 from userbert.serving.explorer.user_map import UserMap, map_of
@@ -218,8 +218,9 @@ class Explorer:
         self._aside = Aside(made.leading)
         points = None if self._is_closed.is_set() else self._aside.points()
         if points is not None:
-            note = NOTE.format(min(LANDMARKS, len(points)))
-            self._laid_out[model] = replace(made, points=points, method="t-sne", note=note)
+            self._laid_out[model] = replace(
+                made, points=points, method="t-sne", note=note(len(points))
+            )
             log.info("the map of %s keeps neighbourhoods now", model)
         self._unsettled.discard(model)
 
