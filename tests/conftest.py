@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is loaded: tests run side by side, and its threads would wait for each other.
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
+from playwright.sync_api import Browser, sync_playwright
 
 from command_line import Userbert, command_line_in
 
@@ -45,3 +47,20 @@ def java() -> None:
         if os.environ.get("CI") == "true":
             pytest.fail("there is no Java, and continuous integration must test Spark")
         pytest.skip("there is no Java, which Spark needs")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium. Of a module: while it is open, others could not run an event loop."""
+    path = shutil.which("chromium")
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("there is no Chromium, and continuous integration must test the page")
+        pytest.skip("there is no Chromium")
+    # As root, which containers run as, there is no sandbox.
+    has_sandbox = os.geteuid() != 0
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=path, chromium_sandbox=has_sandbox) as found,
+    ):
+        yield found
