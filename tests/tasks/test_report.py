@@ -280,6 +280,17 @@ def test_portrait_shows_one_user_and_hides_one_word(data: PreparedData, model: U
     assert portrait(model, data, sample_users(data, data.first_event)) is None
 
 
+def test_portrait_hides_no_word_from_a_model_that_expects_nothing(data: PreparedData) -> None:
+    future = UserBert(
+        UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=32, tells_future=True),
+        data.input_shape(), schema=data.schema, vocabularies=data.vocabularies,
+        record={"config": {"objectives": {"words": 0.0, "hidden": 0.0, "future": 1.0}}},
+    )  # fmt: skip
+    found = portrait(future, data, sample_users(data, data.default_cutoff))
+    assert found is not None
+    assert found.hidden is None
+
+
 def test_metrics_of_a_model_folder_are_read_line_by_line(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2}\n')

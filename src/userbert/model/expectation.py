@@ -61,17 +61,26 @@ def expect(  # noqa: PLR0917 - a word's address: the user, the instant, the segm
     return expected
 
 
+def expects_words(model: UserBert) -> bool:
+    """Whether a model learned to tell what is hidden."""
+    return _learned_words(model) or "hidden" in model.user_heads
+
+
+def _learned_words(model: UserBert) -> bool:
+    weights = model.record.get("config", {}).get("objectives", {})
+    return bool(weights.get("words", 1) > 0)
+
+
 def _told(
     model: UserBert, batch: UserBatch, place: int, number: int
 ) -> tuple[SegmentHeads, Tensor]:
     """The heads that tell a segment's hidden values, and the vector (1, H) that they read."""
-    weights = model.record.get("config", {}).get("objectives", {})
-    if weights.get("words", 1) > 0:
+    if _learned_words(model):
         zeroed = tuple(np.zeros(len(words.positions), bool) for words in batch.segments)
         zeroed[place][number] = True
         encoded = model(batch, zeroed)
         return model.heads[place], encoded.tokens[encoded.word_index[place][number]][None]
-    if "hidden" not in model.user_heads:
+    if not expects_words(model):
         raise InputError(
             "the model learned from neither masked words nor hidden actions, so it expects nothing "
             "in a word. Pretrain one that does: userbert pretrain DATA -o MODEL"

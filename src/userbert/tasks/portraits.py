@@ -22,7 +22,7 @@ from userbert.data.store import PreparedData
 from userbert.data.timeline import WordView, profile_values, timeline
 from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories, Vocabulary
 from userbert.errors import InputError
-from userbert.model.expectation import expect
+from userbert.model.expectation import expect, expects_words
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.tasks import figures
 from userbert.tasks.labels import Labels
@@ -194,11 +194,12 @@ def portrait(model: UserBert, data: PreparedData, users: UserSample) -> Portrait
     shown = timeline(data, row, users.cutoff)
     longest = max((word.segment for word in shown), key=[word.segment for word in shown].count)
     of_longest = [word for word in shown if word.segment == longest]
+    middle_word = of_longest[len(of_longest) // 2]
     return Portrait(
         data.user_ids[row].as_py(),
         profile_values(data, row, users.cutoff),
         [_readable(data, word) for word in shown],
-        _hide(model, data, row, users.cutoff, of_longest[len(of_longest) // 2]),
+        _hide(model, data, row, users.cutoff, middle_word) if expects_words(model) else None,
     )
 
 
