@@ -88,7 +88,7 @@ def live_histories(
             if schema.profile.time is not None:
                 _refuse_late(users, raw, checked, "profile", cutoffs)
             profiles = coded.profile.encode(checked)
-    events = pl.concat(parts) if len(parts) > 1 else (parts or [coded.events.no_rows])[0]
+    events = pl.concat(parts or [coded.events.no_rows])
     logs = user_logs(schema, ["the events given"], events, profiles)
     tables = Builder(schema, vocabularies, coded, None, 1).build(0, logs)
     ids = pa.array(map(str, range(len(users))), pa.large_string())
@@ -155,10 +155,8 @@ def _frame(
     for name, column in values.items():
         kinds = set(map(type, column)) - {type(None)}
         if any(issubclass(kind, list | dict) for kind in kinds):
-            nested = (isinstance(value, list | dict) for value in column)
-            number, row = next(
-                owner for owner, is_one in zip(owners, nested, strict=True) if is_one
-            )
+            first = next(i for i, value in enumerate(column) if isinstance(value, list | dict))
+            number, row = owners[first]
             raise InputError(
                 f"{_told(users, number, place, row)}, column {name!r}: expected a text or a "
                 "number, found a list or an object. Flatten it."

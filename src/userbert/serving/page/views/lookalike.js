@@ -10,7 +10,7 @@ import { take } from "../seeds.js";
 import { IdsField } from "./ids_field.js";
 import { traits } from "./traits.js";
 
-const WAYS = [["linear", "linear: by what sets them apart"], ["centroid", "centroid: near their middle"], ["nearest", "nearest: near any of them"]];
+const WAYS = [["linear", "linear: by what they share"], ["centroid", "centroid: near their middle"], ["nearest", "nearest: near any of them"]];
 const LISTED = 100;
 
 export async function draw(host, { query, signal }) {
