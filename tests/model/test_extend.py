@@ -57,7 +57,7 @@ def pair(folder: Path, text: str = SCHEMA) -> tuple[PreparedData, PreparedData]:
 def model(data: PreparedData, *, summary: bool) -> UserBert:
     config = UserBertConfig(
         layers=1, hidden=16, heads=2, feed_forward=16, attribute_width=8, pool="all",
-        word_sizes=True, summary=summary, tells_hidden=True, tells_future=True,
+        word_sizes=True, summary=summary, timing=summary, tells_hidden=True, tells_future=True,
     )  # fmt: skip
     torch.manual_seed(0)
     made = UserBert(

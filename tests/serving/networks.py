@@ -14,8 +14,8 @@ from userbert.tasks.task_model import TaskModel
 PAPER = synthetic.TINY
 DEFAULT = PAPER.model_copy(
     update={
-        "pool": "all", "word_sizes": True, "summary": True, "tells_hidden": True,
-        "tells_future": True,
+        "pool": "all", "word_sizes": True, "summary": True, "timing": True,
+        "tells_hidden": True, "tells_future": True,
     }
 )  # fmt: skip
 CLS = PAPER.model_copy(update={"pool": "cls", "summary": True})

@@ -95,7 +95,7 @@ def test_the_graph_computes_what_the_network_does(
 ) -> None:
     original = network(config)
     users = synthetic.batch(words, seed, actions=actions)
-    feeds = Feeding(original.shape, summary=config.summary)(users)
+    feeds = Feeding(original.shape, summary=config.summary, timing=config.timing)(users)
     with torch.inference_mode():
         tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
         (found,) = Exportable(original)(tensors)

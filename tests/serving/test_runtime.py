@@ -49,7 +49,7 @@ def task(data: PreparedData) -> TaskModel:
     """A task of two classes that does not see `kids`, on a network with all there is."""
     config = UserBertConfig(
         layers=1, hidden=16, heads=2, feed_forward=16, attribute_width=8, pool="all",
-        word_sizes=True, summary=True,
+        word_sizes=True, summary=True, timing=True,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -86,8 +86,9 @@ def test_vectors_and_scores_are_those_of_torch(
 
 def test_of_nobody_there_is_nothing(data: PreparedData, file: Path) -> None:
     none = np.zeros(0, np.int64)
-    found = Runtime.load(file).run(data, none, none)
-    assert found.vectors.shape == (0, 64)
+    runtime = Runtime.load(file)
+    found = runtime.run(data, none, none)
+    assert found.vectors.shape == (0, runtime.width)
     assert found.scores is not None
     assert found.scores.shape == (0, 2)
 
@@ -154,7 +155,7 @@ data, runtime = ub.PreparedData.open(__import__("pathlib").Path({str(data.path)!
 runtime = ub.Runtime.load({str(file)!r})
 rows = np.arange(3)
 found = load_backend({str(file)!r}, "onnx").run(data, rows, np.repeat(data.default_cutoff, 3))
-assert found.vectors.shape == (3, 64)
+assert found.vectors.shape == (3, runtime.width)
 try:
     load_backend({str(file.parent)!r})
 except ub.InputError as error:

@@ -50,7 +50,7 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
     assert len(found) == len(report.rows)
     for metric in ("roc_auc", "pr_auc", "accuracy"):
         kids_models = {model for task, m, model in found if (task, m) == ("kids", metric)}
-        assert kids_models == everyone | {"fused-linear", "aggregates-both"}
+        assert kids_models == everyone | {"fused-linear", "fused-gbm", "aggregates-both"}
     next_models = {model for task, _, model in found if task == "next_genre"}
     assert next_models == everyone | {"own-popularity"}
     for row in report.rows:

@@ -55,7 +55,7 @@ WEIGHTS = {"words": 0.5, "hidden": 1.0, "future": 2.0}
 
 def whole_model() -> UserBert:
     """A model with all that `several` trains."""
-    more = dict.fromkeys(("summary", "word_sizes", "tells_hidden", "tells_future"), True)
+    more = dict.fromkeys(("summary", "word_sizes", "timing", "tells_hidden", "tells_future"), True)
     return model(config=TINY.model_copy(update=more))
 
 

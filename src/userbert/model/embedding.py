@@ -23,6 +23,7 @@ from userbert.model.encoder import NORM_EPSILON
 from userbert.model.lookups import by_word, interleave, word_tables
 from userbert.model.summary import HistorySummary
 from userbert.model.tables import INIT_DEVIATION, AttributeTables, as_tensor
+from userbert.model.timing import HistoryTiming
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Encoded:
     """(T,): what decides dropout, in training."""
     summary: Tensor | None = None
     """(B, H): the summary of each user's history, as it enters the encoder but for norm."""
+    timing: Tensor | None = None
+    """(B, K): when and how often each user acted, standardised; no encoder sees it."""
 
 
 class SegmentEmbedding(nn.Module):
@@ -114,6 +117,7 @@ class InputEmbedding(nn.Module):
         *,
         word_sizes: bool = False,
         summary: bool = False,
+        timing: bool = False,
     ) -> None:
         super().__init__()
         # Segments may share a table, so they are kept here and not by segment.
@@ -123,6 +127,7 @@ class InputEmbedding(nn.Module):
             SegmentEmbedding(segment, hidden, width, sizes=word_sizes) for segment in shape.segments
         )
         self.summary = HistorySummary(shape, hidden) if summary else None
+        self.timing = HistoryTiming(shape) if timing else None
         self.profile = AttributeTables([field.size for field in shape.profile], hidden)
         self.profile_segment = nn.Parameter(torch.empty(hidden))
         self.cls = nn.Parameter(torch.empty(hidden))
@@ -206,6 +211,7 @@ class InputEmbedding(nn.Module):
             user_of_field=as_tensor(np.nonzero(known.T)[1], device),
             keys=keys,
             summary=summary,
+            timing=None if self.timing is None else self.timing(batch),
             user_of_word=tuple(
                 as_tensor(np.repeat(users, segment.word_counts), device)
                 for segment in batch.segments

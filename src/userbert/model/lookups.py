@@ -1,10 +1,10 @@
-"""Which rows of which tables a batch reads, and where its tokens stand. Free of torch.
+"""What a network reads of a batch: rows of tables, places of tokens, counts and times. No torch.
 
-In: a `UserBatch`. Out: arrays of indices. Whatever computes a network's vectors follows them: the
-network itself, and one that was exported.
+In: a `UserBatch`. Out: arrays of indices and of numbers. Whatever computes a network's vectors
+follows them: the network itself, and one that was exported.
 
 Letters in shapes: B users, T tokens, W words of a segment, N actions of a segment, A attributes of
-a segment, S segments, P kinds of tokens, R rows read.
+a segment, S segments, P kinds of tokens, R rows read, K numbers of timing, L half-lives.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from userbert.data.batches import InputShape, Int64, UserBatch
+from userbert.data.batches import InputShape, Int64, SegmentBatch, SegmentShape, UserBatch
 
 
 @dataclass(frozen=True)
@@ -126,3 +126,50 @@ def totals(batch: UserBatch) -> NDArray[np.float32]:
     ]
     logs: NDArray[np.float64] = np.log1p(np.stack(counts, axis=1))
     return logs.astype(np.float32)
+
+
+def timing(batch: UserBatch, shape: InputShape) -> NDArray[np.float32]:
+    """How recently, how regularly and how often users acted: (B, K), segment after segment.
+
+    Of each segment, in its own unit (days; hours of gap words), the logarithms of the time since
+    the last and the first word, of the mean gap between words, and of the first over the third of
+    these. Then the share of the last word that is left when it fades, and the logarithms of the
+    numbers of words and of actions that are left, with half-lives of 1, 2, 4 … units up to the
+    window; in the end those of all. Without a word both times are the window's length, and all else
+    is 0.
+    """
+    parts = [_timing(*pair) for pair in zip(batch.segments, shape.segments, strict=True)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def timing_width(shape: InputShape) -> int:
+    """K, the numbers of `timing`."""
+    return sum(6 + 3 * len(_half_lives(segment)) for segment in shape.segments)
+
+
+def _half_lives(shape: SegmentShape) -> NDArray[np.float64]:
+    """(L,), in the segment's unit."""
+    return np.exp2(np.arange(int(np.log2(shape.positions)), dtype=np.float64))
+
+
+def _timing(segment: SegmentBatch, shape: SegmentShape) -> NDArray[np.float64]:
+    """(B, 6 + 3 L)."""
+    counts = segment.word_counts
+    some = np.flatnonzero(counts)
+    rates = np.append(1 / _half_lives(shape), 0)  # the last does not fade
+    ago = (shape.positions - 1 - segment.positions).astype(np.float64)  # (W,)
+    times = np.full((2, len(counts)), float(shape.positions))
+    times[:, some] = ago[[segment.word_offsets[1:][some] - 1, segment.word_offsets[:-1][some]]]
+    last, first = times
+    gap = np.maximum(first - last, 0) / np.maximum(counts - 1, 1)
+    faded = np.exp2(-ago[:, None] * rates)  # (W, L + 1)
+    sizes = np.diff(segment.action_offsets)[:, None]
+    sums = np.zeros((len(counts), 2 * len(rates)))
+    if len(some):
+        both = np.concatenate([faded, faded * sizes], axis=1)
+        sums[some] = np.add.reduceat(both, segment.word_offsets[:-1][some])
+    logs = np.log1p(np.stack([last, first, gap], axis=1))
+    lateness = logs[:, :1] - logs[:, 2:]
+    recent = np.exp2(-last[:, None] * rates[:-1]) * (counts > 0)[:, None]
+    together: NDArray[np.float64] = np.concatenate([logs, lateness, recent, np.log1p(sums)], axis=1)
+    return together

@@ -67,6 +67,9 @@ class UserBertConfig(Strict):
     """Whether words tell how many actions they are the mean of; the paper's do not."""
     summary: bool = False
     """Whether a token more counts what the whole history holds; see `model/summary.py`."""
+    timing: bool = False
+    """Whether user embeddings of `pool=all` end with when and how often users acted; see
+    `model/timing.py`."""
     tells_hidden: bool = False
     """Whether pretraining predicts hidden actions from [CLS], by heads of their own."""
     tells_future: bool = False
@@ -106,6 +109,7 @@ class UserBert(nn.Module):
             config.dropout,
             word_sizes=config.word_sizes,
             summary=config.summary,
+            timing=config.timing,
         )
         self.encoder = Encoder(
             config.layers, config.hidden, config.heads, config.feed_forward, config.dropout
@@ -155,10 +159,15 @@ class UserBert(nn.Module):
 
     def width(self, pool: Pool | None = None) -> int:
         """Of user embeddings, which are (B, width)."""
-        parts = 1
-        if (pool or self.config.pool) == "all":
-            parts = 2 + bool(self.shape.profile) + self.config.summary
-        return parts * self.config.hidden
+        if (pool or self.config.pool) != "all":
+            return self.config.hidden
+        parts = 2 + bool(self.shape.profile) + self.config.summary
+        return parts * self.config.hidden + self.timing_width(pool)
+
+    def timing_width(self, pool: Pool | None = None) -> int:
+        """How many of the last numbers of user embeddings are their timing, not the network's."""
+        timing = self.embedding.timing
+        return timing.width if timing is not None and (pool or self.config.pool) == "all" else 0
 
     def user_vectors(self, encoded: Encoded, pool: Pool | None = None) -> Tensor:
         """User embeddings: the mean of the words' final vectors, that of [CLS], or all there is.
@@ -166,8 +175,8 @@ class UserBert(nn.Module):
         The paper has no loss on [CLS] before fine-tuning, so the mean is what pretraining shapes.
         A user without words has [CLS] instead, which has seen the profile: zeros would put all
         such users at one point, at which no cosine is defined. `all` sets [CLS], the mean, that of
-        the profile fields and, if there is one, the summary of the history side by side, each of
-        about the same length.
+        the profile fields and, if there are such, the summary of the history and its timing side
+        by side, each number of about the same size.
         """
         pool = pool or self.config.pool
         cls = encoded.tokens.index_select(0, encoded.cls_index)
@@ -180,7 +189,7 @@ class UserBert(nn.Module):
         fields = None
         if self.shape.profile:
             fields = _mean(encoded.tokens, encoded.field_index, encoded.user_of_field, cls)
-        return side_by_side(cls, mean, fields, encoded.summary)
+        return side_by_side(cls, mean, fields, encoded.summary, encoded.timing)
 
     def embed(
         self,
@@ -280,14 +289,20 @@ class UserBert(nn.Module):
 
 
 def side_by_side(
-    cls: Tensor, words: Tensor, fields: Tensor | None, summary: Tensor | None
+    cls: Tensor,
+    words: Tensor,
+    fields: Tensor | None,
+    summary: Tensor | None,
+    timing: Tensor | None,
 ) -> Tensor:
-    """The pool `all`, (B, width), of what there is of users: (B, H) each."""
+    """The pool `all`, (B, width), of what there is of users: (B, H) each, and the timing (B, K)."""
     parts = [cls, words]
     if fields is not None:
         parts.append(fields)
     if summary is not None:
         parts.append(layer_norm(summary, summary.shape[1:]).to(cls.dtype))
+    if timing is not None:
+        parts.append(timing.to(cls.dtype))
     return torch.cat(parts, dim=1)
 
 

@@ -83,7 +83,7 @@ def write_onnx(network: UserBert | TaskModel, output: Path) -> Exported:
 def onnx_content(network: UserBert | TaskModel, model: UserBert) -> bytes:
     """The file but for its checksum."""
     graph = Exportable(network)
-    example = Feeding(model.shape, summary=model.config.summary)(
+    example = Feeding(model.shape, summary=model.config.summary, timing=model.config.timing)(
         random_users(model.shape, np.random.default_rng(0), 16)
     )
     tensors = {name: torch.from_numpy(array) for name, array in example.items()}

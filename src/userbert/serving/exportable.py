@@ -53,7 +53,11 @@ class Exportable(nn.Module):
         fields = None
         if self.shape.profile:
             fields = _mean(padded, feeds["tokens.kinds"] == FIELD, cls)
-        pools = {"cls": cls, "mean": words, "all": side_by_side(cls, words, fields, summary)}
+        timing = None
+        if self.embedding.timing is not None:
+            timing = self.embedding.timing.standardised(feeds["timing"])
+        everything = side_by_side(cls, words, fields, summary, timing)
+        pools = {"cls": cls, "mean": words, "all": everything}
         if self.head is None or self.head_pool is None:
             return (pools[self.pool],)
         outputs = nn.Linear.forward(self.head, pools[self.head_pool])
@@ -104,6 +108,8 @@ class Exportable(nn.Module):
             for part in ("groups", "totals"):
                 names[f"summary.{part}"] = ("users",)
             names["summary.weights"] = ("summary.leaves",)
+        if self.embedding.timing is not None:
+            names["timing"] = ("users",)
         every = sorted({name for each in names.values() for name in each})
         dims = {
             name: Dim(name if name.isidentifier() else f"d{number}")

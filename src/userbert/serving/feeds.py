@@ -20,6 +20,7 @@ from userbert.model.lookups import (
     counted,
     interleave,
     summary_tables,
+    timing,
     totals,
     word_tables,
 )
@@ -35,9 +36,11 @@ few groups need a third step."""
 
 
 class Feeding:
-    """Makes the inputs of a network that reads data of a shape, perhaps with a summary."""
+    """Makes the inputs of a network that reads data of a shape, with all that it reads."""
 
-    def __init__(self, shape: InputShape, *, summary: bool) -> None:
+    def __init__(self, shape: InputShape, *, summary: bool, timing: bool) -> None:
+        self._shape = shape
+        self._has_timing = timing
         sizes, self._numbers = word_tables(shape)
         self._words = Tables.of(sizes)
         self._profile = Tables.of([field.size for field in shape.profile])
@@ -63,6 +66,8 @@ class Feeding:
             read = counted(batch, self._summary)
             feeds |= _sums("summary", read.rows, read.offsets, read.weights)
             feeds["summary.totals"] = totals(batch)
+        if self._has_timing:
+            feeds["timing"] = timing(batch, self._shape)
         return feeds | self._places(batch, known)
 
     def _places(self, batch: UserBatch, known: NDArray[np.bool_]) -> Feeds:

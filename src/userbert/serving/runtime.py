@@ -41,7 +41,12 @@ class Runtime:
     ) -> None:
         self.name, self.checksum = name, checksum
         self._session, self._contents = session, contents
-        self._feeds = Feeding(contents.shape, summary=bool(contents.config["summary"]))
+        self._feeds = Feeding(
+            contents.shape,
+            summary=bool(contents.config["summary"]),
+            # Networks that were exported before there was timing do not name it.
+            timing=bool(contents.config.get("timing")),
+        )
         self._width = int(session.get_outputs()[0].shape[1])
 
     @classmethod

@@ -82,9 +82,15 @@ def linear(
     vectors: NDArray[np.float32] | None,
     targets: NDArray[Any],
     split: Split,
+    *,
+    timing: int = 0,
 ) -> Scored:
-    """Logistic regression on log counts (or their SVD) and vectors, both standardised."""
-    model, value, held = learn_linear(counts, vectors, targets, split)
+    """Logistic regression on log counts (or their SVD) and vectors, both standardised.
+
+    The last columns of the vectors, as many as `timing`, are no network's: they stand beside the
+    others as counts do.
+    """
+    model, value, held = learn_linear(counts, vectors, targets, split, timing=timing)
     return Scored(model.scores(_rows(counts, split.test), _rows(vectors, split.test)), value, held)
 
 
@@ -93,14 +99,17 @@ def learn_linear(
     vectors: NDArray[np.float32] | None,
     targets: NDArray[Any],
     split: Split,
+    *,
+    timing: int = 0,
 ) -> tuple["Regression", float, Floats]:
     """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
-    is_choice = counts is not None and vectors is not None and len(split.train) < ENOUGH
+    is_beside = vectors is not None and (counts is not None or timing > 0)
+    is_choice = is_beside and len(split.train) < ENOUGH
     shares = SHARES if is_choice else (1.0,)
     scales = Scales.of(counts, vectors, split.train)
     best, choice, held = -np.inf, (1.0, False, PENALTIES[0]), np.zeros(0)
     for share, is_leading in product(shares, (False, True) if counts is not None else (False,)):
-        design = scales.with_share(share).design(counts, vectors, is_leading=is_leading)
+        design = scales.with_share(share, timing).design(counts, vectors, is_leading=is_leading)
         model = _regression()
         for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
             model.set_params(C=penalty).fit(design[split.train], targets[split.train])
@@ -109,7 +118,7 @@ def learn_linear(
             if value > best:
                 best, choice, held = value, (share, is_leading, penalty), told
     share, is_leading, penalty = choice
-    scales = Scales.of(counts, vectors, split.learning).with_share(share)
+    scales = Scales.of(counts, vectors, split.learning).with_share(share, timing)
     design = scales.design(
         _rows(counts, split.learning), _rows(vectors, split.learning), is_leading=is_leading
     )
@@ -176,6 +185,14 @@ def learn_gbm(
     return final, float(value), np.asarray(told)
 
 
+def with_timing(
+    counts: sparse.csr_matrix, vectors: NDArray[np.float32], timing: int
+) -> sparse.csr_matrix:
+    """Counts (B, D) and the last columns of vectors (B, H), as many as `timing`, as trees read."""
+    last = sparse.csr_matrix(vectors[:, vectors.shape[1] - timing :])
+    return sparse.hstack([counts, last], format="csr", dtype=np.float32)
+
+
 def designs(
     counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, fit: Int64
 ) -> Iterator[Matrix]:
@@ -224,11 +241,14 @@ class Scales:
         of_vectors = (none, none) if vectors is None else _moments(vectors[fit])
         return cls(of_counts, directions, center, width, *of_vectors)
 
-    def with_share(self, share: float) -> "Scales":
-        """The same with vectors so wide in place of 1; of none, nothing is left of them."""
-        if share == 0:
-            return replace(self, vector_width=np.full_like(self.vector_width, np.inf))
-        return replace(self, vector_width=self.vector_width / share)
+    def with_share(self, share: float, timing: int = 0) -> "Scales":
+        """The same with vectors so wide in place of 1, but for their last columns, their timing.
+
+        Of a share of 0 nothing is left of them.
+        """
+        width = self.vector_width.copy()
+        width[: len(width) - timing] *= np.inf if share == 0 else 1 / share
+        return replace(self, vector_width=width)
 
     def design(
         self,

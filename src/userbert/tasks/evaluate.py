@@ -49,7 +49,7 @@ PRETRAINING = "fine-tuned − from-scratch"  # noqa: RUF001 - the minus sign, as
 FEW_POSITIVES = 10
 SHOWN_BESIDE = ("frozen-linear", "fused-linear")
 """What other recipes of pretraining are tried by."""
-SLOW = (*NETWORKS, "fused", "fused-linear")
+SLOW = (*NETWORKS, "fused", "fused-linear", "fused-gbm")
 
 
 class EvaluateConfig(Strict):
@@ -322,12 +322,15 @@ def _materials(
             None
             if labels.attribute is None
             else own_history(data, labels.attribute, row, labels.cutoffs),
+            groups[0][0].timing_width(),
         )
         for labels, row, mine in zip(tasks, rows, places, strict=True)
     ]
     beside = [
-        replace(material, vectors=tuple(each[mine] for each in vectors))
-        for vectors in others
+        replace(
+            material, vectors=tuple(each[mine] for each in vectors), timing=group[0].timing_width()
+        )
+        for group, vectors in zip(groups[1:], others, strict=True)
         for material, mine in zip(materials, places, strict=True)
     ]
     return (*materials, *beside), telling

@@ -64,11 +64,16 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
         "the user embedding beside the classical features, in one logistic regression; with few "
         "labels the validation users say how much room it gets",
     ),
+    "fused-gbm": (
+        "ours",
+        "the classical features and the timing of the user embedding (when and how often users "
+        "acted), in gradient-boosted trees",
+    ),
     "fused": (
         "ours",
-        "the mean of that regression, of the trees on the classical features and of the fine-tuned "
-        "network, weighed in the same way (next values: a regression or trees on both, whichever "
-        "was better on the validation users)",
+        "the mean of that regression, of these trees and of the fine-tuned network, weighed in the "
+        "same way (next values: a regression or trees on both, whichever was better on the "
+        "validation users)",
     ),
     "fine-tuned": ("ours", "the pretrained network, trained further on the labels end to end"),
     "from-scratch": (

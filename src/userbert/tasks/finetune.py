@@ -230,6 +230,9 @@ def _new_task(
                 vocabularies=model.vocabularies,
                 hidden=model.hidden,
             )
+            if network.embedding.timing is not None and model.embedding.timing is not None:
+                # What users' times are like is not learned.
+                network.embedding.timing.load_state_dict(model.embedding.timing.state_dict())
         else:
             network = deepcopy(model)
         task = TaskModel(network, labels)

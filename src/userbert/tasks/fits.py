@@ -32,15 +32,15 @@ from userbert.workers import processes
 CLASSICAL = (
     "popularity", "own-popularity", "aggregates-linear", "aggregates-gbm", "aggregates-both",
 )  # fmt: skip
-OURS = ("frozen-linear", "frozen-gbm", "fine-tuned", "fused-linear", "fused")
+OURS = ("frozen-linear", "frozen-gbm", "fused-gbm", "fine-tuned", "fused-linear", "fused")
 """Of either side, the model that reads the most stands last; see `out_of_fold.best_of`."""
 BLENDS: Mapping[str, tuple[str, ...]] = {
     "aggregates-both": ("aggregates-linear", "aggregates-gbm"),
-    "fused": ("fused-linear", "aggregates-gbm", "fine-tuned"),
+    "fused": ("fused-linear", "fused-gbm", "fine-tuned"),
 }
 """Models of yes-or-no tasks that are the mean of others: trees find what depends on what, a
 regression what many weak signs say together, a network what came after what. (Trees use vectors
-badly.)"""
+badly, but when and how often users acted they split well.)"""
 NETWORKS = ("fine-tuned", "from-scratch")
 """Models that train a network; all others learn on features."""
 
@@ -60,6 +60,8 @@ class Material:
     """(B, H): user embeddings, one array a pretraining seed."""
     history: OwnHistory | None
     """Of tasks whose classes are an attribute's values."""
+    timing: int = 0
+    """How many of the last columns of the vectors are timing; see `UserBert.timing_width`."""
 
     @cached_property
     def targets(self) -> NDArray[Any]:
@@ -77,7 +79,7 @@ class Material:
         if self.labels.kind == "binary":
             left_out = {"own-popularity"}
         else:
-            left_out = {"aggregates-both", "fused-linear"}
+            left_out = {"aggregates-both", "fused-linear", "fused-gbm"}
             if self.history is None:
                 left_out |= {"own-popularity", "aggregates-gbm", "frozen-gbm"}
         return tuple(name for name in (*CLASSICAL, *OURS, "from-scratch") if name not in left_out)
@@ -96,6 +98,10 @@ class Material:
     def long_counts(self) -> sparse.csr_matrix:
         """(B, L): the counts that look at all of the history."""
         return self.counts[:, self.lasting]
+
+    def timed_counts(self, seed: int) -> sparse.csr_matrix:
+        """(B, D + K): all counts, and the timing that ends a pretrained model's vectors."""
+        return classical.with_timing(self.counts, self.vectors[seed], self.timing)
 
 
 @dataclass(frozen=True)
@@ -221,10 +227,15 @@ def _binary(model: str, material: Material, seed: int, split: Split) -> Scored:
         case "aggregates-gbm":
             return classical.gbm(material.counts, targets, split)
         case "frozen-linear":
-            return classical.linear(None, material.vectors[seed], targets, split)
+            counts = None
         case "frozen-gbm":
             return classical.gbm(sparse.csr_matrix(material.vectors[seed]), targets, split)
-    return classical.linear(material.long_counts, material.vectors[seed], targets, split)
+        case "fused-gbm":
+            return classical.gbm(material.timed_counts(seed), targets, split)
+        case _:
+            counts = material.long_counts
+    vectors, timing = material.vectors[seed], material.timing
+    return classical.linear(counts, vectors, targets, split, timing=timing)
 
 
 def _values(model: str, material: Material, seed: int, split: Split) -> Scored:

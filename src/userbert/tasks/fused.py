@@ -1,4 +1,4 @@
-"""A yes-or-no task by all that is known: the network, vectors beside counts, trees on counts.
+"""A yes-or-no task by all that is known: network, vectors beside counts, trees on counts and times.
 
 In: a `UserBert`, prepared data, `Labels`. Out: `FusedModel`, the mean of three models' log odds,
 which is what `evaluate` calls `fused`; it scores users and is saved in a folder of its own.
@@ -46,7 +46,14 @@ from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
 from userbert.tasks.aggregates import aggregates, of_all_history
 from userbert.tasks.answers import answered
-from userbert.tasks.classical import Regression, Scales, learn_gbm, learn_linear, trust
+from userbert.tasks.classical import (
+    Regression,
+    Scales,
+    learn_gbm,
+    learn_linear,
+    trust,
+    with_timing,
+)
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats, roc_auc
@@ -123,10 +130,11 @@ class FusedModel:
     def _each(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> dict[str, Floats]:
         counts, names = aggregates(data, rows, cutoffs, self.hidden)
         vectors = embed_pairs(self.pretrained, data, rows, cutoffs)
+        timing = self.pretrained.timing_width()
         return {
             "network": self.network.scores(data, rows, cutoffs),
             "regression": self.regression.scores(counts[:, of_all_history(names)], vectors),
-            "trees": np.asarray(self.trees.predict(counts)),
+            "trees": np.asarray(self.trees.predict(with_timing(counts, vectors, timing))),
         }
 
     def predict(
@@ -247,8 +255,13 @@ def finetune_with_aggregates(
     counts, names = aggregates(data, rows, labels.cutoffs, model.hidden)
     vectors = embed_pairs(model, data, rows, labels.cutoffs)
     lasting = sparse.csr_matrix(counts[:, of_all_history(names)])
-    regression, of_regression, by_regression = learn_linear(lasting, vectors, labels.targets, split)
-    trees, of_trees, by_trees = learn_gbm(counts, labels.targets, split)
+    timing = model.timing_width()
+    regression, of_regression, by_regression = learn_linear(
+        lasting, vectors, labels.targets, split, timing=timing
+    )
+    trees, of_trees, by_trees = learn_gbm(
+        with_timing(counts, vectors, timing), labels.targets, split
+    )
     held = {
         "network": network.scores(data, rows[validation], labels.cutoffs[validation]),
         "regression": by_regression,

@@ -29,6 +29,7 @@ MODELS = (
     "aggregates-both",
     "frozen-linear",
     "fused-linear",
+    "fused-gbm",
     "fused",
     "fine-tuned",
     "from-scratch",

@@ -14,6 +14,7 @@ from copy import deepcopy
 from datetime import date, datetime
 from functools import partial
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from userbert.training.loop import LoopConfig, Trained, train
 from userbert.training.objectives import Objective, masked_words, several
 from userbert.training.run_folder import publish, run_folder, work_folder
 from userbert.training.settings import DEFAULT, PretrainConfig, preset_named
-from userbert.training.start import leading_directions, start_at
+from userbert.training.start import leading_directions, start_at, timings
 from userbert.training.tracking import Tracked, Tracker
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
 
@@ -61,17 +62,18 @@ def pretrain(
     What is learned lies before one cut-off: `before`, else the schema's `fit_before`, else just
     after the last event; or before each user's own, in `at`, a frame of `user_id` and `cutoff`.
     `hide` names profile fields that the model must not see. `config` replaces the preset's (see
-    `configure`), `steps` its number of batches. `from_model` goes on from another model's weights,
-    in its size. `resume` goes on with an interrupted run of the same settings, starts one if there
-    is none, and has nothing left to do if it is done. `processes` say how many run together; by
-    default this is the only one. `trackers` are told the settings and every line of metrics.
+    `configure`), `steps` its number of batches and its bound in epochs. `from_model` goes on from
+    another model's weights, in its size. `resume` goes on with an interrupted run of the same
+    settings, starts one if there is none, and has nothing left to do if it is done. `processes` say
+    how many run together; by default this is the only one. `trackers` are told the settings and
+    every line of metrics.
 
     Raises `InputError` if there is nothing to learn from, or `output` or an interrupted run is in
     the way; `ModelError` if the data have other ids than `from_model`.
     """
     config = config or preset_named(preset)
     if steps is not None:
-        config = config.model_copy(update={"steps": steps})
+        config = config.model_copy(update={"steps": steps, "epochs": None})
     processes = processes or Processes(device=best_device())
     output = None if output is None else Path(output)
     if output is not None and not resume:
@@ -95,14 +97,14 @@ def pretrain(
             f"{data.path} has too few users for {processes.world} processes: one has none to learn "
             "from. Start fewer processes."
         )
+    config = _bounded(config, sum(size for size, _ in sizes))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = _new_model(data, config, hide) if from_model is None else deepcopy(from_model)
     if from_model is not None:
         _check_origin(data, model, hide, config)
-    elif config.start_from_counts:
-        is_learned = ~is_held_out(data, bounds.rows, config.held_out)
-        _start(model, data, _take(bounds, np.flatnonzero(is_learned)), seed, processes)
+    else:
+        _start(model, data, bounds, asked, config=config, seed=seed, processes=processes)
     model.sample_softmax(config.samples if config.softmax == "sampled" else None)
     precision = (
         # Machines may differ in what they are fast at, but must compute alike.
@@ -186,6 +188,14 @@ def pretrain(
     return model
 
 
+def _bounded(config: PretrainConfig, pairs: int) -> PretrainConfig:
+    """The settings with the batches that they come to, if so many pairs are learned from."""
+    if config.epochs is None:
+        return config
+    longest = ceil(config.epochs * pairs / config.batch_size)
+    return config.model_copy(update={"steps": min(config.steps, longest)})
+
+
 def _objective(config: PretrainConfig) -> Objective:
     weights = config.objectives.model_dump()
     if weights["hidden"] or weights["future"]:
@@ -255,13 +265,29 @@ def _new_model(data: PreparedData, config: PretrainConfig, hide: Sequence[str]) 
 
 
 def _start(
-    model: UserBert, data: PreparedData, pairs: Pairs, seed: int, processes: Processes
+    model: UserBert,
+    data: PreparedData,
+    bounds: Pairs,
+    asked: Pairs,
+    *,
+    config: PretrainConfig,
+    seed: int,
+    processes: Processes,
 ) -> None:
-    """Let the summary's tables start at the directions in which the counts of users vary most."""
-    summary = model.embedding.summary
-    assert summary is not None, "settings that start from counts have a summary"
+    """Tell a new model what counts and times of users are like, of those it is to learn from."""
+    newest, every = (
+        _take(pairs, np.flatnonzero(~is_held_out(data, pairs.rows, config.held_out)))
+        for pairs in (bounds, asked)
+    )
+    summary, timing = model.embedding.summary, model.embedding.timing
     # Found by one process, as others may round otherwise.
-    start_at(summary, from_first(lambda: leading_directions(summary, data, pairs, seed), processes))
+    if config.start_from_counts:
+        assert summary is not None, "settings that start from counts have a summary"
+        start_at(
+            summary, from_first(lambda: leading_directions(summary, data, newest, seed), processes)
+        )
+    if timing is not None:
+        timing.measure_by(from_first(lambda: timings(data, every, seed), processes))
 
 
 def _check_origin(

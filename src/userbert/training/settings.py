@@ -47,6 +47,8 @@ class PretrainConfig(Strict):
     """Whether words that are masked keep their position and segment; the paper allows both."""
     steps: int = Field(default=400_000, ge=1)
     """Batches (paper §4.4)."""
+    epochs: float | None = Field(default=None, gt=0)
+    """The batches end after so many passes over all cut-offs of all users, if that is earlier."""
     batch_size: int = Field(default=16, ge=1)
     """User sequences in a batch (paper §4.4)."""
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -68,11 +70,12 @@ class PretrainConfig(Strict):
 DEFAULT = "default"
 PRESETS: Mapping[str, PretrainConfig] = {
     DEFAULT: PretrainConfig(
-        model=UserBertConfig(pool="all", word_sizes=True, summary=True),
+        model=UserBertConfig(pool="all", word_sizes=True, summary=True, timing=True),
         objectives=Objectives(words=0, hidden=1, future=1),
         cutoffs=8,
         start_from_counts=True,
         steps=6_000,
+        epochs=16,
         batch_size=128,
         learning_rate=1e-3,
         decay=0.5,
@@ -86,6 +89,9 @@ PRESETS: Mapping[str, PretrainConfig] = {
 def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainConfig:
     """A preset with settings changed, as `steps=1000` or `model.layers=2`; raises `InputError`."""
     content = preset_named(preset).model_dump()
+    named = {override.partition("=")[0].strip() for override in overrides}
+    if "steps" in named:
+        content["epochs"] = None  # whoever names a number wants it
     for override in overrides:
         key, equals, text = override.partition("=")
         *path, last = key.strip().split(".")

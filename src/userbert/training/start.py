@@ -1,11 +1,14 @@
-"""Where the summary's tables start: at the directions in which users' counts vary most.
+"""Where a new model starts: what is known of its users' counts and times without learning.
 
-In: a new model that has a summary, and the pairs it is to learn from. Out: its summary's rows. A
-network that must find from nothing what goes with what in tens of thousands of values takes long; a
+In: a new model, and the pairs it is to learn from. Out: the rows of its summary, at the directions
+in which users' counts vary most, and the numbers that its timing is measured against. A network
+that must find from nothing what goes with what in tens of thousands of values takes long; a
 truncated SVD of the users' counts knows the linear part of it within seconds. `pretrain` calls it.
 
-Letters in shapes: P pairs, R rows of the tables, H hidden.
+Letters in shapes: P pairs, R rows of the tables, H hidden, K numbers of timing.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,9 +16,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
+from userbert.data.batches import UserBatch
 from userbert.data.pairs import Pairs
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
+from userbert.model.lookups import timing
 from userbert.model.summary import HistorySummary
 
 MOST_PAIRS = 50_000
@@ -35,11 +40,7 @@ def leading_directions(
     Each direction has the same deviation over users. With fewer users or values than H, the rest
     is zero.
     """
-    chosen = np.arange(len(pairs))
-    if len(pairs) > MOST_PAIRS:
-        drawn = np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)
-        chosen = np.sort(drawn)
-    counts = _counts(summary, data, Pairs(pairs.rows[chosen], pairs.cutoffs[chosen]))
+    counts = _counts(summary, _batches(data, pairs, seed))
     mean = np.asarray(counts.mean(axis=0)).ravel()
     square = np.asarray(counts.multiply(counts).mean(axis=0)).ravel()
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
@@ -61,15 +62,31 @@ def start_at(summary: HistorySummary, rows: NDArray[np.float32]) -> None:
         summary.tables.weight[1:] = torch.from_numpy(rows[1:])
 
 
-def _counts(summary: HistorySummary, data: PreparedData, pairs: Pairs) -> sparse.csr_matrix:
+def timings(data: PreparedData, pairs: Pairs, seed: int) -> NDArray[np.float32]:
+    """The timing (P, K) of at most `MOST_PAIRS` pairs, drawn at random."""
+    shape = data.input_shape()
+    return np.concatenate([timing(batch, shape) for batch in _batches(data, pairs, seed)])
+
+
+def _batches(data: PreparedData, pairs: Pairs, seed: int) -> Iterator[UserBatch]:
+    """The user sequences of at most `MOST_PAIRS` pairs, drawn at random."""
+    chosen = np.arange(len(pairs))
+    if len(pairs) > MOST_PAIRS:
+        drawn = np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)
+        chosen = np.sort(drawn)
+    for start in range(0, len(chosen), _CHUNK):
+        part = chosen[start : start + _CHUNK]
+        yield cut(data, pairs.rows[part], pairs.cutoffs[part])
+
+
+def _counts(summary: HistorySummary, batches: Iterator[UserBatch]) -> sparse.csr_matrix:
     """(P, R): the weights of values that the summary sums with."""
     rows, weights, lengths = [], [], []
-    for start in range(0, len(pairs), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        counted = summary.counted(cut(data, pairs.rows[part], pairs.cutoffs[part]))
+    for batch in batches:
+        counted = summary.counted(batch)
         rows.append(counted.rows)
         weights.append(counted.weights)
         lengths.append(np.diff(counted.offsets))
     ends = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    shape = (len(pairs), len(summary.tables.weight))
+    shape = (len(ends) - 1, len(summary.tables.weight))
     return sparse.csr_matrix((np.concatenate(weights), np.concatenate(rows), ends), shape=shape)

@@ -44,8 +44,8 @@ from userbert.training.pretrain import pretrain
 from userbert.workers import cores, processes
 
 RESAMPLES = 200
-_ON_VECTORS = ("aggregates-gbm", "frozen-linear", "fused-linear", "fine-tuned", "fused")
-"""The models a recipe is judged by; trees on counts are there to be blended."""
+_ON_VECTORS = ("frozen-linear", "fused-linear", "fused-gbm", "fine-tuned", "fused")
+"""The models a recipe is judged by."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ def _material(study: Study, task: Task, model: UserBert | None) -> Material:
         None
         if labels.attribute is None
         else own_history(data, labels.attribute, rows, labels.cutoffs),
+        0 if model is None else model.timing_width(),
     )
 
 

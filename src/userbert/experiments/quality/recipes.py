@@ -16,11 +16,12 @@ RECIPES: Mapping[str, Sequence[str]] = {
     "one-cutoff": ("cutoffs=1", "objectives.future=0"),
     "no-summary": ("model.summary=false", "start_from_counts=false"),
     "no-start": ("start_from_counts=false",),
+    "no-timing": ("model.timing=false",),
     "no-word-sizes": ("model.word_sizes=false",),
     "no-decay": ("decay=0",),
     "paper": (
         "objectives.words=1", "objectives.hidden=0", "objectives.future=0", "cutoffs=1",
-        "model.summary=false", "model.word_sizes=false", "model.pool=mean",
+        "model.summary=false", "model.word_sizes=false", "model.timing=false", "model.pool=mean",
         "start_from_counts=false",
     ),
 }  # fmt: skip
