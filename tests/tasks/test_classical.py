@@ -93,3 +93,30 @@ def test_vectors_that_say_nothing_leave_a_regression_on_counts_as_it_is() -> Non
     beside = classical.linear(COUNTS, noise, TARGETS, SPLIT)
     right, with_noise = (roc_auc(TARGETS[SPLIT.test], one.scores) for one in (alone, beside))
     assert with_noise > right - 0.02
+
+
+def test_timing_keeps_its_width_whatever_is_left_of_the_vectors() -> None:
+    scales = classical.Scales.of(None, VECTORS, SPLIT.train)
+    whole = scales.design(None, VECTORS, is_leading=False)
+    for share in (0.0, 0.3):
+        found = scales.with_share(share, timing=2).design(None, VECTORS, is_leading=False)
+        assert np.allclose(found[:, :-2], whole[:, :-2] * share)
+        assert np.allclose(found[:, -2:], whole[:, -2:])
+
+
+def test_vectors_that_say_nothing_do_not_drown_the_timing() -> None:
+    noise = np.random.default_rng(1).normal(size=(PAIRS, 300)).astype(np.float32)
+    columns = np.hstack([noise, VECTORS[:, :2]])
+    drowned = classical.linear(None, columns, TARGETS, SPLIT)
+    beside = classical.linear(None, columns, TARGETS, SPLIT, timing=2)
+    best = classical.linear(None, VECTORS[:, :2], TARGETS, SPLIT)
+    values = [roc_auc(TARGETS[SPLIT.test], one.scores) for one in (drowned, beside, best)]
+    assert values[1] > values[0] + 0.1
+    assert values[1] == pytest.approx(values[2], abs=0.02)
+
+
+@pytest.mark.parametrize("timing", [0, 3])
+def test_trees_read_the_timing_alone_of_vectors(timing: int) -> None:
+    found = classical.with_timing(COUNTS, VECTORS, timing).toarray()
+    assert np.array_equal(found[:, :30], COUNTS.toarray())
+    assert np.array_equal(found[:, 30:], VECTORS[:, 8 - timing :])
