@@ -16,6 +16,7 @@ from userbert.data.pairs import Pairs, pairs_at
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, LabelError, ModelError
+from userbert.model.userbert import UserBert
 from userbert.tasks.finetune import FinetuneConfig, finetune, quality
 from userbert.tasks.labelled_batches import parts_of
 from userbert.tasks.task_head import TaskHead, mean_loss
@@ -95,6 +96,20 @@ def test_from_scratch_does_not_depend_on_the_pretrained_weights(data: PreparedDa
         for seed in (0, 1)
     ]
     np.testing.assert_array_equal(scores[0], scores[1])
+
+
+def test_from_scratch_knows_what_users_times_are_like(data: PreparedData) -> None:
+    model = tiny_model(data)
+    config = model.config.model_copy(update={"timing": True, "pool": "all"})
+    timed = UserBert(
+        config, model.shape, schema=model.schema, vocabularies=model.vocabularies,
+        hidden=model.hidden,
+    )  # fmt: skip
+    assert timed.embedding.timing is not None
+    timed.embedding.timing.mean.fill_(2)
+    task = finetune(timed, data, taste_labels(data), config=QUICK, from_scratch=True)
+    assert task.user_bert.embedding.timing is not None
+    assert (task.user_bert.embedding.timing.mean == 2).all()
 
 
 def test_labels_outside_the_training_part_are_not_read(data: PreparedData) -> None:

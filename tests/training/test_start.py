@@ -11,9 +11,11 @@ from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.model.summary import HistorySummary
+from userbert.training.cutoffs import moments
 from userbert.training.pretrain import pretrain
 from userbert.training.settings import configure
-from userbert.training.start import SPREAD, leading_directions, start_at
+from userbert.training.start import SPREAD, leading_directions, start_at, timings
+from userbert.training.validation import is_held_out
 
 GENRES = [f"genre{number}" for number in range(12)]
 
@@ -78,3 +80,18 @@ def test_pretraining_starts_there_and_says_what_it_needs(data: PreparedData) -> 
         assert torch.equal(weight, again.state_dict()[name]), name
     with pytest.raises(InputError, match=r"set model\.summary=true"):
         configure("paper", settings)
+
+
+def test_the_timing_is_measured_by_what_is_learned_from(data: PreparedData) -> None:
+    settings = ["steps=1", "model.hidden=32", "model.timing=true", "model.pool=all", "cutoffs=3"]
+    model = pretrain(data, config=configure("paper", [*settings, "held_out=0.5"]), seed=2)
+    layer = model.embedding.timing
+    assert layer is not None
+    pairs = moments(data, pairs_at(data, [data.default_cutoff]), 3, 28, 2).pairs
+    learned = ~is_held_out(data, pairs.rows, 0.5)
+    assert 0 < np.count_nonzero(learned) < len(pairs)
+    numbers = timings(data, Pairs(pairs.rows[learned], pairs.cutoffs[learned]), 0)
+    assert np.allclose(layer.mean, numbers.mean(axis=0), atol=1e-5)
+    varied = numbers.std(axis=0) > 1e-3
+    assert varied.any()
+    assert np.allclose(layer.deviation[varied], numbers.std(axis=0)[varied], rtol=1e-4)
