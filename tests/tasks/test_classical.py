@@ -95,28 +95,30 @@ def test_vectors_that_say_nothing_leave_a_regression_on_counts_as_it_is() -> Non
     assert with_noise > right - 0.02
 
 
-def test_timing_keeps_its_width_whatever_is_left_of_the_vectors() -> None:
-    scales = classical.Scales.of(None, VECTORS, SPLIT.train)
-    whole = scales.design(None, VECTORS, is_leading=False)
-    for share in (0.0, 0.3):
-        found = scales.with_share(share, timing=2).design(None, VECTORS, is_leading=False)
-        assert np.allclose(found[:, :-2], whole[:, :-2] * share)
-        assert np.allclose(found[:, -2:], whole[:, -2:])
-
-
-def test_vectors_that_say_nothing_do_not_drown_the_timing() -> None:
-    noise = np.random.default_rng(1).normal(size=(PAIRS, 300)).astype(np.float32)
-    columns = np.hstack([noise, VECTORS[:, :2]])
-    drowned = classical.linear(None, columns, TARGETS, SPLIT)
-    beside = classical.linear(None, columns, TARGETS, SPLIT, timing=2)
-    best = classical.linear(None, VECTORS[:, :2], TARGETS, SPLIT)
-    values = [roc_auc(TARGETS[SPLIT.test], one.scores) for one in (drowned, beside, best)]
-    assert values[1] > values[0] + 0.1
-    assert values[1] == pytest.approx(values[2], abs=0.02)
-
-
 @pytest.mark.parametrize("timing", [0, 3])
 def test_trees_read_the_timing_alone_of_vectors(timing: int) -> None:
     found = classical.with_timing(COUNTS, VECTORS, timing).toarray()
     assert np.array_equal(found[:, :30], COUNTS.toarray())
     assert np.array_equal(found[:, 30:], VECTORS[:, 8 - timing :])
+
+
+def test_of_few_labels_trees_are_the_mean_of_several() -> None:
+    trees, value, held = classical.learn_gbm(COUNTS, TARGETS, SPLIT)
+    assert len(trees.boosters) == classical.FORESTS
+    each = [np.asarray(booster.predict(COUNTS)) for booster in trees.boosters]
+    assert not np.allclose(each[0], each[1])
+    assert np.allclose(trees.scores(COUNTS), np.mean(each, axis=0))
+    assert value == roc_auc(TARGETS[SPLIT.validation], held)
+
+
+def test_of_many_labels_one_draw_of_trees_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classical, "ENOUGH", len(SPLIT.train))
+    trees, *_ = classical.learn_gbm(COUNTS, TARGETS, SPLIT)
+    assert len(trees.boosters) == 1
+
+
+def test_trees_are_read_as_they_were_written() -> None:
+    trees, *_ = classical.learn_gbm(COUNTS, TARGETS, SPLIT)
+    again = classical.Trees.from_text(trees.to_text())
+    assert len(again.boosters) == len(trees.boosters)
+    assert np.array_equal(again.scores(COUNTS), trees.scores(COUNTS))

@@ -6,7 +6,8 @@ model chooses (penalty, kind of features, number of trees) it chooses on the val
 it learns again from all pairs that may be learned from.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -58,6 +59,8 @@ GBM = {
     "verbosity": -1,
 }
 """Small trees that see few columns each: hundreds of users, thousands of columns."""
+FORESTS = 3
+"""Of few labels the same trees by other draws differ by some .01 ROC-AUC, so a mean is taken."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,9 @@ def linear(
     vectors: NDArray[np.float32] | None,
     targets: NDArray[Any],
     split: Split,
-    *,
-    timing: int = 0,
 ) -> Scored:
-    """Logistic regression on log counts (or their SVD) and vectors, both standardised.
-
-    The last columns of the vectors, as many as `timing`, are no network's: they stand beside the
-    others as counts do.
-    """
-    model, value, held = learn_linear(counts, vectors, targets, split, timing=timing)
+    """Logistic regression on log counts (or their SVD) and vectors, both standardised."""
+    model, value, held = learn_linear(counts, vectors, targets, split)
     return Scored(model.scores(_rows(counts, split.test), _rows(vectors, split.test)), value, held)
 
 
@@ -99,17 +96,14 @@ def learn_linear(
     vectors: NDArray[np.float32] | None,
     targets: NDArray[Any],
     split: Split,
-    *,
-    timing: int = 0,
 ) -> tuple["Regression", float, Floats]:
     """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
-    is_beside = vectors is not None and (counts is not None or timing > 0)
-    is_choice = is_beside and len(split.train) < ENOUGH
+    is_choice = counts is not None and vectors is not None and len(split.train) < ENOUGH
     shares = SHARES if is_choice else (1.0,)
     scales = Scales.of(counts, vectors, split.train)
     best, choice, held = -np.inf, (1.0, False, PENALTIES[0]), np.zeros(0)
     for share, is_leading in product(shares, (False, True) if counts is not None else (False,)):
-        design = scales.with_share(share, timing).design(counts, vectors, is_leading=is_leading)
+        design = scales.with_share(share).design(counts, vectors, is_leading=is_leading)
         model = _regression()
         for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
             model.set_params(C=penalty).fit(design[split.train], targets[split.train])
@@ -118,7 +112,7 @@ def learn_linear(
             if value > best:
                 best, choice, held = value, (share, is_leading, penalty), told
     share, is_leading, penalty = choice
-    scales = Scales.of(counts, vectors, split.learning).with_share(share, timing)
+    scales = Scales.of(counts, vectors, split.learning).with_share(share)
     design = scales.design(
         _rows(counts, split.learning), _rows(vectors, split.learning), is_leading=is_leading
     )
@@ -159,16 +153,52 @@ def trust(values: Sequence[float], judges: float) -> list[float]:
 
 
 def gbm(columns: sparse.csr_matrix, targets: NDArray[Any], split: Split) -> Scored:
-    """Boosted trees (LightGBM) on all columns, the number of trees chosen on the validation."""
+    """Boosted trees (LightGBM) on all columns, the number of trees chosen on the validation.
+
+    Of fewer pairs than `ENOUGH`, the mean of several that differ in what they draw.
+    """
     model, value, held = learn_gbm(columns, targets, split)
-    return Scored(np.asarray(model.predict(columns[split.test])), value, held)
+    return Scored(model.scores(columns[split.test]), value, held)
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Boosted trees that were learned; of several, the mean counts."""
+
+    boosters: tuple[lightgbm.Booster, ...]
+
+    def scores(self, columns: sparse.csr_matrix) -> Floats:
+        """The probability of yes, (B,)."""
+        return _mean_of(booster.predict(columns) for booster in self.boosters)
+
+    def to_text(self) -> str:
+        """LightGBM's own texts, one after the other."""
+        return "".join(booster.model_to_string() for booster in self.boosters)
+
+    @classmethod
+    def from_text(cls, text: str) -> "Trees":
+        """What `to_text` wrote; raise LightGBM's own error if it is something else."""
+        texts = re.split(r"(?m)^(?=tree\nversion=)", text)
+        return cls(tuple(lightgbm.Booster(model_str=one) for one in texts if one.strip()))
 
 
 def learn_gbm(
     columns: sparse.csr_matrix, targets: NDArray[Any], split: Split
-) -> tuple[lightgbm.Booster, float, Floats]:
+) -> tuple[Trees, float, Floats]:
     """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
-    parameters = {**GBM, "objective": "binary", "metric": "auc"}
+    seeds = range(FORESTS if len(split.train) < ENOUGH else 1)
+    found = [_boosted(columns, targets, split, seed) for seed in seeds]
+    told = _mean_of(told for _, told in found)
+    value = roc_auc(targets[split.validation], told)
+    boosters = tuple(booster for booster, _ in found)
+    return Trees(boosters), 0.5 if np.isnan(value) else value, told
+
+
+def _boosted(
+    columns: sparse.csr_matrix, targets: NDArray[Any], split: Split, seed: int
+) -> tuple[lightgbm.Booster, Floats]:
+    """Trees of one draw, and what as many of them said of the validation pairs."""
+    parameters = {**GBM, "objective": "binary", "metric": "auc", "seed": seed}
     train = lightgbm.Dataset(columns[split.train], targets[split.train])
     held = lightgbm.Dataset(columns[split.validation], targets[split.validation], reference=train)
     chosen = lightgbm.train(
@@ -180,9 +210,13 @@ def learn_gbm(
     )
     learning = lightgbm.Dataset(columns[split.learning], targets[split.learning])
     final = lightgbm.train(parameters, learning, max(1, chosen.best_iteration))
-    value = chosen.best_score["valid_0"]["auc"]
     told = chosen.predict(columns[split.validation], num_iteration=chosen.best_iteration)
-    return final, float(value), np.asarray(told)
+    return final, np.asarray(told)
+
+
+def _mean_of(scores: Iterable[Any]) -> Floats:
+    mean: Floats = np.mean([np.asarray(one) for one in scores], axis=0)
+    return mean
 
 
 def with_timing(
@@ -241,14 +275,11 @@ class Scales:
         of_vectors = (none, none) if vectors is None else _moments(vectors[fit])
         return cls(of_counts, directions, center, width, *of_vectors)
 
-    def with_share(self, share: float, timing: int = 0) -> "Scales":
-        """The same with vectors so wide in place of 1, but for their last columns, their timing.
-
-        Of a share of 0 nothing is left of them.
-        """
-        width = self.vector_width.copy()
-        width[: len(width) - timing] *= np.inf if share == 0 else 1 / share
-        return replace(self, vector_width=width)
+    def with_share(self, share: float) -> "Scales":
+        """The same with vectors so wide in place of 1; of none, nothing is left of them."""
+        if share == 0:
+            return replace(self, vector_width=np.full_like(self.vector_width, np.inf))
+        return replace(self, vector_width=self.vector_width / share)
 
     def design(
         self,

@@ -48,7 +48,11 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
         "counts, recency, frequency, money and profile of the same events, in a logistic "
         "regression (next values: a ridge regression to all of them)",
     ),
-    "aggregates-gbm": ("classical", "the same features in gradient-boosted trees (LightGBM)"),
+    "aggregates-gbm": (
+        "classical",
+        "the same features in gradient-boosted trees (LightGBM); of few labels the mean of three "
+        "draws",
+    ),
     "aggregates-both": (
         "classical",
         "the mean of that regression and of these trees (of their standardised log odds, weighed "

@@ -9,7 +9,6 @@ learns end to end, by the one training loop.
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from userbert.data.store import PreparedData
 from userbert.errors import LabelError
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.schema.models import Strict
-from userbert.tasks.classical import ENOUGH, SHARES
 from userbert.tasks.labelled_batches import LabelledBatches
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats, map_at_k, roc_auc
@@ -200,8 +198,7 @@ def _probe(
     """Let the head begin as the best regression on the vectors that pretraining gave.
 
     A head that begins anywhere pulls the network along while it learns, and away from what
-    pretraining knew (Kumar et al., 2022). As in `classical.learn_linear`, of few labels the
-    validation pairs say how wide the network's vectors may be beside their timing.
+    pretraining knew (Kumar et al., 2022).
     """
     vectors, held = (
         torch.from_numpy(
@@ -210,12 +207,8 @@ def _probe(
         for on in (train_on, validate_on)
     )
     head, best, weights = task.head, -np.inf, {}
-    timing = task.user_bert.timing_width(task.pool)
-    of_network = torch.arange(vectors.shape[1]) < vectors.shape[1] - timing
-    shares = SHARES if timing > 0 and len(train_on) < ENOUGH else (1.0,)
-    for share, penalty in product(shares, PENALTIES):
-        widths = torch.where(of_network, share, 1.0)
-        head.probe(vectors, labels.targets[train_on], penalty, widths)
+    for penalty in PENALTIES:
+        head.probe(vectors, labels.targets[train_on], penalty)
         with torch.inference_mode():
             scores = head.scores(head(held)).numpy()
         value = quality(labels, labels.targets[validate_on], scores)

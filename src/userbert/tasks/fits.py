@@ -99,10 +99,6 @@ class Material:
         """(B, L): the counts that look at all of the history."""
         return self.counts[:, self.lasting]
 
-    def timed_counts(self, seed: int) -> sparse.csr_matrix:
-        """(B, D + K): all counts, and the timing that ends a pretrained model's vectors."""
-        return classical.with_timing(self.counts, self.vectors[seed], self.timing)
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -224,18 +220,21 @@ def _binary(model: str, material: Material, seed: int, split: Split) -> Scored:
             return classical.base_rate(targets, split)
         case "aggregates-linear":
             return classical.linear(material.long_counts, None, targets, split)
-        case "aggregates-gbm":
-            return classical.gbm(material.counts, targets, split)
+        case "aggregates-gbm" | "frozen-gbm" | "fused-gbm":
+            return classical.gbm(_columns(model, material, seed), targets, split)
         case "frozen-linear":
-            counts = None
+            return classical.linear(None, material.vectors[seed], targets, split)
+    return classical.linear(material.long_counts, material.vectors[seed], targets, split)
+
+
+def _columns(model: str, material: Material, seed: int) -> sparse.csr_matrix:
+    """What trees read."""
+    match model:
+        case "aggregates-gbm":
+            return material.counts
         case "frozen-gbm":
-            return classical.gbm(sparse.csr_matrix(material.vectors[seed]), targets, split)
-        case "fused-gbm":
-            return classical.gbm(material.timed_counts(seed), targets, split)
-        case _:
-            counts = material.long_counts
-    vectors, timing = material.vectors[seed], material.timing
-    return classical.linear(counts, vectors, targets, split, timing=timing)
+            return sparse.csr_matrix(material.vectors[seed])
+    return classical.with_timing(material.counts, material.vectors[seed], material.timing)
 
 
 def _values(model: str, material: Material, seed: int, split: Split) -> Scored:

@@ -11,7 +11,7 @@ TASK/
   network/                 a task folder: the fine-tuned network
   pretrained/              a model folder: whose vectors the regression reads
   regression.safetensors   its weights, and what its columns are divided by
-  trees.txt                LightGBM's own text
+  trees.txt                LightGBM's own texts, one after the other
   README.md                the same for people, who may edit it: it is not checked
 ```
 """
@@ -49,6 +49,7 @@ from userbert.tasks.answers import answered
 from userbert.tasks.classical import (
     Regression,
     Scales,
+    Trees,
     learn_gbm,
     learn_linear,
     trust,
@@ -94,7 +95,7 @@ class FusedModel:
     pretrained: UserBert
     """Whose vectors the regression reads: as they were before fine-tuning."""
     regression: Regression
-    trees: lightgbm.Booster
+    trees: Trees
     alike: Mapping[str, Alike]
     """By the names of the three."""
     weights: Mapping[str, float]
@@ -134,7 +135,7 @@ class FusedModel:
         return {
             "network": self.network.scores(data, rows, cutoffs),
             "regression": self.regression.scores(counts[:, of_all_history(names)], vectors),
-            "trees": np.asarray(self.trees.predict(with_timing(counts, vectors, timing))),
+            "trees": self.trees.scores(with_timing(counts, vectors, timing)),
         }
 
     def predict(
@@ -166,7 +167,7 @@ class FusedModel:
                 {name: np.ascontiguousarray(array) for name, array in arrays.items()},
                 temporary / "regression.safetensors",
             )
-            (temporary / "trees.txt").write_text(self.trees.model_to_string(), encoding="utf-8")
+            (temporary / "trees.txt").write_text(self.trees.to_text(), encoding="utf-8")
             about = {
                 "is_leading": self.regression.is_leading,
                 "alike": {name: asdict(one) for name, one in self.alike.items()},
@@ -200,7 +201,7 @@ class FusedModel:
                     arrays["weights"],
                     float(arrays["intercept"][0]),
                 ),
-                lightgbm.Booster(model_str=(folder / "trees.txt").read_text(encoding="utf-8")),
+                Trees.from_text((folder / "trees.txt").read_text(encoding="utf-8")),
                 {name: Alike(**one) for name, one in about["alike"].items()},
                 about["weights"],
                 about["record"],
@@ -256,9 +257,7 @@ def finetune_with_aggregates(
     vectors = embed_pairs(model, data, rows, labels.cutoffs)
     lasting = sparse.csr_matrix(counts[:, of_all_history(names)])
     timing = model.timing_width()
-    regression, of_regression, by_regression = learn_linear(
-        lasting, vectors, labels.targets, split, timing=timing
-    )
+    regression, of_regression, by_regression = learn_linear(lasting, vectors, labels.targets, split)
     trees, of_trees, by_trees = learn_gbm(
         with_timing(counts, vectors, timing), labels.targets, split
     )

@@ -60,17 +60,16 @@ class TaskHead(nn.Linear):
         self.bias.copy_(torch.from_numpy(self._frequencies(targets)))
 
     @torch.no_grad()
-    def probe(self, vectors: Tensor, targets: NDArray[Any], penalty: float, widths: Tensor) -> None:
-        """Find the best weights for vectors (B, H) that stay as they are, as one regression.
+    def probe(self, vectors: Tensor, targets: NDArray[Any], penalty: float) -> None:
+        """Go on to the best weights for vectors (B, H) that stay as they are, as one regression.
 
-        `penalty` is the share of the squared weights, of vectors that are standardised to `widths`
-        (H,), in the loss. A column of no width has no weight.
+        `penalty` is the share of the squared weights, of standardised vectors, in the loss.
         """
         mean = vectors.mean(dim=0)
-        scale = widths / vectors.std(dim=0, correction=0).clamp(min=_LEAST_DEVIATION)
-        weight = torch.where(widths > 0, self.weight / scale, 0).requires_grad_()
+        scale = vectors.std(dim=0, correction=0).clamp(min=_LEAST_DEVIATION)
+        weight = (self.weight * scale).requires_grad_()
         bias = (self.bias + self.weight @ mean).requires_grad_()
-        standard = (vectors - mean) * scale
+        standard = (vectors - mean) / scale
         solver = torch.optim.LBFGS([weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
@@ -82,7 +81,7 @@ class TaskHead(nn.Linear):
 
         with torch.enable_grad():
             solver.step(loss)  # type: ignore[no-untyped-call]
-        self.weight.copy_(weight.detach() * scale)
+        self.weight.copy_(weight.detach() / scale)
         self.bias.copy_(bias.detach() - self.weight @ mean)
 
     def _frequencies(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
