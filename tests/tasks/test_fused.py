@@ -38,7 +38,7 @@ def test_it_learns_is_saved_and_loaded(
     scores = task.scores(data, data.rows_of(labels.user_ids), labels.cutoffs)
     assert ((scores >= 0) & (scores <= 1)).all()
     assert roc_auc(labels.targets, scores) > 0.9
-    assert task.record["qualities"].keys() == {"network", "regression", "trees"}
+    assert task.record["qualities"].keys() == {"network", "regression", "trees", "timed trees"}
     task.save(tmp_path / "task")
     loaded = load_task(tmp_path / "task")
     assert isinstance(loaded, FusedModel)
@@ -65,7 +65,7 @@ def test_tasks_of_many_classes_are_refused(data: PreparedData) -> None:
         finetune_with_aggregates(tiny_model(data), data, taste_labels(data, "multiclass"))
 
 
-@pytest.mark.parametrize("name", ["fused.json", "regression.safetensors", "trees.txt"])
+@pytest.mark.parametrize("name", ["fused.json", "regression.safetensors", "timed-trees.txt"])
 @pytest.mark.parametrize("damage", ["flip", "remove"])
 def test_damage_is_told(task: FusedModel, tmp_path: Path, name: str, damage: str) -> None:
     task.save(tmp_path / "task")

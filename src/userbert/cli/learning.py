@@ -151,7 +151,7 @@ def finetune(
         typer.Option(
             "--with-aggregates",
             help="Of a yes-or-no task: the mean of the network, of a regression on vectors and "
-            "counts, and of trees on counts and times; what a report calls `fused`.",
+            "counts, and of trees on counts, with and without times; what a report calls `fused`.",
         ),
     ] = False,
     epochs: Annotated[

@@ -152,12 +152,14 @@ def trust(values: Sequence[float], judges: float) -> list[float]:
     return [float(one) for one in skill / skill.sum()]
 
 
-def gbm(columns: sparse.csr_matrix, targets: NDArray[Any], split: Split) -> Scored:
+def gbm(
+    columns: sparse.csr_matrix, targets: NDArray[Any], split: Split, forests: int = FORESTS
+) -> Scored:
     """Boosted trees (LightGBM) on all columns, the number of trees chosen on the validation.
 
-    Of fewer pairs than `ENOUGH`, the mean of several that differ in what they draw.
+    Of fewer pairs than `ENOUGH`, the mean of so many that differ in what they draw.
     """
-    model, value, held = learn_gbm(columns, targets, split)
+    model, value, held = learn_gbm(columns, targets, split, forests)
     return Scored(model.scores(columns[split.test]), value, held)
 
 
@@ -183,10 +185,10 @@ class Trees:
 
 
 def learn_gbm(
-    columns: sparse.csr_matrix, targets: NDArray[Any], split: Split
+    columns: sparse.csr_matrix, targets: NDArray[Any], split: Split, forests: int = FORESTS
 ) -> tuple[Trees, float, Floats]:
     """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
-    seeds = range(FORESTS if len(split.train) < ENOUGH else 1)
+    seeds = range(forests if len(split.train) < ENOUGH else 1)
     found = [_boosted(columns, targets, split, seed) for seed in seeds]
     told = _mean_of(told for _, told in found)
     value = roc_auc(targets[split.validation], told)

@@ -75,9 +75,10 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
     ),
     "fused": (
         "ours",
-        "the mean of that regression, of these trees and of the fine-tuned network, weighed in the "
-        "same way (next values: a regression or trees on both, whichever was better on the "
-        "validation users)",
+        "the mean of that regression, of both kinds of trees on classical features and of the "
+        "fine-tuned network, weighed in the same way (next values: a regression on both, or the "
+        "mean of trees with and without the user embedding, whichever was better on the validation "
+        "users)",
     ),
     "fine-tuned": ("ours", "the pretrained network, trained further on the labels end to end"),
     "from-scratch": (

@@ -36,7 +36,7 @@ OURS = ("frozen-linear", "frozen-gbm", "fused-gbm", "fine-tuned", "fused-linear"
 """Of either side, the model that reads the most stands last; see `out_of_fold.best_of`."""
 BLENDS: Mapping[str, tuple[str, ...]] = {
     "aggregates-both": ("aggregates-linear", "aggregates-gbm"),
-    "fused": ("fused-linear", "fused-gbm", "fine-tuned"),
+    "fused": ("fused-linear", "aggregates-gbm", "fused-gbm", "fine-tuned"),
 }
 """Models of yes-or-no tasks that are the mean of others: trees find what depends on what, a
 regression what many weak signs say together, a network what came after what. (Trees use vectors
@@ -152,7 +152,9 @@ class Workshop:
         material, split = self.materials[fit.task], self.split(fit)
         if fit.model in NETWORKS:
             return self._network(fit, material, split)
-        return fit_features(fit.model, material, fit.seed, split)
+        # Curves take the mean over many draws of labels anyway.
+        forests = classical.FORESTS if fit.size is None else 1
+        return fit_features(fit.model, material, fit.seed, split, forests)
 
     def _network(self, fit: Fit, material: Material, split: Split) -> Scored:
         if fit.seed not in self.networks:
@@ -206,14 +208,19 @@ def _do(fit: Fit) -> Scored:
     return _mine[0].do(fit)
 
 
-def fit_features(model: str, material: Material, seed: int, split: Split) -> Scored:
-    """Fit a model on counts, on a pretrained model's vectors, or on both; score the test pairs."""
+def fit_features(
+    model: str, material: Material, seed: int, split: Split, forests: int = 1
+) -> Scored:
+    """Fit a model on counts, on a pretrained model's vectors, or on both; score the test pairs.
+
+    Of yes-or-no tasks trees are the mean of so many `forests`, if labels are few.
+    """
     if material.labels.kind == "binary":
-        return _binary(model, material, seed, split)
+        return _binary(model, material, seed, split, forests)
     return _values(model, material, seed, split)
 
 
-def _binary(model: str, material: Material, seed: int, split: Split) -> Scored:
+def _binary(model: str, material: Material, seed: int, split: Split, forests: int) -> Scored:
     targets = material.targets
     match model:
         case "popularity":
@@ -221,7 +228,7 @@ def _binary(model: str, material: Material, seed: int, split: Split) -> Scored:
         case "aggregates-linear":
             return classical.linear(material.long_counts, None, targets, split)
         case "aggregates-gbm" | "frozen-gbm" | "fused-gbm":
-            return classical.gbm(_columns(model, material, seed), targets, split)
+            return classical.gbm(_columns(model, material, seed), targets, split, forests)
         case "frozen-linear":
             return classical.linear(None, material.vectors[seed], targets, split)
     return classical.linear(material.long_counts, material.vectors[seed], targets, split)
@@ -263,10 +270,11 @@ def _next_values(
     told = candidates.cross_fitted_ridge(vectors, targets, split, len(targets))
     if model == "frozen-gbm":
         return candidates.candidate_gbm(None, told, popularity, targets, split)
-    return _better(
-        candidates.ridge(material.counts, vectors, targets, split),
-        candidates.candidate_gbm(history, told, popularity, targets, split),
-    )
+    regression = candidates.ridge(material.counts, vectors, targets, split)
+    without = candidates.candidate_gbm(history, None, popularity, targets, split)
+    trees = candidates.candidate_gbm(history, told, popularity, targets, split)
+    both = Scored((without.scores + trees.scores) / 2, trees.validation)
+    return _better(regression, both)
 
 
 def _better(first: Scored, second: Scored) -> Scored:

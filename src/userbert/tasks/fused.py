@@ -1,6 +1,6 @@
-"""A yes-or-no task by all that is known: network, vectors beside counts, trees on counts and times.
+"""A yes-or-no task by all that is known: the network, vectors beside counts, trees on counts.
 
-In: a `UserBert`, prepared data, `Labels`. Out: `FusedModel`, the mean of three models' log odds,
+In: a `UserBert`, prepared data, `Labels`. Out: `FusedModel`, the mean of four models' log odds,
 which is what `evaluate` calls `fused`; it scores users and is saved in a folder of its own.
 `finetune --with-aggregates` makes it and `predict` reads it.
 
@@ -11,7 +11,8 @@ TASK/
   network/                 a task folder: the fine-tuned network
   pretrained/              a model folder: whose vectors the regression reads
   regression.safetensors   its weights, and what its columns are divided by
-  trees.txt                LightGBM's own texts, one after the other
+  trees.txt                of the trees on counts: LightGBM's own texts, one after the other
+  timed-trees.txt          of those that read the vectors' timing, too
   README.md                the same for people, who may edit it: it is not checked
 ```
 """
@@ -63,10 +64,10 @@ from userbert.tasks.task_card import task_card
 from userbert.tasks.task_model import TaskModel
 from userbert.training.tracking import Tracker
 
-FORMAT = 1
+FORMAT = 2
 FUSED = "fused.json"
 """The file by which a folder of this kind is known."""
-_FILES = (FUSED, "regression.safetensors", "trees.txt")
+_FILES = (FUSED, "regression.safetensors", "trees.txt", "timed-trees.txt")
 _PAIRS = 50_000
 """Scored at a time: of so many the counts are in memory."""
 _LEAST = 1e-6
@@ -89,17 +90,20 @@ class Alike:
 
 @dataclass(frozen=True)
 class FusedModel:
-    """Three models of a yes-or-no task, and how their mean is taken."""
+    """Four models of a yes-or-no task, and how their mean is taken."""
 
     network: TaskModel
     pretrained: UserBert
-    """Whose vectors the regression reads: as they were before fine-tuning."""
+    """Whose vectors are read beside counts: as they were before fine-tuning."""
     regression: Regression
     trees: Trees
+    """On counts."""
+    timed_trees: Trees
+    """On counts and the vectors' timing."""
     alike: Mapping[str, Alike]
-    """By the names of the three."""
+    """By the names of the four."""
     weights: Mapping[str, float]
-    """Of the three in their mean; see `classical.trust`."""
+    """Of the four in their mean; see `classical.trust`."""
     record: Mapping[str, Any]
     """How it was learned."""
 
@@ -135,7 +139,8 @@ class FusedModel:
         return {
             "network": self.network.scores(data, rows, cutoffs),
             "regression": self.regression.scores(counts[:, of_all_history(names)], vectors),
-            "trees": self.trees.scores(with_timing(counts, vectors, timing)),
+            "trees": self.trees.scores(counts),
+            "timed trees": self.timed_trees.scores(with_timing(counts, vectors, timing)),
         }
 
     def predict(
@@ -167,7 +172,8 @@ class FusedModel:
                 {name: np.ascontiguousarray(array) for name, array in arrays.items()},
                 temporary / "regression.safetensors",
             )
-            (temporary / "trees.txt").write_text(self.trees.to_text(), encoding="utf-8")
+            for name, trees in (("trees.txt", self.trees), ("timed-trees.txt", self.timed_trees)):
+                (temporary / name).write_text(trees.to_text(), encoding="utf-8")
             about = {
                 "is_leading": self.regression.is_leading,
                 "alike": {name: asdict(one) for name, one in self.alike.items()},
@@ -202,6 +208,7 @@ class FusedModel:
                     float(arrays["intercept"][0]),
                 ),
                 Trees.from_text((folder / "trees.txt").read_text(encoding="utf-8")),
+                Trees.from_text((folder / "timed-trees.txt").read_text(encoding="utf-8")),
                 {name: Alike(**one) for name, one in about["alike"].items()},
                 about["weights"],
                 about["record"],
@@ -231,7 +238,7 @@ def finetune_with_aggregates(
     config: FinetuneConfig | None = None,
     trackers: Sequence[Tracker] = (),
 ) -> FusedModel:
-    """Learn a yes-or-no task by network, regression and trees; see `finetune`.
+    """Learn a yes-or-no task by network, regression and two kinds of trees; see `finetune`.
 
     Raises `LabelError` for another kind of task, and as `finetune` does.
     """
@@ -256,18 +263,23 @@ def finetune_with_aggregates(
     counts, names = aggregates(data, rows, labels.cutoffs, model.hidden)
     vectors = embed_pairs(model, data, rows, labels.cutoffs)
     lasting = sparse.csr_matrix(counts[:, of_all_history(names)])
-    timing = model.timing_width()
     regression, of_regression, by_regression = learn_linear(lasting, vectors, labels.targets, split)
-    trees, of_trees, by_trees = learn_gbm(
-        with_timing(counts, vectors, timing), labels.targets, split
-    )
+    trees, of_trees, by_trees = learn_gbm(counts, labels.targets, split)
+    timed = with_timing(counts, vectors, model.timing_width())
+    timed_trees, of_timed, by_timed = learn_gbm(timed, labels.targets, split)
     held = {
         "network": network.scores(data, rows[validation], labels.cutoffs[validation]),
         "regression": by_regression,
         "trees": by_trees,
+        "timed trees": by_timed,
     }
     alike = {name: Alike.of(scores) for name, scores in held.items()}
-    quality = {"network": network.record["quality"], "regression": of_regression, "trees": of_trees}
+    quality = {
+        "network": network.record["quality"],
+        "regression": of_regression,
+        "trees": of_trees,
+        "timed trees": of_timed,
+    }
     told = labels.targets[validation]
     judges = max(1, min(told.sum(), len(told) - told.sum()))
     weights = dict(zip(quality, trust([*quality.values()], judges), strict=True))
@@ -276,7 +288,7 @@ def finetune_with_aggregates(
         "qualities": quality,
         "quality": roc_auc(told, _mean(held, alike, weights)),
     }
-    return FusedModel(network, model, regression, trees, alike, weights, record)
+    return FusedModel(network, model, regression, trees, timed_trees, alike, weights, record)
 
 
 def _odds(scores: Floats) -> Floats:

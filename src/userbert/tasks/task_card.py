@@ -45,7 +45,7 @@ def task_facts(about: Mapping[str, Any]) -> Facts:
 
 
 def fused_facts(record: Mapping[str, Any]) -> Facts:
-    """How well three models do together, and each of them."""
+    """How well several models do together, and each of them."""
     each = {f"{name} alone": f"{value:.3f}" for name, value in record["qualities"].items()}
     return {"quality on those set apart": f"{record['quality']:.3f}", **each}
 

@@ -44,8 +44,10 @@ from userbert.training.pretrain import pretrain
 from userbert.workers import cores, processes
 
 RESAMPLES = 200
-_ON_VECTORS = ("frozen-linear", "fused-linear", "fused-gbm", "fine-tuned", "fused")
-"""The models a recipe is judged by."""
+_ON_VECTORS = (
+    "aggregates-gbm", "frozen-linear", "fused-linear", "fused-gbm", "fine-tuned", "fused",
+)  # fmt: skip
+"""The models a recipe is judged by; trees on counts are there to be blended."""
 
 
 @dataclass(frozen=True)
