@@ -1,7 +1,6 @@
 """Pretraining from prepared data to a model folder."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -84,21 +83,6 @@ def test_model_folder_holds_the_record_and_the_work_folder_is_gone(
     assert [line["step"] for line in lines] == [3, 3, 6, 6]
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, loaded.state_dict()[name])
-
-
-def test_a_bound_in_epochs_is_one_of_batches(data: PreparedData) -> None:
-    bounded = TINY.model_copy(update={"epochs": 0.5})
-    record = pretrain(data, config=bounded).record
-    assert record["config"]["steps"] == math.ceil(0.5 * record["pairs"] / TINY.batch_size) < 6
-    plenty = TINY.model_copy(update={"epochs": 1000})
-    assert pretrain(data, config=plenty).record["config"]["steps"] == 6
-    assert pretrain(data, config=bounded, steps=7).record["config"]["steps"] == 7
-
-
-def test_whoever_names_a_number_of_batches_has_no_bound_in_epochs() -> None:
-    assert configure("default").epochs == 16
-    assert configure("default", ["steps=10"]).epochs is None
-    assert configure("default", ["epochs=2", "steps=10"]).epochs == 2
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others(data: PreparedData) -> None:

@@ -14,7 +14,6 @@ from copy import deepcopy
 from datetime import date, datetime
 from functools import partial
 from importlib.metadata import version
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def pretrain(
     What is learned lies before one cut-off: `before`, else the schema's `fit_before`, else just
     after the last event; or before each user's own, in `at`, a frame of `user_id` and `cutoff`.
     `hide` names profile fields that the model must not see. `config` replaces the preset's (see
-    `configure`), `steps` its number of batches and its bound in epochs. `from_model` goes on from
+    `configure`), `steps` its number of batches. `from_model` goes on from
     another model's weights, in its size. `resume` goes on with an interrupted run of the same
     settings, starts one if there is none, and has nothing left to do if it is done. `processes` say
     how many run together; by default this is the only one. `trackers` are told the settings and
@@ -73,7 +72,7 @@ def pretrain(
     """
     config = config or preset_named(preset)
     if steps is not None:
-        config = config.model_copy(update={"steps": steps, "epochs": None})
+        config = config.model_copy(update={"steps": steps})
     processes = processes or Processes(device=best_device())
     output = None if output is None else Path(output)
     if output is not None and not resume:
@@ -97,7 +96,6 @@ def pretrain(
             f"{data.path} has too few users for {processes.world} processes: one has none to learn "
             "from. Start fewer processes."
         )
-    config = _bounded(config, sum(size for size, _ in sizes))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = _new_model(data, config, hide) if from_model is None else deepcopy(from_model)
@@ -186,14 +184,6 @@ def pretrain(
             if output is not None and work is not None:
                 publish(model.write, work, output)
     return model
-
-
-def _bounded(config: PretrainConfig, pairs: int) -> PretrainConfig:
-    """The settings with the batches that they come to, if so many pairs are learned from."""
-    if config.epochs is None:
-        return config
-    longest = ceil(config.epochs * pairs / config.batch_size)
-    return config.model_copy(update={"steps": min(config.steps, longest)})
 
 
 def _objective(config: PretrainConfig) -> Objective:

@@ -47,8 +47,6 @@ class PretrainConfig(Strict):
     """Whether words that are masked keep their position and segment; the paper allows both."""
     steps: int = Field(default=400_000, ge=1)
     """Batches (paper §4.4)."""
-    epochs: float | None = Field(default=None, gt=0)
-    """The batches end after so many passes over all cut-offs of all users, if that is earlier."""
     batch_size: int = Field(default=16, ge=1)
     """User sequences in a batch (paper §4.4)."""
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -75,7 +73,6 @@ PRESETS: Mapping[str, PretrainConfig] = {
         cutoffs=8,
         start_from_counts=True,
         steps=6_000,
-        epochs=16,
         batch_size=128,
         learning_rate=1e-3,
         decay=0.5,
@@ -89,9 +86,6 @@ PRESETS: Mapping[str, PretrainConfig] = {
 def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainConfig:
     """A preset with settings changed, as `steps=1000` or `model.layers=2`; raises `InputError`."""
     content = preset_named(preset).model_dump()
-    named = {override.partition("=")[0].strip() for override in overrides}
-    if "steps" in named:
-        content["epochs"] = None  # whoever names a number wants it
     for override in overrides:
         key, equals, text = override.partition("=")
         *path, last = key.strip().split(".")
