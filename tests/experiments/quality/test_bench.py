@@ -57,7 +57,8 @@ def test_parts_are_done_once_and_say_where_they_come_from(
     content = bench.do(mine, real_data, work, ["bench"])
     models = {name for task in content["tasks"] for name in task["models"]}
     assert models == {
-        "aggregates-gbm", "frozen-linear", "fused-linear", "fused-gbm", "fine-tuned", "fused", PICKED,
+        "aggregates-gbm", "frozen-linear", "fused-linear", "fused-gbm", "fine-tuned", "fused",
+        PICKED,
     }  # fmt: skip
     assert content["made"]["seeds"] == [0]
     assert content["pretraining"]["users"] == 640
