@@ -208,9 +208,7 @@ def _do(fit: Fit) -> Scored:
     return _mine[0].do(fit)
 
 
-def fit_features(
-    model: str, material: Material, seed: int, split: Split, forests: int = 1
-) -> Scored:
+def fit_features(model: str, material: Material, seed: int, split: Split, forests: int) -> Scored:
     """Fit a model on counts, on a pretrained model's vectors, or on both; score the test pairs.
 
     Of yes-or-no tasks trees are the mean of so many `forests`, if labels are few.
