@@ -128,12 +128,22 @@ def tastes(folder: Path, users: int = 60) -> PreparedData:
     return make_data(folder, events, kids)
 
 
-def tiny_model(data: PreparedData, seed: int = 0, hide: Sequence[str] = ("kids",)) -> UserBert:
+def tiny_model(
+    data: PreparedData, seed: int = 0, hide: Sequence[str] = ("kids",), *, timing: bool = False
+) -> UserBert:
     """A network that has learned nothing, but says that it has seen what is before `CUTOFF`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return UserBert(
-            UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=16, attribute_width=8),
+            UserBertConfig(
+                layers=1,
+                hidden=16,
+                heads=2,
+                feed_forward=16,
+                attribute_width=8,
+                timing=timing,
+                pool="all" if timing else "mean",
+            ),
             data.input_shape(hide),
             schema=data.schema,
             vocabularies=data.vocabularies,

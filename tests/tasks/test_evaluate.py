@@ -50,7 +50,7 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
     assert len(found) == len(report.rows)
     for metric in ("roc_auc", "pr_auc", "accuracy"):
         kids_models = {model for task, m, model in found if (task, m) == ("kids", metric)}
-        assert kids_models == everyone | {"fused-linear", "fused-gbm", "aggregates-both"}
+        assert kids_models == everyone | {"fused-linear", "aggregates-both"}
     next_models = {model for task, _, model in found if task == "next_genre"}
     assert next_models == everyone | {"own-popularity"}
     for row in report.rows:
@@ -96,6 +96,12 @@ def test_labels_are_drawn_where_there_are_too_many(data: PreparedData) -> None:
     )
     assert {row["labels"] for row in report.rows} == {40}
     assert report.warnings[0] == "kids: 40 of 60 labels were drawn at random."
+
+
+def test_where_vectors_have_timing_trees_read_it_beside_counts(data: PreparedData) -> None:
+    model, quick = tiny_model(data, timing=True), QUICK.model_copy(update={"draws": 0})
+    found = {row["model"] for row in evaluate(model, data, taste_labels(data), config=quick).rows}
+    assert {"fused-gbm", "aggregates-gbm", "fused"} <= found
 
 
 def test_multiclass_tasks_without_an_attribute_are_ranked(data: PreparedData) -> None:

@@ -16,7 +16,6 @@ from userbert.data.pairs import Pairs, pairs_at
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, LabelError, ModelError
-from userbert.model.userbert import UserBert
 from userbert.tasks.finetune import FinetuneConfig, finetune, quality
 from userbert.tasks.labelled_batches import parts_of
 from userbert.tasks.task_head import TaskHead, mean_loss
@@ -99,12 +98,7 @@ def test_from_scratch_does_not_depend_on_the_pretrained_weights(data: PreparedDa
 
 
 def test_from_scratch_knows_what_users_times_are_like(data: PreparedData) -> None:
-    model = tiny_model(data)
-    config = model.config.model_copy(update={"timing": True, "pool": "all"})
-    timed = UserBert(
-        config, model.shape, schema=model.schema, vocabularies=model.vocabularies,
-        hidden=model.hidden,
-    )  # fmt: skip
+    timed = tiny_model(data, timing=True)
     assert timed.embedding.timing is not None
     timed.embedding.timing.mean.fill_(2)
     task = finetune(timed, data, taste_labels(data), config=QUICK, from_scratch=True)

@@ -24,11 +24,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return tastes(tmp_path_factory.mktemp("tastes") / "data")
 
 
-@pytest.fixture(scope="module")
-def task(data: PreparedData) -> FusedModel:
-    return finetune_with_aggregates(
-        tiny_model(data), data, taste_labels(data, "binary"), config=QUICK
-    )
+@pytest.fixture(scope="module", params=[False, True], ids=["without timing", "with timing"])
+def task(data: PreparedData, request: pytest.FixtureRequest) -> FusedModel:
+    model = tiny_model(data, timing=request.param)
+    return finetune_with_aggregates(model, data, taste_labels(data, "binary"), config=QUICK)
 
 
 def test_it_learns_is_saved_and_loaded(
@@ -38,8 +37,10 @@ def test_it_learns_is_saved_and_loaded(
     scores = task.scores(data, data.rows_of(labels.user_ids), labels.cutoffs)
     assert ((scores >= 0) & (scores <= 1)).all()
     assert roc_auc(labels.targets, scores) > 0.9
-    assert task.record["qualities"].keys() == {"network", "regression", "trees", "timed trees"}
+    timed = {"timed trees"} if task.pretrained.config.timing else set()
+    assert task.record["qualities"].keys() == {"network", "regression", "trees"} | timed
     task.save(tmp_path / "task")
+    assert (tmp_path / "task/timed-trees.txt").is_file() == bool(timed)
     loaded = load_task(tmp_path / "task")
     assert isinstance(loaded, FusedModel)
     assert loaded.record == task.record
@@ -65,7 +66,7 @@ def test_tasks_of_many_classes_are_refused(data: PreparedData) -> None:
         finetune_with_aggregates(tiny_model(data), data, taste_labels(data, "multiclass"))
 
 
-@pytest.mark.parametrize("name", ["fused.json", "regression.safetensors", "timed-trees.txt"])
+@pytest.mark.parametrize("name", ["fused.json", "regression.safetensors", "trees.txt"])
 @pytest.mark.parametrize("damage", ["flip", "remove"])
 def test_damage_is_told(task: FusedModel, tmp_path: Path, name: str, damage: str) -> None:
     task.save(tmp_path / "task")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -44,6 +45,10 @@ class InputShape:
 
     segments: tuple[SegmentShape, ...]
     profile: tuple[AttributeShape, ...]
+
+
+INPUT_SHAPE = TypeAdapter(InputShape)
+"""A shape to JSON and back."""
 
 
 @dataclass(frozen=True)

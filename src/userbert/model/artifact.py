@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from userbert.data.batches import InputShape
+from userbert.data.batches import INPUT_SHAPE, InputShape
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError, ModelError
 from userbert.folders import (
@@ -41,7 +41,6 @@ from userbert.schema.models import Schema
 
 FORMAT = 1
 
-_SHAPE = TypeAdapter(InputShape)
 _FILES = ("config.json", "model.safetensors", "schema.yaml", "training.json", "vocabularies.json")
 
 
@@ -65,7 +64,7 @@ def write_artifact(folder: Path, artifact: Artifact, *, with_card: bool = True) 
     """Write a model into a folder that exists; what else is in the folder belongs to it."""
     config = {
         "model": artifact.config,
-        "input": _SHAPE.dump_python(artifact.shape, mode="json"),
+        "input": INPUT_SHAPE.dump_python(artifact.shape, mode="json"),
         "hidden": artifact.hidden,
     }
     write_json(folder / "config.json", config)
@@ -88,7 +87,7 @@ def read_artifact(folder: Path) -> Artifact:
         config = read_json(folder / "config.json")
         return Artifact(
             config["model"],
-            _SHAPE.validate_python(config["input"]),
+            INPUT_SHAPE.validate_python(config["input"]),
             tuple(config["hidden"]),
             Schema.load(folder / "schema.yaml"),
             Vocabularies.from_json(read_json(folder / "vocabularies.json")),

@@ -14,13 +14,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from userbert.data.batches import InputShape
+from userbert.data.batches import INPUT_SHAPE
 from userbert.model.lookups import timing_width
 from userbert.schema.models import Schema
 
-_SHAPE = TypeAdapter(InputShape)
 Facts = Mapping[str, str | None]
 """What there is to say by name; nothing is said of those that are none."""
 
@@ -211,7 +208,7 @@ def _width(config: Mapping[str, Any]) -> int:
     size = config["model"]
     if size["pool"] != "all":
         return int(size["hidden"])
-    shape = _SHAPE.validate_python(config["input"])
+    shape = INPUT_SHAPE.validate_python(config["input"])
     parts = 2 + bool(shape.profile) + bool(size["summary"])
     # Models from before there was timing do not name it.
     return int(size["hidden"]) * parts + (timing_width(shape) if size.get("timing") else 0)

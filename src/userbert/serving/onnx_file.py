@@ -25,9 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from userbert.data.batches import InputShape
+from userbert.data.batches import INPUT_SHAPE, InputShape
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError, ModelError
 from userbert.schema.models import Schema
@@ -35,7 +35,6 @@ from userbert.tasks.answers import Asked
 
 FORMAT = 1
 _OURS = "userbert."
-_SHAPE = TypeAdapter(InputShape)
 _AGAIN = " Copy the file again, or export it again."
 
 # Messages of protobuf, of which an ONNX file is one, may be written one behind the other: what is
@@ -68,7 +67,7 @@ class Contents:
         """Write as texts by name."""
         config = {
             "model": self.config,
-            "input": _SHAPE.dump_python(self.shape, mode="json"),
+            "input": INPUT_SHAPE.dump_python(self.shape, mode="json"),
             "hidden": self.hidden,
         }
         parts = {
@@ -97,7 +96,7 @@ class Contents:
             asked = parts.get("task.json")
             return cls(
                 config["model"],
-                _SHAPE.validate_python(config["input"]),
+                INPUT_SHAPE.validate_python(config["input"]),
                 tuple(config["hidden"]),
                 Schema.parse(parts["schema.yaml"]),
                 Vocabularies.from_json(json.loads(parts["vocabularies.json"])),

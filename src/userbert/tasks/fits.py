@@ -77,7 +77,7 @@ class Material:
     def models(self) -> tuple[str, ...]:
         """The models that can do the task."""
         if self.labels.kind == "binary":
-            left_out = {"own-popularity"}
+            left_out = {"own-popularity"} | self._untold
         else:
             left_out = {"aggregates-both", "fused-linear", "fused-gbm"}
             if self.history is None:
@@ -87,7 +87,17 @@ class Material:
     @property
     def blends(self) -> Mapping[str, tuple[str, ...]]:
         """Of these, the models that are a mean of others."""
-        return BLENDS if self.labels.kind == "binary" else {}
+        if self.labels.kind != "binary":
+            return {}
+        return {
+            name: tuple(part for part in parts if part not in self._untold)
+            for name, parts in BLENDS.items()
+        }
+
+    @property
+    def _untold(self) -> set[str]:
+        """Without timing, trees that read it are those on counts once more."""
+        return set() if self.timing else {"fused-gbm"}
 
     @property
     def fitted(self) -> tuple[str, ...]:
@@ -271,6 +281,7 @@ def _next_values(
     regression = candidates.ridge(material.counts, vectors, targets, split)
     without = candidates.candidate_gbm(history, None, popularity, targets, split)
     trees = candidates.candidate_gbm(history, told, popularity, targets, split)
+    # The mean is hardly worse than the better of the two, which is mostly the one with vectors.
     both = Scored((without.scores + trees.scores) / 2, trees.validation)
     return _better(regression, both)
 

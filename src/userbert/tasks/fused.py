@@ -1,6 +1,6 @@
 """A yes-or-no task by all that is known: the network, vectors beside counts, trees on counts.
 
-In: a `UserBert`, prepared data, `Labels`. Out: `FusedModel`, the mean of four models' log odds,
+In: a `UserBert`, prepared data, `Labels`. Out: `FusedModel`, the mean of several models' log odds,
 which is what `evaluate` calls `fused`; it scores users and is saved in a folder of its own.
 `finetune --with-aggregates` makes it and `predict` reads it.
 
@@ -12,7 +12,7 @@ TASK/
   pretrained/              a model folder: whose vectors the regression reads
   regression.safetensors   its weights, and what its columns are divided by
   trees.txt                of the trees on counts: LightGBM's own texts, one after the other
-  timed-trees.txt          of those that read the vectors' timing, too
+  timed-trees.txt          of those that read the vectors' timing, too, if vectors have one
   README.md                the same for people, who may edit it: it is not checked
 ```
 """
@@ -64,10 +64,11 @@ from userbert.tasks.task_card import task_card
 from userbert.tasks.task_model import TaskModel
 from userbert.training.tracking import Tracker
 
-FORMAT = 2
+FORMAT = 1
 FUSED = "fused.json"
 """The file by which a folder of this kind is known."""
-_FILES = (FUSED, "regression.safetensors", "trees.txt", "timed-trees.txt")
+_FILES = (FUSED, "regression.safetensors", "trees.txt")
+_TIMED = "timed-trees.txt"
 _PAIRS = 50_000
 """Scored at a time: of so many the counts are in memory."""
 _LEAST = 1e-6
@@ -90,7 +91,7 @@ class Alike:
 
 @dataclass(frozen=True)
 class FusedModel:
-    """Four models of a yes-or-no task, and how their mean is taken."""
+    """The models of a yes-or-no task, and how their mean is taken."""
 
     network: TaskModel
     pretrained: UserBert
@@ -98,12 +99,12 @@ class FusedModel:
     regression: Regression
     trees: Trees
     """On counts."""
-    timed_trees: Trees
-    """On counts and the vectors' timing."""
+    timed_trees: Trees | None
+    """On counts and the vectors' timing, if they have one."""
     alike: Mapping[str, Alike]
-    """By the names of the four."""
+    """By the names of the models."""
     weights: Mapping[str, float]
-    """Of the four in their mean; see `classical.trust`."""
+    """Of each in their mean; see `classical.trust`."""
     record: Mapping[str, Any]
     """How it was learned."""
 
@@ -135,13 +136,15 @@ class FusedModel:
     def _each(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> dict[str, Floats]:
         counts, names = aggregates(data, rows, cutoffs, self.hidden)
         vectors = embed_pairs(self.pretrained, data, rows, cutoffs)
-        timing = self.pretrained.timing_width()
-        return {
+        found = {
             "network": self.network.scores(data, rows, cutoffs),
             "regression": self.regression.scores(counts[:, of_all_history(names)], vectors),
             "trees": self.trees.scores(counts),
-            "timed trees": self.timed_trees.scores(with_timing(counts, vectors, timing)),
         }
+        if self.timed_trees is not None:
+            timed = with_timing(counts, vectors, self.pretrained.timing_width())
+            found["timed trees"] = self.timed_trees.scores(timed)
+        return found
 
     def predict(
         self,
@@ -172,8 +175,9 @@ class FusedModel:
                 {name: np.ascontiguousarray(array) for name, array in arrays.items()},
                 temporary / "regression.safetensors",
             )
-            for name, trees in (("trees.txt", self.trees), ("timed-trees.txt", self.timed_trees)):
-                (temporary / name).write_text(trees.to_text(), encoding="utf-8")
+            for name, trees in (("trees.txt", self.trees), (_TIMED, self.timed_trees)):
+                if trees is not None:
+                    (temporary / name).write_text(trees.to_text(), encoding="utf-8")
             about = {
                 "is_leading": self.regression.is_leading,
                 "alike": {name: asdict(one) for name, one in self.alike.items()},
@@ -208,7 +212,9 @@ class FusedModel:
                     float(arrays["intercept"][0]),
                 ),
                 Trees.from_text((folder / "trees.txt").read_text(encoding="utf-8")),
-                Trees.from_text((folder / "timed-trees.txt").read_text(encoding="utf-8")),
+                Trees.from_text((folder / _TIMED).read_text(encoding="utf-8"))
+                if (folder / _TIMED).is_file()
+                else None,
                 {name: Alike(**one) for name, one in about["alike"].items()},
                 about["weights"],
                 about["record"],
@@ -265,21 +271,23 @@ def finetune_with_aggregates(
     lasting = sparse.csr_matrix(counts[:, of_all_history(names)])
     regression, of_regression, by_regression = learn_linear(lasting, vectors, labels.targets, split)
     trees, of_trees, by_trees = learn_gbm(counts, labels.targets, split)
-    timed = with_timing(counts, vectors, model.timing_width())
-    timed_trees, of_timed, by_timed = learn_gbm(timed, labels.targets, split)
     held = {
         "network": network.scores(data, rows[validation], labels.cutoffs[validation]),
         "regression": by_regression,
         "trees": by_trees,
-        "timed trees": by_timed,
     }
-    alike = {name: Alike.of(scores) for name, scores in held.items()}
     quality = {
         "network": network.record["quality"],
         "regression": of_regression,
         "trees": of_trees,
-        "timed trees": of_timed,
     }
+    timed_trees = None
+    if timing := model.timing_width():
+        timed = with_timing(counts, vectors, timing)
+        timed_trees, quality["timed trees"], held["timed trees"] = learn_gbm(
+            timed, labels.targets, split
+        )
+    alike = {name: Alike.of(scores) for name, scores in held.items()}
     told = labels.targets[validation]
     judges = max(1, min(told.sum(), len(told) - told.sum()))
     weights = dict(zip(quality, trust([*quality.values()], judges), strict=True))

@@ -27,7 +27,7 @@ from userbert.schema.models import Schema
 from userbert.serving.inspection.layout import facts, table
 from userbert.tasks.task_card import fused_facts, task_facts
 
-_FORMAT, _FUSED_FORMAT = 1, 2
+_FORMAT = 1
 _MODEL_FILES = ("config.json", "model.safetensors", "schema.yaml", "training.json")
 _CLASSES_SHOWN = 8
 
@@ -62,8 +62,7 @@ def describe_task(folder: Path) -> RenderableType:
 
 def describe_fused(folder: Path) -> RenderableType:
     """Lay out the card of a task that is the mean of several models."""
-    files = ("fused.json", "regression.safetensors", "trees.txt", "timed-trees.txt")
-    check_summary(folder, _FUSED_FORMAT, files)
+    check_summary(folder, _FORMAT, ("fused.json", "regression.safetensors", "trees.txt"))
     title = f"Task {folder}: the mean of a network, a regression and trees"
     card = facts(title, fused_facts(read_json(folder / "fused.json")["record"]))
     return Group(card, describe_task(folder / "network"))
