@@ -23,7 +23,7 @@ from userbert.tasks.evaluate import (
 from userbert.tasks.finetune import FinetuneConfig
 from userbert.tasks.fits import Fit, Workshop
 from userbert.tasks.labels import Labels
-from userbert.tasks.out_of_fold import BEST, OutOfFold, best_of
+from userbert.tasks.out_of_fold import BEST, OutOfFold, _blended, best_of, collect
 
 QUICK = EvaluateConfig(
     folds=3,
@@ -52,7 +52,7 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
         kids_models = {model for task, m, model in found if (task, m) == ("kids", metric)}
         assert kids_models == everyone | {"fused-linear", "aggregates-both"}
     next_models = {model for task, _, model in found if task == "next_genre"}
-    assert next_models == everyone | {"own-popularity"}
+    assert next_models == everyone | {"own-popularity", "fused-linear", "fused-gbm"}
     for row in report.rows:
         assert row["low"] <= row["mean"] <= row["high"]
         assert (row["data"], row["labels"], row["splits"]) == ("data", 60, 3)
@@ -126,6 +126,7 @@ def test_models_of_another_recipe_stand_beside_and_change_nothing(data: Prepared
         ("kids", "other: frozen-linear"),
         ("kids", "other: fused-linear"),
         ("next_genre", "other: frozen-linear"),
+        ("next_genre", "other: fused-linear"),
     }
     found = {(row["task"], row["model"], row["metric"]): row["mean"] for row in both.rows}
     for row in swapped.rows:
@@ -185,6 +186,23 @@ def test_smaller_sets_to_learn_from_lie_in_larger_ones(data: PreparedData) -> No
     assert len(small.learning) == 10
     assert shop.materials[0].targets[small.learning].sum() == 5
     np.testing.assert_array_equal(small.test, whole.test)
+
+
+def test_of_next_values_a_regression_or_the_mean_of_trees_is_taken_by_validation(
+    data: PreparedData,
+) -> None:
+    labels = taste_labels(data, "multilabel")
+    shop = workshop(data, labels)
+    parts = ("fused-linear", "aggregates-gbm", "fused-gbm")
+    fits = [Fit(0, name, 0, 0, fold) for name in parts for fold in range(3)]
+    found = collect(shop, fits, 3, 1)
+    regression, without, trees = (found[0, name, None] for name in parts)
+    trees.validation[0] = regression.validation[0] + [0.1, 0, -0.1]
+    fused = _blended(shop, (0, "fused", None), [regression, without, trees])
+    is_mean = (shop.materials[0].folds == 0)[:, None]
+    mean = (without.scores[0] + trees.scores[0]) / 2
+    np.testing.assert_array_equal(fused.scores[0], np.where(is_mean, mean, regression.scores[0]))
+    np.testing.assert_array_equal(fused.validation[0], regression.validation[0] + [0.1, 0, 0])
 
 
 def test_the_best_is_picked_by_validation_and_never_by_test(data: PreparedData) -> None:

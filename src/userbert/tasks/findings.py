@@ -65,20 +65,19 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
     "frozen-gbm": ("ours", "the user embedding alone in gradient-boosted trees"),
     "fused-linear": (
         "ours",
-        "the user embedding beside the classical features, in one logistic regression; with few "
-        "labels the validation users say how much room it gets",
+        "the user embedding beside the classical features, in one logistic or ridge regression; "
+        "with few labels the validation users say how much room it gets (not of next values)",
     ),
     "fused-gbm": (
         "ours",
         "the classical features and the timing of the user embedding (when and how often users "
-        "acted), in gradient-boosted trees",
+        "acted; of next values, what a regression of it says), in gradient-boosted trees",
     ),
     "fused": (
         "ours",
         "the mean of that regression, of both kinds of trees on classical features and of the "
-        "fine-tuned network, weighed in the same way (next values: a regression on both, or the "
-        "mean of trees with and without the user embedding, whichever was better on the validation "
-        "users)",
+        "fine-tuned network, weighed in the same way (next values: that regression, or the mean of "
+        "both kinds of trees, whichever was better on the validation users)",
     ),
     "fine-tuned": ("ours", "the pretrained network, trained further on the labels end to end"),
     "from-scratch": (

@@ -41,6 +41,10 @@ BLENDS: Mapping[str, tuple[str, ...]] = {
 """Models of yes-or-no tasks that are the mean of others: trees find what depends on what, a
 regression what many weak signs say together, a network what came after what. (Trees use vectors
 badly, but when and how often users acted they split well.)"""
+BLENDS_OF_VALUES: Mapping[str, tuple[str, ...]] = {
+    "fused": ("fused-linear", "aggregates-gbm", "fused-gbm"),
+}
+"""Of next values: the first, or the mean of the others; see `out_of_fold`."""
 NETWORKS = ("fine-tuned", "from-scratch")
 """Models that train a network; all others learn on features."""
 
@@ -79,16 +83,17 @@ class Material:
         if self.labels.kind == "binary":
             left_out = {"own-popularity"} | self._untold
         else:
-            left_out = {"aggregates-both", "fused-linear", "fused-gbm"}
+            left_out = {"aggregates-both"}
             if self.history is None:
-                left_out |= {"own-popularity", "aggregates-gbm", "frozen-gbm"}
+                left_out |= {"own-popularity", "aggregates-gbm", "frozen-gbm", "fused-gbm"}
+                left_out.add("fused-linear")  # `fused` itself
         return tuple(name for name in (*CLASSICAL, *OURS, "from-scratch") if name not in left_out)
 
     @property
     def blends(self) -> Mapping[str, tuple[str, ...]]:
-        """Of these, the models that are a mean of others."""
+        """Of these, the models that are made of others."""
         if self.labels.kind != "binary":
-            return {}
+            return {} if self.history is None else BLENDS_OF_VALUES
         return {
             name: tuple(part for part in parts if part not in self._untold)
             for name, parts in BLENDS.items()
@@ -261,33 +266,16 @@ def _values(model: str, material: Material, seed: int, split: Split) -> Scored:
             return candidates.ridge(counts, None, targets, split)
         case "frozen-linear":
             return candidates.ridge(None, material.vectors[seed], targets, split)
-    if history is None:
-        return candidates.ridge(counts, material.vectors[seed], targets, split)
-    return _next_values(model, material, history, seed, split)
-
-
-def _next_values(
-    model: str, material: Material, history: OwnHistory, seed: int, split: Split
-) -> Scored:
-    targets, popularity = material.targets, history.popularity
+        case "fused" | "fused-linear":
+            return candidates.ridge(counts, material.vectors[seed], targets, split)
+    assert history is not None
     if model == "own-popularity":
         return candidates.own_popular(history, targets, split)
-    if model == "aggregates-gbm":
-        return candidates.candidate_gbm(history, None, popularity, targets, split)
-    vectors = material.vectors[seed]
-    told = candidates.cross_fitted_ridge(vectors, targets, split, len(targets))
-    if model == "frozen-gbm":
-        return candidates.candidate_gbm(None, told, popularity, targets, split)
-    regression = candidates.ridge(material.counts, vectors, targets, split)
-    without = candidates.candidate_gbm(history, None, popularity, targets, split)
-    trees = candidates.candidate_gbm(history, told, popularity, targets, split)
-    # The mean is hardly worse than the better of the two, which is mostly the one with vectors.
-    both = Scored((without.scores + trees.scores) / 2, trees.validation)
-    return _better(regression, both)
-
-
-def _better(first: Scored, second: Scored) -> Scored:
-    return first if first.validation >= second.validation else second
+    told = None
+    if model != "aggregates-gbm":
+        told = candidates.cross_fitted_ridge(material.vectors[seed], targets, split, len(targets))
+    own = None if model == "frozen-gbm" else history
+    return candidates.candidate_gbm(own, told, history.popularity, targets, split)
 
 
 def _first(learning: Int64, labels: Labels, size: int, seed: int) -> Int64:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.progress import progress
-from userbert.tasks.classical import blend, trust
+from userbert.tasks.classical import Scored, blend, trust
 from userbert.tasks.fits import Fit, Material, Workshop, do_all
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate, roc_auc
@@ -48,6 +48,12 @@ class OutOfFold:
     """How many validation pairs a fold has; of yes-or-no tasks, how many on the rarer side."""
     held: dict[tuple[int, int], Floats] = field(default_factory=dict)
     """By run and fold: scores of the validation pairs, of models that may be blended."""
+
+    def part(self, run: int, fold: int, material: Material) -> Scored:
+        """What was found in one run, of one fold."""
+        test = material.folds == fold
+        value = float(self.validation[run, fold])
+        return Scored(self.scores[run][test], value, self.held.get((run, fold)))
 
 
 def collect(
@@ -102,22 +108,39 @@ def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold]) -> OutO
     labels of its own, so there are as many as each model has.
     """
     task, name, size = key
-    targets = workshop.materials[task].labels.targets
+    material, first = workshop.materials[task], members[0]
     runs = (max if size is None else min)(len(one.scores) for one in members)
-    first = members[0]
     found = OutOfFold(name, [], np.zeros((runs, first.validation.shape[1])), first.judges)
     for run in range(runs):
-        own = [(one, run % len(one.scores)) for one in members]
         found.scores.append(np.zeros_like(first.scores[0]))
-        for fold in {fold for _, fold in first.held}:
-            split = workshop.split(Fit(task, name, run, 0, fold, size))
-            scores = [one.scores[number][split.test] for one, number in own]
-            values = [float(one.validation[number, fold]) for one, number in own]
-            weights = trust(values, first.judges)
-            found.scores[run][split.test] = blend(scores, weights)
-            held = blend([one.held[number, fold] for one, number in own], weights)
-            found.validation[run, fold] = roc_auc(targets[split.validation], held)
+        for fold in map(int, np.unique(material.folds[material.folds >= 0])):
+            parts = [one.part(run % len(one.scores), fold, material) for one in members]
+            if material.labels.kind == "binary":
+                held = workshop.split(Fit(task, name, run, 0, fold, size)).validation
+                one = _mean(parts, material.labels.targets[held], first.judges)
+            else:
+                one = _better(*parts)
+            found.scores[run][material.folds == fold] = one.scores
+            found.validation[run, fold] = one.validation
     return found
+
+
+def _mean(parts: Sequence[Scored], held: NDArray[Any], judges: float) -> Scored:
+    """Yes-or-no answers: the mean of all, weighed by what each is worth on the validation pairs."""
+    weights = trust([one.validation for one in parts], judges)
+    told = [one.held for one in parts if one.held is not None]
+    value = roc_auc(held, blend(told, weights))
+    return Scored(blend([one.scores for one in parts], weights), value)
+
+
+def _better(regression: Scored, without: Scored, trees: Scored) -> Scored:
+    """Next values: a regression, or the mean of trees without and with the vectors' scores.
+
+    The mean is hardly worse than the better of the two, which is mostly the one with vectors.
+    """
+    if regression.validation >= trees.validation:
+        return regression
+    return Scored((without.scores + trees.scores) / 2, trees.validation)
 
 
 def best_of(material: Material, models: Sequence[OutOfFold]) -> OutOfFold:
