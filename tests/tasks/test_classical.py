@@ -55,12 +55,13 @@ def test_the_base_rate_is_that_of_the_pairs_learned_from() -> None:
 
 
 def test_vectors_stand_beside_all_columns_and_beside_their_leading_directions() -> None:
-    whole, leading = classical.designs(COUNTS, VECTORS, SPLIT.train)
+    scales = classical.Scales.of(COUNTS, VECTORS, SPLIT.train)
+    whole, leading = (scales.design(COUNTS, VECTORS, is_leading=each) for each in (False, True))
     assert sparse.issparse(whole)
     assert whole.shape == (PAIRS, 30 + 8)
     assert leading.shape == (PAIRS, 30 - 1 + 8)
     np.testing.assert_allclose(whole[:, 30:].toarray(), leading[:, -8:], atol=1e-6)
-    alone, _ = classical.designs(COUNTS, None, SPLIT.train)
+    alone = classical.Scales.of(COUNTS, None, SPLIT.train).design(COUNTS, None, is_leading=False)
     np.testing.assert_allclose(whole[:, :30].toarray(), alone.toarray())
 
 

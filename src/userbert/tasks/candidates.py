@@ -22,7 +22,7 @@ from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE
 from userbert.data.words import DAY_US
 from userbert.tasks.aggregates import WINDOWS
-from userbert.tasks.classical import GBM, PATIENCE, Scored, designs
+from userbert.tasks.classical import GBM, PATIENCE, Scales, Scored
 from userbert.tasks.metrics import Floats, map_at_k
 from userbert.tasks.popularity import own_popularity, popularity, words_with_each_value
 from userbert.tasks.splits import Split
@@ -133,14 +133,12 @@ def ridge(
     split: Split,
 ) -> Scored:
     """Regress all values at once on the SVD of log counts and on vectors (ridge)."""
-    # The last design is the dense one; thousands of columns for each of thousands of values
-    # take minutes, and rank no better.
-    design = list(designs(counts, vectors, split.train))[-1]
+    design = _dense(counts, vectors, split.train)
     fits = _ridge(design[split.train], targets[split.train], PENALTIES)
     held = targets[split.validation]
     values = [map_at_k(_apply(design[split.validation], fit), held) for fit in fits]
     number = int(np.argmax(values))
-    design = list(designs(counts, vectors, split.learning))[-1]
+    design = _dense(counts, vectors, split.learning)
     (fit,) = _ridge(design[split.learning], targets[split.learning], [PENALTIES[number]])
     return Scored(_apply(design[split.test], fit), values[number])
 
@@ -154,7 +152,7 @@ def cross_fitted_ridge(
     pairs to learn from. The penalty is chosen on the validation pairs.
     """
     learning = split.learning
-    (design,) = designs(None, vectors, learning)
+    design = _dense(None, vectors, learning)
     fits = _ridge(design[split.train], targets[split.train], PENALTIES)
     held = targets[split.validation]
     values = [map_at_k(_apply(design[split.validation], fit), held) for fit in fits]
@@ -294,6 +292,18 @@ def _ridge(
     turned = directions.T @ (design.T @ (targets - intercept))
     solved = [directions @ (turned / (values + penalty)[:, None]) for penalty in penalties]
     return [_Ridge(weights.astype(np.float32), intercept) for weights in solved]
+
+
+def _dense(
+    counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, fit: Int64
+) -> NDArray[np.float32]:
+    """All pairs' vectors and, of counts, the leading directions; `fit` says what scales are of.
+
+    Thousands of columns for each of thousands of values take minutes, and rank no better.
+    """
+    scales = Scales.of(counts, vectors, fit)
+    design: NDArray[np.float32] = scales.design(counts, vectors, is_leading=counts is not None)
+    return design
 
 
 def _apply(design: NDArray[np.float32], fit: _Ridge) -> Floats:

@@ -7,7 +7,7 @@ it learns again from all pairs that may be learned from.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -98,25 +98,28 @@ def learn_linear(
     split: Split,
 ) -> tuple["Regression", float, Floats]:
     """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
-    is_choice = counts is not None and vectors is not None and len(split.train) < ENOUGH
+    learning = split.learning
+    counts, vectors, targets = _rows(counts, learning), _rows(vectors, learning), targets[learning]
+    train, validation = (
+        np.searchsorted(learning, part) for part in (split.train, split.validation)
+    )
+    is_choice = counts is not None and vectors is not None and len(train) < ENOUGH
     shares = SHARES if is_choice else (1.0,)
-    scales = Scales.of(counts, vectors, split.train)
+    scales = Scales.of(counts, vectors, train)
     best, choice, held = -np.inf, (1.0, False, PENALTIES[0]), np.zeros(0)
     for share, is_leading in product(shares, (False, True) if counts is not None else (False,)):
         design = scales.with_share(share).design(counts, vectors, is_leading=is_leading)
         model = _regression()
         for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
-            model.set_params(C=penalty).fit(design[split.train], targets[split.train])
-            told = model.predict_proba(design[split.validation])[:, 1]
-            value = roc_auc(targets[split.validation], told)
+            model.set_params(C=penalty).fit(design[train], targets[train])
+            told = model.predict_proba(design[validation])[:, 1]
+            value = roc_auc(targets[validation], told)
             if value > best:
                 best, choice, held = value, (share, is_leading, penalty), told
     share, is_leading, penalty = choice
-    scales = Scales.of(counts, vectors, split.learning).with_share(share)
-    design = scales.design(
-        _rows(counts, split.learning), _rows(vectors, split.learning), is_leading=is_leading
-    )
-    model = _regression().set_params(C=penalty).fit(design, targets[split.learning])
+    scales = Scales.of(counts, vectors, np.arange(len(learning))).with_share(share)
+    design = scales.design(counts, vectors, is_leading=is_leading)
+    model = _regression().set_params(C=penalty).fit(design, targets)
     return Regression(scales, is_leading, model.coef_[0], float(model.intercept_[0])), best, held
 
 
@@ -227,20 +230,6 @@ def with_timing(
     """Counts (B, D) and the last columns of vectors (B, H), as many as `timing`, as trees read."""
     last = sparse.csr_matrix(vectors[:, vectors.shape[1] - timing :])
     return sparse.hstack([counts, last], format="csr", dtype=np.float32)
-
-
-def designs(
-    counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, fit: Int64
-) -> Iterator[Matrix]:
-    """Yield the features of all pairs as a linear model likes them; `fit` says what scales are of.
-
-    Of counts there are two designs, first all columns and then the leading directions of an SVD;
-    vectors stand beside either.
-    """
-    scales = Scales.of(counts, vectors, fit)
-    yield scales.design(counts, vectors, is_leading=False)
-    if counts is not None:
-        yield scales.design(counts, vectors, is_leading=True)
 
 
 @dataclass(frozen=True)
