@@ -22,7 +22,7 @@ _words = _random.poisson(_random.gamma(0.3, 2.0, size=(PAIRS, VALUES))).astype(n
 TARGETS = _random.random((PAIRS, VALUES)) < np.minimum(_words / 10, 0.9)
 TARGETS[:, :3] |= _random.random((PAIRS, 3)) < 0.3
 VECTORS = (_words @ _random.normal(size=(VALUES, 16))).astype(np.float32)
-SPLIT = Split(np.arange(160), np.arange(160, 200), np.arange(200, PAIRS))
+SPLIT = Split((np.arange(160, 200), np.arange(160)), np.arange(200, PAIRS))
 HISTORY = OwnHistory(
     {window: sparse.csr_matrix(_words) for window in ("7d", "ever")},
     {days: sparse.csr_matrix(_words / 2) for days in (30, 90)},
@@ -59,7 +59,7 @@ def test_own_popularity_lets_words_fade_and_popularity_weigh_where_that_is_bette
     targets = np.eye(4, dtype=bool)[np.arange(60) % 2]
     old = sparse.csr_matrix(np.tile([2.0, 2.0, 0, 0], (60, 1)))
     late = sparse.csr_matrix(np.tile([0.5, 0.5, 0, 0], (60, 1)) + targets)
-    split = Split(np.arange(20), np.arange(20, 40), np.arange(40, 60))
+    split = Split((np.arange(20, 40), np.arange(20)), np.arange(40, 60))
     recency = old
     for fading, value in (({90: old, 30: late}, 1.0), ({90: old, 30: old}, 0.75)):
         told = candidates.own_popular(OwnHistory({"ever": old}, fading, recency), targets, split)

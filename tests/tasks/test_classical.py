@@ -19,7 +19,8 @@ COUNTS = sparse.csr_matrix(
     _random.poisson(np.where(TARGETS[:, None] & (np.arange(30) < 5), 2.0, 0.5)).astype(np.float32)
 )
 VECTORS = (_random.normal(size=(PAIRS, 8)) + TARGETS[:, None] * 0.7).astype(np.float32)
-SPLIT = Split(np.arange(200), np.arange(200, 280), np.arange(280, PAIRS))
+PARTS = (np.arange(200, 280), *np.split(np.arange(200), 4))
+SPLIT = Split(PARTS, np.arange(280, PAIRS))
 
 Model = Callable[[np.ndarray], Scored]
 MODELS: dict[str, Model] = {

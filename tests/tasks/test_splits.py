@@ -4,7 +4,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userbert.tasks.splits import Split, parts_of_users, split_off_validation
+from userbert.tasks.splits import (
+    Split,
+    parts_of_users,
+    parts_to_learn_from,
+    split_off_validation,
+)
 
 pairs = st.lists(st.tuples(st.integers(0, 15), st.integers(0, 1)), min_size=10, max_size=60)
 
@@ -32,7 +37,19 @@ def test_validation_is_split_off_by_user_and_repeatably() -> None:
     learning = np.arange(0, 80)
     train, validation = split_off_validation(users, np.arange(100) % 2, learning, seed=3)
     assert not {users[i] for i in train} & {users[i] for i in validation}
-    np.testing.assert_array_equal(Split(train, validation, np.arange(80, 100)).learning, learning)
     assert 12 <= len(validation) <= 20
     again, _ = split_off_validation(users, np.arange(100) % 2, learning, seed=3)
     np.testing.assert_array_equal(train, again)
+
+
+@given(pairs, st.integers(0, 5))
+def test_parts_to_learn_from_hold_each_pair_once(found: list[tuple[int, int]], seed: int) -> None:
+    users = [str(user) for user, _ in found]
+    targets, learning = np.array([target for _, target in found]), np.arange(len(found))[::2]
+    split = Split(parts_to_learn_from(users, targets, learning, seed), np.arange(1))
+    np.testing.assert_array_equal(split.learning, learning)
+    train, validation = split_off_validation(users, targets, learning, seed)
+    np.testing.assert_array_equal(split.train, train)
+    np.testing.assert_array_equal(split.validation, validation)
+    of_user = [{users[i] for i in part} for part in split.parts]
+    assert sum(map(len, of_user)) == len(set.union(*of_user))

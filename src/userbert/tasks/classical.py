@@ -2,15 +2,16 @@
 
 In: features of all pairs, targets, a split. Out: `Scored`: probabilities of the test pairs, and
 how well the validation pairs were ranked when the model was chosen. Used by `evaluate`. What a
-model chooses (penalty, kind of features, number of trees) it chooses on the validation pairs; then
-it learns again from all pairs that may be learned from.
+model chooses (penalty, kind of features, number of trees) it tries on each part of the pairs to
+learn from, or of many on the validation pairs alone; then it learns again from all of them.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightgbm
 import numpy as np
@@ -59,6 +60,7 @@ GBM = {
     "verbosity": -1,
 }
 """Small trees that see few columns each: hundreds of users, thousands of columns."""
+_TOLD = {**GBM, "objective": "binary", "metric": "binary_logloss"}
 FORESTS = 3
 """Of few labels the same trees by other draws differ by some .01 ROC-AUC, so a mean is taken."""
 
@@ -100,27 +102,45 @@ def learn_linear(
     """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
     learning = split.learning
     counts, vectors, targets = _rows(counts, learning), _rows(vectors, learning), targets[learning]
-    train, validation = (
-        np.searchsorted(learning, part) for part in (split.train, split.validation)
-    )
-    is_choice = counts is not None and vectors is not None and len(train) < ENOUGH
-    shares = SHARES if is_choice else (1.0,)
-    scales = Scales.of(counts, vectors, train)
-    best, choice, held = -np.inf, (1.0, False, PENALTIES[0]), np.zeros(0)
-    for share, is_leading in product(shares, (False, True) if counts is not None else (False,)):
+    everyone = np.arange(len(learning))
+    values: dict[_Choice, list[float]] = defaultdict(list)
+    told: dict[_Choice, Floats] = {}
+    for part in split.tried(ENOUGH):
+        held = np.searchsorted(learning, part)
+        for choice, scores in _tried(counts, vectors, targets, np.setdiff1d(everyone, held), held):
+            values[choice].append(roc_auc(targets[held], scores))
+            told.setdefault(choice, scores)  # of the first part, the validation pairs
+    chosen = max(values, key=lambda choice: np.nan_to_num(values[choice], nan=0.5).mean())
+    scales = Scales.of(counts, vectors, everyone).with_share(chosen.share)
+    design = scales.design(counts, vectors, is_leading=chosen.is_leading)
+    model = _regression().set_params(C=chosen.penalty).fit(design, targets)
+    regression = Regression(scales, chosen.is_leading, model.coef_[0], float(model.intercept_[0]))
+    return regression, values[chosen][0], told[chosen]
+
+
+class _Choice(NamedTuple):
+    share: float
+    is_leading: bool
+    penalty: float
+
+
+def _tried(
+    counts: sparse.csr_matrix | None,
+    vectors: NDArray[np.float32] | None,
+    targets: NDArray[Any],
+    fit: Int64,
+    held: Int64,
+) -> Iterator[tuple[_Choice, Floats]]:
+    """All that a regression may choose: what each, learned from `fit`, says of `held`."""
+    is_choice = counts is not None and vectors is not None and len(fit) < ENOUGH
+    scales = Scales.of(counts, vectors, fit)
+    leading = (False, True) if counts is not None else (False,)
+    for share, is_leading in product(SHARES if is_choice else SHARES[:1], leading):
         design = scales.with_share(share).design(counts, vectors, is_leading=is_leading)
         model = _regression()
         for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
-            model.set_params(C=penalty).fit(design[train], targets[train])
-            told = model.predict_proba(design[validation])[:, 1]
-            value = roc_auc(targets[validation], told)
-            if value > best:
-                best, choice, held = value, (share, is_leading, penalty), told
-    share, is_leading, penalty = choice
-    scales = Scales.of(counts, vectors, np.arange(len(learning))).with_share(share)
-    design = scales.design(counts, vectors, is_leading=is_leading)
-    model = _regression().set_params(C=penalty).fit(design, targets)
-    return Regression(scales, is_leading, model.coef_[0], float(model.intercept_[0])), best, held
+            model.set_params(C=penalty).fit(design[fit], targets[fit])
+            yield _Choice(share, is_leading, penalty), model.predict_proba(design[held])[:, 1]
 
 
 def blend(scores: Sequence[Floats], weights: Sequence[float] | None = None) -> Floats:
@@ -158,7 +178,7 @@ def trust(values: Sequence[float], judges: float) -> list[float]:
 def gbm(
     columns: sparse.csr_matrix, targets: NDArray[Any], split: Split, forests: int = FORESTS
 ) -> Scored:
-    """Boosted trees (LightGBM) on all columns, the number of trees chosen on the validation.
+    """Boosted trees (LightGBM) on all columns, as many as tell best how likely an answer is.
 
     Of fewer pairs than `ENOUGH`, the mean of so many that differ in what they draw.
     """
@@ -191,32 +211,29 @@ def learn_gbm(
     columns: sparse.csr_matrix, targets: NDArray[Any], split: Split, forests: int = FORESTS
 ) -> tuple[Trees, float, Floats]:
     """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
-    seeds = range(forests if len(split.train) < ENOUGH else 1)
-    found = [_boosted(columns, targets, split, seed) for seed in seeds]
-    told = _mean_of(told for _, told in found)
-    value = roc_auc(targets[split.validation], told)
-    boosters = tuple(booster for booster, _ in found)
-    return Trees(boosters), 0.5 if np.isnan(value) else value, told
-
-
-def _boosted(
-    columns: sparse.csr_matrix, targets: NDArray[Any], split: Split, seed: int
-) -> tuple[lightgbm.Booster, Floats]:
-    """Trees of one draw, and what as many of them said of the validation pairs."""
-    parameters = {**GBM, "objective": "binary", "metric": "auc", "seed": seed}
-    train = lightgbm.Dataset(columns[split.train], targets[split.train])
-    held = lightgbm.Dataset(columns[split.validation], targets[split.validation], reference=train)
-    chosen = lightgbm.train(
-        parameters,
-        train,
-        ROUNDS,
-        valid_sets=[held],
+    learning = split.learning
+    columns, targets = columns[learning], targets[learning]
+    everyone = np.arange(len(learning))
+    folds = [
+        (np.setdiff1d(everyone, held), held)
+        for held in (np.searchsorted(learning, part) for part in split.tried(ENOUGH))
+    ]
+    tried = lightgbm.cv(
+        {**_TOLD, "seed": 0}, lightgbm.Dataset(columns, targets), ROUNDS, folds=folds,
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
-    )
-    learning = lightgbm.Dataset(columns[split.learning], targets[split.learning])
-    final = lightgbm.train(parameters, learning, max(1, chosen.best_iteration))
-    told = chosen.predict(columns[split.validation], num_iteration=chosen.best_iteration)
-    return final, np.asarray(told)
+    )  # fmt: skip
+    rounds = len(np.asarray(tried["valid binary_logloss-mean"]))
+    train, validation = folds[0]
+
+    def grown(rows: Int64, seed: int) -> lightgbm.Booster:
+        data = lightgbm.Dataset(columns[rows], targets[rows])
+        return lightgbm.train({**_TOLD, "seed": seed}, data, rounds)
+
+    seeds = range(forests if len(train) < ENOUGH else 1)
+    told = _mean_of(grown(train, seed).predict(columns[validation]) for seed in seeds)
+    value = roc_auc(targets[validation], told)
+    boosters = tuple(grown(everyone, seed) for seed in seeds)
+    return Trees(boosters), 0.5 if np.isnan(value) else value, told
 
 
 def _mean_of(scores: Iterable[Any]) -> Floats:

@@ -26,7 +26,7 @@ from userbert.tasks.candidates import OwnHistory
 from userbert.tasks.classical import Scored
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
-from userbert.tasks.splits import Split, split_off_validation
+from userbert.tasks.splits import Split, parts_to_learn_from
 from userbert.workers import processes
 
 CLASSICAL = (
@@ -157,10 +157,8 @@ class Workshop:
         learning = np.flatnonzero(~is_test)
         if fit.size is not None:
             learning = _first(learning, labels, fit.size, self.seed + 100 * fit.run + fit.fold)
-        train, validation = split_off_validation(
-            labels.user_ids, labels.targets, learning, self.seed + fit.fold
-        )
-        return Split(train, validation, np.flatnonzero(is_test))
+        parts = parts_to_learn_from(labels.user_ids, labels.targets, learning, self.seed + fit.fold)
+        return Split(parts, np.flatnonzero(is_test))
 
     def do(self, fit: Fit) -> Scored:
         """Fit a model and score the test pairs of its fold."""

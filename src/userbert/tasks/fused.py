@@ -59,7 +59,7 @@ from userbert.tasks.classical import (
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats, roc_auc
-from userbert.tasks.splits import Split, split_off_validation
+from userbert.tasks.splits import Split, parts_to_learn_from
 from userbert.tasks.task_card import task_card
 from userbert.tasks.task_model import TaskModel
 from userbert.training.tracking import Tracker
@@ -256,16 +256,17 @@ def finetune_with_aggregates(
             f"a {labels.kind} one. Fine-tune it without --with-aggregates."
         )
     everyone = np.arange(len(labels))
-    train, validation = split_off_validation(
+    parts = parts_to_learn_from(
         labels.user_ids, labels.targets, everyone, config.seed, config.validation
     )
+    # Nobody is asked: all that are not set apart are learned from.
+    split = Split(parts, everyone[:0])
+    validation = split.validation
     network = finetune(
-        model, data, labels, config=config, train_on=train, validate_on=validation,
+        model, data, labels, config=config, train_on=split.train, validate_on=validation,
         trackers=trackers,
     )  # fmt: skip
     rows = data.rows_of(labels.user_ids)
-    # Nobody is asked: all that are not set apart are learned from.
-    split = Split(train, validation, everyone[:0])
     counts, names = aggregates(data, rows, labels.cutoffs, model.hidden)
     vectors = embed_pairs(model, data, rows, labels.cutoffs)
     lasting = sparse.csr_matrix(counts[:, of_all_history(names)])

@@ -6,6 +6,7 @@ In: labels. Out: `Split`s into training, validation and test pairs. Used by `eva
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,30 @@ VALIDATION_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the pairs of a task. Whatever is learned or chosen comes from `learning`."""
+    """Indices into the pairs of a task. Whatever is learned or chosen comes from `parts`."""
 
-    train: Int64
-    validation: Int64
+    parts: tuple[Int64, ...]
+    """Pairs to learn from, in equal parts."""
     test: Int64
 
-    @property
+    @cached_property
     def learning(self) -> Int64:
-        """All pairs that may be learned from: `train` and `validation`, in rising order."""
-        return np.sort(np.concatenate([self.train, self.validation]))
+        """All pairs that may be learned from, in rising order."""
+        return np.sort(np.concatenate(self.parts))
+
+    @property
+    def validation(self) -> Int64:
+        """The first part, on which models are compared."""
+        return self.parts[0]
+
+    @cached_property
+    def train(self) -> Int64:
+        """The other parts, in rising order."""
+        return np.sort(np.concatenate(self.parts[1:]))
+
+    def tried(self, enough: int) -> tuple[Int64, ...]:
+        """Parts to choose on: all, or of `enough` pairs the first, which then says it as well."""
+        return self.parts if len(self.train) < enough else self.parts[:1]
 
 
 def parts_of_users(
@@ -49,6 +64,20 @@ def parts_of_users(
     return part[codes]
 
 
+def parts_to_learn_from(
+    user_ids: Sequence[str],
+    targets: NDArray[Any],
+    learning: Int64,
+    seed: int,
+    share: float = VALIDATION_SHARE,
+) -> tuple[Int64, ...]:
+    """Deal pairs to learn from into parts, each such a share of them, by user."""
+    ids = [user_ids[i] for i in learning]
+    parts = max(2, round(1 / share))
+    part = parts_of_users(ids, targets[learning], parts, seed)
+    return tuple(learning[part == number] for number in range(parts))
+
+
 def split_off_validation(
     user_ids: Sequence[str],
     targets: NDArray[Any],
@@ -57,6 +86,5 @@ def split_off_validation(
     share: float = VALIDATION_SHARE,
 ) -> tuple[Int64, Int64]:
     """Split pairs to learn from into training and validation pairs, by user."""
-    ids = [user_ids[i] for i in learning]
-    part = parts_of_users(ids, targets[learning], max(2, round(1 / share)), seed)
-    return learning[part > 0], learning[part == 0]
+    split = Split(parts_to_learn_from(user_ids, targets, learning, seed, share), learning[:0])
+    return split.train, split.validation

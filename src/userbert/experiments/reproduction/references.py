@@ -28,7 +28,7 @@ from userbert.tasks.metrics import (
     resample_users,
     roc_auc,
 )
-from userbert.tasks.splits import Split, split_off_validation
+from userbert.tasks.splits import Split, parts_to_learn_from
 
 _COMMON = 0.05
 """The least share of users who have an aggregate, for it to be the one that tells the most."""
@@ -69,10 +69,8 @@ class Question:
         self.data, self.labels, self.logs = data, labels, logs
         self.pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
         learning, self.test = fold_of(labels, seed, label_share)
-        train, validation = split_off_validation(
-            labels.user_ids, labels.targets, learning, seed, share=0.1
-        )
-        self.split = Split(train, validation, self.test)
+        parts = parts_to_learn_from(labels.user_ids, labels.targets, learning, seed, share=0.1)
+        self.split = Split(parts, self.test)
 
     @property
     def sets(self) -> NDArray[np.bool_]:
