@@ -66,6 +66,40 @@ def test_vectors_stand_beside_all_columns_and_beside_their_leading_directions() 
     np.testing.assert_allclose(whole[:, :30].toarray(), alone.toarray())
 
 
+def test_of_vectors_all_but_the_timing_is_made_narrower() -> None:
+    scales = classical.Scales.of(None, VECTORS, SPLIT.train)
+    wide = scales.design(None, VECTORS, is_leading=False)
+    for share in classical.SHARES:
+        narrow = scales.with_share(share, 3).design(None, VECTORS, is_leading=False)
+        np.testing.assert_allclose(narrow[:, :-3], share * wide[:, :-3], atol=1e-6)
+        np.testing.assert_array_equal(narrow[:, -3:], wide[:, -3:])
+
+
+def test_the_mean_of_two_regressions_is_their_blend() -> None:
+    scales, generator = classical.Scales.of(None, VECTORS, SPLIT.train), np.random.default_rng(1)
+    two = [
+        classical.Regression(
+            scales.with_share(share, 3), False, generator.normal(size=VECTORS.shape[1]), share
+        )
+        for share in (1.0, 0.1)
+    ]
+    told = [one.scores(None, VECTORS) for one in two]
+    mean = two[0].plus(two[1], *classical._halves([[one] for one in told]))
+    np.testing.assert_allclose(mean.scores(None, VECTORS), classical.blend(told), atol=1e-4)
+
+
+def test_few_labels_of_what_timing_tells_are_not_drowned_by_the_rest_of_the_vectors() -> None:
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(PAIRS, 200)).astype(np.float32)
+    targets = (vectors[:, -1] + 0.3 * generator.normal(size=PAIRS) > 0).astype(int)
+    few = Split((np.arange(12), *np.split(np.arange(12, 60), 4)), SPLIT.test)
+    plain, timed = (
+        roc_auc(targets[few.test], classical.linear(None, vectors, targets, few, timing).scores)
+        for timing in (0, 1)
+    )
+    assert timed > plain + 0.1
+
+
 def test_a_blend_is_the_mean_of_log_odds_of_one_width() -> None:
     one, sure = expit(np.array([-2.0, 0.0, 2.0])), expit(np.array([6.0, 0.0, -6.0]))
     np.testing.assert_allclose(classical.blend([one, one]), one)

@@ -33,13 +33,13 @@ PENALTIES = tuple(10.0**power for power in range(-5, 0))
 STRONG_PENALTIES = PENALTIES[:3]
 """Of thousands of columns, to save time; whether weaker ones would do better was not measured."""
 SHARES = (1.0, 0.3, 0.1, 0.0)
-"""Of the width of counts, which vectors beside them may have: hundreds of columns that say little
-would drown a few that say much, as one penalty is for all."""
+"""Of the width of counts and timing, which what was learned of a user may have beside them:
+hundreds of columns that say little would drown a few that say much, as one penalty is for all."""
 ENOUGH = 10_000
 """Of so many pairs a regression learns by itself what says little; to save time."""
 DIMENSIONS = 100
 """Of the truncated SVD of counts."""
-_LEAST = 1e-6
+LEAST = 1e-6
 """Of a probability, before its log odds; and of their deviation."""
 _SPREAD, _POWER = 0.08, 6
 """How much the ROC-AUCs of models on one task differ, and how steeply trust follows them; see
@@ -87,9 +87,13 @@ def linear(
     vectors: NDArray[np.float32] | None,
     targets: NDArray[Any],
     split: Split,
+    timing: int = 0,
 ) -> Scored:
-    """Logistic regression on log counts (or their SVD) and vectors, both standardised."""
-    model, value, held = learn_linear(counts, vectors, targets, split)
+    """Logistic regression on log counts (or their SVD) and vectors, both standardised.
+
+    The last columns of the vectors, as many as `timing`, say when and how often users acted.
+    """
+    model, value, held = learn_linear(counts, vectors, targets, split, timing)
     return Scored(model.scores(_rows(counts, split.test), _rows(vectors, split.test)), value, held)
 
 
@@ -98,24 +102,48 @@ def learn_linear(
     vectors: NDArray[np.float32] | None,
     targets: NDArray[Any],
     split: Split,
+    timing: int = 0,
 ) -> tuple["Regression", float, Floats]:
     """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
     learning = split.learning
-    counts, vectors, targets = _rows(counts, learning), _rows(vectors, learning), targets[learning]
-    everyone = np.arange(len(learning))
+    known = _Known(_rows(counts, learning), _rows(vectors, learning), targets[learning], timing)
+    shares = _shares(counts, vectors, timing) if len(split.train) < ENOUGH else SHARES[:1]
     values: dict[_Choice, list[float]] = defaultdict(list)
-    told: dict[_Choice, Floats] = {}
+    told: dict[_Choice, list[Floats]] = defaultdict(list)  # first of the validation pairs
     for part in split.tried(ENOUGH):
         held = np.searchsorted(learning, part)
-        for choice, scores in _tried(counts, vectors, targets, np.setdiff1d(everyone, held), held):
-            values[choice].append(roc_auc(targets[held], scores))
-            told.setdefault(choice, scores)  # of the first part, the validation pairs
-    chosen = max(values, key=lambda choice: np.nan_to_num(values[choice], nan=0.5).mean())
-    scales = Scales.of(counts, vectors, everyone).with_share(chosen.share)
-    design = scales.design(counts, vectors, is_leading=chosen.is_leading)
-    model = _regression().set_params(C=chosen.penalty).fit(design, targets)
-    regression = Regression(scales, chosen.is_leading, model.coef_[0], float(model.intercept_[0]))
-    return regression, values[chosen][0], told[chosen]
+        for choice, scores in known.tried(shares, held):
+            values[choice].append(roc_auc(known.targets[held], scores))
+            told[choice].append(scores)
+
+    def worth(choice: _Choice) -> float:
+        return float(np.nan_to_num(values[choice], nan=0.5).mean())
+
+    chosen = max(values, key=worth)
+    if counts is not None or chosen.share == 1:
+        return known.learned(chosen), values[chosen][0], told[chosen][0]
+    # By few labels vectors may seem to tell nothing. The mean with them as they are loses little
+    # where that is so, and has most of what there is to gain where it is not.
+    whole = max((choice for choice in values if choice.share == 1), key=worth)
+    factors, shift = _halves([told[whole], told[chosen]])
+    regression = known.learned(whole).plus(known.learned(chosen), factors, shift)
+    both = factors @ [log_odds(told[choice][0]) for choice in (whole, chosen)] + shift
+    return regression, roc_auc(targets[split.validation], both), expit(both)
+
+
+def _halves(told: Sequence[Sequence[Floats]]) -> tuple[Floats, float]:
+    """By what two models' log odds are multiplied, and what is added, to be their `blend`.
+
+    `told` is what each said of some parts of the pairs. Widths are those inside a part: from part
+    to part, with what was learned there, the center moves.
+    """
+    odds = [[log_odds(part) for part in parts] for parts in told]
+    centers, widths = (
+        np.array([[f(one) for one in parts] for parts in odds]).mean(axis=1)
+        for f in (np.mean, np.std)
+    )
+    factors: Floats = widths.mean() / np.maximum(widths, LEAST) / len(odds)
+    return factors, float(centers.mean() - factors @ centers)
 
 
 class _Choice(NamedTuple):
@@ -124,23 +152,57 @@ class _Choice(NamedTuple):
     penalty: float
 
 
-def _tried(
-    counts: sparse.csr_matrix | None,
-    vectors: NDArray[np.float32] | None,
-    targets: NDArray[Any],
-    fit: Int64,
-    held: Int64,
-) -> Iterator[tuple[_Choice, Floats]]:
-    """All that a regression may choose: what each, learned from `fit`, says of `held`."""
-    is_choice = counts is not None and vectors is not None and len(fit) < ENOUGH
-    scales = Scales.of(counts, vectors, fit)
-    leading = (False, True) if counts is not None else (False,)
-    for share, is_leading in product(SHARES if is_choice else SHARES[:1], leading):
-        design = scales.with_share(share).design(counts, vectors, is_leading=is_leading)
-        model = _regression()
-        for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
-            model.set_params(C=penalty).fit(design[fit], targets[fit])
-            yield _Choice(share, is_leading, penalty), model.predict_proba(design[held])[:, 1]
+@dataclass(frozen=True)
+class _Known:
+    """The features and answers of all pairs to learn from."""
+
+    counts: sparse.csr_matrix | None
+    vectors: NDArray[np.float32] | None
+    targets: NDArray[Any]
+    timing: int
+
+    def tried(self, shares: Sequence[float], held: Int64) -> Iterator[tuple[_Choice, Floats]]:
+        """All that may be chosen: what each, learned from the others, says of the pairs `held`."""
+        fit = np.setdiff1d(np.arange(len(self.targets)), held)
+        scales = Scales.of(self.counts, self.vectors, fit)
+        for share, is_leading in product(shares, (False, True)):
+            if is_leading and self.counts is None:
+                continue
+            design = scales.with_share(share, self.timing).design(
+                self.counts, self.vectors, is_leading=is_leading
+            )
+            model = _regression()
+            for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
+                model.set_params(C=penalty).fit(design[fit], self.targets[fit])
+                told = model.predict_proba(design[held])[:, 1]
+                yield _Choice(share, is_leading, penalty), told
+
+    def learned(self, choice: _Choice) -> "Regression":
+        """What was chosen, learned from all."""
+        everyone = np.arange(len(self.targets))
+        scales = Scales.of(self.counts, self.vectors, everyone).with_share(
+            choice.share, self.timing
+        )
+        design = scales.design(self.counts, self.vectors, is_leading=choice.is_leading)
+        model = _regression().set_params(C=choice.penalty).fit(design, self.targets)
+        return Regression(scales, choice.is_leading, model.coef_[0], float(model.intercept_[0]))
+
+
+def _shares(
+    counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, timing: int
+) -> tuple[float, ...]:
+    """The widths to choose from: nothing of vectors need be left beside counts."""
+    if vectors is None:
+        return SHARES[:1]
+    if counts is None:
+        return SHARES[:-1] if timing else SHARES[:1]
+    return SHARES
+
+
+def log_odds(scores: Floats) -> Floats:
+    """Of probabilities (B,) that are neither 0 nor 1, or drawn away from them."""
+    found: Floats = logit(np.clip(scores.astype(np.float64), LEAST, 1 - LEAST))
+    return found
 
 
 def blend(scores: Sequence[Floats], weights: Sequence[float] | None = None) -> Floats:
@@ -150,11 +212,11 @@ def blend(scores: Sequence[Floats], weights: Sequence[float] | None = None) -> F
     say than the others; one that gives everybody the same has nothing to say. `weights` are those
     of `trust`; none: all alike.
     """
-    odds = [logit(np.clip(one.astype(np.float64), _LEAST, 1 - _LEAST)) for one in scores]
+    odds = [log_odds(one) for one in scores]
     center, width = np.mean(odds), np.mean([one.std() for one in odds])
     weights = weights if weights is not None else [1.0] * len(odds)
-    standard = [(one - one.mean()) / max(one.std(), _LEAST) for one in odds]
-    telling = [weight * (one.std() > _LEAST) for weight, one in zip(weights, odds, strict=True)]
+    standard = [(one - one.mean()) / max(one.std(), LEAST) for one in odds]
+    telling = [weight * (one.std() > LEAST) for weight, one in zip(weights, odds, strict=True)]
     if not any(telling):
         return np.full(len(scores[0]), expit(center))
     mean: Floats = expit(center + width * np.average(standard, axis=0, weights=telling))
@@ -283,11 +345,15 @@ class Scales:
         of_vectors = (none, none) if vectors is None else _moments(vectors[fit])
         return cls(of_counts, directions, center, width, *of_vectors)
 
-    def with_share(self, share: float) -> "Scales":
-        """The same with vectors so wide in place of 1; of none, nothing is left of them."""
-        if share == 0:
-            return replace(self, vector_width=np.full_like(self.vector_width, np.inf))
-        return replace(self, vector_width=self.vector_width / share)
+    def with_share(self, share: float, timing: int) -> "Scales":
+        """The same with vectors so wide in place of 1, but for their last columns, the `timing`.
+
+        Of a width of 0 nothing is left of them.
+        """
+        width = self.vector_width.copy()
+        learned = len(width) - timing
+        width[:learned] = width[:learned] / share if share else np.inf
+        return replace(self, vector_width=width)
 
     def design(
         self,
@@ -328,6 +394,16 @@ class Regression:
         design = self.scales.design(counts, vectors, is_leading=self.is_leading)
         found: Floats = expit(design @ self.weights + self.intercept)
         return found
+
+    def plus(self, other: "Regression", factors: Floats, shift: float) -> "Regression":
+        """The log odds of two that read the same vectors and no counts, by `factors`, and more."""
+        own, others = factors
+        ratio = self.scales.vector_width / other.scales.vector_width
+        return replace(
+            self,
+            weights=own * self.weights + others * other.weights * ratio,
+            intercept=float(own * self.intercept + others * other.intercept + shift),
+        )
 
 
 def _rows(matrix: Matrix | None, rows: Int64) -> Matrix | None:

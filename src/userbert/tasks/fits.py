@@ -240,9 +240,8 @@ def _binary(model: str, material: Material, seed: int, split: Split, forests: in
             return classical.linear(material.long_counts, None, targets, split)
         case "aggregates-gbm" | "frozen-gbm" | "fused-gbm":
             return classical.gbm(_columns(model, material, seed), targets, split, forests)
-        case "frozen-linear":
-            return classical.linear(None, material.vectors[seed], targets, split)
-    return classical.linear(material.long_counts, material.vectors[seed], targets, split)
+    counts = None if model == "frozen-linear" else material.long_counts
+    return classical.linear(counts, material.vectors[seed], targets, split, material.timing)
 
 
 def _columns(model: str, material: Material, seed: int) -> sparse.csr_matrix:

@@ -29,7 +29,7 @@ import polars as pl
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from userbert.data.batches import Int64
 from userbert.data.pairs import Pairs, pairs_asked
@@ -48,11 +48,13 @@ from userbert.progress import progress
 from userbert.tasks.aggregates import aggregates, of_all_history
 from userbert.tasks.answers import answered
 from userbert.tasks.classical import (
+    LEAST,
     Regression,
     Scales,
     Trees,
     learn_gbm,
     learn_linear,
+    log_odds,
     trust,
     with_timing,
 )
@@ -71,8 +73,6 @@ _FILES = (FUSED, "regression.safetensors", "trees.txt")
 _TIMED = "timed-trees.txt"
 _PAIRS = 50_000
 """Scored at a time: of so many the counts are in memory."""
-_LEAST = 1e-6
-"""Of a probability, before its log odds; and of their deviation."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Alike:
     @classmethod
     def of(cls, scores: Floats) -> "Alike":
         """As those have them whom the model did not learn from."""
-        odds = _odds(scores)
-        return cls(float(odds.mean()), max(float(odds.std()), _LEAST))
+        odds = log_odds(scores)
+        return cls(float(odds.mean()), max(float(odds.std()), LEAST))
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,10 @@ def finetune_with_aggregates(
     counts, names = aggregates(data, rows, labels.cutoffs, model.hidden)
     vectors = embed_pairs(model, data, rows, labels.cutoffs)
     lasting = sparse.csr_matrix(counts[:, of_all_history(names)])
-    regression, of_regression, by_regression = learn_linear(lasting, vectors, labels.targets, split)
+    timing = model.timing_width()
+    regression, of_regression, by_regression = learn_linear(
+        lasting, vectors, labels.targets, split, timing
+    )
     trees, of_trees, by_trees = learn_gbm(counts, labels.targets, split)
     held = {
         "network": network.scores(data, rows[validation], labels.cutoffs[validation]),
@@ -283,7 +286,7 @@ def finetune_with_aggregates(
         "trees": of_trees,
     }
     timed_trees = None
-    if timing := model.timing_width():
+    if timing:
         timed = with_timing(counts, vectors, timing)
         timed_trees, quality["timed trees"], held["timed trees"] = learn_gbm(
             timed, labels.targets, split
@@ -300,11 +303,6 @@ def finetune_with_aggregates(
     return FusedModel(network, model, regression, trees, timed_trees, alike, weights, record)
 
 
-def _odds(scores: Floats) -> Floats:
-    found: Floats = logit(np.clip(scores.astype(np.float64), _LEAST, 1 - _LEAST))
-    return found
-
-
 def _mean(
     scores: Mapping[str, Floats], alike: Mapping[str, Alike], weights: Mapping[str, float]
 ) -> Floats:
@@ -313,8 +311,8 @@ def _mean(
     As `classical.blend`, but by the widths of users set apart: a score must not depend on who else
     is asked for. A model that gives everybody the same has nothing to say.
     """
-    told = [name for name in scores if alike[name].width > _LEAST] or [*scores]
-    standard = [(_odds(scores[name]) - alike[name].center) / alike[name].width for name in told]
+    told = [name for name in scores if alike[name].width > LEAST] or [*scores]
+    standard = [(log_odds(scores[name]) - alike[name].center) / alike[name].width for name in told]
     center = np.mean([one.center for one in alike.values()])
     width = np.mean([one.width for one in alike.values()])
     mean = np.average(standard, axis=0, weights=[weights[name] for name in told])
