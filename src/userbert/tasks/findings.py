@@ -60,13 +60,14 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
     ),
     "frozen-linear": (
         "ours",
-        "the user embedding alone, as pretraining left it, in a logistic or ridge regression",
+        "the user embedding alone, as pretraining left it, in a logistic or ridge regression (of "
+        "few labels the mean with one in which all but its timing counts for less)",
     ),
     "frozen-gbm": ("ours", "the user embedding alone in gradient-boosted trees"),
     "fused-linear": (
         "ours",
         "the user embedding beside the classical features, in one logistic or ridge regression; "
-        "with few labels the validation users say how much room it gets (not of next values)",
+        "of few labels it is tried how much room all but its timing gets (not of next values)",
     ),
     "fused-gbm": (
         "ours",
