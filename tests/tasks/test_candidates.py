@@ -11,8 +11,8 @@ from scipy import sparse
 from sklearn.linear_model import Ridge
 
 from userbert.tasks import candidates
+from userbert.tasks.blending import Scored
 from userbert.tasks.candidates import OwnHistory, own_history
-from userbert.tasks.classical import Scored
 from userbert.tasks.metrics import map_at_k
 from userbert.tasks.splits import Split
 

@@ -22,10 +22,12 @@ from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE
 from userbert.data.words import DAY_US
 from userbert.tasks.aggregates import WINDOWS
-from userbert.tasks.classical import GBM, PATIENCE, Scales, Scored
+from userbert.tasks.blending import Scored
 from userbert.tasks.metrics import Floats, map_at_k
 from userbert.tasks.popularity import own_popularity, popularity, words_with_each_value
+from userbert.tasks.regression import Scales
 from userbert.tasks.splits import Split
+from userbert.tasks.trees import GBM, PATIENCE
 
 PENALTIES = tuple(10.0**power for power in range(0, 6))
 """Strengths of the ridge regression's L2 penalty."""

@@ -21,11 +21,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from userbert.data.batches import Int64
 from userbert.data.store import PreparedData
 from userbert.model.userbert import UserBert
-from userbert.tasks import candidates, classical
+from userbert.tasks import candidates, trees
+from userbert.tasks.blending import Scored
 from userbert.tasks.candidates import OwnHistory
-from userbert.tasks.classical import Scored
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
+from userbert.tasks.popularity import base_rate
+from userbert.tasks.regression import linear
 from userbert.tasks.splits import Split, parts_to_learn_from
 from userbert.workers import processes
 
@@ -166,7 +168,7 @@ class Workshop:
         if fit.model in NETWORKS:
             return self._network(fit, material, split)
         # Curves take the mean over many draws of labels anyway.
-        forests = classical.FORESTS if fit.size is None else 1
+        forests = trees.FORESTS if fit.size is None else 1
         return fit_features(fit.model, material, fit.seed, split, forests)
 
     def _network(self, fit: Fit, material: Material, split: Split) -> Scored:
@@ -235,13 +237,13 @@ def _binary(model: str, material: Material, seed: int, split: Split, forests: in
     targets = material.targets
     match model:
         case "popularity":
-            return classical.base_rate(targets, split)
+            return base_rate(targets, split)
         case "aggregates-linear":
-            return classical.linear(material.long_counts, None, targets, split)
+            return linear(material.long_counts, None, targets, split)
         case "aggregates-gbm" | "frozen-gbm" | "fused-gbm":
-            return classical.gbm(_columns(model, material, seed), targets, split, forests)
+            return trees.gbm(_columns(model, material, seed), targets, split, forests)
     counts = None if model == "frozen-linear" else material.long_counts
-    return classical.linear(counts, material.vectors[seed], targets, split, material.timing)
+    return linear(counts, material.vectors[seed], targets, split, material.timing)
 
 
 def _columns(model: str, material: Material, seed: int) -> sparse.csr_matrix:
@@ -251,7 +253,7 @@ def _columns(model: str, material: Material, seed: int) -> sparse.csr_matrix:
             return material.counts
         case "frozen-gbm":
             return sparse.csr_matrix(material.vectors[seed])
-    return classical.with_timing(material.counts, material.vectors[seed], material.timing)
+    return trees.with_timing(material.counts, material.vectors[seed], material.timing)
 
 
 def _values(model: str, material: Material, seed: int, split: Split) -> Scored:

@@ -47,23 +47,15 @@ from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
 from userbert.tasks.aggregates import aggregates, of_all_history
 from userbert.tasks.answers import answered
-from userbert.tasks.classical import (
-    LEAST,
-    Regression,
-    Scales,
-    Trees,
-    learn_gbm,
-    learn_linear,
-    log_odds,
-    trust,
-    with_timing,
-)
+from userbert.tasks.blending import LEAST, log_odds, trust
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats, roc_auc
+from userbert.tasks.regression import Regression, Scales, learn_linear
 from userbert.tasks.splits import Split, parts_to_learn_from
 from userbert.tasks.task_card import task_card
 from userbert.tasks.task_model import TaskModel
+from userbert.tasks.trees import Trees, learn_gbm, with_timing
 from userbert.training.tracking import Tracker
 
 FORMAT = 1
@@ -104,7 +96,7 @@ class FusedModel:
     alike: Mapping[str, Alike]
     """By the names of the models."""
     weights: Mapping[str, float]
-    """Of each in their mean; see `classical.trust`."""
+    """Of each in their mean; see `blending.trust`."""
     record: Mapping[str, Any]
     """How it was learned."""
 
@@ -308,7 +300,7 @@ def _mean(
 ) -> Floats:
     """The mean of log odds, each as wide as they are on average, as a probability.
 
-    As `classical.blend`, but by the widths of users set apart: a score must not depend on who else
+    As `blending.blend`, but by the widths of users set apart: a score must not depend on who else
     is asked for. A model that gives everybody the same has nothing to say.
     """
     told = [name for name in scores if alike[name].width > LEAST] or [*scores]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.progress import progress
-from userbert.tasks.classical import Scored, blend, trust
+from userbert.tasks.blending import Scored, blend, trust
 from userbert.tasks.fits import Fit, Material, Workshop, do_all
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate, roc_auc

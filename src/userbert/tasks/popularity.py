@@ -1,6 +1,7 @@
-"""What is popular, with all users and with each: the yardsticks of next-value tasks.
+"""What is popular, with all users and with each: the yardsticks of every comparison.
 
-In: the words before a cut-off, or a task's targets. Out: scores (B, C) of an attribute's values.
+In: the words before a cut-off, or a task's targets. Out: scores (B, C) of an attribute's values,
+or of yes-or-no tasks the share of yes.
 Used by `evaluate`; C classes are the attribute's known values, class c being the id c + 2.
 """
 
@@ -16,6 +17,8 @@ from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE
 from userbert.data.words import DAY_US
 from userbert.tasks.aggregates import count_ids
+from userbert.tasks.blending import Scored
+from userbert.tasks.splits import Split
 
 
 def popularity(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -78,3 +81,8 @@ def _first_of_its_value_in_its_word(
     same = (np.diff(words[order]) == 0) & (np.diff(ids[order]) == 0)
     first[order[1:][same]] = False
     return first
+
+
+def base_rate(targets: NDArray[Any], split: Split) -> Scored:
+    """Give everybody the share of positives: what one knows without looking at users."""
+    return Scored(np.full(len(split.test), targets[split.learning].mean()), 0.5)

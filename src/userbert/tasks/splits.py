@@ -16,6 +16,8 @@ from userbert.data.batches import Int64
 
 VALIDATION_SHARE = 0.2
 """Of the training part of a fold, on which penalties, rounds, epochs and the best are chosen."""
+ENOUGH = 10_000
+"""Of so many pairs one fifth says what is better, and one draw of trees is like the next."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,15 @@ class Split:
         """The other parts, in rising order."""
         return np.sort(np.concatenate(self.parts[1:]))
 
-    def tried(self, enough: int) -> tuple[Int64, ...]:
-        """Parts to choose on: all, or of `enough` pairs the first, which then says it as well."""
-        return self.parts if len(self.train) < enough else self.parts[:1]
+    @property
+    def is_small(self) -> bool:
+        """Whether fewer than `ENOUGH` are learned from, so that luck is worth the time it takes."""
+        return len(self.train) < ENOUGH
+
+    @property
+    def tried(self) -> tuple[Int64, ...]:
+        """Parts to choose on: all, or of many pairs the first, which then says it as well."""
+        return self.parts if self.is_small else self.parts[:1]
 
 
 def parts_of_users(

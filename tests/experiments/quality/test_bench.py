@@ -8,7 +8,7 @@ from userbert.experiments.quality import bench, recipes, studies
 from userbert.experiments.quality.bench import Part, run
 from userbert.experiments.quality.table import CLASSICAL, PICKED, write_tables
 from userbert.folders import read_json, write_json
-from userbert.tasks import classical
+from userbert.tasks import trees
 
 
 def part(results: Path, recipe: str, seed: int, model: str, value: float) -> None:
@@ -53,7 +53,7 @@ def test_parts_are_done_once_and_say_where_they_come_from(
     monkeypatch.setattr(recipes, "RECIPES", small)
     for module in (bench, studies):
         monkeypatch.setattr(module, "FOLDS", 2)
-    monkeypatch.setattr(classical, "FORESTS", 1)
+    monkeypatch.setattr(trees, "FORESTS", 1)
     results, work = tmp_path / "results", tmp_path / "work"
     name = "complete-journey-2017-06-01"
     mine = Part(name, "default", 0, is_frozen=False)

@@ -18,7 +18,7 @@ from userbert.data.pairs import Pairs
 from userbert.data.store import PreparedData
 from userbert.experiments.reproduction.finetuning import K, estimates, fold_of
 from userbert.experiments.reproduction.oracle import oracle_scores
-from userbert.tasks import candidates, classical
+from userbert.tasks import candidates
 from userbert.tasks.aggregates import aggregates
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import (
@@ -29,6 +29,7 @@ from userbert.tasks.metrics import (
     roc_auc,
 )
 from userbert.tasks.splits import Split, parts_to_learn_from
+from userbert.tasks.trees import gbm
 
 _COMMON = 0.05
 """The least share of users who have an aggregate, for it to be the one that tells the most."""
@@ -121,7 +122,7 @@ def _aggregates_gbm(question: Question) -> Told:
     split = question.split
     if question.labels.kind == "binary":
         counts, _ = aggregates(question.data, *_who(question), question.labels.hide)
-        return Told(classical.gbm(counts, question.labels.targets, split).scores)
+        return Told(gbm(counts, question.labels.targets, split).scores)
     history = candidates.own_history(question.data, question.attribute, *_who(question))
     scored = candidates.candidate_gbm(history, None, history.popularity, question.sets, split)
     return _precisions(question, scored.scores)

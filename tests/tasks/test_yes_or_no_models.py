@@ -1,4 +1,4 @@
-"""Classical models find what is there, and see no test answer."""
+"""Regressions and trees of yes-or-no tasks find what is there, and see no test answer."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,13 @@ import pytest
 from scipy import sparse
 from scipy.special import expit, logit
 
-from userbert.tasks import classical
-from userbert.tasks.classical import Scored
+from userbert.tasks import splits
+from userbert.tasks.blending import Scored, blend, trust
 from userbert.tasks.metrics import roc_auc
+from userbert.tasks.popularity import base_rate
+from userbert.tasks.regression import SHARES, Regression, Scales, _halves, linear
 from userbert.tasks.splits import Split
+from userbert.tasks.trees import FORESTS, Trees, gbm, learn_gbm, with_timing
 
 PAIRS = 400
 _random = np.random.default_rng(0)
@@ -24,11 +27,11 @@ SPLIT = Split(PARTS, np.arange(280, PAIRS))
 
 Model = Callable[[np.ndarray], Scored]
 MODELS: dict[str, Model] = {
-    "counts, linear": lambda targets: classical.linear(COUNTS, None, targets, SPLIT),
-    "vectors, linear": lambda targets: classical.linear(None, VECTORS, targets, SPLIT),
-    "both, linear": lambda targets: classical.linear(COUNTS, VECTORS, targets, SPLIT),
-    "counts, trees": lambda targets: classical.gbm(COUNTS, targets, SPLIT),
-    "vectors, trees": lambda targets: classical.gbm(sparse.csr_matrix(VECTORS), targets, SPLIT),
+    "counts, linear": lambda targets: linear(COUNTS, None, targets, SPLIT),
+    "vectors, linear": lambda targets: linear(None, VECTORS, targets, SPLIT),
+    "both, linear": lambda targets: linear(COUNTS, VECTORS, targets, SPLIT),
+    "counts, trees": lambda targets: gbm(COUNTS, targets, SPLIT),
+    "vectors, trees": lambda targets: gbm(sparse.csr_matrix(VECTORS), targets, SPLIT),
 }
 
 
@@ -51,41 +54,41 @@ def test_no_test_answer_moves_a_score(name: str) -> None:
 
 
 def test_the_base_rate_is_that_of_the_pairs_learned_from() -> None:
-    scored = classical.base_rate(TARGETS, SPLIT)
+    scored = base_rate(TARGETS, SPLIT)
     assert set(scored.scores) == {TARGETS[:280].mean()}
 
 
 def test_vectors_stand_beside_all_columns_and_beside_their_leading_directions() -> None:
-    scales = classical.Scales.of(COUNTS, VECTORS, SPLIT.train)
+    scales = Scales.of(COUNTS, VECTORS, SPLIT.train)
     whole, leading = (scales.design(COUNTS, VECTORS, is_leading=each) for each in (False, True))
     assert sparse.issparse(whole)
     assert whole.shape == (PAIRS, 30 + 8)
     assert leading.shape == (PAIRS, 30 - 1 + 8)
     np.testing.assert_allclose(whole[:, 30:].toarray(), leading[:, -8:], atol=1e-6)
-    alone = classical.Scales.of(COUNTS, None, SPLIT.train).design(COUNTS, None, is_leading=False)
+    alone = Scales.of(COUNTS, None, SPLIT.train).design(COUNTS, None, is_leading=False)
     np.testing.assert_allclose(whole[:, :30].toarray(), alone.toarray())
 
 
 def test_of_vectors_all_but_the_timing_is_made_narrower() -> None:
-    scales = classical.Scales.of(None, VECTORS, SPLIT.train)
+    scales = Scales.of(None, VECTORS, SPLIT.train)
     wide = scales.design(None, VECTORS, is_leading=False)
-    for share in classical.SHARES:
+    for share in SHARES:
         narrow = scales.with_share(share, 3).design(None, VECTORS, is_leading=False)
         np.testing.assert_allclose(narrow[:, :-3], share * wide[:, :-3], atol=1e-6)
         np.testing.assert_array_equal(narrow[:, -3:], wide[:, -3:])
 
 
 def test_the_mean_of_two_regressions_is_their_blend() -> None:
-    scales, generator = classical.Scales.of(None, VECTORS, SPLIT.train), np.random.default_rng(1)
+    scales, generator = Scales.of(None, VECTORS, SPLIT.train), np.random.default_rng(1)
     two = [
-        classical.Regression(
+        Regression(
             scales.with_share(share, 3), False, generator.normal(size=VECTORS.shape[1]), share
         )
         for share in (1.0, 0.1)
     ]
     told = [one.scores(None, VECTORS) for one in two]
-    mean = two[0].plus(two[1], *classical._halves([[one] for one in told]))
-    np.testing.assert_allclose(mean.scores(None, VECTORS), classical.blend(told), atol=1e-4)
+    mean = two[0].plus(two[1], *_halves([[one] for one in told]))
+    np.testing.assert_allclose(mean.scores(None, VECTORS), blend(told), atol=1e-4)
 
 
 def test_few_labels_of_what_timing_tells_are_not_drowned_by_the_rest_of_the_vectors() -> None:
@@ -94,7 +97,7 @@ def test_few_labels_of_what_timing_tells_are_not_drowned_by_the_rest_of_the_vect
     targets = (vectors[:, -1] + 0.3 * generator.normal(size=PAIRS) > 0).astype(int)
     few = Split((np.arange(12), *np.split(np.arange(12, 60), 4)), SPLIT.test)
     plain, timed = (
-        roc_auc(targets[few.test], classical.linear(None, vectors, targets, few, timing).scores)
+        roc_auc(targets[few.test], linear(None, vectors, targets, few, timing).scores)
         for timing in (0, 1)
     )
     assert timed > plain + 0.1
@@ -102,45 +105,45 @@ def test_few_labels_of_what_timing_tells_are_not_drowned_by_the_rest_of_the_vect
 
 def test_a_blend_is_the_mean_of_log_odds_of_one_width() -> None:
     one, sure = expit(np.array([-2.0, 0.0, 2.0])), expit(np.array([6.0, 0.0, -6.0]))
-    np.testing.assert_allclose(classical.blend([one, one]), one)
+    np.testing.assert_allclose(blend([one, one]), one)
     # Both are as wide as they are on average, so that the sure one does not outweigh the other.
-    np.testing.assert_allclose(classical.blend([one, sure]), [0.5, 0.5, 0.5])
-    np.testing.assert_allclose(logit(classical.blend([one, 1 - sure])), [-4, 0, 4], atol=1e-5)
+    np.testing.assert_allclose(blend([one, sure]), [0.5, 0.5, 0.5])
+    np.testing.assert_allclose(logit(blend([one, 1 - sure])), [-4, 0, 4], atol=1e-5)
     same = np.full(3, expit(1.0))
-    np.testing.assert_allclose(logit(classical.blend([one, same])), [-0.5, 0.5, 1.5])
-    np.testing.assert_allclose(classical.blend([same]), same)
+    np.testing.assert_allclose(logit(blend([one, same])), [-0.5, 0.5, 1.5])
+    np.testing.assert_allclose(blend([same]), same)
 
 
 def test_a_model_that_knows_little_moves_little() -> None:
-    sure = classical.trust([0.8, 0.8, 0.6], judges=10_000)
+    sure = trust([0.8, 0.8, 0.6], judges=10_000)
     assert sure[0] == sure[1]
     assert sure[2] < 0.05
     assert sum(sure) == pytest.approx(1)
-    doubtful = classical.trust([0.8, 0.8, 0.6], judges=2)
+    doubtful = trust([0.8, 0.8, 0.6], judges=2)
     assert doubtful[2] > 0.2
-    np.testing.assert_allclose(classical.trust([0.7, 0.7], judges=3), 0.5)
+    np.testing.assert_allclose(trust([0.7, 0.7], judges=3), 0.5)
     one, other = expit(np.array([-1.0, 0.0, 1.0])), expit(np.array([1.0, 0.0, -1.0]))
-    np.testing.assert_allclose(classical.blend([one, other], [1.0, 0.0]), one)
+    np.testing.assert_allclose(blend([one, other], [1.0, 0.0]), one)
 
 
 def test_vectors_that_say_nothing_leave_a_regression_on_counts_as_it_is() -> None:
     noise = np.random.default_rng(1).normal(size=(PAIRS, 300)).astype(np.float32)
-    alone = classical.linear(COUNTS, None, TARGETS, SPLIT)
-    beside = classical.linear(COUNTS, noise, TARGETS, SPLIT)
+    alone = linear(COUNTS, None, TARGETS, SPLIT)
+    beside = linear(COUNTS, noise, TARGETS, SPLIT)
     right, with_noise = (roc_auc(TARGETS[SPLIT.test], one.scores) for one in (alone, beside))
     assert with_noise > right - 0.02
 
 
 @pytest.mark.parametrize("timing", [0, 3])
 def test_trees_read_the_timing_alone_of_vectors(timing: int) -> None:
-    found = classical.with_timing(COUNTS, VECTORS, timing).toarray()
+    found = with_timing(COUNTS, VECTORS, timing).toarray()
     assert np.array_equal(found[:, :30], COUNTS.toarray())
     assert np.array_equal(found[:, 30:], VECTORS[:, 8 - timing :])
 
 
 def test_of_few_labels_trees_are_the_mean_of_several() -> None:
-    trees, value, held = classical.learn_gbm(COUNTS, TARGETS, SPLIT)
-    assert len(trees.boosters) == classical.FORESTS
+    trees, value, held = learn_gbm(COUNTS, TARGETS, SPLIT)
+    assert len(trees.boosters) == FORESTS
     each = [np.asarray(booster.predict(COUNTS)) for booster in trees.boosters]
     assert not np.allclose(each[0], each[1])
     assert np.allclose(trees.scores(COUNTS), np.mean(each, axis=0))
@@ -148,13 +151,13 @@ def test_of_few_labels_trees_are_the_mean_of_several() -> None:
 
 
 def test_of_many_labels_one_draw_of_trees_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classical, "ENOUGH", len(SPLIT.train))
-    trees, *_ = classical.learn_gbm(COUNTS, TARGETS, SPLIT)
+    monkeypatch.setattr(splits, "ENOUGH", len(SPLIT.train))
+    trees, *_ = learn_gbm(COUNTS, TARGETS, SPLIT)
     assert len(trees.boosters) == 1
 
 
 def test_trees_are_read_as_they_were_written() -> None:
-    trees, *_ = classical.learn_gbm(COUNTS, TARGETS, SPLIT)
-    again = classical.Trees.from_text(trees.to_text())
+    trees, *_ = learn_gbm(COUNTS, TARGETS, SPLIT)
+    again = Trees.from_text(trees.to_text())
     assert len(again.boosters) == len(trees.boosters)
     assert np.array_equal(again.scores(COUNTS), trees.scores(COUNTS))

@@ -1,27 +1,28 @@
-"""Classical models of binary tasks: on aggregates, on frozen vectors, on both side by side.
+"""Logistic regressions of yes-or-no tasks: on aggregates, on frozen vectors, on both.
 
-In: features of all pairs, targets, a split. Out: `Scored`: probabilities of the test pairs, and
-how well the validation pairs were ranked when the model was chosen. Used by `evaluate`. What a
-model chooses (penalty, kind of features, number of trees) it tries on each part of the pairs to
-learn from, or of many on the validation pairs alone; then it learns again from all of them.
+In: features of all pairs, targets, a split. Out: `Scored`, or a `Regression` that can be kept. What
+it chooses (penalty, kind of counts, width of vectors) it tries on each part of the pairs to learn
+from, or of many on the validation pairs alone; then it learns again from all of them. Used by
+`evaluate` and `fused`.
+
+Letters in shapes: B pairs, D counts, H numbers of a vector, K directions.
 """
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
 
-import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.special import expit, logit
+from scipy.special import expit
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 
 from userbert.data.batches import Int64
+from userbert.tasks.blending import LEAST, Scored, log_odds
 from userbert.tasks.metrics import Floats, roc_auc
 from userbert.tasks.splits import Split
 
@@ -35,51 +36,8 @@ STRONG_PENALTIES = PENALTIES[:3]
 SHARES = (1.0, 0.3, 0.1, 0.0)
 """Of the width of counts and timing, which what was learned of a user may have beside them:
 hundreds of columns that say little would drown a few that say much, as one penalty is for all."""
-ENOUGH = 10_000
-"""Of so many pairs a regression learns by itself what says little; to save time."""
 DIMENSIONS = 100
 """Of the truncated SVD of counts."""
-LEAST = 1e-6
-"""Of a probability, before its log odds; and of their deviation."""
-_SPREAD, _POWER = 0.08, 6
-"""How much the ROC-AUCs of models on one task differ, and how steeply trust follows them; see
-docs/decisions/0010."""
-ROUNDS = 400
-PATIENCE = 40
-GBM = {
-    "learning_rate": 0.05,
-    "num_leaves": 15,
-    "min_data_in_leaf": 20,
-    "feature_fraction": 0.2,
-    "bagging_fraction": 0.8,
-    "bagging_freq": 1,
-    "lambda_l2": 1.0,
-    "num_threads": 1,
-    "deterministic": True,
-    "force_col_wise": True,
-    "verbosity": -1,
-}
-"""Small trees that see few columns each: hundreds of users, thousands of columns."""
-_TOLD = {**GBM, "objective": "binary", "metric": "binary_logloss"}
-FORESTS = 3
-"""Of few labels the same trees by other draws differ by some .01 ROC-AUC, so a mean is taken."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a model says of the test pairs, and what it was worth on the validation pairs."""
-
-    scores: Floats
-    """(B,) or (B, C), in the order of the split's test pairs."""
-    validation: float
-    """The task's first metric on the validation pairs."""
-    held: Floats | None = None
-    """Of yes-or-no tasks: what the model that was chosen said of the validation pairs."""
-
-
-def base_rate(targets: NDArray[Any], split: Split) -> Scored:
-    """Give everybody the share of positives: what one knows without looking at users."""
-    return Scored(np.full(len(split.test), targets[split.learning].mean()), 0.5)
 
 
 def linear(
@@ -107,10 +65,10 @@ def learn_linear(
     """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
     learning = split.learning
     known = _Known(_rows(counts, learning), _rows(vectors, learning), targets[learning], timing)
-    shares = _shares(counts, vectors, timing) if len(split.train) < ENOUGH else SHARES[:1]
+    shares = _shares(counts, vectors, timing) if split.is_small else SHARES[:1]
     values: dict[_Choice, list[float]] = defaultdict(list)
     told: dict[_Choice, list[Floats]] = defaultdict(list)  # first of the validation pairs
-    for part in split.tried(ENOUGH):
+    for part in split.tried:
         held = np.searchsorted(learning, part)
         for choice, scores in known.tried(shares, held):
             values[choice].append(roc_auc(known.targets[held], scores))
@@ -197,118 +155,6 @@ def _shares(
     if counts is None:
         return SHARES[:-1] if timing else SHARES[:1]
     return SHARES
-
-
-def log_odds(scores: Floats) -> Floats:
-    """Of probabilities (B,) that are neither 0 nor 1, or drawn away from them."""
-    found: Floats = logit(np.clip(scores.astype(np.float64), LEAST, 1 - LEAST))
-    return found
-
-
-def blend(scores: Sequence[Floats], weights: Sequence[float] | None = None) -> Floats:
-    """The mean of several models' log odds, each as wide as they are on average, as a probability.
-
-    A model that is sure of itself, as those are that learned few labels by heart, has no more to
-    say than the others; one that gives everybody the same has nothing to say. `weights` are those
-    of `trust`; none: all alike.
-    """
-    odds = [log_odds(one) for one in scores]
-    center, width = np.mean(odds), np.mean([one.std() for one in odds])
-    weights = weights if weights is not None else [1.0] * len(odds)
-    standard = [(one - one.mean()) / max(one.std(), LEAST) for one in odds]
-    telling = [weight * (one.std() > LEAST) for weight, one in zip(weights, odds, strict=True)]
-    if not any(telling):
-        return np.full(len(scores[0]), expit(center))
-    mean: Floats = expit(center + width * np.average(standard, axis=0, weights=telling))
-    return mean
-
-
-def trust(values: Sequence[float], judges: float) -> list[float]:
-    """How much each of several models counts in their mean, by its ROC-AUC on validation pairs.
-
-    By the sixth power of what it is better than chance, so that one that knows little moves
-    little. Of `judges` on the rarer side of those pairs, values differ by chance: the fewer there
-    are, the nearer they are drawn to their mean.
-    """
-    found = np.array(values)
-    mean = found.mean()
-    kept = _SPREAD**2 / (_SPREAD**2 + mean * (1 - mean) / judges)
-    skill = np.maximum(mean + kept * (found - mean) - 0.5, 0.005) ** _POWER
-    return [float(one) for one in skill / skill.sum()]
-
-
-def gbm(
-    columns: sparse.csr_matrix, targets: NDArray[Any], split: Split, forests: int = FORESTS
-) -> Scored:
-    """Boosted trees (LightGBM) on all columns, as many as tell best how likely an answer is.
-
-    Of fewer pairs than `ENOUGH`, the mean of so many that differ in what they draw.
-    """
-    model, value, held = learn_gbm(columns, targets, split, forests)
-    return Scored(model.scores(columns[split.test]), value, held)
-
-
-@dataclass(frozen=True)
-class Trees:
-    """Boosted trees that were learned; of several, the mean counts."""
-
-    boosters: tuple[lightgbm.Booster, ...]
-
-    def scores(self, columns: sparse.csr_matrix) -> Floats:
-        """The probability of yes, (B,)."""
-        return _mean_of(booster.predict(columns) for booster in self.boosters)
-
-    def to_text(self) -> str:
-        """LightGBM's own texts, one after the other."""
-        return "".join(booster.model_to_string() for booster in self.boosters)
-
-    @classmethod
-    def from_text(cls, text: str) -> "Trees":
-        """What `to_text` wrote; raise LightGBM's own error if it is something else."""
-        texts = re.split(r"(?m)^(?=tree\nversion=)", text)
-        return cls(tuple(lightgbm.Booster(model_str=one) for one in texts if one.strip()))
-
-
-def learn_gbm(
-    columns: sparse.csr_matrix, targets: NDArray[Any], split: Split, forests: int = FORESTS
-) -> tuple[Trees, float, Floats]:
-    """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
-    learning = split.learning
-    columns, targets = columns[learning], targets[learning]
-    everyone = np.arange(len(learning))
-    folds = [
-        (np.setdiff1d(everyone, held), held)
-        for held in (np.searchsorted(learning, part) for part in split.tried(ENOUGH))
-    ]
-    tried = lightgbm.cv(
-        {**_TOLD, "seed": 0}, lightgbm.Dataset(columns, targets), ROUNDS, folds=folds,
-        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
-    )  # fmt: skip
-    rounds = len(np.asarray(tried["valid binary_logloss-mean"]))
-    train, validation = folds[0]
-
-    def grown(rows: Int64, seed: int) -> lightgbm.Booster:
-        data = lightgbm.Dataset(columns[rows], targets[rows])
-        return lightgbm.train({**_TOLD, "seed": seed}, data, rounds)
-
-    seeds = range(forests if len(train) < ENOUGH else 1)
-    told = _mean_of(grown(train, seed).predict(columns[validation]) for seed in seeds)
-    value = roc_auc(targets[validation], told)
-    boosters = tuple(grown(everyone, seed) for seed in seeds)
-    return Trees(boosters), 0.5 if np.isnan(value) else value, told
-
-
-def _mean_of(scores: Iterable[Any]) -> Floats:
-    mean: Floats = np.mean([np.asarray(one) for one in scores], axis=0)
-    return mean
-
-
-def with_timing(
-    counts: sparse.csr_matrix, vectors: NDArray[np.float32], timing: int
-) -> sparse.csr_matrix:
-    """Counts (B, D) and the last columns of vectors (B, H), as many as `timing`, as trees read."""
-    last = sparse.csr_matrix(vectors[:, vectors.shape[1] - timing :])
-    return sparse.hstack([counts, last], format="csr", dtype=np.float32)
 
 
 @dataclass(frozen=True)
