@@ -66,6 +66,19 @@ def test_tasks_of_many_classes_are_refused(data: PreparedData) -> None:
         finetune_with_aggregates(tiny_model(data), data, taste_labels(data, "multiclass"))
 
 
+def test_one_user_of_an_answer_is_refused_and_two_are_learned_from(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    rare = np.flatnonzero(labels.targets == 1)
+    common = np.flatnonzero(labels.targets == 0)
+    config = FinetuneConfig(epochs=1)
+    one = labels.take(np.append(common, rare[:1]))
+    with pytest.raises(LabelError, match="too few users have the rarer answer"):
+        finetune_with_aggregates(tiny_model(data), data, one, config=config)
+    two = labels.take(np.append(common, rare[:2]))
+    fused = finetune_with_aggregates(tiny_model(data), data, two, config=config)
+    assert np.isfinite([*fused.weights.values(), fused.record["quality"]]).all()
+
+
 @pytest.mark.parametrize("name", ["fused.json", "regression.safetensors", "trees.txt"])
 @pytest.mark.parametrize("damage", ["flip", "remove"])
 def test_damage_is_told(task: FusedModel, tmp_path: Path, name: str, damage: str) -> None:

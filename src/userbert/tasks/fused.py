@@ -48,9 +48,9 @@ from userbert.progress import progress
 from userbert.tasks.aggregates import aggregates, of_all_history
 from userbert.tasks.answers import answered
 from userbert.tasks.blending import LEAST, log_odds, trust
-from userbert.tasks.finetune import FinetuneConfig, finetune
+from userbert.tasks.finetune import FinetuneConfig, finetune, quality
 from userbert.tasks.labels import Labels
-from userbert.tasks.metrics import Floats, roc_auc
+from userbert.tasks.metrics import Floats
 from userbert.tasks.regression import Regression, Scales, learn_linear
 from userbert.tasks.splits import Split, parts_to_learn_from
 from userbert.tasks.task_card import task_card
@@ -251,6 +251,11 @@ def finetune_with_aggregates(
     parts = parts_to_learn_from(
         labels.user_ids, labels.targets, everyone, config.seed, config.validation
     )
+    if any(len(set(labels.targets[np.setdiff1d(everyone, part)].tolist())) < 2 for part in parts):
+        raise LabelError(
+            f"{labels.name}: too few users have the rarer answer to learn it without some of them. "
+            "Give two users of each answer at least, or fine-tune without --with-aggregates."
+        )
     # Nobody is asked: all that are not set apart are learned from.
     split = Split(parts, everyone[:0])
     validation = split.validation
@@ -272,7 +277,7 @@ def finetune_with_aggregates(
         "regression": by_regression,
         "trees": by_trees,
     }
-    quality = {
+    qualities = {
         "network": network.record["quality"],
         "regression": of_regression,
         "trees": of_trees,
@@ -280,17 +285,17 @@ def finetune_with_aggregates(
     timed_trees = None
     if timing:
         timed = with_timing(counts, vectors, timing)
-        timed_trees, quality["timed trees"], held["timed trees"] = learn_gbm(
+        timed_trees, qualities["timed trees"], held["timed trees"] = learn_gbm(
             timed, labels.targets, split
         )
     alike = {name: Alike.of(scores) for name, scores in held.items()}
     told = labels.targets[validation]
     judges = max(1, min(told.sum(), len(told) - told.sum()))
-    weights = dict(zip(quality, trust([*quality.values()], judges), strict=True))
+    weights = dict(zip(qualities, trust([*qualities.values()], judges), strict=True))
     record = {
         **network.record,
-        "qualities": quality,
-        "quality": roc_auc(told, _mean(held, alike, weights)),
+        "qualities": qualities,
+        "quality": quality(labels, told, _mean(held, alike, weights)),
     }
     return FusedModel(network, model, regression, trees, timed_trees, alike, weights, record)
 

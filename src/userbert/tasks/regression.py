@@ -71,11 +71,11 @@ def learn_linear(
     for part in split.tried:
         held = np.searchsorted(learning, part)
         for choice, scores in known.tried(shares, held):
-            values[choice].append(roc_auc(known.targets[held], scores))
+            values[choice].append(_ranked(known.targets[held], scores))
             told[choice].append(scores)
 
     def worth(choice: _Choice) -> float:
-        return float(np.nan_to_num(values[choice], nan=0.5).mean())
+        return float(np.mean(values[choice]))
 
     chosen = max(values, key=worth)
     if counts is not None or chosen.share == 1:
@@ -86,7 +86,13 @@ def learn_linear(
     factors, shift = _halves([told[whole], told[chosen]])
     regression = known.learned(whole).plus(known.learned(chosen), factors, shift)
     both = factors @ [log_odds(told[choice][0]) for choice in (whole, chosen)] + shift
-    return regression, roc_auc(targets[split.validation], both), expit(both)
+    return regression, _ranked(targets[split.validation], both), expit(both)
+
+
+def _ranked(targets: NDArray[Any], scores: Floats) -> float:
+    """ROC-AUC; of one class, among which nothing is ranked, that of chance."""
+    value = roc_auc(targets, scores)
+    return 0.5 if np.isnan(value) else value
 
 
 def _halves(told: Sequence[Sequence[Floats]]) -> tuple[Floats, float]:
