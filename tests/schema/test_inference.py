@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from userbert.data.prepare import prepare
 from userbert.errors import SourceError
 from userbert.schema import Schema
+from userbert.schema.attributes import Category, Derived, Number
 from userbert.schema.inference import propose_schema
-from userbert.schema.models import Category, Derived, Number
 
 START = datetime(2024, 1, 1)
 

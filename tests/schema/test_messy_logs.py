@@ -11,8 +11,8 @@ from userbert.data.prepare import prepare
 from userbert.errors import SourceError
 from userbert.folders import read_json
 from userbert.schema import Schema
+from userbert.schema.attributes import Category, Number
 from userbert.schema.inference import propose
-from userbert.schema.models import Category, Number
 from userbert.schema.proposal import Proposal, render
 
 ROWS = 600

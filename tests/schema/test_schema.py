@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 
 from userbert.errors import SchemaError
 from userbert.schema import Schema
-from userbert.schema.models import (
-    ActionColumn,
-    DayWords,
-    GapWords,
-    Time,
-    format_duration,
-    parse_duration,
-    to_instant,
-)
+from userbert.schema.models import ActionColumn, DayWords, GapWords, Time
+from userbert.schema.strict import format_duration, parse_duration, to_instant
 from userbert.schema.yaml_text import read_mapping, scalar, write_mapping
 
 TEXT = """

@@ -16,7 +16,8 @@ from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary
 from userbert.data.words import build_words, encode_actions, number_users
 from userbert.folders import write_json
 from userbert.model.userbert import UserBert, UserBertConfig
-from userbert.schema.models import Schema, to_instant
+from userbert.schema.models import Schema
+from userbert.schema.strict import to_instant
 from userbert.tasks.labels import Labels, label_attribute, label_next
 
 SCHEMA = """

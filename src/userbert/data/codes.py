@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from userbert.data.vocabulary import NONE, Categories, Int32, Vocabulary
 from userbert.data.words import Encoder
-from userbert.schema.models import Attribute, Number, Schema
+from userbert.schema.attributes import Attribute, Number
+from userbert.schema.models import Schema
 
 KEYS = {"user_id": pl.String(), "time": pl.Int64(), "row": pl.Int64()}
 """The columns that all rows have."""

@@ -11,7 +11,8 @@ import polars as pl
 from userbert.data.codes import CodedLogs
 from userbert.data.intake import UserLogs
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary, countable
-from userbert.schema.models import Attribute, Category, Derived, Number, Schema
+from userbert.schema.attributes import Attribute, Category, Derived, Number
+from userbert.schema.models import Schema
 
 PROFILE, _SHARED = "profile", "shared"
 Key = tuple[str, str]

@@ -22,7 +22,8 @@ from userbert.data.store import PreparedData, power_of_two, write_manifest
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, write_json
-from userbert.schema.models import Category, Number, Schema
+from userbert.schema.attributes import Category, Number
+from userbert.schema.models import Schema
 from userbert.schema.yaml_text import nearest
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from userbert.data.times import instants, within
+from userbert.schema.attributes import Category, Derived, Number
 from userbert.schema.files import NO_NUMBER
-from userbert.schema.models import Category, Derived, Number, Profile, Schema, Source, Time
+from userbert.schema.models import Profile, Schema, Source, Time
 
 INVALID = "invalid"
 """The column that says why a row cannot be used; null where it can."""

@@ -17,7 +17,8 @@ from userbert.data.rows import as_text, checked_events, checked_profile
 from userbert.data.times import can_be_times
 from userbert.errors import SourceError
 from userbert.schema import files
-from userbert.schema.models import Derived, Lookup, Profile, Schema, Source, Time
+from userbert.schema.attributes import Derived
+from userbert.schema.models import Lookup, Profile, Schema, Source, Time
 from userbert.schema.yaml_text import nearest
 
 _BATCH_ROWS = 262_144

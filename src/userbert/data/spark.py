@@ -40,7 +40,8 @@ from userbert.data.store import PreparedData, ShardSize, shard_name, total, writ
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError
 from userbert.folders import checksums
-from userbert.schema.models import Number, Schema
+from userbert.schema.attributes import Number
+from userbert.schema.models import Schema
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

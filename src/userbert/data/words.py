@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from userbert.data.vocabulary import Int32
-from userbert.schema.models import DayWords, GapWords, to_instant
+from userbert.schema.models import DayWords, GapWords
+from userbert.schema.strict import to_instant
 
 Int64 = NDArray[np.int64]
 

@@ -32,7 +32,8 @@ from userbert.model.encoder import Encoder
 from userbert.model.heads import SegmentHeads, UserHeads
 from userbert.model.hub import folder_of, upload
 from userbert.progress import progress
-from userbert.schema.models import Schema, Strict
+from userbert.schema.models import Schema
+from userbert.schema.strict import Strict
 from userbert.workers import threaded
 
 Pool = Literal["mean", "cls", "all"]

@@ -6,7 +6,7 @@ times come from, and in which zone a user's day begins.
 """
 
 import re
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -14,11 +14,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
-    PlainSerializer,
     Tag,
     ValidationError,
     field_validator,
@@ -26,61 +23,13 @@ from pydantic import (
 )
 
 from userbert.errors import SchemaError
+from userbert.schema.attributes import Attribute, Category, Derived, Number, ProfileField
 from userbert.schema.inference import propose_schema
 from userbert.schema.roles import RESERVED_NAMES
+from userbert.schema.strict import MANY, Duration, Strict, known_zone, to_instant
 from userbert.schema.yaml_text import Place, explain, nearest, read_mapping, write_mapping
 
 SEGMENT_NAMES = ("long_term", "short_term")
-
-_UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-_LONGEST = timedelta(days=36_500)
-"""No log is longer, and sums of instants and durations stay far from the ends of int64."""
-_MANY = 1 << 31
-
-
-def parse_duration(text: object) -> timedelta:
-    """Read `90d`, `12h`, `2w` or `30m`; raise `ValueError` for anything else."""
-    if isinstance(text, timedelta):
-        return text
-    match = re.fullmatch(r"(\d{1,6})([wdhms])", str(text))
-    if match is None or int(match[1]) == 0:
-        raise ValueError(f"expected a duration such as 90d, 12h or 30m, found {text!r}")
-    duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
-    if duration > _LONGEST:
-        raise ValueError(f"expected a duration of at most {_LONGEST.days}d, found {text!r}")
-    return duration
-
-
-def format_duration(duration: timedelta) -> str:
-    """Write a duration as `parse_duration` reads it, in the largest unit that fits."""
-    seconds = int(duration.total_seconds())
-    for letter, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds % size == 0:
-            return f"{seconds // size}{letter}"
-    return f"{seconds}s"
-
-
-def _known_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ValueError(
-            f"unknown time zone {name!r}; use an IANA name such as Europe/Berlin"
-        ) from None
-    return name
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, when_used="json"),
-]
-
-
-class Strict(BaseModel):
-    """A frozen model in which an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Time(Strict):
@@ -107,7 +56,7 @@ class Time(Strict):
     @field_validator("zone")
     @classmethod
     def _zone_is_known(cls, zone: str) -> str:
-        return zone if zone == "local" else _known_zone(zone)
+        return zone if zone == "local" else known_zone(zone)
 
 
 class Lookup(Strict):
@@ -150,59 +99,7 @@ class Source(Strict):
     """A file, folder, glob or list of these: CSV, JSON Lines or Parquet; .gz and .zst."""
     time: Time
     action: Action
-    lookup: list[Lookup] = []
-
-
-class Category(Strict):
-    """A categorical attribute or profile field."""
-
-    column: str
-    max_values: int = Field(default=1_000_000, ge=1, le=_MANY)
-    """At most so many values are told apart; the rarer ones become *unknown*."""
-    min_users: int = Field(default=1, ge=1)
-    """A value of fewer users becomes *unknown*."""
-    share: bool = False
-    """One vocabulary and one table for both segments."""
-
-
-class Number(Strict):
-    """A number that is binned by quantiles of what `fit_before` lets through."""
-
-    column: str
-    bins: int = Field(ge=2, le=10_000)
-    min: float | None = None
-    """A value below is an error in its row."""
-    share: bool = False
-
-
-class Derived(Strict):
-    """An attribute that every action has: its local hour, weekday or action type."""
-
-    of: Literal["hour", "weekday", "action"]
-    share: bool = False
-
-
-def _kind(attribute: object) -> str:
-    """Which model an attribute is meant to be, so that a fault is told of that one alone."""
-    keys = attribute if isinstance(attribute, dict) else getattr(attribute, "__dict__", {})
-    return "derived" if "of" in keys else "number" if {"bins", "min"} & set(keys) else "category"
-
-
-def _field_kind(field: object) -> str:
-    """Which model a profile field is meant to be: a user has no hour."""
-    return "number" if _kind(field) == "number" else "category"
-
-
-Attribute = Annotated[
-    Annotated[Category, Tag("category")]
-    | Annotated[Number, Tag("number")]
-    | Annotated[Derived, Tag("derived")],
-    Discriminator(_kind),
-]
-ProfileField = Annotated[
-    Annotated[Category, Tag("category")] | Annotated[Number, Tag("number")],
-    Discriminator(_field_kind),
-]
+    lookup: list[Lookup] = Field(default_factory=list)
 
 
 class DayWords(Strict):
@@ -260,9 +157,9 @@ class Segment(Strict):
     window: Window
     actions: list[str] = Field(min_length=1)
     attributes: list[str] = Field(min_length=1)
-    max_words: int = Field(default=128, ge=1, le=_MANY)
+    max_words: int = Field(default=128, ge=1, le=MANY)
     """At most so many words of a user, the newest (paper §4.4: 128)."""
-    max_actions: int = Field(default=1024, ge=1, le=_MANY)
+    max_actions: int = Field(default=1024, ge=1, le=MANY)
     """At most so many actions of a word, the newest."""
 
     @field_validator("window", mode="before")
@@ -310,7 +207,7 @@ class Schema(Strict):
     @field_validator("timezone")
     @classmethod
     def _timezone_is_known(cls, name: str) -> str:
-        return _known_zone(name)
+        return known_zone(name)
 
     @field_validator("fit_before")
     @classmethod
@@ -430,24 +327,6 @@ class Schema(Strict):
     def fit_before_us(self) -> int | None:
         """`fit_before` in microseconds since 1970."""
         return None if self.fit_before is None else self.instant(self.fit_before)
-
-
-def to_instant(moment: str | date | datetime, zone: ZoneInfo) -> int:
-    """Microseconds since 1970 of a moment; a naive one is in `zone`. Raise `SchemaError`."""
-    if isinstance(moment, str):
-        try:
-            moment = datetime.fromisoformat(moment)
-        except ValueError:
-            raise SchemaError(
-                f"expected a date or time such as 2017-09-01 or 2017-09-01T04:00, found {moment!r}."
-            ) from None
-    if not isinstance(moment, datetime):
-        moment = datetime.combine(moment, time())
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone)
-    # Not by `astimezone`, which overflows at either end of the calendar.
-    since = moment.replace(tzinfo=None) - datetime(1970, 1, 1) - (moment.utcoffset() or timedelta())
-    return since // timedelta(microseconds=1)
 
 
 _TAGS: dict[str, type[BaseModel]] = {

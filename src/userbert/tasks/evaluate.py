@@ -22,7 +22,7 @@ from userbert.errors import LabelError, ModelError
 from userbert.folders import publishing_file, write_json
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.provenance import made
-from userbert.schema.models import Strict
+from userbert.schema.strict import Strict
 from userbert.tasks import learning_curve
 from userbert.tasks.aggregates import aggregates, of_all_history
 from userbert.tasks.calibration import calibration, calibration_error

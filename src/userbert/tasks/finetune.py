@@ -22,7 +22,7 @@ from userbert.data.pairs import Pairs
 from userbert.data.store import PreparedData
 from userbert.errors import LabelError
 from userbert.model.userbert import UserBert, embed_pairs
-from userbert.schema.models import Strict
+from userbert.schema.strict import Strict
 from userbert.tasks.labelled_batches import LabelledBatches
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Floats, map_at_k, roc_auc

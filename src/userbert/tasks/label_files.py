@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from userbert.data.batches import Int64
 from userbert.errors import LabelError
 from userbert.folders import publishing_file, require_ending
-from userbert.schema.models import Strict
+from userbert.schema.strict import Strict
 from userbert.tasks.label_columns import Kind, column_of, targets_of
 
 _METADATA = b"userbert"

@@ -31,7 +31,7 @@ from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE, UNKNOWN, Categories
 from userbert.data.words import DAY_US
 from userbert.errors import InputError, LabelError
-from userbert.schema.models import parse_duration
+from userbert.schema.strict import parse_duration
 from userbert.tasks.label_columns import (
     Kind,
     as_numbers,

@@ -27,7 +27,7 @@ from userbert.errors import InputError, ModelError
 from userbert.folders import replacing_file, sync
 from userbert.model.userbert import Precision, autocast
 from userbert.progress import progress
-from userbert.schema.models import Strict
+from userbert.schema.strict import Strict
 from userbert.training.checkpoint import RunState, load_checkpoint, newest_intact, save_checkpoint
 from userbert.training.distributed import (
     ALONE,

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from userbert.errors import InputError
 from userbert.model.userbert import UserBertConfig
-from userbert.schema.models import Strict
+from userbert.schema.strict import Strict
 
 SAMPLES = 2_048
 """Ids that a sampled softmax looks at, besides those of the batch."""

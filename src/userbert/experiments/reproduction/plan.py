@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from userbert.experiments.reproduction.questions import SCALE
 from userbert.experiments.reproduction.recipes import RECIPES
 from userbert.experiments.reproduction.references import REFERENCES
-from userbert.schema.models import Strict
+from userbert.schema.strict import Strict
 
 
 class Trial(Strict):

@@ -15,7 +15,8 @@ from userbert.data.batches import Int64
 from userbert.data.store import PreparedData, Shard
 from userbert.data.vocabulary import FIRST_VALUE
 from userbert.data.words import DayGrid
-from userbert.schema.models import DayWords, Derived, Number
+from userbert.schema.attributes import Derived, Number
+from userbert.schema.models import DayWords
 from userbert.serving.explorer.contents import (
     PROFILE,
     FileRows,
