@@ -35,8 +35,11 @@ def snippets(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """What the page has one run, in its order; trainings are cut short."""
+    """What the page has one run, in its order; trainings are cut short, to one of two data sets."""
     text = re.sub(r"(--steps |steps=)\d+", r"\g<1>30", page.read_text(encoding="utf-8"))
+    text = re.sub(
+        r"(userbert reproduce .*--quick)$", r"\1 --data complete-journey", text, flags=re.M
+    )
     run = {"sh": ["bash", "-euc"], "python": [sys.executable, "-c"]}
     found = re.findall(r"```(sh|python)\n(.*?)```", text, re.S)
     return [[*run[language], code] for language, code in found]
