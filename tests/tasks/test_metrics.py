@@ -17,6 +17,7 @@ from userbert.tasks.metrics import (
     pr_auc,
     resample_users,
     roc_auc,
+    roc_auc_or_chance,
 )
 
 binary_scores = st.lists(
@@ -32,8 +33,10 @@ def test_ranking_metrics_equal_scikit_learn_with_ties(pairs: list[tuple[bool, in
     assert pr_auc(targets, scores) == pytest.approx(average_precision_score(targets, scores))
 
 
-def test_roc_auc_of_one_class_is_undefined() -> None:
+def test_roc_auc_of_one_class_is_undefined_and_chooses_like_chance() -> None:
     assert np.isnan(roc_auc(np.zeros(3), np.arange(3.0)))
+    assert roc_auc_or_chance(np.zeros(3), np.arange(3.0)) == 0.5
+    assert roc_auc_or_chance(np.array([0, 0, 1]), np.arange(3.0)) == 1
 
 
 def test_accuracy_cuts_probabilities_at_one_half_and_takes_the_best_class() -> None:

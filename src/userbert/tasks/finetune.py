@@ -25,7 +25,7 @@ from userbert.model.userbert import UserBert, embed_pairs
 from userbert.schema.strict import Strict
 from userbert.tasks.labelled_batches import LabelledBatches
 from userbert.tasks.labels import Labels
-from userbert.tasks.metrics import Floats, map_at_k, roc_auc
+from userbert.tasks.metrics import Floats, map_at_k, roc_auc_or_chance
 from userbert.tasks.splits import split_off_validation
 from userbert.tasks.task_head import mean_loss
 from userbert.tasks.task_model import TaskModel
@@ -145,8 +145,7 @@ def finetune(
 def quality(labels: Labels, targets: NDArray[Any], scores: Floats) -> float:
     """What is better the higher it is: ROC-AUC, mAP@10, or the mean squared error's negative."""
     if labels.kind == "binary":
-        value = roc_auc(targets, scores)
-        return 0.5 if np.isnan(value) else value
+        return roc_auc_or_chance(targets, scores)
     if labels.kind == "regression":
         return -float(np.mean((scores - targets) ** 2))
     if labels.kind == "multiclass":

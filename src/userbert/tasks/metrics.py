@@ -30,6 +30,12 @@ def roc_auc(targets: NDArray[Any], scores: Floats) -> float:
     return float(_roc_auc(targets, scores, _once(targets))[0])
 
 
+def roc_auc_or_chance(targets: NDArray[Any], scores: Floats) -> float:
+    """ROC-AUC, by which models are chosen; of one class, among which nothing is ranked, .5."""
+    value = roc_auc(targets, scores)
+    return 0.5 if np.isnan(value) else value
+
+
 def pr_auc(targets: NDArray[Any], scores: Floats) -> float:
     """Average precision: the precision at each positive (B,), ties sharing theirs."""
     return float(_pr_auc(targets, scores, _once(targets))[0])

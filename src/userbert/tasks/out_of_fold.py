@@ -18,7 +18,7 @@ from userbert.progress import progress
 from userbert.tasks.blending import Scored, blend, trust
 from userbert.tasks.fits import Fit, Material, Workshop, do_all
 from userbert.tasks.labels import Labels
-from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate, roc_auc
+from userbert.tasks.metrics import Estimate, Floats, MetricName, estimate, roc_auc_or_chance
 from userbert.tasks.splits import VALIDATION_SHARE
 from userbert.workers import cores
 
@@ -129,7 +129,7 @@ def _mean(parts: Sequence[Scored], held: NDArray[Any], judges: float) -> Scored:
     """Yes-or-no answers: the mean of all, weighed by what each is worth on the validation pairs."""
     weights = trust([one.validation for one in parts], judges)
     told = [one.held for one in parts if one.held is not None]
-    value = roc_auc(held, blend(told, weights))
+    value = roc_auc_or_chance(held, blend(told, weights))
     return Scored(blend([one.scores for one in parts], weights), value)
 
 

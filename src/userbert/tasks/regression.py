@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 
 from userbert.data.batches import Int64
 from userbert.tasks.blending import LEAST, Scored, log_odds
-from userbert.tasks.metrics import Floats, roc_auc
+from userbert.tasks.metrics import Floats, roc_auc_or_chance
 from userbert.tasks.splits import Split
 
 Matrix = Any
@@ -71,7 +71,7 @@ def learn_linear(
     for part in split.tried:
         held = np.searchsorted(learning, part)
         for choice, scores in known.tried(shares, held):
-            values[choice].append(_ranked(known.targets[held], scores))
+            values[choice].append(roc_auc_or_chance(known.targets[held], scores))
             told[choice].append(scores)
 
     def worth(choice: _Choice) -> float:
@@ -86,13 +86,7 @@ def learn_linear(
     factors, shift = _halves([told[whole], told[chosen]])
     regression = known.learned(whole).plus(known.learned(chosen), factors, shift)
     both = factors @ [log_odds(told[choice][0]) for choice in (whole, chosen)] + shift
-    return regression, _ranked(targets[split.validation], both), expit(both)
-
-
-def _ranked(targets: NDArray[Any], scores: Floats) -> float:
-    """ROC-AUC; of one class, among which nothing is ranked, that of chance."""
-    value = roc_auc(targets, scores)
-    return 0.5 if np.isnan(value) else value
+    return regression, roc_auc_or_chance(targets[split.validation], both), expit(both)
 
 
 def _halves(told: Sequence[Sequence[Floats]]) -> tuple[Floats, float]:

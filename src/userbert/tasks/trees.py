@@ -19,7 +19,7 @@ from scipy import sparse
 
 from userbert.data.batches import Int64
 from userbert.tasks.blending import Scored
-from userbert.tasks.metrics import Floats, roc_auc
+from userbert.tasks.metrics import Floats, roc_auc_or_chance
 from userbert.tasks.splits import Split
 
 ROUNDS = 400
@@ -99,9 +99,9 @@ def learn_gbm(
 
     seeds = range(forests if split.is_small else 1)
     told = _mean_of(grown(train, seed).predict(columns[validation]) for seed in seeds)
-    value = roc_auc(targets[validation], told)
+    value = roc_auc_or_chance(targets[validation], told)
     boosters = tuple(grown(everyone, seed) for seed in seeds)
-    return Trees(boosters), 0.5 if np.isnan(value) else value, told
+    return Trees(boosters), value, told
 
 
 def _mean_of(scores: Iterable[Any]) -> Floats:
