@@ -13,14 +13,8 @@ from numpy.typing import NDArray
 
 from small_logs import SCHEMA, buys, instant, prepared, sealed_again
 from userbert.data import prepare as preparation
-from userbert.data.store import (
-    TIMELESS,
-    PreparedData,
-    ShardTables,
-    shard_of,
-    write_manifest,
-    write_shard,
-)
+from userbert.data.shards import TIMELESS, ShardTables, shard_of, write_shard
+from userbert.data.store import PreparedData, write_manifest
 from userbert.data.vocabulary import Bins, Categories, Vocabulary
 from userbert.data.words import build_words, encode_actions, number_users, user_hash
 from userbert.errors import DataError
@@ -138,7 +132,7 @@ def test_users_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.Mo
     def poor_hash(ids: pa.Array) -> NDArray[np.uint64]:
         return np.full(len(ids), 7, np.uint64)
 
-    for module in ("words", "store", "partitions"):
+    for module in ("words", "shards", "store", "partitions"):
         monkeypatch.setattr(f"userbert.data.{module}.user_hash", poor_hash)
     data = prepared(tmp_path, pl.concat([buys(user, "2017-03-01") for user in USERS[:5]]))
     assert data.user_ids.to_pylist() == sorted(USERS[:5])

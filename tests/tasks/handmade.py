@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import torch
 
 from userbert.data.pairs import pairs_at
-from userbert.data.store import PreparedData, ShardTables, write_manifest, write_shard
+from userbert.data.shards import ShardTables, write_shard
+from userbert.data.store import PreparedData, write_manifest
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary
 from userbert.data.words import build_words, encode_actions, number_users
 from userbert.folders import write_json

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from userbert.data.store import TIMELESS, PreparedData
+from userbert.data.shards import TIMELESS
+from userbert.data.store import PreparedData
 from userbert.data.stored import UserRows
 from userbert.data.vocabulary import Int32
 from userbert.data.words import number_users

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from userbert.data.appending import joined
 from userbert.data.codes import CodedLogs
 from userbert.data.intake import UserLogs
-from userbert.data.store import PreparedData, ShardTables
+from userbert.data.shards import ShardTables
+from userbert.data.store import PreparedData
 from userbert.data.stored import UserRows, stored_range
 from userbert.data.vocabulary import Int32, Vocabularies
 from userbert.data.words import build_words, encode_actions, number_users

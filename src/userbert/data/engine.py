@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from userbert.data.reading import Reading
+from userbert.data.shards import ShardSize
 from userbert.data.sources import LogFile
-from userbert.data.store import PreparedData, ShardSize
+from userbert.data.store import PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.schema.models import Schema
 

@@ -16,16 +16,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from userbert.data.reading import REJECTED
-from userbert.data.store import (
-    PreparedData,
-    Shard,
-    ShardSize,
-    ShardTables,
-    shard_name,
-    total,
-    write_manifest,
-    write_shard,
-)
+from userbert.data.shards import Shard, ShardSize, ShardTables, shard_name, total, write_shard
+from userbert.data.store import PreparedData, write_manifest
 from userbert.data.stored import stored_users
 from userbert.errors import InputError
 from userbert.folders import read_json, replacing_folder, write_json

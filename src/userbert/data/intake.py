@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from userbert.data.store import TIMELESS
+from userbert.data.shards import TIMELESS
 from userbert.data.words import user_hash
 from userbert.schema.models import Schema
 

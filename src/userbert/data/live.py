@@ -19,9 +19,10 @@ from userbert.data.building import Builder
 from userbert.data.codes import CodedLogs
 from userbert.data.intake import user_logs
 from userbert.data.rows import INVALID, checked_events, checked_profile
+from userbert.data.shards import Shard, shard_in_memory
 from userbert.data.sources import columns_of_profile, columns_of_source
-from userbert.data.store import Int64, Shard, shard_in_memory
 from userbert.data.vocabulary import Vocabularies
+from userbert.data.words import Int64
 from userbert.errors import InputError
 from userbert.schema.files import listed
 from userbert.schema.models import Schema

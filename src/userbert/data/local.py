@@ -13,7 +13,14 @@ from userbert.data.engine import Preparation
 from userbert.data.fitting import Counts, added_up, count_values, fit_vocabularies
 from userbert.data.intake import LeftOut, UserLogs, user_logs
 from userbert.data.partitions import Partitions
-from userbert.data.store import ShardSize, ShardTables, power_of_two, shard_name, total, write_shard
+from userbert.data.shards import (
+    ShardSize,
+    ShardTables,
+    power_of_two,
+    shard_name,
+    total,
+    write_shard,
+)
 from userbert.data.vocabulary import Vocabularies
 from userbert.folders import require_space
 from userbert.progress import progress

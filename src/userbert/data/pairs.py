@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from userbert.data.batches import Int64
-from userbert.data.store import Histories, PreparedData, Shard
+from userbert.data.shards import Shard
+from userbert.data.store import Histories, PreparedData
 from userbert.data.words import DAY_US
 from userbert.errors import InputError
 from userbert.folders import found_at

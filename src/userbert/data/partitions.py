@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from userbert.data.codes import CodedRows
-from userbert.data.store import shard_of
+from userbert.data.shards import shard_of
 from userbert.data.words import user_hash
 
 

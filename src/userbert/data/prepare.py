@@ -17,8 +17,9 @@ from userbert.data.engine import Engine, Preparation
 from userbert.data.fitting import grown
 from userbert.data.local import LocalEngine
 from userbert.data.reading import REJECTED, OnInvalid, Reading
+from userbert.data.shards import power_of_two
 from userbert.data.sources import open_profile, open_sources
-from userbert.data.store import PreparedData, power_of_two, write_manifest
+from userbert.data.store import PreparedData, write_manifest
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, write_json

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.data.batches import Future, Int32, Int64, SegmentBatch, UserBatch
-from userbert.data.store import Columns, Histories, Shard
+from userbert.data.shards import Columns, Shard
+from userbert.data.store import Histories
 from userbert.data.vocabulary import Categories, Vocabulary
 from userbert.data.words import grid_of
 from userbert.schema.models import DayWords, Segment

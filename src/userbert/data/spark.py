@@ -35,8 +35,9 @@ from userbert.data.fitting import PROFILE, count_values, counted_values, fit_voc
 from userbert.data.intake import LeftOut, UserLogs, user_logs
 from userbert.data.partitions import by_user
 from userbert.data.reading import OnInvalid, Reading
+from userbert.data.shards import ShardSize, shard_name, total, write_shard
 from userbert.data.sources import Piece, open_piece
-from userbert.data.store import PreparedData, ShardSize, shard_name, total, write_shard
+from userbert.data.store import PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError
 from userbert.folders import checksums

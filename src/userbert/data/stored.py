@@ -13,7 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from userbert.data.batches import Int64
-from userbert.data.store import Columns, PreparedData, Shard
+from userbert.data.shards import Columns, Shard
+from userbert.data.store import PreparedData
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from userbert.data.pairs import Pairs, first_events_of, refuse_blind, user_ids_of
-from userbert.data.store import Histories, Int64, PreparedData, Shard
+from userbert.data.shards import Shard
+from userbert.data.store import Histories, PreparedData
 from userbert.data.vocabulary import Vocabularies
+from userbert.data.words import Int64
 from userbert.schema.models import Schema
 
 PAIRS_EACH = 65_536

@@ -15,7 +15,8 @@ import polars as pl
 
 from userbert.data.batches import Int64
 from userbert.data.reading import REJECTED
-from userbert.data.store import Columns, PreparedData, Shard
+from userbert.data.shards import Columns, Shard
+from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories, Vocabulary
 from userbert.folders import read_json
 

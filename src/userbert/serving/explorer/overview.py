@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.data.batches import Int64
-from userbert.data.store import PreparedData, Shard
+from userbert.data.shards import Shard
+from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE
 from userbert.data.words import DayGrid
 from userbert.schema.attributes import Derived, Number

@@ -1,0 +1,195 @@
+"""Shards of prepared data: the sorted actions of some users, as memory-mapped numpy views.
+
+In: the kernel's tables. Out: the files of a shard, and a `Shard` read from them. Storage is by
+action, not by word (design, decision 2): cutting a history at any instant is a slice. Which shard
+a user is in is told by the hash of the id.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, log2
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from userbert.data.words import Int64, user_hash
+from userbert.errors import DataError
+
+TIMELESS = np.iinfo(np.int64).min
+"""The time of a profile row that carries none: it is before every cut-off."""
+
+AGAIN = "Copy the folder again, or prepare the logs again."
+"""What to do with a file that is not as it was written."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Rows of many users, sorted by user and time: a segment's actions, or profile rows."""
+
+    offsets: Int64
+    """(U + 1,): the rows of the shard's user u are `offsets[u]:offsets[u + 1]`."""
+    times: Int64
+    """(N,): microseconds since 1970."""
+    word_start: NDArray[np.uint8]
+    """(N,): 1 where a word starts (of profile rows: always 1)."""
+    values: Mapping[str, NDArray[Any]]
+    """(N,) each: ids (int32) or raw numbers (float32)."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The users whose hashes fall into one range."""
+
+    first_row: int
+    users: int
+    user_hashes: NDArray[np.uint64]
+    user_ids: pa.Array
+    segments: Mapping[str, Columns]
+    profile: Columns
+
+
+def read_shard(folder: Path, segments: Sequence[str], first_row: int) -> Shard:
+    """Map a shard's files; its first user has the row `first_row`."""
+    users = _read(folder / "users.arrow")
+    return Shard(
+        first_row,
+        users.num_rows,
+        _view(users, "user_hash"),
+        users["user_id"].combine_chunks(),
+        {name: _columns(folder / f"{name}.arrow", users, name) for name in segments},
+        _columns(folder / "profile.arrow", users, "profile"),
+    )
+
+
+def count_users(folder: Path) -> int:
+    """How many users a shard has; nothing else of it is read."""
+    return int(_read(folder / "users.arrow").num_rows)
+
+
+def _columns(file: Path, users: pa.Table, name: str) -> Columns:
+    rows = _read(file)
+    ends = _view(users, f"{name}_end")
+    values = {column: _view(rows, column) for column in rows.column_names[2:]}
+    return Columns(
+        np.concatenate([[0], ends]), _view(rows, "time"), _view(rows, "word_start"), values
+    )
+
+
+def _read(file: Path) -> pa.Table:
+    try:
+        with pa.memory_map(str(file)) as source:
+            return pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{file} cannot be read: {error}. {AGAIN}") from error
+
+
+def _view(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column as numpy without a copy; a shard is written as one batch."""
+    column = table[name]
+    if column.num_chunks == 0:
+        return np.zeros(0, column.type.to_pandas_dtype())
+    return column.chunk(0).to_numpy()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class ShardTables:
+    """A shard, or a range of its users."""
+
+    users: pa.Array
+    """(U,): ids in the order of (hash, id)."""
+    segments: Mapping[str, pa.Table]
+    """Of each, the kernel's table: `user` is a number among `users`."""
+    profile: pa.Table
+    """Such a table, too, of the profile fields."""
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """What a shard holds."""
+
+    users: int
+    actions: Mapping[str, int]
+    words: Mapping[str, int]
+
+
+def total(sizes: Sequence[ShardSize]) -> ShardSize:
+    """What several shards hold together."""
+    return ShardSize(
+        sum(size.users for size in sizes),
+        {name: sum(size.actions[name] for size in sizes) for name in sizes[0].actions},
+        {name: sum(size.words[name] for size in sizes) for name in sizes[0].words},
+    )
+
+
+def shard_in_memory(tables: ShardTables) -> Shard:
+    """The only shard of a few users, as it would be read from the disk."""
+    named = {**tables.segments, "profile": tables.profile}
+    columns = {
+        name: Columns(
+            np.append(0, _row_ends(table, len(tables.users))),
+            _view(table, "time"),
+            _view(table, "word_start"),
+            {column: _view(table, column) for column in table.column_names[3:]},
+        )
+        for name, table in named.items()
+    }
+    profile = columns.pop("profile")
+    return Shard(0, len(tables.users), user_hash(tables.users), tables.users, columns, profile)
+
+
+def _row_ends(table: pa.Table, users: int) -> Int64:
+    """(U,): where each user's rows end in one of the tables of a shard."""
+    return np.cumsum(np.bincount(table["user"].to_numpy(), minlength=users))
+
+
+def write_shard(folder: Path, parts: Iterable[ShardTables]) -> ShardSize:
+    """Write one shard from ranges of its users, in order."""
+    folder.mkdir(parents=True)
+    users: list[pa.Array] = []
+    counts: dict[str, list[Int64]] = {}
+    tables: dict[str, list[pa.Table]] = {}
+    for part in parts:
+        users.append(part.users)
+        for name, table in {**part.segments, "profile": part.profile}.items():
+            rows = np.bincount(table["user"].to_numpy(), minlength=len(part.users))
+            counts.setdefault(name, []).append(rows)
+            tables.setdefault(name, []).append(table.drop_columns(["user"]))
+    ids = pa.concat_arrays(users)
+    ends = {f"{name}_end": np.cumsum(np.concatenate(rows)) for name, rows in counts.items()}
+    index = {"user_hash": user_hash(ids), "user_id": ids, **ends}
+    _write(folder / "users.arrow", pa.table(index))
+    actions, words = {}, {}
+    for name in list(tables):
+        table = pa.concat_tables(tables.pop(name))
+        actions[name] = table.num_rows
+        words[name] = int(pc.sum(table["word_start"]).as_py() or 0)
+        _write(folder / f"{name}.arrow", table)
+    del actions["profile"], words["profile"]
+    return ShardSize(len(ids), actions, words)
+
+
+def _write(file: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks(), max_chunksize=max(1, table.num_rows))
+
+
+def shard_name(number: int) -> str:
+    """The folder of a shard within that of prepared data."""
+    return f"shards/{number:05d}"
+
+
+def power_of_two(at_least: float) -> int:
+    """The smallest that is not less: hashes are split into so many ranges."""
+    return 1 << max(0, ceil(log2(max(at_least, 1))))
+
+
+def shard_of(hashes: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
+    """The shard (of a power of two) of each hash: its highest bits."""
+    bits = int(shards).bit_length() - 1
+    if bits == 0:
+        return np.zeros(len(hashes), dtype=np.int64)
+    return (hashes >> np.uint64(64 - bits)).astype(np.int64)
