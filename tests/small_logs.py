@@ -37,6 +37,10 @@ segments:
     attributes: [genre]
 """
 """Purchases make both segments, clicks the short-term one alone; times are New York's."""
+GENRES = SCHEMA.replace("[genre, price, hour]", "[genre]")
+"""One attribute, so that an action reads as one word."""
+WIDE = GENRES.replace("{from: 90d, to: 7d}", "800d").replace("window: 7d", "window: 800d")
+"""Windows that hold everything."""
 
 Event = tuple[str, str, str, str | None, float | None]
 """User, time, action, genre, price."""

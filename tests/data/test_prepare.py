@@ -13,21 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prepared_logs import BREAD, rows_in
 
 from small_logs import SCHEMA, buys, instant, log, logs, prepared
 from userbert.data import prepare as preparation
 from userbert.data import reading, sources
 from userbert.data.sequences import actions_between, cut
 from userbert.data.store import PreparedData
-from userbert.data.vocabulary import Categories, Vocabularies
+from userbert.data.vocabulary import Categories
 from userbert.errors import InputError, SchemaError, SourceError
 from userbert.schema.models import Schema
 
-BREAD = log(
-    ("a", "2017-03-01 10:00", "buy", "bread", 1.0),
-    ("b", "2017-03-01 10:00", "click", "milk", None),
-    ("b", "2017-03-02 10:00", "buy", "milk", 2.0),
-)
 PROFILE = "profile: {path: people.csv, fields: {age: {column: age}}}\n"
 
 
@@ -42,15 +38,6 @@ def prepared_in_shards(
 def bytes_of(data: PreparedData) -> dict[str, bytes]:
     files = [*(data.path / "shards").rglob("*.arrow"), data.path / "vocabularies.json"]
     return {str(file.relative_to(data.path)): file.read_bytes() for file in files}
-
-
-def rows_in(data: PreparedData) -> dict[str, Any]:
-    summary = json.loads((data.path / "summary.json").read_text())
-    for account in summary["rows"].values():
-        parts = ("used", "outside_segments", "quarantined", "duplicates_dropped")
-        assert account["read"] == sum(account[part] for part in parts)
-    rows: dict[str, Any] = summary["rows"]
-    return rows
 
 
 @settings(max_examples=30)
@@ -384,113 +371,8 @@ def test_the_span_is_that_of_the_actions(tmp_path: Path) -> None:
     assert data.default_cutoff == data.last_event + 1
 
 
-def test_given_vocabularies_give_the_same_ids(tmp_path: Path) -> None:
-    first = prepared(tmp_path, BREAD)
-    later = pl.concat(
-        [buys("c", "2018-01-01", genre="wine"), buys("c", "2018-01-02", genre="milk")]
-    )
-    data = prepared(tmp_path, later, vocabularies=first.vocabularies)
-    assert data.vocabularies == first.vocabularies
-    ids = actions_between(data, "long_term", np.array([0]), None, None).ids[0]
-    assert [data.vocabularies.segments["long_term"]["genre"].names[i] for i in ids] == [
-        "(unknown)", "milk",
-    ]  # fmt: skip
-
-
-def test_given_vocabularies_decide_the_order_of_attributes(tmp_path: Path) -> None:
-    first = prepared(tmp_path, BREAD)
-    other = SCHEMA.replace("[genre, price, hour]", "[hour, price, genre]")
-    data = prepared(tmp_path, BREAD, other, vocabularies=first.vocabularies)
-    assert data.input_shape() == first.input_shape()
-    rows, cutoffs = np.arange(2), np.full(2, instant("2017-06-01"))
-    one, two = cut(first, rows, cutoffs), cut(data, rows, cutoffs)
-    assert np.array_equal(one.segments[0].ids, two.segments[0].ids)
-
-
-def test_vocabularies_of_other_attributes_are_refused(tmp_path: Path) -> None:
-    given = Vocabularies({"long_term": {"genre": Categories(("bread",))}}, {})
-    with pytest.raises(SchemaError, match="long_term: the schema has genre, price, hour, the voc"):
-        prepared(tmp_path, BREAD, vocabularies=given)
-
-
 def test_the_schema_that_is_kept_is_the_one_that_was_given(tmp_path: Path) -> None:
     schema = Schema.parse(SCHEMA + PROFILE + "fit_before: 2017-03-02\n")
     people = pl.DataFrame({"user": ["a"], "age": ["old"]})
     data = prepared(tmp_path, BREAD, schema, profile=people)
     assert data.schema.model_dump() == schema.model_dump()
-
-
-@pytest.mark.slow
-def test_real_visits_make_the_words_that_a_plain_count_gives(
-    tmp_path: Path, real_data: Path
-) -> None:
-    file = real_data / "ga4-merch-store" / "events.parquet"
-    schema = f"""
-user: user_id
-timezone: America/Los_Angeles
-sources: {{log: {{path: {file}, time: timestamp, action: {{column: event_type}}}}}}
-attributes:
-  page: {{column: page_category, share: true}}
-  item: {{column: item_name, min_users: 5}}
-  price: {{column: item_price, bins: 9, min: 0}}
-segments:
-  long_term:
-    words: {{by: day}}
-    window: {{from: 90d, to: 7d}}
-    actions: [view_item, add_to_cart, purchase]
-    attributes: [item, price]
-  short_term:
-    words: {{by: gap, minutes: 30}}
-    window: 7d
-    actions: [page_view, view_item]
-    attributes: [page]
-profile:
-  path: {real_data / "ga4-merch-store" / "profiles.parquet"}
-  fields: {{country: {{column: country}}}}
-"""
-    data = prepared(tmp_path, {}, schema, memory=256 << 20)
-    data.verify()
-    assert rows_in(data)[str(file)]["read"] == 2_734_185
-    events = pl.read_parquet(file, columns=["user_id", "timestamp", "event_type"])
-    views = events.filter(pl.col("event_type").is_in(["page_view", "view_item"]))
-    views = views.sort("user_id", "timestamp").with_columns(
-        gap=pl.col("timestamp").diff().over("user_id") > pl.duration(minutes=30)
-    )
-    items = events.filter(pl.col("event_type").is_in(["view_item", "add_to_cart", "purchase"]))
-    local = pl.col("timestamp").dt.replace_time_zone("UTC")
-    clock = local.dt.convert_time_zone("America/Los_Angeles").dt.replace_time_zone(None)
-    days = items.select("user_id", day=clock.dt.offset_by("-4h").dt.date()).n_unique()
-    summary = json.loads((data.path / "summary.json").read_text())
-    assert summary["actions"] == {"long_term": len(items), "short_term": len(views)}
-    assert summary["words"] == {
-        "long_term": days,
-        "short_term": views["user_id"].n_unique() + int(views["gap"].sum()),
-    }
-    known = set(data.user_ids.to_pylist())
-    assert known == set(views["user_id"]) | set(items["user_id"])
-
-
-@pytest.mark.slow
-def test_real_dates_are_days(tmp_path: Path, real_data: Path) -> None:
-    file = real_data / "ta-feng" / "events.parquet"
-    schema = f"""
-user: user_id
-timezone: Asia/Taipei
-sources:
-  log: {{path: {file}, time: {{column: timestamp, zone: local, resolution: day}}, action: buy}}
-attributes: {{group: {{column: product_subclass}}, hour: {{of: hour}}}}
-segments:
-  long_term: {{words: {{by: day}}, window: 120d, actions: [buy], attributes: [group, hour]}}
-"""
-    data = prepared(tmp_path, {}, schema)
-    data.verify()
-    assert rows_in(data)[str(file)]["used"] == 817_741
-    events = pl.read_parquet(file, columns=["user_id", "timestamp"])
-    batch = cut(data, np.arange(len(data)), np.full(len(data), data.default_cutoff))
-    (words,) = batch.segments
-    assert words.words_cut == words.actions_cut == 0
-    per_user = events.unique().group_by(pl.col("user_id").cast(pl.String)).len()
-    expected = dict(per_user.rows())
-    assert expected == dict(zip(data.user_ids.to_pylist(), words.word_counts.tolist(), strict=True))
-    assert (words.ids[1] == 0).all(), "a date has no hour"
-    assert data.default_cutoff == Schema.parse(schema).instant("2001-03-01")

@@ -1,7 +1,6 @@
 """Raw logs of every form become the same events; each row that cannot be used says why."""
 
 import gzip
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,41 +9,13 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from raw_logs import LOG, SCHEMA, message_of, rows_of, schema
 
 from userbert.data import sources
 from userbert.data.rows import INVALID
-from userbert.data.sources import open_profile, open_sources
-from userbert.errors import SourceError
+from userbert.data.sources import open_sources
 from userbert.schema.models import Schema
 
-SCHEMA = """
-user: user
-timezone: America/New_York
-sources:
-  log: {path: LOG, time: {column: time, zone: local}, action: {column: action}}
-attributes:
-  genre: {column: genre}
-  price: {column: price, bins: 4, min: 0}
-  hour: {of: hour}
-  weekday: {of: weekday}
-  kind: {of: action}
-segments:
-  long_term:
-    words: {by: day}
-    window: 90d
-    actions: [buy]
-    attributes: [genre, price, hour, weekday, kind]
-"""
-LOG = pl.DataFrame(
-    {
-        "user": [1, 2, 2],
-        "time": ["2017-03-01 10:00:00", "2017-03-02 23:30:00", "2017-03-05 00:00:00"],
-        "action": ["buy", "click", "buy"],
-        "genre": ["bread", None, "süß, 'or' \"not\""],
-        "price": [1.5, None, 0.0],
-        "unused": [0, 0, 0],
-    }
-)
 EVENTS = [
     (1, "1", 1488380400000000, "buy", "bread", 1.5, "10", "3", "buy", None),
     (2, "2", 1488515400000000, "click", None, None, "23", "4", "click", None),
@@ -52,27 +23,9 @@ EVENTS = [
 ]
 
 
-def schema(path: Path | str = "log.csv", text: str = SCHEMA) -> Schema:
-    return Schema.parse(text.replace("LOG", str(path)))
-
-
-def rows_of(schema: Schema, **events: Any) -> list[tuple[Any, ...]]:
-    """All rows of all logs, with `row` and `invalid`."""
-    logs = open_sources(schema, events)
-    frames = [batch for log in logs for batch in log.batches()]
-    assert sum(log.rows for log in logs) == sum(map(len, frames))
-    return pl.concat(frames).rows()
-
-
 def invalid_of(log: pl.DataFrame, text: str = SCHEMA) -> list[str | None]:
     """Why each row of a log cannot be used."""
     return [row[-1] for row in rows_of(schema(text=text), log=log)]
-
-
-def message_of(call: Callable[[], Any]) -> str:
-    with pytest.raises(SourceError) as caught:
-        call()
-    return str(caught.value)
 
 
 def zstd(content: bytes) -> bytes:
@@ -240,73 +193,6 @@ def test_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
     assert batch.rows() == [(1, "1", end, "buy", "wine", None, None, "3", "buy", None)]
 
 
-def with_lookup(path: str) -> str:
-    return SCHEMA.replace(
-        "action: {column: action}}", f"action: {{column: action}}, lookup: [{path}]}}"
-    ).replace("genre: {column: genre}", "genre: {column: group}")
-
-
-PRODUCTS = with_lookup("{path: products.csv, on: product}")
-SALES = LOG.with_columns(product=pl.Series([7, 8, None]))
-
-
-def test_a_lookup_adds_the_columns_of_its_key(tmp_path: Path) -> None:
-    (tmp_path / "products.csv").write_text("product,group,price\n9,tea,5\n7,bread,5\n,none,5\n")
-    rows = rows_of(Schema.parse(PRODUCTS, tmp_path), log=SALES)
-    assert [row[4] for row in rows] == ["bread", None, None]
-    assert [row[5] for row in rows] == [1.5, None, 0.0], "the log's own columns stay"
-
-
-@pytest.mark.parametrize("keys", [[7, 8, None], [7.0, 8.0, None], ["7", "8", None]])
-def test_keys_of_a_lookup_match_however_they_are_stored(tmp_path: Path, keys: list[Any]) -> None:
-    pl.DataFrame({"product": [7, 8], "group": ["a", "b"]}).write_parquet(tmp_path / "p.parquet")
-    text = PRODUCTS.replace("products.csv", "p.parquet")
-    log = LOG.with_columns(product=pl.Series(keys))
-    assert [row[4] for row in rows_of(Schema.parse(text, tmp_path), log=log)] == ["a", "b", None]
-
-
-def test_a_lookup_may_be_of_several_files(tmp_path: Path) -> None:
-    folder = tmp_path / "products"
-    folder.mkdir()
-    (folder / "a.csv").write_text("product,group\n7,bread\n")
-    (folder / "b.csv").write_text("product,group\n8,milk\n")
-    text = PRODUCTS.replace("products.csv", "products")
-    rows = rows_of(Schema.parse(text, tmp_path), log=SALES)
-    assert [row[4] for row in rows] == ["bread", "milk", None]
-    (folder / "c.csv").write_text("product,group\n7,wine\n")
-    message = message_of(lambda: open_sources(Schema.parse(text, tmp_path), {"log": SALES}))
-    assert "\"product\": '7' stands in more than one row" in message
-
-
-def test_a_lookup_may_lead_to_another(tmp_path: Path) -> None:
-    (tmp_path / "products.csv").write_text("product,brand\n7,x\n8,y\n")
-    (tmp_path / "brands.csv").write_text("brand,group\ny,cheap\nx,dear\n")
-    text = with_lookup("{path: products.csv, on: product}, {path: brands.csv, on: brand}")
-    rows = rows_of(Schema.parse(text, tmp_path), log=SALES)
-    assert [row[4] for row in rows] == ["dear", "cheap", None]
-
-
-def test_a_key_that_stands_twice_in_a_lookup_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "products.csv").write_text("product,group\n7,bread\n7,milk\n")
-    message = message_of(lambda: open_sources(Schema.parse(PRODUCTS, tmp_path), {"log": SALES}))
-    assert message == (
-        f"{tmp_path}/products.csv, column \"product\": '7' stands in more than one row, so it is "
-        "not known which to join. Keep one row a value."
-    )
-
-
-def test_a_missing_key_column_of_a_lookup_is_told(tmp_path: Path) -> None:
-    (tmp_path / "products.csv").write_text("id,group\n7,bread\n")
-    message = message_of(lambda: open_sources(Schema.parse(PRODUCTS, tmp_path), {"log": SALES}))
-    assert message == (
-        f'{tmp_path}/products.csv: the column "product" is missing (schema: lookup.on). '
-        "It has: id, group. Correct the schema or the file."
-    )
-    (tmp_path / "products.csv").write_text("product,group\n7,bread\n")
-    message = message_of(lambda: open_sources(Schema.parse(PRODUCTS, tmp_path), {"log": LOG}))
-    assert message.startswith("frame 'log': the column \"product\" is missing (schema: lookup.on).")
-
-
 @pytest.mark.parametrize(
     ("column", "place"),
     [
@@ -420,55 +306,6 @@ def test_damage_that_shows_while_reading_is_told(tmp_path: Path) -> None:
     (tmp_path / "log.csv.gz").write_bytes(content[: len(content) // 2])
     message = message_of(lambda: rows_of(schema(tmp_path)))
     assert "expected complete gzip data" in message
-
-
-PROFILE = """
-profile:
-  path: people.csv
-  TIME
-  fields: {age: {column: age}, income: {column: income, bins: 3, min: 0}, file: {column: file}}
-"""
-
-
-def profile_of(people: Any, time: str = "") -> list[tuple[Any, ...]]:
-    full = schema(text=SCHEMA + PROFILE.replace("TIME", time))
-    assert full.profile is not None
-    (file,) = open_profile(full, people)
-    assert file.name == "frame 'profile'"
-    return pl.concat(file.batches()).rows()
-
-
-PEOPLE = pl.DataFrame(
-    {"user": [1.0, 2.0], "age": [30, None], "income": ["5", "-1"], "file": ["x", "y"]}
-)
-
-
-def test_profiles_are_checked_as_events_are() -> None:
-    told = 'column "income": expected a number ≥ 0, found "-1"'
-    assert profile_of(PEOPLE) == [
-        (1, "1", None, "30", 5.0, "x", None),
-        (2, "2", None, None, -1.0, "y", told),
-    ]
-
-
-def test_profiles_may_have_times() -> None:
-    people = PEOPLE.with_columns(since=pl.Series(["2017-03-01", "soon"]), income=None)
-    told = 'column "since": expected a date between 1900 and 2200 such as 2017-09-01, found "soon"'
-    time = "time: {column: since, zone: local, resolution: day}"
-    assert profile_of(people, time) == [
-        (1, "1", 1488430799999999, "30", None, "x", None),
-        (2, "2", None, None, None, "y", told),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("column", "place"),
-    [("user", "user"), ("age", "profile.fields.age"), ("since", "profile.time")],
-)
-def test_a_missing_column_of_the_profile_is_told(column: str, place: str) -> None:
-    people = PEOPLE.with_columns(since=pl.lit("2017-03-01")).drop(column)
-    message = message_of(lambda: profile_of(people, "time: {column: since}"))
-    assert f'the column "{column}" is missing (schema: {place})' in message
 
 
 def test_the_reason_stands_in_its_own_column() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,58 +10,13 @@ import polars as pl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from shop_logs import START, propose, reason_for, shop_log
 
 from userbert.data.prepare import prepare
 from userbert.errors import SourceError
 from userbert.schema import Schema
 from userbert.schema.attributes import Category, Derived, Number
 from userbert.schema.inference import propose_schema
-
-START = datetime(2024, 1, 1)
-
-
-def shop_log(users: int = 60, days: int = 100) -> pl.DataFrame:
-    """Purchases and views of users who come on some days and act several times on each."""
-    draw = random.Random(5)
-    visits = [
-        (user, visit, START + timedelta(days=draw.randrange(days), hours=draw.randrange(8, 22)))
-        for user in range(users)
-        for visit in range(6)
-    ]
-    return pl.DataFrame(
-        {
-            "customer_id": f"c{user}",
-            "created_at": begin + timedelta(minutes=user + step),
-            "event_type": draw.choice(["view", "view", "buy"]),
-            "order_id": f"o{user}-{visit}",
-            "product_id": 1000 + draw.randrange(30),
-            "price": round(draw.uniform(-5, 50), 2),
-            "quantity": draw.randrange(1, 40),
-            "store": draw.choice(["north", "south", None]),
-            "currency": "EUR",
-        }
-        for user, visit, begin in visits
-        for step in range(4)
-    )
-
-
-def propose(folder: Path, frame: pl.DataFrame, profiles: pl.DataFrame | None = None) -> str:
-    """Write a log (and profiles) as Parquet and propose a schema beside it."""
-    frame.write_parquet(folder / "log.parquet")
-    if profiles is None:
-        return propose_schema([folder / "log.parquet"], None, folder)
-    profiles.write_parquet(folder / "people.parquet")
-    return propose_schema([folder / "log.parquet"], folder / "people.parquet", folder)
-
-
-def reason_for(text: str, column: str) -> str:
-    """The comment above a column's entry, or the one that says why it is left out."""
-    lines = text.splitlines()
-    left_out = [line for line in lines if line.strip().startswith(f"# - {column}:")]
-    if left_out:
-        return left_out[0]
-    at = next(i for i, line in enumerate(lines) if f"{{column: {column}" in line)
-    return lines[at - 1]
 
 
 def test_a_shop_log_is_understood(tmp_path: Path) -> None:
@@ -115,109 +70,6 @@ def test_every_form_of_a_log_gives_the_same_schema(tmp_path: Path, form: str) ->
     text = propose_schema([file], None, tmp_path)
     expected = propose(tmp_path, shop_log())
     assert text.replace(file.name, "log.parquet") == expected
-
-
-@pytest.mark.parametrize(("unit", "scale"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
-@pytest.mark.parametrize("as_text", [False, True])
-def test_numbers_since_1970_are_times_with_a_unit(
-    tmp_path: Path, unit: str, scale: int, as_text: bool
-) -> None:
-    seconds = pl.col("created_at").dt.epoch("s") * scale
-    frame = shop_log().with_columns(seconds.cast(pl.String) if as_text else seconds)
-    schema = Schema.parse(propose(tmp_path, frame))
-    assert schema.sources["log"].time.unit == unit
-    assert schema.sources["log"].time.resolution == "instant"
-
-
-@pytest.mark.parametrize(
-    ("form", "zone", "resolution"),
-    [
-        ("%Y-%m-%dT%H:%M:%S+02:00", "UTC", "instant"),
-        ("%Y-%m-%dT%H:%M:%SZ", "UTC", "instant"),
-        ("%Y-%m-%d %H:%M", "UTC", "instant"),
-        ("%Y-%m-%d", "local", "day"),
-        ("%Y/%m/%d", "local", "day"),
-        ("%Y%m%d", "local", "day"),
-        ("%Y-%m-%d 00:00:00", "local", "day"),
-    ],
-)
-def test_text_is_a_time_or_a_date_by_its_form(
-    tmp_path: Path, form: str, zone: str, resolution: str
-) -> None:
-    frame = shop_log().with_columns(pl.col("created_at").dt.strftime(form))
-    text = propose(tmp_path, frame)
-    schema = Schema.parse(text)
-    assert (schema.sources["log"].time.zone, schema.sources["log"].time.resolution) == (
-        zone,
-        resolution,
-    )
-    assert ("carry their zone" in text) == (form.endswith(("Z", "00")) and "T" in form)
-
-
-def test_a_log_of_dates_has_one_segment_without_hours(tmp_path: Path) -> None:
-    frame = shop_log().with_columns(pl.col("created_at").dt.truncate("1d"))
-    schema = Schema.parse(propose(tmp_path, frame))
-    assert schema.sources["log"].time.resolution == "day"
-    assert list(schema.segments) == ["long_term"]
-    assert schema.segments["long_term"].window.to is None
-    assert "hour" not in schema.attributes
-
-
-def test_times_with_a_zone_say_where_the_users_are(tmp_path: Path) -> None:
-    zoned = pl.col("created_at").dt.replace_time_zone("Asia/Tokyo")
-    schema = Schema.parse(propose(tmp_path, shop_log().with_columns(zoned)))
-    assert schema.timezone == "Asia/Tokyo"
-
-
-@pytest.mark.parametrize(
-    ("days", "long", "short"),
-    [
-        (500, "365d", "7d"),
-        (200, "200d", "7d"),
-        (60, "60d", "7d"),
-        (20, "20d", "1d"),
-        (6, "6d", "11h"),
-    ],
-)
-def test_windows_follow_the_span_and_do_not_overlap(
-    tmp_path: Path, days: int, long: str, short: str
-) -> None:
-    ends = pl.DataFrame(
-        {"created_at": [START, START + timedelta(days=days)], "customer_id": ["a"] * 2}
-    )
-    frame = pl.concat([shop_log(days=days - 1), ends], how="diagonal")
-    text = propose(tmp_path, frame.with_columns(pl.col("event_type").fill_null("view")))
-    assert f"window: {{from: {long}, to: {short}}}" in text
-    assert f"    window: {short}\n" in text
-    assert "no action is seen twice" in text
-
-
-def test_a_log_of_an_afternoon_has_sessions_alone(tmp_path: Path) -> None:
-    minutes = [START + timedelta(minutes=5 * i) for i in range(50)]
-    frame = pl.DataFrame({"user": [i % 7 for i in range(50)], "time": minutes})
-    schema = Schema.parse(propose(tmp_path, frame))
-    assert list(schema.segments) == ["short_term"]
-    assert schema.segments["short_term"].window.from_ == timedelta(hours=5)
-
-
-def test_users_who_come_once_have_sessions_alone(tmp_path: Path) -> None:
-    frame = pl.DataFrame(
-        {
-            "user": [i // 4 for i in range(400)],
-            "time": [START + timedelta(days=i // 4 % 50, minutes=i % 4) for i in range(400)],
-        }
-    )
-    assert list(Schema.parse(propose(tmp_path, frame)).segments) == ["short_term"]
-
-
-def test_users_who_act_once_a_day_have_days_alone(tmp_path: Path) -> None:
-    frame = pl.DataFrame(
-        {
-            "user": [i % 10 for i in range(400)],
-            "time": [START + timedelta(days=i // 10, hours=5) for i in range(400)],
-        }
-    )
-    assert list(Schema.parse(propose(tmp_path, frame)).segments) == ["long_term"]
 
 
 def test_columns_without_anything_to_learn_are_left_out(tmp_path: Path) -> None:
@@ -340,109 +192,6 @@ def test_paths_lead_to_the_logs_from_the_schemas_folder(tmp_path: Path) -> None:
     elsewhere.mkdir()
     text = propose_schema([tmp_path / "log.parquet"], None, elsewhere)
     assert Schema.parse(text).sources["log"].path == str(tmp_path / "log.parquet")
-
-
-def test_profile_fields_are_found_and_leave_the_events(tmp_path: Path) -> None:
-    draw = random.Random(3)
-    people = pl.DataFrame(
-        {
-            "customer_id": [f"c{i}" for i in range(80)],
-            "email": [f"{i}@example.org" for i in range(80)],
-            "age": [draw.randrange(18, 90) for _ in range(80)],
-            "store": [draw.choice(["north", "south"]) for _ in range(80)],
-            "plan": ["free"] * 80,
-        }
-    )
-    text = propose(tmp_path, shop_log(), people)
-    schema = Schema.parse(text)
-    assert schema.profile is not None
-    assert schema.profile.fields == {
-        "age": Number(column="age", bins=10, min=0),
-        "store": Category(column="store", max_values=10),
-    }
-    assert "id" in reason_for(text, "email")
-    assert "the profiles have it" in text
-    assert "60 of the 60 users in the logs" in text
-
-
-def test_profiles_with_several_rows_a_user_have_a_time(tmp_path: Path) -> None:
-    people = pl.DataFrame(
-        {
-            "customer_id": [f"c{i % 40}" for i in range(80)],
-            "changed": [START + timedelta(days=i) for i in range(80)],
-            "plan": ["free", "paid", "paid", "free"] * 20,
-        }
-    )
-    text = propose(tmp_path, shop_log(), people)
-    profile = Schema.parse(text).profile
-    assert profile is not None
-    assert profile.time is not None
-    assert profile.time.column == "changed"
-    no_time = propose(tmp_path, shop_log(), people.drop("changed"))
-    assert "no time says which is newest" in no_time
-
-
-def test_profiles_without_any_field_are_told(tmp_path: Path) -> None:
-    people = pl.DataFrame({"customer_id": [f"c{i}" for i in range(80)], "plan": ["free"] * 80})
-    text = propose(tmp_path, shop_log(), people)
-    assert Schema.parse(text).profile is None
-    assert "there is no profile" in text
-
-
-def test_profiles_that_name_the_user_otherwise_are_told(tmp_path: Path) -> None:
-    people = pl.DataFrame({"person": [f"c{i}" for i in range(60)], "age": list(range(60))})
-    with pytest.raises(SourceError, match='rename the column to "customer_id"'):
-        propose(tmp_path, shop_log(), people)
-    with pytest.raises(SourceError, match="profiles of the same users"):
-        propose(tmp_path, shop_log(), people.with_columns(person=pl.lit("stranger")))
-
-
-def test_logs_that_name_their_users_differently_are_told(tmp_path: Path) -> None:
-    shop_log().write_parquet(tmp_path / "a.parquet")
-    shop_log().rename({"customer_id": "visitor"}).write_parquet(tmp_path / "b.parquet")
-    with pytest.raises(SourceError, match="'customer_id' in a, 'visitor' in b"):
-        propose_schema([tmp_path / "a.parquet", tmp_path / "b.parquet"], None, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["user", "userId", "USER_ID", "user_pseudo_id", "fullVisitorId", "msno", "household_key"],
-)
-def test_a_user_column_is_known_by_its_name(tmp_path: Path, name: str) -> None:
-    frame = shop_log().rename({"customer_id": name}).with_columns(user_agent=pl.lit("Firefox"))
-    assert Schema.parse(propose(tmp_path, frame)).user == name
-
-
-def test_a_user_column_without_a_telling_name_is_a_guess(tmp_path: Path) -> None:
-    text = propose(tmp_path, shop_log().rename({"customer_id": "c1"}))
-    assert Schema.parse(text).user == "c1"
-    assert "a guess" in text
-
-
-def test_a_log_without_users_or_times_is_told(tmp_path: Path) -> None:
-    frame = shop_log()
-    with pytest.raises(SourceError, match="no column looks like a user id"):
-        propose(tmp_path, frame.select("created_at", "price", "currency"))
-    with pytest.raises(SourceError, match="no column holds times"):
-        propose(tmp_path, frame.drop("created_at"))
-    odd = frame.with_columns(pl.col("created_at").dt.strftime("%d %b %Y, %H:%M"))
-    with pytest.raises(SourceError, match=r'"created_at" holds .*2017-09-01T04:00:00'):
-        propose(tmp_path, odd)
-    with pytest.raises(SourceError, match="expected rows, found none"):
-        propose(tmp_path, frame.clear())
-
-
-def test_rows_without_a_user_or_a_time_are_counted(tmp_path: Path) -> None:
-    row = pl.int_range(pl.len())
-    frame = shop_log().with_columns(
-        customer_id=pl.when(row > 2).then("customer_id"),
-        created_at=pl.when(row > 4)
-        .then(pl.col("created_at").dt.to_string())
-        .otherwise(pl.lit("?")),
-    )
-    text = propose(tmp_path, frame)
-    assert "3 events have none" in text
-    assert "5 of 1,440 events have none that can be read" in text
 
 
 def test_columns_called_as_ours_get_other_attribute_names(tmp_path: Path) -> None:
