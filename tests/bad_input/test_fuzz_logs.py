@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from polars.testing.parametric import series
 
@@ -35,6 +35,7 @@ def test_every_row_is_accounted_for_or_the_file_is_refused(name: str, data: st.D
 
 @pytest.mark.parametrize("column", ["user", "time", "action", "code", "product", "price"])
 @given(values=series(min_size=len(EVENTS), max_size=len(EVENTS), excluded_dtypes=[pl.Object]))
+@example(values=pl.Series([None] + [3] * (len(EVENTS) - 1), dtype=pl.UInt128))
 @settings(max_examples=12)
 def test_a_column_of_any_type_is_used_or_refused(column: str, values: pl.Series) -> None:
     file = BytesIO()

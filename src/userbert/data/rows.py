@@ -172,10 +172,7 @@ def _nothing(like: pl.DataFrame | pl.Series, dtype: type[pl.DataType]) -> pl.Ser
 def _is_null(values: pl.Series) -> NDArray[np.bool_]:
     if values.null_count() == 0:
         return np.zeros(len(values), np.bool_)
-    # Polars' own strings, which are not copied.
-    held = values.to_arrow(compat_level=pl.CompatLevel.newest())
-    is_null: NDArray[np.bool_] = held.is_null().to_numpy(zero_copy_only=False)
-    return is_null
+    return values.is_null().to_numpy()
 
 
 def _mask(are: pl.Series) -> NDArray[np.bool_]:
