@@ -139,6 +139,46 @@ def test_codes_are_categories_and_amounts_are_numbers(tmp_path: Path) -> None:
     assert discount.bins * 40 / 1440 > 3
 
 
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.Float64, pl.String])
+def test_unnamed_numbers_are_told_from_codes_by_how_often_neighbors_occur(
+    tmp_path: Path, dtype: pl.DataType
+) -> None:
+    draw = random.Random(3)
+    frame = pl.concat([shop_log()] * 4)
+    codes = list(range(200))
+    draw.shuffle(codes)
+    popular = [codes[min(199, int(draw.expovariate(1 / 40)))] for _ in range(len(frame))]
+    waited = [int(draw.expovariate(1 / 40)) for _ in range(len(frame))]
+    frame = frame.with_columns(
+        pl.Series("x1", popular).cast(dtype), pl.Series("x2", waited).cast(dtype)
+    )
+    text = propose(tmp_path, frame)
+    schema = Schema.parse(text)
+    assert isinstance(schema.attributes["x1"], Category)
+    assert isinstance(schema.attributes["x2"], Number)
+    assert text.count("codes rather than amounts") == 1
+
+
+def test_of_few_rows_the_neighbors_of_a_number_say_nothing(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    paid = [int(draw.lognormvariate(7, 1)) for _ in range(1440)]
+    schema = Schema.parse(propose(tmp_path, shop_log().with_columns(pl.Series("x", paid))))
+    assert isinstance(schema.attributes["x"], Number)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("itemid", Category), ("topic", Category), ("post_count", Number), ("paid", Number)],
+)
+def test_a_name_says_whether_a_number_is_a_code(
+    tmp_path: Path, name: str, kind: type[Category | Number]
+) -> None:
+    draw = random.Random(4)
+    values = [min(99, int(draw.expovariate(1 / 20))) for _ in range(1440)]
+    schema = Schema.parse(propose(tmp_path, shop_log().with_columns(pl.Series(name, values))))
+    assert type(schema.attributes[name]) is kind
+
+
 def test_a_constant_action_is_named_after_the_log(tmp_path: Path) -> None:
     frame = shop_log().drop("event_type", "price", "quantity")
     for name, action in {"clicks": "click", "transactions": "purchase", "rows": "event"}.items():
