@@ -210,7 +210,8 @@ def find_times(log: Log, user: str) -> Times:
         told = f' Column "{hint}" holds {shown[0]!r}.' if shown else ""
         raise SourceError(
             f"{log.files[0]}: no column holds times; it has: {listed(log.types)}.{told} Write "
-            "times as 2017-09-01T04:00:00, or as seconds, milliseconds or microseconds since 1970."
+            "times as 2017-09-01T04:00:00, or as seconds, milliseconds or microseconds since 1970. "
+            "Days that are counted from a first one: add them to a date of your choice."
         )
     best = max(found, key=lambda name: scores[name] or (0, 0.0, 0))
     return _describe(log, best, [name for name in found if name != best])
