@@ -12,6 +12,7 @@ import pytest
 import torch
 from handmade import CUTOFF, instant, taste_labels, tastes, tiny_model
 
+from userbert.data.loading import sequence_lengths
 from userbert.data.pairs import Pairs, pairs_at
 from userbert.data.sequences import cut
 from userbert.data.store import PreparedData
@@ -217,6 +218,34 @@ def test_a_probe_is_the_best_regression_on_fixed_vectors(data: PreparedData, kin
     assert bias.grad.abs().max() < 1e-3
     head.probe(vectors, labels.targets.copy(), penalty=1e6)
     assert head.weight.abs().max() < 1e-3
+
+
+def test_a_bound_on_words_ends_epochs_sooner(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    steps: list[int] = []
+
+    class Listener:
+        @contextmanager
+        def follow(self, *_: object) -> Iterator[Tell]:
+            yield lambda line: steps.append(line["step"])
+
+    pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
+    words = int(sequence_lengths(data, pairs.rows, pairs.cutoffs).sum())
+    ends = []
+    for epochs in (3, 1.5, 0):
+        bound = QUICK.model_copy(update={"epochs": 2, "max_words": max(1, int(epochs * words))})
+        finetune(
+            tiny_model(data),
+            data,
+            labels,
+            config=bound,
+            train_on=np.arange(len(labels)),
+            validate_on=np.arange(20),
+            trackers=[Listener()],
+        )
+        ends.append(steps[-1])
+    per_epoch = -(-len(labels) // QUICK.batch_size)
+    assert ends == [2 * per_epoch, int(1.5 * per_epoch), 1]
 
 
 def test_the_vectors_as_they_are_may_be_the_best(data: PreparedData) -> None:

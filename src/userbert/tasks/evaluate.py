@@ -62,7 +62,8 @@ class EvaluateConfig(Strict):
     """Of users, for the intervals."""
     seed: int = Field(default=0, ge=0)
     """Of folds, resamples and fits."""
-    finetune: FinetuneConfig = FinetuneConfig()
+    finetune: FinetuneConfig = FinetuneConfig(max_words=1_000_000)
+    """Its bound on words is for the same: networks would take most of the time."""
     every_seed: bool = False
     """Fit every pretrained model in every fold; else models that take long (`SLOW`) take one
     pretrained model a fold, in turn."""

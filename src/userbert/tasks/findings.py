@@ -80,10 +80,14 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
         "fine-tuned network, weighed in the same way (next values: that regression, or the mean of "
         "both kinds of trees, whichever was better on the validation users)",
     ),
-    "fine-tuned": ("ours", "the pretrained network, trained further on the labels end to end"),
+    "fine-tuned": (
+        "ours",
+        "the pretrained network, trained further on the labels end to end: three times over, or "
+        "for a million words where histories are long",
+    ),
     "from-scratch": (
         "baseline",
-        "the same network without pretraining, trained on the labels alone",
+        "the same network without pretraining, trained as long on the labels alone",
     ),
     "coles": ("baseline", "a peer: contrastive user embeddings (CoLES) of the same events"),
 }

@@ -53,6 +53,8 @@ class FinetuneConfig(Strict):
     batch_size: int = Field(default=32, ge=1)
     """Users in a batch."""
     epochs: int = Field(default=3, ge=1)
+    max_words: int | None = Field(default=None, ge=1)
+    """Learn from about so many words in all at most: of many long histories, epochs end sooner."""
     validation: float = Field(default=0.1, gt=0, lt=1)
     """The share of users on whom epochs are compared; the best one's weights are kept."""
     seed: int = Field(default=0, ge=0)
@@ -120,7 +122,7 @@ def finetune(
         lambda module, batch, _: {"task": mean_loss(module, module.head, batch, labels.targets)},
         batches,
         LoopConfig(
-            steps=config.epochs * batches.per_epoch,
+            steps=_steps(config, batches),
             learning_rate=config.learning_rate,
             decay=1,
             seed=config.seed,
@@ -151,6 +153,14 @@ def quality(labels: Labels, targets: NDArray[Any], scores: Floats) -> float:
     if labels.kind == "multiclass":
         targets = targets[:, None] == np.arange(len(labels.classes))
     return map_at_k(scores, targets)
+
+
+def _steps(config: FinetuneConfig, batches: LabelledBatches) -> int:
+    steps = config.epochs * batches.per_epoch
+    if config.max_words is None:
+        return steps
+    per_step = batches.words_per_epoch / batches.per_epoch
+    return max(1, min(steps, int(config.max_words / max(1, per_step))))
 
 
 def refuse_hidden(model: UserBert, labels: Labels) -> None:

@@ -41,7 +41,14 @@ class LabelledBatches:
         self._epoch = -1
         self._batches: list[Int64] = []
         self._data, self._pairs, self._hidden = data, pairs, hidden
-        self._lengths = sequence_lengths(data, pairs.rows, pairs.cutoffs)
+        # Of the few that are chosen alone: all would take longer than to learn from them.
+        self._lengths = np.zeros(len(pairs.rows), np.int64)
+        self._lengths[chosen] = sequence_lengths(data, pairs.rows[chosen], pairs.cutoffs[chosen])
+
+    @property
+    def words_per_epoch(self) -> int:
+        """The words of all that are learned from."""
+        return int(self._lengths[self._chosen].sum())
 
     def __getitem__(self, step: int, /) -> UserBatch:
         """The batch of a step, counted from 0."""
