@@ -91,6 +91,14 @@ def test_a_user_column_without_a_telling_name_is_a_guess(tmp_path: Path) -> None
     assert "a guess" in text
 
 
+@pytest.mark.parametrize("name", ["id_student", "OwnerUserId", "c1"])
+def test_what_users_act_on_is_not_taken_for_them(tmp_path: Path, name: str) -> None:
+    frame = shop_log().rename({"customer_id": name}).drop("order_id")
+    row = pl.int_range(pl.len())
+    frame = frame.with_columns(id_site=row % 500, view_count=row // 3)
+    assert Schema.parse(propose(tmp_path, frame)).user == name
+
+
 def test_a_log_without_users_or_times_is_told(tmp_path: Path) -> None:
     frame = shop_log()
     with pytest.raises(SourceError, match="no column looks like a user id"):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from userbert.schema.roles import Log, words_of
+from userbert.schema.names import words_of
+from userbert.schema.roles import Log
 
 _ACTION_WORDS = {"event", "action", "activity", "interaction", "behavior", "behaviour"}
 _ACTION_HELPERS = {"type", "name", "kind", "user"}

@@ -14,25 +14,9 @@ import polars as pl
 
 from userbert.progress import progress
 from userbert.schema.files import NO_NUMBER, reading
-from userbert.schema.roles import Log, Times, holds_clock, holds_dates, words_of
+from userbert.schema.names import is_amount
+from userbert.schema.roles import Log, Times, holds_clock, holds_dates
 
-_CODE_WORDS = {
-    "id", "ids", "code", "sku", "upc", "ean", "key", "zip", "zipcode", "postcode", "no", "nr",
-    "department", "dept", "category", "cat", "subcategory", "class", "subclass", "group", "genre",
-    "brand", "store", "shop", "product", "item", "article", "page", "channel", "campaign", "type",
-    "kind", "region", "area", "city", "country", "status", "model", "version", "flag", "is", "has",
-    "merchant", "mcc", "terminal", "course", "module", "lesson", "exercise", "question", "topic",
-    "thread", "forum", "post", "tag", "artist", "album", "track", "song", "movie", "film", "book",
-    "game", "video", "app", "repo",
-}  # fmt: skip
-_AMOUNT_WORDS = {
-    "price", "amount", "amt", "value", "quantity", "qty", "cost", "count", "cnt", "total", "sum",
-    "revenue", "sales", "spend", "discount", "disc", "duration", "time", "secs", "seconds", "ms",
-    "msec", "minutes", "length", "size", "weight", "score", "age", "height", "distance", "balance",
-    "income", "percent", "pct", "rate", "num", "units", "points", "tax", "fee", "margin", "profit",
-}  # fmt: skip
-_NO_ID = {"paid", "prepaid", "unpaid", "bid", "valid", "invalid", "grid", "void", "raid"}
-"""Words that end as `itemid` does, and name none."""
 _SCATTERED = 0.3
 """The correlation below which values occur as often as they like, whatever their neighbors do. Of
 amounts it was .5 to .99, of codes -.3 to .25."""
@@ -297,7 +281,7 @@ def _is_number(evidence: Evidence, kind: pl.DataType) -> bool:
         return False
     if not evidence.is_whole:
         return True
-    named = _named_amount(evidence.column)
+    named = is_amount(evidence.column)
     if named is not None:
         return named
     if evidence.odd or _is_scattered(evidence):
@@ -306,19 +290,8 @@ def _is_number(evidence: Evidence, kind: pl.DataType) -> bool:
         return True
     low, high = evidence.low or 0, evidence.high or 0
     same_length = low >= 100 and len(f"{low:.0f}") == len(f"{high:.0f}")
-    is_amount = evidence.values > 20 and not same_length and high < 1e9
-    return is_amount and not _is_identifier(evidence)
-
-
-def _named_amount(name: str) -> bool | None:
-    """Whether a name is an amount's, or a code's; None if it says neither."""
-    # The last word is the noun: `store_count` is an amount, `sales_channel` a code.
-    for word in reversed(words_of(name)):
-        if word in _CODE_WORDS or (word.endswith("id") and word not in _NO_ID):
-            return False
-        if word in _AMOUNT_WORDS:
-            return True
-    return None
+    may_be = evidence.values > 20 and not same_length and high < 1e9
+    return may_be and not _is_identifier(evidence)
 
 
 def _is_scattered(evidence: Evidence) -> bool:
@@ -371,7 +344,7 @@ def _category(evidence: Evidence, users: int, gaps: str) -> Choice:
     if evidence.shared == values:
         min_users = 1
     reason = f"{values:,} values"
-    if evidence.is_numeric and _named_amount(name) is None and _is_scattered(evidence):
+    if evidence.is_numeric and is_amount(name) is None and _is_scattered(evidence):
         reason += ", codes rather than amounts: near numbers are not about as frequent"
     if min_users > 1:
         reason += (

@@ -13,8 +13,9 @@ import polars as pl
 
 from userbert.schema.columns import Choice, Evidence
 from userbert.schema.files import reading
+from userbert.schema.names import words_of
 from userbert.schema.proposal import UserTable
-from userbert.schema.roles import Log, Times, words_of
+from userbert.schema.roles import Log, Times
 
 _OUTCOMES = {
     "target", "label", "outcome", "churn", "churned", "dropout", "withdrawn", "ltv", "clv",

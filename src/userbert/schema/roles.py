@@ -15,22 +15,12 @@ import polars as pl
 
 from userbert.errors import SourceError
 from userbert.schema.files import listed, reading
+from userbert.schema.names import TIMES, is_amount, is_of_a_thing, rank_as_user, words_of
 
 RESERVED_NAMES = (
     "user", "user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid",
 )  # fmt: skip
 """Columns of checked events and shards, which no attribute or profile field can be called."""
-
-_WHO = (
-    "user", "customer", "cust", "visitor", "household", "hh", "member", "client", "shopper",
-    "subscriber", "player", "person", "account", "panelist", "msno", "uid", "cookie", "card",
-)  # fmt: skip
-_ID_WORDS = {"id", "ids", "key", "no", "nr", "number", "hash", "hashed", "uuid", "pseudo", "full"}
-_TIME_WORDS = {
-    "timestamp": 6, "ts": 6, "datetime": 6, "time": 5, "date": 4, "when": 4, "at": 3, "day": 2,
-    "created": 2, "event": 1, "order": 1, "transaction": 1, "purchase": 1,
-    "birth": -9, "expires": -9, "updated": -4, "modified": -4, "due": -4, "loaded": -4,
-}  # fmt: skip
 
 _DATE = "|".join(
     rf"(?:19|20)\d\d{mark}(?:0[1-9]|1[0-2]){mark}(?:0[1-9]|[12]\d|3[01])" for mark in ("-", "/", "")
@@ -91,12 +81,6 @@ class Times:
     """Further columns that hold times."""
 
 
-def words_of(name: str) -> list[str]:
-    """Take a column's name apart: `fullVisitorId` → full, visitor, id."""
-    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
-    return [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
-
-
 def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
     """Find the column that says who in every log; return it and the reason.
 
@@ -128,7 +112,7 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
         )
     by_structure = _by_structure(common, logs[0])
     if by_structure is None:
-        records = [name for name in common if _who(name) is not None]
+        records = [name for name in common if rank_as_user(name) is not None]
         if records:
             raise SourceError(
                 f'{logs[0].files[0]}, column "{records[0]}": expected user ids, found '
@@ -143,21 +127,9 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
 
 def _named_as_users(log: Log) -> list[str]:
     """Columns whose names say that they are a user's, the best first."""
-    scores = {name: _who(name) for name, kind in log.types.items() if _can_name(kind)}
+    scores = {name: rank_as_user(name) for name, kind in log.types.items() if _can_name(kind)}
     found = [(score, name) for name, score in scores.items() if score is not None]
     return [name for _, name in sorted(found)]
-
-
-def _who(name: str) -> int | None:
-    """How well a name says that it is a user's: 0 is best; None: it does not."""
-    words = [word for word in words_of(name) if word not in _ID_WORDS]
-    if len(words) != 1:
-        return None
-    word = words[0].removesuffix("s")
-    for suffix in ("", "id", "no", "key"):
-        if word.endswith(suffix) and word.removesuffix(suffix) in _WHO:
-            return _WHO.index(word.removesuffix(suffix))
-    return None
 
 
 def _can_name(kind: pl.DataType) -> bool:
@@ -185,7 +157,8 @@ def _by_structure(columns: Iterable[str], log: Log) -> str | None:
         name
         for name in columns
         if _can_be_id(log.types[name])
-        and not set(words_of(name)) & {"product", "item", "order", "basket", "session", "sku"}
+        and not is_of_a_thing(name)
+        and not is_amount(name)
         and _epoch_unit(log.sample[name]) is None
         and log.sample[name].null_count() == 0
     ]
@@ -205,7 +178,7 @@ def find_times(log: Log, user: str) -> Times:
     scores = {name: _time_score(name, log) for name in log.types if name != user}
     found = [name for name, score in scores.items() if score is not None]
     if not found:
-        hint = next((name for name in log.types if set(words_of(name)) & set(_TIME_WORDS)), None)
+        hint = next((name for name in log.types if set(words_of(name)) & set(TIMES)), None)
         shown = log.sample[hint].drop_nulls().head(1).to_list() if hint else []
         told = f' Column "{hint}" holds {shown[0]!r}.' if shown else ""
         raise SourceError(
@@ -242,7 +215,7 @@ def _time_score(name: str, log: Log) -> tuple[int, float, int] | None:
     given = values.drop_nulls()
     if given.is_empty():
         return None
-    by_name = sum(_TIME_WORDS.get(word, 0) for word in words_of(name))
+    by_name = sum(TIMES.get(word, 0) for word in words_of(name))
     is_time = kind.is_temporal() and kind not in (pl.Time, pl.Duration)
     # Eight digits may be a code: only a name makes them a date.
     is_digits = by_name > 0 and kind == pl.String and _share_times(given) > 0.9

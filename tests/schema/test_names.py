@@ -1,0 +1,38 @@
+"""A column's name says of whom it is, of what, and how much."""
+
+import pytest
+
+from userbert.schema.names import is_amount, is_of_a_thing, rank_as_user
+
+
+def test_who_a_log_is_about_is_told_by_names_the_plainest_first() -> None:
+    names = ["author_id", "OwnerUserId", "id_student", "fullVisitorId", "userid", "customers"]
+    ranked = sorted(names, key=lambda name: rank_as_user(name) or 0)
+    assert ranked == [
+        "userid", "customers", "fullVisitorId", "id_student", "author_id", "OwnerUserId",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["user_agent", "n_users", "new_user", "is_member", "user_count", "id", "product_id"]
+)
+def test_what_is_said_of_users_is_none(name: str) -> None:
+    assert rank_as_user(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("store_count", True), ("ms_first_response", True), ("sales_channel", False),
+        ("itemid", False), ("topic", False), ("amount_paid", True), ("x", None),
+        ("add_to_cart_order", None),
+    ],
+)  # fmt: skip
+def test_the_last_word_tells_amounts_from_codes(name: str, says: bool | None) -> None:
+    assert is_amount(name) is says
+
+
+def test_things_and_occasions_are_not_people() -> None:
+    assert is_of_a_thing("itemid")
+    assert is_of_a_thing("order_no")
+    assert not is_of_a_thing("c1")
