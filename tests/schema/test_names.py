@@ -2,15 +2,15 @@
 
 import pytest
 
-from userbert.schema.names import is_amount, is_of_a_thing, rank_as_user
+from userbert.schema.names import is_amount, is_of_a_thing, rank_as_some_user, rank_as_user
 
 
 def test_who_a_log_is_about_is_told_by_names_the_plainest_first() -> None:
-    names = ["author_id", "OwnerUserId", "id_student", "fullVisitorId", "userid", "customers"]
+    names = ["author_id", "id_student", "visitorid", "userid", "customers"]
     ranked = sorted(names, key=lambda name: rank_as_user(name) or 0)
-    assert ranked == [
-        "userid", "customers", "fullVisitorId", "id_student", "author_id", "OwnerUserId",
-    ]  # fmt: skip
+    assert ranked == ["userid", "customers", "visitorid", "id_student", "author_id"]
+    assert rank_as_user("OwnerUserId") is None
+    assert rank_as_some_user("OwnerUserId") == rank_as_user("userid")
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ def test_who_a_log_is_about_is_told_by_names_the_plainest_first() -> None:
 )
 def test_what_is_said_of_users_is_none(name: str) -> None:
     assert rank_as_user(name) is None
+    assert rank_as_some_user(name) is None
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,8 @@ def test_what_is_said_of_users_is_none(name: str) -> None:
     [
         ("store_count", True), ("ms_first_response", True), ("sales_channel", False),
         ("itemid", False), ("topic", False), ("amount_paid", True), ("x", None),
-        ("add_to_cart_order", None),
+        ("add_to_cart_order", None), ("course_progress", None), ("product_category_2", False),
+        ("store_nbr", False),
     ],
 )  # fmt: skip
 def test_the_last_word_tells_amounts_from_codes(name: str, says: bool | None) -> None:

@@ -10,12 +10,14 @@ _PEOPLE = (
     "user", "customer", "cust", "visitor", "household", "hh", "member", "client", "shopper",
     "subscriber", "player", "person", "account", "student", "learner", "pupil", "participant",
     "reader", "listener", "viewer", "patient", "passenger", "employee", "donor", "author", "actor",
-    "username", "email", "panelist", "msno", "uid", "cookie", "card",
+    "username", "panelist", "msno", "uid", "cookie", "card",
 )  # fmt: skip
 """Whom a log may be about; the sooner, the surer."""
-_ID_WORDS = {"id", "ids", "key", "no", "nr", "number", "hash", "hashed", "uuid", "pseudo", "full"}
-_OF_PEOPLE = {"is", "has", "new", "num", "n", "no", "nr", "number", "total", "old", "active", "per"}
-"""Words that make of a person's name something else: `new_user`, `n_users`."""
+_ID_WORDS = {
+    "id", "ids", "key", "no", "nr", "nbr", "number", "hash", "hashed", "uuid", "pseudo", "full",
+}  # fmt: skip
+_NO_PERSON = {"is", "has", "new", "num", "n", "total", "old", "active", "per"}
+"""Words that make of a person something else: `new_user`, `n_users`."""
 _THINGS = {
     "department", "dept", "category", "cat", "subcategory", "class", "subclass", "genre", "brand",
     "store", "shop", "product", "item", "article", "page", "site", "merchant", "terminal",
@@ -27,9 +29,9 @@ _THINGS = {
 _OCCASIONS = {"order", "basket", "session", "invoice"}
 """What several actions are part of."""
 _CODES = {
-    "id", "ids", "code", "key", "zip", "zipcode", "postcode", "no", "nr", "mcc", "group", "channel",
-    "campaign", "type", "kind", "region", "area", "city", "country", "status", "model", "version",
-    "flag", "is", "has",
+    "id", "ids", "code", "key", "zip", "zipcode", "postcode", "no", "nr", "nbr", "mcc", "group",
+    "channel", "campaign", "type", "kind", "region", "area", "city", "country", "status", "model",
+    "version", "flag", "is", "has",
 }  # fmt: skip
 _AMOUNTS = {
     "price", "amount", "amt", "value", "quantity", "qty", "cost", "count", "cnt", "total", "sum",
@@ -54,30 +56,44 @@ def words_of(name: str) -> list[str]:
 
 
 def rank_as_user(name: str) -> int | None:
-    """How well a name says that it is a user's: 0 is best; None: it does not.
+    """How well a name says that it is a user's, and no more: 0 is best; None: it does not."""
+    words = _without_ids(name)
+    return _rank_of(words[0]) if len(words) == 1 else None
 
-    A name that says more (`owner_user_id`) ranks behind all that say a person alone.
-    """
-    all_words = words_of(name)
-    words = [word for word in all_words if word not in _ID_WORDS]
-    if not words or (len(words) > 1 and set(all_words) & _OF_PEOPLE):
-        return None
-    word = words[-1].removesuffix("s")
+
+def rank_as_some_user(name: str) -> int | None:
+    """The same of names that say more than that: `owner_user_id`, but not `n_users`."""
+    words = _without_ids(name)
+    return _rank_of(words[-1]) if words and not set(words) & _NO_PERSON else None
+
+
+def _without_ids(name: str) -> list[str]:
+    return [word for word in words_of(name) if word not in _ID_WORDS]
+
+
+def _rank_of(word: str) -> int | None:
+    word = word.removesuffix("s")
     for suffix in ("", "id", "no", "key"):
         if word.endswith(suffix) and word.removesuffix(suffix) in _PEOPLE:
-            behind = len(_PEOPLE) if len(words) > 1 else 0
-            return behind + _PEOPLE.index(word.removesuffix(suffix))
+            return _PEOPLE.index(word.removesuffix(suffix))
     return None
 
 
 def is_amount(name: str) -> bool | None:
-    """Whether a name is an amount's, or a code's; None if it says neither."""
-    # The last word is the noun: `store_count` is an amount, `sales_channel` a code.
+    """Whether a name is an amount's, or a code's; None if it says neither.
+
+    The last word is the noun: `store_count` is an amount, `sales_channel` a code, and what a
+    `course_progress` is does not show.
+    """
+    is_last = True
     for word in reversed(words_of(name)):
-        if word in _CODES or word in _THINGS or (word.endswith("id") and word not in _NO_ID):
+        if word in _CODES or (word.endswith("id") and word not in _NO_ID):
             return False
         if word in _AMOUNTS:
             return True
+        if word in _THINGS and is_last:
+            return False
+        is_last = is_last and word.isdigit()
     return None
 
 

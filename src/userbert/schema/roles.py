@@ -15,7 +15,14 @@ import polars as pl
 
 from userbert.errors import SourceError
 from userbert.schema.files import listed, reading
-from userbert.schema.names import TIMES, is_amount, is_of_a_thing, rank_as_user, words_of
+from userbert.schema.names import (
+    TIMES,
+    is_amount,
+    is_of_a_thing,
+    rank_as_some_user,
+    rank_as_user,
+    words_of,
+)
 
 RESERVED_NAMES = (
     "user", "user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid",
@@ -110,6 +117,10 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
             f"the logs name their users differently: {told}. A schema has one name for the user "
             "column: rename it in the files, so that it is the same in all."
         )
+    said = {name: rank_as_some_user(name) for name in common if _can_name(logs[0].types[name])}
+    ranked = sorted((rank, name) for name, rank in said.items() if rank is not None)
+    if ranked:
+        return ranked[0][1], "a guess: its name says so, and more"
     by_structure = _by_structure(common, logs[0])
     if by_structure is None:
         records = [name for name in common if rank_as_user(name) is not None]
