@@ -29,6 +29,11 @@ def test_an_interval_that_touches_zero_is_a_tie() -> None:
     assert findings.find([score(BEST, 0.02, half=0.02)]).verdict == "tie"
 
 
+def test_nothing_has_no_sign() -> None:
+    assert findings.number(-0.0) == findings.number(-0.0004) == "0.000"
+    assert findings.number(-0.001) == "−0.001"  # noqa: RUF001 - a minus sign
+
+
 def test_a_difference_that_is_not_a_number_claims_nothing() -> None:
     assert findings.find([score(BEST, float("nan"))]).verdict == "open"
 

@@ -165,7 +165,8 @@ def verdict_of(difference: Score | None) -> Verdict:
 
 def number(value: float) -> str:
     """Write a metric: three decimals are finer than any interval here."""
-    return f"{value:.3f}".replace("-", _MINUS)
+    # Nothing is written without a sign ("z").
+    return f"{value:z.3f}".replace("-", _MINUS)
 
 
 def signed(value: float) -> str:
@@ -268,7 +269,8 @@ def pretraining_finding(scores: Sequence[Score]) -> str | None:
     tuned, scratch = here["fine-tuned"], here["from-scratch"]
     said = (
         f"Fine-tuned after pretraining the network reaches {number(tuned.mean)} "
-        f"({interval(tuned)}), from scratch {number(scratch.mean)} ({interval(scratch)})"
+        f"({interval(tuned)}), from scratch, trained as long, {number(scratch.mean)} "
+        f"({interval(scratch)})"
     )
     paired = here.get(f"fine-tuned{DIFFERENCE}from-scratch")
     if paired is None:
