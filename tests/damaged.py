@@ -20,8 +20,8 @@ from userbert.data.store import PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError
 from userbert.folders import CARD
+from userbert.inspection import inspect
 from userbert.model.userbert import UserBert
-from userbert.serving.inspection import inspect
 from userbert.tasks.label_files import About, checksum_of
 from userbert.tasks.labels import Labels
 from userbert.tasks.task_model import TaskModel

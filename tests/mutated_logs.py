@@ -15,10 +15,10 @@ from pathlib import Path
 
 import polars as pl
 
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.errors import UserBertError
+from userbert.infer.inference import propose_schema
 from userbert.schema import Schema
-from userbert.schema.inference import propose_schema
 
 _ROWS = [
     (f"u{row % 3}", f"2024-01-{row % 9 + 1:02}T{row:02}:10:00", ("view", "buy")[row % 2], row % 4)

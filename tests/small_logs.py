@@ -10,7 +10,7 @@ import polars as pl
 from hypothesis import strategies as st
 
 from userbert.data.batches import UserBatch
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData, write_manifest
 from userbert.folders import read_json
 from userbert.schema.models import Schema

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from userbert.data.batches import AttributeShape as Attribute
-from userbert.data.batches import InputShape, Int64, SegmentBatch, UserBatch
+from userbert.data.batches import InputShape, SegmentBatch, UserBatch
 from userbert.data.batches import SegmentShape as Segment
+from userbert.data.ragged import Int64
 from userbert.data.vocabulary import Categories, Vocabularies
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Schema

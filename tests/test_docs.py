@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from example_logs import write_example_logs
+from research import code_page
+from research.results_pages import page
 from userbert.experiments.reproduction import page as reproduction
-from userbert.experiments.results import page
 from userbert.folders import read_json
 from userbert.schema import Schema
 
@@ -117,11 +118,12 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert "://" in target or (page.parent / target).exists(), target
 
 
-def test_readme_names_every_file_of_the_package() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for file in (ROOT / "src/userbert").rglob("*.py"):
-        if file.name not in ("__init__.py", "__main__.py"):
-            assert re.search(rf"^ +{file.name} ", readme, re.M), f"{file} is not in README's tree"
+def test_page_of_the_source_tree_is_that_of_the_code() -> None:
+    found = code_page.PAGE.read_text(encoding="utf-8")
+    assert found == code_page.page(), "write it anew: python -m research.code_page"
+    folders = {path.parent for path in code_page.SOURCE.rglob("*.py")} - {code_page.SOURCE}
+    named = {code_page.SOURCE / name for name in code_page.PACKAGES}
+    assert named == folders, "research/code_page.py: name every package"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_readme_names_every_file_of_the_package() -> None:
 def test_pages_of_results_are_those_of_the_json(path: Path) -> None:
     expected = page(read_json(path), path.stem)
     found = path.with_suffix(".md").read_text(encoding="utf-8")
-    assert found == expected, f"run python -m userbert.experiments.results {path}"
+    assert found == expected, f"run python -m research.results_pages {path}"
 
 
 def test_page_of_the_reproduction_is_that_of_its_results() -> None:

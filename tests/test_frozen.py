@@ -44,7 +44,7 @@ def checksum(path: Path) -> str:
 
 
 def vectors(frame: pl.DataFrame) -> np.ndarray[Any, Any]:
-    return np.stack(frame.sort("user_id")["embedding"].to_numpy())
+    return np.array(frame.sort("user_id")["embedding"].to_list())
 
 
 def test_fixture_is_small_and_as_it_was_written(frozen: Path) -> None:

@@ -11,23 +11,23 @@ EXTRA_TRAIN = ["torch", "scipy", "sklearn", "lightgbm", "matplotlib", "jinja2", 
 TRACKERS = ["tensorboard", "mlflow"]
 BASE_INSTALL = [
     "userbert",
-    "userbert.data.prepare",
-    "userbert.data.sequences",
-    "userbert.data.timeline",
+    "userbert.data.prepare.prepare",
+    "userbert.data.use.sequences",
+    "userbert.data.use.timeline",
     "userbert.tasks.labels",
     "userbert.tasks.metrics",
-    "userbert.serving.inspection",
-    "userbert.serving.lookalike",
-    "userbert.serving.neighbours",
-    "userbert.serving.backend",
+    "userbert.inspection",
+    "userbert.search.lookalike",
+    "userbert.search.neighbours",
+    "userbert.export.backend",
     "userbert.cli",
 ]
 TORCH_FREE = [
     *BASE_INSTALL,
     "userbert.tasks.aggregates",
     "userbert.tasks.popularity",
-    "userbert.serving.backend",
-    "userbert.serving.runtime",
+    "userbert.export.backend",
+    "userbert.export.runtime",
 ]
 
 

@@ -16,14 +16,14 @@ import pytest
 
 import userbert
 from example_logs import write_example_logs
-from userbert.data.pairs import pairs_at
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import pairs_at
+from userbert.embedding.embed import write_embeddings
+from userbert.evaluation.evaluate import Report
 from userbert.folders import read_json
 from userbert.schema import Schema
-from userbert.serving.embed import write_embeddings
-from userbert.serving.lookalike import write_list
-from userbert.tasks.evaluate import Report
+from userbert.search.lookalike import write_list
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.fused import finetune_with_aggregates
 from userbert.tasks.labels import label_next, label_return

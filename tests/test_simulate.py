@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from userbert.data.pairs import pairs_at
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import pairs_at
 from userbert.errors import InputError
 from userbert.experiments import simulate as module
 from userbert.experiments.catalogue import Catalogue, Choices, build_catalogue

@@ -7,9 +7,9 @@ are first used, so `import userbert` works in the base install.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from userbert.data.live import UserEvents
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
+from userbert.data.use.live import UserEvents
 from userbert.errors import (
     DataError,
     InputError,
@@ -20,14 +20,14 @@ from userbert.errors import (
     UserBertError,
 )
 from userbert.schema import Schema
-from userbert.serving.lookalike import lookalike
+from userbert.search.lookalike import lookalike
 from userbert.tasks.labels import Labels
 
 if TYPE_CHECKING:
+    from userbert.embedding.user_embedder import UserEmbedder
+    from userbert.evaluation.evaluate import evaluate
+    from userbert.export.runtime import Runtime
     from userbert.model.userbert import UserBert
-    from userbert.serving.runtime import Runtime
-    from userbert.serving.user_embedder import UserEmbedder
-    from userbert.tasks.evaluate import evaluate
     from userbert.tasks.explain import explain
     from userbert.tasks.finetune import TaskModel, finetune
     from userbert.training.pretrain import pretrain
@@ -37,10 +37,10 @@ _LATE = {
     "pretrain": "userbert.training.pretrain",
     "finetune": "userbert.tasks.finetune",
     "TaskModel": "userbert.tasks.finetune",
-    "evaluate": "userbert.tasks.evaluate",
+    "evaluate": "userbert.evaluation.evaluate",
     "explain": "userbert.tasks.explain",
-    "UserEmbedder": "userbert.serving.user_embedder",
-    "Runtime": "userbert.serving.runtime",
+    "UserEmbedder": "userbert.embedding.user_embedder",
+    "Runtime": "userbert.export.runtime",
 }
 _EXTRAS = {"torch": "train", "onnxruntime": "serve"}
 

@@ -132,9 +132,9 @@ def test_a_checkpoint_that_finds_no_room_is_told_and_the_run_goes_on(
 @pytest.mark.parametrize(
     ("verb", "where"),
     [
-        ("embed", "userbert.serving.embed.embed_chunks"),
-        ("lookalike", "userbert.serving.lookalike.best"),
-        ("evaluate", "userbert.tasks.evaluate.collect"),
+        ("embed", "userbert.embedding.embed.embed_chunks"),
+        ("lookalike", "userbert.search.lookalike.best"),
+        ("evaluate", "userbert.evaluation.evaluate.collect"),
         ("pretrain", "userbert.training.loop.exchange_gradients"),
     ],
 )

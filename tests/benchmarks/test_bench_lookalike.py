@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from research.results_pages import page
 from userbert.benchmarks.lookalike import make_vectors
 from userbert.cli import app
-from userbert.experiments.results import page
-from userbert.serving.inspection.vectors import health
+from userbert.inspection.vectors import health
 
 
 def test_made_vectors_are_as_healthy_as_embeddings_and_the_same_again() -> None:

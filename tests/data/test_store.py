@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from small_logs import SCHEMA, buys, instant, prepared, sealed_again
-from userbert.data import prepare as preparation
-from userbert.data.shards import TIMELESS, ShardTables, shard_of, write_shard
+from userbert.data.prepare import prepare as preparation
+from userbert.data.prepare.words import build_words, encode_actions, number_users
+from userbert.data.shards import TIMELESS, ShardTables, shard_of, user_hash, write_shard
 from userbert.data.store import PreparedData, write_manifest
 from userbert.data.vocabulary import Bins, Categories, Vocabulary
-from userbert.data.words import build_words, encode_actions, number_users, user_hash
 from userbert.errors import DataError
 from userbert.folders import read_json, write_json
 from userbert.schema.models import Schema

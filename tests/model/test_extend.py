@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from small_logs import SCHEMA, buys, log
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
 from userbert.errors import ModelError
 from userbert.model.extend import extend

@@ -19,9 +19,9 @@ from huggingface_hub import constants
 from synthetic import batch, model
 from userbert.errors import InputError, ModelError
 from userbert.folders import read_json, write_json
+from userbert.inspection import inspect
 from userbert.model.hub import folder_of
 from userbert.model.userbert import UserBert
-from userbert.serving.inspection import inspect
 
 
 @dataclass

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from synthetic import TINY, batch, model, shape, take
 from userbert.data.batches import AttributeShape, InputShape, SegmentBatch, SegmentShape, UserBatch
-from userbert.model.lookups import timing, timing_width
+from userbert.model.indices import timing, timing_width
 from userbert.model.timing import HistoryTiming
 
 DAYS = InputShape((SegmentShape("long_term", (AttributeShape("a", 3, "a"),), 5),), ())

@@ -5,8 +5,8 @@ from pathlib import Path
 from subprocess import run
 
 import numpy as np
-from handmade import instant, make_data
 
+from handmade import instant, make_data
 from userbert.data.store import PreparedData
 from userbert.tasks.aggregates import aggregates, of_all_history
 from userbert.tasks.popularity import own_popularity, popularity, words_with_each_value

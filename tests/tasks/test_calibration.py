@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
-from userbert.tasks.calibration import calibration, calibration_error
+from userbert.tasks.metrics import calibration, calibration_error
 
 
 @given(seed=st.integers(0, 2**32 - 1), users=st.integers(20, 800))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import instant, make_data
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.linear_model import Ridge
 
+from handmade import instant, make_data
 from userbert.tasks import candidates
 from userbert.tasks.blending import Scored
 from userbert.tasks.candidates import OwnHistory, own_history

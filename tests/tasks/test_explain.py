@@ -11,9 +11,9 @@ import torch
 
 from small_logs import buys, prepared
 from userbert.data.batches import without_actions
-from userbert.data.prepare import prepare
-from userbert.data.sequences import cut
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
+from userbert.data.use.sequences import cut
 from userbert.errors import InputError
 from userbert.experiments.catalogue import build_catalogue
 from userbert.experiments.ecosystem import Ecosystem, Service, Trait

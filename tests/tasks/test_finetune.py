@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from handmade import CUTOFF, instant, taste_labels, tastes, tiny_model
 
-from userbert.data.loading import sequence_lengths
-from userbert.data.pairs import Pairs, pairs_at
-from userbert.data.sequences import cut
+from handmade import CUTOFF, instant, taste_labels, tastes, tiny_model
 from userbert.data.store import PreparedData
+from userbert.data.use.loading import sequence_lengths
+from userbert.data.use.pairs import Pairs, pairs_at
+from userbert.data.use.sequences import cut
 from userbert.errors import InputError, LabelError, ModelError
 from userbert.tasks.finetune import FinetuneConfig, finetune, quality
 from userbert.tasks.labelled_batches import parts_of

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import CUTOFF, instant, taste_labels, tastes, tiny_model
 from typer.testing import CliRunner
 
+from handmade import CUTOFF, instant, taste_labels, tastes, tiny_model
 from userbert.cli import app
-from userbert.data.pairs import pairs_at
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import pairs_at
 from userbert.errors import LabelError, ModelError
 from userbert.tasks.finetune import FinetuneConfig
 from userbert.tasks.fused import FusedModel, finetune_with_aggregates, load_task

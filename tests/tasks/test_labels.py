@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from handmade import instant, make_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userbert.data.pairs import Pairs, pairs_at, read_pairs
+from handmade import instant, make_data
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import Pairs, pairs_at, read_pairs
 from userbert.errors import InputError, LabelError
 from userbert.tasks.labels import (
     Labels,

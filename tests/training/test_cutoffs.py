@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from small_logs import buys, prepared
-from userbert.data.pairs import Pairs, pairs_at
+from userbert.data.prepare.words import DAY_US
 from userbert.data.store import PreparedData
-from userbert.data.words import DAY_US
+from userbert.data.use.pairs import Pairs, pairs_at
 from userbert.training.cutoffs import moments
 
 

@@ -15,7 +15,8 @@ from synthetic import batch, model
 from userbert.data.batches import UserBatch
 from userbert.errors import InputError, ModelError
 from userbert.model.userbert import UserBert
-from userbert.training.loop import METRICS, LoopConfig, train
+from userbert.training.checkpoint import METRICS_FILE
+from userbert.training.loop import LoopConfig, train
 from userbert.training.objectives import masked_words
 
 CONFIG = LoopConfig(steps=20, learning_rate=1e-2, log_every=4, checkpoint_every=10)
@@ -65,7 +66,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, dec
         assert torch.equal(weight, parts.state_dict()[name]), name
     assert _timeless(found.lines) == _timeless(expected.lines)
     assert found.users == expected.users == 60
-    written = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    written = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
     assert written == found.lines
 
 
@@ -130,9 +131,9 @@ def test_curve_that_is_lost_or_damaged_is_told_by_name(tmp_path: Path, content: 
     batches = {step: batch([[2, 1], [1, 0]]) for step in range(2)}
     train(model(), masked_words, batches, LoopConfig(steps=1), folder=tmp_path)
     if content is None:
-        (tmp_path / METRICS).unlink()
+        (tmp_path / METRICS_FILE).unlink()
     else:
-        (tmp_path / METRICS).write_text(content, encoding="utf-8")
+        (tmp_path / METRICS_FILE).write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=r"metrics\.jsonl cannot be read.*start again"):
         train(model(), masked_words, batches, LoopConfig(steps=2), folder=tmp_path)
 

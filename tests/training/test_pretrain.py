@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from small_logs import SCHEMA, instant, log, prepared
-from userbert.data.pairs import pairs_at
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import pairs_at
 from userbert.errors import InputError, ModelError
 from userbert.model.userbert import UserBert, UserBertConfig
+from userbert.training.checkpoint import METRICS_FILE
 from userbert.training.distributed import Processes
-from userbert.training.loop import METRICS
 from userbert.training.pretrain import fingerprint, own_pairs, pretrain
 from userbert.training.settings import PRESETS, PretrainConfig, configure
 from userbert.training.validation import is_held_out
@@ -79,7 +79,7 @@ def test_model_folder_holds_the_record_and_the_work_folder_is_gone(
     assert record["data"] == data.checksum
     assert record["validation"]["loss"] > 0
     assert record["pairs"] + record["held_out_pairs"] == USERS
-    lines = [json.loads(line) for line in (output / METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (output / METRICS_FILE).read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 3, 6, 6]
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, loaded.state_dict()[name])

@@ -17,12 +17,11 @@ import pytest
 from safetensors.torch import load_file
 
 from example_logs import write_example_logs
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
 from userbert.model.userbert import UserBertConfig
 from userbert.schema.models import Schema
-from userbert.training.checkpoint import checkpoints
-from userbert.training.loop import METRICS
+from userbert.training.checkpoint import METRICS_FILE, checkpoints
 from userbert.training.pretrain import pretrain
 from userbert.training.settings import PretrainConfig
 
@@ -95,7 +94,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, countdown: int) -> Callable[[], int
 
 def result(model: Path) -> tuple[list[Any], dict[str, Any]]:
     """A model folder's curve, without timings, and its weights."""
-    lines = [json.loads(line) for line in (model / METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (model / METRICS_FILE).read_text().splitlines()]
     for line in lines:
         line.pop("users_per_s", None)
     return lines, load_file(model / "model.safetensors")

@@ -14,9 +14,10 @@ from small_logs import log, prepared
 from synthetic import batch, model
 from userbert.data.batches import UserBatch
 from userbert.errors import InputError
-from userbert.tasks.report import read_metrics
+from userbert.report.report import read_metrics
 from userbert.training import tracking
-from userbert.training.loop import METRICS, LoopConfig, train
+from userbert.training.checkpoint import METRICS_FILE
+from userbert.training.loop import LoopConfig, train
 from userbert.training.objectives import masked_words
 from userbert.training.pretrain import pretrain
 from userbert.training.settings import configure
@@ -83,7 +84,7 @@ def run(folder: Path, *trackers: Tracker, dies_at: int | None = None) -> Curves:
         tracked=Tracked(trackers, SETTINGS),
     )
     curves: Curves = {}
-    for text in (work / METRICS).read_text().splitlines():
+    for text in (work / METRICS_FILE).read_text().splitlines():
         line = json.loads(text)
         step = line.pop("step")
         for name, value in flat(line, "/").items():
@@ -144,7 +145,7 @@ def test_trackers_of_ones_own_hear_settings_and_lines(tmp_path: Path) -> None:
     listener = Listener()
     run(tmp_path, listener)
     assert listener.settings == SETTINGS
-    lines = (tmp_path / "work" / METRICS).read_text().splitlines()
+    lines = (tmp_path / "work" / METRICS_FILE).read_text().splitlines()
     assert listener.heard == [json.loads(line) for line in lines]
 
 

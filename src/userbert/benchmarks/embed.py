@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from userbert.benchmarks.contest import compete, gib, run
 from userbert.benchmarks.reference import MAX_WORDS, Reference
 from userbert.data.batches import UserBatch
-from userbert.data.loading import in_length_order
-from userbert.data.pairs import pairs_at
 from userbert.data.store import PreparedData
+from userbert.data.use.loading import in_length_order
+from userbert.data.use.pairs import pairs_at
+from userbert.embedding.embed import write_embeddings
+from userbert.embedding.parts import AllUsers
 from userbert.model.userbert import Precision, UserBert, UserBertConfig
 from userbert.progress import progress
-from userbert.serving.asked import AllUsers
-from userbert.serving.embed import write_embeddings
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 _BATCH = 64

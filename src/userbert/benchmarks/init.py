@@ -52,7 +52,7 @@ def write_log(file: Path, rows: int) -> None:
 
 def ours(log: Path, output: Path) -> None:
     """`userbert init`: every count of all rows."""
-    from userbert.schema.inference import propose_schema
+    from userbert.infer.inference import propose_schema
 
     output.write_text(propose_schema([log], None, log.parent), encoding="utf-8")
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from userbert.benchmarks.contest import compete, gib, run
+from userbert.data.ragged import Float32, Int64
 from userbert.folders import read_json, write_json
 from userbert.progress import progress
-from userbert.serving.embeddings import Vectors
-from userbert.serving.neighbours import Neighbours, Rows
+from userbert.search.neighbours import Neighbours
 
 WIDTH, K, QUERIES = 128, 100, 200
 _CLUSTERS, _WITHIN, _DECAY, _MEAN = 2000, 0.3, 1.1, 2.0
@@ -26,11 +26,11 @@ _CLUSTERS, _WITHIN, _DECAY, _MEAN = 2000, 0.3, 1.1, 2.0
 direction, and the length of the mean beside the largest deviation."""
 _MADE = 65_536
 
-Search = Callable[[Vectors, int], Any]
+Search = Callable[[Float32, int], Any]
 
 
-def make_vectors(users: int, seed: int = 0) -> tuple[Vectors, Vectors]:
-    """Vectors (N, H) and queries (Q, H) of the same groups, users who are not among them."""
+def make_vectors(users: int, seed: int = 0) -> tuple[Float32, Float32]:
+    """Float32 (N, H) and queries (Q, H) of the same groups, users who are not among them."""
     draw = np.random.default_rng(seed)
     deviations = np.arange(1, WIDTH + 1) ** (-_DECAY / 2)
     turn = np.linalg.qr(draw.standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
@@ -46,17 +46,17 @@ def make_vectors(users: int, seed: int = 0) -> tuple[Vectors, Vectors]:
     return made[:users], made[users:]
 
 
-def exact(vectors: Vectors) -> Search:
+def exact(vectors: Float32) -> Search:
     """Ours, every nearest one."""
     return Neighbours.of(vectors, "exact").search
 
 
-def index(vectors: Vectors) -> Search:
+def index(vectors: Float32) -> Search:
     """Ours, by lists."""
     return Neighbours.of(vectors, "index").search
 
 
-def faiss_flat(vectors: Vectors) -> Search:
+def faiss_flat(vectors: Float32) -> Search:
     """Products with all vectors, as faiss has them."""
     import faiss
 
@@ -65,7 +65,7 @@ def faiss_flat(vectors: Vectors) -> Search:
     flat.add(vectors)
     del vectors
 
-    def search(queries: Vectors, k: int) -> tuple[Rows, Vectors]:
+    def search(queries: Float32, k: int) -> tuple[Int64, Float32]:
         faiss.normalize_L2(queries)
         cosines, rows = flat.search(queries, k)
         return rows, cosines
@@ -73,11 +73,11 @@ def faiss_flat(vectors: Vectors) -> Search:
     return search
 
 
-VARIANTS: Mapping[str, Callable[[Vectors], Search]] = {"exact": exact, "index": index}
+VARIANTS: Mapping[str, Callable[[Float32], Search]] = {"exact": exact, "index": index}
 REFERENCE = "faiss-flat"
 
 
-def _ask(build: Callable[[Vectors], Search]) -> Callable[[Path, Path], None]:
+def _ask(build: Callable[[Float32], Search]) -> Callable[[Path, Path], None]:
     """A contestant: builds, answers one query after the other, and says how long it took."""
 
     def work(file: Path, _: Path) -> None:

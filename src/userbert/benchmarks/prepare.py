@@ -58,7 +58,7 @@ fit_before: 2024-07-01
 
 def local(logs: Path, output: Path) -> None:
     """Ours: every row checked, vocabularies, sorted words on disk."""
-    from userbert.data.prepare import prepare
+    from userbert.data.prepare.prepare import prepare
     from userbert.schema import Schema
 
     prepare(Schema.load(logs / "schema.yaml"), output, memory=MEMORY)
@@ -66,8 +66,8 @@ def local(logs: Path, output: Path) -> None:
 
 def on_spark(logs: Path, output: Path) -> None:
     """Ours on Spark, with an executor of all cores in its own process: what a cluster adds."""
-    from userbert.data.cluster import spark_session
-    from userbert.data.prepare import prepare
+    from userbert.data.prepare.cluster import spark_session
+    from userbert.data.prepare.prepare import prepare
     from userbert.schema import Schema
 
     with spark_session("local[*]") as session:

@@ -12,15 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from userbert.data.batches import (
-    AttributeShape,
-    InputShape,
-    Int32,
-    Int64,
-    SegmentBatch,
-    SegmentShape,
-    UserBatch,
-)
+from userbert.data.batches import AttributeShape, InputShape, SegmentBatch, SegmentShape, UserBatch
+from userbert.data.ragged import Int32, Int64
 from userbert.data.vocabulary import Vocabularies
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Schema

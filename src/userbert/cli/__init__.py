@@ -6,39 +6,58 @@ Exit codes: 0 done, 1 our fault, 2 the user's input (one message that says what 
 import os
 import sys
 import traceback
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from userbert.cli import bench, label, learning, logs, reproducing, serving, simulating
-from userbert.cli.options import tell_error
+from userbert.cli import bench, lab, label, learning, logs, serving
+from userbert.cli.options import show, tell_error
 from userbert.errors import InputError, UserBertError
 
+_PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
+    "Data": (logs.init, logs.prepare, logs.inspect, logs.forget),
+    "Learn": (learning.pretrain, learning.extend, learning.finetune),
+    "Judge": (learning.evaluate, learning.explain, learning.demo),
+    "Use": (serving.embed, learning.predict, serving.lookalike, serving.export, serving.serve),
+    "Lab": (lab.simulate, lab.reproduce),
+}
+"""The verbs of each stage, in the order of help."""
+
 app = typer.Typer(
-    help="Vectors of who users are, learned from logs of what they do.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="markdown",
 )
-app.command()(logs.init)
-app.command()(logs.prepare)
-app.command()(logs.forget)
-app.command()(logs.inspect)
-app.add_typer(label.app, name="label")
-app.command()(learning.pretrain)
-app.command()(learning.extend)
-app.command()(serving.embed)
-app.command()(serving.serve)
-app.command()(serving.lookalike)
-app.command()(serving.export)
-app.command()(learning.finetune)
-app.command()(learning.predict)
-app.command()(learning.explain)
-app.command()(learning.evaluate)
-app.command()(learning.demo)
-app.command()(simulating.simulate)
-app.command()(reproducing.reproduce)
-app.add_typer(bench.app, name="bench")
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        show(f"userbert {version('userbert')}")
+        raise typer.Exit
+
+
+@app.callback()
+def userbert(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Vectors of who users are, learned from logs of what they do."""
+
+
+for panel, verbs in _PANELS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
+    if panel == "Data":
+        app.add_typer(label.app, name="label", rich_help_panel="Labels")
+app.add_typer(bench.app, name="bench", rich_help_panel="Lab")
 
 
 _INTERRUPTED = 130

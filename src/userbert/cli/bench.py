@@ -145,7 +145,7 @@ def embed(
     from tempfile import TemporaryDirectory
 
     from userbert.benchmarks.embed import bench_embed, memory_row
-    from userbert.data.prepare import prepare
+    from userbert.data.prepare.prepare import prepare
     from userbert.experiments.simulate import simulate
     from userbert.schema.models import Schema
 

@@ -84,7 +84,7 @@ def pretrain(
     With two processes: `torchrun --nproc-per-node=2 -m userbert pretrain data -o model`
     """
     needs_torch()
-    from userbert.data.pairs import read_table
+    from userbert.data.use.pairs import read_table
     from userbert.model.userbert import UserBert
     from userbert.training.distributed import joined
     from userbert.training.pretrain import pretrain as pretrain_model
@@ -246,7 +246,7 @@ def explain(
     Example: `userbert explain task data --user 1042 --cutoff 2017-09-01`
     """
     needs_torch()
-    from userbert.serving.inspection import moved
+    from userbert.inspection import moved
     from userbert.tasks.explain import explain as explain_score
     from userbert.tasks.fused import FUSED
     from userbert.tasks.task_model import TaskModel
@@ -280,14 +280,14 @@ def evaluate(
     Example: `userbert evaluate model data --labels return.parquet -o verdict`
     """
     needs_torch()
+    from userbert.evaluation.evaluate import draw
+    from userbert.evaluation.evaluate import evaluate as compare
+    from userbert.evaluation.findings import Score, find
     from userbert.folders import publishing_folder, write_summary
+    from userbert.inspection import verdict
     from userbert.model.userbert import UserBert
-    from userbert.serving.inspection import verdict
-    from userbert.tasks.evaluate import draw
-    from userbert.tasks.evaluate import evaluate as compare
-    from userbert.tasks.findings import Score, find
+    from userbert.report.report import Background, read_metrics, write_report
     from userbert.tasks.labels import Labels
-    from userbert.tasks.report import Background, read_metrics, write_report
 
     refuse_existing(output)
     opened = open_data(data)

@@ -46,10 +46,10 @@ def init(
     Example: `userbert init events.parquet --profiles profiles.parquet`
     """
     from userbert.folders import publishing_file
+    from userbert.infer.explain_table import COLUMNS, evidence
+    from userbert.infer.inference import propose
+    from userbert.infer.proposal import render
     from userbert.schema import Schema
-    from userbert.schema.evidence import COLUMNS, evidence
-    from userbert.schema.inference import propose
-    from userbert.schema.proposal import render
 
     proposal = propose(events, profiles, output.parent)
     text = render(proposal)
@@ -102,7 +102,7 @@ def prepare(
 
     Example: `userbert prepare schema.yaml -o data`
     """
-    from userbert.data.prepare import prepare as prepare_data
+    from userbert.data.prepare.prepare import prepare as prepare_data
     from userbert.data.vocabulary import Vocabularies
     from userbert.folders import read_json
     from userbert.schema import Schema
@@ -161,7 +161,7 @@ def forget(
 
     Example: `userbert forget data --users left.csv`
     """
-    from userbert.data.forget import forget as forget_users
+    from userbert.data.prepare.forget import forget as forget_users
 
     count = forget_users(data, user_ids_in(users))
     show(f"{data}: {count:,} users are forgotten")
@@ -187,7 +187,7 @@ def inspect(
 
     Example: `userbert inspect data --user 17`
     """
-    from userbert.serving.inspection import inspect as describe
+    from userbert.inspection import inspect as describe
 
     show(describe(path, user, cutoff))
 

@@ -16,8 +16,8 @@ from userbert.errors import InputError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from userbert.data.pairs import Pairs
     from userbert.data.store import PreparedData
+    from userbert.data.use.pairs import Pairs
 
 _stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 show = Console(highlight=False, soft_wrap=True).print
@@ -91,7 +91,7 @@ def session_of(engine: Engine, master: str | None) -> Iterator["SparkSession | N
             raise InputError("--master is Spark's; add --engine spark, or leave it out.")
         yield None
         return
-    from userbert.data.cluster import spark_session
+    from userbert.data.prepare.cluster import spark_session
 
     with spark_session(master) as session:
         yield session
@@ -99,7 +99,7 @@ def session_of(engine: Engine, master: str | None) -> Iterator["SparkSession | N
 
 def pairs_given(data: "PreparedData", cutoffs: list[str] | None, at: Path | None) -> "Pairs":
     """The (user, cut-off) pairs that `--cutoff` or `--at` ask for."""
-    from userbert.data.pairs import instant_of, pairs_at, read_pairs
+    from userbert.data.use.pairs import instant_of, pairs_at, read_pairs
 
     if at is not None:
         if cutoffs:
@@ -111,7 +111,7 @@ def pairs_given(data: "PreparedData", cutoffs: list[str] | None, at: Path | None
 
 def user_ids_in(path: Path) -> list[str]:
     """The column `user_id` of a file."""
-    from userbert.data.pairs import read_table, users_of
+    from userbert.data.use.pairs import read_table, users_of
 
     frame = read_table(path)
     if "user_id" not in frame.columns:

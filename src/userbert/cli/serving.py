@@ -27,7 +27,7 @@ from userbert.errors import InputError
 from userbert.folders import found_at, refuse_existing, require_ending
 
 if TYPE_CHECKING:
-    from userbert.serving.asked import Asked
+    from userbert.embedding.parts import Asked
 
 
 class VectorsAs(StrEnum):
@@ -76,10 +76,10 @@ def embed(
     --resume`
     """
     needs_torch()
-    from userbert.data.pairs import instant_of, read_pairs
+    from userbert.data.use.pairs import instant_of, read_pairs
+    from userbert.embedding.embed import is_file, write_embeddings
+    from userbert.embedding.parts import users_before
     from userbert.model.userbert import UserBert
-    from userbert.serving.asked import users_before
-    from userbert.serving.embed import is_file, write_embeddings
 
     if not resume:
         refuse_existing(output)
@@ -143,10 +143,9 @@ def serve(
     Example: `userbert serve task --port 8000`
     """
     needs("fastapi", "serve")
-    from userbert.serving.service.app import Settings, create_app
-    from userbert.serving.service.guard import LOOPBACK, read_tokens
-    from userbert.serving.service.run import check_address, run
-    from userbert.serving.service.served import load_all
+    from userbert.service.app import Settings, check_address, create_app, run
+    from userbert.service.loaded_models import load_all
+    from userbert.service.middleware import LOOPBACK, read_tokens
 
     known = () if tokens is None else read_tokens(tokens)
     check_address(host, known)
@@ -187,8 +186,8 @@ def lookalike(
 
     Example: `userbert lookalike embeddings.parquet --seeds buyers.csv -k 500 -o list.csv`
     """
-    from userbert.serving.embeddings import Embeddings
-    from userbert.serving.lookalike import find_lookalikes, require_list_ending, write_list
+    from userbert.embedding.embeddings import Embeddings
+    from userbert.search.lookalike import find_lookalikes, require_list_ending, write_list
 
     refuse_existing(output)
     require_list_ending(output)
@@ -214,8 +213,8 @@ def export(
         raise InputError(
             f"this needs {' and '.join(missing)}. Install it with: pip install 'userbert[export]'"
         )
-    from userbert.serving.export import write_onnx
-    from userbert.serving.torch_backend import load_network
+    from userbert.export.export import write_onnx
+    from userbert.export.torch_backend import load_network
 
     refuse_existing(output)
     require_ending(output, ".onnx")

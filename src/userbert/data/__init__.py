@@ -1,1 +1,1 @@
-"""From raw logs to batches: sources → vocabulary, words → prepared data → sequences → batches."""
+"""From raw logs to batches: read, prepare, use. This folder holds what all three share."""

@@ -5,17 +5,24 @@ and offsets. Nothing is padded here; the encoder alone knows padding.
 
 Letters in shapes: B users, W words of a segment, N actions of a segment, A attributes of a segment,
 F profile fields.
+
+What a model must know of data, read off what they mean.
+
+In: a schema and vocabularies. Out: `InputShape`. Prepared data and histories of a request have one;
+a model has another, and reads what has the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
+from userbert.data.ragged import Int32, Int64
+from userbert.data.vocabulary import Vocabularies
+from userbert.schema.models import DayWords, Schema, Segment
 
 
 @dataclass(frozen=True)
@@ -190,3 +197,37 @@ def _users_of_segment(segment: SegmentBatch, first: int, last: int) -> SegmentBa
         words - words[0],
         segment.positions[words[0] : words[-1]],
     )
+
+
+def input_shape(
+    schema: Schema, vocabularies: Vocabularies, hidden: Collection[str] = ()
+) -> InputShape:
+    """What a model must know of such data, without the `hidden` profile fields."""
+    segments = tuple(
+        SegmentShape(
+            name,
+            tuple(
+                AttributeShape(
+                    attribute,
+                    vocabulary.size,
+                    attribute if schema.attributes[attribute].share else f"{name}/{attribute}",
+                )
+                # Their order, which may be a model's, is that of the ids in a batch.
+                for attribute, vocabulary in vocabularies.segments[name].items()
+            ),
+            _positions(segment),
+        )
+        for name, segment in schema.segments.items()
+    )
+    profile = tuple(
+        AttributeShape(name, vocabulary.size, f"profile/{name}")
+        for name, vocabulary in vocabularies.profile.items()
+        if name not in hidden
+    )
+    return InputShape(segments, profile)
+
+
+def _positions(segment: Segment) -> int:
+    """How many positions a segment's words can have, partial first and last units included."""
+    unit_hours = 24 if isinstance(segment.words, DayWords) else 1
+    return ceil(segment.window.from_.total_seconds() / 3600 / unit_hours) + 2

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from userbert.data.words import Int64, user_hash
+from userbert.data.ragged import Int64
 from userbert.errors import DataError
 
 TIMELESS = np.iinfo(np.int64).min
@@ -193,3 +193,27 @@ def shard_of(hashes: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
     if bits == 0:
         return np.zeros(len(hashes), dtype=np.int64)
     return (hashes >> np.uint64(64 - bits)).astype(np.int64)
+
+
+def user_hash(user_ids: pa.Array) -> NDArray[np.uint64]:
+    """A stable 64-bit hash (FNV-1a, then murmur's finalizer) of each id's UTF-8 bytes."""
+    encoded = pc.dictionary_encode(user_ids.cast(pa.large_string()))
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    dictionary = encoded.dictionary
+    if len(dictionary) == 0:
+        return np.zeros(0, dtype=np.uint64)
+    _, offset_buffer, byte_buffer = dictionary.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int64)[: len(dictionary) + 1]
+    content = np.frombuffer(byte_buffer or b"", np.uint8)
+    lengths = np.diff(offsets)
+    hashes = np.full(len(dictionary), 0xCBF29CE484222325, dtype=np.uint64)
+    for position in range(int(lengths.max())):
+        live = lengths > position
+        bytes_here = content[offsets[:-1][live] + position].astype(np.uint64)
+        hashes[live] = (hashes[live] ^ bytes_here) * np.uint64(0x100000001B3)
+    for shift, factor in ((33, 0xFF51AFD7ED558CCD), (33, 0xC4CEB9FE1A85EC53)):
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
+    hashes ^= hashes >> np.uint64(33)
+    of_each: NDArray[np.uint64] = hashes[encoded.indices.to_numpy(zero_copy_only=False)]
+    return of_each

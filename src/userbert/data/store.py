@@ -26,11 +26,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from userbert.data.batches import InputShape
-from userbert.data.shape import input_shape
-from userbert.data.shards import AGAIN, Shard, count_users, read_shard, shard_name, shard_of
+from userbert.data.batches import InputShape, input_shape
+from userbert.data.ragged import Int64
+from userbert.data.shards import (
+    AGAIN,
+    Shard,
+    count_users,
+    read_shard,
+    shard_name,
+    shard_of,
+    user_hash,
+)
 from userbert.data.vocabulary import Vocabularies
-from userbert.data.words import Int64, user_hash
 from userbert.errors import DataError, InputError
 from userbert.folders import checksum, checksums, found_at, json_text, read_json
 from userbert.progress import progress

@@ -20,10 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from userbert.data.ragged import Int32
 from userbert.errors import InputError
 from userbert.folders import checksum, found_at, read_json
-
-Int32 = NDArray[np.int32]
 
 NONE = 0
 """The id of an attribute that an action does not carry: embeds to zero, never a target."""

@@ -1,1 +1,1 @@
-"""Whole experiments on public and simulated data; they use the package as its users do."""
+"""Whole experiments: the demo, the simulator, the paper again."""

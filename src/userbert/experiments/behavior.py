@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from userbert.experiments.catalogue import Catalogue, Flags, Floats, Ints, calendar
+from userbert.data.ragged import Bools, Float64, Int64
+from userbert.experiments.catalogue import Catalogue, calendar
 from userbert.experiments.people import (
     FAVOURITE_CHANNELS,
     FAVOURITE_GENRES,
@@ -53,11 +54,11 @@ class Span:
 class Moments:
     """Who does something, and when."""
 
-    user: Ints
+    user: Int64
     """(N,): by number in the part."""
-    second: Ints
+    second: Int64
     """(N,)"""
-    visit: Ints
+    visit: Int64
     """(N,): which visit or session it is in."""
 
     def __len__(self) -> int:
@@ -70,12 +71,12 @@ class LongTerm:
     """Purchases and point usage; NOBODY where an event has no such attribute."""
 
     moments: Moments
-    is_purchase: Flags
-    usage_type: Ints
-    channel: Ints
-    shop: Ints
-    genre: Ints
-    price: Ints
+    is_purchase: Bools
+    usage_type: Int64
+    channel: Int64
+    shop: Int64
+    genre: Int64
+    price: Int64
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ class ShortTerm:
     """Clicks, searches and page views; a search has no shop."""
 
     moments: Moments
-    event_type: Ints
-    shop: Ints
-    genre: Ints
-    device: Ints
+    event_type: Int64
+    shop: Int64
+    genre: Int64
+    device: Int64
 
 
 def long_term(people: People, catalogue: Catalogue, generator: np.random.Generator) -> LongTerm:
@@ -137,7 +138,7 @@ def short_term(people: People, catalogue: Catalogue, generator: np.random.Genera
 
 
 def _moments(
-    visits: Ints, span: Span, people: People, catalogue: Catalogue, generator: np.random.Generator
+    visits: Int64, span: Span, people: People, catalogue: Catalogue, generator: np.random.Generator
 ) -> Moments:
     """Draw the days, hours and lengths of so many visits (U,) in a span."""
     user = np.repeat(np.arange(len(visits)), visits)  # (K,)
@@ -164,7 +165,7 @@ def _moments(
 
 def _long_term(
     moments: Moments,
-    is_purchase: Flags,
+    is_purchase: Bools,
     people: People,
     catalogue: Catalogue,
     generator: np.random.Generator,
@@ -188,8 +189,8 @@ def _long_term(
 
 
 def _bought(
-    user: Ints, day: Ints, people: People, catalogue: Catalogue, generator: np.random.Generator
-) -> tuple[Ints, Ints]:
+    user: Int64, day: Int64, people: People, catalogue: Catalogue, generator: np.random.Generator
+) -> tuple[Int64, Int64]:
     """(N,), (N,): the shop and the genre of each purchase, for one of six reasons."""
     habits = catalogue.ecosystem.habits
     shares = (habits.favourite_shop, habits.favourite_genre, habits.interest)
@@ -224,8 +225,8 @@ def _bought(
 
 
 def _channels(
-    user: Ints, people: People, catalogue: Catalogue, generator: np.random.Generator
-) -> Ints:
+    user: Int64, people: People, catalogue: Catalogue, generator: np.random.Generator
+) -> Int64:
     """(N,): where points are earned or spent."""
     trait, reason = _reasons(user, people, (catalogue.ecosystem.favourite_channel,), generator)
     which = generator.integers(0, FAVOURITE_CHANNELS, len(user))
@@ -238,8 +239,8 @@ def _channels(
 
 
 def _topics(
-    user: Ints, people: People, catalogue: Catalogue, generator: np.random.Generator
-) -> tuple[Ints, Ints]:
+    user: Int64, people: People, catalogue: Catalogue, generator: np.random.Generator
+) -> tuple[Int64, Int64]:
     """(K,), (K,): the shop and the genre that a session begins with."""
     topics, last_day = catalogue.ecosystem.topics, catalogue.ecosystem.days - 1
     shares = (topics.interest, topics.fading_interest, topics.favourite)
@@ -265,26 +266,26 @@ def _topics(
 
 
 def _reasons(
-    user: Ints, people: People, shares: tuple[float, ...], generator: np.random.Generator
-) -> tuple[Ints, Ints]:
+    user: Int64, people: People, shares: tuple[float, ...], generator: np.random.Generator
+) -> tuple[Int64, Int64]:
     """(N,), (N,): the trait that an event shows, or NOBODY; and else which share it falls in."""
     drawn = generator.random(len(user))
     shown = people.intensity[:, -1][user]
     trait = np.full(len(user), NOBODY)
     some = np.flatnonzero(drawn < shown)
     trait[some] = (people.intensity[user[some]] <= drawn[some][:, None]).sum(axis=1)
-    rest: Floats = (drawn - shown) / (1 - shown)
+    rest: Float64 = (drawn - shown) / (1 - shown)
     return trait, np.searchsorted(np.cumsum(shares), rest, "right")
 
 
-def _of_trait(table: Ints, trait: Ints, generator: np.random.Generator) -> Ints:
+def _of_trait(table: Int64, trait: Int64, generator: np.random.Generator) -> Int64:
     """(N,): one of a trait's genres or channels, the first ones more often."""
     places = table.shape[1] * generator.random(len(trait)) ** 2
-    shown: Ints = table[trait, places.astype(np.int64)]
+    shown: Int64 = table[trait, places.astype(np.int64)]
     return shown
 
 
-def _favourite_shop(user: Ints, people: People, generator: np.random.Generator) -> Ints:
+def _favourite_shop(user: Int64, people: People, generator: np.random.Generator) -> Int64:
     place = np.searchsorted(np.cumsum(FAVOURITE_SHOPS), generator.random(len(user)), "right")
-    shop: Ints = people.favourite_shops[user, np.minimum(place, len(FAVOURITE_SHOPS) - 1)]
+    shop: Int64 = people.favourite_shops[user, np.minimum(place, len(FAVOURITE_SHOPS) - 1)]
     return shop

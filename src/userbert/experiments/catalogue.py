@@ -11,13 +11,9 @@ from datetime import timedelta
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from userbert.data.ragged import Bools, Float64, Int64
 from userbert.experiments.ecosystem import Ecosystem
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 RHYTHMS = 12
 """Kinds of calendar: three kinds of week, keen on campaigns or not, on pay-days or not."""
@@ -49,15 +45,15 @@ CLOCKS = len(_CLOCKS)
 class Choices:
     """Items with weights, in groups; an item of a given group is drawn in proportion to them."""
 
-    items: Ints
+    items: Int64
     """(M,): group after group."""
-    cumulative: Floats
+    cumulative: Float64
     """(M,): group g ends at g + 1."""
-    first: Ints
+    first: Int64
     """(groups + 1,): where each group's items begin."""
 
     @classmethod
-    def grouped(cls, groups: Ints, items: Ints, weights: Floats, number: int) -> Self:
+    def grouped(cls, groups: Int64, items: Int64, weights: Float64, number: int) -> Self:
         """Sort items into `number` groups; from a group without items none may be drawn."""
         order = np.argsort(groups, kind="stable")
         groups, weights = groups[order], weights[order]
@@ -67,12 +63,12 @@ class Choices:
         return cls(items[order], groups + within, first)
 
     @classmethod
-    def table(cls, weights: Floats) -> Self:
+    def table(cls, weights: Float64) -> Self:
         """The same items for each group: `weights` (groups, items)."""
         groups, items = np.indices(weights.shape)
         return cls.grouped(groups.ravel(), items.ravel(), weights.ravel(), len(weights))
 
-    def draw(self, groups: Ints, generator: np.random.Generator) -> Ints:
+    def draw(self, groups: Int64, generator: np.random.Generator) -> Int64:
         """(N,): an item of each of `groups` (N,)."""
         # As one search over all groups, since group g's weights end at g + 1.
         found = np.searchsorted(self.cumulative, groups + generator.random(len(groups)), "right")
@@ -85,37 +81,37 @@ class Catalogue:
     """What all users of a simulation share."""
 
     ecosystem: Ecosystem
-    department: Ints
+    department: Int64
     """(G,)"""
-    log_price: Floats
+    log_price: Float64
     """(G,): of yen."""
     genres_of_department: Choices
     genres_of_month: Choices
     """By the number of the month in the log."""
     genres_of_lifestyle: Choices
-    shop_genre: Ints
+    shop_genre: Int64
     """(S,): what a shop sells above all."""
-    shop_region: Ints
+    shop_region: Int64
     """(S,)"""
     shops_of_genre: Choices
-    browsed_genre: Ints
+    browsed_genre: Int64
     """(G,): the genre under which short-term events know it."""
-    is_browsed_shop: Flags
+    is_browsed_shop: Bools
     """(S,)"""
     browsed_shops_of_genre: Choices
     """Of browsed genres alone."""
     channels: Choices
-    trait_genres: Ints
+    trait_genres: Int64
     """(T, trait_genres)"""
-    trait_channels: Ints
+    trait_channels: Int64
     """(T, trait_channels)"""
     lifestyles: Choices
     """By age band and gender: band + AGE_BANDS for women."""
-    month: Ints
+    month: Int64
     """(all_days,): the number of the month of each day."""
-    week: Ints
+    week: Int64
     """(all_days,): the number of each day's week; a week ends with the log's last day."""
-    day_of_month: Ints
+    day_of_month: Int64
     """(all_days,)"""
     hours: Choices
     """By clock."""
@@ -174,7 +170,7 @@ def build_catalogue(ecosystem: Ecosystem, seed: int) -> Catalogue:
     )
 
 
-def zipf(number: int, ecosystem: Ecosystem) -> Floats:
+def zipf(number: int, ecosystem: Ecosystem) -> Float64:
     """Weights by rank, the most popular first, with the ecosystem's exponent and offset."""
     ranks = np.arange(1, number + 1) + ecosystem.popularity_offset
     return (ranks**-ecosystem.popularity).astype(np.float64)
@@ -202,14 +198,14 @@ def calendar(ecosystem: Ecosystem, first: int, days: int) -> Choices:
     return Choices.table(np.array(weights))
 
 
-def _spread(members: int, weights: Floats, generator: np.random.Generator) -> Ints:
+def _spread(members: int, weights: Float64, generator: np.random.Generator) -> Int64:
     """The group of each member, by weight, but at least one member a group."""
     groups = len(weights)
     others = Choices.table(weights[None]).draw(np.zeros(members - groups, np.int64), generator)
     return generator.permutation(np.concatenate([np.arange(groups), others]))
 
 
-def _most(weights: Floats, number: int, generator: np.random.Generator) -> Flags:
+def _most(weights: Float64, number: int, generator: np.random.Generator) -> Bools:
     """Draw `number` without replacement, in proportion to weights."""
     with np.errstate(divide="ignore"):
         keys = np.log(weights) + generator.gumbel(size=len(weights))
@@ -219,8 +215,8 @@ def _most(weights: Floats, number: int, generator: np.random.Generator) -> Flags
 
 
 def _browsed_genres(
-    department: Ints, popularity: Floats, number: int, generator: np.random.Generator
-) -> Ints:
+    department: Int64, popularity: Float64, number: int, generator: np.random.Generator
+) -> Int64:
     """(G,): itself if it is browsed, else one of its department (or the next) that is."""
     is_browsed = _most(popularity, number, generator)
     order = np.argsort(department, kind="stable")
@@ -231,8 +227,8 @@ def _browsed_genres(
 
 
 def _browsed_shops(
-    shop_genre: Ints, popularity: Floats, number: int, generator: np.random.Generator
-) -> Flags:
+    shop_genre: Int64, popularity: Float64, number: int, generator: np.random.Generator
+) -> Bools:
     """(S,): the most popular shop of each genre, and so many more that they are `number`."""
     order = np.lexsort((-popularity, shop_genre))
     best = order[np.flatnonzero(np.diff(shop_genre[order], prepend=-1))]
@@ -246,14 +242,14 @@ def _browsed_shops(
 
 def _of_traits(
     ecosystem: Ecosystem, first: int, last: int, each: int, generator: np.random.Generator
-) -> Ints:
+) -> Int64:
     """(T, each): popularity ranks that show a trait, neither the top nor the tail."""
     traits = len(ecosystem.traits)
     ranks = generator.choice(np.arange(first, last), traits * each, replace=False)
     return ranks.reshape(traits, each)
 
 
-def _hour_weights() -> Floats:
+def _hour_weights() -> Float64:
     """(clocks, 24): bells around the peaks, over a floor."""
     hours = np.arange(24)
     weights = np.full((CLOCKS, 24), 0.005)

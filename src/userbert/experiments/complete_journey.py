@@ -15,8 +15,8 @@ from pathlib import Path
 
 import polars as pl
 
-from userbert.data.pairs import Pairs, pairs_at
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import Pairs, pairs_at
 from userbert.errors import InputError
 from userbert.tasks.labels import Labels, label_attribute, label_next, label_response
 

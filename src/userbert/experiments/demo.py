@@ -8,16 +8,16 @@ whole, so a demo that was interrupted goes on where it was. `userbert demo` and 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
+from userbert.evaluation.evaluate import evaluate
 from userbert.experiments import complete_journey
 from userbert.model.userbert import UserBert
 from userbert.progress import progress
+from userbert.report.report import Background, read_metrics, write_report
 from userbert.schema import Schema
-from userbert.tasks.evaluate import evaluate
 from userbert.tasks.finetune import finetune
 from userbert.tasks.labels import Labels
-from userbert.tasks.report import Background, read_metrics, write_report
 from userbert.training.settings import DEFAULT
 from userbert.workers import processes
 

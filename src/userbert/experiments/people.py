@@ -10,15 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from userbert.data.ragged import Bools, Float64, Int64
 from userbert.experiments.catalogue import (
     AGE_BANDS,
     CLOCKS,
     EVERYWHERE,
     RHYTHMS,
     Catalogue,
-    Flags,
-    Floats,
-    Ints,
     regions,
 )
 from userbert.experiments.ecosystem import OCCUPATIONS, RETIRED, STUDENT, Ecosystem
@@ -37,44 +35,44 @@ _PEAK_YEARS = 12.0
 class People:
     """The users of one part."""
 
-    age: Ints
+    age: Int64
     """(U,): years."""
-    is_woman: Flags
-    region: Ints
-    occupation: Ints
-    tenure_months: Ints
-    traits: Flags
+    is_woman: Bools
+    region: Int64
+    occupation: Int64
+    tenure_months: Int64
+    traits: Bools
     """(U, T): hidden."""
-    intensity: Floats
+    intensity: Float64
     """(U, T): the share of a user's events that shows each trait, summed up along the traits."""
-    responses: Flags
+    responses: Bools
     """(U, services): who responds after the log's end."""
-    lifestyle: Ints
-    favourite_genres: Ints
+    lifestyle: Int64
+    favourite_genres: Int64
     """(U, FAVOURITE_GENRES)"""
-    favourite_shops: Ints
+    favourite_shops: Int64
     """(U, 4)"""
-    favourite_channels: Ints
+    favourite_channels: Int64
     """(U, FAVOURITE_CHANNELS)"""
-    routine_genre: Ints
+    routine_genre: Int64
     """(U,): bought again every month, or NOBODY."""
-    routine_day: Ints
+    routine_day: Int64
     """(U,): from 0 to 29."""
-    interests: Ints
+    interests: Int64
     """(U, W): the genre of each week."""
-    visits: Floats
+    visits: Float64
     """(U,): expected in the long-term log, beyond the first."""
-    sessions: Floats
+    sessions: Float64
     """(U,): expected in the short-term log."""
-    rhythm: Ints
+    rhythm: Int64
     """(U,): which days."""
-    clock: Ints
+    clock: Int64
     """(U,): which hours."""
-    spending: Floats
+    spending: Float64
     """(U,): the logarithm of what one pays, against the genre's price."""
-    mobile: Floats
+    mobile: Float64
     """(U,): the share of sessions on a phone."""
-    spends: Floats
+    spends: Float64
     """(U,): the share of point usage that spends points."""
 
     def __len__(self) -> int:
@@ -135,8 +133,8 @@ def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generato
 
 
 def shop_of(
-    genre: Ints, region: Ints, catalogue: Catalogue, generator: np.random.Generator
-) -> Ints:
+    genre: Int64, region: Int64, catalogue: Catalogue, generator: np.random.Generator
+) -> Int64:
     """(N,): a shop that sells a genre (N,), rather one of the user's region or without any."""
     first = catalogue.shops_of_genre.draw(genre, generator)
     of_first = catalogue.shop_region[first]
@@ -145,7 +143,7 @@ def shop_of(
     return first
 
 
-def trait_odds(age: Ints, is_woman: Flags, is_rural: Flags, ecosystem: Ecosystem) -> Floats:
+def trait_odds(age: Int64, is_woman: Bools, is_rural: Bools, ecosystem: Ecosystem) -> Float64:
     """(U, T): log-odds of each trait, as the profile has it."""
     odds = [
         trait.base
@@ -157,7 +155,7 @@ def trait_odds(age: Ints, is_woman: Flags, is_rural: Flags, ecosystem: Ecosystem
     return np.stack(odds, axis=1)
 
 
-def response_odds(traits: Flags, ecosystem: Ecosystem) -> Floats:
+def response_odds(traits: Bools, ecosystem: Ecosystem) -> Float64:
     """(U, services): log-odds that users of these traits (U, T) respond."""
     names = [trait.name for trait in ecosystem.traits]
     odds = [
@@ -167,13 +165,13 @@ def response_odds(traits: Flags, ecosystem: Ecosystem) -> Floats:
     return np.stack(odds, axis=1)
 
 
-def _responses(traits: Flags, ecosystem: Ecosystem, generator: np.random.Generator) -> Flags:
+def _responses(traits: Bools, ecosystem: Ecosystem, generator: np.random.Generator) -> Bools:
     odds = response_odds(traits, ecosystem)
-    responds: Flags = generator.random(odds.shape) < _sigmoid(odds)
+    responds: Bools = generator.random(odds.shape) < _sigmoid(odds)
     return responds
 
 
-def _occupations(age: Ints, generator: np.random.Generator) -> Ints:
+def _occupations(age: Int64, generator: np.random.Generator) -> Int64:
     """Students below 24 and the retired from 65 on, for the most part; else any other."""
     others = [number for number in range(len(OCCUPATIONS)) if number not in (STUDENT, RETIRED)]
     occupation = generator.choice(others, len(age))
@@ -183,7 +181,7 @@ def _occupations(age: Ints, generator: np.random.Generator) -> Ints:
     return occupation
 
 
-def _interests(lifestyle: Ints, catalogue: Catalogue, generator: np.random.Generator) -> Ints:
+def _interests(lifestyle: Int64, catalogue: Catalogue, generator: np.random.Generator) -> Int64:
     """(U, W): half of them follow the lifestyle, half the month; some last for weeks."""
     weeks = catalogue.week[-1] + 1
     shape = (len(lifestyle), weeks)
@@ -203,7 +201,7 @@ def _interests(lifestyle: Ints, catalogue: Catalogue, generator: np.random.Gener
     return interests
 
 
-def _rates(normal: Floats, mean: float, most: float, ecosystem: Ecosystem) -> Floats:
+def _rates(normal: Float64, mean: float, most: float, ecosystem: Ecosystem) -> Float64:
     """(U,): log-normal of this mean, but never above `most`."""
     spread = ecosystem.activity_spread
     return np.minimum(mean * np.exp(spread * normal - spread**2 / 2), most)
@@ -211,10 +209,10 @@ def _rates(normal: Floats, mean: float, most: float, ecosystem: Ecosystem) -> Fl
 
 def _two_normals(
     number: int, correlation: float, generator: np.random.Generator
-) -> tuple[Floats, Floats]:
+) -> tuple[Float64, Float64]:
     first, second = generator.standard_normal((2, number))
     return first, correlation * first + np.sqrt(1 - correlation**2) * second
 
 
-def _sigmoid(odds: Floats) -> Floats:
+def _sigmoid(odds: Float64) -> Float64:
     return 1 / (1 + np.exp(-odds))

@@ -17,9 +17,10 @@ from time import perf_counter
 
 import numpy as np
 
+from userbert.data.ragged import Int64
 from userbert.errors import InputError
 from userbert.experiments import behavior
-from userbert.experiments.catalogue import Ints, build_catalogue
+from userbert.experiments.catalogue import build_catalogue
 from userbert.experiments.ecosystem import TIMEZONE, Ecosystem
 from userbert.experiments.people import draw_people
 from userbert.experiments.simulated_logs import (
@@ -118,7 +119,7 @@ class _Written:
     users: int
     events: tuple[int, ...]
     """By log."""
-    responders: tuple[Ints, ...]
+    responders: tuple[Int64, ...]
     """By service: the numbers of those who respond."""
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from userbert.data.ragged import Int64
 from userbert.experiments.behavior import LongTerm, Moments, ShortTerm
-from userbert.experiments.catalogue import Catalogue, Ints
+from userbert.experiments.catalogue import Catalogue
 from userbert.experiments.ecosystem import (
     DEVICES,
     EVENT_TYPES,
@@ -43,7 +44,7 @@ def write(path: Path, columns: Columns) -> None:
     )
 
 
-def user_ids(numbers: Ints) -> pa.Array:
+def user_ids(numbers: Int64) -> pa.Array:
     """The ids of users, by their number in the whole simulation."""
     return pa.array([f"u{number:08d}" for number in numbers.tolist()], pa.string())
 
@@ -126,7 +127,7 @@ def _numbered(what: str, number: int) -> tuple[str, ...]:
     return tuple(f"{what}-{index:0{width}d}" for index in range(number))
 
 
-def _named(numbers: Ints, names: Sequence[str]) -> pa.DictionaryArray:
+def _named(numbers: Int64, names: Sequence[str]) -> pa.DictionaryArray:
     """Names in place of numbers; null for NOBODY."""
     is_none = numbers == NOBODY
     # A file of few users names what they met, not the whole catalogue.

@@ -1,4 +1,4 @@
-/* One step of Adam, as PyTorch takes it. rows.c and softmax.c use it; kernels/adam.py fills it. */
+/* One step of Adam, as PyTorch takes it. rows.c and softmax.c use it; kernels/rows.py fills it. */
 #ifndef USERBERT_ADAM_H
 #define USERBERT_ADAM_H
 

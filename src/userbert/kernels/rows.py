@@ -4,6 +4,8 @@ In: a table's weights, what Adam remembers of them, and the rows that were read.
 moved in place. `training/row_adam.py` uses it where it can, in place of its own operations.
 
 Letters in shapes: R rows of a table, U rows of a batch, E width.
+
+What a step of Adam is in C (`adam.h`): the same for rows and for heads.
 """
 
 import ctypes
@@ -17,7 +19,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from userbert.kernels import fork, run
-from userbert.kernels.adam import AdamSettings, AdamStep
+
+
+class AdamStep(ctypes.Structure):
+    """`AdamStep` in adam.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_float)
+        for name in ("rate", "root", "mean_less", "square_less", "square_keep", "tiny")
+    )
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    """Of Adam."""
+
+    learning_rate: float
+    mean_decay: float
+    square_decay: float
+    epsilon: float
+
+    def step(self, number: int) -> AdamStep:
+        """The factors of a step, counted from 1."""
+        return AdamStep(
+            rate=self.learning_rate / (1 - self.mean_decay**number),
+            root=(1 - self.square_decay**number) ** -0.5,
+            mean_less=1 - self.mean_decay,
+            square_less=1 - self.square_decay,
+            square_keep=self.square_decay,
+            tiny=self.epsilon,
+        )
+
 
 _WEIGHTS = 2
 """Of a table, at most."""

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from userbert.data.ragged import Int64
 from userbert.kernels import Block, Blocks, fork, library, run
-from userbert.kernels.adam import AdamStep
+from userbert.kernels.rows import AdamStep
 
 _CHUNK = 128
 """Ids that go by at once, as in softmax.c."""
@@ -27,7 +28,6 @@ _NEVER = np.float32(-1_000)
 """The logarithm of no weight: small enough to leave no share, and not so small that a logit is lost
 when it is added and taken away again."""
 
-_Int64 = NDArray[np.int64]
 
 _rooms = Blocks()
 _shares: dict[int, Blocks] = {}
@@ -120,8 +120,8 @@ def cross_entropy(
     vectors: Tensor,
     weight: Tensor,
     bias: Tensor,
-    words: _Int64,
-    places: _Int64,
+    words: Int64,
+    places: Int64,
     *,
     pair_weights: NDArray[np.float32] | None = None,
     log_weights: NDArray[np.float32] | None = None,

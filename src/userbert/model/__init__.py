@@ -1,1 +1,1 @@
-"""The network: input embedding → encoder → heads, and the folder that holds a trained one."""
+"""The network, from a batch to vectors, and the folder that holds a trained one."""

@@ -36,7 +36,7 @@ from userbert.folders import (
     write_json,
     write_summary,
 )
-from userbert.model.card import model_card
+from userbert.model.model_card import model_card
 from userbert.schema.models import Schema
 
 FORMAT = 1

@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from userbert.data.batches import InputShape, Int64, SegmentBatch, SegmentShape, UserBatch
+from userbert.data.batches import InputShape, SegmentBatch, SegmentShape, UserBatch
+from userbert.data.ragged import Int64
 from userbert.model.dropout import Dropout, token_keys
 from userbert.model.encoder import NORM_EPSILON
-from userbert.model.lookups import by_word, interleave, word_tables
+from userbert.model.indices import by_word, interleave, word_tables
 from userbert.model.summary import HistorySummary
 from userbert.model.tables import INIT_DEVIATION, AttributeTables, as_tensor
 from userbert.model.timing import HistoryTiming

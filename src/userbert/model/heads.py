@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from userbert.data.batches import InputShape, Int32, Int64, SegmentBatch, SegmentShape
+from userbert.data.batches import InputShape, SegmentBatch, SegmentShape
+from userbert.data.ragged import Int32, Int64
 from userbert.kernels.softmax import LayerGradient
 from userbert.model.softmax import (
     WordSets,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from userbert import kernels
-from userbert.data.batches import Int64
+from userbert.data.ragged import Int64
 from userbert.kernels.softmax import LayerGradient, cross_entropy, fits
 from userbert.model.encoder import casts_to_bf16
 from userbert.model.tables import as_tensor, gather_rows, sorted_set

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from userbert.data.batches import InputShape, UserBatch, without_actions
-from userbert.model.lookups import Counted, counted, summary_tables, totals
+from userbert.model.indices import Counted, counted, summary_tables, totals
 from userbert.model.tables import AttributeTables, as_tensor
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from userbert.data.batches import Int64
-from userbert.model.lookups import Tables
+from userbert.data.ragged import Int64
+from userbert.model.indices import Tables
 
 INIT_DEVIATION = 0.02
 """Of every weight at the start, as in BERT."""

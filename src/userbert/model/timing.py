@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from userbert.data.batches import InputShape, UserBatch
-from userbert.model.lookups import timing, timing_width
+from userbert.model.indices import timing, timing_width
 from userbert.model.tables import as_tensor
 
 _FURTHEST = 5.0

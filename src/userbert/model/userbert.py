@@ -19,10 +19,11 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from userbert.data.batches import InputShape, Int64, UserBatch
-from userbert.data.loading import by_length, check_fits
-from userbert.data.pairs import pairs_asked, user_ids_of
+from userbert.data.batches import InputShape, UserBatch
+from userbert.data.ragged import Int64
 from userbert.data.store import Histories, PreparedData
+from userbert.data.use.loading import by_length, check_fits
+from userbert.data.use.pairs import pairs_asked, user_ids_of
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import ModelError
 from userbert.folders import publishing_folder

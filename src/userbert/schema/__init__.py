@@ -1,4 +1,4 @@
-"""What a log means: the schema, its inference, and the files it names."""
+"""What a log means: the schema, and the files that it names."""
 
 from userbert.schema.models import Schema
 

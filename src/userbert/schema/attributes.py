@@ -10,6 +10,11 @@ from pydantic import Discriminator, Field, Tag
 
 from userbert.schema.strict import MANY, Strict
 
+RESERVED_NAMES = (
+    "user", "user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid",
+)  # fmt: skip
+"""Columns of checked events and shards, which no attribute or profile field can be called."""
+
 
 class Category(Strict):
     """A categorical attribute or profile field."""

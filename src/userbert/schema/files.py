@@ -1,7 +1,7 @@
 """Raw logs as lazy frames: CSV, TSV, JSON Lines and Parquet, plain or compressed.
 
 In: paths as a schema names them. Out: files in a fixed order, and a `LazyFrame` for each. The
-inference and `data/sources.py` use it. A file that cannot be read is one `SourceError` that says
+inference and `data/read/` use it. A file that cannot be read is one `SourceError` that says
 which, what was expected, what was found, and the way out.
 """
 

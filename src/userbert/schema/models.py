@@ -23,9 +23,14 @@ from pydantic import (
 )
 
 from userbert.errors import SchemaError
-from userbert.schema.attributes import Attribute, Category, Derived, Number, ProfileField
-from userbert.schema.inference import propose_schema
-from userbert.schema.roles import RESERVED_NAMES
+from userbert.schema.attributes import (
+    RESERVED_NAMES,
+    Attribute,
+    Category,
+    Derived,
+    Number,
+    ProfileField,
+)
 from userbert.schema.strict import MANY, Duration, Strict, known_zone, to_instant
 from userbert.schema.yaml_text import Place, explain, nearest, read_mapping, write_mapping
 
@@ -294,6 +299,8 @@ class Schema(Strict):
         Relative paths in it start at the current folder. Raises `SourceError` if a log cannot be
         read, or holds no user or no time.
         """
+        from userbert.infer.inference import propose_schema
+
         text = propose_schema(
             [Path(path) for path in events], None if profiles is None else Path(profiles), Path()
         )

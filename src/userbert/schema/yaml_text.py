@@ -2,7 +2,7 @@
 
 In: YAML text, or pydantic's errors. Out: plain mappings, and one line a fault, each with where it
 stands, what was expected and what was found. `schema/models.py` reads and writes with it,
-`schema/proposal.py` writes.
+`infer/proposal.py` writes.
 """
 
 import difflib

@@ -1,1 +1,1 @@
-"""What vectors are for: labels, the features one has already, fine-tuning, honest evaluation."""
+"""Labels, and the models that are fitted to them: metrics, contestants, prediction."""

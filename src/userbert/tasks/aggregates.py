@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from userbert.data.batches import Int32, Int64
-from userbert.data.sequences import Actions, actions_between, profile_ids
+from userbert.data.prepare.words import DAY_US, DayGrid
+from userbert.data.ragged import Int32, Int64
 from userbert.data.store import PreparedData
-from userbert.data.words import DAY_US, DayGrid
+from userbert.data.use.sequences import Actions, actions_between, profile_ids
 
 WINDOWS: dict[str, int | None] = {"7d": 7, "30d": 30, "90d": 90, "ever": None}
 """The spans before the cut-off, in days, over which actions are counted."""

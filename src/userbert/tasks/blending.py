@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from userbert.tasks.metrics import Floats
+from userbert.data.ragged import Floats
 
 LEAST = 1e-6
 """Of a probability, before its log odds; and of their deviation."""

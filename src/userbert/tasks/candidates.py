@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from userbert.data.batches import Int64
-from userbert.data.sequences import actions_between
+from userbert.data.prepare.words import DAY_US
+from userbert.data.ragged import Floats, Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.sequences import actions_between
 from userbert.data.vocabulary import FIRST_VALUE
-from userbert.data.words import DAY_US
 from userbert.tasks.aggregates import WINDOWS
 from userbert.tasks.blending import Scored
-from userbert.tasks.metrics import Floats, map_at_k
+from userbert.tasks.metrics import map_at_k
 from userbert.tasks.popularity import own_popularity, popularity, words_with_each_value
 from userbert.tasks.regression import Scales
 from userbert.tasks.splits import Split

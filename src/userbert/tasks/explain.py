@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from userbert.data.batches import UserBatch, without_actions
-from userbert.data.pairs import instant_of, refuse_blind
-from userbert.data.sequences import cut
+from userbert.data.ragged import Floats
 from userbert.data.store import PreparedData
-from userbert.data.timeline import WordView, profile_values, timeline
+from userbert.data.use.pairs import instant_of, refuse_blind
+from userbert.data.use.sequences import cut
+from userbert.data.use.timeline import WordView, profile_values, timeline
 from userbert.errors import InputError
 from userbert.progress import progress
-from userbert.tasks.metrics import Floats
 from userbert.tasks.task_model import TaskModel
 
 _COPIES = 64

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from userbert.data.batches import Int64
-from userbert.data.pairs import Pairs
+from userbert.data.ragged import Floats, Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import Pairs
 from userbert.errors import LabelError
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.schema.strict import Strict
 from userbert.tasks.labelled_batches import LabelledBatches
 from userbert.tasks.labels import Labels
-from userbert.tasks.metrics import Floats, map_at_k, roc_auc_or_chance
+from userbert.tasks.metrics import map_at_k, roc_auc_or_chance
 from userbert.tasks.splits import split_off_validation
 from userbert.tasks.task_head import mean_loss
 from userbert.tasks.task_model import TaskModel

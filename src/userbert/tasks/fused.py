@@ -31,9 +31,9 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from scipy.special import expit
 
-from userbert.data.batches import Int64
-from userbert.data.pairs import Pairs, pairs_asked
+from userbert.data.ragged import Floats, Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import Pairs, pairs_asked
 from userbert.errors import InputError, LabelError, ModelError
 from userbert.folders import (
     CARD,
@@ -46,11 +46,10 @@ from userbert.folders import (
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
 from userbert.tasks.aggregates import aggregates, of_all_history
-from userbert.tasks.answers import answered
 from userbert.tasks.blending import LEAST, log_odds, trust
 from userbert.tasks.finetune import FinetuneConfig, finetune, quality
 from userbert.tasks.labels import Labels
-from userbert.tasks.metrics import Floats
+from userbert.tasks.predictions import answered
 from userbert.tasks.regression import Regression, Scales, learn_linear
 from userbert.tasks.splits import Split, parts_to_learn_from
 from userbert.tasks.task_card import task_card

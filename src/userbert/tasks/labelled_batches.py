@@ -10,11 +10,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from userbert.data.batches import Int64, UserBatch, users_of
-from userbert.data.loading import sequence_lengths
-from userbert.data.pairs import Pairs
-from userbert.data.sequences import cut
+from userbert.data.batches import UserBatch, users_of
+from userbert.data.ragged import Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.loading import sequence_lengths
+from userbert.data.use.pairs import Pairs
+from userbert.data.use.sequences import cut
 
 _PARTS = 3
 """As many as pay: of a few users, a call costs more than what it does for them."""

@@ -17,8 +17,10 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from userbert.data.batches import Int64
-from userbert.data.pairs import (
+from userbert.data.prepare.words import DAY_US
+from userbert.data.ragged import Int64
+from userbert.data.store import PreparedData
+from userbert.data.use.pairs import (
     Pairs,
     first_events,
     pairs_of,
@@ -26,21 +28,23 @@ from userbert.data.pairs import (
     require_column,
     users_of,
 )
-from userbert.data.sequences import actions_between, profile_ids
-from userbert.data.store import PreparedData
+from userbert.data.use.sequences import actions_between, profile_ids
 from userbert.data.vocabulary import FIRST_VALUE, UNKNOWN, Categories
-from userbert.data.words import DAY_US
 from userbert.errors import InputError, LabelError
 from userbert.schema.strict import parse_duration
-from userbert.tasks.label_columns import (
+from userbert.tasks.label_files import (
+    About,
     Kind,
     as_numbers,
+    changed,
     check_labels,
+    checksum_of,
     classes_of,
     kind_of,
+    read_about,
     targets_of,
+    write_labels,
 )
-from userbert.tasks.label_files import About, changed, checksum_of, read_about, write_labels
 
 _ABOUT = ("question", "kind", "classes", "attribute", "hide", "horizon")
 _USERS_AT_A_TIME = 20_000

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from userbert.data.batches import Int32, Int64
-from userbert.data.sequences import actions_between
+from userbert.data.prepare.words import DAY_US
+from userbert.data.ragged import Int32, Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.sequences import actions_between
 from userbert.data.vocabulary import FIRST_VALUE
-from userbert.data.words import DAY_US
 from userbert.tasks.aggregates import count_ids
 from userbert.tasks.blending import Scored
 from userbert.tasks.splits import Split

@@ -21,9 +21,9 @@ from scipy.special import expit
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 
-from userbert.data.batches import Int64
+from userbert.data.ragged import Floats, Int64
 from userbert.tasks.blending import LEAST, Scored, log_odds
-from userbert.tasks.metrics import Floats, roc_auc_or_chance
+from userbert.tasks.metrics import roc_auc_or_chance
 from userbert.tasks.splits import Split
 
 Matrix = Any

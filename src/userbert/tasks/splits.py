@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from userbert.data.batches import Int64
+from userbert.data.ragged import Int64
 
 VALIDATION_SHARE = 0.2
 """Of the training part of a fold, on which penalties, rounds, epochs and the best are chosen."""

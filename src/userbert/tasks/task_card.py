@@ -1,13 +1,13 @@
 """What a task says of itself: facts for people, and the card that lies in its folder.
 
-In: `task.json`, or its `record`. Out: facts by name, or `README.md`; see `model/card.py`. The
+In: `task.json`, or its `record`. Out: facts by name, or `README.md`; see `model/model_card.py`. The
 question stands there as it was asked; classes, which are values of the logs, are counted alone.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from userbert.model.card import Facts, card, in_rows
+from userbert.model.model_card import Facts, card, in_rows
 
 _USE = """```sh
 userbert predict task data -o scores.parquet

@@ -26,10 +26,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from userbert.data.batches import Int64, UserBatch
-from userbert.data.loading import in_length_order
-from userbert.data.pairs import Pairs, pairs_asked
+from userbert.data.batches import UserBatch
+from userbert.data.ragged import Floats, Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.loading import in_length_order
+from userbert.data.use.pairs import Pairs, pairs_asked
 from userbert.errors import InputError, ModelError
 from userbert.folders import (
     CARD,
@@ -42,9 +43,8 @@ from userbert.folders import (
 )
 from userbert.model.artifact import save_tensors
 from userbert.model.userbert import Pool, UserBert
-from userbert.tasks.answers import Asked, answered
 from userbert.tasks.labels import Labels
-from userbert.tasks.metrics import Floats
+from userbert.tasks.predictions import Asked, answered
 from userbert.tasks.task_card import task_card
 from userbert.tasks.task_head import TaskHead
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from userbert.data.batches import Int64
+from userbert.data.ragged import Floats, Int64
 from userbert.tasks.blending import Scored
-from userbert.tasks.metrics import Floats, roc_auc_or_chance
+from userbert.tasks.metrics import roc_auc_or_chance
 from userbert.tasks.splits import Split
 
 ROUNDS = 400

@@ -1,1 +1,1 @@
-"""Self-supervised pretraining: masking, objectives, one visible loop, checkpoints."""
+"""Pretraining without labels: masking, objectives, the one training loop, checkpoints."""

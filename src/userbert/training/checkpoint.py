@@ -3,12 +3,21 @@
 In: a module and its optimizer. Out: one safetensors file a checkpoint, whose name says the step and
 its SHA-256: it is there whole or not at all, and tells when it is damaged. Every draw of a step
 comes from (seed, step), so no generator has to be saved. The loop uses it.
+
+The folder beside an output in which a run lives until its model is whole.
+
+In: the output, and what the run is. Out: a folder for its metrics and checkpoints, which becomes
+the model's. Used by `pretrain` alone.
 """
 
 import json
 import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,8 +27,11 @@ from torch import nn
 from userbert.errors import InputError, ModelError
 from userbert.folders import checksum, sync, why_not_written
 from userbert.progress import warn
+from userbert.resuming import resumable
 from userbert.training.optim import Adam, optimizer_tensors, restore_optimizer
 
+METRICS_FILE = "metrics.jsonl"
+"""Losses by step, in the folder of a run and of its model."""
 _KEPT = 3
 """So many are kept: a disk that damages one may damage another."""
 _NAME = re.compile(r"checkpoint-(?P<step>\d{8,})-(?P<checksum>[0-9a-f]{64})\.safetensors")
@@ -129,3 +141,41 @@ def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def work_folder(output: Path) -> Path:
+    """Where the run lives that will write `output`."""
+    return output.with_name(f".{output.name}.training")
+
+
+@contextmanager
+def run_folder(
+    output: Path | None, record: Mapping[str, Any], *, resume: bool, is_first: bool
+) -> Iterator[Path | None]:
+    """Open the run's folder, made by the first process; none if there is no output.
+
+    A run that ends early leaves it if it can go on from it, and says how. Raises `InputError` if
+    another run is in the way, or the disk is full.
+    """
+    work = None if output is None else work_folder(output)
+    if output is None or work is None or not is_first:
+        yield work
+        return
+
+    def done() -> str | None:
+        return "the run up to its last checkpoint" if checkpoints(work) else None
+
+    with resumable(output, work, record, resume=resume, done=done):
+        yield work
+
+
+def publish(write: Callable[[Path], None], work: Path, output: Path) -> None:
+    """Let `write` fill the model's folder, whole or not at all, and remove the run's."""
+    made = work / "model"
+    # A kill may have left a part of it.
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    shutil.copy(work / METRICS_FILE, made / METRICS_FILE)
+    write(made)
+    made.rename(output)
+    shutil.rmtree(work)

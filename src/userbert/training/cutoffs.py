@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from userbert.data.batches import Int64
-from userbert.data.pairs import Pairs, first_events
-from userbert.data.sequences import times_within
+from userbert.data.prepare.words import DAY_US
+from userbert.data.ragged import Int64
 from userbert.data.store import PreparedData
-from userbert.data.words import DAY_US
+from userbert.data.use.pairs import Pairs, first_events
+from userbert.data.use.sequences import times_within
 
 _HORIZONS = 4
 """So many at least fit into a log."""

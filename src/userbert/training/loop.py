@@ -22,13 +22,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from userbert.data.batches import UserBatch
-from userbert.data.loading import Batches, ahead
+from userbert.data.use.loading import Batches, ahead
 from userbert.errors import InputError, ModelError
 from userbert.folders import replacing_file, sync
 from userbert.model.userbert import Precision, autocast
 from userbert.progress import progress
 from userbert.schema.strict import Strict
-from userbert.training.checkpoint import RunState, load_checkpoint, newest_intact, save_checkpoint
+from userbert.training.checkpoint import (
+    METRICS_FILE,
+    RunState,
+    load_checkpoint,
+    newest_intact,
+    save_checkpoint,
+)
 from userbert.training.distributed import (
     ALONE,
     Processes,
@@ -39,7 +45,6 @@ from userbert.training.distributed import (
 from userbert.training.optim import Adam
 from userbert.training.tracking import UNTRACKED, Line, Tracked
 
-METRICS = "metrics.jsonl"
 _STAGES = 20
 """Of a learning rate that falls: where it changes, rows that lag behind must catch up first."""
 
@@ -160,7 +165,7 @@ def train(
                     module.train()
                 if folder is not None and processes.is_first:
                     # A checkpoint that outlives a power cut must find the lines before it.
-                    sync(folder / METRICS)
+                    sync(folder / METRICS_FILE)
                     seconds = done.seconds + time.perf_counter() - started
                     save_checkpoint(folder, module, optimizer, RunState(taken, users, seconds))
                 recent.restart_clock()
@@ -211,7 +216,7 @@ def _metrics(folder: Path | None, step: int) -> Iterator[tuple[list[Line], Calla
         lines: list[Line] = []
         yield lines, lines.append
         return
-    path = folder / METRICS
+    path = folder / METRICS_FILE
     lines = _lines_until(path, step) if step else []
     with replacing_file(path) as temporary:
         temporary.write_text("".join(map(_text, lines)), encoding="utf-8")

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.data.batches import UserBatch
+from userbert.data.ragged import UInt64
 
 Mask = tuple[NDArray[np.bool_], ...]
 """(W,) of each segment."""
-_UInt64 = NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -77,11 +77,11 @@ def hide_actions(
     return tuple(hidden)
 
 
-def _chance(keys: _UInt64, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+def _chance(keys: UInt64, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
     return _uniform(_scatter(keys + numbers.astype(np.uint64)))
 
 
-def _numbers(counts: NDArray[np.int64]) -> _UInt64:
+def _numbers(counts: NDArray[np.int64]) -> UInt64:
     """(W,): the number of each word in its user, segment after segment, from (S, B) counts."""
     flat = counts.ravel()
     before = (np.cumsum(counts, axis=0) - counts).ravel()  # the user's words in earlier segments
@@ -89,7 +89,7 @@ def _numbers(counts: NDArray[np.int64]) -> _UInt64:
     return (np.repeat(before - start, flat) + np.arange(flat.sum())).astype(np.uint64)
 
 
-def _scatter(numbers: _UInt64) -> _UInt64:
+def _scatter(numbers: UInt64) -> UInt64:
     """Random-looking numbers, a different one for each: a step of splitmix64 (Steele et al. 2014).
 
     Nothing is carried from one number to the next, as a generator's state would be.
@@ -100,6 +100,6 @@ def _scatter(numbers: _UInt64) -> _UInt64:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _uniform(bits: _UInt64) -> NDArray[np.float64]:
+def _uniform(bits: UInt64) -> NDArray[np.float64]:
     """Numbers from 0 up to but without 1, from random bits."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

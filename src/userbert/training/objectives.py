@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from userbert.data.batches import Int32, Int64, UserBatch, without_actions
+from userbert.data.batches import UserBatch, without_actions
+from userbert.data.ragged import Int32, Int64
 from userbert.model.embedding import Encoded
 from userbert.model.userbert import UserBert
 from userbert.training.masking import Selection, hide_actions, select_words

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam as fused_adam
 
-from userbert.kernels.adam import AdamSettings
+from userbert.kernels.rows import AdamSettings
 from userbert.kernels.softmax import LayerGradient, Memory
 from userbert.model.heads import AttributeHead
 from userbert.model.tables import RowSparse

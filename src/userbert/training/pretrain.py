@@ -21,21 +21,21 @@ import numpy as np
 import polars as pl
 import torch
 
-from userbert.data.batches import Int64
-from userbert.data.loading import SequenceBatches, sequence_lengths
-from userbert.data.pairs import Pairs, instant_of, pairs_at, pairs_of
+from userbert.data.ragged import Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.loading import SequenceBatches, sequence_lengths
+from userbert.data.use.pairs import Pairs, instant_of, pairs_at, pairs_of
 from userbert.errors import InputError
 from userbert.folders import refuse_existing
 from userbert.model.userbert import UserBert
 from userbert.resuming import refuse_other
+from userbert.training.checkpoint import publish, run_folder, work_folder
 from userbert.training.cutoffs import moments
 from userbert.training.distributed import Processes, best_device, from_first, gathered
 from userbert.training.loop import LoopConfig, Trained, train
 from userbert.training.objectives import Objective, masked_words, several
-from userbert.training.run_folder import publish, run_folder, work_folder
 from userbert.training.settings import DEFAULT, PretrainConfig, preset_named
-from userbert.training.start import leading_directions, start_at, timings
+from userbert.training.svd_init import leading_directions, start_at, timings
 from userbert.training.tracking import Tracked, Tracker
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from userbert import kernels
-from userbert.kernels.adam import AdamSettings
-from userbert.kernels.rows import Table, Tail, update_rows
+from userbert.kernels.rows import AdamSettings, Table, Tail, update_rows
 from userbert.model.tables import RowSparse
 
 MEAN_DECAY, SQUARE_DECAY, EPSILON = 0.9, 0.999, 1e-8

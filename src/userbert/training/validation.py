@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from userbert.data.batches import Int64, UserBatch
-from userbert.data.pairs import Pairs
-from userbert.data.sequences import cut
+from userbert.data.batches import UserBatch
+from userbert.data.ragged import Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import Pairs
+from userbert.data.use.sequences import cut
 from userbert.model.userbert import Precision, UserBert, autocast
 from userbert.training.distributed import ALONE, Processes, gathered
 from userbert.training.objectives import Objective

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from synthetic import batch, model, shape, take
 from userbert.data.batches import InputShape, UserBatch, users_of
-from userbert.experiments.baselines.coles import coles
-from userbert.experiments.baselines.coles_gru import ColesGru
-from userbert.experiments.baselines.lstm import LstmTowers
+from userbert.experiments.baselines.coles import ColesGru, coles
 from userbert.experiments.baselines.multitask import MultiTask, multitask
-from userbert.experiments.baselines.transformer import TransformerTowers
+from userbert.experiments.baselines.sequence_encoders import LstmTowers, TransformerTowers
 from userbert.experiments.baselines.wide_deep import WideDeep
 from userbert.model.userbert import Precision, UserBert, UserBertConfig
 from userbert.training.loop import LoopConfig, train

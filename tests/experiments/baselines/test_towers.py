@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from synthetic import batch, shape, take
-from userbert.experiments.baselines.coles_gru import MOST_ACTIONS, ColesGru
-from userbert.experiments.baselines.lstm import LstmTowers
+from userbert.experiments.baselines.coles import MOST_ACTIONS, ColesGru
+from userbert.experiments.baselines.sequence_encoders import LstmTowers, TransformerTowers
 from userbert.experiments.baselines.towers import last_states, of_segment
-from userbert.experiments.baselines.transformer import TransformerTowers
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])

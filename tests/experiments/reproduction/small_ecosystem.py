@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
 from userbert.experiments.simulate import simulate
 from userbert.schema import Schema

@@ -10,9 +10,9 @@ import pytest
 from small_ecosystem import USERS, make_ecosystem, prepare_logs
 
 from small_logs import instant, log, prepared
-from userbert.data.pairs import Pairs, pairs_at
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import Pairs, pairs_at
 from userbert.errors import InputError
 from userbert.experiments import complete_journey
 from userbert.experiments.reproduction import multitask_labels as module

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_ecosystem import USERS, make_ecosystem
 
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.experiments import complete_journey

@@ -1,1 +1,1 @@
-"""The models that the paper compares UserBERT with (§4.3), and CoLES: encoders and objectives."""
+"""The models that the paper compares UserBERT with (§4.3), and CoLES."""

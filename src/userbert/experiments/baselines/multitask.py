@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from userbert.data.batches import Int64, UserBatch
+from userbert.data.batches import UserBatch
+from userbert.data.ragged import Int64
 from userbert.model.userbert import autocast
 
 NOT_KNOWN = -1

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from userbert.data.batches import InputShape, Int64, SegmentBatch, UserBatch
+from userbert.data.batches import InputShape, SegmentBatch, UserBatch
+from userbert.data.ragged import Float32, Int64
 from userbert.data.vocabulary import FIRST_VALUE
-from userbert.experiments.baselines.profile import WIDTH, ProfileTower
+from userbert.experiments.baselines.towers import WIDTH, ProfileTower
 from userbert.model.tables import as_tensor
 from userbert.model.userbert import autocast
 
@@ -27,8 +27,6 @@ _LAYERS = (512, 256, 256, WIDTH)
 """Paper §4.3."""
 _TOTALS = 3
 """Beside the counts of ids, a segment has its words, its actions and its newest word's age."""
-
-Floats = NDArray[np.float32]
 
 
 class WideDeep(nn.Module):
@@ -66,7 +64,7 @@ class Aggregates:
         """(A,) of each segment: the columns of each attribute, the last one of all other ids."""
         self.dimensions = sum(columns) + _TOTALS * len(sizes)
 
-    def __call__(self, batch: UserBatch) -> Floats:
+    def __call__(self, batch: UserBatch) -> Float32:
         """Aggregate words: (B, D), segment after segment."""
         parts = []
         for segment, columns, shape in zip(

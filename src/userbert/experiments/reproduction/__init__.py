@@ -1,1 +1,1 @@
-"""The paper's baselines and experiments again: what is asked, what is learned, what came of it."""
+"""The paper's experiments, repeated: its baselines, figures and table."""

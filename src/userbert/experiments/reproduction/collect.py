@@ -15,15 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from userbert.data.ragged import Float64
 from userbert.experiments.reproduction.parts import RISE, TARGETING, UNITS
 from userbert.experiments.reproduction.plan import Plan
 from userbert.experiments.reproduction.recipes import RECIPES
 from userbert.experiments.reproduction.references import REFERENCES
 from userbert.experiments.reproduction.rows import MINUS
 
-Floats = NDArray[np.float64]
 Rows = list[dict[str, Any]]
 
 PAPER_TABLE_2 = {
@@ -272,14 +271,14 @@ def _row(model: str, epoch: int | None, metric: str, seeds: int) -> dict[str, An
     }  # fmt: skip
 
 
-def _resampled(runs: Sequence[Mapping[str, Any]], metric: str) -> Floats:
+def _resampled(runs: Sequence[Mapping[str, Any]], metric: str) -> Float64:
     """(S, R): a metric of each seed, on each resample of its test users."""
-    values: Floats = np.array([run["resampled"][metric].split() for run in runs], np.float64)
+    values: Float64 = np.array([run["resampled"][metric].split() for run in runs], np.float64)
     values /= UNITS
     return values
 
 
-def _ends(resampled: Floats) -> dict[str, float]:
+def _ends(resampled: Float64) -> dict[str, float]:
     """The ends of the 95 % interval of the mean over seeds, from (S, R)."""
     draws = np.nanmean(resampled, axis=0)
     low, high = np.nanpercentile(draws, [2.5, 97.5])

@@ -16,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from userbert.data.batches import Int64, UserBatch
-from userbert.data.loading import in_length_order
-from userbert.data.pairs import Pairs
+from userbert.data.batches import UserBatch
+from userbert.data.ragged import Floats, Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.loading import in_length_order
+from userbert.data.use.pairs import Pairs
 from userbert.experiments.reproduction.recipes import UserEncoder, fastest_precision
 from userbert.model.userbert import autocast
 from userbert.tasks.labelled_batches import LabelledBatches
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import (
     Estimate,
-    Floats,
     MetricName,
     average_precision_at_k,
     estimate,

@@ -19,16 +19,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from userbert.data.batches import Int32, Int64
-from userbert.data.pairs import Pairs
-from userbert.data.sequences import Actions, actions_between, profile_ids
+from userbert.data.prepare.words import DAY_US, DayGrid
+from userbert.data.ragged import Float64, Int32, Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import Pairs
+from userbert.data.use.sequences import Actions, actions_between, profile_ids
 from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Bins
-from userbert.data.words import DAY_US, DayGrid
 from userbert.errors import InputError
 from userbert.tasks.aggregates import count_ids
-
-Floats = NDArray[np.float64]
 
 NOT_KNOWN = -1
 """In place of a class: the profile does not say."""
@@ -65,16 +63,16 @@ class Seen:
     """(N,): by number; no word has two users."""
     ids: Int32
     """(N,): of the attribute that the label names; 1 if it names none."""
-    amounts: Floats
+    amounts: Float64
     """(N,): of the attribute if that is a number, else nan."""
     zone: ZoneInfo
 
-    def sums(self, values: NDArray[Any] | None = None) -> Floats:
+    def sums(self, values: NDArray[Any] | None = None) -> Float64:
         """(P,): by user, of values (N,); without, the number of actions."""
         return np.bincount(self.users, values, minlength=len(self.cutoffs)).astype(np.float64)
 
 
-Measure = Callable[[Seen], Floats]
+Measure = Callable[[Seen], Float64]
 """(P,): a number a user; nan where nothing was done that it could be told from."""
 
 
@@ -121,43 +119,43 @@ class Amount:
 Spec = Field | Favourite | Daytime | Amount
 
 
-def actions(seen: Seen) -> Floats:
+def actions(seen: Seen) -> Float64:
     """How many actions."""
     return seen.sums()
 
 
-def words(seen: Seen) -> Floats:
+def words(seen: Seen) -> Float64:
     """How many words, such as days or sessions."""
     return seen.sums(np.diff(seen.words, prepend=-1) != 0)
 
 
-def total(seen: Seen) -> Floats:
+def total(seen: Seen) -> Float64:
     """The sum of the attribute."""
     return seen.sums(np.nan_to_num(seen.amounts))
 
 
-def total_a_word(seen: Seen) -> Floats:
+def total_a_word(seen: Seen) -> Float64:
     """The mean over words of the attribute's sum in each."""
     return _ratio(total(seen), words(seen))
 
 
-def days_since_the_last(seen: Seen) -> Floats:
+def days_since_the_last(seen: Seen) -> Float64:
     """Days from the last action to the cut-off."""
     last = np.full(len(seen.cutoffs), np.nan)
     # Of equal indices the last assignment stays, and each user's times rise.
     last[seen.users] = seen.times
-    days: Floats = (seen.cutoffs - last) / DAY_US
+    days: Float64 = (seen.cutoffs - last) / DAY_US
     return days
 
 
-def weekend_share(seen: Seen) -> Floats:
+def weekend_share(seen: Seen) -> Float64:
     """The share of actions on Saturdays and Sundays, local."""
     # Day 0, 1 January 1970, was a Thursday.
     weekday = (DayGrid(seen.zone, time()).index(seen.times) + 3) % 7
     return _ratio(seen.sums(weekday >= 5), seen.sums())
 
 
-def top_share(seen: Seen) -> Floats:
+def top_share(seen: Seen) -> Float64:
     """The share of actions that carry the attribute's most frequent value of the user."""
     _, most = _favourites(seen)
     return _ratio(most, seen.sums())
@@ -286,7 +284,7 @@ def _seen(
     )
 
 
-def _favourites(seen: Seen) -> tuple[Int64, Floats]:
+def _favourites(seen: Seen) -> tuple[Int64, Float64]:
     """(P,), (P,): each user's most frequent id, the most common of equals, and how often it is."""
     offsets = np.concatenate([[0], np.cumsum(seen.sums())]).astype(np.int64)
     every = np.ones(len(seen.ids), np.bool_)
@@ -335,7 +333,7 @@ def _classes(
     return names, np.maximum(bins.ids(values.astype(np.float32)) - UNKNOWN, 0)
 
 
-def _bands(numbers: Floats) -> Bins:
+def _bands(numbers: Float64) -> Bins:
     counts = pl.DataFrame({"value": numbers.astype(np.float32)}).group_by("value").len("count")
     return Bins.fit(counts, _BANDS)
 
@@ -350,7 +348,7 @@ def _present(
     return kept, np.where(numbers == NOT_KNOWN, NOT_KNOWN, place[numbers]).astype(np.int64)
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
+def _ratio(above: Float64, below: Float64) -> Float64:
     """`above / below`, nan where there is nothing below."""
-    ratio: Floats = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    ratio: Float64 = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
     return ratio

@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from userbert.data.batches import Int64
-from userbert.data.sequences import actions_between
+from userbert.data.ragged import Float64, Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.sequences import actions_between
 from userbert.data.vocabulary import NONE
 from userbert.errors import InputError
 from userbert.experiments.behavior import MAIN_GENRE, ROUTINE_DAYS
@@ -41,8 +41,6 @@ from userbert.experiments.people import (
 )
 from userbert.folders import read_json
 from userbert.tasks.labels import Labels
-
-Floats = NDArray[np.float64]
 
 RANKED = 10
 """Genres a user: as many as mAP@10 looks at."""
@@ -73,11 +71,11 @@ def oracle_scores(task: Labels, ecosystem: Path, data: PreparedData) -> NDArray[
         return _profile_odds(task, ecosystem, parameters)[:, traits.index(task.name)]
     services = [service.name for service in parameters.services]
     held = _of_users(task, ecosystem / "truth").select(traits).to_numpy()
-    odds: Floats = response_odds(held, parameters)[:, services.index(task.name)]
+    odds: Float64 = response_odds(held, parameters)[:, services.index(task.name)]
     return odds
 
 
-def _profile_odds(task: Labels, ecosystem: Path, parameters: Ecosystem) -> Floats:
+def _profile_odds(task: Labels, ecosystem: Path, parameters: Ecosystem) -> Float64:
     """(B, T): log-odds of each trait, as the profile has it."""
     profiles = _of_users(task, ecosystem / "profiles")
     is_woman = (profiles["gender"] == GENDERS[0]).to_numpy()
@@ -111,7 +109,7 @@ def _next_genres(
     return np.concatenate(best)
 
 
-def _wide(catalogue: Catalogue) -> Floats:
+def _wide(catalogue: Catalogue) -> Float64:
     """(1 + lifestyles + departments, G): shares of genres that day, by lifestyle, by department."""
     month = catalogue.month[catalogue.ecosystem.days]
     return np.concatenate(
@@ -123,7 +121,7 @@ def _wide(catalogue: Catalogue) -> Floats:
     )
 
 
-def _shares(choices: Choices, catalogue: Catalogue) -> Floats:
+def _shares(choices: Choices, catalogue: Catalogue) -> Float64:
     """(groups, G): the probability of each genre in each group."""
     groups = len(choices.first) - 1
     shares = np.zeros((groups, catalogue.ecosystem.genres))
@@ -134,8 +132,8 @@ def _shares(choices: Choices, catalogue: Catalogue) -> Floats:
 
 
 def _mixture(
-    truth: pl.DataFrame, interest_shares: Floats, catalogue: Catalogue
-) -> tuple[Floats, Int64, Floats]:
+    truth: pl.DataFrame, interest_shares: Float64, catalogue: Catalogue
+) -> tuple[Float64, Int64, Float64]:
     """Weights (B, rows of `_wide`), and single genres (B, K) with their weights (B, K).
 
     The same reasons in the same order as `behavior` draws them.
@@ -175,7 +173,7 @@ def _mixture(
     return wide, genres, weights
 
 
-def _interest_shares(task: Labels, data: PreparedData, catalogue: Catalogue) -> Floats:
+def _interest_shares(task: Labels, data: PreparedData, catalogue: Catalogue) -> Float64:
     """(B, 2): how likely a purchase out of an interest follows that of the last week, or before.
 
     The sooner a user's next purchase, the likelier; each interest lasts into the next week with
@@ -194,7 +192,7 @@ def _interest_shares(task: Labels, data: PreparedData, catalogue: Catalogue) -> 
     rate = (_purchases(task, data) + 1) / ecosystem.days
     of_day = np.exp(-rate[:, None] * day)  # (B, days)
     of_day /= of_day.sum(axis=1, keepdims=True)
-    shares: Floats = of_day @ np.stack([last, fading], axis=1)
+    shares: Float64 = of_day @ np.stack([last, fading], axis=1)
     return shares
 
 

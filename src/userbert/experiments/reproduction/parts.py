@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from userbert.data.prepare import prepare
+from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
 from userbert.experiments import complete_journey
 from userbert.experiments.reproduction.finetuning import Epoch, Tuning, fine_tune, fold_of

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from userbert.data.loading import SequenceBatches
-from userbert.data.pairs import pairs_at
 from userbert.data.store import PreparedData
+from userbert.data.use.loading import SequenceBatches
+from userbert.data.use.pairs import pairs_at
 from userbert.experiments.baselines.coles import coles
 from userbert.experiments.baselines.multitask import MultiTask, multitask
 from userbert.experiments.reproduction.finetuning import some_of

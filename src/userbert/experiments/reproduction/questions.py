@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from userbert.data.pairs import Pairs, pairs_at
-from userbert.data.sequences import actions_between
+from userbert.data.prepare.words import DAY_US
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import Pairs, pairs_at
+from userbert.data.use.sequences import actions_between
 from userbert.data.vocabulary import FIRST_VALUE, Categories
-from userbert.data.words import DAY_US
 from userbert.errors import InputError
 from userbert.experiments import complete_journey
 from userbert.experiments.ecosystem import Ecosystem

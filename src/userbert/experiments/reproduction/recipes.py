@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from userbert.data.batches import UserBatch
 from userbert.data.store import PreparedData
-from userbert.experiments.baselines.coles_gru import ColesGru
-from userbert.experiments.baselines.lstm import LstmTowers
-from userbert.experiments.baselines.transformer import TransformerTowers
+from userbert.experiments.baselines.coles import ColesGru
+from userbert.experiments.baselines.sequence_encoders import LstmTowers, TransformerTowers
 from userbert.experiments.baselines.wide_deep import WideDeep
 from userbert.model.encoder import Encoder
 from userbert.model.userbert import Precision, UserBert, UserBertConfig

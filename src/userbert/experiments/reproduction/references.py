@@ -13,21 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from userbert.data.batches import Int64
-from userbert.data.pairs import Pairs
+from userbert.data.ragged import Floats, Int64
 from userbert.data.store import PreparedData
+from userbert.data.use.pairs import Pairs
 from userbert.experiments.reproduction.finetuning import K, estimates, fold_of
 from userbert.experiments.reproduction.oracle import oracle_scores
 from userbert.tasks import candidates
 from userbert.tasks.aggregates import aggregates
 from userbert.tasks.labels import Labels
-from userbert.tasks.metrics import (
-    Estimate,
-    Floats,
-    average_precision_at_k,
-    resample_users,
-    roc_auc,
-)
+from userbert.tasks.metrics import Estimate, average_precision_at_k, resample_users, roc_auc
 from userbert.tasks.splits import Split, parts_to_learn_from
 from userbert.tasks.trees import gbm
 

@@ -1,0 +1,1 @@
+"""Studies that no verb needs, and the pages made from their results."""

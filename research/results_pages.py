@@ -1,0 +1,114 @@
+"""Published figures as pages: a JSON of results → Markdown tables.
+
+In: a `report.json` with its provenance. Out: a page that says nothing the JSON does not. Run it by
+`python -m research.results_pages docs/results/NAME.json`; it writes NAME.md beside it, and a
+test holds the two equal.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from userbert.folders import read_json
+
+
+def page(content: Mapping[str, Any], name: str) -> str:
+    """A page of rows: of a benchmark, of an evaluation, or of anything else."""
+    first = content["rows"][0]
+    table = _speed if "gflops" in first else _scores if "splits" in first else _plain
+    made = content["made"]
+    seeds = ", ".join(map(str, made["seeds"]))
+    origin = [
+        f"`{made['command']}`", made["date"][:10], f"commit {str(made['commit'])[:10]}",
+        f"seeds {seeds}", made["machine"],
+    ]  # fmt: skip
+    if made["data"] is not None:
+        origin.append(f"data {made['data'][:10]}")
+    return "\n".join([f"# {name}", "", *table(content["rows"]), "", ", ".join(origin) + ".", ""])
+
+
+def _speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ours beside a reference: a line for each pair, then what the machine can do."""
+    machine = rows[0]
+    lines = [
+        "Made from the JSON beside it. A batch is 16 users; times are medians of turns, ratios "
+        "medians of the turns' ratios.",
+        "",
+        "| workload | ours | ms a batch | reference | ms a batch | ratio | GFLOP/s of useful work "
+        "| 400,000 batches | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [f"| {' | '.join(_speed_cells(row))} |" for row in rows]
+    return [
+        *lines,
+        "",
+        f"In the same run, products of large bf16 matrices reached {machine['gemm_gflops']} "
+        f"GFLOP/s, and copies of large arrays {machine['bandwidth_gbs']} GB/s.",
+    ]
+
+
+def _speed_cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["workload"],
+        row["variant"],
+        f"{row['ours_ms']:.1f} (± {row['spread_ms'] / 2:.1f})",
+        row["reference"],
+        f"{row['reference_ms']:.0f}",
+        f"**{row['ratio']:.1f}**",
+        f"{row['gflops']:.0f}",
+        f"{row['hours_400k']:.1f} h",
+        f"{row['peak_memory_gib']:.2f} GiB",
+    ]
+
+
+def _plain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A column for each key; of rows by step, the last step's alone."""
+    last = [row for row in rows if row.get("step") == rows[-1].get("step")]
+    keys = list(dict.fromkeys(key for row in last for key in row))
+    return [
+        "Made from the JSON beside it.",
+        "",
+        f"| {' | '.join(key.replace('_', ' ') for key in keys)} |",
+        "|" + "---|" * len(keys),
+        *(f"| {' | '.join(_plain_cell(row.get(key, '')) for key in keys)} |" for row in last),
+    ]
+
+
+def _plain_cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of models by tasks, and how many labels each task has."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    first = {task: next(row["metric"] for row in rows if row["task"] == task) for task in tasks}
+    rows = [row for row in rows if row["metric"] == first[row["task"]]]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    lines = [
+        "Made from the JSON beside it; means with 95 % intervals.",
+        "",
+        "| model | " + " | ".join(f"{task} ({first[task]})" for task in tasks) + " |",
+        "|---|" + "---|" * len(tasks),
+    ]
+    for model in sorted(models, key=lambda model: " " in model):
+        cells = [
+            next((_cell(row) for row in rows if (row["task"], row["model"]) == (task, model)), "")
+            for task in tasks
+        ]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    counts = {row["task"]: row["labels"] for row in rows}
+    return [*lines, "", "Labels: " + ", ".join(f"{t} {counts[t]:,}" for t in tasks) + "."]
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    mean, low, high = (f"{row[key]:.3f}" for key in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        path = Path(argument)
+        path.with_suffix(".md").write_text(page(read_json(path), path.stem), encoding="utf-8")

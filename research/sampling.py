@@ -1,0 +1,119 @@
+"""What a sampled softmax costs in quality, after as many steps as the exact one from one start.
+
+In: the folder of a simulated ecosystem. Out: rows of the exact loss on held-out users, of how well
+frozen vectors tell hidden traits, and of their paired differences. Run it by
+`python -m research.sampling ECOSYSTEM docs/results/sampling.json`; what an interrupted
+run has learned stays in a folder beside the JSON, and is used again.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from userbert.data.prepare.prepare import prepare
+from userbert.data.ragged import Floats
+from userbert.data.store import PreparedData
+from userbert.folders import write_json
+from userbert.model.userbert import UserBert
+from userbert.provenance import made
+from userbert.schema.models import Schema
+from userbert.tasks.metrics import Estimate, estimate, resample_users
+from userbert.training.pretrain import pretrain
+from userbert.training.settings import configure
+
+STEPS = 4_000
+SEEDS = (0, 1)
+TRAITS = ("parent", "car_owner", "pet_owner")
+_WAYS = ("exact", "sampled")
+_FOLDS = 5
+
+
+def compare(ecosystem: Path, work: Path) -> tuple[str, list[dict[str, Any]]]:
+    """The data's checksum, and the rows."""
+    folder = work / "data"
+    if not folder.exists():
+        prepare(Schema.load(ecosystem / "schema.yaml"), folder)
+    data = PreparedData.open(folder)
+    models = {way: [_learn(data, work, way, seed) for seed in SEEDS] for way in _WAYS}
+    rows = [
+        {
+            "model": way,
+            "seed": seed,
+            "metric": "validation_loss",
+            "mean": model.record["validation"]["loss"],
+        }
+        for way, found in models.items()
+        for seed, model in zip(SEEDS, found, strict=True)
+    ]
+    exact, sampled = (
+        np.mean([model.record["validation"]["loss"] for model in models[way]]) for way in _WAYS
+    )
+    rows.append(
+        {"model": "sampled / exact", "metric": "validation_loss", "mean": float(sampled / exact)}
+    )
+    truth = pl.read_parquet(ecosystem / "truth" / "*.parquet")
+    vectors = {
+        way: [model.embed(data, data.schema.fit_before) for model in found]
+        for way, found in models.items()
+    }
+    for trait in TRAITS:
+        rows += _tell(trait, truth, vectors)
+    return data.checksum, rows
+
+
+def _learn(data: PreparedData, work: Path, way: str, seed: int) -> UserBert:
+    output = work / f"{way}-{seed}"
+    config = configure("paper", [f"softmax={way}", f"steps={STEPS}"])
+    pretrain(data, output, preset="paper", config=config, seed=seed, resume=True)
+    return UserBert.from_pretrained(output)
+
+
+def _tell(
+    trait: str, truth: pl.DataFrame, vectors: Mapping[str, Sequence[pl.DataFrame]]
+) -> list[dict[str, Any]]:
+    """How well logistic regression on frozen vectors tells a trait: ROC-AUC, out of fold."""
+    users = vectors["exact"][0].select("user_id").join(truth, on="user_id", maintain_order="left")
+    targets = users[trait].to_numpy().astype(np.int64)
+    ids = users["user_id"].to_list()
+    folds = np.zeros(len(ids), np.int64)
+    weights = resample_users(ids, resamples=300)
+    found: dict[str, Estimate] = {}
+    for way, frames in vectors.items():
+        scores = [_out_of_fold(frame["embedding"].to_numpy(), targets) for frame in frames]
+        found[way] = estimate("roc_auc", targets, scores, folds, weights)
+    found["sampled - exact"] = found["sampled"].minus(found["exact"])
+    return [
+        {
+            "model": model,
+            "task": trait,
+            "metric": "roc_auc",
+            "mean": value.value,
+            "low": value.low,
+            "high": value.high,
+            "labels": len(ids),
+        }
+        for model, value in found.items()
+    ]
+
+
+def _out_of_fold(vectors: NDArray[np.float32], targets: NDArray[np.int64]) -> Floats:
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    parts = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
+    scores: Floats = cross_val_predict(model, vectors, targets, cv=parts, method="predict_proba")
+    return scores[:, 1]
+
+
+if __name__ == "__main__":
+    logs, output = map(Path, sys.argv[1:])
+    checksum, found = compare(logs, output.with_suffix(".work"))
+    command = ["python", "-m", "research.sampling", *sys.argv[1:]]
+    write_json(output, {"made": made(command, SEEDS, checksum), "rows": found})

@@ -1,0 +1,1 @@
+"""Turns rows into prepared data: vocabularies, bins and behavioral words."""

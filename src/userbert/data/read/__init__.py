@@ -1,0 +1,1 @@
+"""Reads logs: opens files, checks each row, accounts for it."""

@@ -1,0 +1,208 @@
+"""Times as logs write them → instants (design, decision 1).
+
+In: a column of text, dates, timestamps or numbers, and what the schema says of it. Out:
+microseconds since 1970, null where there is no time between 1900 and 2200. Used by
+`data/read/sources.py`.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import date, timedelta
+from functools import lru_cache
+
+import polars as pl
+
+from userbert.schema.models import Time
+
+_NAIVE, _ABSOLUTE = pl.Datetime("us"), pl.Datetime("us", "UTC")
+
+# A time outside is a broken row, not a long history.
+_EARLIEST_US, _LATEST_US = -2_208_988_800_000_000, 7_258_118_400_000_000
+
+_UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_PER_SECOND = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_INT64 = (1 << 63) - 1
+
+# A text that two of them read is the same time in both. Reading stops when every row is read, so
+# the most common come first; without %.f it is faster.
+_FORMATS = (
+    ("%Y-%m-%d %H:%M:%S", _NAIVE),
+    ("%Y-%m-%dT%H:%M:%S", _NAIVE),
+    ("%Y-%m-%d", _NAIVE),
+    ("%Y-%m-%dT%H:%M:%S%.f%#z", _ABSOLUTE),
+    ("%Y-%m-%d %H:%M:%S%.f", _NAIVE),
+    ("%Y-%m-%dT%H:%M:%S%.f", _NAIVE),
+    ("%Y-%m-%d %H:%M:%S%.f%#z", _ABSOLUTE),
+    ("%Y-%m-%d %H:%M:%S%.f UTC", _ABSOLUTE),
+    ("%Y-%m-%d %H:%M", _NAIVE),
+    ("%Y-%m-%dT%H:%M", _NAIVE),
+    ("%Y-%m-%d %H:%M%#z", _ABSOLUTE),
+    ("%Y-%m-%dT%H:%M%#z", _ABSOLUTE),
+    ("%d.%m.%Y %H:%M:%S", _NAIVE),
+    ("%d.%m.%Y %H:%M", _NAIVE),
+    ("%d.%m.%Y", _NAIVE),
+    ("%Y/%m/%d", _NAIVE),
+    ("%Y%m%d", _NAIVE),
+)
+_LONGEST = 40
+"""No time is a longer text."""
+
+
+def can_be_times(dtype: pl.DataType) -> bool:
+    """Whether `instants` reads columns of a type."""
+    return isinstance(dtype, pl.String | pl.Date | pl.Datetime) or dtype.is_numeric()
+
+
+def instants(column: pl.Series, time: Time, timezone: str) -> pl.Series:
+    """Microseconds since 1970 (int64) of each value; null where it is no time.
+
+    `timezone` is the users' local zone, which `time.zone` may refer to.
+    """
+    zone = timezone if time.zone == "local" else time.zone
+    naive, absolute = _read(column, time.unit)
+    if time.resolution == "day":
+        # A date is known as a whole: it counts from its last microsecond, in its zone.
+        if absolute is not None:
+            local = absolute.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+            naive, absolute = _either(naive, local), None
+        assert naive is not None
+        naive = naive.dt.truncate("1d") + timedelta(days=1)
+    located = None if naive is None else _located(naive, zone).cast(pl.Int64)
+    found = _either(located, None if absolute is None else absolute.cast(pl.Int64))
+    if time.resolution == "day":
+        found = found - 1
+    is_time = (found >= _EARLIEST_US) & (found <= _LATEST_US)
+    return found if is_time.all() else found.set(~is_time, None)
+
+
+def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
+    """Naive times and absolute ones; a value is at most one of them, the other is null.
+
+    One of the two is None where it would hold nothing.
+    """
+    dtype = column.dtype
+    if isinstance(dtype, pl.String):
+        return _read_text(column, unit)
+    if isinstance(dtype, pl.Date | pl.Datetime):
+        # Arithmetic beyond all calendars overflows, or panics.
+        column = pl.DataFrame([column]).select(within(pl.all(), dtype, 1899, 2202)).to_series()
+    if isinstance(dtype, pl.Date):
+        return column.cast(_NAIVE), None
+    if isinstance(dtype, pl.Datetime):
+        if dtype.time_zone is None:
+            return column.cast(_NAIVE), None
+        return None, column.dt.convert_time_zone("UTC").cast(_ABSOLUTE)
+    numbers = column.cast(pl.Float64, strict=False)
+    naive = None
+    if unit == "auto":
+        written = numbers.is_between(19_000_101, 22_001_231)
+        if written.any():
+            # 20170301 is a date, as in text: as seconds all dates would lie in August 1970.
+            dates = numbers.set(~written, None).cast(pl.Int64, strict=False).cast(pl.String)
+            naive = dates.str.to_datetime("%Y%m%d", time_unit="us", strict=False)
+            numbers = numbers.set(written, None)
+    return naive, _from_numbers(numbers, unit)
+
+
+def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
+    """Read ISO 8601, its common kin, and numbers since 1970."""
+    if unit == "auto" and len(text):
+        # Most columns are written in one form, and without spaces around.
+        pattern, kind = _formats_for(text[0])[0]
+        times = _times(text, pattern, kind)
+        if times.null_count() == text.null_count():
+            return (times, None) if kind == _NAIVE else (None, times)
+    text = text.str.strip_chars()
+    found: dict[pl.Datetime, pl.Series | None] = {_NAIVE: None, _ABSOLUTE: None}
+    if unit != "auto":
+        numbers = _from_numbers(text.cast(pl.Float64, strict=False), unit)
+        found[_ABSOLUTE], text = numbers, text.set(numbers.is_not_null(), None)
+    for pattern, kind in _formats_for(text[0] if len(text) else None):
+        if text.null_count() == len(text):
+            break
+        times = _times(text, pattern, kind)
+        if times.null_count() == len(times):
+            continue
+        found[kind] = _either(found[kind], times)
+        if times.null_count() == text.null_count():
+            return found[_NAIVE], found[_ABSOLUTE]
+        text = text.set(times.is_not_null(), None)
+    if unit == "auto" and text.null_count() < len(text):
+        # Fewer digits are a year, or nothing.
+        long = text.str.contains(r"^-?\d{9,16}(\.\d+)?$")
+        numbers = text.set(~long, None).cast(pl.Float64, strict=False)
+        found[_ABSOLUTE] = _either(found[_ABSOLUTE], _from_numbers(numbers, unit))
+    if found[_NAIVE] is None and found[_ABSOLUTE] is None:
+        found[_NAIVE] = pl.Series(dtype=_NAIVE).clear(len(text))
+    return found[_NAIVE], found[_ABSOLUTE]
+
+
+def _times(text: pl.Series, pattern: str, kind: pl.Datetime) -> pl.Series:
+    times = text.str.to_datetime(pattern, time_unit="us", strict=False, cache=False)
+    if kind == _ABSOLUTE and times.dtype == _NAIVE:
+        times = times.dt.replace_time_zone("UTC")
+    return times
+
+
+def _formats_for(value: str | None) -> Sequence[tuple[str, pl.Datetime]]:
+    """All formats, that of a value first: a column tends to be written in one."""
+    # What has the shape of a time is one with these digits: 1111-11-11 11:11:11.
+    return _FORMATS if value is None else _formats_of(re.sub(r"\d", "1", value)[:_LONGEST])
+
+
+@lru_cache(maxsize=256)
+def _formats_of(shape: str) -> Sequence[tuple[str, pl.Datetime]]:
+    example = pl.Series([shape])
+    return sorted(
+        _FORMATS,
+        key=lambda form: example.str.to_datetime(form[0], strict=False, cache=False).null_count(),
+    )
+
+
+def within(time: pl.Expr, dtype: pl.Date | pl.Datetime, first: int, last: int) -> pl.Expr:
+    """Dates or timestamps from the start of one year to that of another; null for others."""
+    days = [date(year, 1, 1).toordinal() - date(1970, 1, 1).toordinal() for year in (first, last)]
+    unit = 1 if isinstance(dtype, pl.Date) else 86_400 * _PER_SECOND[dtype.time_unit]
+    low, high = (max(-_INT64, min(_INT64, day * unit)) for day in days)
+    return pl.when(time.to_physical().is_between(low, high)).then(time)
+
+
+def _from_numbers(numbers: pl.Series, unit: str) -> pl.Series:
+    """Times since 1970 in seconds, milliseconds or microseconds.
+
+    Whole microseconds of the years that count fit a float64 exactly.
+    """
+    number = pl.col("number")
+    # 10^11 s is the year 5138 and 10^11 ms is 1973: sizes do not overlap in practice.
+    factor = (
+        pl.when(number.abs() < 1e11).then(_UNITS["s"])
+        .when(number.abs() < 1e14).then(_UNITS["ms"])
+        .otherwise(_UNITS["us"])
+    )  # fmt: skip
+    value = number * (factor if unit == "auto" else _UNITS[unit])
+    in_range = value.is_between(_EARLIEST_US, _LATEST_US)
+    times = pl.when(in_range).then(value).round().cast(pl.Int64).cast(_ABSOLUTE)
+    return pl.DataFrame({"number": numbers}).select(times).to_series()
+
+
+def _located(naive: pl.Series, zone: str) -> pl.Series:
+    """Naive times of a zone as absolute ones.
+
+    Twice a year the clock is turned: of two equal local times it is the first, and one that was
+    skipped is an hour later.
+    """
+    located = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+    if located.null_count() > naive.null_count():
+        later = naive + timedelta(hours=1)
+        later = later.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+        located = _either(located, later)
+    return located
+
+
+def _either(first: pl.Series | None, second: pl.Series | None) -> pl.Series:
+    """The first where it holds something, else the second; one of them may be missing."""
+    if first is None or second is None:
+        present = second if first is None else first
+        assert present is not None
+        return present
+    return first.zip_with(first.is_not_null(), second)

@@ -1,0 +1,1 @@
+"""Reads prepared data: what was visible of a user at a cut-off, in batches."""

@@ -1,0 +1,365 @@
+"""Cut: what was visible of users before their cut-offs, as user sequences.
+
+In: histories, of prepared data or of a request, and (user, cut-off) pairs. Out: a `UserBatch`, or
+plain `Actions` for labels and aggregates. All of it is slicing (design, decisions 2 and 3): an
+action at the cut-off is not visible, and no cut moves a word boundary. Used by training, embedding,
+labels and aggregates.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from userbert.data.batches import Future, SegmentBatch, UserBatch
+from userbert.data.prepare.words import grid_of
+from userbert.data.ragged import Float64, Int32, Int64
+from userbert.data.shards import Columns, Shard
+from userbert.data.store import Histories
+from userbert.data.vocabulary import Categories, Vocabulary
+from userbert.schema.models import DayWords, Segment
+
+_T = TypeVar("_T", bound=np.generic)
+
+_FEW = 64
+"""So many users are searched one by one: for fewer, numpy's overhead a call weighs more."""
+
+
+@dataclass(frozen=True)
+class Actions:
+    """All actions of some users in a span of time, without the limits of a window or a word."""
+
+    ids: Int32
+    """(A, N): the id of each attribute of each action."""
+    numbers: dict[str, NDArray[np.float32]]
+    """(N,) each: the raw value of each attribute that is binned; NaN is none."""
+    times: Int64
+    """(N,): microseconds since 1970."""
+    word_starts: NDArray[np.bool_]
+    """(N,): where a word starts; the span may begin inside one."""
+    offsets: Int64
+    """(B + 1,): the actions of user b are `offsets[b]:offsets[b + 1]`, oldest first."""
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """For each of B users, a range of a segment's rows in the shard that holds the user."""
+
+    low: Int64
+    high: Int64
+    shards: list[tuple[Columns, Int64]]
+    """The shards that hold some of the users, and which of them."""
+
+    @property
+    def lengths(self) -> Int64:
+        return self.high - self.low
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """N rows of one segment, users in their order."""
+
+    offsets: Int64
+    """(B + 1,): the rows of user b are `offsets[b]:offsets[b + 1]`."""
+    parts: list[tuple[Columns, Int64, Int64]]
+    """Of each shard: rows in it, and where each of them stands among the N."""
+
+    def gather(self, values_of: Callable[[Columns], NDArray[_T]]) -> NDArray[_T]:
+        """(N,): a column's values."""
+        (columns, rows, _), *others = self.parts
+        first = values_of(columns)
+        if not others:
+            return first[rows]
+        gathered = np.empty(self.offsets[-1], dtype=first.dtype)
+        for columns, rows, places in self.parts:
+            gathered[places] = values_of(columns)[rows]
+        return gathered
+
+    def values(self, name: str) -> NDArray[Any]:
+        """(N,): an attribute's ids or raw numbers."""
+        return self.gather(lambda columns: columns.values[name])
+
+    @property
+    def times(self) -> Int64:
+        """(N,): microseconds since 1970."""
+        return self.gather(lambda columns: columns.times)
+
+    @property
+    def word_starts(self) -> NDArray[np.bool_]:
+        """(N,): where a word starts."""
+        return self.gather(lambda columns: columns.word_start).astype(np.bool_)
+
+
+def actions_between(
+    data: Histories,
+    segment: str,
+    rows: Int64,
+    start: Int64 | int | None,
+    end: Int64 | int | None,
+) -> Actions:
+    """All actions of a segment with `start` ≤ time < `end`, for users by row.
+
+    `start` and `end` are microseconds since 1970, one for all or (B,); none means no limit.
+    """
+    chosen = _rows(_slice(data, segment, rows, _instants(start, rows), _instants(end, rows)))
+    vocabularies = data.vocabularies.segments[segment]
+    numbers = {
+        name: chosen.values(name)
+        for name, vocabulary in vocabularies.items()
+        if not vocabulary.is_categorical
+    }
+    ids = _ids(chosen, vocabularies)
+    return Actions(ids, numbers, chosen.times, chosen.word_starts, chosen.offsets)
+
+
+def cut(
+    data: Histories,
+    rows: Int64,
+    cutoffs: Int64,
+    hidden: Collection[str] = (),
+    until: Int64 | None = None,
+) -> UserBatch:
+    """The user sequences of (user, cut-off) pairs, in the pairs' order.
+
+    `rows` and `cutoffs` are (B,). With `until` (B,), what each user did from the cut-off until then
+    is the batch's future; where it is the cut-off, the future is not known. A segment whose window
+    ends before the cut-off ends where any segment of the same actions begins, so that nothing is in
+    both (design, decision 8).
+    """
+    segments = data.schema.segments
+    batches: dict[str, SegmentBatch] = {}
+    begins: dict[str, Int64] = {}
+    # Segments that reach closer to the cut-off come first: they bound the others.
+    for name, segment in sorted(
+        segments.items(), key=lambda item: item[1].window.to or timedelta(0)
+    ):
+        end = cutoffs
+        if segment.window.to is not None:
+            end = cutoffs - _microseconds(segment.window.to)
+            for other, begin in begins.items():
+                if set(segments[other].actions) & set(segment.actions):
+                    end = np.minimum(end, begin)
+        batches[name], begins[name] = _cut_segment(data, name, segment, rows, cutoffs, end)
+    return UserBatch(
+        np.arange(len(rows), dtype=np.int64),
+        tuple(batches[name] for name in segments),
+        profile_ids(data, rows, cutoffs, hidden),
+        None if until is None else _future(data, rows, cutoffs, until),
+    )
+
+
+def _future(data: Histories, rows: Int64, cutoffs: Int64, until: Int64) -> Future:
+    ids, offsets = [], []
+    for name in data.schema.segments:
+        actions = _rows(_slice(data, name, rows, cutoffs, until))
+        ids.append(_ids(actions, data.vocabularies.segments[name]))
+        offsets.append(actions.offsets)
+    return Future(until > cutoffs, tuple(ids), tuple(offsets))
+
+
+def times_within(data: Histories, rows: Int64, cutoffs: Int64, shares: Float64) -> Int64:
+    """(B,): when each user did the action that stands at a share, in [0, 1), of all before.
+
+    Actions count in the order of segments, then of time. The cut-off, if there is none.
+    """
+    slices = [_slice(data, name, rows, None, cutoffs) for name in data.schema.segments]
+    lengths = np.stack([part.lengths for part in slices])  # (S, B)
+    wanted = (shares * lengths.sum(axis=0)).astype(np.int64)
+    times = cutoffs.copy()
+    for part, before in zip(slices, np.cumsum(lengths, axis=0) - lengths, strict=True):
+        place = wanted - before
+        for columns, where in part.shards:
+            here = where[(place[where] >= 0) & (place[where] < part.lengths[where])]
+            times[here] = columns.times[part.low[here] + place[here]]
+    return times
+
+
+def profile_ids(
+    data: Histories, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()
+) -> Int32:
+    """(B, F): profile fields, of each user's newest profile row before the cut-off."""
+    visible = [
+        (name, vocabulary)
+        for name, vocabulary in data.vocabularies.profile.items()
+        if name not in hidden
+    ]
+    ids = np.zeros((len(rows), len(visible)), dtype=np.int32)
+    for columns, known, newest in _newest_profiles(data, rows, cutoffs):
+        for field, (name, vocabulary) in enumerate(visible):
+            values = columns.values[name][newest]
+            ids[known, field] = (
+                values if isinstance(vocabulary, Categories) else vocabulary.ids(values)
+            )
+    return ids
+
+
+def profile_numbers(data: Histories, rows: Int64, cutoffs: Int64, field: str) -> Float64:
+    """(B,): a profile field that is a number, as it was before it was binned; NaN is none."""
+    numbers = np.full(len(rows), np.nan)
+    for columns, known, newest in _newest_profiles(data, rows, cutoffs):
+        numbers[known] = columns.values[field][newest]
+    return numbers
+
+
+def _newest_profiles(
+    data: Histories, rows: Int64, cutoffs: Int64
+) -> Iterator[tuple[Columns, Int64, Int64]]:
+    """Of each shard, which of the users have a profile row before the cut-off, and the newest."""
+    for shard, where in _by_shard(data, rows):
+        columns = shard.profile
+        local = rows[where] - shard.first_row
+        low, high = columns.offsets[local], columns.offsets[local + 1]
+        newest = _first_at_or_after(columns.times, low, high, cutoffs[where]) - 1
+        known = newest >= low
+        yield columns, where[known], newest[known]
+
+
+def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
+    data: Histories, name: str, segment: Segment, rows: Int64, cutoffs: Int64, end: Int64
+) -> tuple[SegmentBatch, Int64]:
+    """One segment's words, and (B,) the instant of each user's first visible action."""
+    grid = grid_of(segment.words, data.schema.zone)
+    start = cutoffs - _microseconds(segment.window.from_)
+    if isinstance(segment.words, DayWords):
+        start = grid.floor(start)
+    slices = _slice(data, name, rows, start, end)
+    if not isinstance(segment.words, DayWords):
+        slices = _whole_words(slices)
+    actions = _rows(slices)
+    times, starts = actions.times, actions.word_starts
+    # A slice begins with a word: days are cut at their grid, sessions were made whole.
+    some = slices.lengths > 0
+    begin = np.full(len(rows), np.iinfo(np.int64).max)
+    begin[some] = times[actions.offsets[:-1][some]]
+
+    word_first = np.flatnonzero(starts)
+    word_of_action = np.cumsum(starts) - 1
+    user_of_word = np.repeat(np.arange(len(rows)), slices.lengths)[word_first]
+    # A gap word may begin before the window does: it is whole, at position 0.
+    positions = grid.index(times[word_first]) - grid.index(start)[user_of_word]
+    positions = np.maximum(positions, 0).astype(np.int32)
+
+    keep_word = _rank_from_end(user_of_word) < segment.max_words
+    keep_action = _rank_from_end(word_of_action) < segment.max_actions
+    words_cut = int(np.count_nonzero(~keep_word))
+    actions_cut = int(np.count_nonzero(keep_word[word_of_action] & ~keep_action))
+    keep_action &= keep_word[word_of_action]
+    ids = _ids(actions, data.vocabularies.segments[name])
+    if words_cut or actions_cut:
+        ids = ids[:, keep_action]
+    per_word = np.bincount(word_of_action[keep_action], minlength=len(word_first))[keep_word]
+    per_user = np.bincount(user_of_word[keep_word], minlength=len(rows))
+    batch = SegmentBatch(
+        name,
+        ids,
+        _offsets(per_word),
+        _offsets(per_user),
+        positions[keep_word],
+        words_cut,
+        actions_cut,
+    )
+    return batch, begin
+
+
+def _rank_from_end(group: Int64) -> Int64:
+    """(N,): how many members of the same group follow each; groups stand together."""
+    ends = np.cumsum(np.bincount(group))
+    return ends[group] - 1 - np.arange(len(group)) if len(group) else np.zeros(0, np.int64)
+
+
+def _slice(
+    data: Histories, segment: str, rows: Int64, start: Int64 | None, end: Int64 | None
+) -> _Slices:
+    low, high = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    shards = []
+    for shard, where in _by_shard(data, rows):
+        columns = shard.segments[segment]
+        local = rows[where] - shard.first_row
+        first, last = columns.offsets[local], columns.offsets[local + 1]
+        if end is not None:
+            last = _first_at_or_after(columns.times, first, last, end[where])
+        if start is not None:
+            first = _first_at_or_after(columns.times, first, last, start[where])
+        low[where], high[where] = first, last
+        shards.append((columns, where))
+    return _Slices(low, high, shards)
+
+
+def _whole_words(slices: _Slices) -> _Slices:
+    """Extend each slice back to the start of the word in which it begins."""
+    low = slices.low.copy()
+    for columns, where in slices.shards:
+        inside = where[slices.lengths[where] > 0]
+        while len(inside := inside[columns.word_start[low[inside]] == 0]):
+            low[inside] -= 1
+    return replace(slices, low=low)
+
+
+def _rows(slices: _Slices) -> _Rows:
+    offsets = _offsets(slices.lengths)
+    parts = []
+    for columns, where in slices.shards:
+        lengths = slices.lengths[where]
+        places = _ranges(offsets[:-1][where], lengths)
+        parts.append((columns, _ranges(slices.low[where], lengths), places))
+    return _Rows(offsets, parts)
+
+
+def _ids(rows: _Rows, vocabularies: Mapping[str, Vocabulary]) -> Int32:
+    """(A, N): the ids of all attributes; numbers are binned here."""
+    ids = np.empty((len(vocabularies), int(rows.offsets[-1])), dtype=np.int32)
+    for attribute, (name, vocabulary) in enumerate(vocabularies.items()):
+        values = rows.values(name)
+        ids[attribute] = values if isinstance(vocabulary, Categories) else vocabulary.ids(values)
+    return ids
+
+
+def _by_shard(data: Histories, rows: Int64) -> Iterator[tuple[Shard, Int64]]:
+    """Each shard that holds some of the users, and which of the users."""
+    if len(data.shards) == 1 or len(rows) == 0:
+        yield data.shards[0], np.arange(len(rows))
+        return
+    shard_numbers = np.searchsorted(data.first_rows, rows, side="right") - 1
+    for number in np.unique(shard_numbers):
+        yield data.shards[number], np.flatnonzero(shard_numbers == number)
+
+
+def _first_at_or_after(times: Int64, low: Int64, high: Int64, instants: Int64) -> Int64:
+    """Binary search in many sorted slices at once: the first row not before each instant."""
+    if len(low) <= _FEW:
+        found = [
+            first + times[first:last].searchsorted(instant)
+            for first, last, instant in zip(
+                low.tolist(), high.tolist(), instants.tolist(), strict=True
+            )
+        ]
+        return np.array(found, np.int64)
+    lengths = high - low
+    for _ in range(int(lengths.max()).bit_length()):
+        half = lengths >> 1
+        middle = low + half
+        before = (times.take(middle, mode="clip") < instants) & (lengths > 0)
+        low = np.where(before, middle + 1, low)
+        lengths = np.where(before, lengths - half - 1, half)
+    return low
+
+
+def _ranges(first: Int64, lengths: Int64) -> Int64:
+    """The concatenation of `first[i] … first[i] + lengths[i] - 1`."""
+    offsets = _offsets(lengths)
+    return np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
+
+
+def _offsets(lengths: Int64) -> Int64:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _instants(value: Int64 | int | None, rows: Int64) -> Int64 | None:
+    return None if value is None else np.broadcast_to(np.asarray(value, np.int64), rows.shape)
+
+
+def _microseconds(duration: timedelta) -> int:
+    return duration // timedelta(microseconds=1)

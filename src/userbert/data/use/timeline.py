@@ -1,0 +1,74 @@
+"""One user's sequence as a person reads it.
+
+In: prepared data, a user's row and a cut-off. Out: `WordView`s and profile values, with names in
+place of ids. Used by `inspect` and by the report.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from userbert.data.batches import SegmentBatch
+from userbert.data.prepare.words import grid_of
+from userbert.data.store import PreparedData
+from userbert.data.use.sequences import cut
+from userbert.data.vocabulary import NONE
+
+_EPOCH = datetime(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class WordView:
+    """A behavioral word with the values of its actions."""
+
+    segment: str
+    number: int
+    """Its place among the segment's words of the user, from 0."""
+    begins: datetime
+    """Local: the day of a day word, the hour in which a gap word begins."""
+    actions: int
+    values: dict[str, list[tuple[str, int]]]
+    """For each attribute, its values in the word and how many actions carry them, most first."""
+
+
+def timeline(data: PreparedData, row: int, cutoff: int) -> list[WordView]:
+    """The words of a user before a cut-off (µs since 1970), segment by segment, oldest first."""
+    batch = cut(data, np.array([row]), np.array([cutoff]))
+    return [
+        _view(data, segment, number, cutoff)
+        for segment in batch.segments
+        for number in range(len(segment.positions))
+    ]
+
+
+def profile_values(data: PreparedData, row: int, cutoff: int) -> dict[str, str]:
+    """The user's profile fields that are known at a cut-off."""
+    ids = cut(data, np.array([row]), np.array([cutoff])).profile_ids[0]
+    fields = data.vocabularies.profile.items()
+    return {name: field.names[i] for i, (name, field) in zip(ids, fields, strict=True) if i != NONE}
+
+
+def _view(data: PreparedData, segment: SegmentBatch, number: int, cutoff: int) -> WordView:
+    low, high = segment.action_offsets[number : number + 2]
+    values = {}
+    for ids, (name, vocabulary) in zip(
+        segment.ids, data.vocabularies.segments[segment.name].items(), strict=True
+    ):
+        names = vocabulary.names
+        counts = Counter(names[i] for i in ids[low:high] if i != NONE)
+        values[name] = counts.most_common()
+    begins = _begins(data, segment.name, int(segment.positions[number]), cutoff)
+    return WordView(segment.name, number, begins, int(high - low), values)
+
+
+def _begins(data: PreparedData, segment_name: str, position: int, cutoff: int) -> datetime:
+    segment = data.schema.segments[segment_name]
+    grid = grid_of(segment.words, data.schema.zone)
+    start = cutoff - segment.window.from_ // timedelta(microseconds=1)
+    unit = int(grid.index(np.array([start]))[0]) + position
+    if segment.words.by == "day":
+        return _EPOCH + timedelta(days=unit)
+    local = (_EPOCH + timedelta(hours=unit)).replace(tzinfo=UTC).astimezone(data.schema.zone)
+    return local.replace(tzinfo=None)

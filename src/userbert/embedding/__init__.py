@@ -1,0 +1,1 @@
+"""Vectors of many users: made in bulk, written, and read again."""

@@ -1,0 +1,1 @@
+"""Compares contestants by cross-validation and says what the numbers allow."""

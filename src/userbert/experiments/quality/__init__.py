@@ -1,1 +1,0 @@
-"""Research on quality: which recipe of pretraining gives vectors that are worth having."""

@@ -1,0 +1,212 @@
+"""Models compared, as the page shows it: a chart, words and a table a task; learning curves.
+
+In: `evaluate`'s rows and the tasks' labels. Out: views of strings and figures. Used by `report.py`
+alone; what the numbers mean is said in `findings.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from userbert.evaluation import findings
+from userbert.evaluation.findings import METRICS, Finding, Score
+from userbert.report import figures
+from userbert.report.figures import Interval, Line
+from userbert.tasks.labels import Labels
+
+_GROUPS: tuple[findings.Group, ...] = ("classical", "ours", "baseline")
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """A task as the page shows it."""
+
+    name: str
+    question: str
+    facts: str
+    finding: Finding
+    remarks: list[str]
+    chart: Markup
+    metrics: list[str]
+    rows: list[tuple[str, str, list[str]]]
+    """Model, group, and a cell a metric."""
+
+
+def task_view(labels: Labels, scores: Sequence[Score]) -> TaskView:
+    """Lay out one task: its question, what was found, every model with every metric."""
+    mine = [score for score in scores if score.task == labels.name]
+    headline = findings.headline_metric(mine)
+    metrics = [metric for metric in METRICS if any(score.metric == metric for score in mine)]
+    metrics += sorted({score.metric for score in mine} - set(metrics))
+    names = _in_groups({score.model for score in mine if not findings.is_difference(score)})
+    names += sorted({score.model for score in mine if findings.is_difference(score)})
+    by_cell = {(score.model, score.metric): score for score in mine}
+    rows = [
+        (name, _group(name), [_cell(by_cell.get((name, metric))) for metric in metrics])
+        for name in names
+    ]
+    dots = [
+        _dot(by_cell[name, headline], name)
+        for name in names
+        if (name, headline) in by_cell
+        and findings.DIFFERENCE not in name
+        # Where everybody gets the same score, the area is one half: a dot would only squeeze the
+        # others together.
+        and (name, headline) != ("popularity", "roc_auc")
+    ]
+    label = METRICS.get(headline, headline)
+    return TaskView(
+        labels.name,
+        labels.question,
+        _task_facts(labels),
+        findings.find(mine),
+        [
+            said
+            for said in (findings.habit_finding(mine), findings.pretraining_finding(mine))
+            if said
+        ],
+        figures.intervals(dots, title=f"{labels.name}: {label} of each model", axis=label),
+        [METRICS.get(metric, metric) for metric in metrics],
+        rows,
+    )
+
+
+def overview(scores: Sequence[Score]) -> Markup | None:
+    """The paired differences of all tasks on one axis: the answer in one picture."""
+    tasks = list(dict.fromkeys(score.task for score in scores))
+    rows = []
+    for task in tasks:
+        mine = [score for score in scores if score.task == task]
+        metric = findings.headline_metric(mine)
+        rows += [
+            Interval(task, score.mean, score.low, score.high, "ours")
+            for score in mine
+            if score.metric == metric and score.model.startswith("best-ours")
+        ]
+    if not rows:
+        return None
+    title = "Best of ours minus best classical model, by task, with 95 % intervals"
+    return figures.intervals(rows, title=title, axis="gain over the best classical", zero=True)
+
+
+def learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
+    """A figure a task of rows like report.json's, whose `labels` were learned from."""
+    scores = [Score.from_row(row) for row in curves]
+    drawn = []
+    for task in dict.fromkeys(score.task for score in scores):
+        mine = [score for score in scores if score.task == task]
+        if len({score.labels for score in mine}) < 2:
+            continue  # too few labels for any part of them: a point is no curve
+        metric = findings.headline_metric(mine)
+        lines = []
+        models = {score.model for score in mine if not findings.is_difference(score)}
+        for model in _in_groups(models):
+            points = sorted(
+                (score for score in mine if (score.model, score.metric) == (model, metric)),
+                key=lambda score: score.labels,
+            )
+            lines.append(
+                Line(
+                    model,
+                    [point.labels for point in points],
+                    [point.mean for point in points],
+                    findings.group_of(model),
+                    [point.low for point in points],
+                    [point.high for point in points],
+                )
+            )
+        label = METRICS.get(metric, metric)
+        title = f"{task}: {label} over the number of labels"
+        drawn.append((task, figures.learning_curves(lines, title=title, axis=label)))
+    return drawn
+
+
+def calibrations(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Markup]]:
+    """Of each task: its name, what is to be said, and a figure of the models worth reading.
+
+    Each side has one model in it: of its models that give probabilities, the best calibrated.
+    """
+    drawn = []
+    for task in dict.fromkeys(row["task"] for row in found):
+        # What gives everybody the same score is right on average, and says nothing.
+        mine = [row for row in found if row["task"] == task and row["model"] != "popularity"]
+        shown = [
+            min(side, key=lambda row: row["error"])
+            for group in ("classical", "ours")
+            if (side := [row for row in mine if findings.group_of(row["model"]) == group])
+        ]
+        if not shown:
+            continue
+        lines = [
+            Line(
+                row["model"],
+                [one["predicted"] for one in row["bins"]],
+                [one["observed"] for one in row["bins"]],
+                findings.group_of(row["model"]),
+                [one["low"] for one in row["bins"]],
+                [one["high"] for one in row["bins"]],
+            )
+            for row in shown
+        ]
+        figure = figures.calibration(lines, title=f"{task}: share of yes over the score")
+        drawn.append((task, findings.calibration_finding(mine), figure))
+    return drawn
+
+
+def models_tried(scores: Sequence[Score]) -> list[tuple[str, str, str]]:
+    """Group, model and what it is, of each model that was tried."""
+    there = {score.model for score in scores}
+    return [
+        (findings.group_of(name), name, meaning)
+        for name in _in_groups(there)
+        if (meaning := findings.meaning_of(name)) is not None
+    ]
+
+
+def _task_facts(labels: Labels) -> str:
+    users = len(set(labels.user_ids))
+    facts = f"{len(labels):,} labels" + (f" of {users:,} users" if users < len(labels) else "")
+    yes = positives(labels)
+    if yes is not None:
+        facts += f", {yes:,} of them yes ({yes / len(labels):.0%})"
+    elif labels.kind == "multilabel":
+        held = labels.targets.sum(axis=1).mean()
+        facts += f", {held:.1f} of {len(labels.classes):,} values right on average"
+    elif labels.classes:
+        facts += f", {len(labels.classes):,} classes"
+    return f"{facts}."
+
+
+def _group(model: str) -> str:
+    return "difference" if findings.DIFFERENCE in model else findings.group_of(model)
+
+
+def _in_groups(models: set[str]) -> list[str]:
+    """Classical models first, ours next, baselines last; each in the glossary's order."""
+    order = [*findings.GLOSSARY]
+    return sorted(
+        models,
+        key=lambda name: (
+            _GROUPS.index(findings.group_of(name)),
+            order.index(name) if name in order else len(order),
+            name,
+        ),
+    )
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return ""
+    write = findings.signed if findings.is_difference(score) else findings.number
+    return f"{write(score.mean)} ({findings.interval(score)})"
+
+
+def _dot(score: Score, name: str) -> Interval:
+    return Interval(name, score.mean, score.low, score.high, findings.group_of(score.model))
+
+
+def positives(labels: Labels) -> int | None:
+    """Count the answers that are yes; none where the question is not one of yes and no."""
+    return int(labels.targets.sum()) if labels.kind == "binary" else None

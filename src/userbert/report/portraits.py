@@ -1,0 +1,337 @@
+"""Users as the report shows them: what the model can read of them, a map of all, one from near.
+
+In: prepared data, a pretrained model, a cut-off. Out: records of plain values and figures. Used by
+`report.py` alone.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from markupsafe import Markup
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from numpy.typing import NDArray
+from sklearn.manifold import TSNE
+
+from userbert.data.batches import UserBatch
+from userbert.data.ragged import Int64
+from userbert.data.store import PreparedData
+from userbert.data.use.pairs import first_events
+from userbert.data.use.sequences import cut, profile_ids
+from userbert.data.use.timeline import WordView, profile_values, timeline
+from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories, Vocabulary
+from userbert.errors import InputError
+from userbert.model.masked_prediction import expect, expects_words
+from userbert.model.userbert import UserBert, embed_pairs
+from userbert.report import figures
+from userbert.tasks.labels import Labels
+
+MOST_USERS = 5_000
+"""More would add neither to a histogram nor to a map."""
+FEWEST_FOR_TSNE = 50
+"""Fewer users have no neighbourhoods to keep."""
+MOST_MAPPED = 1_500
+"""Of t-SNE, which takes some ten seconds for so many."""
+WORDS_OF_A_PORTRAIT = range(8, 21)
+EXPECTED_VALUES = 5
+_BESIDE_AMOUNTS = re.compile(
+    r"[\d\s.,+<>$€£-]|\b(under|below|over|above|less|than|to|or|more|and|up|years?)\b|(?<=\d)[km]"
+)
+""""Under 15K", "15-24K", "250K+", "65 or more": what an amount may say beside its number."""
+
+Colour = str | Labels
+"""What colours a map of users: a profile field's name, or the labels of a task with classes."""
+
+
+@dataclass(frozen=True)
+class UserSample:
+    """Users whose sequences are described: all, or some drawn at random, always the same."""
+
+    rows: Int64
+    cutoff: int
+    batch: UserBatch
+    is_drawn: bool
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of an attribute the vocabulary knows; shares of the actions that models read."""
+
+    segment: str
+    attribute: str
+    values: int
+    known: float
+    unknown: float
+    none: float
+
+
+@dataclass(frozen=True)
+class UserMap:
+    """Users in two dimensions, coloured by what is known of them."""
+
+    title: str
+    note: str
+    figure: Markup
+    legend: list[tuple[str, str, int]]
+    """Colour, value, number of users."""
+
+
+@dataclass(frozen=True)
+class ExpectedValue:
+    """A value that the model expects in a hidden word."""
+
+    value: str
+    probability: float
+    rank: int | None
+    """Its place among the most frequent values of all users; none of numbers and *unknown*."""
+    is_there: bool
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the model expects of one attribute of a hidden word, and what was there."""
+
+    name: str
+    expected: list[ExpectedValue]
+    there: list[str]
+
+
+@dataclass(frozen=True)
+class HiddenWord:
+    """A word that was hidden."""
+
+    word: WordView
+    attributes: list[Expectation]
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One user's words."""
+
+    user_id: str
+    profile: dict[str, str]
+    words: list[WordView]
+    hidden: HiddenWord | None
+
+
+def sample_users(data: PreparedData, cutoff: int, most: int = MOST_USERS) -> UserSample:
+    """Cut the sequences of all users with an event before the cut-off, or of `most` of them."""
+    rows = np.flatnonzero(first_events(data) < cutoff)
+    is_drawn = len(rows) > most
+    if is_drawn:
+        rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+    return UserSample(rows, cutoff, cut(data, rows, np.full(len(rows), cutoff)), is_drawn)
+
+
+def coverage(data: PreparedData, batch: UserBatch) -> list[Coverage]:
+    """Count, for each attribute, how many actions carry a value that the vocabulary knows."""
+    found = []
+    for segment in batch.segments:
+        for ids, (name, vocabulary) in zip(
+            segment.ids, data.vocabularies.segments[segment.name].items(), strict=True
+        ):
+            total = max(len(ids), 1)
+            counts = np.bincount(np.minimum(ids, FIRST_VALUE), minlength=FIRST_VALUE + 1)
+            found.append(
+                Coverage(
+                    segment.name,
+                    name,
+                    vocabulary.size - FIRST_VALUE,
+                    counts[FIRST_VALUE] / total,
+                    counts[UNKNOWN] / total,
+                    counts[NONE] / total,
+                )
+            )
+    return found
+
+
+def map_users(
+    model: UserBert, data: PreparedData, cutoff: int, colours: Sequence[Colour]
+) -> tuple[str, list[UserMap]]:
+    """Map users by their embeddings, once for each colouring; say how the map was made."""
+    users = sample_users(data, cutoff, MOST_MAPPED)
+    if len(users.rows) < 3 or not colours:
+        return "", []
+    cutoffs = np.full(len(users.rows), users.cutoff)
+    points, method = _flatten(embed_pairs(model, data, users.rows, cutoffs))
+    if users.is_drawn:
+        method += f" Shown are {len(users.rows):,} users, drawn at random."
+    maps = []
+    for colour in colours:
+        if isinstance(colour, str):
+            names, values = _field_values(data, users, colour)
+            title = colour.replace("_", " ")
+            seen = colour not in model.hidden
+            note = (
+                "The model read this field as input."
+                if seen
+                else "The model never saw this field: it reads off what people do."
+            )
+        else:
+            names, values = _label_values(data, users, colour)
+            title, note = colour.name, f"{colour.question} The model never saw the answers."
+        chosen, legend = _colour(names, values)
+        figure = figures.user_map(points, chosen, title=f"Map of users by {title}")
+        maps.append(UserMap(title, note, figure, legend))
+    return method, maps
+
+
+def portrait(model: UserBert, data: PreparedData, users: UserSample) -> Portrait | None:
+    """Show a user with a middling number of words and a profile, chosen by rule; none if none."""
+    segments = users.batch.segments
+    counts = np.stack([segment.word_counts for segment in segments])  # (S, B)
+    words = counts.sum(axis=0)
+    known = (users.batch.profile_ids > UNKNOWN).sum(axis=1)
+    fits = np.isin(words, list(WORDS_OF_A_PORTRAIT))
+    fits = fits if fits.any() else words > 0
+    if not fits.any():
+        return None
+    middle = (WORDS_OF_A_PORTRAIT.start + WORDS_OF_A_PORTRAIT.stop - 1) // 2
+    # Words in every segment, then the best known profile, then a middling number of words.
+    order = np.lexsort((abs(words - middle), -known, -(counts > 0).sum(axis=0), ~fits))
+    row = int(users.rows[order[0]])
+    shown = timeline(data, row, users.cutoff)
+    longest = max((word.segment for word in shown), key=[word.segment for word in shown].count)
+    of_longest = [word for word in shown if word.segment == longest]
+    middle_word = of_longest[len(of_longest) // 2]
+    return Portrait(
+        data.user_ids[row].as_py(),
+        profile_values(data, row, users.cutoff),
+        [_readable(data, word) for word in shown],
+        _hide(model, data, row, users.cutoff, middle_word) if expects_words(model) else None,
+    )
+
+
+def _hide(model: UserBert, data: PreparedData, row: int, cutoff: int, word: WordView) -> HiddenWord:
+    expected = expect(model, data, row, cutoff, word.segment, word.number, EXPECTED_VALUES)
+    attributes = []
+    for name, likely in expected.items():
+        vocabulary = data.vocabularies.segments[word.segment][name]
+        ranked = vocabulary.values if isinstance(vocabulary, Categories) else ()
+        there = [value for value, _ in word.values[name]]
+        values = [
+            ExpectedValue(
+                _named(vocabulary, value),
+                probability,
+                ranked.index(value) + 1 if value in ranked else None,
+                value in there,
+            )
+            for value, probability in likely
+        ]
+        attributes.append(Expectation(name, values, [_named(vocabulary, value) for value in there]))
+    return HiddenWord(_readable(data, word), attributes)
+
+
+def _readable(data: PreparedData, word: WordView) -> WordView:
+    vocabularies = data.vocabularies.segments[word.segment]
+    values = {
+        name: [(_named(vocabularies[name], value), count) for value, count in held]
+        for name, held in word.values.items()
+    }
+    return replace(word, values=values)
+
+
+def _flatten(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], str]:
+    """Bring vectors (B, H) to two dimensions (B, 2), and say how."""
+    centred = (vectors - vectors.mean(axis=0)).astype(np.float64)
+    left, strengths, _ = np.linalg.svd(centred, full_matrices=False)
+    if len(vectors) < FEWEST_FOR_TSNE:
+        share = (strengths[:2] ** 2).sum() / max((strengths**2).sum(), 1e-12)
+        return (
+            left[:, :2] * strengths[:2],
+            f"The two directions of largest spread (PCA), which hold {share:.0%} of it.",
+        )
+    # 30 directions hold all but noise, and make the search for neighbours quick.
+    reduced = (left * strengths)[:, :30]
+    layout = TSNE(init="pca", random_state=0, perplexity=min(30, len(vectors) // 4), max_iter=500)
+    return (
+        layout.fit_transform(reduced),
+        "Neighbours in the vectors' space are neighbours here (t-SNE); how far clusters lie apart "
+        "means little.",
+    )
+
+
+def _field_values(
+    data: PreparedData, users: UserSample, field: str
+) -> tuple[list[str], NDArray[np.int64]]:
+    """A profile field's value names, and (B,) the number of each user's, -1 if not known."""
+    fields = data.vocabularies.profile
+    if field not in fields:
+        raise InputError(
+            f"the map cannot be coloured by {field!r}. The profile has: {', '.join(fields)}."
+        )
+    others = [name for name in fields if name != field]
+    cutoffs = np.full(len(users.rows), users.cutoff)
+    ids = profile_ids(data, users.rows, cutoffs, others)[:, 0].astype(np.int64)
+    return fields[field].names[FIRST_VALUE:], np.maximum(ids - FIRST_VALUE, -1)
+
+
+def _label_values(
+    data: PreparedData, users: UserSample, labels: Labels
+) -> tuple[list[str], NDArray[np.int64]]:
+    """A task's answers, and (B,) the number of each user's, -1 if not known."""
+    names = list(labels.classes) if labels.kind == "multiclass" else ["no", "yes"]
+    of_user = dict(zip(labels.user_ids, labels.targets.tolist(), strict=True))
+    ids = data.user_ids.take(pa.array(users.rows)).to_pylist()
+    return names, np.array([of_user.get(user, -1) for user in ids], np.int64)
+
+
+def _colour(
+    names: Sequence[str], values: NDArray[np.int64]
+) -> tuple[list[str], list[tuple[str, str, int]]]:
+    """Choose a colour for each user (B,), and list what the colours mean."""
+    counts = np.bincount(values[values >= 0], minlength=len(names))
+    order = _natural_order(names)
+    if order is not None:
+        shades = LinearSegmentedColormap.from_list("ordered", figures.ORDERED_COLOURS)
+        spread = max(len(names) - 1, 1)
+        colour_of = {number: to_hex(shades(place / spread)) for place, number in enumerate(order)}
+        rest = 0
+    else:
+        order = [int(number) for number in np.argsort(-counts, kind="stable")]
+        shown = order[: len(figures.NAMED_COLOURS)]
+        colour_of = dict(zip(shown, figures.NAMED_COLOURS, strict=False))
+        rest = int(counts.sum() - counts[shown].sum())
+    chosen = [colour_of.get(int(value), figures.UNKNOWN_COLOUR) for value in values]
+    legend = [
+        (colour_of[number], names[number], int(counts[number]))
+        for number in order
+        if number in colour_of and counts[number]
+    ]
+    hidden = int((values < 0).sum()) + rest
+    if hidden:
+        what = "not known" if not rest else "not known, or another value"
+        legend.append((figures.UNKNOWN_COLOUR, what, hidden))
+    return chosen, legend
+
+
+def _natural_order(names: Sequence[str]) -> list[int] | None:
+    """The order of values that are amounts ("Under 15K", "15-24K"); none if they are not.
+
+    One value without a number ("none") may stand below the others.
+    """
+    amounts = {number: _amount(name) for number, name in enumerate(names)}
+    without = [number for number, amount in amounts.items() if amount is None]
+    if len(names) < 3 or len(without) > 1:
+        return None
+    rising = sorted((amount, number) for number, amount in amounts.items() if amount is not None)
+    return [*without, *(number for _, number in rising)]
+
+
+def _amount(name: str) -> float | None:
+    """Where a value that is an amount begins; none if it says more than an amount."""
+    found = re.search(r"-?\d+(\.\d+)?", name)
+    if found is None or _BESIDE_AMOUNTS.sub("", name.lower()):
+        return None
+    is_below = name.lower().startswith(("under", "below", "<", "less"))
+    return float(found[0]) - 0.5 * is_below
+
+
+def _named(vocabulary: Vocabulary, name: str) -> str:
+    """A value's name; a bin's has edges short enough to read."""
+    if vocabulary.is_categorical:
+        return name
+    short = re.sub(r"\d+\.\d+", lambda edge: f"{float(edge[0]):.3g}", name)
+    return short.replace(" ", "\N{NO-BREAK SPACE}")

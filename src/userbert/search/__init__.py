@@ -1,0 +1,1 @@
+"""Finds users whose vectors are near those of others."""

@@ -1,0 +1,1 @@
+"""The HTTP service: vectors and scores of live events, and the explorer."""

@@ -1,1 +1,0 @@
-"""Trained models put to use: batch embedding."""

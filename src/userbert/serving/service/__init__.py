@@ -1,1 +1,0 @@
-"""The live service: raw events in, vectors and scores out, over HTTP."""

@@ -1,0 +1,171 @@
+"""Appended data: the same as if all logs had been prepared at once."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from small_logs import SCHEMA, buys, log, logs, prepared, sealed_again
+from userbert.data.prepare import prepare as preparation
+from userbert.data.prepare.forget import forget
+from userbert.data.prepare.prepare import prepare
+from userbert.data.store import PreparedData
+from userbert.errors import SchemaError, SourceError
+from userbert.folders import read_json
+from userbert.schema.models import Schema
+
+PROFILE = "profile: {path: people.csv, fields: {age: {column: age}}}\n"
+PEOPLE = pl.DataFrame({"user": ["a", "b", "ü", "stranger"], "age": ["30", "40", None, "50"]})
+WITH_PEOPLE = Schema.parse(SCHEMA + PROFILE)
+
+
+def shards(data: PreparedData) -> dict[str, bytes]:
+    files = sorted((data.path / "shards").rglob("*.arrow"))
+    return {str(file.relative_to(data.path)): file.read_bytes() for file in files}
+
+
+@settings(max_examples=30)
+@given(logs(), st.randoms(use_true_random=False), st.sampled_from([1, 4]))
+def test_all_at_once_is_the_same(events: pl.DataFrame, chance: random.Random, parts: int) -> None:
+    is_new = pl.Series([chance.random() < 0.4 for _ in range(len(events))], dtype=pl.Boolean)
+    old, new = events.filter(~is_new), events.filter(is_new)
+    assume("buy" in old["action"] and {"buy", "click"} & set(new["action"]))
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        patch.setattr(preparation, "_ROWS_PER_SHARD", len(events) / parts + 3)
+        first = prepare(WITH_PEOPLE, folder / "0", events={"log": old}, profile=PEOPLE)
+        # As of another day's file: frames all have one name.
+        summary = (first.path / "summary.json").read_text()
+        (first.path / "summary.json").write_text(summary.replace("frame 'log'", "old"))
+        first = sealed_again(first.path)
+        both = prepare(WITH_PEOPLE, folder / "1", events={"log": new}, profile=PEOPLE, append=first)
+        whole = prepare(
+            WITH_PEOPLE,
+            folder / "whole",
+            events={"log": events},
+            profile=PEOPLE,
+            vocabularies=first.vocabularies,
+        )
+        both.verify()
+        assert both.vocabularies.to_json() == first.vocabularies.to_json()
+        assert both.user_ids.to_pylist() == whole.user_ids.to_pylist()
+        if both.manifest["shards"] == whole.manifest["shards"]:
+            assert shards(both) == shards(whole)
+        assert (both.first_event, both.last_event) == (whole.first_event, whole.last_event)
+        rows = read_json(both.path / "summary.json")["rows"]
+        assert rows["old"]["read"] + rows["frame 'log'"]["read"] == len(events)
+
+
+def day(user: str, time: str, genre: str) -> pl.DataFrame:
+    return log((user, time, "buy", genre, 1.0))
+
+
+@pytest.fixture
+def yesterday(tmp_path: Path) -> Path:
+    """A folder of logs by day, prepared up to yesterday, and a schema of today's."""
+    for name, events in {
+        "1.csv": pl.concat([day("a", "2017-03-01 10:00", "bread"), day("b", "2017-03-01", "milk")]),
+        "2.csv": pl.concat([day("a", "2017-03-02 10:00", "wine"), day("c", "2017-03-02", "milk")]),
+    }.items():
+        events.write_csv(tmp_path / name)
+    for number in (1, 2):
+        text = SCHEMA.replace("log.csv", f"{number}.csv")
+        (tmp_path / f"schema{number}.yaml").write_text(text)
+    prepare(Schema.load(tmp_path / "schema1.yaml"), tmp_path / "data1")
+    return tmp_path
+
+
+def userbert(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "userbert", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def genres(data: Path) -> tuple[str, ...]:
+    vocabulary = PreparedData.open(data).vocabularies.segments["long_term"]["genre"]
+    return vocabulary.values  # type: ignore[union-attr]
+
+
+def test_new_values_are_unknown_or_stand_behind_the_old(yesterday: Path) -> None:
+    append = ("prepare", "schema2.yaml", "--append", "data1")
+    done = userbert(yesterday, *append, "-o", "frozen")
+    assert done.returncode == 0, done.stderr
+    assert genres(yesterday / "frozen") == genres(yesterday / "data1") == ("bread", "milk")
+    assert userbert(yesterday, *append, "-o", "grown", "--grow").returncode == 0
+    assert genres(yesterday / "grown") == ("bread", "milk", "wine")
+    shared = PreparedData.open(yesterday / "grown")
+    ids = {
+        user: shared.shards[0].segments["long_term"].values["genre"][first:last].tolist()
+        for user, first, last in zip(
+            shared.user_ids.to_pylist(),
+            shared.shards[0].segments["long_term"].offsets[:-1],
+            shared.shards[0].segments["long_term"].offsets[1:],
+            strict=True,
+        )
+    }
+    assert ids == {"a": [2, 4], "b": [3], "c": [3]}
+
+
+def test_what_cannot_be_appended_is_told(yesterday: Path) -> None:
+    schema = Schema.load(yesterday / "schema2.yaml")
+    data = PreparedData.open(yesterday / "data1")
+    again = Schema.load(yesterday / "schema1.yaml")
+    with pytest.raises(SourceError, match=r"1\.csv is in the data appended to already"):
+        prepare(again, yesterday / "out", append=data)
+    elsewhere = schema.model_copy(update={"timezone": "Asia/Tokyo"})
+    with pytest.raises(SchemaError, match="timezone: not as in"):
+        prepare(elsewhere, yesterday / "out", append=data)
+    for arguments, told in (
+        (("--append", "data1", "--vocabulary", "data1"), "leave --vocabulary out"),
+        (("--grow",), "add --append or --vocabulary"),
+    ):
+        refused = userbert(yesterday, "prepare", "schema2.yaml", "-o", "out", *arguments)
+        assert refused.returncode == 2
+        assert told in refused.stderr
+    assert not (yesterday / "out").exists()
+
+
+def test_profiles_are_replaced_and_what_was_forgotten_stays_counted(tmp_path: Path) -> None:
+    old = prepare(
+        WITH_PEOPLE,
+        tmp_path / "0",
+        events={"log": pl.concat([buys(user, "2017-03-01") for user in ("a", "b", "ü")])},
+        profile=PEOPLE,
+    )
+    forget(old.path, ["ü"])
+    summary = (old.path / "summary.json").read_text()
+    (old.path / "summary.json").write_text(summary.replace("frame ", "old "))
+    both = prepare(
+        WITH_PEOPLE,
+        tmp_path / "1",
+        events={"log": buys("a", "2017-03-02")},
+        # Of one who acts again, and of one who does not.
+        profile=pl.DataFrame({"user": ["a", "b"], "age": ["40", "30"]}),
+        append=sealed_again(old.path),
+    )
+    age = both.vocabularies.profile["age"]
+    shard = both.shards[0]
+    ages = [age.names[i] for i in shard.profile.values["age"]]
+    assert dict(zip(shard.user_ids.to_pylist(), ages, strict=True)) == {"a": "40", "b": "30"}
+    assert read_json(both.path / "summary.json")["forgotten"]["users"] == 1
+
+
+def test_an_attribute_that_segments_share_grows_as_one(tmp_path: Path) -> None:
+    schema = SCHEMA.replace("{column: genre}", "{column: genre, share: true, max_values: 3}")
+    first = prepared(tmp_path, buys("a", "2017-03-01"), schema)
+    new = pl.concat([buys("a", "2017-03-02", genre=genre) for genre in ("wine", "milk", "tea")])
+    grown = prepare(
+        Schema.parse(schema),
+        tmp_path / "grown",
+        events={"log": new},
+        vocabularies=first.vocabularies,
+        grow=True,
+    )
+    segments = grown.vocabularies.segments
+    assert segments["long_term"]["genre"] == segments["short_term"]["genre"]
+    assert segments["long_term"]["genre"].names[2:] == ["bread", "milk", "tea"]

@@ -1,0 +1,292 @@
+"""The comparison: the same folds for all, the best picked inside the training part."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from handmade import taste_labels, tastes, tiny_model
+from userbert.data.store import PreparedData
+from userbert.errors import InputError, LabelError, ModelError
+from userbert.evaluation.evaluate import (
+    PRETRAINING,
+    EvaluateConfig,
+    _late_vocabularies,
+    _materials,
+    _plan,
+    draw,
+    evaluate,
+)
+from userbert.evaluation.fits import Fit, Workshop
+from userbert.evaluation.out_of_fold import BEST, OutOfFold, _blended, best_of, collect
+from userbert.tasks.finetune import FinetuneConfig
+from userbert.tasks.labels import Labels
+
+QUICK = EvaluateConfig(
+    folds=3,
+    resamples=50,
+    finetune=FinetuneConfig(learning_rate=1e-2, batch_size=16, epochs=2),
+    draws=3,
+    least_a_class=4,
+    workers=1,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return tastes(tmp_path_factory.mktemp("tastes") / "data")
+
+
+def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path: Path) -> None:
+    models = [tiny_model(data, seed) for seed in (0, 1)]
+    tasks = [taste_labels(data), taste_labels(data, "multilabel")]
+    report = evaluate(models, data, tasks, config=QUICK, command=["userbert", "evaluate"])
+    classes = {"popularity", "aggregates-linear", "aggregates-gbm", "frozen-linear", "frozen-gbm"}
+    everyone = classes | {"fused", "fine-tuned", "from-scratch", BEST, PRETRAINING}
+    found = {(row["task"], row["metric"], row["model"]) for row in report.rows}
+    assert len(found) == len(report.rows)
+    for metric in ("roc_auc", "pr_auc", "accuracy"):
+        kids_models = {model for task, m, model in found if (task, m) == ("kids", metric)}
+        assert kids_models == everyone | {"fused-linear", "aggregates-both"}
+    next_models = {model for task, _, model in found if task == "next_genre"}
+    assert next_models == everyone | {"own-popularity", "fused-linear", "fused-gbm"}
+    for row in report.rows:
+        assert row["low"] <= row["mean"] <= row["high"]
+        assert (row["data"], row["labels"], row["splits"]) == ("data", 60, 3)
+    values = {(row["model"], row["metric"]): row["mean"] for row in report.rows}
+    assert values["popularity", "roc_auc"] == 0.5
+    assert values["aggregates-linear", "roc_auc"] > 0.9
+    assert values["own-popularity", "map_at_10"] > values["popularity", "map_at_10"]
+    sizes = {(row["task"], row["labels"]) for row in report.learning_curves}
+    assert sizes == {("kids", 10), ("kids", 40), ("next_genre", 40)}
+    assert report.made["seeds"] == [0, 1]
+    assert report.made["command"] == "userbert evaluate"
+    assert "2 pretraining seed(s)" in report.warnings[0]
+    assert "'long_term genre=apple, 30d' tells the answer" in report.giveaways[0]
+    report.save(tmp_path / "report.json")
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["rows"] == report.rows
+    assert set(written) == {
+        "made",
+        "rows",
+        "learning_curves",
+        "leads",
+        "calibration",
+        "warnings",
+        "giveaways",
+    }
+    calibrated = {row["model"]: row for row in report.calibration}
+    assert set(calibrated) == kids_models - {BEST, PRETRAINING}
+    assert {row["task"] for row in report.calibration} == {"kids"}
+    assert sum(one["users"] for one in calibrated["fused"]["bins"]) == 60
+
+
+def test_labels_are_drawn_where_there_are_too_many(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    assert draw(labels) is labels
+    drawn = draw(labels, EvaluateConfig(max_labels=40))
+    pairs = set(zip(labels.user_ids, labels.targets.tolist(), strict=True))
+    assert len(drawn) == 40
+    assert set(zip(drawn.user_ids, drawn.targets.tolist(), strict=True)) < pairs
+    report = evaluate(
+        tiny_model(data), data, labels, config=QUICK.model_copy(update={"max_labels": 40})
+    )
+    assert {row["labels"] for row in report.rows} == {40}
+    assert report.warnings[0] == "kids: 40 of 60 labels were drawn at random."
+
+
+def test_where_vectors_have_timing_trees_read_it_beside_counts(data: PreparedData) -> None:
+    model, quick = tiny_model(data, timing=True), QUICK.model_copy(update={"draws": 0})
+    found = {row["model"] for row in evaluate(model, data, taste_labels(data), config=quick).rows}
+    assert {"fused-gbm", "aggregates-gbm", "fused"} <= found
+
+
+def test_multiclass_tasks_without_an_attribute_are_ranked(data: PreparedData) -> None:
+    labels = taste_labels(data, "multiclass")
+    report = evaluate(tiny_model(data), data, labels, config=QUICK.model_copy(update={"draws": 0}))
+    found = {row["model"]: row["mean"] for row in report.rows if row["metric"] == "map_at_10"}
+    assert "aggregates-gbm" not in found
+    assert found["aggregates-linear"] > 0.9
+
+
+def test_models_of_another_recipe_stand_beside_and_change_nothing(data: PreparedData) -> None:
+    tasks = [taste_labels(data), taste_labels(data, "multilabel")]
+    config = QUICK.model_copy(update={"draws": 0})
+    models, others = [tiny_model(data)], [tiny_model(data, seed) for seed in (1, 2)]
+    alone = evaluate(models, data, tasks, config=config)
+    both = evaluate(models, data, tasks, config=config, beside={"other": others})
+    swapped = evaluate(others, data, tasks, config=config, beside={"first": models})
+    added = [row for row in both.rows if row not in alone.rows]
+    assert [row for row in both.rows if row not in added] == alone.rows
+    names = {(row["task"], row["model"]) for row in added}
+    assert names == {
+        ("kids", "other: frozen-linear"),
+        ("kids", "other: fused-linear"),
+        ("next_genre", "other: frozen-linear"),
+        ("next_genre", "other: fused-linear"),
+    }
+    found = {(row["task"], row["model"], row["metric"]): row["mean"] for row in both.rows}
+    for row in swapped.rows:
+        if row["model"] == "frozen-linear":
+            assert found[row["task"], "other: frozen-linear", row["metric"]] == row["mean"]
+        if row["model"] == "first: frozen-linear":
+            assert found[row["task"], "frozen-linear", row["metric"]] == row["mean"]
+    with pytest.raises(ModelError, match="saw other fields"):
+        evaluate(
+            models,
+            data,
+            tasks,
+            config=config,
+            beside={"b": [tiny_model(data, hide=("kids", "age"))]},
+        )
+
+
+@pytest.mark.slow
+def test_processes_change_no_number(data: PreparedData) -> None:
+    config = QUICK.model_copy(update={"draws": 0})
+    alone, pool = (
+        evaluate(
+            tiny_model(data),
+            data,
+            taste_labels(data),
+            config=config.model_copy(update={"workers": workers}),
+        )
+        for workers in (1, 2)
+    )
+    assert alone.rows == pool.rows
+
+
+def workshop(data: PreparedData, labels: Labels) -> Workshop:
+    materials, _ = _materials([[tiny_model(data)]], data, [labels], QUICK)
+    return Workshop(data.path, (), materials, QUICK.finetune, 0)
+
+
+def test_no_answer_of_a_test_part_moves_its_scores(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    shop = workshop(data, labels)
+    (material,) = shop.materials
+    test = material.folds == 0
+    targets = np.where(test, 1 - labels.targets, labels.targets)
+    swapped = replace(material, labels=replace(labels, targets=targets))
+    other = replace(shop, materials=(swapped,))
+    for model in ("aggregates-linear", "aggregates-gbm", "frozen-gbm", "fused"):
+        fit = Fit(0, model, 0, 0, 0)
+        np.testing.assert_array_equal(shop.do(fit).scores, other.do(fit).scores)
+        assert shop.do(fit).validation == other.do(fit).validation
+
+
+def test_smaller_sets_to_learn_from_lie_in_larger_ones(data: PreparedData) -> None:
+    shop = workshop(data, taste_labels(data))
+    small, large = (shop.split(Fit(0, "fused", 0, 0, 1, size)) for size in (10, 20))
+    whole = shop.split(Fit(0, "fused", 0, 0, 1))
+    assert set(small.learning) < set(large.learning) < set(whole.learning)
+    assert len(small.learning) == 10
+    assert shop.materials[0].targets[small.learning].sum() == 5
+    np.testing.assert_array_equal(small.test, whole.test)
+
+
+def test_of_next_values_a_regression_or_the_mean_of_trees_is_taken_by_validation(
+    data: PreparedData,
+) -> None:
+    labels = taste_labels(data, "multilabel")
+    shop = workshop(data, labels)
+    parts = ("fused-linear", "aggregates-gbm", "fused-gbm")
+    fits = [Fit(0, name, 0, 0, fold) for name in parts for fold in range(3)]
+    found = collect(shop, fits, 3, 1)
+    regression, without, trees = (found[0, name, None] for name in parts)
+    trees.validation[0] = regression.validation[0] + [0.1, 0, -0.1]
+    fused = _blended(shop, (0, "fused", None), [regression, without, trees])
+    is_mean = (shop.materials[0].folds == 0)[:, None]
+    mean = (without.scores[0] + trees.scores[0]) / 2
+    np.testing.assert_array_equal(fused.scores[0], np.where(is_mean, mean, regression.scores[0]))
+    np.testing.assert_array_equal(fused.validation[0], regression.validation[0] + [0.1, 0, 0])
+
+
+def test_the_best_is_picked_by_validation_and_never_by_test(data: PreparedData) -> None:
+    (material,) = workshop(data, taste_labels(data)).materials
+    right = material.labels.targets.astype(float)
+    lucky = OutOfFold("lucky on test", [right], np.array([[0.5, 0.5, 0.9]]), 1e4)
+    chosen = OutOfFold("chosen inside", [1 - right, right * 0], np.array([[0.6] * 3] * 2), 1e4)
+    best = best_of(material, [lucky, chosen])
+    assert len(best.scores) == 2
+    for run in (0, 1):
+        inside = material.folds < 2
+        np.testing.assert_array_equal(best.scores[run][inside], chosen.scores[run][inside])
+        np.testing.assert_array_equal(best.scores[run][~inside], lucky.scores[0][~inside])
+
+
+def test_of_models_that_cannot_be_told_apart_the_last_is_taken(data: PreparedData) -> None:
+    (material,) = workshop(data, taste_labels(data)).materials
+    first, last = (np.full(60, value) for value in (0.2, 0.7))
+    for judges, expected in ((100, 0.7), (1000, 0.2)):  # errors of .04 and .013
+        models = [
+            OutOfFold("ahead by .03", [first], np.array([[0.83] * 3]), judges),
+            OutOfFold("reads more", [last], np.array([[0.80] * 3]), judges),
+        ]
+        assert set(best_of(material, models).scores[0]) == {expected}
+
+
+def test_networks_take_turns_unless_every_seed_is_asked_for(data: PreparedData) -> None:
+    materials, _ = _materials([[tiny_model(data)]], data, [taste_labels(data)], QUICK)
+    in_turn = [fit for fit in _plan(materials, 3, QUICK) if fit.model == "fine-tuned"]
+    full = [fit for fit in in_turn if fit.size is None]
+    assert sorted((fit.fold, fit.seed, fit.run) for fit in full) == [
+        (0, 0, 0),
+        (1, 1, 0),
+        (2, 2, 0),
+    ]
+    config = QUICK.model_copy(update={"every_seed": True})
+    every = [fit for fit in _plan(materials, 3, config) if fit.model == "fine-tuned"]
+    assert len([fit for fit in every if fit.size is None]) == 9
+    assert all(fit.run == fit.seed for fit in every if fit.size is None)
+
+
+def test_what_cannot_be_compared_is_refused_with_advice(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    model = tiny_model(data)
+    with pytest.raises(LabelError, match="sees kids"):
+        evaluate(tiny_model(data, hide=()), data, labels, config=QUICK)
+    with pytest.raises(ModelError, match="not alike"):
+        evaluate([model, tiny_model(data, hide=("kids", "age"))], data, labels, config=QUICK)
+    few = np.r_[np.flatnonzero(labels.targets)[:5], np.flatnonzero(labels.targets == 0)]
+    with pytest.raises(LabelError, match="5 on the rarer side are too few for 3 folds"):
+        evaluate(model, data, labels.take(few), config=QUICK)
+    with pytest.raises(LabelError, match="asks for a quantity"):
+        evaluate(model, data, taste_labels(data, "regression"), config=QUICK)
+    with pytest.raises(LabelError, match="the same name"):
+        evaluate(model, data, [labels, labels], config=QUICK)
+    model.record["before"] += 1
+    with pytest.raises(LabelError, match="60 of 60 labels have a cut-off before the end"):
+        evaluate(model, data, labels, config=QUICK)
+
+
+def test_few_positives_are_warned_of(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    few = np.r_[np.flatnonzero(labels.targets)[:8], np.flatnonzero(labels.targets == 0)]
+    config = QUICK.model_copy(update={"draws": 0})
+    report = evaluate(tiny_model(data), data, labels.take(few), config=config)
+    assert "8 users on the rarer side are too few" in report.warnings[0]
+
+
+def test_labels_may_be_a_frame_and_a_report_is_not_overwritten(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    labels = taste_labels(data)
+    frame = pl.DataFrame({"user_id": labels.user_ids, "label": labels.targets})
+    config = QUICK.model_copy(update={"draws": 0})
+    report = evaluate(tiny_model(data), data, frame, config=config)
+    (tmp_path / "report.json").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        report.save(tmp_path / "report.json")
+
+
+def test_vocabularies_that_saw_what_came_after_a_cutoff_are_told_of(data: PreparedData) -> None:
+    labels = taste_labels(data)
+    early = replace(labels, cutoffs=np.full(len(labels), data.last_event - 86_400_000_000))
+    (told,) = _late_vocabularies(data, [labels, early])
+    assert "fit_before: 20" in told
+    after = replace(labels, cutoffs=np.full(len(labels), data.last_event + 1))
+    assert _late_vocabularies(data, [after]) == []

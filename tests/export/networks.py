@@ -1,0 +1,48 @@
+"""Networks of every kind that is exported, and the tasks on them."""
+
+from typing import get_args
+
+import numpy as np
+import torch
+
+import synthetic
+from userbert.model.userbert import UserBert, UserBertConfig
+from userbert.tasks.label_files import Kind
+from userbert.tasks.labels import Labels
+from userbert.tasks.task_model import TaskModel
+
+PAPER = synthetic.TINY
+DEFAULT = PAPER.model_copy(
+    update={
+        "pool": "all", "word_sizes": True, "summary": True, "timing": True,
+        "tells_hidden": True, "tells_future": True,
+    }
+)  # fmt: skip
+CLS = PAPER.model_copy(update={"pool": "cls", "summary": True})
+CONFIGS = {"paper": PAPER, "default": DEFAULT, "cls": CLS}
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def network(config: UserBertConfig, seed: int = 0) -> UserBert:
+    """A network whose vectors differ from user to user."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = synthetic.model(config=config)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(5)
+    return model.eval()
+
+
+def task(kind: Kind, config: UserBertConfig = PAPER, seed: int = 0) -> TaskModel:
+    """A task that has learned nothing, whose answers differ from user to user."""
+    classes = ("apple", "bread", "cheese") if kind in ("multiclass", "multilabel") else ()
+    none = np.zeros(0, np.int64)
+    labels = Labels("tastes", "What comes next?", kind, (), none, none, classes, horizon="14d")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        found = TaskModel(network(config, seed), labels)
+        torch.nn.init.normal_(found.head.weight, std=0.2)
+    found.head.center.fill_(3.5 if kind == "regression" else 0.0)
+    found.head.spread.fill_(2.0 if kind == "regression" else 1.0)
+    return found.eval()

@@ -1,0 +1,108 @@
+"""What a model expects at a hidden word."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from small_logs import Event, log, prepared
+from userbert.data.store import PreparedData
+from userbert.errors import InputError
+from userbert.model.masked_prediction import expect
+from userbert.model.userbert import UserBert, UserBertConfig
+
+OTHERS = [
+    *(("bob", f"2024-03-{day:02}T15:00", "buy", "bread", 1.0) for day in range(1, 6)),
+    *(("bob", f"2024-03-{day:02}T15:00", "buy", "milk", 3.0) for day in range(1, 4)),
+]
+
+
+def _data(folder: Path, second_word: str = "bread") -> PreparedData:
+    """Ann has two long-term words and one short-term word, a click."""
+    ann: list[Event] = [
+        ("ann", "2024-03-01T15:00", "buy", "bread", 1.0),
+        ("ann", "2024-03-01T15:01", "buy", "milk", 3.0),
+        ("ann", "2024-03-05T15:00", "buy", second_word, 3.0),
+        ("ann", "2024-03-20T15:00", "click", "bread", None),
+    ]
+    return prepared(folder, log(*OTHERS, *ann))
+
+
+def _row(data: PreparedData) -> int:
+    return int(data.rows_of(["ann"])[0])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> PreparedData:
+    return _data(tmp_path)
+
+
+def _model(data: PreparedData) -> UserBert:
+    torch.manual_seed(0)
+    config = UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=32)
+    return UserBert(
+        config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies
+    ).train()
+
+
+def test_each_attribute_has_a_distribution_over_its_values(data: PreparedData) -> None:
+    expected = expect(_model(data), data, _row(data), data.default_cutoff, "long_term", 0, best=99)
+    assert list(expected) == ["genre", "price", "hour"]
+    assert {value for value, _ in expected["genre"]} == {"(unknown)", "bread", "milk"}
+    for values in expected.values():
+        probabilities = [probability for _, probability in values]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_what_stands_in_the_hidden_word_changes_nothing(data: PreparedData, tmp_path: Path) -> None:
+    others = _data(tmp_path, second_word="milk")
+    assert others.vocabularies.fingerprint == data.vocabularies.fingerprint
+    model, row, cutoff = _model(data), _row(data), data.default_cutoff
+    seen = expect(model, data, row, cutoff, "long_term", 1)
+    assert seen == expect(model, others, row, cutoff, "long_term", 1)
+    assert seen != expect(model, data, row, cutoff, "long_term", 0)
+
+
+def test_model_is_left_as_it_was(data: PreparedData) -> None:
+    model = _model(data)
+    expect(model, data, _row(data), data.default_cutoff, "short_term", 0)
+    assert model.training
+
+
+@pytest.mark.parametrize(("segment", "number"), [("long_term", 2), ("long_term", -1), ("week", 0)])
+def test_word_that_is_not_there_is_refused(data: PreparedData, segment: str, number: int) -> None:
+    with pytest.raises(InputError, match="no word"):
+        expect(_model(data), data, _row(data), data.default_cutoff, segment, number)
+
+
+def _tells(data: PreparedData, *, hidden: bool, future: bool) -> UserBert:
+    """A model that learned from no masked words."""
+    torch.manual_seed(0)
+    config = UserBertConfig(
+        layers=1, hidden=16, heads=2, feed_forward=32, tells_hidden=hidden, tells_future=future
+    )
+    objectives = {"words": 0.0, "hidden": float(hidden), "future": float(future)}
+    return UserBert(
+        config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies,
+        record={"config": {"objectives": objectives}},
+    )  # fmt: skip
+
+
+def test_heads_that_learned_nothing_are_not_asked(data: PreparedData, tmp_path: Path) -> None:
+    model, row, cutoff = _tells(data, hidden=True, future=True), _row(data), data.default_cutoff
+    expected = expect(model, data, row, cutoff, "long_term", 1)
+    with torch.no_grad():
+        for weight in model.heads[0].parameters():  # those of masked words
+            weight.fill_(9.0)
+    assert expect(model, data, row, cutoff, "long_term", 1) == expected
+    assert list(expected) == ["genre", "price", "hour"]
+    # The word is gone: its values change nothing.
+    others = _data(tmp_path, second_word="milk")
+    assert expect(model, others, row, cutoff, "long_term", 1) == expected
+
+
+def test_model_that_learned_the_future_alone_expects_nothing(data: PreparedData) -> None:
+    model = _tells(data, hidden=False, future=True)
+    with pytest.raises(InputError, match="neither masked words nor hidden actions"):
+        expect(model, data, _row(data), data.default_cutoff, "long_term", 0)
