@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from userbert.data.ragged import Floats
 
@@ -247,6 +246,8 @@ class Bin:
 
 def calibration(targets: NDArray[np.int64], scores: Floats) -> list[Bin]:
     """Sort users by score (B,) into at most ten equal bins; equal scores stay together."""
+    from scipy.stats import binomtest  # of the extra `train`; metrics do without it
+
     bins = min(_MOST_BINS, max(2, len(scores) // _USERS_OF_A_BIN))
     inner = np.percentile(scores, np.linspace(0, 1, bins + 1) * 100)[1:-1]
     place = np.searchsorted(inner, scores)
