@@ -15,7 +15,7 @@ import polars as pl
 from userbert.infer.key_columns import Log, Times, holds_clock, holds_dates
 from userbert.infer.names import is_amount
 from userbert.progress import progress
-from userbert.schema.files import NO_NUMBER, reading
+from userbert.schema.files import NULL_TEXTS, reading
 
 _SCATTERED = 0.3
 """The correlation below which values occur as often as they like, whatever their neighbors do.
@@ -178,7 +178,7 @@ def _count(log: Log, user: str, name: str, min_users: int) -> dict[str, Any]:
     if log.types[name].is_numeric() or log.types[name] == pl.String:
         number = pl.col("value").cast(pl.Float64, strict=False)
         number = pl.when(number.is_finite()).then(number)
-    is_gap = text.str.to_lowercase().is_in(NO_NUMBER)
+    is_gap = text.str.to_lowercase().is_in(NULL_TEXTS)
     shared = pl.col("users") >= min_users
     odd = pl.col("rows").filter("bad").sum()
     often = pl.col("rows").filter(pl.col("number").is_not_null()).log()

@@ -23,7 +23,7 @@ from userbert.infer.future_leakage import without_hindsight, without_totals
 from userbert.infer.key_columns import Log, Times, find_times, find_user
 from userbert.infer.proposal import Habits, Proposal, UserTable, render
 from userbert.progress import progress, warn
-from userbert.schema.files import columns_of, expand, listed, reading, scan
+from userbert.schema.files import columns_of, expand, join_names, reading, scan
 
 _SAMPLE_ROWS = 10_000
 _EVENT_BINS, _PROFILE_BINS = 16, 10
@@ -314,5 +314,5 @@ def _other_user_column(profile: Log, known: pl.LazyFrame, user: str) -> SourceEr
         )
     return SourceError(
         f'{profile.files[0]}: the user column "{user}" is missing, and no column holds the same '
-        f"ids; it has: {listed(profile.types)}. Give the profiles of the same users."
+        f"ids; it has: {join_names(profile.types)}. Give the profiles of the same users."
     )

@@ -22,7 +22,7 @@ from userbert.infer.names import (
     rank_as_user,
     words_of,
 )
-from userbert.schema.files import listed, reading
+from userbert.schema.files import join_names, reading
 
 _DATE = "|".join(
     rf"(?:19|20)\d\d{mark}(?:0[1-9]|1[0-2]){mark}(?:0[1-9]|[12]\d|3[01])" for mark in ("-", "/", "")
@@ -103,7 +103,7 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
     if lacking is not None and other is not None:
         raise SourceError(
             f"{lacking.files[0]}: expected a user column, such as {own[other.name][0]!r} in "
-            f"{other.files[0]}; it has: {listed(lacking.types)}. Name the column that says who "
+            f"{other.files[0]}; it has: {join_names(lacking.types)}. Name the column that says who "
             "alike in all logs, or leave this file out."
         )
     if lacking is None and len(logs) > 1:
@@ -126,7 +126,7 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
             )
         raise SourceError(
             f"{logs[0].files[0]}: no column looks like a user id, such as user_id or customer_id, "
-            f"in every log; it has: {listed(logs[0].types)}. Rename the column that says who."
+            f"in every log; it has: {join_names(logs[0].types)}. Rename the column that says who."
         )
     return by_structure, "a guess: its name does not say so, but its values repeat as users do"
 
@@ -188,7 +188,7 @@ def find_times(log: Log, user: str) -> Times:
         shown = log.sample[hint].drop_nulls().head(1).to_list() if hint else []
         told = f' Column "{hint}" holds {shown[0]!r}.' if shown else ""
         raise SourceError(
-            f"{log.files[0]}: no column holds times; it has: {listed(log.types)}.{told} Write "
+            f"{log.files[0]}: no column holds times; it has: {join_names(log.types)}.{told} Write "
             "times as 2017-09-01T04:00:00, or as seconds, milliseconds or microseconds since 1970. "
             "Days that are counted from a first one: add them to a date of your choice."
         )

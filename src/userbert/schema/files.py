@@ -18,7 +18,7 @@ from polars.exceptions import PanicException, PolarsError
 
 from userbert.errors import SourceError
 from userbert.schema.faults import fault, lone_returns, other_separator, twice
-from userbert.schema.yaml_text import nearest
+from userbert.schema.yaml_text import did_you_mean
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
@@ -27,7 +27,7 @@ _COMPRESSED_STARTS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c"
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 """In the name of a folder."""
-NO_NUMBER = ("", "nan", "na", "n/a", "null", "none", "-", "?")
+NULL_TEXTS = ("", "nan", "na", "n/a", "null", "none", "-", "?")
 """What stands for nothing in a column of numbers, in small letters."""
 _UNREADABLE = (PolarsError, OSError, PanicException)
 _LISTED = 30
@@ -71,7 +71,9 @@ def _nearest_beside(target: Path) -> str:
     """Suggest what lies there of a similar name; endings make all names similar."""
     beside = [entry.name for entry in islice(target.parent.glob("*"), 1000)]
     stem = target.name.split(".")[0]
-    return nearest(target.name, [name for name in beside if nearest(stem, [name.split(".")[0]])])
+    return did_you_mean(
+        target.name, [name for name in beside if did_you_mean(stem, [name.split(".")[0]])]
+    )
 
 
 def _matching(pattern: Path) -> list[Path]:
@@ -274,7 +276,7 @@ def _fault(file: Path) -> str:
     return fault(str(file), form, compression, separator)
 
 
-def listed(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Names as a message lists them: the first ones, if there are many."""
     every = [name or '""' for name in names]
     rest = f" and {len(every) - _LISTED:,} more" if len(every) > _LISTED else ""

@@ -32,7 +32,7 @@ from userbert.schema.attributes import (
     ProfileField,
 )
 from userbert.schema.strict import MANY, Duration, Strict, known_zone, to_instant
-from userbert.schema.yaml_text import Place, explain, nearest, read_mapping, write_mapping
+from userbert.schema.yaml_text import Place, did_you_mean, explain, read_mapping, write_mapping
 
 SEGMENT_NAMES = ("long_term", "short_term")
 
@@ -250,7 +250,7 @@ class Schema(Strict):
                 if name not in self.attributes:
                     raise ValueError(
                         f"segments.{segment_name}.attributes: {name!r} is not among `attributes`"
-                        f"{nearest(name, self.attributes)}"
+                        f"{did_you_mean(name, self.attributes)}"
                     )
         constant = {source.action for source in self.sources.values()}
         if all(isinstance(action, str) for action in constant):
@@ -259,7 +259,7 @@ class Schema(Strict):
                     if action not in constant:
                         raise ValueError(
                             f"segments.{segment_name}.actions: no source has the action "
-                            f"{action!r}{nearest(action, map(str, constant))}"
+                            f"{action!r}{did_you_mean(action, map(str, constant))}"
                         )
         return self
 

@@ -107,7 +107,7 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the known name that is most like this one, if one is."""
     close = _closest(name, known)
     return f"; did you mean {close!r}?" if close is not None else ""
@@ -168,7 +168,7 @@ def explain(
             continue
         if fault["type"] == "extra_forbidden":
             key = str(place[-1])
-            unknown = f"unknown key {key!r}{nearest(key, keys_at(place[:-1]))}"
+            unknown = f"unknown key {key!r}{did_you_mean(key, keys_at(place[:-1]))}"
             message = other_kind(place) or unknown
         else:
             message = _message(fault)

@@ -27,8 +27,8 @@ from userbert.data.use.live import UserEvents, live_histories
 from userbert.errors import InputError
 from userbert.export.backend import Answer, Backend, Expected, Place, RunsOn
 from userbert.export.load import load_backend
-from userbert.schema.files import listed
-from userbert.schema.yaml_text import nearest
+from userbert.schema.files import join_names
+from userbert.schema.yaml_text import did_you_mean
 from userbert.tasks.predictions import Scores, best_values
 
 _Stamps = dict[str, tuple[int, int, int]]
@@ -196,10 +196,11 @@ def chosen(served: dict[str, Served], name: str | None) -> Served:
     if name is None and len(served) == 1:
         return next(iter(served.values()))
     if name is None:
-        raise InputError(f"model: expected one of {listed(served)}, found none. Name one.")
+        raise InputError(f"model: expected one of {join_names(served)}, found none. Name one.")
     if name not in served:
         raise InputError(
-            f"model: there is no {name!r}{nearest(name, served) or '.'} There is: {listed(served)}."
+            f"model: there is no {name!r}{did_you_mean(name, served) or '.'} "
+            f"There is: {join_names(served)}."
         )
     return served[name]
 

@@ -25,7 +25,7 @@ from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, write_json
 from userbert.schema.attributes import Category, Number
 from userbert.schema.models import Schema
-from userbert.schema.yaml_text import nearest
+from userbert.schema.yaml_text import did_you_mean
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -174,7 +174,7 @@ def _unseen(reading: Reading) -> list[str]:
     outside = {name for account in reading.accounts.values() for name in account.outside_by_action}
     return [
         f"segments.{name}.actions: no event is a {action!r}"
-        f"{nearest(action, outside) or ', so nothing is learned of it'}"
+        f"{did_you_mean(action, outside) or ', so nothing is learned of it'}"
         for name, segment in reading.schema.segments.items()
         for action in segment.actions
         if action in reading.unseen

@@ -156,7 +156,7 @@ class Reading:
         """Raise `SourceError` that says what there is instead, if no event of logs is used."""
         if self.first_event <= self.last_event:
             return
-        names = files.listed(dict.fromkeys(log.name for log in logs))
+        names = files.join_names(dict.fromkeys(log.name for log in logs))
         read = sum(self.accounts[log.name].read for log in logs)
         if not read:
             raise SourceError(f"{names}: expected rows, found none. Correct `path:` in the schema.")
@@ -168,7 +168,7 @@ class Reading:
         seen = {name for account in self.accounts.values() for name in account.outside_by_action}
         raise SourceError(
             f"{names}: no event has an action type of a segment "
-            f"({', '.join(sorted(self.schema.actions))}); found: {files.listed(sorted(seen))}. "
+            f"({', '.join(sorted(self.schema.actions))}); found: {files.join_names(sorted(seen))}. "
             "Correct `actions:` in the schema."
         )
 

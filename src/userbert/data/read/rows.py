@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from userbert.data.read.times import instants, within
 from userbert.schema.attributes import Category, Derived, Number
-from userbert.schema.files import NO_NUMBER
+from userbert.schema.files import NULL_TEXTS
 from userbert.schema.models import Profile, Schema, Source, Time
 
 INVALID = "invalid"
@@ -123,7 +123,7 @@ def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
     none = _is_null(column)
     if column.dtype == pl.String:
         column = column.str.strip_chars()
-        none = none | _mask(column.str.to_lowercase().is_in(NO_NUMBER))
+        none = none | _mask(column.str.to_lowercase().is_in(NULL_TEXTS))
     exact = column.cast(pl.Float64, strict=False).to_numpy()
     with np.errstate(over="ignore"):  # to infinity, which is told
         numbers = exact.astype(np.float32)

@@ -19,7 +19,7 @@ from userbert.errors import SourceError
 from userbert.schema import files
 from userbert.schema.attributes import Derived
 from userbert.schema.models import Lookup, Profile, Schema, Source, Time
-from userbert.schema.yaml_text import nearest
+from userbert.schema.yaml_text import did_you_mean
 
 _BATCH_ROWS = 262_144
 
@@ -279,8 +279,8 @@ def _require(table: _Table, place: str, column: str) -> None:
     if column not in table.columns:
         raise SourceError(
             f'{table.name}: the column "{column}" is missing (schema: {place})'
-            f"{nearest(column, table.columns) or '.'} It has: {files.listed(table.columns)}. "
-            "Correct the schema or the file."
+            f"{did_you_mean(column, table.columns) or '.'} It has: "
+            f"{files.join_names(table.columns)}. Correct the schema or the file."
         )
     dtype = table.columns[column]
     if dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object | pl.Duration):

@@ -23,9 +23,9 @@ from userbert.data.read.sources import columns_of_profile, columns_of_source
 from userbert.data.shards import Shard, shard_in_memory
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError
-from userbert.schema.files import listed
+from userbert.schema.files import join_names
 from userbert.schema.models import Schema
-from userbert.schema.yaml_text import nearest
+from userbert.schema.yaml_text import did_you_mean
 
 Record = Mapping[str, Any]
 """A row, by the names of its columns."""
@@ -102,7 +102,7 @@ def _check_places(schema: Schema, user: UserEvents) -> None:
         if name not in schema.sources:
             raise InputError(
                 f"{told}: the schema has no source {name!r}"
-                f"{nearest(name, schema.sources) or '.'} It has: {listed(schema.sources)}."
+                f"{did_you_mean(name, schema.sources) or '.'} It has: {join_names(schema.sources)}."
             )
     if user.profile and schema.profile is None:
         raise InputError(f"{told}, profile: the schema has none. Leave it out.")
@@ -146,7 +146,7 @@ def _frame(
             name = next(name for name in record if name not in known)
             raise InputError(
                 f"{_told(users, number, place, row)}: the schema has no column {name!r}"
-                f"{nearest(name, columns) or '.'} It has: {listed(columns)}. Leave it out."
+                f"{did_you_mean(name, columns) or '.'} It has: {join_names(columns)}. Leave it out."
             )
     values = {name: [record.get(name) for record in records] for name in columns}
     # By number: a user may stand there twice, in calls of two who know different events.
