@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from userbert.benchmarks.contest import compete, gib, run
 from userbert.benchmarks.reference import MAX_WORDS, Reference
 from userbert.data.batches import UserBatch
+from userbert.data.ragged import list_numbers
 from userbert.data.store import PreparedData
 from userbert.data.use.loading import in_length_order
 from userbert.data.use.pairs import pairs_at
@@ -54,7 +55,7 @@ class Gru(nn.Module):
         """The state after each user's last word: (B, H)."""
         words = [self.reference.words(*one) for one in enumerate(batch.segments)]
         counts = np.stack([segment.word_counts for segment in batch.segments])  # (S, B)
-        owners = np.concatenate([np.repeat(np.arange(len(batch)), each) for each in counts])
+        owners = np.concatenate([list_numbers(segment.word_offsets) for segment in batch.segments])
         order = torch.from_numpy(np.argsort(owners, kind="stable"))
         lengths = torch.from_numpy(counts.sum(axis=0))
         places = int(lengths.max()) if self.trimmed else len(counts) * MAX_WORDS

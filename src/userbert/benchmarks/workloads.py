@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from userbert.data.batches import AttributeShape, InputShape, SegmentBatch, SegmentShape, UserBatch
-from userbert.data.ragged import Int32, Int64
+from userbert.data.ragged import Int32, Int64, offsets_of
 from userbert.data.vocabulary import Vocabularies
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Schema
@@ -143,8 +143,8 @@ def _segment(
     return SegmentBatch(
         shape.name,
         np.stack(ids),
-        np.concatenate([[0], np.cumsum(sizes)]),
-        np.concatenate([[0], np.cumsum(words)]),
+        offsets_of(sizes),
+        offsets_of(words),
         np.concatenate(positions).astype(np.int32),
     )
 

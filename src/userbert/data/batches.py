@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from userbert.data.ragged import Int32, Int64
+from userbert.data.ragged import Int32, Int64, list_numbers, offsets_of, take_lists
 from userbert.data.vocabulary import Vocabularies
 from userbert.schema.models import DayWords, Schema, Segment
 
@@ -84,8 +84,7 @@ class SegmentBatch:
     @property
     def user_of_action(self) -> Int64:
         """(N,): whose action each is."""
-        users = np.arange(len(self.word_offsets) - 1)
-        return np.repeat(users, np.diff(self.action_offsets[self.word_offsets]))
+        return list_numbers(self.action_offsets[self.word_offsets])
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,8 @@ def in_order(batch: UserBatch, users: Int64) -> UserBatch:
 
 
 def _in_order(segment: SegmentBatch, users: Int64) -> SegmentBatch:
-    words, word_offsets = ranges(segment.word_offsets, users)
-    actions, action_offsets = ranges(segment.action_offsets, words)
+    words, word_offsets = take_lists(segment.word_offsets, users)
+    actions, action_offsets = take_lists(segment.action_offsets, words)
     return replace(
         segment,
         ids=segment.ids[:, actions],
@@ -144,17 +143,6 @@ def _in_order(segment: SegmentBatch, users: Int64) -> SegmentBatch:
         word_offsets=word_offsets,
         positions=segment.positions[words],
     )
-
-
-def ranges(offsets: Int64, numbers: Int64) -> tuple[Int64, Int64]:
-    """The members of groups, one group after the other, and the offsets of these groups.
-
-    Those of group g are `offsets[g]` … `offsets[g + 1] - 1`.
-    """
-    first = offsets[numbers]
-    lengths = offsets[numbers + 1] - first
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return np.repeat(first - ends[:-1], lengths) + np.arange(ends[-1]), ends
 
 
 def without_actions(batch: UserBatch, left_out: Sequence[NDArray[np.bool_]]) -> UserBatch:
@@ -166,10 +154,10 @@ def without_actions(batch: UserBatch, left_out: Sequence[NDArray[np.bool_]]) -> 
 
 
 def _without(segment: SegmentBatch, left_out: NDArray[np.bool_]) -> SegmentBatch:
-    kept = np.concatenate([np.zeros(1, np.int64), np.cumsum(~left_out)])
+    kept = offsets_of(~left_out)
     ends = kept[segment.action_offsets]
     is_there = np.diff(ends) > 0
-    words = np.concatenate([np.zeros(1, np.int64), np.cumsum(is_there)])
+    words = offsets_of(is_there)
     return SegmentBatch(
         segment.name,
         segment.ids[:, ~left_out],

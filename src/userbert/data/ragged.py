@@ -1,9 +1,10 @@
-"""Array types, and arrays of unequal lengths as flat values with offsets.
+"""Array types, and lists of unequal lengths as flat values with offsets.
 
-A ragged array of B lists is one flat array and `offsets` (B + 1,): list i is
-`values[offsets[i]:offsets[i + 1]]`.
+B lists are one flat array `values` (N,) and `offsets` (B + 1,): list i is
+`values[offsets[i]:offsets[i + 1]]`. A place is an index into `values`.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,3 +18,48 @@ Float64 = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
 """float32 or float64."""
 Bools = NDArray[np.bool_]
+
+
+def offsets_of(lengths: NDArray[Any] | Sequence[int]) -> Int64:
+    """Return the offsets (B + 1,) of lists of these lengths (B,), which start at 0.
+
+    Of a mask, they count the true values before each place.
+    """
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def list_numbers(offsets: NDArray[np.integer[Any]]) -> Int64:
+    """Return the number of the list that holds each value (N,), from offsets (B + 1,)."""
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
+def ranges(first: Int64 | int, lengths: Int64) -> Int64:
+    """Return `first[i], …, first[i] + lengths[i] - 1` for each i, one range after the other (N,).
+
+    `first` and `lengths` are (B,); one `first` serves all ranges.
+    """
+    offsets = offsets_of(lengths)
+    return np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
+
+
+def take_lists(offsets: Int64, numbers: Int64) -> tuple[Int64, Int64]:
+    """Return the places (N,) of the values of some lists, and the offsets (K + 1,) of these lists.
+
+    `numbers` (K,) are those of the lists, in the order of the result; a list may occur twice.
+    """
+    first = offsets[numbers]
+    lengths = offsets[numbers + 1] - first
+    return ranges(first, lengths), offsets_of(lengths)
+
+
+def by_shard(first_rows: Int64, rows: Int64) -> Iterator[tuple[int, Int64]]:
+    """Yield each shard that holds some rows (B,): its number, and the places in `rows` of these.
+
+    `first_rows` (S,) are the first rows of the shards. Without rows, yields shard 0 and no places.
+    """
+    if len(first_rows) == 1 or len(rows) == 0:
+        yield 0, np.arange(len(rows))
+        return
+    shards = np.searchsorted(first_rows, rows, side="right") - 1
+    for number in np.unique(shards).tolist():
+        yield number, np.flatnonzero(shards == number)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from userbert.data.ragged import Int64
+from userbert.data.ragged import Int64, offsets_of
 from userbert.errors import DataError
 
 TIMELESS = np.iinfo(np.int64).min
@@ -130,7 +130,7 @@ def shard_in_memory(tables: ShardTables) -> Shard:
     named = {**tables.segments, "profile": tables.profile}
     columns = {
         name: Columns(
-            np.append(0, _row_ends(table, len(tables.users))),
+            offsets_of(np.bincount(table["user"].to_numpy(), minlength=len(tables.users))),
             _view(table, "time"),
             _view(table, "word_start"),
             {column: _view(table, column) for column in table.column_names[3:]},
@@ -139,11 +139,6 @@ def shard_in_memory(tables: ShardTables) -> Shard:
     }
     profile = columns.pop("profile")
     return Shard(0, len(tables.users), user_hash(tables.users), tables.users, columns, profile)
-
-
-def _row_ends(table: pa.Table, users: int) -> Int64:
-    """(U,): where each user's rows end in one of the tables of a shard."""
-    return np.cumsum(np.bincount(table["user"].to_numpy(), minlength=users))
 
 
 def write_shard(folder: Path, parts: Iterable[ShardTables]) -> ShardSize:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from userbert.data.batches import UserBatch, ranges
-from userbert.data.ragged import Float64, Int64
+from userbert.data.batches import UserBatch
+from userbert.data.ragged import Float64, Int64, offsets_of, take_lists
 from userbert.data.store import PreparedData
 from userbert.data.use.sequences import cut
 from userbert.data.vocabulary import FIRST_VALUE, Vocabulary
@@ -72,7 +72,7 @@ class Named:
             (place, name, vocabulary) for place, own in places for name, vocabulary in own.items()
         ]
         sizes = [vocabulary.size for _, _, vocabulary in columns]
-        return cls(columns, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+        return cls(columns, offsets_of(sizes))
 
     def __len__(self) -> int:
         """Count the values, none and unknown of each column among them."""
@@ -120,7 +120,7 @@ class Carried:
         """(K,): how many of the users, by number, or of all, carry each value."""
         if users is None:
             return np.bincount(self.values, minlength=size)
-        return np.bincount(self.values[ranges(self.offsets, users)[0]], minlength=size)
+        return np.bincount(self.values[take_lists(self.offsets, users)[0]], minlength=size)
 
 
 def carried(
@@ -142,9 +142,8 @@ def carried(
         if kept > most:
             break
     none = [np.zeros(0, np.int64)]
-    ends = np.cumsum(np.concatenate(lengths or none))
     return Carried(
-        np.concatenate([[0], ends]),
+        offsets_of(np.concatenate(lengths or none)),
         np.concatenate(values or none),
         np.concatenate(actions or none),
     )

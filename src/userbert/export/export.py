@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from userbert.data.batches import InputShape, SegmentBatch, SegmentShape, UserBatch
+from userbert.data.ragged import offsets_of
 from userbert.errors import ModelError
 from userbert.export.onnx_file import Contents, sealed
 from userbert.export.onnx_inputs import Feeding
@@ -151,8 +152,8 @@ def _random_words(shape: SegmentShape, generator: np.random.Generator, users: in
     return SegmentBatch(
         shape.name,
         np.array(ids, np.int32),
-        np.append(0, np.cumsum(sizes)),
-        np.append(0, np.cumsum(counts)),
+        offsets_of(sizes),
+        offsets_of(counts),
         generator.integers(0, shape.positions, len(sizes)).astype(np.int32),
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.data.batches import InputShape, UserBatch
-from userbert.data.ragged import Int64
+from userbert.data.ragged import Int64, offsets_of
 from userbert.model.indices import (
     Tables,
     by_word,
@@ -129,7 +129,7 @@ def _above(ends: Int64, first: int, width: int) -> tuple[Int64, Int64, Int64]:
     """
     counts = np.diff(ends)
     several = np.flatnonzero(counts > 1)
-    starts = np.append(0, np.cumsum(counts[several]))
+    starts = offsets_of(counts[several])
     shift = np.repeat(ends[several] - starts[:-1], counts[several])
     chunks, chunk_ends = _chunks(first + shift + np.arange(starts[-1]), starts, width)
     return chunks, chunk_ends, several
@@ -138,7 +138,7 @@ def _above(ends: Int64, first: int, width: int) -> tuple[Int64, Int64, Int64]:
 def _chunks(values: NDArray[_T], offsets: Int64, width: int) -> tuple[NDArray[_T], Int64]:
     """Values (R,) of groups in chunks (C, width), zeros behind; and the groups' chunks' offsets."""
     counts = np.diff(offsets)
-    ends = np.append(0, np.cumsum(-(-counts // width)))
+    ends = offsets_of(-(-counts // width))
     chunks = np.zeros(ends[-1] * width, values.dtype)
     shift = np.repeat(ends[:-1] * width - offsets[:-1], counts)
     chunks[shift + np.arange(len(values))] = values

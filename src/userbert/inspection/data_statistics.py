@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from userbert.data.ragged import Int64
+from userbert.data.ragged import Int64, offsets_of
 from userbert.data.read.reading import REJECTED
 from userbert.data.shards import Columns, Shard
 from userbert.data.store import PreparedData
@@ -108,7 +108,7 @@ def words_of_users(shards: Sequence[Shard], segment: str) -> Int64:
     counts = []
     for shard in shards:
         columns = shard.segments[segment]
-        before = np.concatenate([[0], np.cumsum(columns.word_start, dtype=np.int64)])
+        before = offsets_of(columns.word_start)
         counts.append(np.diff(before[columns.offsets]))
     return np.concatenate(counts)
 

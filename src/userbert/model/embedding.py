@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from userbert.data.batches import InputShape, SegmentBatch, SegmentShape, UserBatch
-from userbert.data.ragged import Int64
+from userbert.data.ragged import Int64, list_numbers, ranges
 from userbert.model.dropout import Dropout, token_keys
 from userbert.model.encoder import NORM_EPSILON
 from userbert.model.indices import by_word, interleave, word_tables
@@ -202,7 +202,6 @@ class InputEmbedding(nn.Module):
             hide = np.zeros(len(places), np.bool_)
             hide[np.concatenate(words)] = np.concatenate(list(zeroed))
             vectors = vectors.masked_fill(as_tensor(hide, device)[:, None], 0)
-        users = np.arange(len(batch))
         return Encoded(
             vectors,
             as_tensor(lengths, device),
@@ -214,8 +213,7 @@ class InputEmbedding(nn.Module):
             summary=summary,
             timing=None if self.timing is None else self.timing(batch),
             user_of_word=tuple(
-                as_tensor(np.repeat(users, segment.word_counts), device)
-                for segment in batch.segments
+                as_tensor(list_numbers(segment.word_offsets), device) for segment in batch.segments
             ),
         )
 
@@ -225,7 +223,7 @@ class InputEmbedding(nn.Module):
             return None
         seed = int(torch.randint(1 << 62, ()))
         users = np.repeat(batch.index, lengths)
-        numbers = np.arange(len(users)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        numbers = ranges(0, lengths)
         return token_keys(seed, torch.from_numpy(users), torch.from_numpy(numbers)).to(
             self.cls.device
         )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.data.batches import InputShape, SegmentBatch, SegmentShape, UserBatch
-from userbert.data.ragged import Int64
+from userbert.data.ragged import Int64, offsets_of, ranges
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Tables:
     @classmethod
     def of(cls, sizes: Sequence[int]) -> "Tables":
         """Tables of so many ids: each has a row for every id but none."""
-        return cls(np.cumsum([0, *(size - 1 for size in sizes)]))
+        return cls(offsets_of([size - 1 for size in sizes]))
 
     def rows(self, ids: NDArray[np.integer[Any]], tables: Int64) -> Int64:
         """The rows of ids; the tables' numbers broadcast against them."""
@@ -61,8 +61,7 @@ def by_word(rows: Int64, action_offsets: Int64) -> tuple[Int64, Int64]:
     """
     attributes = len(rows)
     sizes = np.diff(action_offsets)
-    offsets = np.zeros(len(sizes) * attributes + 1, np.int64)
-    np.cumsum(np.repeat(sizes, attributes), out=offsets[1:])
+    offsets = offsets_of(np.repeat(sizes, attributes))
     first = offsets[:-1].reshape(-1, attributes).T  # (A, W)
     # Where each action's row goes: its word's place for the attribute, and its rank in the word.
     shift = np.repeat(first - action_offsets[:-1], sizes, axis=1)
@@ -80,10 +79,7 @@ def interleave(counts: Int64) -> tuple[Int64, Int64]:
     lengths = counts.sum(axis=0)
     first_of_user = np.cumsum(lengths) - lengths
     first = first_of_user + np.cumsum(counts, axis=0) - counts  # (P, B)
-    flat = counts.ravel()
-    before = np.cumsum(flat) - flat
-    places = np.repeat(first.ravel() - before, flat) + np.arange(flat.sum())
-    return places, lengths
+    return ranges(first.ravel(), counts.ravel()), lengths
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from userbert.data.ragged import Int64
+from userbert.data.ragged import Int64, list_numbers
 from userbert.model.indices import Tables
 
 INIT_DEVIATION = 0.02
@@ -124,7 +124,7 @@ class _Plan:
 
 
 def _by_row(rows: Int64, offsets: Int64) -> _Plan:
-    groups = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    groups = list_numbers(offsets)
     known = rows > 0
     # Sorting one number that holds both is much faster than sorting places by row.
     both = np.sort((rows[known] << 32) | groups[known])
@@ -134,7 +134,7 @@ def _by_row(rows: Int64, offsets: Int64) -> _Plan:
 
 
 def _by_row_weighed(rows: Int64, offsets: Int64, weights: NDArray[np.float32]) -> _Plan:
-    groups = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    groups = list_numbers(offsets)
     order = np.argsort(rows, kind="stable")
     order = order[np.count_nonzero(rows == 0) :]
     rows = rows[order]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from userbert.data.prepare.words import DAY_US, DayGrid
-from userbert.data.ragged import Int32, Int64
+from userbert.data.ragged import Int32, Int64, list_numbers, offsets_of
 from userbert.data.store import PreparedData
 from userbert.data.use.sequences import Actions, actions_between, profile_ids
 
@@ -65,7 +65,7 @@ def _segment_columns(
     data: PreparedData, segment: str, rows: Int64, cutoffs: Int64
 ) -> Iterator[tuple[sparse.csr_matrix, list[str]]]:
     actions = actions_between(data, segment, rows, None, cutoffs)
-    users = np.repeat(np.arange(len(rows)), np.diff(actions.offsets))
+    users = list_numbers(actions.offsets)
     ages = cutoffs[users] - actions.times
     days = DayGrid(data.schema.zone, time()).index(actions.times)
     new_day = np.r_[True, (np.diff(days) != 0) | (np.diff(users) != 0)][: len(days)]
@@ -114,7 +114,7 @@ def count_ids(
     counts one, or what `weights` (N,) say.
     """
     counted = counted & (ids > 0)
-    ends = np.concatenate([[0], np.cumsum(counted)])[offsets]
+    ends = offsets_of(counted)[offsets]
     columns = ids[counted] - 1
     each = np.ones(len(columns), np.float32) if weights is None else weights[counted]
     counts = sparse.csr_matrix((each, columns, ends), shape=(len(offsets) - 1, size - 1))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from userbert.data.prepare.words import DAY_US
-from userbert.data.ragged import Floats, Int64
+from userbert.data.ragged import Floats, Int64, list_numbers
 from userbert.data.store import PreparedData
 from userbert.data.use.sequences import actions_between
 from userbert.data.vocabulary import FIRST_VALUE
@@ -91,7 +91,7 @@ def own_history(
     segment, name = attribute
     actions = actions_between(data, segment, rows, None, cutoffs)
     ids = actions.ids[list(data.vocabularies.segments[segment]).index(name)]
-    users = np.repeat(np.arange(len(rows)), np.diff(actions.offsets))
+    users = list_numbers(actions.offsets)
     known = ids >= FIRST_VALUE
     users, values, times = users[known], ids[known] - FIRST_VALUE, actions.times[known]
     # Actions are in the order of time: of equal (user, value), the last one stands last.

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from userbert.data.ragged import Int64
+from userbert.data.ragged import Int64, offsets_of
 from userbert.errors import LabelError
 from userbert.folders import publishing_file, require_ending
 from userbert.schema.strict import Strict
@@ -127,7 +127,7 @@ def column_of(targets: NDArray[Any], kind: Kind, classes: Sequence[str]) -> pa.A
     """Write targets as people read them: numbers, a class's name, or a list of names."""
     names = pa.array(classes, pa.large_string())
     if kind == "multilabel":
-        offsets = np.concatenate([[0], np.cumsum(targets.sum(axis=1))])
+        offsets = offsets_of(targets.sum(axis=1))
         return pa.LargeListArray.from_arrays(offsets, names.take(pa.array(np.nonzero(targets)[1])))
     return names.take(pa.array(targets)) if kind == "multiclass" else pa.array(targets)
 

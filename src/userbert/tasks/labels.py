@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from userbert.data.prepare.words import DAY_US
-from userbert.data.ragged import Int64
+from userbert.data.ragged import Int64, list_numbers
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import (
     Pairs,
@@ -172,7 +172,7 @@ def label_next(
         cutoffs = pairs.cutoffs[part]
         end = None if horizon is None else cutoffs + _duration_us(horizon)
         actions = actions_between(data, segment, pairs.rows[part], cutoffs, end)
-        users = np.repeat(np.arange(len(cutoffs)), np.diff(actions.offsets))
+        users = list_numbers(actions.offsets)
         # The first action of a span begins a word or continues one; both are the next word.
         word = np.cumsum(actions.word_starts)
         some = np.diff(actions.offsets) > 0

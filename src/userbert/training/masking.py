@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userbert.data.batches import UserBatch
-from userbert.data.ragged import UInt64
+from userbert.data.ragged import UInt64, list_numbers, ranges
 
 Mask = tuple[NDArray[np.bool_], ...]
 """(W,) of each segment."""
@@ -38,14 +38,13 @@ def select_words(
     """
     draw = generator.integers(2**64, dtype=np.uint64)
     counts = np.stack([segment.word_counts for segment in batch.segments])  # (S, B)
-    users = np.arange(len(batch))
-    user_of_word = np.concatenate([np.repeat(users, count) for count in counts])
+    user_of_word = np.concatenate([list_numbers(part.word_offsets) for part in batch.segments])
     words = counts.sum(axis=0)  # (B,)
     keys = _scatter(_scatter(batch.index.astype(np.uint64) ^ draw)[user_of_word] + _numbers(counts))
     wanted = np.where(words > 0, np.maximum(1, np.rint(selected * words)), 0).astype(np.int64)
     # The first words of each user in a random order are a uniform draw without replacement.
     order = np.lexsort((keys, user_of_word))
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(words) - words, words)
+    rank = ranges(0, words)
     is_selected = np.zeros(len(order), np.bool_)
     is_selected[order] = rank < np.repeat(wanted, words)
     is_zeroed = is_selected & (_uniform(_scatter(keys ^ draw)) < zeroed)
@@ -67,7 +66,7 @@ def hide_actions(
     hidden = []
     for number, segment in enumerate(batch.segments, 1):
         own = _scatter(keys ^ _scatter(np.full(1, number, np.uint64)))
-        user_of_word = np.repeat(np.arange(len(batch)), segment.word_counts)
+        user_of_word = list_numbers(segment.word_offsets)
         words = np.arange(len(user_of_word)) - segment.word_offsets[user_of_word]
         by_word = _chance(own[user_of_word], 2 * words) < half[user_of_word]
         users = segment.user_of_action
@@ -83,10 +82,8 @@ def _chance(keys: UInt64, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _numbers(counts: NDArray[np.int64]) -> UInt64:
     """(W,): the number of each word in its user, segment after segment, from (S, B) counts."""
-    flat = counts.ravel()
     before = (np.cumsum(counts, axis=0) - counts).ravel()  # the user's words in earlier segments
-    start = np.cumsum(flat) - flat
-    return (np.repeat(before - start, flat) + np.arange(flat.sum())).astype(np.uint64)
+    return ranges(before, counts.ravel()).astype(np.uint64)
 
 
 def _scatter(numbers: UInt64) -> UInt64:

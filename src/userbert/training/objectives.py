@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from userbert.data.batches import UserBatch, without_actions
-from userbert.data.ragged import Int32, Int64
+from userbert.data.ragged import Int32, Int64, list_numbers
 from userbert.model.embedding import Encoded
 from userbert.model.userbert import UserBert
 from userbert.training.masking import Selection, hide_actions, select_words
@@ -85,9 +85,7 @@ def several(
         assert future is not None
         known = torch.from_numpy(np.flatnonzero(future.known)).to(users.device)
         rank = np.cumsum(future.known) - 1
-        after = [
-            rank[np.repeat(np.arange(len(batch)), np.diff(offsets))] for offsets in future.offsets
-        ]
+        after = [rank[list_numbers(offsets)] for offsets in future.offsets]
         heads = model.user_heads["future"]
         for name, loss in heads.losses(users.index_select(0, known), after, future.ids).items():
             losses[f"future {name}"] = loss * (weights["future"] / len(batch))

@@ -17,6 +17,7 @@ from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
 from userbert.data.batches import UserBatch
+from userbert.data.ragged import offsets_of
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs
 from userbert.data.use.sequences import cut
@@ -87,6 +88,6 @@ def _counts(summary: HistorySummary, batches: Iterator[UserBatch]) -> sparse.csr
         rows.append(counted.rows)
         weights.append(counted.weights)
         lengths.append(np.diff(counted.offsets))
-    ends = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+    ends = offsets_of(np.concatenate(lengths))
     shape = (len(ends) - 1, len(summary.tables.weight))
     return sparse.csr_matrix((np.concatenate(weights), np.concatenate(rows), ends), shape=shape)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from userbert.data.prepare.words import number_users
-from userbert.data.ragged import Int32, Int64
+from userbert.data.ragged import Int32, Int64, ranges
 from userbert.data.shards import TIMELESS, Columns, Shard
 from userbert.data.store import PreparedData
 from userbert.errors import SchemaError, SourceError
@@ -66,8 +66,7 @@ def stored_range(data: PreparedData, part: int, parts: int) -> UserRows:
 def _rows(columns: Columns, numbers: Int64) -> pl.DataFrame:
     first, last = columns.offsets[numbers], columns.offsets[numbers + 1]
     lengths = last - first
-    ends = np.cumsum(lengths)
-    rows = np.repeat(first - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+    rows = ranges(first, lengths)
     stored: dict[str, NDArray[Any]] = {
         "time": columns.times,
         "word_start": columns.word_start,

@@ -21,6 +21,7 @@ from userbert.data.prepare.building import Builder, UserLogs, user_logs
 from userbert.data.prepare.dictionary import CodedLogs, CodedRows
 from userbert.data.prepare.engine import Preparation
 from userbert.data.prepare.fitting import Counts, added_up, count_values, fit_vocabularies
+from userbert.data.ragged import offsets_of
 from userbert.data.read.reading import LeftOut
 from userbert.data.shards import (
     ShardSize,
@@ -46,7 +47,7 @@ def by_user(rows: pl.DataFrame, parts: int) -> Iterator[tuple[int, pl.DataFrame]
     number = shard_of(user_hash(rows["user_id"].to_arrow()), parts)
     rows = rows[np.argsort(number, kind="stable")]
     counts = np.bincount(number, minlength=parts)
-    first = np.cumsum(counts) - counts
+    first = offsets_of(counts)
     for part in np.flatnonzero(counts).tolist():
         yield part, rows.slice(first[part], counts[part])
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from userbert.data.prepare.words import DAY_US
-from userbert.data.ragged import Int64
+from userbert.data.ragged import Int64, by_shard
 from userbert.data.shards import Shard
 from userbert.data.store import Histories, PreparedData
 from userbert.errors import InputError
@@ -92,9 +92,8 @@ def first_events_of(shard: Shard) -> Int64:
 def last_events(data: Histories, rows: Int64) -> Int64:
     """(B,): when the last action of each user was, in microseconds since 1970."""
     last = np.full(len(rows), np.iinfo(np.int64).min)
-    shards = np.searchsorted(data.first_rows, rows, side="right") - 1
-    for number in np.unique(shards).tolist():
-        shard, here = data.shards[number], np.flatnonzero(shards == number)
+    for number, here in by_shard(data.first_rows, rows):
+        shard = data.shards[number]
         local = rows[here] - shard.first_row
         for columns in shard.segments.values():
             some = columns.offsets[local + 1] > columns.offsets[local]
@@ -108,16 +107,13 @@ def user_ids_of(data: Histories, rows: Int64) -> pa.Array:
 
     Arrow's own `take` of chunks puts the ids of all users together first, at each call.
     """
-    shards = np.searchsorted(data.first_rows, rows, side="right") - 1
-    order = np.argsort(shards, kind="stable")
-    numbers, starts = np.unique(shards[order], return_index=True)
-    ids = [
-        data.shards[number].user_ids.take(pa.array(rows[own] - data.shards[number].first_row))
-        for number, own in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True)
-    ]
-    place = np.empty(len(rows), np.int64)
-    place[order] = np.arange(len(rows))
-    return pa.concat_arrays(ids or [pa.array([], pa.large_string())]).take(pa.array(place))
+    ids, places = [], []
+    for number, here in by_shard(data.first_rows, rows):
+        shard = data.shards[number]
+        ids.append(shard.user_ids.take(pa.array(rows[here] - shard.first_row)))
+        places.append(here)
+    order = np.argsort(np.concatenate(places))
+    return pa.concat_arrays(ids).take(pa.array(order))
 
 
 def read_pairs(path: Path, data: PreparedData) -> Pairs:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from userbert.data.batches import Future, SegmentBatch, UserBatch
 from userbert.data.prepare.words import grid_of
-from userbert.data.ragged import Float64, Int32, Int64
+from userbert.data.ragged import Float64, Int32, Int64, by_shard, list_numbers, offsets_of, ranges
 from userbert.data.shards import Columns, Shard
 from userbert.data.store import Histories
 from userbert.data.vocabulary import Categories, Vocabulary
@@ -237,7 +237,7 @@ def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
 
     word_first = np.flatnonzero(starts)
     word_of_action = np.cumsum(starts) - 1
-    user_of_word = np.repeat(np.arange(len(rows)), slices.lengths)[word_first]
+    user_of_word = list_numbers(actions.offsets)[word_first]
     # A gap word may begin before the window does: it is whole, at position 0.
     positions = grid.index(times[word_first]) - grid.index(start)[user_of_word]
     positions = np.maximum(positions, 0).astype(np.int32)
@@ -255,8 +255,8 @@ def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
     batch = SegmentBatch(
         name,
         ids,
-        _offsets(per_word),
-        _offsets(per_user),
+        offsets_of(per_word),
+        offsets_of(per_user),
         positions[keep_word],
         words_cut,
         actions_cut,
@@ -299,12 +299,12 @@ def _whole_words(slices: _Slices) -> _Slices:
 
 
 def _rows(slices: _Slices) -> _Rows:
-    offsets = _offsets(slices.lengths)
+    offsets = offsets_of(slices.lengths)
     parts = []
     for columns, where in slices.shards:
         lengths = slices.lengths[where]
-        places = _ranges(offsets[:-1][where], lengths)
-        parts.append((columns, _ranges(slices.low[where], lengths), places))
+        places = ranges(offsets[:-1][where], lengths)
+        parts.append((columns, ranges(slices.low[where], lengths), places))
     return _Rows(offsets, parts)
 
 
@@ -319,12 +319,8 @@ def _ids(rows: _Rows, vocabularies: Mapping[str, Vocabulary]) -> Int32:
 
 def _by_shard(data: Histories, rows: Int64) -> Iterator[tuple[Shard, Int64]]:
     """Each shard that holds some of the users, and which of the users."""
-    if len(data.shards) == 1 or len(rows) == 0:
-        yield data.shards[0], np.arange(len(rows))
-        return
-    shard_numbers = np.searchsorted(data.first_rows, rows, side="right") - 1
-    for number in np.unique(shard_numbers):
-        yield data.shards[number], np.flatnonzero(shard_numbers == number)
+    for number, where in by_shard(data.first_rows, rows):
+        yield data.shards[number], where
 
 
 def _first_at_or_after(times: Int64, low: Int64, high: Int64, instants: Int64) -> Int64:
@@ -345,16 +341,6 @@ def _first_at_or_after(times: Int64, low: Int64, high: Int64, instants: Int64) -
         low = np.where(before, middle + 1, low)
         lengths = np.where(before, lengths - half - 1, half)
     return low
-
-
-def _ranges(first: Int64, lengths: Int64) -> Int64:
-    """The concatenation of `first[i] … first[i] + lengths[i] - 1`."""
-    offsets = _offsets(lengths)
-    return np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
-
-
-def _offsets(lengths: Int64) -> Int64:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 def _instants(value: Int64 | int | None, rows: Int64) -> Int64 | None:

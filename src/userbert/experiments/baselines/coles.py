@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pairwise_distance
 
 from userbert.data.batches import InputShape, SegmentBatch, UserBatch
-from userbert.data.ragged import Int64
+from userbert.data.ragged import Int64, offsets_of, ranges
 from userbert.experiments.baselines.towers import ATTRIBUTE_WIDTH, WIDTH, ProfileTower, last_states
 from userbert.model.tables import AttributeTables, as_tensor
 from userbert.model.userbert import autocast
@@ -88,25 +88,16 @@ def slices(batch: UserBatch, generator: np.random.Generator, per_user: int = _SL
 
 def _words(segment: SegmentBatch, first: Int64, lengths: Int64) -> SegmentBatch:
     """The words `first[i]:first[i] + lengths[i]` of a segment as those of user i."""
-    words = _ranges(first, lengths)
+    words = ranges(first, lengths)
     sizes = np.diff(segment.action_offsets)[words]
-    actions = _ranges(segment.action_offsets[words], sizes)
+    actions = ranges(segment.action_offsets[words], sizes)
     return SegmentBatch(
         segment.name,
         segment.ids[:, actions],
-        _offsets(sizes),
-        _offsets(lengths),
+        offsets_of(sizes),
+        offsets_of(lengths),
         segment.positions[words],
     )
-
-
-def _ranges(first: Int64, lengths: Int64) -> Int64:
-    offsets = _offsets(lengths)
-    return np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
-
-
-def _offsets(lengths: Int64) -> Int64:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 def contrastive_loss(vectors: Tensor, users: Tensor) -> Tensor:
@@ -190,7 +181,7 @@ class ColesGru(nn.Module):
             part = np.zeros((ids.shape[1], width), np.int64)
             part[:, columns] = self.tables.rows(ids, numbers[:, None]).T
             rows.append(part)
-            users.append(_users(segment))
+            users.append(segment.user_of_action)
         user = np.concatenate(users)
         # Stable: a user's actions stay in the order of segments, then of time.
         order = np.argsort(user, kind="stable")
@@ -198,9 +189,3 @@ class ColesGru(nn.Module):
         until_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(order))
         kept = order[until_end <= MOST_ACTIONS]
         return np.concatenate(rows)[kept], np.minimum(counts, MOST_ACTIONS)
-
-
-def _users(segment: SegmentBatch) -> Int64:
-    """(N,): whose each action is."""
-    actions = np.diff(segment.action_offsets[segment.word_offsets])
-    return np.repeat(np.arange(len(actions)), actions)

@@ -99,7 +99,7 @@ def _count(segment: SegmentBatch, columns: Int64) -> Int64:
     other = np.cumsum(columns)[:, None] - 1  # (A, 1)
     column = other - columns[:, None] + 1 + segment.ids - FIRST_VALUE  # (A, N)
     column = np.where((segment.ids < FIRST_VALUE) | (column > other), other, column)
-    user = np.repeat(np.arange(users), _actions(segment))  # (N,)
+    user = segment.user_of_action  # (N,)
     known = segment.ids > 0
     counts = np.bincount((user * width + column)[known], minlength=users * width)
     return counts.reshape(users, width)

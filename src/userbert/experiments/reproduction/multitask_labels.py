@@ -20,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from userbert.data.prepare.words import DAY_US, DayGrid
-from userbert.data.ragged import Float64, Int32, Int64
+from userbert.data.ragged import Float64, Int32, Int64, list_numbers, offsets_of
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs
 from userbert.data.use.sequences import Actions, actions_between, profile_ids
@@ -272,7 +272,7 @@ def _seen(
     if isinstance(spec, Amount) and spec.value is not None:
         assert spec.attribute is not None, "a value is one of an attribute's"
         chosen = ids == vocabularies[spec.attribute].names.index(spec.value)
-    users = np.repeat(np.arange(len(pairs)), np.diff(history.offsets))
+    users = list_numbers(history.offsets)
     return Seen(
         pairs.cutoffs,
         users[chosen],
@@ -286,7 +286,7 @@ def _seen(
 
 def _favourites(seen: Seen) -> tuple[Int64, Float64]:
     """(P,), (P,): each user's most frequent id, the most common of equals, and how often it is."""
-    offsets = np.concatenate([[0], np.cumsum(seen.sums())]).astype(np.int64)
+    offsets = offsets_of(seen.sums().astype(np.int64))
     every = np.ones(len(seen.ids), np.bool_)
     counts = count_ids(seen.ids, every, offsets, int(seen.ids.max(initial=0)) + 1)
     of_user = np.diff(counts.indptr)
@@ -295,7 +295,7 @@ def _favourites(seen: Seen) -> tuple[Int64, Float64]:
     some = np.flatnonzero(of_user)
     if len(some):
         most[some] = np.maximum.reduceat(counts.data, counts.indptr[:-1][some])
-        users = np.repeat(np.arange(len(of_user)), of_user)
+        users = list_numbers(counts.indptr)
         best = np.flatnonzero(counts.data == most[users])
         first = best[np.flatnonzero(np.diff(users[best], prepend=-1))]
         favourite[some] = counts.indices[first] + 1

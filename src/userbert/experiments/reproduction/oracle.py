@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from userbert.data.ragged import Float64, Int64
+from userbert.data.ragged import Float64, Int64, list_numbers
 from userbert.data.store import PreparedData
 from userbert.data.use.sequences import actions_between
 from userbert.data.vocabulary import NONE
@@ -125,7 +125,7 @@ def _shares(choices: Choices, catalogue: Catalogue) -> Float64:
     """(groups, G): the probability of each genre in each group."""
     groups = len(choices.first) - 1
     shares = np.zeros((groups, catalogue.ecosystem.genres))
-    group = np.repeat(np.arange(groups), np.diff(choices.first))
+    group = list_numbers(choices.first)
     # Group g's weights end at g + 1, where the next ones begin.
     shares[group, choices.items] = np.diff(choices.cumulative, prepend=0)
     return shares
@@ -201,7 +201,7 @@ def _purchases(task: Labels, data: PreparedData) -> Int64:
     rows = data.rows_of(task.user_ids)
     actions = actions_between(data, "long_term", rows, None, task.cutoffs)
     genres = actions.ids[list(data.vocabularies.segments["long_term"]).index("genre")]
-    users = np.repeat(np.arange(len(rows)), np.diff(actions.offsets))
+    users = list_numbers(actions.offsets)
     return np.bincount(users[genres != NONE], minlength=len(rows))
 
 

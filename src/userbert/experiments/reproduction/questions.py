@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from userbert.data.prepare.words import DAY_US
+from userbert.data.ragged import list_numbers
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs, pairs_at
 from userbert.data.use.sequences import actions_between
@@ -119,7 +120,7 @@ def _next_genre(data: PreparedData, pairs: Pairs) -> Labels:
     actions = actions_between(data, segment, pairs.rows, pairs.cutoffs, end)
     ids = actions.ids[list(data.vocabularies.segments[segment]).index(attribute)]
     known = np.flatnonzero(ids >= FIRST_VALUE)
-    user_of_action = np.repeat(np.arange(len(pairs)), np.diff(actions.offsets))
+    user_of_action = list_numbers(actions.offsets)
     users, first = np.unique(user_of_action[known], return_index=True)
     some = Pairs(pairs.rows[users], pairs.cutoffs[users])
     return Labels(
