@@ -68,7 +68,7 @@ UNREADABLE: dict[str, tuple[str, bytes, str]] = {
     "empty gzip": ("log.csv.gz", b"", f": {EMPTY}"),
     "gzip of nothing": ("log.csv.gz", gzip.compress(b""), f": {NO_TEXT}"),
     "blank lines csv": ("log.csv", b"\n\n\n", f": {NO_TEXT}"),
-    "blank lines json": ("log.jsonl", b"\n\n", ": expected one JSON object a line, found none."),
+    "blank lines json": ("log.jsonl", b"\n\n", ": expected one JSON object per line, found none."),
     "header csv": ("log.csv", HEADER.encode(), ": expected rows, found none."),
     "header gzip": ("log.csv.gz", gzip.compress(HEADER.encode()), ": expected rows, found none."),
     "header parquet": ("log.parquet", parquet(TABLE.clear()), ": expected rows, found none."),
@@ -89,13 +89,13 @@ UNREADABLE: dict[str, tuple[str, bytes, str]] = {
     "truncated json gzip": ("log.jsonl.gz", gzip.compress(JSON)[:200], f": {CUT}"),
     "truncated csv": (
         "log.csv", CSV[:-15],
-        ", last line: expected 5 fields and a line break, found 2 and none: the file is cut off. "
-        "Copy it again",
+        ", last line: expected 5 fields and a line break, found 2 and no line break: the file is "
+        "cut off. Copy it again",
     ),
     "truncated in quotes": ("log.csv", CSV + b'u1,"2024', ", line 62: expected quotes in pairs"),
     "truncated json": (
         "log.jsonl", JSON[:-9],
-        ", line 60: expected one JSON object a line (.jsonl), found ",
+        ", line 60: expected one JSON object per line (.jsonl), found ",
     ),
     "broken quote": ("log.csv", edited(18, 'u1,2024,buy,"g1,1'), ", line 19: expected quotes"),
     "stray quote": ("log.csv", edited(18, 'u1,2024,buy,g"1,1'), ", line 19: expected quotes"),
@@ -128,7 +128,7 @@ UNREADABLE: dict[str, tuple[str, bytes, str]] = {
     ),
     "mark json": (
         "log.jsonl", b"\xef\xbb\xbf" + JSON,
-        ", line 1: expected a JSON object, found a byte order mark. Take it away: sed",
+        ", line 1: expected a JSON object, found a byte order mark. Remove it: sed",
     ),
     "returns": (
         "log.csv", CSV.replace(b"\n", b"\r"),
@@ -136,18 +136,21 @@ UNREADABLE: dict[str, tuple[str, bytes, str]] = {
     ),
     "column twice": (
         "log.csv", CSV.replace(b"genre", b"action", 1),
-        ", line 1: the column 'action' stands twice. Rename one of them.",
+        ", line 1: the column 'action' appears twice. Rename one of them.",
     ),
     "parquet as csv": ("log.csv", parquet(TABLE), ", line 1: expected UTF-8 text, found "),
     "csv as parquet": ("log.parquet", CSV, f": {DAMAGED}"),
     "csv as json": (
         "log.jsonl", CSV,
-        ", line 1: expected one JSON object a line (.jsonl), found 'user,time,action,genre,price'.",
+        ", line 1: expected one JSON object per line (.jsonl), found "
+        "'user,time,action,genre,price'.",
     ),
-    "json array": ("log.jsonl", b"[" + JSON, ", line 1: expected one JSON object a line (.jsonl)"),
+    "json array": (
+        "log.jsonl", b"[" + JSON, ", line 1: expected one JSON object per line (.jsonl)",
+    ),
     "json broken": (
         "log.jsonl", JSON.replace(b'"g3"', b'"g3', 1),
-        ", line 4: expected one JSON object a line (.jsonl), found ",
+        ", line 4: expected one JSON object per line (.jsonl), found ",
     ),
     "json nan": (
         "log.jsonl", JSON.replace(b"3.5}", b"NaN}", 1),

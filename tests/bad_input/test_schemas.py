@@ -36,7 +36,7 @@ WHOLE: dict[str, tuple[str | bytes, str]] = {
     ),
     "a list as a key": (
         f"{SCHEMA}? [a]\n: 1\n",
-        ", line 9: not YAML: expected text as a key, found a list or keys.",
+        ", line 9: not YAML: expected text as a key, found a list or a mapping.",
     ),
     "a log": (b"PAR1\x15\x04\xff\n", ", line 1: expected UTF-8 text, found the byte 0xff."),
     "latin-1": (
@@ -77,18 +77,18 @@ EDITED: dict[str, tuple[str, str, str]] = {
     "a segment without actions": (
         "[view, buy]", "[]", "segments.long_term.actions: expected at least one, found none.",
     ),
-    "an attribute that stands twice": (
-        "  price: {", "  genre: {", ", line 6: not YAML: the key 'genre' stands twice.",
+    "an attribute that appears twice": (
+        "  price: {", "  genre: {", ", line 6: not YAML: the key 'genre' appears twice.",
     ),
     "an attribute of two kinds": (
         "{column: genre}", "{column: genre, max_values: 5, bins: 4}",
-        "attributes.genre.max_values: 'max_values' is of a category, and `bins` or `min` of a "
-        "number attribute; keep one of the two.",
+        "attributes.genre.max_values: 'max_values' belongs to a category attribute, and `bins` or "
+        "`min` to a number attribute; keep one of the two.",
     ),
     "an attribute derived of a column": (
         "{column: genre}", "{column: genre, of: hour}",
-        "attributes.genre.column: 'column' is of a category, and `of` of a derived attribute; keep "
-        "one of the two.",
+        "attributes.genre.column: 'column' belongs to a category attribute, and `of` to a derived "
+        "attribute; keep one of the two.",
     ),
     "an unknown timezone": (
         "user: user", "user: user\ntimezone: Europe/Berln",

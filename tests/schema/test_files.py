@@ -1,4 +1,4 @@
-"""Opening raw logs: every form gives the same rows, everything bad gives one message."""
+"""Opening raw logs: every format gives the same rows, every fault gives one message."""
 
 import gzip
 import random
@@ -59,7 +59,7 @@ def message_of(folder: Path, name: str, content: bytes) -> str:
     ],
 )
 @pytest.mark.parametrize("compress", [None, gzip.compress, zstd])
-def test_every_text_form_gives_the_same_rows(
+def test_every_text_format_gives_the_same_rows(
     tmp_path: Path, name: str, content: bytes, compress: Compress | None
 ) -> None:
     ending = "" if compress is None else ".gz" if compress is gzip.compress else ".zst"
@@ -74,7 +74,7 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     assert read(tmp_path / "log.parquet").equals(frame)
 
 
-def test_added_types_of_parquet_are_what_they_are_stored_as(tmp_path: Path) -> None:
+def test_extension_types_of_parquet_are_read_as_their_storage_type(tmp_path: Path) -> None:
     kind = pl.Extension("shop.grade", pl.Int64)
     pl.DataFrame({"a": pl.Series([1, 2]).ext.to(kind), "b": "x"}).write_parquet(
         tmp_path / "a.parquet"
@@ -82,7 +82,7 @@ def test_added_types_of_parquet_are_what_they_are_stored_as(tmp_path: Path) -> N
     assert read(tmp_path / "a.parquet").rows() == [(1, "x"), (2, "x")]
 
 
-def test_parts_of_a_gzip_file_are_all_read(tmp_path: Path) -> None:
+def test_all_members_of_a_gzip_file_are_read(tmp_path: Path) -> None:
     (tmp_path / "log.csv.gz").write_bytes(gzip.compress(CSV) + gzip.compress(b"3,4,5\n", mtime=0))
     assert read(tmp_path / "log.csv.gz").height == 3
 
@@ -92,22 +92,22 @@ def test_a_header_alone_is_a_table_without_rows(tmp_path: Path) -> None:
     assert read(tmp_path / "log.csv").schema == {"user": pl.String, "time": pl.String}
 
 
-def test_csv_columns_are_strings_as_they_stand(tmp_path: Path) -> None:
+def test_csv_columns_are_strings_without_change(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(b"user,zip\n007,01000\n")
     assert read(tmp_path / "log.csv").rows() == [("007", "01000")]
 
 
 @pytest.mark.parametrize("separator", ";\t|,")
 @pytest.mark.parametrize("name", ["log.csv", "log.tsv.gz"])
-def test_the_header_says_what_separates_columns(tmp_path: Path, name: str, separator: str) -> None:
+def test_separator_is_detected_in_the_header(tmp_path: Path, name: str, separator: str) -> None:
     content = CSV.replace(b",", separator.encode())
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     assert read(tmp_path / name).rows() == ROWS
 
 
-def test_where_semicolons_separate_commas_are_decimal(tmp_path: Path) -> None:
+def test_commas_are_decimal_in_files_with_semicolons(tmp_path: Path) -> None:
     written = ["1,5", "-1.234,5", "+1.234.567,25", "1.5", "1,2,3", "a,5", " 7,0 ", "12.34,5", ""]
-    (tmp_path / "log.csv").write_text("a;b\n" + "".join(f"x;{one}\n" for one in written))
+    (tmp_path / "log.csv").write_text("a;b\n" + "".join(f"x;{number}\n" for number in written))
     (tmp_path / "log.tsv").write_text("a\tb\nx\t1,5\n")
     assert read(tmp_path / "log.csv")["b"].to_list() == [
         "1.5", "-1234.5", "+1234567.25", "1.5", "1,2,3", "a,5", "7.0", "12.34,5", None,
@@ -115,13 +115,13 @@ def test_where_semicolons_separate_commas_are_decimal(tmp_path: Path) -> None:
     assert read(tmp_path / "log.tsv")["b"].to_list() == ["1,5"]
 
 
-def test_a_last_line_without_a_break_is_a_line(tmp_path: Path) -> None:
+def test_last_line_without_a_line_break_is_read(tmp_path: Path) -> None:
     for content in (b"a,b\n1,2\n3,4", b"a,b,c\n1,2\n3,4", b'a,b\n1,2\n3,"4\n5"'):
         (tmp_path / "log.csv").write_bytes(content)
         assert read(tmp_path / "log.csv").height == 2
 
 
-def test_json_types_are_those_of_the_whole_file(tmp_path: Path) -> None:
+def test_json_types_are_inferred_from_the_whole_file(tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
     file.write_bytes(b'{"a":1,"b":1,"n":null}\n' * 2000 + b'{"a":"x","b":0.5}\n')
     frame = read(file)
@@ -130,7 +130,7 @@ def test_json_types_are_those_of_the_whole_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
         ("log.csv", b"", "empty file"),
         ("log.jsonl", b"", "empty file"),
@@ -147,11 +147,11 @@ def test_json_types_are_those_of_the_whole_file(tmp_path: Path) -> None:
         ("log.jsonl", random.Random(1).randbytes(5000), "expected UTF-8"),
         ("log.jsonl", b"\xef\xbb\xbf" + JSON, "byte order mark"),
         ("log.csv", b"\n\n", "found no text"),
-        ("log.csv", b"a,b,a\n1,2,3\n", "the column 'a' stands twice"),
-        ("log.csv", b"a,a,a_duplicated_0\n1,2,3\n", "the column 'a' stands twice"),
+        ("log.csv", b"a,b,a\n1,2,3\n", "the column 'a' appears twice"),
+        ("log.csv", b"a,a,a_duplicated_0\n1,2,3\n", "the column 'a' appears twice"),
         ("log.csv", b"a,b\r1,2\r3,4\r", r", line 1: expected lines that end in \n or \r\n"),
         ("log.csv", b"a;b\n1;2\n1;2;3\n", ", line 3: expected 2 fields as in the header, found 3"),
-        ("log.csv", b"a,b,c\n1,2,3\n4,5", "found 2 and none: the file is cut off"),
+        ("log.csv", b"a,b,c\n1,2,3\n4,5", "found 2 and no line break: the file is cut off"),
         ("log.csv", b"a,b\n1,2\n1,2,3\n", ", line 3: expected 2 fields as in the header, found 3"),
         ("log.csv", b'a,b\n1,2\n3,"x\n4,5\n', ", line 3: expected quotes in pairs"),
         ("log.csv", b'a,b\n1,2\n3,x"y\n4,5\n', ", line 3: expected quotes in pairs"),
@@ -167,30 +167,32 @@ def test_json_types_are_those_of_the_whole_file(tmp_path: Path) -> None:
         ("log.parquet.gz", CSV, "Decompress it first"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_told_in_one_line(
-    tmp_path: Path, name: str, content: bytes, told: str
+def test_unreadable_file_gives_a_message_of_one_line(
+    tmp_path: Path, name: str, content: bytes, expected: str
 ) -> None:
     message = message_of(tmp_path, name, content)
-    assert told in message
+    assert expected in message
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("left", [0.5, 0.99])
+@pytest.mark.parametrize("share", [0.5, 0.99])
 @pytest.mark.parametrize("name", ["log.csv.gz", "log.csv.zst", "log.jsonl.gz", "log.jsonl.zst"])
-def test_compressed_data_that_is_cut_off_is_told(tmp_path: Path, name: str, left: float) -> None:
+def test_compressed_data_that_is_cut_off_is_reported(
+    tmp_path: Path, name: str, share: float
+) -> None:
     content = CSV if "csv" in name else JSON
     noise = random.Random(2).randbytes(50_000).hex().encode()
     long = content + content.splitlines()[-1].replace(b"2020", noise) + b"\n"
-    whole = gzip.compress(long) if name.endswith("gz") else zstd(long)
-    message = message_of(tmp_path, name, whole[: int(len(whole) * left)])
+    complete = gzip.compress(long) if name.endswith("gz") else zstd(long)
+    message = message_of(tmp_path, name, complete[: int(len(complete) * share)])
     assert "cut off or damaged" in message
 
 
-def test_a_gzip_file_that_lost_its_checksum_is_told(tmp_path: Path) -> None:
+def test_gzip_file_without_its_checksum_is_reported(tmp_path: Path) -> None:
     assert "cut off or damaged" in message_of(tmp_path, "log.csv.gz", gzip.compress(CSV)[:-4])
 
 
-def test_parquet_damaged_inside_is_told_when_rows_are_read(tmp_path: Path) -> None:
+def test_damaged_parquet_pages_are_reported_when_rows_are_read(tmp_path: Path) -> None:
     values = random.Random(3).choices(range(10**9), k=10_000)
     pl.DataFrame({"a": [str(value) for value in values]}).write_parquet(tmp_path / "good.parquet")
     content = bytearray((tmp_path / "good.parquet").read_bytes())
@@ -198,7 +200,7 @@ def test_parquet_damaged_inside_is_told_when_rows_are_read(tmp_path: Path) -> No
     assert "damaged" in message_of(tmp_path, "bad.parquet", bytes(content))
 
 
-def test_of_several_files_the_damaged_one_is_named(tmp_path: Path) -> None:
+def test_damaged_file_is_named_among_several(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
     good.write_bytes(CSV)
     bad.write_bytes(CSV + b"1,2,3,4\n")
@@ -206,14 +208,14 @@ def test_of_several_files_the_damaged_one_is_named(tmp_path: Path) -> None:
         pl.concat([scan(good), scan(bad)]).collect()
 
 
-def test_damage_that_shows_in_some_columns_alone_is_told(tmp_path: Path) -> None:
+def test_damage_in_only_some_columns_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     file.write_bytes(b'a b" "c,d\n,e f"\n0\n')
     with pytest.raises(SourceError, match=r"log\.csv, line 1: expected quotes"), reading(file):
         raise pl.exceptions.ComputeError("CSV malformed")
 
 
-def test_an_error_that_is_not_the_files_goes_on(tmp_path: Path) -> None:
+def test_error_without_a_damaged_file_is_raised_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     file.write_bytes(CSV)
     with pytest.raises(pl.exceptions.InvalidOperationError), reading(file):
@@ -222,7 +224,7 @@ def test_an_error_that_is_not_the_files_goes_on(tmp_path: Path) -> None:
         raise OSError("disk full")
 
 
-def test_a_file_a_folder_a_pattern_and_a_list_are_expanded_in_order(tmp_path: Path) -> None:
+def test_file_folder_pattern_and_list_are_expanded_in_order(tmp_path: Path) -> None:
     for name in ("b.csv", "a.csv", "part/c.csv", "part/_SUCCESS", "part/.c.csv.crc", "_old/d.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(CSV)
@@ -235,20 +237,20 @@ def test_a_file_a_folder_a_pattern_and_a_list_are_expanded_in_order(tmp_path: Pa
     assert expand(["b.csv", "*.csv"], tmp_path) == [b, a]
 
 
-def test_a_folder_with_what_is_no_log_is_told_when_it_is_read(tmp_path: Path) -> None:
+def test_file_in_a_folder_that_is_no_log_is_reported_when_scanned(tmp_path: Path) -> None:
     (tmp_path / "notes.docx").write_bytes(b"x")
-    with pytest.raises(SourceError, match="leave it out by a pattern"):
+    with pytest.raises(SourceError, match="exclude it with a pattern"):
         [scan(file) for file in expand(".", tmp_path)]
 
 
 @pytest.mark.parametrize("pattern", ["nothing.csv", "nothing/*.csv"])
-def test_a_path_that_leads_nowhere_says_where_it_looked(tmp_path: Path, pattern: str) -> None:
+def test_missing_path_is_reported_with_its_folder(tmp_path: Path, pattern: str) -> None:
     with pytest.raises(SourceError, match="does not exist") as caught:
         expand(pattern, tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
-def test_an_empty_folder_and_a_missing_file_are_told(tmp_path: Path) -> None:
+def test_empty_folder_and_missing_file_are_reported(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     with pytest.raises(SourceError, match="found no file in it"):
         expand("logs", tmp_path)
@@ -260,7 +262,7 @@ def test_an_empty_folder_and_a_missing_file_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
-def test_rows_are_counted_as_they_are_read(tmp_path: Path, name: str) -> None:
+def test_count_rows_agrees_with_reading(tmp_path: Path, name: str) -> None:
     content = b'user,note\n1,"two\nlines, and ""quotes"""\n\n2,x\r\n3,' + b"\n"
     file = tmp_path / name
     file.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
@@ -268,13 +270,13 @@ def test_rows_are_counted_as_they_are_read(tmp_path: Path, name: str) -> None:
     assert columns_of(scan(file), file) == {"user": pl.String, "note": pl.String}
 
 
-def test_a_frame_in_memory_has_no_file_to_blame() -> None:
+def test_error_of_a_frame_in_memory_is_raised_unchanged() -> None:
     with pytest.raises(OSError, match="disk"), reading("frame 'log'"):
         raise OSError("disk full")
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "ndjson"])
-def test_folders_of_partitions_add_columns(tmp_path: Path, form: str) -> None:
+def test_partition_folders_add_columns(tmp_path: Path, form: str) -> None:
     folder = (
         tmp_path
         / "x=1"

@@ -1,4 +1,4 @@
-"""The schema: what it reads, what it refuses, and in which words."""
+"""Schemas: what is accepted, what is rejected, and the messages."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -35,13 +35,13 @@ fit_before: 2024-03-31
 
 
 def schema(old: str = "", new: str = "") -> Schema:
-    """The schema above with one part written otherwise."""
+    """Returns the schema above with `old` replaced by `new`."""
     assert old in TEXT
     return Schema.parse(TEXT.replace(old, new))
 
 
-def faults(old: str, new: str) -> list[str]:
-    """What is told of the schema above with one part written otherwise, a line a fault."""
+def errors(old: str, new: str) -> list[str]:
+    """Returns the error lines of the schema above with `old` replaced by `new`."""
     with pytest.raises(SchemaError) as caught:
         schema(old, new)
     lines = str(caught.value).splitlines()
@@ -50,13 +50,13 @@ def faults(old: str, new: str) -> list[str]:
     return [line.removeprefix("the schema: ") for line in lines]
 
 
-def test_what_is_dumped_is_parsed_to_the_same() -> None:
+def test_dump_is_parsed_to_an_equal_schema() -> None:
     once = schema()
     assert Schema.parse(once.dump()) == once
     assert Schema.parse(once.dump()).dump() == once.dump()
 
 
-def test_what_is_left_out_is_as_the_paper_says() -> None:
+def test_defaults_are_the_papers() -> None:
     long, short = schema().segments["long_term"], schema().segments["short_term"]
     assert isinstance(long.words, DayWords)
     assert isinstance(short.words, GapWords)
@@ -73,14 +73,14 @@ def test_a_window_is_a_duration_or_a_pair() -> None:
     assert segments["short_term"].window.to is None
 
 
-def test_short_forms_are_the_long_ones() -> None:
+def test_short_forms_equal_long_forms() -> None:
     assert schema("time: {column: at}", "time: at") == schema()
     assert schema("path: log.csv", "path: [log.csv]").sources["log"].path == ["log.csv"]
     column = schema("action: buy", "action: {column: kind}").sources["log"].action
     assert column == ActionColumn(column="kind")
 
 
-def test_words_of_yaml_1_1_are_text() -> None:
+def test_special_words_of_yaml_1_1_are_text() -> None:
     content = read_mapping(
         "on: 04:00\nyes: no\nday: 2024-01-01\nfact: true\nn: 012\nm: 1e3", "text"
     )
@@ -98,14 +98,14 @@ def test_words_of_yaml_1_1_are_text() -> None:
 @example("1e5")
 @example("0\x85")
 @example("a\u2028b: #c")
-def test_any_text_is_written_so_that_it_is_read_again(text: str) -> None:
+def test_any_text_survives_writing_and_reading(text: str) -> None:
     assert read_mapping(f"key: {scalar(text)}", "text") == {"key": text}
     assert read_mapping(f"{{{scalar(text)}: 1}}", "text") == {text: 1}
     assert read_mapping(write_mapping({text: [text]}), "text") == {text: [text]}
 
 
 @given(st.integers(1, 999_999), st.sampled_from("wdhms"))
-def test_a_duration_is_written_as_it_is_read(count: int, unit: str) -> None:
+def test_duration_survives_formatting_and_parsing(count: int, unit: str) -> None:
     seconds = count * {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}[unit]
     if seconds > 36_500 * 86_400:
         with pytest.raises(ValueError, match="at most 36500d"):
@@ -117,8 +117,8 @@ def test_a_duration_is_written_as_it_is_read(count: int, unit: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["7", "7 days", "-7d", "0d", "7D", "1.5h", "", "9999999d"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    assert faults("window: 7d", f'window: "{text}"') == [
+def test_invalid_duration_is_rejected(text: str) -> None:
+    assert errors("window: 7d", f'window: "{text}"') == [
         "segments.short_term.window.from: expected a duration such as 90d, 12h or 30m, "
         f"found {text!r}."
     ]
@@ -134,17 +134,17 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         (datetime(2024, 1, 1, 0, 0, 0, 1), datetime(2023, 12, 31, 23, 0, 0, 1, tzinfo=UTC)),
     ],
 )
-def test_naive_moments_are_local(moment: str | date, instant: datetime) -> None:
+def test_naive_times_are_local(moment: str | date, instant: datetime) -> None:
     assert schema().instant(moment) == round(instant.timestamp() * 1e6)
 
 
-def test_a_moment_that_is_none_is_refused() -> None:
+def test_invalid_time_is_rejected() -> None:
     with pytest.raises(SchemaError, match="expected a date or time such as 2017-09-01"):
         to_instant("soon", schema().zone)
 
 
 @pytest.mark.parametrize("text", ["2024-03-31", "2024-03-31T00:00", "2024-03-30T23:00:00Z"])
-def test_the_bound_of_fitting_is_an_instant(text: str) -> None:
+def test_fit_before_is_an_instant(text: str) -> None:
     assert schema("2024-03-31", text).fit_before_us == schema().instant("2024-03-31")
     assert schema("fit_before: 2024-03-31", "").fit_before_us is None
 
@@ -154,7 +154,7 @@ def test_relative_paths_start_at_the_schemas_folder(tmp_path: Path) -> None:
     assert Schema.load(tmp_path / "schema.yaml").folder == tmp_path
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_unreadable_schema_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match=r"cannot be read: No such file.*userbert init"):
         Schema.load(tmp_path / "schema.yaml")
     (tmp_path / "schema.yaml").write_bytes("user: a\n# caf\xe9".encode("latin1"))
@@ -163,7 +163,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         ("user: customer", "usr: customer", "usr: unknown key 'usr'; did you mean 'user'?"),
         ("action: buy", "actoin: buy", "unknown key 'actoin'; did you mean 'action'?"),
@@ -177,12 +177,12 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         ("actions: [buy], a", "actions: [by], a", "did you mean 'buy'?"),
     ],
 )
-def test_what_is_misspelt_is_told_with_the_nearest_name(old: str, new: str, told: str) -> None:
-    assert any(line.endswith(told) for line in faults(old, new))
+def test_misspelt_name_is_reported_with_the_closest_one(old: str, new: str, expected: str) -> None:
+    assert any(line.endswith(expected) for line in errors(old, new))
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         ("user: customer", "user: 3", "user: expected text, found 3; put it in quotes."),
         ("user: customer", "user:", "user: expected text, found nothing."),
@@ -216,12 +216,12 @@ def test_what_is_misspelt_is_told_with_the_nearest_name(old: str, new: str, told
         ("attributes: [genre]", "attributes: []", "segments.short_term.attributes: expected at "
          "least one, found none."),
         ("attributes: [genre]", "attributes: [genre, genre]", "segments.short_term.attributes: a "
-         "name stands twice in ['genre', 'genre']."),
+         "name appears twice in ['genre', 'genre']."),
         ("short_term:", "shortterm:", "segments: expected long_term or short_term, found "
          "'shortterm'."),
         ("actions: [buy], a", "actions: [sell], a", "segments.short_term.actions: no source has "
          "the action 'sell'."),
-        ("age: {", "time: {", "no attribute or field can be called 'time'; rename it."),
+        ("age: {", "time: {", "'time' is a reserved name; rename the attribute or field."),
         ("{column: age, bins: 5}", "{of: hour, column: age}", "profile.fields.age.of: unknown key "
          "'of'."),
         ("2024-03-31", "2024-02-30", "fit_before: expected a date or time such as 2017-09-01, "
@@ -230,37 +230,39 @@ def test_what_is_misspelt_is_told_with_the_nearest_name(old: str, new: str, told
          "2024."),
     ],
 )  # fmt: skip
-def test_a_fault_is_one_line_in_the_writers_words(old: str, new: str, told: str) -> None:
-    assert faults(old, new) == [told]
+def test_error_is_one_line_in_terms_of_the_file(old: str, new: str, expected: str) -> None:
+    assert errors(old, new) == [expected]
 
 
-def test_every_fault_is_told_at_once() -> None:
-    assert len(faults(TEXT, "user: 3\nsources: {}\nfit: 1")) == 5
+def test_all_errors_are_reported_at_once() -> None:
+    assert len(errors(TEXT, "user: 3\nsources: {}\nfit: 1")) == 5
 
 
 @pytest.mark.parametrize("name", ["category", "number", "day", "time", "window", "profile"])
-def test_names_that_are_keys_elsewhere_are_still_told(name: str) -> None:
-    told = faults("  genre: {column: genre}", f"  {name}: {{colum: genre}}\n  genre: {{column: g}}")
-    assert f"attributes.{name}.colum: unknown key 'colum'; did you mean 'column'?" in told
+def test_errors_are_reported_for_names_that_are_keys_elsewhere(name: str) -> None:
+    lines = errors(
+        "  genre: {column: genre}", f"  {name}: {{colum: genre}}\n  genre: {{column: g}}"
+    )
+    assert f"attributes.{name}.colum: unknown key 'colum'; did you mean 'column'?" in lines
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("", "expected keys such as `user:`"),
         ("- user", "expected keys such as `user:`"),
         ("user: [", "line 1: not YAML"),
-        ("user: a\nuser: b", "line 2: not YAML: the key 'user' stands twice."),
+        ("user: a\nuser: b", "line 2: not YAML: the key 'user' appears twice."),
         ("user: \0", "not YAML"),
         ("user: !!python/object/apply:os.getcwd []", "line 1: not YAML"),
         ("[" * 1500, "not YAML"),
     ],
 )
-def test_what_is_no_yaml_of_keys_is_told_in_one_line(text: str, told: str) -> None:
+def test_text_that_is_no_yaml_mapping_gives_one_line(text: str, expected: str) -> None:
     with pytest.raises(SchemaError) as caught:
         Schema.parse(text, name="schema.yaml")
     assert str(caught.value).startswith("schema.yaml")
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

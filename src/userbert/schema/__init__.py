@@ -1,4 +1,4 @@
-"""What a log means: the schema, and the files that it names."""
+"""The schema: what a log means, and how its files are opened."""
 
 from userbert.schema.models import Schema
 

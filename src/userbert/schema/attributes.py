@@ -1,7 +1,7 @@
-"""Attributes of actions and fields of profiles: categories, numbers, and what every action has.
+"""Models of attributes and profile fields: categories, numbers and derived attributes.
 
-In: a mapping of `schema.yaml`. Out: a `Category`, `Number` or `Derived`, by the keys it has.
-`schema/models.py` puts them into segments and profiles.
+In: a mapping from `schema.yaml`. Out: a `Category`, `Number` or `Derived`, chosen by its keys.
+`schema/models.py` uses them in segments and profiles.
 """
 
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ from userbert.schema.strict import MANY, Strict
 RESERVED_NAMES = (
     "user", "user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid",
 )  # fmt: skip
-"""Columns of checked events and shards, which no attribute or profile field can be called."""
+"""Column names of checked events and shards. Attributes and profile fields cannot use them."""
 
 
 class Category(Strict):
@@ -21,48 +21,48 @@ class Category(Strict):
 
     column: str
     max_values: int = Field(default=1_000_000, ge=1, le=MANY)
-    """At most so many values are told apart; the rarer ones become *unknown*."""
+    """Maximum size of the vocabulary; rarer values become *unknown*."""
     min_users: int = Field(default=1, ge=1)
-    """A value of fewer users becomes *unknown*."""
+    """Values of fewer users become *unknown*."""
     share: bool = False
-    """One vocabulary and one table for both segments."""
+    """Whether both segments share one vocabulary and one embedding table."""
 
 
 class Number(Strict):
-    """A number that is binned by quantiles of what `fit_before` lets through."""
+    """A numeric attribute or profile field, binned by quantiles of values before `fit_before`."""
 
     column: str
     bins: int = Field(ge=2, le=10_000)
     min: float | None = None
-    """A value below is an error in its row."""
+    """Smallest valid value; a row with a smaller one is invalid."""
     share: bool = False
 
 
 class Derived(Strict):
-    """An attribute that every action has: its local hour, weekday or action type."""
+    """An attribute derived from every action: its local hour, its weekday or its action type."""
 
     of: Literal["hour", "weekday", "action"]
     share: bool = False
 
 
-def _kind(attribute: object) -> str:
-    """Which model an attribute is meant to be, so that a fault is told of that one alone."""
+def _attribute_tag(attribute: object) -> str:
+    """Returns the model that the keys suggest, so that errors are reported for it alone."""
     keys = attribute if isinstance(attribute, dict) else getattr(attribute, "__dict__", {})
     return "derived" if "of" in keys else "number" if {"bins", "min"} & set(keys) else "category"
 
 
-def _field_kind(field: object) -> str:
-    """Which model a profile field is meant to be: a user has no hour."""
-    return "number" if _kind(field) == "number" else "category"
+def _field_tag(field: object) -> str:
+    """Returns the model of a profile field, which is never derived: a user has no hour."""
+    return "number" if _attribute_tag(field) == "number" else "category"
 
 
 Attribute = Annotated[
     Annotated[Category, Tag("category")]
     | Annotated[Number, Tag("number")]
     | Annotated[Derived, Tag("derived")],
-    Discriminator(_kind),
+    Discriminator(_attribute_tag),
 ]
 ProfileField = Annotated[
     Annotated[Category, Tag("category")] | Annotated[Number, Tag("number")],
-    Discriminator(_field_kind),
+    Discriminator(_field_tag),
 ]

@@ -1,8 +1,8 @@
-"""Where a raw log is bad, and the way out.
+"""Describes where a damaged raw log is wrong, and how to fix it.
 
-In: a file that polars gave up on. Out: the end of a sentence that starts with the file's name:
-which line, what was expected, what was found, and what to do. `schema/files.py` calls it, and only
-then: it reads the file anew, line by line.
+In: a file that polars cannot read. Out: the rest of a message that starts with the file's name: the
+line, what was expected, what was found and what to do. `schema/files.py` calls it only after a
+failure, as it reads the file again, line by line.
 """
 
 import csv
@@ -14,14 +14,14 @@ from typing import Any
 
 import pyarrow as pa
 
-_TEXT = "If it is text in another encoding, convert it: iconv -f {} -t UTF-8 FILE > NEW"
-_RECODE = f"{_TEXT.format('LATIN1')}; otherwise it is not a text file."
-_SHOWN = 40
-"""Characters of a line."""
+_RECODE = "If it is text in another encoding, convert it: iconv -f {} -t UTF-8 FILE > NEW"
+_NO_UTF8 = f"{_RECODE.format('LATIN1')}; otherwise it is not a text file."
+_EXCERPT = 40
+"""Characters of a line that a message quotes."""
 
 
-def fault(file: str, form: str, compression: str | None, separator: str | None) -> str:
-    """Say where a file is bad; `separator` is that of CSV, None for other forms."""
+def describe_fault(file: str, form: str, compression: str | None, separator: str | None) -> str:
+    """Describes the first fault of a file; `separator` is None unless the file is CSV or TSV."""
     if form == ".parquet":
         return ": expected a complete Parquet file, found a damaged one. Write or copy it again."
     try:
@@ -30,7 +30,7 @@ def fault(file: str, form: str, compression: str | None, separator: str | None) 
             return _json_fault(lines, form) if separator is None else _csv_fault(lines, separator)
     except OSError:
         if compression is None:
-            return ": expected a file that can be read, found that it cannot. Copy it again."
+            return ": the file cannot be read. Copy it again."
         tool = "gzip" if compression == "gzip" else "zstd"
         return (
             f": expected complete {compression} data, found data that is cut off or damaged. Copy "
@@ -40,31 +40,32 @@ def fault(file: str, form: str, compression: str | None, separator: str | None) 
         return str(error)
 
 
-def twice(columns: Sequence[str]) -> str | None:
-    """The end of a sentence about a column that stands twice in a header, if one does."""
+def duplicate_column_message(columns: Sequence[str]) -> str | None:
+    """Returns the rest of a message about a duplicate column of a header; None if there is none."""
     seen: set[str] = set()
     for name in columns:
         if name in seen:
-            return f", line 1: the column {name!r} stands twice. Rename one of them."
+            return f", line 1: the column {name!r} appears twice. Rename one of them."
         seen.add(name)
     return None
 
 
-def other_separator(columns: Sequence[str]) -> str | None:
-    """What else separates the columns of a header that seems to have one alone."""
+def guess_separator(columns: Sequence[str]) -> str | None:
+    """Returns the likely separator of a header that was read as a single column, if any."""
     if len(columns) != 1:
         return None
     return next((mark for mark in ";\t|," if mark in columns[0]), None)
 
 
 class _LineError(ValueError):
-    """A line that cannot be read."""
+    """The fault of one line."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f", line {line}: {message}")
 
 
 def _text_lines(stream: io.BufferedReader) -> Iterator[str]:
+    """Decodes lines as UTF-8. Raises `_LineError` for other encodings and zero bytes."""
     for number, line in enumerate(stream, start=1):
         if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
             advice = "Convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW."
@@ -72,33 +73,33 @@ def _text_lines(stream: io.BufferedReader) -> Iterator[str]:
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
-            message = f"expected UTF-8 text, found the byte {line[error.start]:#04x}. {_RECODE}"
+            message = f"expected UTF-8 text, found the byte {line[error.start]:#04x}. {_NO_UTF8}"
             raise _LineError(number, message) from None
         if "\0" in text:
-            advice = f"{_TEXT.format('UTF-16LE')}; otherwise it is not a text file."
+            advice = f"{_RECODE.format('UTF-16LE')}; otherwise it is not a text file."
             raise _LineError(number, f"expected UTF-8 text, found zero bytes. {advice}")
         yield text
 
 
 def _csv_fault(lines: Iterator[str], separator: str) -> str:
-    taken: list[str] = []
+    row_lines: list[str] = []  # of the current row: several where quoted fields hold line breaks
 
-    def kept() -> Iterator[str]:
+    def recorded_lines() -> Iterator[str]:
         for line in lines:
-            taken.append(line)
+            row_lines.append(line)
             yield line
 
-    rows = csv.reader(kept(), delimiter=separator, strict=True)
-    header, last = None, 0
+    rows = csv.reader(recorded_lines(), delimiter=separator, strict=True)
+    header, last_line = None, 0
     try:
         for row in rows:
-            quotes = sum(line.count('"') for line in taken)
-            taken.clear()
+            quotes = sum(line.count('"') for line in row_lines)
+            row_lines.clear()
             if header is None and row:
                 header = row
-                told = twice(header)
-                if told is not None:
-                    return told
+                message = duplicate_column_message(header)
+                if message is not None:
+                    return message
             elif header is not None and len(row) > len(header):
                 raise _LineError(
                     rows.line_num,
@@ -108,107 +109,107 @@ def _csv_fault(lines: Iterator[str], separator: str) -> str:
             if quotes % 2 or quotes < sum(
                 2 + 2 * field.count('"') for field in row if '"' in field
             ):
-                raise _unpaired(last + 1)
-            last = rows.line_num
+                raise _unpaired_quote(last_line + 1)
+            last_line = rows.line_num
     except csv.Error as error:
         if "new-line" in str(error):
-            raise _LineError(last + 1, lone_returns()) from None
-        raise _unpaired(last + 1) from None
+            raise _LineError(last_line + 1, carriage_return_message()) from None
+        raise _unpaired_quote(last_line + 1) from None
     if header is None:
         return ": expected a header and rows, found no text. Remove the file from the logs."
-    return ": expected a CSV file, found one that cannot be taken apart. Write it again."
+    return ": expected a CSV file, found one that cannot be parsed. Write it again."
 
 
-def lone_returns() -> str:
-    """What to say of the line ends of an old Macintosh."""
+def carriage_return_message() -> str:
+    """Returns the message about lines that end in a lone carriage return, as on old Macs."""
     return (
         "expected lines that end in \\n or \\r\\n, found a \\r alone. Convert it: tr '\\r' '\\n' < "
         "FILE > NEW."
     )
 
 
-def _unpaired(line: int) -> _LineError:
+def _unpaired_quote(line: int) -> _LineError:
     return _LineError(
         line,
-        "expected quotes in pairs around whole fields, found another '\"'. Write a quote inside a "
+        "expected quotes in pairs around whole fields, found a stray '\"'. Write a quote inside a "
         'field as "" and put quotes around the field.',
     )
 
 
 def _json_fault(lines: Iterator[str], form: str) -> str:
     kinds = _Kinds()
-    number, found = 0, False
+    is_empty = True
     for number, line in enumerate(lines, start=1):
         if line.startswith("\ufeff"):
-            advice = "Take it away: sed -i '1s/^\\xEF\\xBB\\xBF//' FILE."
+            advice = "Remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' FILE."
             raise _LineError(number, f"expected a JSON object, found a byte order mark. {advice}")
         if not line.strip():
             continue
-        found = True
+        is_empty = False
         try:
-            value = json.loads(line, parse_constant=_refuse)
+            value = json.loads(line, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
-            raise _LineError(number, _no_object(line, error.pos, form)) from None
+            raise _LineError(number, _not_an_object(line, error.pos, form)) from None
         except ValueError as error:
             message = f"expected JSON, which has no {error}. Write null, or a number."
             raise _LineError(number, message) from None
         except RecursionError:
-            raise _LineError(number, "expected fewer values inside values.") from None
+            raise _LineError(number, "the JSON is nested too deeply. Flatten it.") from None
         if not isinstance(value, dict):
-            raise _LineError(number, _no_object(line, 0, form))
+            raise _LineError(number, _not_an_object(line, 0, form))
         kinds.add(value, number, "")
-    if not found:
-        return ": expected one JSON object a line, found none. Remove the file from the logs."
+    if is_empty:
+        return ": expected one JSON object per line, found none. Remove the file from the logs."
     return (
-        ": a column's values are of kinds that do not go together, such as true and 1, or a list "
-        "and a number. Write all of them as strings."
+        ": a column mixes kinds of values, such as true and 1, or a list and a number. Write all "
+        "of its values as strings."
     )
 
 
-def _no_object(line: str, place: int, form: str) -> str:
-    """What to say of a line that is no JSON object, because of what stands at a place in it."""
-    start = max(0, min(place, len(line.rstrip())) - _SHOWN // 2)
-    shown = line[start : start + _SHOWN].strip()
-    where = f" at character {place + 1}" if place else ""
-    return f"expected one JSON object a line ({form}), found {shown!r}{where}. Mend the line."
+def _not_an_object(line: str, position: int, form: str) -> str:
+    """Returns the message about a line that stops being a JSON object at `position`."""
+    start = max(0, min(position, len(line.rstrip())) - _EXCERPT // 2)
+    excerpt = line[start : start + _EXCERPT].strip()
+    where = f" at character {position + 1}" if position else ""
+    return f"expected one JSON object per line ({form}), found {excerpt!r}{where}. Fix the line."
 
 
 class _Kinds:
-    """Of which kind the values of each column were, and where first."""
+    """The kinds of values of each column so far, and the first line of each kind."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, dict[str, int]] = {}
+        self._first_lines: dict[str, dict[str, int]] = {}
 
-    def add(self, value: Any, line: int, place: str) -> None:
-        """Take note of a value; raise `_LineError` if it does not go with those before."""
+    def add(self, value: Any, line: int, path: str) -> None:
+        """Adds what an object or list holds. Raises `_LineError` if a column mixes kinds."""
         if isinstance(value, dict):
             for key, inner in value.items():
-                self._one(inner, line, f"{place}.{key}" if place else key)
+                self._add_inner(inner, line, f"{path}.{key}" if path else key)
         elif isinstance(value, list):
             for inner in value:
-                self._one(inner, line, f"{place}[]")
+                self._add_inner(inner, line, f"{path}[]")
 
-    def _one(self, value: Any, line: int, place: str) -> None:
+    def _add_inner(self, value: Any, line: int, path: str) -> None:
         kind = _kind(value)
-        if kind == "a number" and not _fits(value):
+        if kind == "a number" and not _fits_64_bits(value):
             raise _LineError(
-                line, f'column "{place}": expected a number of 64 bits, found a larger one.'
+                line, f'column "{path}": expected a number of 64 bits, found a larger one.'
             )
-        seen = self._seen.setdefault(place, {})
+        first_lines = self._first_lines.setdefault(path, {})
         if kind is not None:
-            seen.setdefault(kind, line)
-        if len(seen) > 1:
-            (first, where), (other, _) = list(seen.items())[:2]
+            first_lines.setdefault(kind, line)
+        if len(first_lines) > 1:
+            (first, first_line), (other, _) = list(first_lines.items())[:2]
             raise _LineError(
                 line,
-                f'column "{place}": expected {first} as in line {where}, found {other}. Write all '
-                "values of the column as strings.",
+                f'column "{path}": expected {first} as in line {first_line}, found {other}. Write '
+                "all values of the column as strings.",
             )
-        self.add(value, line, place)
+        self.add(value, line, path)
 
 
 def _kind(value: Any) -> str | None:
-    """None: it goes with all others."""
+    """Returns the kind of a value; None for null and text, which mix with every kind."""
     if value is None or isinstance(value, str):
         return None
     if isinstance(value, bool):
@@ -218,9 +219,10 @@ def _kind(value: Any) -> str | None:
     return "a list" if isinstance(value, list) else "a number"
 
 
-def _fits(number: float) -> bool:
+def _fits_64_bits(number: float) -> bool:
     return math.isfinite(number) if isinstance(number, float) else abs(number) < 1 << 64
 
 
-def _refuse(constant: str) -> float:
+def _refuse_constant(constant: str) -> float:
+    """Refuses NaN and Infinity, which Python's parser accepts."""
     raise ValueError(constant)

@@ -1,8 +1,8 @@
-"""Raw logs as lazy frames: CSV, TSV, JSON Lines and Parquet, plain or compressed.
+"""Opens raw logs as lazy frames: CSV, TSV, JSON Lines and Parquet, plain or compressed.
 
-In: paths as a schema names them. Out: files in a fixed order, and a `LazyFrame` for each. The
-inference and `data/read/` use it. A file that cannot be read is one `SourceError` that says
-which, what was expected, what was found, and the way out.
+In: paths from a schema. Out: files in a fixed order, and a `LazyFrame` for each. `infer/` and
+`data/read/` use it. A file that cannot be read raises one `SourceError`, which names the file and
+says what was expected, what was found and what to do.
 """
 
 import glob
@@ -17,29 +17,35 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from userbert.errors import SourceError
-from userbert.schema.faults import fault, lone_returns, other_separator, twice
+from userbert.schema.faults import (
+    carriage_return_message,
+    describe_fault,
+    duplicate_column_message,
+    guess_separator,
+)
 from userbert.schema.yaml_text import did_you_mean
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _COMPRESSED_STARTS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
-"""Of gzip, zstd and zlib: polars reads them whatever the file is called."""
+"""First bytes of gzip, zstd and zlib data, which polars decompresses whatever the file name."""
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-"""In the name of a folder."""
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""Value of a Hive partition folder that stands for null."""
 NULL_TEXTS = ("", "nan", "na", "n/a", "null", "none", "-", "?")
-"""What stands for nothing in a column of numbers, in small letters."""
+"""Texts that mean null in a column of numbers, in lower case."""
 _UNREADABLE = (PolarsError, OSError, PanicException)
-_LISTED = 30
-_END = 65_536
-"""Bytes in which the last line is looked for."""
+_MAX_NAMES = 30
+"""Names that an error message lists at most."""
+_TAIL_BYTES = 65_536
+"""Bytes at the end of a file in which the last line is looked for."""
 
 
 def expand(path: str | Sequence[str], folder: Path) -> list[Path]:
-    """List the files that a file, folder, glob pattern or list of these names, each once.
+    """Lists the files of a path, folder, glob pattern or list of these, without duplicates.
 
-    Relative paths start at `folder`. A folder is read with all that is below it, but names that
-    start with `.` or `_`. Raises `SourceError` if nothing is there.
+    Relative paths start at `folder`. A folder includes its subfolders, but not files or folders
+    whose names start with `.` or `_`. Raises `SourceError` if there is no file.
     """
     patterns = [path] if isinstance(path, str) else path
     files = [file for pattern in patterns for file in _expand_one(pattern, folder)]
@@ -49,16 +55,18 @@ def expand(path: str | Sequence[str], folder: Path) -> list[Path]:
 def _expand_one(pattern: str, folder: Path) -> list[Path]:
     target = folder / pattern
     try:
-        found = [target] if target.exists() else _matching(target)
+        entries = [target] if target.exists() else _matching(target)
     except OSError as error:  # such as a name that is too long
         raise SourceError(f"{target} cannot be read: {error.strerror}. Check the path.") from error
-    if not found:
+    if not entries:
         raise SourceError(
             f"{target} does not exist, and as a pattern it matches no file"
-            f"{_nearest_beside(target) or '.'} Check the path; a relative one starts at "
+            f"{_suggest_sibling(target) or '.'} Check the path; a relative one starts at "
             f"{folder.absolute()}."
         )
-    files = [file for entry in found for file in (_below(entry) if entry.is_dir() else [entry])]
+    files = [
+        file for entry in entries for file in (_files_below(entry) if entry.is_dir() else [entry])
+    ]
     if not files:
         raise SourceError(
             f"{target}: expected a folder with logs ({', '.join(ENDINGS)}), found no file in it. "
@@ -67,12 +75,15 @@ def _expand_one(pattern: str, folder: Path) -> list[Path]:
     return files
 
 
-def _nearest_beside(target: Path) -> str:
-    """Suggest what lies there of a similar name; endings make all names similar."""
-    beside = [entry.name for entry in islice(target.parent.glob("*"), 1000)]
+def _suggest_sibling(target: Path) -> str:
+    """Suggests a file of a similar name in the same folder.
+
+    The names must be similar without their endings, too, as endings alone make all names similar.
+    """
+    siblings = [entry.name for entry in islice(target.parent.glob("*"), 1000)]
     stem = target.name.split(".")[0]
     return did_you_mean(
-        target.name, [name for name in beside if did_you_mean(stem, [name.split(".")[0]])]
+        target.name, [name for name in siblings if did_you_mean(stem, [name.split(".")[0]])]
     )
 
 
@@ -81,8 +92,8 @@ def _matching(pattern: Path) -> list[Path]:
     return [Path(name) for name in sorted(names)]
 
 
-def _below(folder: Path) -> list[Path]:
-    # Spark and editors leave `_SUCCESS`, `.part-0.crc` and the like beside the data.
+def _files_below(folder: Path) -> list[Path]:
+    # Spark and editors leave files such as `_SUCCESS` and `.part-0.crc` next to the data.
     return sorted(
         file
         for file in folder.rglob("*")
@@ -91,13 +102,14 @@ def _below(folder: Path) -> list[Path]:
 
 
 def scan(file: Path) -> pl.LazyFrame:
-    """Open a log by its ending; columns of CSV and TSV are all strings, an empty field is null.
+    """Opens a log in the format that its ending names.
 
-    What separates the columns of CSV and TSV is seen in the header: commas, semicolons, tabs or |.
-    Types of JSON Lines are those of the whole file: a column of numbers and strings is one of
-    strings. A CSV file with a header alone is a table without rows. Folders right above the file
-    that are called `COLUMN=VALUE` add columns of text, unless the file has them. Raises
-    `SourceError`; what shows only when rows are read is told by `reading`.
+    All columns of CSV and TSV are strings, and an empty field is null. The header shows the
+    separator of CSV and TSV: a comma, semicolon, tab or |. A CSV file with only a header is a table
+    without rows. Types of JSON Lines are inferred from the whole file: a column of numbers and
+    strings becomes strings. Parent folders named `COLUMN=VALUE` add string columns, unless the file
+    has them. Raises `SourceError`; wrap the reading of rows in `reading` for errors that show only
+    then.
     """
     form, _ = _form(file)
     if file.is_dir():
@@ -109,33 +121,35 @@ def scan(file: Path) -> pl.LazyFrame:
         raise SourceError(f"{file} cannot be read: {error.strerror}. Check the path.") from error
     if is_empty:
         raise SourceError(f"{file}: expected a log, found an empty file. Remove it from the logs.")
-    with _told_of(file):
+    with _explained(file):
         frame = _open(file, form)
         columns = frame.collect_schema().names()
-    added = {name: one for name, one in _partition(file).items() if name not in columns}
-    frame = frame.with_columns(pl.lit(one, pl.String).alias(name) for name, one in added.items())
-    return without_patterns(frame, [*columns, *added])
+    added = {name: value for name, value in _partition(file).items() if name not in columns}
+    frame = frame.with_columns(
+        pl.lit(value, pl.String).alias(name) for name, value in added.items()
+    )
+    return rename_patterns(frame, [*columns, *added])
 
 
 def _partition(file: Path) -> dict[str, str | None]:
-    """What Hive, Spark and others say by folders: `dt=2024-01-01/country=DE/part.parquet`."""
+    """Returns the columns in the folder names of Hive and Spark: `dt=2024-01-01/country=DE/`."""
     values: dict[str, str | None] = {}
     for folder in file.absolute().parents:
         name, equals, value = folder.name.partition("=")
         if not (name and equals):
             break
-        values[unquote(name)] = None if value == _NO_VALUE else unquote(value)
+        values[unquote(name)] = None if value == _HIVE_NULL else unquote(value)
     return values
 
 
-def without_patterns(frame: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
-    """A space before names that polars takes for patterns of other columns: `*`, `^…$`."""
+def rename_patterns(frame: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
+    """Puts a space before column names that polars would read as patterns: `*` and `^…$`."""
     patterns = [name for name in columns if name == "*" or re.fullmatch(r"\^.*\$", name, re.S)]
     return frame.rename({name: f" {name}" for name in patterns}) if patterns else frame
 
 
 def _form(file: Path) -> tuple[str, str | None]:
-    """Tell the ending that names the format, and the compression."""
+    """Returns the ending that names the format, and the compression (None: uncompressed)."""
     endings = [ending.lower() for ending in file.suffixes[-2:]]
     compression = _COMPRESSED.get(endings[-1]) if endings else None
     if compression is not None:
@@ -149,7 +163,7 @@ def _form(file: Path) -> tuple[str, str | None]:
     if form not in ENDINGS:
         raise SourceError(
             f"{file}: expected a name that ends in {', '.join(ENDINGS)} (text also with .gz or "
-            ".zst after it). Rename or convert the file, or leave it out by a pattern such as "
+            ".zst after it). Rename or convert the file, or exclude it with a pattern such as "
             "logs/*.csv."
         )
     return form, compression
@@ -159,35 +173,35 @@ def _open(file: Path, form: str) -> pl.LazyFrame:
     if form == ".parquet":
         frame = pl.scan_parquet(file, glob=False)
         kinds = frame.collect_schema().dtypes()
-        # Of types that others added, such as a UUID, only what they are stored as is known here.
+        # Extension types, such as a UUID, are read as the type in which they are stored.
         is_plain = not any(isinstance(kind, pl.BaseExtension) for kind in kinds)
         return frame if is_plain else frame.with_columns(pl.all().ext.storage())
     if form in _SEPARATORS:
         return _open_csv(file, form)
     path = glob.escape(str(file))
     schema = pl.scan_ndjson(path, infer_schema_length=None).collect_schema()
-    known = {name: pl.String() if kind == pl.Null else kind for name, kind in schema.items()}
-    return pl.scan_ndjson(path, schema=known)
+    types = {name: pl.String() if kind == pl.Null else kind for name, kind in schema.items()}
+    return pl.scan_ndjson(path, schema=types)
 
 
 def _open_csv(file: Path, form: str) -> pl.LazyFrame:
     separator = _SEPARATORS[form]
     frame = _scan_csv(file, separator)
-    other = other_separator(frame.collect_schema().names())
-    if other is not None:
-        separator, frame = other, _scan_csv(file, other)
+    other_separator = guess_separator(frame.collect_schema().names())
+    if other_separator is not None:
+        separator, frame = other_separator, _scan_csv(file, other_separator)
     columns = frame.collect_schema().names()
     _check_header(file, columns)
     _check_end(file, separator, len(columns))
-    return frame if separator != ";" else frame.with_columns(_with_points(pl.all()))
+    return frame if separator != ";" else frame.with_columns(_with_decimal_points(pl.all()))
 
 
 def _scan_csv(file: Path, separator: str) -> pl.LazyFrame:
     return pl.scan_csv(file, separator=separator, infer_schema=False, glob=False)
 
 
-def _with_points(text: pl.Expr) -> pl.Expr:
-    """Write 1,5 and 1.000,5 as 1.5 and 1000.5: so they are meant where semicolons separate."""
+def _with_decimal_points(text: pl.Expr) -> pl.Expr:
+    """Rewrites 1,5 and 1.000,5 as 1.5 and 1000.5, their meaning in files with semicolons."""
     thousands = r"^\s*([+-]?\d{1,3})\.(\d{3})(?:\.(\d{3}))?(,\d+)\s*$"
     text = text.str.replace(thousands, "${1}${2}${3}${4}")
     return text.str.replace(r"^\s*([+-]?\d+),(\d+)\s*$", "${1}.${2}")
@@ -197,67 +211,70 @@ def _check_header(file: Path, columns: list[str]) -> None:
     if any(character in name for name in columns for character in "\0\ufffd"):
         raise SourceError(f"{file}{_fault(file)}")
     if any("\r" in name for name in columns):
-        raise SourceError(f"{file}, line 1: {lone_returns()}")
-    # polars calls the second `a` a_duplicated_0.
+        raise SourceError(f"{file}, line 1: {carriage_return_message()}")
+    # polars renames the second `a` to a_duplicated_0.
     originals = {name: re.sub(r"_duplicated_\d+$", "", name) for name in columns}
-    told = twice([one if one in columns else name for name, one in originals.items()])
-    if told is not None:
-        raise SourceError(f"{file}{told}")
+    message = duplicate_column_message(
+        [original if original in columns else name for name, original in originals.items()]
+    )
+    if message is not None:
+        raise SourceError(f"{file}{message}")
 
 
 def _check_end(file: Path, separator: str, width: int) -> None:
-    """A last line that is short, of a file without a last line break, was cut off."""
+    """Raises `SourceError` if the last line has too few fields and no line break: cut off."""
     with file.open("rb") as stream:
         if stream.read(4).startswith(_COMPRESSED_STARTS):
             return
-        stream.seek(max(0, file.stat().st_size - _END))
+        stream.seek(max(0, file.stat().st_size - _TAIL_BYTES))
         lines = stream.read().split(b"\n")
     mark = separator.encode()
     before, last = lines[-2:] if len(lines) > 1 else (b"", b"")
     if last and b'"' not in last and last.count(mark) < width - 1 == before.count(mark):
         raise SourceError(
             f"{file}, last line: expected {width} fields and a line break, found "
-            f"{last.count(mark) + 1} and none: the file is cut off. Copy it again; if it is whole, "
-            "end it with a line break."
+            f"{last.count(mark) + 1} and no line break: the file is cut off. Copy it again; if it "
+            "is complete, end it with a line break."
         )
 
 
 @contextmanager
 def reading(*files: Path | str) -> Iterator[None]:
-    """Tell what is wrong with the files when polars fails to read one of them.
+    """Raises `SourceError` with the damaged file and line if polars fails to read `files`.
 
-    Each file is read alone to find the damaged one; if none is, the error was not theirs and
-    goes on as it is. A name that is no file's, as that of a frame in memory, is passed over.
+    Reads each file by itself to find the damaged one. If none is damaged, the original error goes
+    on. Names that are not files, such as the name of a frame in memory, are skipped.
     """
     try:
         yield
     except _UNREADABLE as error:
-        there = [file for file in map(Path, files) if file.is_file()]
-        for file in there:
-            with _told_of(file):
+        existing = [file for file in map(Path, files) if file.is_file()]
+        for file in existing:
+            with _explained(file):
                 scan(file).select(pl.all().null_count()).collect(engine="streaming")
-        for file in there:
-            # Some damage shows in some columns alone, or not when a file is read as a whole.
-            told = _fault(file)
-            if told.startswith(", line "):
-                raise SourceError(f"{file}{told}") from error
+        for file in existing:
+            # Some damage shows only in some columns, or not when all of a file is read.
+            message = _fault(file)
+            if message.startswith(", line "):
+                raise SourceError(f"{file}{message}") from error
         raise
 
 
 def columns_of(frame: pl.LazyFrame, file: Path | str) -> dict[str, pl.DataType]:
-    """Tell the columns of a file's frame and their types."""
+    """Returns the columns of a file's frame with their types."""
     with reading(file):
         return dict(frame.collect_schema())
 
 
 def count_rows(frame: pl.LazyFrame, file: Path | str) -> int:
-    """Count the rows of a file's frame."""
+    """Counts the rows of a file's frame."""
     with reading(file):
         return int(frame.select(pl.len()).collect(engine="streaming").item())
 
 
 @contextmanager
-def _told_of(file: Path) -> Iterator[None]:
+def _explained(file: Path) -> Iterator[None]:
+    """Turns polars' errors into a `SourceError` that locates the damage in `file`."""
     try:
         yield
     except _UNREADABLE as error:
@@ -265,19 +282,19 @@ def _told_of(file: Path) -> Iterator[None]:
 
 
 def _fault(file: Path) -> str:
-    """Say where a file is bad, and the way out; only called when polars gave up."""
+    """Describes where a file is damaged and what to do; called only after polars failed."""
     form, compression = _form(file)
     separator = None
     if form in _SEPARATORS:
         separator = _SEPARATORS[form]
         with suppress(*_UNREADABLE):
             columns = _scan_csv(file, separator).collect_schema().names()
-            separator = other_separator(columns) or separator
-    return fault(str(file), form, compression, separator)
+            separator = guess_separator(columns) or separator
+    return describe_fault(str(file), form, compression, separator)
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Names as a message lists them: the first ones, if there are many."""
-    every = [name or '""' for name in names]
-    rest = f" and {len(every) - _LISTED:,} more" if len(every) > _LISTED else ""
-    return ", ".join(every[:_LISTED]) + rest if every else "none"
+    """Joins names for a message: at most the first 30, and how many more there are."""
+    shown = [name or '""' for name in names]
+    rest = f" and {len(shown) - _MAX_NAMES:,} more" if len(shown) > _MAX_NAMES else ""
+    return ", ".join(shown[:_MAX_NAMES]) + rest if shown else "none"

@@ -1,7 +1,7 @@
-"""Strict models, and the durations, zones and moments in them, as people write them.
+"""The strict base model, and parsers of durations, time zones and times written as text.
 
-In: text. Out: what it means, or `ValueError` or `SchemaError` with what was expected and what was
-found. Schemas, settings and labels are made of these.
+In: text. Out: the parsed value, or a `ValueError` or `SchemaError` that says what was expected and
+found. Schemas, settings and labels use them.
 """
 
 import re
@@ -14,10 +14,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 from userbert.errors import SchemaError
 
 MANY = 1 << 31
-"""No count in a schema is above."""
+"""Upper limit of every count in a schema; it keeps counts far from the end of int64."""
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _LONGEST = timedelta(days=36_500)
-"""No log is longer, and sums of instants and durations stay far from the ends of int64."""
+"""Longest duration in a schema: 100 years, so that sums in microseconds fit into int64."""
 
 
 class Strict(BaseModel):
@@ -27,7 +27,7 @@ class Strict(BaseModel):
 
 
 def parse_duration(text: object) -> timedelta:
-    """Read `90d`, `12h`, `2w` or `30m`; raise `ValueError` for anything else."""
+    """Parses `90d`, `12h`, `2w` or `30m`. Raises `ValueError` for anything else."""
     if isinstance(text, timedelta):
         return text
     match = re.fullmatch(r"(\d{1,6})([wdhms])", str(text))
@@ -40,7 +40,7 @@ def parse_duration(text: object) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Write a duration as `parse_duration` reads it, in the largest unit that fits."""
+    """Formats a duration for `parse_duration`, in the largest of d, h, m and s that fits."""
     seconds = int(duration.total_seconds())
     for letter, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds % size == 0:
@@ -48,8 +48,8 @@ def format_duration(duration: timedelta) -> str:
     return f"{seconds}s"
 
 
-def known_zone(name: str) -> str:
-    """Give the name of a zone back; raise `ValueError` if there is none of that name."""
+def check_zone(name: str) -> str:
+    """Returns `name` unchanged. Raises `ValueError` if there is no such time zone."""
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):
@@ -67,7 +67,10 @@ Duration = Annotated[
 
 
 def to_instant(moment: str | date | datetime, zone: ZoneInfo) -> int:
-    """Microseconds since 1970 of a moment; a naive one is in `zone`. Raise `SchemaError`."""
+    """Returns microseconds since 1970; a naive `moment` is local to `zone`.
+
+    Raises `SchemaError` if `moment` is text that is no date or time.
+    """
     if isinstance(moment, str):
         try:
             moment = datetime.fromisoformat(moment)
@@ -79,6 +82,6 @@ def to_instant(moment: str | date | datetime, zone: ZoneInfo) -> int:
         moment = datetime.combine(moment, time())
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
-    # Not by `astimezone`, which overflows at either end of the calendar.
+    # `astimezone` overflows at both ends of the calendar.
     since = moment.replace(tzinfo=None) - datetime(1970, 1, 1) - (moment.utcoffset() or timedelta())
     return since // timedelta(microseconds=1)

@@ -1,7 +1,7 @@
-"""YAML as schemas are written in it, and faults of a schema in the words of who wrote it.
+"""Reads and writes the YAML of schemas, and turns pydantic's errors into plain messages.
 
-In: YAML text, or pydantic's errors. Out: plain mappings, and one line a fault, each with where it
-stands, what was expected and what was found. `schema/models.py` reads and writes with it,
+In: YAML text, or pydantic's errors. Out: plain mappings, and one line per error that says where it
+is, what was expected and what was found. `schema/models.py` reads and writes with it;
 `infer/proposal.py` writes.
 """
 
@@ -16,27 +16,31 @@ from pydantic import ValidationError
 from userbert.errors import SchemaError
 
 _YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
-_GUESSED = (":bool", ":int", ":float", ":timestamp")
+_REPLACED_TAGS = (":bool", ":int", ":float", ":timestamp")
+"""Types that YAML 1.1 guesses from plain text; `_Loader` has its own rules for them."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: in 1.1 the key `on` is true, 04:00 is 240 minutes, dates are no text."""
+    """Reads scalars as YAML 1.2 does: in 1.1 `on` is true, 04:00 is 240, and dates are not text.
+
+    Duplicate keys and keys that are not text are errors.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                problem = "expected text as a key, found a list or keys"
+                problem = "expected text as a key, found a list or a mapping"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if key.value in seen:
-                problem = f"the key {key.value!r} stands twice"
+                problem = f"the key {key.value!r} appears twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(_GUESSED)]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(_REPLACED_TAGS)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -52,12 +56,12 @@ _Loader.add_implicit_resolver(
     ),
     list("-+.0123456789"),
 )
-# In 1.1, 012 is ten.
+# YAML 1.1 reads 012 as octal: ten.
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
 def read_mapping(text: str, name: str) -> dict[str, Any]:
-    """Read YAML text that holds keys; raise `SchemaError`, which calls the text `name`."""
+    """Parses YAML text that holds a mapping. Raises `SchemaError`; messages start with `name`."""
     try:
         content = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -72,31 +76,31 @@ def read_mapping(text: str, name: str) -> dict[str, Any]:
         raise SchemaError(f"{name}: not YAML: {problem}.") from error
     if not isinstance(content, dict):
         raise SchemaError(
-            f"{name}: expected keys such as `user:` and `sources:`, found {_shown(content)}. "
-            "`userbert init LOGS` proposes a schema."
+            f"{name}: expected keys such as `user:` and `sources:`, found "
+            f"{_describe_value(content)}. `userbert init LOGS` proposes a schema."
         )
     return content
 
 
 def scalar(text: str) -> str:
-    """Write a string, in quotes where it could be read as anything else."""
+    """Formats a string as YAML, quoted if YAML could read it as anything but that string."""
     if _is_plain(text):
         return text
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 30).rstrip("\n")
 
 
 def write_mapping(content: dict[str, Any]) -> str:
-    """Write plain values so that `read_mapping` gives the same."""
+    """Formats a mapping as YAML; `read_mapping` returns an equal one."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _is_plain(text: str) -> bool:
-    letters = re.fullmatch(r"[A-Za-z_/](?:[\w ./()+-]*[\w)])?", text, re.ASCII)
-    return letters is not None and text.lower() not in _YAML_WORDS
+    match = re.fullmatch(r"[A-Za-z_/](?:[\w ./()+-]*[\w)])?", text, re.ASCII)
+    return match is not None and text.lower() not in _YAML_WORDS
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 would not, such as 08, and what its plain style breaks, as U+0085."""
+    """Quotes text that PyYAML leaves plain but would not read back, such as 08 or U+0085."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -108,7 +112,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Suggest the known name that is most like this one, if one is."""
+    """Returns a hint with the known name closest to `name`; empty if none is similar."""
     close = _closest(name, known)
     return f"; did you mean {close!r}?" if close is not None else ""
 
@@ -134,7 +138,7 @@ _EXPECTED = {
     "datetime_type": "a date or time such as 2017-09-01",
 }
 
-_SAID = {
+_MESSAGES = {
     "missing": "this key is missing",
     "invalid_key": "expected text as a key; put it in quotes",
     "too_short": "expected at least one, found none",
@@ -146,43 +150,43 @@ def explain(
     name: str,
     keys_at: Callable[[Place], Iterable[str]],
     as_written: Callable[[Place], Place],
-    other_kind: Callable[[Place], str | None],
+    mixed_kinds: Callable[[Place], str | None],
 ) -> str:
-    """Tell one line a fault.
+    """Returns one line per error of a schema, each starting with `name`.
 
-    `keys_at` lists the keys that may stand at a place, `as_written` gives a place in the keys that
-    lead there, `other_kind` says why a key cannot stand at its place if it may at another kind of
-    what is there.
+    `keys_at` lists the keys that are valid at a place. `as_written` turns a place of pydantic into
+    the keys of the file. `mixed_kinds` returns a message if the unknown key at a place belongs to
+    another kind of attribute, else None.
     """
     lines: dict[str, None] = {}
-    faults = error.errors()
+    details = error.errors()
     misspelt = {
-        (*fault["loc"][:-1], _closest(str(fault["loc"][-1]), keys_at(fault["loc"][:-1])))
-        for fault in faults
-        if fault["type"] == "extra_forbidden"
+        (*detail["loc"][:-1], _closest(str(detail["loc"][-1]), keys_at(detail["loc"][:-1])))
+        for detail in details
+        if detail["type"] == "extra_forbidden"
     }
-    for fault in faults:
-        place = fault["loc"]
-        shown = ".".join(map(str, as_written(place)))
-        if fault["type"] == "missing" and place in misspelt:
+    for detail in details:
+        place = detail["loc"]
+        keys = ".".join(map(str, as_written(place)))
+        if detail["type"] == "missing" and place in misspelt:
             continue
-        if fault["type"] == "extra_forbidden":
+        if detail["type"] == "extra_forbidden":
             key = str(place[-1])
             unknown = f"unknown key {key!r}{did_you_mean(key, keys_at(place[:-1]))}"
-            message = other_kind(place) or unknown
+            message = mixed_kinds(place) or unknown
         else:
-            message = _message(fault)
+            message = _message(detail)
         dot = "" if message.endswith("?") else "."
-        lines[f"{name}: {shown}: {message}{dot}" if shown else f"{name}: {message}{dot}"] = None
+        lines[f"{name}: {keys}: {message}{dot}" if keys else f"{name}: {message}{dot}"] = None
     return "\n".join(lines)
 
 
-def _message(fault: Any) -> str:
-    kind, found, context = fault["type"], fault["input"], fault.get("ctx", {})
+def _message(detail: Any) -> str:
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "value_error":
-        return str(fault["msg"]).removeprefix("Value error, ")
-    if kind in _SAID:
-        return _SAID[kind]
+        return str(detail["msg"]).removeprefix("Value error, ")
+    if kind in _MESSAGES:
+        return _MESSAGES[kind]
     if kind == "union_tag_not_found":
         return f"the key {context['discriminator']} is missing"
     if kind in _EXPECTED:
@@ -190,21 +194,21 @@ def _message(fault: Any) -> str:
     elif kind == "literal_error":
         expected = context["expected"]
     elif kind == "union_tag_invalid":
-        expected, found = context["expected_tags"].replace(", ", " or "), context["tag"]
+        expected, value = context["expected_tags"].replace(", ", " or "), context["tag"]
     elif kind == "greater_than_equal":
         expected = f"at least {context['ge']}"
     elif kind == "less_than_equal":
         expected = f"at most {context['le']}"
     else:
-        return str(fault["msg"])
-    advice = "; put it in quotes" if expected == "text" and isinstance(found, int | float) else ""
-    return f"expected {expected}, found {_shown(found)}{advice}"
+        return str(detail["msg"])
+    advice = "; put it in quotes" if expected == "text" and isinstance(value, int | float) else ""
+    return f"expected {expected}, found {_describe_value(value)}{advice}"
 
 
-def _shown(found: object) -> str:
-    if found is None:
+def _describe_value(value: object) -> str:
+    if value is None:
         return "nothing"
-    if isinstance(found, dict):
-        return "the keys " + ", ".join(str(key) for key in found) if found else "no keys"
-    text = str(found).lower() if isinstance(found, bool) else repr(found)
+    if isinstance(value, dict):
+        return "the keys " + ", ".join(str(key) for key in value) if value else "no keys"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

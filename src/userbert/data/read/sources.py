@@ -171,7 +171,7 @@ def _tables(schema: Schema, name: str, path: str | list[str], given: Any | None)
             frame = given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
             raise SourceError(f"frame {name!r} is not a table: {error}.") from error
-        scanned = files.without_patterns(frame.lazy(), frame.columns)
+        scanned = files.rename_patterns(frame.lazy(), frame.columns)
         return [_Table(f"frame {name!r}", scanned, scanned.collect_schema(), None, ())]
     return [_table(file, str(file)) for file in files.expand(path, schema.folder)]
 
