@@ -1,4 +1,4 @@
-"""Builds the kernels in C, where there is a compiler for them; all else is in pyproject.toml."""
+"""Builds the C kernels if there is a compiler; all other metadata is in pyproject.toml."""
 
 import hashlib
 import platform
@@ -10,17 +10,17 @@ from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("src/userbert/kernels")
 
-# By it the loader knows whether a library is of the sources that lie beside it.
+# The loader compares this with the sources next to a library, to detect an outdated build.
 digest = hashlib.sha256()
 for source in sorted(KERNELS.glob("*.[ch]")):
     digest.update(source.read_bytes())
 
 
 def build(name: str, *, has_bf16: bool) -> Extension:
-    """Describe a plain shared library: it needs neither Python's headers nor torch.
+    """Return a plain shared library for ctypes, which needs neither Python's headers nor torch.
 
-    It is loaded by ctypes; bf16.h says in what the two builds differ. Each function says itself
-    which instructions it uses, so they can be built on any x86-64.
+    bf16.h explains how the two builds differ. Each function declares the instructions that it uses,
+    so both can be compiled on any x86-64.
     """
     return Extension(
         f"userbert.kernels.{name}",
@@ -38,34 +38,36 @@ def build(name: str, *, has_bf16: bool) -> Extension:
             "-fno-math-errno",
             "-fno-trapping-math",
         ],
-        optional=True,  # without it PyTorch's own operations do the same
+        optional=True,  # without it, userbert runs PyTorch's operations instead
     )
 
 
 class Libraries(build_ext):
-    """Builds libraries that are of no version of Python."""
+    """Builds libraries that do not depend on the version of Python."""
 
     def copy_extensions_to_source(self) -> None:
-        """Put them beside their sources, in place of those that a version of Python would find."""
-        for older in KERNELS.glob("*.cpython-*.so"):
-            older.unlink()
+        """Copy the libraries next to their sources; remove old ones named for a Python version."""
+        for outdated in KERNELS.glob("*.cpython-*.so"):
+            outdated.unlink()
         super().copy_extensions_to_source()
 
     def get_ext_filename(self, fullname: str) -> str:
-        """Name a library as every Python finds it."""
+        """Return a file name that does not name a version of Python."""
         return f"{Path(*fullname.split('.'))}.so"
 
 
 class Wheel(bdist_wheel):
-    """A wheel of every Python: of one platform with libraries, of all where none was built."""
+    """A wheel for every Python: for one platform if it has libraries, else for all platforms."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """Look at what was built."""
-        built = self.get_finalized_command("build_ext")
-        libraries = [Path(built.get_ext_fullpath(one.name)) for one in built.extensions or ()]
+        """Return the wheel's tag, depending on whether the libraries were built."""
+        command = self.get_finalized_command("build_ext")
+        libraries = [
+            Path(command.get_ext_fullpath(extension.name)) for extension in command.extensions or ()
+        ]
         self.root_is_pure = not any(library.exists() for library in libraries)
-        *_, system = super().get_tag()
-        return "py3", "none", "any" if self.root_is_pure else system
+        *_, platform_tag = super().get_tag()
+        return "py3", "none", "any" if self.root_is_pure else platform_tag
 
 
 builds = [build("_bf16", has_bf16=True), build("_avx512", has_bf16=False)]

@@ -1,6 +1,6 @@
-"""The encoder in C gives what PyTorch's operations give.
+"""The encoder in C returns the results of PyTorch's operations.
 
-That is within the rounding of bf16, and in float32 within the order of sums.
+They agree within the rounding of bf16, and in float32 within the order of sums.
 """
 
 import copy
@@ -23,7 +23,7 @@ from userbert.model.encoder import Encoder
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     library = kernels.load(request.param)
     if library is None:
-        pytest.skip("not built, or not for this processor")
+        pytest.skip("not built, or this processor cannot run it")
     monkeypatch.setattr(kernels, "library", lambda: library)
     return str(request.param)
 
@@ -37,24 +37,28 @@ def threads() -> Iterator[None]:
 
 
 def encoder(
-    layers: int = 2, hidden: int = 128, heads: int = 4, wide: int = 256, dropout: float = 0.1
+    layers: int = 2,
+    hidden: int = 128,
+    heads: int = 4,
+    feed_forward: int = 256,
+    dropout: float = 0.1,
 ) -> Encoder:
     torch.manual_seed(0)
-    made = Encoder(layers, hidden, heads, wide, dropout)
-    for name, weight in made.named_parameters():
+    model = Encoder(layers, hidden, heads, feed_forward, dropout)
+    for name, weight in model.named_parameters():
         torch.nn.init.normal_(weight, float(name.endswith("norm.weight")), 0.06)
-    return made
+    return model
 
 
-def outcome(model: Encoder, lengths: Tensor, how: str) -> dict[str, Tensor]:
-    """Vectors and all gradients, float32, of fixed tokens and keys."""
+def encode(model: Encoder, lengths: Tensor, way: str) -> dict[str, Tensor]:
+    """Return float32 vectors and all gradients for fixed tokens and keys."""
     torch.manual_seed(int(lengths.sum()))
     shape = (int(lengths.sum()), model.blocks[0].narrow.out_features)
     tokens = torch.randn(shape, requires_grad=True)
     keys = torch.randint(-(2**31), 2**31, shape[:1], dtype=torch.int32)
     model.zero_grad()
-    model.fused = how == "kernel"
-    with torch.autocast("cpu", torch.bfloat16, enabled=how != "float32"):
+    model.fused = way == "kernel"
+    with torch.autocast("cpu", torch.bfloat16, enabled=way != "float32"):
         vectors = model(tokens, lengths, keys)
     assert vectors.dtype == torch.float32
     (vectors * torch.randn(shape)).sum().backward()
@@ -64,20 +68,20 @@ def outcome(model: Encoder, lengths: Tensor, how: str) -> dict[str, Tensor]:
     return {"vectors": vectors.detach(), "tokens": tokens.grad, **gradients}
 
 
-def distance(found: Tensor, exact: Tensor) -> float:
-    return float((found - exact).norm() / exact.norm())
+def relative_error(actual: Tensor, exact: Tensor) -> float:
+    return float((actual - exact).norm() / exact.norm())
 
 
 def assert_near(model: Encoder, lengths: list[int]) -> None:
-    """The kernel is no further from float32 than bf16 is, in any gradient."""
+    """Check that vectors and gradients of the kernel are within bf16's rounding of float32."""
     counts = torch.tensor(lengths)
-    exact = outcome(model, counts, "float32")
-    found = outcome(model, counts, "kernel")
+    exact = encode(model, counts, "float32")
+    actual = encode(model, counts, "kernel")
     for name, value in exact.items():
-        assert distance(found[name], value) < 0.015, name
-        # No bias: what is off has no part along the value itself.
-        along = (found[name] * value).sum() / value.square().sum()
-        assert float(along) == pytest.approx(1, abs=0.006), name
+        assert relative_error(actual[name], value) < 0.015, name
+        # No bias: the error has no component along the value itself.
+        scale = (actual[name] * value).sum() / value.square().sum()
+        assert float(scale) == pytest.approx(1, abs=0.006), name
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def assert_near(model: Encoder, lengths: list[int]) -> None:
     [[1], [2], [1, 1, 1], [257], [19, 7, 40, 1, 2], [261, 3, 260], [600, 1], [3] * 300],
     ids=lambda lengths: "-".join(map(str, lengths[:5])),
 )
-def test_vectors_masks_and_gradients_are_those_of_pytorch(lengths: list[int]) -> None:
+def test_vectors_masks_and_gradients_equal_those_of_pytorch(lengths: list[int]) -> None:
     assert_near(encoder(), lengths)
 
 
@@ -96,27 +100,30 @@ def test_any_lengths_on_any_number_of_threads(lengths: list[int], threads: int) 
     assert_near(encoder(layers=1), lengths)
 
 
-@pytest.mark.parametrize(("hidden", "heads", "wide"), [(64, 4, 64), (192, 4, 320), (256, 2, 128)])
-def test_other_sizes(hidden: int, heads: int, wide: int) -> None:
-    assert_near(encoder(1, hidden, heads, wide), [5, 33, 17])
+@pytest.mark.parametrize(
+    ("hidden", "heads", "feed_forward"), [(64, 4, 64), (192, 4, 320), (256, 2, 128)]
+)
+def test_other_sizes(hidden: int, heads: int, feed_forward: int) -> None:
+    assert_near(encoder(1, hidden, heads, feed_forward), [5, 33, 17])
 
 
-def test_no_further_from_float32_than_autocast_is() -> None:
-    model, lengths = encoder(layers=4, wide=512), torch.tensor([20, 5, 31, 64])
-    exact, found, cast = (outcome(model, lengths, how) for how in ("float32", "kernel", "autocast"))
+def test_error_is_no_larger_than_that_of_autocast() -> None:
+    model, lengths = encoder(layers=4, feed_forward=512), torch.tensor([20, 5, 31, 64])
+    exact, actual, cast = (encode(model, lengths, way) for way in ("float32", "kernel", "autocast"))
     for name, value in exact.items():
-        assert distance(found[name], value) < 1.3 * distance(cast[name], value) + 1e-6, name
+        limit = 1.3 * relative_error(cast[name], value) + 1e-6
+        assert relative_error(actual[name], value) < limit, name
 
 
-def test_repeats_bit_for_bit_and_forward_on_any_threads() -> None:
+def test_results_repeat_bit_for_bit_and_forward_on_any_number_of_threads() -> None:
     model, lengths = encoder(), torch.tensor([20, 5, 31, 64, 200, 100])
-    first, second = (outcome(model, lengths, "kernel") for _ in range(2))
+    first, second = (encode(model, lengths, "kernel") for _ in range(2))
     torch.set_num_threads(1)
-    alone = outcome(model, lengths, "kernel")
+    single = encode(model, lengths, "kernel")
     for name, value in first.items():
         assert torch.equal(second[name], value), name
-    assert torch.equal(alone["vectors"], first["vectors"])
-    assert torch.equal(alone["tokens"], first["tokens"])
+    assert torch.equal(single["vectors"], first["vectors"])
+    assert torch.equal(single["tokens"], first["tokens"])
 
 
 def test_users_alone_and_in_any_order_get_the_same_vectors() -> None:
@@ -124,10 +131,12 @@ def test_users_alone_and_in_any_order_get_the_same_vectors() -> None:
     parts = torch.split(torch.randn(56, 128), [20, 5, 31])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         together = model(torch.cat(parts), lengths).split(lengths.tolist())
-        turned = model(torch.cat(parts[::-1]), lengths.flip(0)).split([31, 5, 20])
-        for part, ours, theirs in zip(parts, together, turned[::-1], strict=True):
-            assert torch.equal(model(part, torch.tensor([len(part)])), ours)
-            assert torch.equal(theirs, ours)
+        reversed_order = model(torch.cat(parts[::-1]), lengths.flip(0)).split([31, 5, 20])
+        for part, vectors, reversed_vectors in zip(
+            parts, together, reversed_order[::-1], strict=True
+        ):
+            assert torch.equal(model(part, torch.tensor([len(part)])), vectors)
+            assert torch.equal(reversed_vectors, vectors)
 
 
 def test_without_gradients_the_vectors_are_the_same() -> None:
@@ -140,7 +149,7 @@ def test_without_gradients_the_vectors_are_the_same() -> None:
             assert torch.equal(model(tokens, lengths), kept)
 
 
-def test_strided_tokens_and_bf16_tokens_are_taken() -> None:
+def test_strided_tokens_and_bf16_tokens_are_accepted() -> None:
     model, lengths = encoder().eval(), torch.tensor([20, 5])
     wide = torch.randn(25, 256).bfloat16()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -157,7 +166,7 @@ def test_no_users_give_no_vectors() -> None:
 
 def test_two_batches_may_wait_for_their_gradients() -> None:
     model, lengths = encoder(), torch.tensor([20, 5, 31])
-    expected = outcome(model, lengths, "kernel")["tokens"]
+    expected = encode(model, lengths, "kernel")["tokens"]
     torch.manual_seed(56)
     tokens = torch.randn(56, 128, requires_grad=True)
     keys = torch.randint(-(2**31), 2**31, (56,), dtype=torch.int32)
@@ -196,7 +205,7 @@ def test_copies_and_saved_weights_run_the_same() -> None:
 
 
 def _vectors(tokens: Tensor, file: Path, build: str) -> None:
-    """In another process, which would choose the build that is fastest here."""
+    """Save vectors from another process, which would otherwise load the fastest build."""
     kernels.library = lambda: kernels.load(build)  # type: ignore[assignment]
     torch.set_num_threads(2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -214,25 +223,25 @@ def test_processes_started_after_a_call_can_call(start: str, tmp_path: Path, bui
     assert torch.equal(torch.load(tmp_path / "vectors"), expected)
 
 
-def test_float32_that_learns_never_runs_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_training_never_runs_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("userbert.model.encoder.encode", None)
     monkeypatch.setattr("userbert.model.encoder.encode_float32", None)
     encoder()(torch.randn(25, 128), torch.tensor([20, 5]))
 
 
 def assert_same_in_float32(model: Encoder, lengths: list[int]) -> None:
-    """No further from double precision than float32 is: twice PyTorch's own distance."""
+    """Check that the error against float64 is below twice that of PyTorch in float32."""
     torch.manual_seed(sum(lengths))
     model, counts = model.eval(), torch.tensor(lengths)
     tokens = torch.randn(int(counts.sum()), model.blocks[0].narrow.out_features)
     with torch.inference_mode():
-        found = model(tokens, counts)
+        actual = model(tokens, counts)
         model.fused = False
         expected = model(tokens, counts)
         exact = copy.deepcopy(model).double()(tokens.double(), counts)
-    assert not torch.equal(found, expected) or len(tokens) < 5, "the kernel did not run"
-    assert distance(found, exact) < 2 * distance(expected, exact) + 1e-7
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.equal(actual, expected) or len(tokens) < 5, "the kernel did not run"
+    assert relative_error(actual, exact) < 2 * relative_error(expected, exact) + 1e-7
+    assert torch.allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +249,7 @@ def assert_same_in_float32(model: Encoder, lengths: list[int]) -> None:
     [[1], [16], [17], [257], [19, 7, 40, 1, 2], [600, 1], [3] * 300],
     ids=lambda lengths: "-".join(map(str, lengths[:5])),
 )
-def test_vectors_in_float32_are_those_of_pytorch(lengths: list[int]) -> None:
+def test_vectors_in_float32_equal_those_of_pytorch(lengths: list[int]) -> None:
     assert_same_in_float32(encoder(), lengths)
 
 
@@ -251,9 +260,11 @@ def test_any_lengths_in_float32_on_any_number_of_threads(lengths: list[int], thr
     assert_same_in_float32(encoder(layers=1), lengths)
 
 
-@pytest.mark.parametrize(("hidden", "heads", "wide"), [(64, 4, 64), (192, 4, 320), (256, 2, 128)])
-def test_other_sizes_in_float32(hidden: int, heads: int, wide: int) -> None:
-    assert_same_in_float32(encoder(1, hidden, heads, wide), [5, 33, 17])
+@pytest.mark.parametrize(
+    ("hidden", "heads", "feed_forward"), [(64, 4, 64), (192, 4, 320), (256, 2, 128)]
+)
+def test_other_sizes_in_float32(hidden: int, heads: int, feed_forward: int) -> None:
+    assert_same_in_float32(encoder(1, hidden, heads, feed_forward), [5, 33, 17])
 
 
 def test_users_alone_and_in_any_order_get_the_same_float32_vectors() -> None:
@@ -261,7 +272,9 @@ def test_users_alone_and_in_any_order_get_the_same_float32_vectors() -> None:
     parts = torch.split(torch.randn(56, 128), [20, 5, 31])
     with torch.inference_mode():
         together = model(torch.cat(parts), lengths).split(lengths.tolist())
-        turned = model(torch.cat(parts[::-1]), lengths.flip(0)).split([31, 5, 20])
-        for part, ours, theirs in zip(parts, together, turned[::-1], strict=True):
-            assert torch.equal(model(part, torch.tensor([len(part)])), ours)
-            assert torch.equal(theirs, ours)
+        reversed_order = model(torch.cat(parts[::-1]), lengths.flip(0)).split([31, 5, 20])
+        for part, vectors, reversed_vectors in zip(
+            parts, together, reversed_order[::-1], strict=True
+        ):
+            assert torch.equal(model(part, torch.tensor([len(part)])), vectors)
+            assert torch.equal(reversed_vectors, vectors)

@@ -1,4 +1,4 @@
-"""The library of kernels: whether it can be used, and the memory that its calls share."""
+"""The library of kernels: whether it loads, and the memory that its calls reuse."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from userbert.model.encoder import Encoder
 
 
 @pytest.fixture
-def _looked_up_anew() -> Iterator[None]:
-    for cached in (kernels.library, kernels._warn_of_other_sources):
+def _cleared_caches() -> Iterator[None]:
+    for cached in (kernels.library, kernels._warn_outdated):
         cached.cache_clear()
     yield
     kernels.library.cache_clear()
 
 
-@pytest.mark.usefixtures("_looked_up_anew")
-def test_encoder_does_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_cleared_caches")
+def test_encoder_runs_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "find_spec", lambda _: None)
     assert not kernels.available()
     encoder = Encoder(layers=1, hidden=64, heads=4, feed_forward=64, dropout=0.1)
@@ -32,17 +32,19 @@ def test_encoder_does_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None
     assert encoder.blocks[0].widen.weight.grad is not None
 
 
-@pytest.mark.usefixtures("_looked_up_anew")
-def test_library_of_another_system_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "library.so").write_bytes(b"of another system")
+@pytest.mark.usefixtures("_cleared_caches")
+def test_library_of_another_platform_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "library.so").write_bytes(b"another platform")
     spec = ModuleSpec("library", None, origin=str(tmp_path / "library.so"))
     monkeypatch.setattr(kernels, "find_spec", lambda _: spec)
     assert not kernels.available()
 
 
-@pytest.mark.usefixtures("_looked_up_anew")
+@pytest.mark.usefixtures("_cleared_caches")
 @pytest.mark.skipif(not kernels.available(), reason="no kernels on this machine")
-def test_library_of_other_sources_is_none_and_says_so(
+def test_library_built_from_other_sources_is_not_loaded_and_warns(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built = find_spec(f"userbert.kernels.{kernels.BUILDS[0]}")
@@ -56,13 +58,15 @@ def test_library_of_other_sources_is_none_and_says_so(
     assert "built from other sources" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("_looked_up_anew")
-def test_library_that_does_not_say_its_sources_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_cleared_caches")
+def test_library_without_a_digest_of_its_sources_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(kernels, "find_spec", lambda _: find_spec("_ctypes"))
     assert kernels.library() is None
 
 
-def test_memory_is_used_again_but_never_twice_at_once() -> None:
+def test_memory_is_reused_but_never_held_twice() -> None:
     blocks = Blocks()
     first = blocks.take(1000)
     second = blocks.take(1000)

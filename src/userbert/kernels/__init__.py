@@ -1,9 +1,9 @@
-"""Kernels in C for CPUs with AVX-512; whoever calls them has a way without.
+"""Kernels in C for CPUs with AVX-512; callers fall back to PyTorch's operations without them.
 
-In: arrays by their addresses. `setup.py` builds the library if there is a compiler, once with the
-processor's own products of bf16 numbers and once without; `available` says whether one is there
-that this processor can run. The C files say what each function does.
-Nothing here needs torch, but its OpenMP threads are used, so it must be loaded before a call.
+In: addresses of arrays. `setup.py` builds the library twice if there is a compiler: with and
+without the processor's bf16 instructions. `available` returns whether this processor can run a
+build. The C files document each function. This module does not need torch, but the kernels run on
+torch's OpenMP threads, so torch must be imported before a call.
 """
 
 import ctypes
@@ -20,68 +20,68 @@ from numpy.typing import NDArray
 from userbert.progress import warn
 
 BUILDS = ("_bf16", "_avx512")
-"""The library's two builds, the faster first."""
+"""Names of the library's two builds, the faster first."""
 _PROCESS = os.getpid()
-_MOST_IDLE = 2
-"""Blocks that are kept for the next call."""
+_MAX_IDLE = 2
+"""Most unused blocks that `Blocks` keeps for later calls."""
 
 
 def available() -> bool:
-    """Whether the kernels were built and can run here."""
+    """Return whether the kernels are built and this processor can run them."""
     return library() is not None
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The library of all kernels, if it was built and can run here."""
-    return next((found for build in BUILDS if (found := load(build)) is not None), None)
+    """Return the fastest build of the library that this processor can run, if any."""
+    return next((native for build in BUILDS if (native := load(build)) is not None), None)
 
 
 def load(build: str) -> ctypes.CDLL | None:
-    """One of the library's `BUILDS`, if it is there and can run here."""
+    """Return one of the library's `BUILDS`, if it is built and this processor can run it."""
     spec = find_spec(f"{__name__}.{build}")
     if spec is None or spec.origin is None:
         return None
     try:
         loaded = ctypes.CDLL(spec.origin)
-    except OSError:  # built for another system
+    except OSError:  # built for another platform
         return None
-    if not _is_of(Path(spec.origin).parent, loaded):
-        _warn_of_other_sources()
+    if not _matches_sources(Path(spec.origin).parent, loaded):
+        _warn_outdated()
         return None
     return loaded if loaded.userbert_can_run() else None
 
 
 @cache
-def _warn_of_other_sources() -> None:
+def _warn_outdated() -> None:
     warn(
-        "the kernels were built from other sources; PyTorch's operations do their work. "
-        "Install userbert again (make, or pip install) to build them anew."
+        "the C kernels were built from other sources, so userbert runs PyTorch's slower operations "
+        "instead. Reinstall userbert (make, or pip install) to rebuild them."
     )
 
 
-def _is_of(folder: Path, loaded: ctypes.CDLL) -> bool:
-    """Whether a library is of the sources in a folder; an installed package has none there."""
+def _matches_sources(folder: Path, loaded: ctypes.CDLL) -> bool:
+    """Return whether a library was built from the folder's sources; wheels contain no sources."""
     sources = sorted(folder.glob("*.[ch]"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    if not hasattr(loaded, "userbert_sources"):  # built before it said of which it is
+    if not hasattr(loaded, "userbert_sources"):  # built before libraries recorded their sources
         return False
     loaded.userbert_sources.restype = ctypes.c_char_p
     return not sources or loaded.userbert_sources() == digest.encode()
 
 
 def run(name: str, call: ctypes.Structure, *more: Any) -> None:
-    """Call a function of the library; whoever does has asked whether it is available."""
+    """Call a function of the library, which must be `available`."""
     native = library()
     assert native is not None
     native[name](ctypes.byref(call), *more)
 
 
-def fork() -> int | None:
-    """The address of `GOMP_parallel` in the process's OpenMP; without, kernels run on one thread.
+def openmp_parallel() -> int | None:
+    """Return the address of `GOMP_parallel` in this process, or None to run on one thread.
 
-    PyTorch's threads, and not a pool of our own: two pools that spin fight for the cores. They do
-    not live on in a forked child, which would wait for them for ever.
+    Kernels use PyTorch's thread pool, because two pools that spin compete for the cores. The pool
+    does not survive a fork, so a forked child would wait for it forever: there it is None.
     """
     return _gomp_parallel() if os.getpid() == _PROCESS else None
 
@@ -95,7 +95,7 @@ def _gomp_parallel() -> int | None:
 
 
 class Block:
-    """Memory that goes back to where it came from once nobody holds it."""
+    """Memory that returns to its `Blocks` when it is garbage-collected."""
 
     def __init__(self, memory: NDArray[np.uint8], idle: list[NDArray[np.uint8]]) -> None:
         self._memory = memory
@@ -103,23 +103,23 @@ class Block:
         self.address: int = memory.ctypes.data
 
     def __del__(self) -> None:
-        if len(self._idle) < _MOST_IDLE:
+        if len(self._idle) < _MAX_IDLE:
             self._idle.append(self._memory)
 
 
 class Blocks:
-    """Memory that is used again: fresh pages cost more than what is computed in them."""
+    """Reuses memory between calls, because fresh pages cost more time than the computation."""
 
     def __init__(self) -> None:
         self._idle: list[NDArray[np.uint8]] = []
 
     def take(self, size: int) -> Block:
-        """A block of at least `size` bytes, with whatever was left in it."""
+        """Return an uninitialised block of at least `size` bytes."""
         try:
             memory = self._idle.pop()
         except IndexError:
             memory = np.empty(0, np.uint8)
         if memory.nbytes < size:
-            # A quarter more, as the next batch may be somewhat longer.
+            # A quarter more, as the next batch may be a little longer.
             memory = np.empty(size + size // 4, np.uint8)
         return Block(memory, self._idle)

@@ -1,11 +1,11 @@
-/* bf16 numbers, and the instructions that every kernel may use.
+/* bf16 numbers, and the instruction sets that the kernels use.
  *
- * The library is built twice. With USERBERT_BF16 products and rounding are the processor's own;
- * without, AVX-512 alone does the same in two turns: a product of pairs is two of float32, and
- * sums differ in their last bits. __init__.py takes the first that the processor can run.
+ * The library is built twice. With USERBERT_BF16, the processor's bf16 instructions multiply and
+ * round. Without it, AVX-512 does so in two passes: the product of a pair is two float32 products,
+ * and sums differ in their last bits. __init__.py loads the first build that the processor can run.
  *
- * A file that says FLOAT32_WORDS before gets products of float32 instead: a word is then one number
- * and not a pair. The same loops run over either.
+ * A file that defines FLOAT32_WORDS before including this gets float32 products: a 32-bit word is
+ * then one float32 number instead of a pair of bf16 numbers. The same loops run over both.
  *
  * A function that uses vectors must be marked KERNEL and run only if cpu_can_run().
  */
@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-/* A header's functions: each file uses some of them. */
+/* For functions in headers: no file uses all of them. */
 #define HEADER static __attribute__((unused))
 
 #if USERBERT_BF16
@@ -35,15 +35,15 @@ HEADER bool cpu_can_run(void)
            (!USERBERT_BF16 || __builtin_cpu_supports("avx512bf16"));
 }
 
-/* 16 words, two neighbours each or one number, are multiplied in so many turns. */
+/* PASSES is the number of multiplications that a vector of 16 words takes. */
 #if FLOAT32_WORDS
 
-enum { TURNS = 1 };
+enum { PASSES = 1 };
 typedef __m512 Factors;
 
-ALWAYS_INLINE KERNEL Factors factors(__m512i words, int turn)
+ALWAYS_INLINE KERNEL Factors factors(__m512i words, int pass)
 {
-    (void)turn;
+    (void)pass;
     return (Factors)words;
 }
 
@@ -54,16 +54,16 @@ ALWAYS_INLINE KERNEL __m512 add_products(__m512 sum, Factors left, Factors right
 
 #elif USERBERT_BF16
 
-enum { TURNS = 1 };
+enum { PASSES = 1 };
 typedef __m512bh Factors;
 
-ALWAYS_INLINE KERNEL Factors factors(__m512i pairs, int turn)
+ALWAYS_INLINE KERNEL Factors factors(__m512i pairs, int pass)
 {
-    (void)turn;
+    (void)pass;
     return (Factors)pairs;
 }
 
-/* sum + the products of either half. */
+/* sum + the products of both halves. */
 ALWAYS_INLINE KERNEL __m512 add_products(__m512 sum, Factors left, Factors right)
 {
     return _mm512_dpbf16_ps(sum, left, right);
@@ -71,13 +71,13 @@ ALWAYS_INLINE KERNEL __m512 add_products(__m512 sum, Factors left, Factors right
 
 #else
 
-enum { TURNS = 2 };
+enum { PASSES = 2 };
 typedef __m512 Factors;
 
-/* The lower halves as float32 in the first turn, the upper ones in the second. */
-ALWAYS_INLINE KERNEL Factors factors(__m512i pairs, int turn)
+/* Pass 0 returns the lower halves as float32, pass 1 the upper halves. */
+ALWAYS_INLINE KERNEL Factors factors(__m512i pairs, int pass)
 {
-    return (Factors)(turn ? _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000))
+    return (Factors)(pass ? _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000))
                           : _mm512_slli_epi32(pairs, 16));
 }
 
@@ -90,7 +90,7 @@ ALWAYS_INLINE KERNEL __m512 add_products(__m512 sum, Factors left, Factors right
 
 #if USERBERT_BF16
 
-/* 16 numbers rounded to bf16, halves to even. */
+/* 16 numbers rounded to bf16, ties to even. */
 ALWAYS_INLINE KERNEL __m256i round_16(__m512 x)
 {
     return (__m256i)_mm512_cvtneps_pbh(x);
@@ -104,8 +104,8 @@ ALWAYS_INLINE KERNEL __m512i round_32(__m512 first, __m512 second)
 
 #else
 
-/* Words whose upper halves are the rounded numbers. No kernel's numbers are NaN but by a fault,
- * and all but the widest NaN stay so. */
+/* Words whose upper halves are the rounded numbers. NaN appears only if something went wrong; all
+ * NaNs but those with the largest payloads stay NaN. */
 ALWAYS_INLINE KERNEL __m512i rounded_words(__m512 x)
 {
     const __m512i word = (__m512i)x;

@@ -1,12 +1,11 @@
-/* The encoder of model/encoder.py, forward and backward, for all users of a batch in one call.
+/* The encoder of model/encoder.py in bf16, forward and backward; one call per batch of users.
  *
- * In: tokens (T, H) of many users, one after the other, how many each has (B,), and the weights of
- * every block in float32. Out: (T, H); backwards, the gradients of tokens and weights, float32.
- * Products are of bf16 numbers, summed in float32; all else is float32. There is no padding: every
- * user's rows pass through all layers on one thread, in groups that stay in the cache.
- * kernels/encoder.py calls it.
+ * In: tokens (T, H) of all users, one user after the other; tokens per user (B,); all blocks'
+ * float32 weights. Out: tokens (T, H); backward, float32 gradients of tokens and weights. Products
+ * are of bf16 numbers, summed in float32; the rest is float32. Users are not padded: a user's rows
+ * pass through all layers on one thread, in groups that fit the cache. kernels/encoder.py calls it.
  *
- * Letters: B users, T tokens of all users, n tokens of a group, H hidden, F feed-forward, A heads.
+ * Shapes: B users, T tokens of all users, n tokens of a group, H hidden, F feed-forward, A heads.
  */
 #include "attention.h"
 #include "gemm.h"
@@ -17,7 +16,7 @@
 
 /* ---- weights ---- */
 
-/* Pack one linear map: its transpose for the way forward, itself for a way back. */
+/* Pack one linear map: transposed for the forward pass, as it is for the backward pass. */
 KERNEL static void pack_map(int number, void *data)
 {
     const Job *job = data;
@@ -26,24 +25,25 @@ KERNEL static void pack_map(int number, void *data)
     const float *weight = call->weights[number / MAPS * PARAMETERS + MAP[map]];
     int out, in;
     map_shape(call, map, &out, &in);
-    pack_transposed(weight, in, out, in, job->forward[number]);
+    pack_transposed(weight, in, out, in, job->forward_maps[number]);
     if (call->training)
-        pack_right(weight, in, out, in, job->back[number]);
+        pack_right(weight, in, out, in, job->backward_maps[number]);
 }
 
+/* The norm after the attention (which = 0) or after the feed-forward maps (1). */
 static Norm norm_of(const Call *call, int layer, int which)
 {
     const float *const *weights = call->weights + layer * PARAMETERS;
-    const int bias = which ? NARROW_BIAS : OUT_BIAS, gain = which ? GAIN_2 : GAIN_1;
+    const int bias = which ? FC2_BIAS : OUT_BIAS, gain = which ? GAIN_2 : GAIN_1;
     return (Norm){(int)call->hidden,
-                  {(uint32_t)call->threshold, call->scale},
+                  {(uint32_t)call->dropout_threshold, call->dropout_scale},
                   (uint32_t)(2 * layer + 1 + which),
                   weights[bias], weights[gain], weights[gain + 1]};
 }
 
 /* ---- forward ---- */
 
-/* What a product's tiles become: bf16 rows, after a bias and maybe GELU. */
+/* Destination of a product's tiles: bf16 rows, after bias and perhaps GELU. */
 typedef struct {
     const float *bias;
     uint16_t *to, *slope;
@@ -76,10 +76,10 @@ KERNEL static void store_gelu(const void *job, const float *tile, int row, int r
         for (int j = 0; j < columns; j += LANES) {
             const ptrdiff_t at = (row + i) * affine->stride + column + j;
             __m512 slope;
-            const __m512 bent = gelu(_mm512_add_ps(_mm512_loadu_ps(tile + i * PANEL + j),
-                                                   _mm512_loadu_ps(affine->bias + column + j)),
-                                     &slope);
-            store_bf16(affine->to + at, bent);
+            const __m512 activated = gelu(_mm512_add_ps(_mm512_loadu_ps(tile + i * PANEL + j),
+                                                        _mm512_loadu_ps(affine->bias + column + j)),
+                                          &slope);
+            store_bf16(affine->to + at, activated);
             if (affine->slope)
                 store_bf16(affine->slope + at, slope);
         }
@@ -90,59 +90,58 @@ static Left rows_of(const uint16_t *rows, int64_t columns)
     return (Left){(const uint32_t *)rows, columns / 2, 1};
 }
 
-/* Attention of each of a group's users. */
+/* Attention of one user; the first row of `kept` is `row`. */
 static Attention attention_of(const Call *call, const Kept *kept, const User *user, int64_t row)
 {
     return (Attention){user->tokens, (int)call->heads, (int)(call->hidden / call->heads),
-                       kept->mixed + (user->row - row) * 3 * call->hidden,
+                       kept->qkv + (user->row - row) * 3 * call->hidden,
                        kept->softmax + (user->row - row) * call->heads};
 }
 
-/* One block over a group's rows; room->x and room->rounded are its input, then its output. */
+/* Run one block on a group's rows. scratch->x and scratch->rounded hold its input, then output. */
 KERNEL static void forward_layer(const Job *job, int layer, const Group *group, const Kept *kept,
-                                 const Room *room)
+                                 const Scratch *scratch)
 {
     const Call *call = job->call;
-    const int h = (int)call->hidden, f = (int)call->wide, n = group->tokens;
+    const int h = (int)call->hidden, f = (int)call->feed_forward, n = group->tokens;
     const float *const *weights = call->weights + layer * PARAMETERS;
-    const Right *right = job->forward + layer * MAPS;
+    const Right *right = job->forward_maps + layer * MAPS;
     const Norm norms[2] = {norm_of(call, layer, 0), norm_of(call, layer, 1)};
 
-    const Affine mixed = {weights[MIX_BIAS], kept->mixed, NULL, 3 * h};
-    gemm_finish(rows_of(room->rounded, h), right[0], n, 3 * h, h / 2, store_affine, &mixed);
+    const Affine qkv = {weights[QKV_BIAS], kept->qkv, NULL, 3 * h};
+    gemm_finish(rows_of(scratch->rounded, h), right[0], n, 3 * h, h / 2, store_affine, &qkv);
     for (int u = group->first; u < group->last; u++) {
         const User *user = &job->plan.users[u];
         const Attention attention = attention_of(call, kept, user, group->row);
-        attend(&attention, kept->seen + (user->row - group->row) * h, &room->attention);
+        attend(&attention, kept->context + (user->row - group->row) * h, &scratch->attention);
     }
-    gemm_store(rows_of(kept->seen, h), right[1], n, h, h / 2, room->sums, h, false);
-    norm_rows(&norms[0], n, room->sums, room->keys, room->x, room->rounded, kept->hat[0],
-              kept->inverse[0]);
+    gemm_store(rows_of(kept->context, h), right[1], n, h, h / 2, scratch->sums, h, false);
+    norm_rows(&norms[0], n, scratch->sums, scratch->keys, scratch->x, scratch->rounded,
+              kept->normalized[0], kept->inverse_std[0]);
 
-    const Affine wide = {weights[WIDEN_BIAS], kept->wide, kept->slope, f};
-    gemm_finish(rows_of(room->rounded, h), right[2], n, f, h / 2, store_gelu, &wide);
-    gemm_store(rows_of(kept->wide, f), right[3], n, h, f / 2, room->sums, h, false);
-    norm_rows(&norms[1], n, room->sums, room->keys, room->x, room->rounded, kept->hat[1],
-              kept->inverse[1]);
+    const Affine fc1 = {weights[FC1_BIAS], kept->activation, kept->slope, f};
+    gemm_finish(rows_of(scratch->rounded, h), right[2], n, f, h / 2, store_gelu, &fc1);
+    gemm_store(rows_of(kept->activation, f), right[3], n, h, f / 2, scratch->sums, h, false);
+    norm_rows(&norms[1], n, scratch->sums, scratch->keys, scratch->x, scratch->rounded,
+              kept->normalized[1], kept->inverse_std[1]);
 }
 
-/* Collect a group's rows of the caller's (T, columns) numbers of 4 bytes, or put them back. */
-static void gather(const Job *job, const Group *group, const void *from, int64_t columns, void *to)
+/* Copy a group's rows of the caller's array (T, width) of 4-byte numbers; scatter() copies back. */
+static void gather(const Job *job, const Group *group, const void *from, int64_t width, void *to)
 {
     for (int u = group->first; u < group->last; u++) {
         const User *user = &job->plan.users[u];
-        memcpy((char *)to + (user->row - group->row) * columns * 4,
-               (const char *)from + user->first * columns * 4, (size_t)(user->tokens * columns * 4));
+        memcpy((char *)to + (user->row - group->row) * width * 4,
+               (const char *)from + user->first * width * 4, (size_t)(user->tokens * width * 4));
     }
 }
 
-static void scatter(const Job *job, const Group *group, const float *from, int64_t columns,
-                    float *to)
+static void scatter(const Job *job, const Group *group, const float *from, int64_t width, float *to)
 {
     for (int u = group->first; u < group->last; u++) {
         const User *user = &job->plan.users[u];
-        memcpy(to + user->first * columns, from + (user->row - group->row) * columns,
-               (size_t)(user->tokens * columns * 4));
+        memcpy(to + user->first * width, from + (user->row - group->row) * width,
+               (size_t)(user->tokens * width * 4));
     }
 }
 
@@ -151,26 +150,26 @@ KERNEL static void forward_part(int part, void *data)
     const Job *job = data;
     const Call *call = job->call;
     const int h = (int)call->hidden;
-    const Room *room = &job->rooms[part];
+    const Scratch *scratch = &job->buffers[part];
     for (int first = job->plan.starts[part]; first < job->plan.starts[part + 1];) {
         const Group group = group_from(&job->plan, part, first);
-        gather(job, &group, call->tokens, h, room->x);
-        if (call->threshold)
-            gather(job, &group, call->keys, 1, room->keys);
-        round_rows(room->x, h, group.tokens, h, (uint32_t *)room->rounded, h / 2);
+        gather(job, &group, call->tokens, h, scratch->x);
+        if (call->dropout_threshold)
+            gather(job, &group, call->keys, 1, scratch->keys);
+        round_rows(scratch->x, h, group.tokens, h, (uint32_t *)scratch->rounded, h / 2);
         for (int layer = 0; layer < call->layers; layer++) {
             const Kept kept =
-                call->training ? kept_from(call, &job->kept[layer], group.row) : room->kept;
-            forward_layer(job, layer, &group, &kept, room);
+                call->training ? kept_from(call, &job->kept[layer], group.row) : scratch->kept;
+            forward_layer(job, layer, &group, &kept, scratch);
         }
-        scatter(job, &group, room->x, h, call->out);
+        scatter(job, &group, scratch->x, h, call->out);
         first = group.last;
     }
 }
 
 /* ---- backward ---- */
 
-/* Gradients of what GELU gave become those of what it got, bf16, and their sums the bias's. */
+/* Destination of GELU's gradients: multiplied by the slope, stored as bf16, summed for the bias. */
 typedef struct {
     const uint16_t *slope;
     uint16_t *to;
@@ -207,21 +206,21 @@ KERNEL static void store_rounded(const void *job, const float *tile, int row, in
                        _mm512_loadu_ps(tile + i * PANEL + j));
 }
 
-/* Add the sums of pairs' columns (n / 2, columns) to (columns,). */
+/* Add the column sums of pairs (n / 2, columns) to `to` (columns,). */
 KERNEL static void add_columns(const uint32_t *pairs, int count, int columns, float *to)
 {
     const __m512i ones = _mm512_set1_epi16(0x3f80);
     for (int j = 0; j < columns; j += LANES) {
         __m512 sum = _mm512_loadu_ps(to + j);
         for (int p = 0; p < count; p++)
-            for (int turn = 0; turn < TURNS; turn++)
-                sum = add_products(sum, factors(_mm512_loadu_si512(pairs + p * columns + j), turn),
-                                   factors(ones, turn));
+            for (int pass = 0; pass < PASSES; pass++)
+                sum = add_products(sum, factors(_mm512_loadu_si512(pairs + p * columns + j), pass),
+                                   factors(ones, pass));
         _mm512_storeu_ps(to + j, sum);
     }
 }
 
-/* A weight's gradient (out, in) += outᵀ in, over the pairs of a group's rows. */
+/* Gradient (out, in) of a weight = outᵀ in over a group's rows, given as pairs; += if `add`. */
 KERNEL static void weight_gradient(const uint32_t *out_pairs, int out, const uint32_t *in_pairs,
                                    int in, int tokens, float *to, bool add)
 {
@@ -229,82 +228,83 @@ KERNEL static void weight_gradient(const uint32_t *out_pairs, int out, const uin
                divide_up(tokens, 2), to, in, add);
 }
 
-/* The way back through the feed-forward half; room->x is the gradient of its output, then input. */
-KERNEL static void backward_wide(const Job *job, int layer, const Group *group, const Kept *kept,
-                                 const Room *room, float *const *to, bool add)
+/* Backward pass of the feed-forward half; scratch->x: gradient of its output, then of its input. */
+KERNEL static void backward_mlp(const Job *job, int layer, const Group *group, const Kept *kept,
+                                const Scratch *scratch, float *const *to, bool add)
 {
     const Call *call = job->call;
-    const int h = (int)call->hidden, f = (int)call->wide, n = group->tokens;
-    const Right *right = job->back + layer * MAPS;
+    const int h = (int)call->hidden, f = (int)call->feed_forward, n = group->tokens;
+    const Right *right = job->backward_maps + layer * MAPS;
     const Norm norms[2] = {norm_of(call, layer, 0), norm_of(call, layer, 1)};
 
-    const NormGradients last = {to[NARROW_BIAS], to[GAIN_2], to[SHIFT_2]};
-    norm_rows_backward(&norms[1], n, kept->hat[1], kept->inverse[1], room->keys, room->x,
-                       room->rounded, &last);
-    const Slope slope = {kept->slope, room->wide, to[WIDEN_BIAS], f};
-    gemm_finish(rows_of(room->rounded, h), right[3], n, f, h / 2, store_slope, &slope);
-    pair_rows((const uint32_t *)room->rounded, h / 2, n, h, room->pairs);
-    pair_rows((const uint32_t *)kept->wide, f / 2, n, f, room->wide_pairs[0]);
-    weight_gradient(room->pairs, h, room->wide_pairs[0], f, n, to[NARROW], add);
+    const NormGradients last = {to[FC2_BIAS], to[GAIN_2], to[SHIFT_2]};
+    norm_rows_backward(&norms[1], n, kept->normalized[1], kept->inverse_std[1], scratch->keys,
+                       scratch->x, scratch->rounded, &last);
+    const Slope slope = {kept->slope, scratch->wide, to[FC1_BIAS], f};
+    gemm_finish(rows_of(scratch->rounded, h), right[3], n, f, h / 2, store_slope, &slope);
+    pair_rows((const uint32_t *)scratch->rounded, h / 2, n, h, scratch->pairs);
+    pair_rows((const uint32_t *)kept->activation, f / 2, n, f, scratch->wide_pairs[0]);
+    weight_gradient(scratch->pairs, h, scratch->wide_pairs[0], f, n, to[FC2], add);
 
-    pair_rows((const uint32_t *)room->wide, f / 2, n, f, room->wide_pairs[0]);
-    pair_normed(&norms[0], n, kept->hat[0], room->pairs);
-    weight_gradient(room->wide_pairs[0], f, room->pairs, h, n, to[WIDEN], add);
-    gemm_store(rows_of(room->wide, f), right[2], n, h, f / 2, room->x, h, true);
+    pair_rows((const uint32_t *)scratch->wide, f / 2, n, f, scratch->wide_pairs[0]);
+    pair_normed(&norms[0], n, kept->normalized[0], scratch->pairs);
+    weight_gradient(scratch->wide_pairs[0], f, scratch->pairs, h, n, to[FC1], add);
+    gemm_store(rows_of(scratch->wide, f), right[2], n, h, f / 2, scratch->x, h, true);
 }
 
-/* The way back through the attention half; room->pairs is to hold the block's input, as pairs. */
-KERNEL static void backward_mixed(const Job *job, int layer, const Group *group, const Kept *kept,
-                                  const Room *room, float *const *to, bool add)
+/* Backward pass of the attention half; scratch->pairs must hold the block's input as pairs. */
+KERNEL static void backward_attention(const Job *job, int layer, const Group *group,
+                                      const Kept *kept, const Scratch *scratch, float *const *to,
+                                      bool add)
 {
     const Call *call = job->call;
     const int h = (int)call->hidden, n = group->tokens;
-    const Right *right = job->back + layer * MAPS;
+    const Right *right = job->backward_maps + layer * MAPS;
     const Norm norm = norm_of(call, layer, 0);
 
     const NormGradients first = {to[OUT_BIAS], to[GAIN_1], to[SHIFT_1]};
-    norm_rows_backward(&norm, n, kept->hat[0], kept->inverse[0], room->keys, room->x,
-                       room->rounded, &first);
-    pair_rows((const uint32_t *)room->rounded, h / 2, n, h, room->wide_pairs[0]);
-    pair_rows((const uint32_t *)kept->seen, h / 2, n, h, room->wide_pairs[1]);
-    weight_gradient(room->wide_pairs[0], h, room->wide_pairs[1], h, n, to[OUT], add);
+    norm_rows_backward(&norm, n, kept->normalized[0], kept->inverse_std[0], scratch->keys,
+                       scratch->x, scratch->rounded, &first);
+    pair_rows((const uint32_t *)scratch->rounded, h / 2, n, h, scratch->wide_pairs[0]);
+    pair_rows((const uint32_t *)kept->context, h / 2, n, h, scratch->wide_pairs[1]);
+    weight_gradient(scratch->wide_pairs[0], h, scratch->wide_pairs[1], h, n, to[OUT], add);
 
-    const Affine seen = {NULL, room->seen, NULL, h};
-    gemm_finish(rows_of(room->rounded, h), right[1], n, h, h / 2, store_rounded, &seen);
+    const Affine context = {NULL, scratch->context, NULL, h};
+    gemm_finish(rows_of(scratch->rounded, h), right[1], n, h, h / 2, store_rounded, &context);
     for (int u = group->first; u < group->last; u++) {
         const User *user = &job->plan.users[u];
         const int64_t row = user->row - group->row;
         const Attention attention = attention_of(call, kept, user, group->row);
-        attend_backward(&attention, room->seen + row * h, room->wide + row * 3 * h,
-                        &room->attention);
+        attend_backward(&attention, scratch->context + row * h, scratch->wide + row * 3 * h,
+                        &scratch->attention);
     }
-    pair_rows((const uint32_t *)room->wide, 3 * h / 2, n, 3 * h, room->wide_pairs[0]);
-    add_columns(room->wide_pairs[0], divide_up(n, 2), 3 * h, to[MIX_BIAS]);
-    weight_gradient(room->wide_pairs[0], 3 * h, room->pairs, h, n, to[MIX], add);
-    gemm_store(rows_of(room->wide, 3 * h), right[0], n, h, 3 * h / 2, room->x, h, true);
+    pair_rows((const uint32_t *)scratch->wide, 3 * h / 2, n, 3 * h, scratch->wide_pairs[0]);
+    add_columns(scratch->wide_pairs[0], divide_up(n, 2), 3 * h, to[QKV_BIAS]);
+    weight_gradient(scratch->wide_pairs[0], 3 * h, scratch->pairs, h, n, to[QKV], add);
+    gemm_store(rows_of(scratch->wide, 3 * h), right[0], n, h, 3 * h / 2, scratch->x, h, true);
 }
 
-/* The pairs of a block's input rows: the block before formed them, or the caller gave them. */
-KERNEL static void pair_input(const Job *job, int layer, const Group *group, const Room *room)
+/* Fill scratch->pairs with a block's input: the previous block's output, or the caller's tokens. */
+KERNEL static void pair_input(const Job *job, int layer, const Group *group, const Scratch *scratch)
 {
     const Call *call = job->call;
     const int h = (int)call->hidden;
     if (layer > 0) {
         const Norm norm = norm_of(call, layer - 1, 1);
         const Kept before = kept_from(call, &job->kept[layer - 1], group->row);
-        pair_normed(&norm, group->tokens, before.hat[1], room->pairs);
+        pair_normed(&norm, group->tokens, before.normalized[1], scratch->pairs);
     } else {
-        gather(job, group, call->tokens, h, room->sums);
-        pack_right(room->sums, h, group->tokens, h, (Right){room->pairs, h, PANEL});
+        gather(job, group, call->tokens, h, scratch->sums);
+        pack_right(scratch->sums, h, group->tokens, h, (Right){scratch->pairs, h, PANEL});
     }
 }
 
-/* Zeros for the gradients that rows add to: of all but the maps, whose first products store. */
+/* Zero the gradients that rows add to: all but the maps', which the first product overwrites. */
 static void clear_sums(const Call *call, float *gradients)
 {
     for (int layer = 0; layer < call->layers; layer++)
         for (int i = 0; i < PARAMETERS; i++)
-            if (i != MIX && i != OUT && i != WIDEN && i != NARROW)
+            if (i != QKV && i != OUT && i != FC1 && i != FC2)
                 memset(gradients + parameter_offset(call, layer, i), 0,
                        (size_t)parameter_size(call, i) * 4);
 }
@@ -314,87 +314,87 @@ KERNEL static void backward_part(int part, void *data)
     const Job *job = data;
     const Call *call = job->call;
     const int h = (int)call->hidden;
-    const Room *room = &job->rooms[part];
-    clear_sums(call, room->gradients);
+    const Scratch *scratch = &job->buffers[part];
+    clear_sums(call, scratch->gradients);
     bool add = false;
     for (int first = job->plan.starts[part]; first < job->plan.starts[part + 1];) {
         const Group group = group_from(&job->plan, part, first);
-        gather(job, &group, call->out_gradient, h, room->x);
-        if (call->threshold)
-            gather(job, &group, call->keys, 1, room->keys);
+        gather(job, &group, call->out_gradient, h, scratch->x);
+        if (call->dropout_threshold)
+            gather(job, &group, call->keys, 1, scratch->keys);
         for (int layer = (int)call->layers - 1; layer >= 0; layer--) {
             const Kept kept = kept_from(call, &job->kept[layer], group.row);
             float *to[PARAMETERS];
             for (int i = 0; i < PARAMETERS; i++)
-                to[i] = room->gradients + parameter_offset(call, layer, i);
-            backward_wide(job, layer, &group, &kept, room, to, add);
-            pair_input(job, layer, &group, room);
-            backward_mixed(job, layer, &group, &kept, room, to, add);
+                to[i] = scratch->gradients + parameter_offset(call, layer, i);
+            backward_mlp(job, layer, &group, &kept, scratch, to, add);
+            pair_input(job, layer, &group, scratch);
+            backward_attention(job, layer, &group, &kept, scratch, to, add);
         }
-        scatter(job, &group, room->x, h, call->token_gradient);
+        scatter(job, &group, scratch->x, h, call->token_gradient);
         add = true;
         first = group.last;
     }
 }
 
-/* Add all parts' gradients up, a share of the numbers a part, always in the same order. */
+/* Sum the gradients of all parts, always in the same order. Each part sums a slice of them. */
 KERNEL static void add_gradients(int part, void *data)
 {
     const Job *job = data;
-    const int64_t share = (job->parameters / job->plan.parts + 63) / 64 * 64;
-    const int64_t begin = part * share;
-    const int64_t end = begin + share < job->parameters ? begin + share : job->parameters;
-    float *to = job->rooms[0].gradients;
+    const int64_t slice = (job->parameters / job->plan.parts + 63) / 64 * 64;
+    const int64_t begin = part * slice;
+    const int64_t end = begin + slice < job->parameters ? begin + slice : job->parameters;
+    float *to = job->buffers[0].gradients;
     for (int64_t i = begin; i < end; i += LANES) {
         const __mmask16 lanes = first_lanes(end - i < LANES ? (int)(end - i) : LANES);
         __m512 sum = _mm512_maskz_loadu_ps(lanes, to + i);
         for (int p = 1; p < job->plan.parts; p++)
-            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, job->rooms[p].gradients + i));
+            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, job->buffers[p].gradients + i));
         _mm512_mask_storeu_ps(to + i, lanes, sum);
     }
 }
 
-/* ---- what Python calls ---- */
+/* ---- functions called by Python ---- */
 
 int userbert_can_run(void)
 {
     return cpu_can_run();
 }
 
-/* The SHA-256 of the sources that this was built from; setup.py says it. */
+/* SHA-256 of the sources that the library was built from; setup.py defines it. */
 const char *userbert_sources(void)
 {
     return USERBERT_SOURCES;
 }
 
-/* How many bytes a call needs: `kept` from forward to backward (0 without training), `room` in
- * either. The call's own pointers, but for lengths, are not read. */
-void userbert_encoder_memory(const Call *call, int64_t *kept, int64_t *room)
+/* Bytes that a call needs: `kept` from forward to backward (0 without training), `scratch` in each.
+ * Of the call's pointers only lengths is read. */
+void userbert_encoder_memory(const Call *call, int64_t *kept, int64_t *scratch)
 {
-    Memory of_kept = {0}, of_room = {0};
-    const Job job = open_job(call, call->training, &of_kept, &of_room);
+    Memory kept_end = {0}, scratch_end = {0};
+    const Job job = open_job(call, call->training, &kept_end, &scratch_end);
     free(job.arrays);
-    *kept = (int64_t)of_kept.next + (call->training ? 64 : 0);
-    *room = (int64_t)of_room.next + 64;
+    *kept = (int64_t)kept_end.next + (call->training ? 64 : 0);
+    *scratch = (int64_t)scratch_end.next + 64;
 }
 
-/* Fill call->out; with call->training also call->kept. At least one user. */
+/* Fill call->out, and call->kept if call->training. Needs at least one user. */
 void userbert_encoder_forward(const Call *call)
 {
-    Memory kept = aligned(call->kept), room = aligned(call->room);
-    Job job = open_job(call, false, &kept, &room);
-    run_parts(call->fork, (int)call->threads, (int)call->layers * MAPS, pack_map, &job);
-    run_parts(call->fork, job.plan.parts, job.plan.parts, forward_part, &job);
+    Memory kept = aligned(call->kept), scratch = aligned(call->scratch);
+    Job job = open_job(call, false, &kept, &scratch);
+    run_parts(call->parallel, (int)call->threads, (int)call->layers * MAPS, pack_map, &job);
+    run_parts(call->parallel, job.plan.parts, job.plan.parts, forward_part, &job);
     free(job.arrays);
 }
 
-/* Fill call->token_gradient and call->gradients from call->out_gradient and what was kept. */
+/* Fill call->token_gradient and call->gradients from call->out_gradient and call->kept. */
 void userbert_encoder_backward(const Call *call)
 {
-    Memory kept = aligned(call->kept), room = aligned(call->room);
-    Job job = open_job(call, true, &kept, &room);
-    run_parts(call->fork, job.plan.parts, job.plan.parts, backward_part, &job);
+    Memory kept = aligned(call->kept), scratch = aligned(call->scratch);
+    Job job = open_job(call, true, &kept, &scratch);
+    run_parts(call->parallel, job.plan.parts, job.plan.parts, backward_part, &job);
     if (job.plan.parts > 1)
-        run_parts(call->fork, job.plan.parts, job.plan.parts, add_gradients, &job);
+        run_parts(call->parallel, job.plan.parts, job.plan.parts, add_gradients, &job);
     free(job.arrays);
 }

@@ -1,12 +1,11 @@
-/* The encoder of model/encoder.py forward in float32, for all users of a batch in one call: what
- * vectors need where no gradient is wanted.
+/* The encoder of model/encoder.py in float32, forward only; one call per batch of users.
  *
- * In: tokens (T, H) of many users, one after the other, how many each has (B,), and the weights of
- * every block. Out: (T, H). As in encoder.c there is no padding: every user's rows pass through all
- * layers on one thread, in groups that stay in the cache. Nothing is rounded and nothing is kept, so
- * results are those of PyTorch's operations to the order of sums. kernels/encoder.py calls it.
+ * In: tokens (T, H) of all users, one user after the other; tokens per user (B,); the weights of
+ * every block. Out: tokens (T, H). Users are not padded: a user's rows pass through all
+ * layers on one thread, in groups that fit the cache. Nothing is rounded, so results equal those
+ * of PyTorch but for the order of sums. kernels/encoder.py calls it if no gradient is needed.
  *
- * Letters: B users, T tokens of all users, n tokens of a group, H hidden, F feed-forward, A heads,
+ * Shapes: B users, T tokens of all users, n tokens of a group, H hidden, F feed-forward, A heads,
  * L tokens of a user, D width of a head, S is L up to a multiple of 16.
  */
 #define FLOAT32_WORDS 1
@@ -17,75 +16,77 @@
 #include "gemm.h"
 #include "vectors.h"
 
-enum { ROWS_TOGETHER = 24 };
-static const float NORM_EPSILON = 1e-12f; /* as model/encoder.py has it */
+enum { SCORE_ROWS = 24 };
+static const float NORM_EPSILON = 1e-12f; /* as in model/encoder.py */
 
-/* One thread's room: for the rows of a group. */
+/* One thread's scratch memory, for the rows of a group. */
 typedef struct {
-    float *x, *seen, *sums; /* (n, H) */
-    float *wide;            /* (n, max(F, 3H)): queries, keys and values side by side, then GELU */
-    uint32_t *keys;         /* transposed: a Right operand (D, L) */
-    float *scores;          /* (ROWS_TOGETHER, S) */
-} Room;
+    float *x, *context, *sums; /* (n, H) */
+    float *wide;               /* (n, max(F, 3H)): queries, keys and values; then GELU's output */
+    uint32_t *keys;            /* transposed: a Right operand (D, L) */
+    float *scores;             /* (SCORE_ROWS, S) */
+} Scratch;
 
 typedef struct {
     const Call *call;
     Plan plan;
-    Room *rooms;  /* (parts,) */
-    Right *maps;  /* (layers, MAPS): the weights, packed */
-    void *arrays; /* the arrays above */
+    Scratch *buffers; /* (parts,): scratch memory of each thread */
+    Right *maps;      /* (layers, MAPS): the weights, packed */
+    void *arrays;     /* memory of the arrays above */
 } Job;
 
 /* ---- memory ---- */
 
-static Room take_room(const Call *call, const Plan *plan, Memory *memory)
+static Scratch take_scratch(const Call *call, const Plan *plan, Memory *memory)
 {
-    const int64_t rows = most_tokens(plan), h = call->hidden;
+    const int64_t rows = max_group_tokens(plan), h = call->hidden;
     const int64_t padded = (int64_t)divide_up(plan->longest, PANEL) * PANEL;
-    Room room;
-    room.x = take(memory, rows * h * 4);
-    room.seen = take(memory, rows * h * 4);
-    room.sums = take(memory, rows * h * 4);
-    room.wide = take(memory, rows * (call->wide > 3 * h ? call->wide : 3 * h) * 4);
-    room.keys = take(memory, padded * (h / call->heads) * 4);
-    room.scores = take(memory, ROWS_TOGETHER * padded * 4);
-    return room;
+    Scratch scratch;
+    scratch.x = take(memory, rows * h * 4);
+    scratch.context = take(memory, rows * h * 4);
+    scratch.sums = take(memory, rows * h * 4);
+    scratch.wide = take(memory,
+                        rows * (call->feed_forward > 3 * h ? call->feed_forward : 3 * h) * 4);
+    scratch.keys = take(memory, padded * (h / call->heads) * 4);
+    scratch.scores = take(memory, SCORE_ROWS * padded * 4);
+    return scratch;
 }
 
-/* Plan a call and lay out its memory from `room` on, which then says where it ends. */
-static Job open_job(const Call *call, Memory *room)
+/* Plan a call and allocate its arrays from `scratch`, which advances to their end. */
+static Job open_job(const Call *call, Memory *scratch)
 {
     const int users = (int)call->users, maps = (int)call->layers * MAPS;
     const int parts = (int)(call->threads < users ? call->threads : users);
     Job job = {.call = call};
-    Memory small = {0};
-    for (int real = 0; real < 2; real++) {
-        User *const dealt = take(&small, users * (int64_t)sizeof(User));
-        int *const starts = take(&small, (parts + 1) * (int64_t)sizeof(int));
-        double *const work = take(&small, parts * (int64_t)sizeof(double));
-        job.rooms = take(&small, parts * (int64_t)sizeof(Room));
-        job.maps = take(&small, maps * (int64_t)sizeof(Right));
-        if (!real) {
-            job.arrays = malloc(small.next);
+    Memory arrays = {0};
+    /* The first round counts the bytes, the second allocates. */
+    for (int counted = 0; counted < 2; counted++) {
+        User *const user_array = take(&arrays, users * (int64_t)sizeof(User));
+        int *const starts = take(&arrays, (parts + 1) * (int64_t)sizeof(int));
+        double *const work = take(&arrays, parts * (int64_t)sizeof(double));
+        job.buffers = take(&arrays, parts * (int64_t)sizeof(Scratch));
+        job.maps = take(&arrays, maps * (int64_t)sizeof(Right));
+        if (!counted) {
+            job.arrays = malloc(arrays.next);
             if (job.arrays == NULL)
                 abort();
-            small.next = (uintptr_t)job.arrays;
+            arrays.next = (uintptr_t)job.arrays;
         } else {
-            job.plan = make_plan(call->lengths, users, parts, dealt, starts, work);
+            job.plan = make_plan(call->lengths, users, parts, user_array, starts, work);
         }
     }
     for (int p = 0; p < parts; p++)
-        job.rooms[p] = take_room(call, &job.plan, room);
+        job.buffers[p] = take_scratch(call, &job.plan, scratch);
     for (int number = 0; number < maps; number++) {
         int out, in;
         map_shape(call, number % MAPS, &out, &in);
         job.maps[number] =
-            (Right){take(room, (int64_t)in * out * 4), PANEL, (ptrdiff_t)in * PANEL};
+            (Right){take(scratch, (int64_t)in * out * 4), PANEL, (ptrdiff_t)in * PANEL};
     }
     return job;
 }
 
-/* Pack one linear map: its transpose, by panels. */
+/* Pack the transpose of one linear map into panels. */
 KERNEL static void pack_map(int number, void *data)
 {
     const Job *job = data;
@@ -103,7 +104,7 @@ static Left rows_of(const float *rows, int64_t columns)
     return (Left){(const uint32_t *)rows, columns, 1};
 }
 
-/* What a product's tiles become: rows after a bias, maybe GELU, or each times a factor. */
+/* Destination of a product's tiles. `by` holds a bias per column, or a factor per row. */
 typedef struct {
     const float *by;
     float *to;
@@ -128,10 +129,10 @@ KERNEL static void store_gelu(const void *job, const float *tile, int row, int r
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < columns; j += LANES) {
             __m512 slope;
-            const __m512 bent = gelu(_mm512_add_ps(_mm512_loadu_ps(tile + i * PANEL + j),
-                                                   _mm512_loadu_ps(store->by + column + j)),
-                                     &slope);
-            _mm512_storeu_ps(store->to + (row + i) * store->stride + column + j, bent);
+            const __m512 activated = gelu(_mm512_add_ps(_mm512_loadu_ps(tile + i * PANEL + j),
+                                                        _mm512_loadu_ps(store->by + column + j)),
+                                          &slope);
+            _mm512_storeu_ps(store->to + (row + i) * store->stride + column + j, activated);
         }
 }
 
@@ -140,61 +141,61 @@ KERNEL static void store_scaled(const void *job, const float *tile, int row, int
 {
     const Store *store = job;
     for (int i = 0; i < rows; i++) {
-        const __m512 share = _mm512_set1_ps(store->by[row + i]);
+        const __m512 factor = _mm512_set1_ps(store->by[row + i]);
         for (int j = 0; j < columns; j += LANES)
             _mm512_storeu_ps(store->to + (row + i) * store->stride + column + j,
-                             _mm512_mul_ps(_mm512_loadu_ps(tile + i * PANEL + j), share));
+                             _mm512_mul_ps(_mm512_loadu_ps(tile + i * PANEL + j), factor));
     }
 }
 
-/* Powers of rows of scores (rows, S), of which L are real, and the inverse of each row's sum. */
-ALWAYS_INLINE KERNEL void soften_rows(float *scores, int rows, int tokens, int padded, float scale,
-                                      float *shares)
+/* Replace scores (rows, S) by 2^(scale · score - max), 0 from column L; fills inverse_sums. */
+ALWAYS_INLINE KERNEL void softmax_rows(float *scores, int rows, int tokens, int padded, float scale,
+                                       float *inverse_sums)
 {
-    const __mmask16 real = first_lanes(tokens - (padded - LANES));
+    const __mmask16 present = first_lanes(tokens - (padded - LANES));
     for (int i = 0; i < rows; i++) {
         float *row = scores + i * padded, *last = row + padded - LANES;
-        _mm512_mask_storeu_ps(last, (__mmask16)~real, _mm512_set1_ps(-1e30f));
-        __m512 greatest = _mm512_loadu_ps(row), sum = _mm512_setzero_ps();
+        _mm512_mask_storeu_ps(last, (__mmask16)~present, _mm512_set1_ps(-1e30f));
+        __m512 max = _mm512_loadu_ps(row), sum = _mm512_setzero_ps();
         for (int j = LANES; j < padded; j += LANES)
-            greatest = _mm512_max_ps(greatest, _mm512_loadu_ps(row + j));
-        const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(greatest) * scale);
+            max = _mm512_max_ps(max, _mm512_loadu_ps(row + j));
+        const __m512 scaled_max = _mm512_set1_ps(_mm512_reduce_max_ps(max) * scale);
         for (int j = 0; j < padded; j += LANES) {
             const __m512 power = power_of_2(
-                _mm512_fmsub_ps(_mm512_loadu_ps(row + j), _mm512_set1_ps(scale), most));
+                _mm512_fmsub_ps(_mm512_loadu_ps(row + j), _mm512_set1_ps(scale), scaled_max));
             sum = _mm512_add_ps(sum, power);
             _mm512_storeu_ps(row + j, power);
         }
-        shares[i] = 1.0f / _mm512_reduce_add_ps(sum);
+        inverse_sums[i] = 1.0f / _mm512_reduce_add_ps(sum);
     }
 }
 
-/* One user's attention: from queries, keys and values (L, 3, A, D) to seen (L, A, D). */
-KERNEL static void attend(const Call *call, const float *mixed, int tokens, float *seen,
-                          const Room *room)
+/* Attention of one user: from queries, keys and values (L, 3, A, D) to the context (L, A, D). */
+KERNEL static void attend(const Call *call, const float *qkv, int tokens, float *context,
+                          const Scratch *scratch)
 {
     const int h = (int)call->hidden, heads = (int)call->heads, width = h / heads;
     const int padded = divide_up(tokens, LANES) * LANES;
     const float scale = LOG2_E / sqrtf((float)width);
-    const Right keys = {room->keys, PANEL, (ptrdiff_t)PANEL * width};
-    float shares[ROWS_TOGETHER];
+    const Right keys = {scratch->keys, PANEL, (ptrdiff_t)PANEL * width};
+    float inverse_sums[SCORE_ROWS];
     for (int head = 0; head < heads; head++) {
-        const float *own = mixed + head * width;
+        const float *own = qkv + head * width;
         transpose_right((const uint32_t *)own + h, 3 * h, width, tokens, keys);
         const Right values = {(const uint32_t *)own + 2 * h, 3 * h, PANEL};
-        for (int row = 0; row < tokens; row += ROWS_TOGETHER) {
-            const int rows = smaller(ROWS_TOGETHER, tokens - row);
-            gemm_store(rows_of(own + row * 3 * h, 3 * h), keys, rows, padded, width, room->scores,
-                       padded, false);
-            soften_rows(room->scores, rows, tokens, padded, scale, shares);
-            const Store store = {shares, seen + row * h + head * width, h};
-            gemm_finish(rows_of(room->scores, padded), values, rows, width, tokens, store_scaled,
+        for (int row = 0; row < tokens; row += SCORE_ROWS) {
+            const int rows = min_int(SCORE_ROWS, tokens - row);
+            gemm_store(rows_of(own + row * 3 * h, 3 * h), keys, rows, padded, width,
+                       scratch->scores, padded, false);
+            softmax_rows(scratch->scores, rows, tokens, padded, scale, inverse_sums);
+            const Store store = {inverse_sums, context + row * h + head * width, h};
+            gemm_finish(rows_of(scratch->scores, padded), values, rows, width, tokens, store_scaled,
                         &store);
         }
     }
 }
 
-/* x = LayerNorm(x + sums + bias), whose gain and shift follow the bias. */
+/* x = LayerNorm(x + sums + bias). `bias` points to three parameters: bias, gain and shift. */
 ALWAYS_INLINE KERNEL void norm_row(const int hidden, const float *const *bias, const float *sums,
                                    float *x)
 {
@@ -207,8 +208,8 @@ ALWAYS_INLINE KERNEL void norm_row(const int hidden, const float *const *bias, c
     }
     const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(total) / (float)hidden);
     for (int c = 0; c < hidden; c += LANES) {
-        const __m512 off = _mm512_sub_ps(_mm512_loadu_ps(x + c), mean);
-        squares = _mm512_fmadd_ps(off, off, squares);
+        const __m512 centered = _mm512_sub_ps(_mm512_loadu_ps(x + c), mean);
+        squares = _mm512_fmadd_ps(centered, centered, squares);
     }
     const float variance = _mm512_reduce_add_ps(squares) / (float)hidden;
     const __m512 inverse = _mm512_set1_ps(1.0f / sqrtf(variance + NORM_EPSILON));
@@ -223,7 +224,7 @@ KERNEL static void norm_rows(int hidden, const float *const *bias, int rows, con
                              float *x)
 {
     for (int i = 0; i < rows; i++)
-        if (hidden == 128) /* the paper's: the loops unroll */
+        if (hidden == 128) /* the paper's size, constant so that the loops unroll */
             norm_row(128, bias, sums + i * 128, x + i * 128);
         else
             norm_row(hidden, bias, sums + (ptrdiff_t)i * hidden, x + (ptrdiff_t)i * hidden);
@@ -231,28 +232,30 @@ KERNEL static void norm_rows(int hidden, const float *const *bias, int rows, con
 
 /* ---- all layers ---- */
 
-/* One block over a group's rows; room->x is its input, then its output. */
-KERNEL static void forward_layer(const Job *job, int layer, const Group *group, const Room *room)
+/* Run one block on a group's rows. scratch->x holds its input, then its output. */
+KERNEL static void forward_layer(const Job *job, int layer, const Group *group,
+                                 const Scratch *scratch)
 {
     const Call *call = job->call;
-    const int h = (int)call->hidden, f = (int)call->wide, n = group->tokens;
+    const int h = (int)call->hidden, f = (int)call->feed_forward, n = group->tokens;
     const float *const *weights = call->weights + layer * PARAMETERS;
     const Right *maps = job->maps + layer * MAPS;
 
-    const Store mixed = {weights[MIX_BIAS], room->wide, 3 * h};
-    gemm_finish(rows_of(room->x, h), maps[0], n, 3 * h, h, store_affine, &mixed);
+    const Store qkv = {weights[QKV_BIAS], scratch->wide, 3 * h};
+    gemm_finish(rows_of(scratch->x, h), maps[0], n, 3 * h, h, store_affine, &qkv);
     for (int u = group->first; u < group->last; u++) {
         const User *user = &job->plan.users[u];
         const int64_t row = user->row - group->row;
-        attend(call, room->wide + row * 3 * h, user->tokens, room->seen + row * h, room);
+        attend(call, scratch->wide + row * 3 * h, user->tokens, scratch->context + row * h,
+               scratch);
     }
-    gemm_store(rows_of(room->seen, h), maps[1], n, h, h, room->sums, h, false);
-    norm_rows(h, weights + OUT_BIAS, n, room->sums, room->x);
+    gemm_store(rows_of(scratch->context, h), maps[1], n, h, h, scratch->sums, h, false);
+    norm_rows(h, weights + OUT_BIAS, n, scratch->sums, scratch->x);
 
-    const Store wide = {weights[WIDEN_BIAS], room->wide, f};
-    gemm_finish(rows_of(room->x, h), maps[2], n, f, h, store_gelu, &wide);
-    gemm_store(rows_of(room->wide, f), maps[3], n, h, f, room->sums, h, false);
-    norm_rows(h, weights + NARROW_BIAS, n, room->sums, room->x);
+    const Store fc1 = {weights[FC1_BIAS], scratch->wide, f};
+    gemm_finish(rows_of(scratch->x, h), maps[2], n, f, h, store_gelu, &fc1);
+    gemm_store(rows_of(scratch->wide, f), maps[3], n, h, f, scratch->sums, h, false);
+    norm_rows(h, weights + FC2_BIAS, n, scratch->sums, scratch->x);
 }
 
 KERNEL static void forward_part(int part, void *data)
@@ -260,42 +263,42 @@ KERNEL static void forward_part(int part, void *data)
     const Job *job = data;
     const Call *call = job->call;
     const int64_t h = call->hidden;
-    const Room *room = &job->rooms[part];
+    const Scratch *scratch = &job->buffers[part];
     for (int first = job->plan.starts[part]; first < job->plan.starts[part + 1];) {
         const Group group = group_from(&job->plan, part, first);
         for (int u = group.first; u < group.last; u++) {
             const User *user = &job->plan.users[u];
-            memcpy(room->x + (user->row - group.row) * h, call->tokens + user->first * h,
+            memcpy(scratch->x + (user->row - group.row) * h, call->tokens + user->first * h,
                    (size_t)(user->tokens * h * 4));
         }
         for (int layer = 0; layer < call->layers; layer++)
-            forward_layer(job, layer, &group, room);
+            forward_layer(job, layer, &group, scratch);
         for (int u = group.first; u < group.last; u++) {
             const User *user = &job->plan.users[u];
-            memcpy(call->out + user->first * h, room->x + (user->row - group.row) * h,
+            memcpy(call->out + user->first * h, scratch->x + (user->row - group.row) * h,
                    (size_t)(user->tokens * h * 4));
         }
         first = group.last;
     }
 }
 
-/* ---- what Python calls ---- */
+/* ---- functions called by Python ---- */
 
-/* How many bytes of room a call needs. Its own pointers, but for lengths, are not read. */
-void userbert_forward_memory(const Call *call, int64_t *room)
+/* Bytes of scratch memory that a call needs. Of its pointers only lengths is read. */
+void userbert_forward_memory(const Call *call, int64_t *scratch)
 {
-    Memory of_room = {0};
-    const Job job = open_job(call, &of_room);
+    Memory scratch_end = {0};
+    const Job job = open_job(call, &scratch_end);
     free(job.arrays);
-    *room = (int64_t)of_room.next + 64;
+    *scratch = (int64_t)scratch_end.next + 64;
 }
 
-/* Fill call->out. At least one user. */
+/* Fill call->out. Needs at least one user. */
 void userbert_forward(const Call *call)
 {
-    Memory room = aligned(call->room);
-    Job job = open_job(call, &room);
-    run_parts(call->fork, (int)call->threads, (int)call->layers * MAPS, pack_map, &job);
-    run_parts(call->fork, job.plan.parts, job.plan.parts, forward_part, &job);
+    Memory scratch = aligned(call->scratch);
+    Job job = open_job(call, &scratch);
+    run_parts(call->parallel, (int)call->threads, (int)call->layers * MAPS, pack_map, &job);
+    run_parts(call->parallel, job.plan.parts, job.plan.parts, forward_part, &job);
     free(job.arrays);
 }

@@ -1,27 +1,28 @@
 /* Matrix products of bf16 numbers, summed in float32: C (m, n) = A (m, k) B (k, n).
  *
- * In: operands of *pairs*, two neighbours along k in one 32-bit word, the lower half the first;
- * where k is odd, the last pair's upper half is zero. Out: float32, stored, added, or handed in
- * pieces to a function that finishes them (a bias, an activation, rounding). All kernels use it.
+ * In: operands of *pairs*: two values adjacent along k in one 32-bit word, the first in the lower
+ * half. If k is odd, the last pair's upper half is zero. Out: float32, stored, added, or passed by
+ * tiles to a function that finishes them (bias, activation, rounding). All kernels use it.
  *
- * An operand is a place and two strides, in words:
+ * An operand is an address and two strides, in words:
  *   Left   A, pair p of row i      at  pairs[i * row + p * step]
  *   Right  B, pair p of column j   at  pairs[j / 64 * panel + p * step + j % 64]
- * so that what one product writes, the next can read:
- *   bf16 rows (m, k), k even       Left  {rows, k / 2, 1}        round_rows() makes them
- *   pairs of rows (k / 2, m)       Left  {pairs, 1, m}, Right {pairs, m, 64}: for products over
- *                                  the rows, as of weights' gradients; pair_rows() makes them
- *   panels (n / 64, k / 2, 64)     Right {pairs, 64, 64 * (k / 2)}, for what is read often;
- *                                  pack_right() makes them of (k, n), pack_transposed() of (n, k)
- * Reading a Right touches whole vectors of 16 columns, so its last panel must be readable up to a
- * multiple of 16; what stands in columns past n is ignored.
+ * so that a product can read the output of another:
+ *   bf16 rows (m, k), k even       Left  {rows, k / 2, 1}; from round_rows()
+ *   pairs of rows (k / 2, m)       Left  {pairs, 1, m}, Right {pairs, m, 64}; from pair_rows(),
+ *                                  for products along the rows, such as gradients of weights
+ *   panels (n / 64, k / 2, 64)     Right {pairs, 64, 64 * (k / 2)}, for operands that are read
+ *                                  often; pack_right() makes them from (k, n), pack_transposed()
+ *                                  from (n, k)
+ * Reading a Right loads full vectors of 16 columns, so its last panel must be readable up to a
+ * multiple of 16. Columns past n are ignored.
  *
  *   gemm_store(a, b, m, n, pairs, c, stride, add)    C (m, n), row stride `stride`; add: C += A B
  *   gemm_finish(a, b, m, n, pairs, finish, job)      calls finish(job, tile, row, rows, column,
- *                                  columns) once for each piece of C: at most 12 rows from `row`,
- *                                  at most 64 columns from `column`; tile's row stride is 64
+ *                                  columns) once per tile of C: at most 12 rows from `row`, at
+ *                                  most 64 columns from `column`; the tile's row stride is 64
  *
- * An element of C is the same sum in the same order however rows are split over calls.
+ * An element of C is summed in the same order, however rows are split over calls.
  * A function that uses this must be marked KERNEL, see bf16.h.
  */
 #ifndef USERBERT_GEMM_H
@@ -33,7 +34,7 @@
 
 #include "bf16.h"
 
-enum { PANEL = 64, MOST_ROWS = 12 };
+enum { PANEL = 64, MAX_ROWS = 12 };
 
 typedef struct {
     const uint32_t *pairs;
@@ -48,7 +49,7 @@ typedef struct {
 typedef void (*Finish)(const void *job, const float *tile, int row, int rows, int column,
                        int columns);
 
-ALWAYS_INLINE int smaller(int a, int b)
+ALWAYS_INLINE int min_int(int a, int b)
 {
     return a < b ? a : b;
 }
@@ -61,28 +62,28 @@ ALWAYS_INLINE int divide_up(int a, int b)
 /* The lanes of the first `count` of 16 columns: all if count ≥ 16, none if count ≤ 0. */
 ALWAYS_INLINE KERNEL __mmask16 first_lanes(int count)
 {
-    return (__mmask16)((1u << (count < 0 ? 0 : smaller(count, LANES))) - 1);
+    return (__mmask16)((1u << (count < 0 ? 0 : min_int(count, LANES))) - 1);
 }
 
 /* ---- products ---- */
 
-/* What all tiles of a panel have in common. */
+/* Arguments that all tiles of a panel share. */
 typedef struct {
-    ptrdiff_t row, step;    /* of the Left */
+    ptrdiff_t row, step;    /* strides of the Left */
     ptrdiff_t right_step;
     int pairs;
-    ptrdiff_t stride;       /* of C's rows */
+    ptrdiff_t stride;       /* stride of C's rows */
     __mmask16 last;         /* lanes of the last vector */
     bool add;
 } Product;
 
-/* One tile of C, rows × 16 · vectors; the sums stay in registers while k runs. */
+/* One tile of C, rows × 16 · vectors. The sums stay in registers during the loop over k. */
 ALWAYS_INLINE KERNEL void tile(const int rows, const int vectors, const uint32_t *a,
                                const uint32_t *b, float *c, const Product *product)
 {
     const ptrdiff_t row = product->row, stride = product->stride;
     const __mmask16 last = product->last;
-    __m512 sum[MOST_ROWS][4];
+    __m512 sum[MAX_ROWS][4];
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
@@ -97,16 +98,16 @@ ALWAYS_INLINE KERNEL void tile(const int rows, const int vectors, const uint32_t
                                                   c + i * stride + v * LANES);
     for (int p = 0; p < product->pairs; p++) {
 #pragma GCC unroll 2
-        for (int turn = 0; turn < TURNS; turn++) {
-            /* Read again in the second turn: registers hold the sums and one turn's factors. */
+        for (int pass = 0; pass < PASSES; pass++) {
+            /* Load B again in the second pass: registers hold the sums and one pass's factors. */
             __asm__ volatile("" ::: "memory");
             Factors right[4];
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
-                right[v] = factors(_mm512_loadu_si512(b + v * LANES), turn);
+                right[v] = factors(_mm512_loadu_si512(b + v * LANES), pass);
 #pragma GCC unroll 12
             for (int i = 0; i < rows; i++) {
-                const Factors left = factors(_mm512_set1_epi32((int)a[i * row]), turn);
+                const Factors left = factors(_mm512_set1_epi32((int)a[i * row]), pass);
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++)
                     sum[i][v] = add_products(sum[i][v], left, right[v]);
@@ -133,7 +134,7 @@ typedef void (*Tile)(const uint32_t *a, const uint32_t *b, float *c, const Produ
     { \
         tile(R, V, a, b, c, product); \
     }
-/* 24 sums fill the registers and hide the products' latency: 6 rows of 4 vectors, 12 of 2. */
+/* 24 sums fill the registers and hide the latency: 6 rows of 4 vectors, or 12 rows of 2. */
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
 TILE(7, 1) TILE(8, 1) TILE(9, 1) TILE(10, 1) TILE(11, 1) TILE(12, 1)
 TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2)
@@ -142,8 +143,8 @@ TILE(1, 3) TILE(2, 3) TILE(3, 3) TILE(4, 3) TILE(5, 3) TILE(6, 3)
 TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
 #undef TILE
 
-/* By vectors and rows, each less one. */
-static const Tile TILES[4][MOST_ROWS] = {
+/* Indexed by vectors - 1 and rows - 1. */
+static const Tile TILES[4][MAX_ROWS] = {
     {tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1, tile_7_1, tile_8_1, tile_9_1,
      tile_10_1, tile_11_1, tile_12_1},
     {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2, tile_7_2, tile_8_2, tile_9_2,
@@ -152,8 +153,8 @@ static const Tile TILES[4][MOST_ROWS] = {
     {tile_1_4, tile_2_4, tile_3_4, tile_4_4, tile_5_4, tile_6_4},
 };
 
-/* Bring `rows` rows of `bytes` bytes near, to be written, while something else is computed: rows
- * a stride apart are more than the processor foresees. */
+/* Prefetch `rows` rows of `bytes` bytes for writing. The processor does not predict rows that are a
+ * stride apart. */
 ALWAYS_INLINE KERNEL void fetch_rows(const void *first, ptrdiff_t stride, int rows, int bytes)
 {
     for (int i = 0; i < rows; i++)
@@ -161,24 +162,24 @@ ALWAYS_INLINE KERNEL void fetch_rows(const void *first, ptrdiff_t stride, int ro
             __builtin_prefetch((const char *)first + i * stride + line, 1);
 }
 
-/* One panel of C, at most 64 columns: to c if it is given, else piece by piece to finish. */
+/* One panel of C, at most 64 columns: stored in c, or passed by tiles to `finish` if c is NULL. */
 ALWAYS_INLINE KERNEL void multiply_panel(Left a, Right b, int m, int column, int columns, int pairs,
                                          float *c, ptrdiff_t stride, bool add, Finish finish,
                                          const void *job)
 {
-    _Alignas(64) float piece[MOST_ROWS * PANEL];
+    _Alignas(64) float piece[MAX_ROWS * PANEL];
     const int vectors = divide_up(columns, LANES);
     const uint32_t *right = b.pairs + column / PANEL * b.panel;
     const Product product = {
         a.row, a.step, b.step, pairs, c ? stride : PANEL,
         c ? first_lanes(columns - (vectors - 1) * LANES) : 0xffff, add};
-    /* Blocks of even height: a single row left over would wait for its own sums. */
-    const int blocks = divide_up(m, vectors > 2 ? 6 : MOST_ROWS);
+    /* Blocks of about equal height: a tile of a single row could not hide the latency. */
+    const int blocks = divide_up(m, vectors > 2 ? 6 : MAX_ROWS);
     if (blocks == 0)
         return;
-    const int height = m / blocks, higher = m % blocks;
+    const int height = m / blocks, taller = m % blocks;
     for (int block = 0, row = 0; block < blocks; block++) {
-        const int rows = height + (block < higher);
+        const int rows = height + (block < taller);
         const Tile compute = TILES[vectors - 1][rows - 1];
         const uint32_t *left = a.pairs + row * a.row;
         if (c != NULL) {
@@ -198,7 +199,7 @@ HEADER KERNEL void gemm_store(Left a, Right b, int m, int n, int pairs, float *c
                               bool add)
 {
     for (int column = 0; column < n; column += PANEL)
-        multiply_panel(a, b, m, column, smaller(PANEL, n - column), pairs, c, stride, add, NULL,
+        multiply_panel(a, b, m, column, min_int(PANEL, n - column), pairs, c, stride, add, NULL,
                        NULL);
 }
 
@@ -206,38 +207,38 @@ HEADER KERNEL void gemm_finish(Left a, Right b, int m, int n, int pairs, Finish 
                                const void *job)
 {
     for (int column = 0; column < n; column += PANEL)
-        multiply_panel(a, b, m, column, smaller(PANEL, n - column), pairs, NULL, 0, false, finish,
+        multiply_panel(a, b, m, column, min_int(PANEL, n - column), pairs, NULL, 0, false, finish,
                        job);
 }
 
 /* ---- rounding and packing ---- */
 
-/* 16 columns of two rows, rounded to pairs: the lower half of a word is of `first`. */
+/* Round 16 columns of two rows to pairs, `first` in the lower halves. */
 ALWAYS_INLINE KERNEL __m512i pair_up(__m512 first, __m512 second)
 {
-    /* Columns c and c + 16 of the rounded 32 become word c. */
+    /* Word c is made of columns c and c + 16 of the 32 rounded ones. */
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
                                            24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
                                            16, 0);
     return _mm512_permutexvar_epi16(order, round_32(first, second));
 }
 
-/* Round the rows of (m, k) to bf16 rows of `to_stride` words, zeros after the k-th number. */
+/* Round rows (m, k) to bf16 rows of `to_stride` words, with zeros after column k. */
 HEADER KERNEL void round_rows(const float *from, ptrdiff_t from_stride, int m, int k, uint32_t *to,
                               ptrdiff_t to_stride)
 {
     const int columns = 2 * (int)to_stride;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < columns; j += LANES) {
-            const __m512 row = _mm512_maskz_loadu_ps(first_lanes(k - j), from + i * from_stride + j);
+            const __m512 row = _mm512_maskz_loadu_ps(first_lanes(k - j),
+                                                     from + i * from_stride + j);
             _mm256_mask_storeu_epi16(to + i * to_stride + j / 2, first_lanes(columns - j),
                                      round_16(row));
         }
 }
 
-/* Round (k, n) to a Right operand: pairs of rows. `b` says where; its pairs are written. Columns
- * from n to a multiple of 16 become zeros. With step n (a multiple of 16) and panel 64: (k / 2, n).
- */
+/* Round (k, n) to pairs of rows, written to the Right operand `b`. Columns from n to a multiple of
+ * 16 become zeros. With step n (a multiple of 16) and panel 64, the result is (k / 2, n). */
 HEADER KERNEL void pack_right(const float *from, ptrdiff_t stride, int k, int n, Right b)
 {
     for (int p = 0; p < divide_up(k, 2); p++) {
@@ -253,7 +254,7 @@ HEADER KERNEL void pack_right(const float *from, ptrdiff_t stride, int k, int n,
     }
 }
 
-/* Pair the bf16 rows (m, n), n a multiple of 16, stride in words: (m / 2 rounded up, n) words. */
+/* Pair bf16 rows (m, n), n a multiple of 16, stride in words, into (m / 2 rounded up, n) words. */
 HEADER KERNEL void pair_rows(const uint32_t *from, ptrdiff_t stride, int m, int n, uint32_t *to)
 {
     const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40,
@@ -305,8 +306,7 @@ ALWAYS_INLINE KERNEL void transpose_words(__m512i r[16])
     }
 }
 
-/* Transpose words (n, pairs) to a Right operand; columns from n to a multiple of 16 become zeros.
- */
+/* Transpose words (n, pairs) to a Right operand; columns from n to a multiple of 16 become zero. */
 HEADER KERNEL void transpose_right(const uint32_t *from, ptrdiff_t stride, int pairs, int n,
                                    Right b)
 {
@@ -327,14 +327,14 @@ HEADER KERNEL void transpose_right(const uint32_t *from, ptrdiff_t stride, int p
         }
 }
 
-/* Round (n, k), k a multiple of 32, to the Right operand of its transpose: C = A Wᵀ. */
+/* Round W (n, k), k a multiple of 32, to the Right operand of its transpose, for C = A Wᵀ. */
 HEADER KERNEL void pack_transposed(const float *from, ptrdiff_t stride, int n, int k, Right b)
 {
     for (int j = 0; j < n; j += LANES)
         for (int p = 0; p < k / 2; p += LANES) {
             __m512i words[LANES];
             const float *block = from + j * stride + 2 * p;
-            fetch_rows(block + 4 * LANES, 4 * stride, smaller(LANES, n - j), 8 * LANES);
+            fetch_rows(block + 4 * LANES, 4 * stride, min_int(LANES, n - j), 8 * LANES);
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++) {
                 const __mmask16 lanes = j + i < n ? 0xffff : 0;

@@ -1,7 +1,7 @@
-/* Work split into parts, on the threads that PyTorch already keeps.
+/* Runs the parts of a job on PyTorch's thread pool; all kernels use it.
  *
- * The caller hands in GOMP_parallel of the OpenMP library that is loaded (see __init__.py): a pool
- * of our own beside it would fight for the cores, as both spin between calls. All kernels use it.
+ * The caller passes GOMP_parallel of the loaded OpenMP library (see __init__.py). A second thread
+ * pool would compete for the cores, because both pools spin between calls.
  */
 #ifndef USERBERT_PARALLEL_H
 #define USERBERT_PARALLEL_H
@@ -9,8 +9,8 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-/* GOMP_parallel; NULL where there is none: all parts then run one after the other. */
-typedef void (*Fork)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
+/* Type of GOMP_parallel. NULL if there is none: all parts then run one after the other. */
+typedef void (*Parallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 
 typedef void (*Work)(int part, void *job);
 
@@ -21,7 +21,7 @@ typedef struct {
     atomic_int next;
 } Parts;
 
-/* Parts are drawn, not dealt: OpenMP may give fewer threads than it was asked for. */
+/* Each free thread takes the next part, as OpenMP may start fewer threads than requested. */
 static inline void take_parts(void *data)
 {
     Parts *all = data;
@@ -29,14 +29,14 @@ static inline void take_parts(void *data)
         all->work(part, all->job);
 }
 
-/* Call work(part, job) for each of the parts, on so many threads; return when all are done. */
-static inline void run_parts(Fork fork, int threads, int parts, Work work, void *job)
+/* Call work(part, job) for every part on `threads` threads; return when all are done. */
+static inline void run_parts(Parallel parallel, int threads, int parts, Work work, void *job)
 {
     Parts all = {work, job, parts, 0};
-    if (fork == NULL || threads == 1)
+    if (parallel == NULL || threads == 1)
         take_parts(&all);
     else
-        fork(take_parts, &all, (unsigned)threads, 0);
+        parallel(take_parts, &all, (unsigned)threads, 0);
 }
 
 #endif

@@ -1,8 +1,8 @@
-/* Who works on which users, and where everything lies in memory. encoder.c uses it.
+/* Assigns users to threads and groups, and memory to arrays; encoder.c and forward.c use it.
  *
- * Users are dealt to parts, one a thread, so that all have about the same to do; a part takes its
- * users in groups small enough that a group's rows stay in the cache from layer to layer. Rows of
- * kept arrays follow that order, so a group's rows are neighbours.
+ * Users are assigned to parts, one part per thread, with about equal work. A part runs its users in
+ * groups so small that a group's rows stay in the cache from layer to layer. Rows of kept arrays
+ * follow that order, so a group's rows are adjacent.
  */
 #ifndef USERBERT_PLAN_H
 #define USERBERT_PLAN_H
@@ -10,30 +10,31 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+/* Most tokens in a group of more than one user. */
 enum { GROUP_TOKENS = 288 };
 
 typedef struct {
-    int64_t first;   /* where the user's tokens begin in the caller's arrays */
-    int64_t row;     /* and in kept arrays */
+    int64_t first;   /* index of the user's first token in the caller's arrays */
+    int64_t row;     /* index of that token in kept arrays */
     int tokens, part;
 } User;
 
 typedef struct {
-    User *users;  /* by part, the longest first */
-    int *starts;  /* (parts + 1,): where each part's users begin */
+    User *users;  /* ordered by part, longest first */
+    int *starts;  /* (parts + 1,): index of each part's first user */
     int parts, longest;
 } Plan;
 
-/* What is taken from a block of memory, in order; with base 0 it counts what would be. */
+/* Bump allocator over a block of memory. From base 0, it counts the bytes that are needed. */
 typedef struct {
     uintptr_t next;
 } Memory;
 
 static inline void *take(Memory *memory, int64_t bytes)
 {
-    void *found = (void *)memory->next;
+    void *address = (void *)memory->next;
     memory->next += ((uintptr_t)bytes + 63) / 64 * 64;
-    return found;
+    return address;
 }
 
 static inline int longer_first(const void *left, const void *right)
@@ -50,8 +51,8 @@ static inline int by_part(const void *left, const void *right)
     return a->part != b->part ? (a->part > b->part ? 1 : -1) : longer_first(left, right);
 }
 
-/* Deal `count` users of at least one token each; parts ≤ count. `users` (count,), `starts`
- * (parts + 1,) and `work` (parts,) are the plan's to fill. */
+/* Assign `count` users of at least one token each to parts ≤ count. Fills the arrays `users`
+ * (count,), `starts` (parts + 1,) and `work` (parts,). */
 static inline Plan make_plan(const int64_t *lengths, int count, int parts, User *users, int *starts,
                              double *work)
 {
@@ -66,12 +67,12 @@ static inline Plan make_plan(const int64_t *lengths, int count, int parts, User 
     for (int p = 0; p < parts; p++)
         work[p] = 0;
     for (int u = 0; u < count; u++) {
-        int least = 0;
+        int lightest = 0;
         for (int p = 1; p < parts; p++)
-            least = work[p] < work[least] ? p : least;
-        plan.users[u].part = least;
-        /* A token's linear maps cost as much as its attention to some 600 tokens. */
-        work[least] += plan.users[u].tokens * (600.0 + plan.users[u].tokens);
+            lightest = work[p] < work[lightest] ? p : lightest;
+        plan.users[u].part = lightest;
+        /* A token's linear maps cost about as much as attention to 600 tokens. */
+        work[lightest] += plan.users[u].tokens * (600.0 + plan.users[u].tokens);
     }
     qsort(plan.users, (size_t)count, sizeof(User), by_part);
     int64_t row = 0;
@@ -86,14 +87,14 @@ static inline Plan make_plan(const int64_t *lengths, int count, int parts, User 
     return plan;
 }
 
-/* Neighbours of a part whose tokens go through the layers together: users [first, last). */
+/* Adjacent users [first, last) of a part, whose tokens pass through the layers together. */
 typedef struct {
     int first, last;
     int tokens;
     int64_t row;
 } Group;
 
-/* The group that begins with a user; it holds that user, however long. */
+/* The group that starts with user `first`. It has that user even if longer than GROUP_TOKENS. */
 static inline Group group_from(const Plan *plan, int part, int first)
 {
     const User *users = plan->users;
@@ -104,8 +105,8 @@ static inline Group group_from(const Plan *plan, int part, int first)
     return group;
 }
 
-/* The most tokens that a group of this plan can have. */
-static inline int most_tokens(const Plan *plan)
+/* Upper bound on the tokens in a group of this plan. */
+static inline int max_group_tokens(const Plan *plan)
 {
     return plan->longest > GROUP_TOKENS ? plan->longest : GROUP_TOKENS;
 }

@@ -1,17 +1,17 @@
-/* The loss of model/softmax.py: a linear layer, a softmax over many ids, sets of right answers.
+/* The loss of model/softmax.py: linear layer, softmax over many ids, cross-entropy against sets.
  *
- * In: word vectors (M, H), weights (V, H) and biases (V,) in float32, and pairs (word, id, weight): the
- * weights of word m's set sum to counts[m]. Forward: the logarithms of the sums under the softmaxes and the weights
- * that a word expects, Σ p W. Backward: the gradients of weights and biases, either written out, or
- * taken at once as a step of Adam: then they never leave the cache.
+ * In: word vectors (M, H), weights (V, H) and biases (V,) in float32, and pairs (word, id, weight);
+ * the weights of word m's pairs sum to counts[m]. Forward: the log of the softmax's sum and the
+ * expected weights Σ p W of each word. Backward: the gradients of weights and biases, either stored
+ * or applied at once as a step of Adam, so that they never leave the cache.
  *
- * Ids go by in chunks: their weights are read once a pass. A chunk's logits are never kept; the
- * shares exp(z - top) are, in bf16, as the backward pass multiplies them again. `top` is a little
- * more than the greatest logit that a word has met so far, so that it seldom changes. Products are
- * of bf16 numbers, summed in float32; all else is float32. Chunks are parted in a fixed way, so
- * results do not depend on the number of threads.
+ * Ids are processed in chunks, so each pass reads the weights once. A chunk's logits are not kept.
+ * The exponentials exp(z - top) are kept in bf16 for the backward pass. `top` is a little above the
+ * largest logit of a word so far, so that it seldom changes. Products are of bf16 numbers, summed
+ * in float32; the rest is float32. The split into parts is fixed, so results do not depend on the
+ * number of threads.
  *
- * Letters: M words, H hidden, V ids, C chunks.
+ * Shapes: M words, H hidden, V ids, C chunks.
  */
 #include <math.h>
 
@@ -20,81 +20,82 @@
 #include "parallel.h"
 #include "vectors.h"
 
-enum { CHUNK = 128, WORDS = 384, PARTS = 16 };
+/* Ids per chunk, words computed together, and most parts of the work. */
+enum { CHUNK = 128, BLOCK_WORDS = 384, PARTS = 16 };
 
-/* Above the greatest logit so far, so that few later ones exceed it. */
+/* Distance of `top` from the largest logit so far; later logits seldom exceed it. */
 static const float MARGIN = 4.0f;
 
 typedef struct {
-    Fork fork;
+    Parallel parallel;
     int64_t words, ids, hidden, threads;
     const float *vectors, *weight, *bias;
     const int64_t *pair_words, *pair_ids; /* (P,), ascending in ids */
-    const float *pair_weights; /* (P,); of the backward pass alone */
+    const float *pair_weights; /* (P,); backward only */
     int64_t pairs;
-    const float *shifts;      /* (V,): in `bias`, but not for words that hold the id; NULL: none */
-    uint32_t *shares;         /* (C, M / 2 rounded up, CHUNK) pairs of words */
+    const float *shifts;      /* (V,): in `bias`, undone for words that hold the id; or NULL */
+    uint32_t *exps;           /* (C, M / 2 rounded up, CHUNK) pairs of words */
     float *tops;              /* (C, M) */
     float *log_sums;          /* (M,) */
     float *expected;          /* (M, H) */
-    /* Backward alone. */
+    /* Backward only: */
     const float *counts;      /* (M,) */
-    float gradient;           /* of the loss */
-    float *to_weight, *to_bias; /* gradients; NULL: take a step of Adam instead */
+    float gradient;           /* gradient of the loss */
+    float *to_weight, *to_bias; /* gradients; NULL: apply a step of Adam instead */
     float *weight_mean, *weight_square, *bias_mean, *bias_square;
     AdamStep step;
-    float *room;
+    float *scratch;
 } Call;
 
-/* What a part of the chunks adds up. */
+/* Sums and buffers of one part of the chunks. */
 typedef struct {
     float *top, *sum;   /* (M,) */
     float *expected;    /* (M, H) */
-    float *weights;     /* two operands of a chunk's weights, or its gradients: (CHUNK, H) words */
-    float *logits;      /* (WORDS, CHUNK), and shares in bf16; before, a chunk's rounded weights */
-    float *rounded;     /* the vectors as pairs, by row or by two rows */
-} Room;
+    float *weights;     /* a chunk's weights as two operands, or its gradients: (CHUNK, H) words */
+    float *logits;      /* a chunk's rounded weights; then logits (BLOCK_WORDS, CHUNK) and exps */
+    float *rounded;     /* the vectors as pairs: along H, or of two rows */
+} Scratch;
 
-static int64_t up(int64_t n, int64_t unit)
+static int64_t align_up(int64_t n, int64_t unit)
 {
     return (n + unit - 1) / unit * unit;
 }
 
 static int64_t logits_size(int64_t hidden)
 {
-    const int64_t logits = WORDS * CHUNK * 3 / 2, rounded = CHUNK * (hidden / 2);
+    const int64_t logits = BLOCK_WORDS * CHUNK * 3 / 2, rounded = CHUNK * (hidden / 2);
     return logits > rounded ? logits : rounded;
 }
 
-static int64_t room_size(int64_t words, int64_t hidden)
+static int64_t scratch_size(int64_t words, int64_t hidden)
 {
-    const int64_t even = up(words, 2);
-    return 2 * up(words, LANES) + words * hidden + CHUNK * hidden + logits_size(hidden) +
-           up(even + 1, LANES) + CHUNK + even * hidden + even / 2 * hidden;
+    const int64_t even_words = align_up(words, 2);
+    return 2 * align_up(words, LANES) + words * hidden + CHUNK * hidden + logits_size(hidden) +
+           align_up(even_words + 1, LANES) + CHUNK + even_words * hidden + even_words / 2 * hidden;
 }
 
-static Room room_of(const Call *call, int part)
+static Scratch scratch_of(const Call *call, int part)
 {
-    float *at = call->room + part * room_size(call->words, call->hidden);
-    Room room = {.top = at};
-    room.sum = at += up(call->words, LANES);
-    room.expected = at += up(call->words, LANES);
-    room.weights = at += call->words * call->hidden;
-    room.logits = at += CHUNK * call->hidden;
-    room.rounded = at + logits_size(call->hidden);
-    return room;
+    float *at = call->scratch + part * scratch_size(call->words, call->hidden);
+    Scratch scratch = {.top = at};
+    scratch.sum = at += align_up(call->words, LANES);
+    scratch.expected = at += align_up(call->words, LANES);
+    scratch.weights = at += call->words * call->hidden;
+    scratch.logits = at += CHUNK * call->hidden;
+    scratch.rounded = at + logits_size(call->hidden);
+    return scratch;
 }
 
-/* Floats of room that a call needs. */
-int64_t userbert_softmax_room(int64_t words, int64_t hidden)
+/* Floats of scratch memory that a call needs. */
+int64_t userbert_softmax_scratch(int64_t words, int64_t hidden)
 {
-    return PARTS * room_size(words, hidden);
+    return PARTS * scratch_size(words, hidden);
 }
 
-/* As many for any number of threads. */
+/* The number of parts; it does not depend on the number of threads. */
 static int parts_of(const Call *call)
 {
-    return smaller(PARTS, divide_up((int)call->ids, CHUNK));
+    return min_int(PARTS, divide_up((int)call->ids, CHUNK));
 }
 
 static int first_chunk(const Call *call, int part)
@@ -102,7 +103,7 @@ static int first_chunk(const Call *call, int part)
     return (int)(divide_up((int)call->ids, CHUNK) * (int64_t)part / parts_of(call));
 }
 
-/* The first pair whose id is not before `id`. */
+/* Index of the first pair whose id is at least `id`. */
 static int64_t first_pair(const Call *call, int64_t id)
 {
     int64_t low = 0, high = call->pairs;
@@ -118,7 +119,7 @@ static int64_t first_pair(const Call *call, int64_t id)
 
 /* ---- forward ---- */
 
-/* Undo the shifts of ids in the words that hold them, in a block's logits of a chunk. */
+/* Undo the shifts of ids in the words that hold them, in the logits of one block and chunk. */
 static void unshift(const Call *call, int first_id, int ids, int first_word, int words,
                     float *logits)
 {
@@ -130,115 +131,115 @@ static void unshift(const Call *call, int first_id, int ids, int first_word, int
     }
 }
 
-/* Make place above a greater logit: what was summed up below the old top becomes less. */
-static KERNEL void raise_top(const Room *room, int word, int hidden, float top)
+/* Raise a word's top, and scale its sums down to match. */
+static KERNEL void raise_top(const Scratch *scratch, int word, int hidden, float top)
 {
-    const float less = expf(room->top[word] - top);
-    room->top[word] = top;
-    room->sum[word] *= less;
-    float *expected = room->expected + (ptrdiff_t)word * hidden;
+    const float factor = expf(scratch->top[word] - top);
+    scratch->top[word] = top;
+    scratch->sum[word] *= factor;
+    float *expected = scratch->expected + (ptrdiff_t)word * hidden;
     for (int j = 0; j < hidden; j += LANES)
         _mm512_storeu_ps(expected + j,
-                         _mm512_mul_ps(_mm512_loadu_ps(expected + j), _mm512_set1_ps(less)));
+                         _mm512_mul_ps(_mm512_loadu_ps(expected + j), _mm512_set1_ps(factor)));
 }
 
-/* A word's logits without bias → its shares, rounded; columns past the last id have none. */
-static KERNEL void to_shares(const Room *room, int word, int hidden, const float *logits,
-                             const float *bias, int ids, uint16_t *shares)
+/* Turn a word's logits without bias into bf16 exponentials; columns past the last id get zero. */
+static KERNEL void to_exps(const Scratch *scratch, int word, int hidden, const float *logits,
+                           const float *bias, int ids, uint16_t *exps)
 {
     __m512 z[CHUNK / LANES];
-    __m512 most = _mm512_set1_ps(-INFINITY);
+    __m512 lane_max = _mm512_set1_ps(-INFINITY);
 #pragma GCC unroll 8
     for (int v = 0; v < CHUNK / LANES; v++) {
         const __mmask16 lanes = first_lanes(ids - v * LANES);
         z[v] = _mm512_mask_add_ps(_mm512_set1_ps(-INFINITY), lanes,
                                   _mm512_loadu_ps(logits + v * LANES),
                                   _mm512_maskz_loadu_ps(lanes, bias + v * LANES));
-        most = _mm512_max_ps(most, z[v]);
+        lane_max = _mm512_max_ps(lane_max, z[v]);
     }
-    const float greatest = _mm512_reduce_max_ps(most);
-    if (greatest > room->top[word])
-        raise_top(room, word, hidden, greatest + MARGIN);
-    const __m512 top = _mm512_set1_ps(room->top[word]);
+    const float max = _mm512_reduce_max_ps(lane_max);
+    if (max > scratch->top[word])
+        raise_top(scratch, word, hidden, max + MARGIN);
+    const __m512 top = _mm512_set1_ps(scratch->top[word]);
     __m512 sum = _mm512_setzero_ps();
 #pragma GCC unroll 8
     for (int v = 0; v < CHUNK / LANES; v++) {
         const __mmask16 lanes = first_lanes(ids - v * LANES);
-        const __m512 share = _mm512_maskz_mov_ps(lanes, power_of_2(
+        const __m512 exponential = _mm512_maskz_mov_ps(lanes, power_of_2(
             _mm512_mul_ps(_mm512_sub_ps(z[v], top), _mm512_set1_ps(1.44269504f))));
-        store_bf16(shares + v * LANES, share);
-        /* What is multiplied later shall add up to one. */
-        sum = _mm512_add_ps(sum, load_bf16(shares + v * LANES));
+        store_bf16(exps + v * LANES, exponential);
+        /* Sum the rounded values, so that those in the product add up to one. */
+        sum = _mm512_add_ps(sum, load_bf16(exps + v * LANES));
     }
-    room->sum[word] += _mm512_reduce_add_ps(sum);
+    scratch->sum[word] += _mm512_reduce_add_ps(sum);
 }
 
 static KERNEL void forward_part(int part, void *job)
 {
     const Call *call = job;
     const int words = (int)call->words, hidden = (int)call->hidden;
-    const Room room = room_of(call, part);
+    const Scratch scratch = scratch_of(call, part);
     for (int m = 0; m < words; m++) {
-        room.top[m] = -INFINITY;
-        room.sum[m] = 0;
+        scratch.top[m] = -INFINITY;
+        scratch.sum[m] = 0;
     }
-    memset(room.expected, 0, sizeof(float) * (size_t)words * (size_t)hidden);
-    uint32_t *rows = (uint32_t *)room.rounded;
+    memset(scratch.expected, 0, sizeof(float) * (size_t)words * (size_t)hidden);
+    uint32_t *rows = (uint32_t *)scratch.rounded;
     round_rows(call->vectors, hidden, words, hidden, rows, hidden / 2);
-    /* The same weights, paired along H for the logits and along ids for what is expected. */
-    const Right by_hidden = {(uint32_t *)room.weights, PANEL, (ptrdiff_t)PANEL * (hidden / 2)};
+    /* The weights, paired along H for the logits and along ids for the expected weights. */
+    const Right by_hidden = {(uint32_t *)scratch.weights, PANEL, (ptrdiff_t)PANEL * (hidden / 2)};
     const Right by_id = {by_hidden.pairs + CHUNK * (hidden / 2), hidden, PANEL};
-    uint16_t *shares = (uint16_t *)(room.logits + WORDS * CHUNK);
-    uint32_t *rounded = (uint32_t *)room.logits; /* before the logits are there */
+    uint16_t *exps = (uint16_t *)(scratch.logits + BLOCK_WORDS * CHUNK);
+    uint32_t *rounded = (uint32_t *)scratch.logits; /* overwritten by the logits later */
     for (int chunk = first_chunk(call, part); chunk < first_chunk(call, part + 1); chunk++) {
-        const int first = chunk * CHUNK, ids = smaller(CHUNK, (int)call->ids - first);
+        const int first = chunk * CHUNK, ids = min_int(CHUNK, (int)call->ids - first);
         const float *weight = call->weight + (ptrdiff_t)first * hidden;
-        /* Once through the weights in order, as memory likes it; the rest is in the cache. */
+        /* Only this line reads the weights from memory; the lines below read the cache. */
         round_rows(weight, hidden, ids, hidden, rounded, hidden / 2);
         transpose_right(rounded, hidden / 2, hidden / 2, ids, by_hidden);
         pair_rows(rounded, hidden / 2, ids, hidden, (uint32_t *)by_id.pairs);
-        uint32_t *kept = call->shares + (ptrdiff_t)chunk * divide_up(words, 2) * CHUNK;
-        for (int m = 0; m < words; m += WORDS) {
-            const int count = smaller(WORDS, words - m);
+        uint32_t *chunk_exps = call->exps + (ptrdiff_t)chunk * divide_up(words, 2) * CHUNK;
+        for (int m = 0; m < words; m += BLOCK_WORDS) {
+            const int count = min_int(BLOCK_WORDS, words - m);
             const Left left = {rows + (ptrdiff_t)m * (hidden / 2), hidden / 2, 1};
-            gemm_store(left, by_hidden, count, (int)up(ids, LANES), hidden / 2, room.logits, CHUNK,
-                       false);
+            gemm_store(left, by_hidden, count, (int)align_up(ids, LANES), hidden / 2,
+                       scratch.logits, CHUNK, false);
             if (call->shifts != NULL)
-                unshift(call, first, ids, m, count, room.logits);
+                unshift(call, first, ids, m, count, scratch.logits);
             for (int i = 0; i < count; i++)
-                to_shares(&room, m + i, hidden, room.logits + (ptrdiff_t)i * CHUNK,
-                          call->bias + first, ids, shares + (ptrdiff_t)i * CHUNK);
-            const Left share_rows = {(uint32_t *)shares, CHUNK / 2, 1};
-            gemm_store(share_rows, by_id, count, hidden, divide_up(ids, 2),
-                       room.expected + (ptrdiff_t)m * hidden, hidden, true);
-            if (call->shares != NULL)
-                pair_rows((uint32_t *)shares, CHUNK / 2, count, CHUNK, kept + m / 2 * CHUNK);
+                to_exps(&scratch, m + i, hidden, scratch.logits + (ptrdiff_t)i * CHUNK,
+                        call->bias + first, ids, exps + (ptrdiff_t)i * CHUNK);
+            const Left exp_rows = {(uint32_t *)exps, CHUNK / 2, 1};
+            gemm_store(exp_rows, by_id, count, hidden, divide_up(ids, 2),
+                       scratch.expected + (ptrdiff_t)m * hidden, hidden, true);
+            if (call->exps != NULL)
+                pair_rows((uint32_t *)exps, CHUNK / 2, count, CHUNK, chunk_exps + m / 2 * CHUNK);
         }
         if (call->tops != NULL)
-            memcpy(call->tops + (ptrdiff_t)chunk * words, room.top,
+            memcpy(call->tops + (ptrdiff_t)chunk * words, scratch.top,
                    sizeof(float) * (size_t)words);
     }
 }
 
-/* Add the parts up: log_sums and expected, the latter as a mean over the shares. */
+/* Combine the parts: log_sums, and expected as the mean weighted by the exponentials. */
 static KERNEL void merge(const Call *call)
 {
     const int words = (int)call->words, hidden = (int)call->hidden;
     for (int m = 0; m < words; m++) {
-        float top = -INFINITY, sum = 0, less[PARTS];
+        float top = -INFINITY, sum = 0, factor[PARTS];
         for (int part = 0; part < parts_of(call); part++)
-            top = fmaxf(top, room_of(call, part).top[m]);
+            top = fmaxf(top, scratch_of(call, part).top[m]);
         for (int part = 0; part < parts_of(call); part++) {
-            less[part] = expf(room_of(call, part).top[m] - top);
-            sum += room_of(call, part).sum[m] * less[part];
+            factor[part] = expf(scratch_of(call, part).top[m] - top);
+            sum += scratch_of(call, part).sum[m] * factor[part];
         }
         call->log_sums[m] = top + logf(sum);
         for (int j = 0; j < hidden; j += LANES) {
             __m512 all = _mm512_setzero_ps();
             for (int part = 0; part < parts_of(call); part++)
                 all = _mm512_fmadd_ps(
-                    _mm512_loadu_ps(room_of(call, part).expected + (ptrdiff_t)m * hidden + j),
-                    _mm512_set1_ps(less[part] / sum), all);
+                    _mm512_loadu_ps(scratch_of(call, part).expected + (ptrdiff_t)m * hidden + j),
+                    _mm512_set1_ps(factor[part] / sum), all);
             _mm512_storeu_ps(call->expected + (ptrdiff_t)m * hidden + j, all);
         }
     }
@@ -246,22 +247,22 @@ static KERNEL void merge(const Call *call)
 
 void userbert_softmax_forward(Call *call)
 {
-    run_parts(call->fork, (int)call->threads, parts_of(call), forward_part, call);
+    run_parts(call->parallel, (int)call->threads, parts_of(call), forward_part, call);
     merge(call);
 }
 
 /* ---- backward ---- */
 
-/* How much of a word's share each word's gradient is: d loss / d z = scale · exp(z - top). */
-static void scales_of(const Call *call, int chunk, float *scale)
+/* Factor of each word's exponentials in the gradient: d loss / d z = scale · exp(z - top). */
+static void gradient_scales(const Call *call, int chunk, float *scale)
 {
     const float *tops = call->tops + (ptrdiff_t)chunk * call->words;
     for (int m = 0; m < call->words; m++)
         scale[m] = call->gradient * call->counts[m] * expf(tops[m] - call->log_sums[m]);
-    scale[call->words] = 0; /* the second of the last pair */
+    scale[call->words] = 0; /* second half of the last pair */
 }
 
-/* The scaled vectors, as pairs of rows: (M / 2 rounded up, H). */
+/* Write the scaled vectors as pairs of rows (M / 2 rounded up, H). */
 static KERNEL void scale_vectors(const Call *call, const float *scale, float *scaled,
                                  Right pairs)
 {
@@ -275,15 +276,15 @@ static KERNEL void scale_vectors(const Call *call, const float *scale, float *sc
     pack_right(scaled, hidden, (int)call->words, hidden, pairs);
 }
 
-/* A chunk's gradients of biases: Σ scale · share over the words. */
-static KERNEL void bias_gradients(const Call *call, const uint32_t *shares, const float *scale,
+/* Gradients of a chunk's biases: Σ scale · exponential over the words. */
+static KERNEL void bias_gradients(const Call *call, const uint32_t *exps, const float *scale,
                                   float *to_bias)
 {
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
     for (int v = 0; v < CHUNK; v += LANES) {
         __m512 sum = _mm512_setzero_ps();
         for (int p = 0; p < divide_up((int)call->words, 2); p++) {
-            const __m512i pair = _mm512_loadu_si512(shares + p * CHUNK + v);
+            const __m512i pair = _mm512_loadu_si512(exps + p * CHUNK + v);
             sum = _mm512_fmadd_ps((__m512)_mm512_slli_epi32(pair, 16),
                                   _mm512_set1_ps(scale[2 * p]), sum);
             sum = _mm512_fmadd_ps((__m512)_mm512_and_si512(pair, upper),
@@ -296,41 +297,42 @@ static KERNEL void bias_gradients(const Call *call, const uint32_t *shares, cons
 static KERNEL void backward_part(int part, void *job)
 {
     const Call *call = job;
-    const int words = (int)call->words, hidden = (int)call->hidden, even = (int)up(words, 2);
-    const Room room = room_of(call, part);
-    float *scale = room.rounded, *last = NULL;
-    float *bias_room = scale + up(even + 1, LANES);
-    float *scaled = bias_room + CHUNK;
-    const Right vectors = {(uint32_t *)(scaled + (ptrdiff_t)even * hidden), hidden, PANEL};
+    const int words = (int)call->words, hidden = (int)call->hidden;
+    const int even_words = (int)align_up(words, 2);
+    const Scratch scratch = scratch_of(call, part);
+    float *scale = scratch.rounded, *scaled_tops = NULL;
+    float *bias_gradient = scale + align_up(even_words + 1, LANES);
+    float *scaled = bias_gradient + CHUNK;
+    const Right vectors = {(uint32_t *)(scaled + (ptrdiff_t)even_words * hidden), hidden, PANEL};
     for (int chunk = first_chunk(call, part); chunk < first_chunk(call, part + 1); chunk++) {
         float *tops = call->tops + (ptrdiff_t)chunk * words;
-        if (last == NULL || memcmp(last, tops, sizeof(float) * (size_t)words) != 0) {
-            scales_of(call, chunk, scale);
+        if (scaled_tops == NULL || memcmp(scaled_tops, tops, sizeof(float) * (size_t)words) != 0) {
+            gradient_scales(call, chunk, scale);
             scale_vectors(call, scale, scaled, vectors);
-            last = tops;
+            scaled_tops = tops;
         }
-        const int first = chunk * CHUNK, ids = smaller(CHUNK, (int)call->ids - first);
-        const uint32_t *shares = call->shares + (ptrdiff_t)chunk * (even / 2) * CHUNK;
+        const int first = chunk * CHUNK, ids = min_int(CHUNK, (int)call->ids - first);
+        const uint32_t *exps = call->exps + (ptrdiff_t)chunk * (even_words / 2) * CHUNK;
         const ptrdiff_t at = (ptrdiff_t)first * hidden;
-        float *to_weight = call->to_weight ? call->to_weight + at : room.weights;
-        const Left left = {shares, 1, CHUNK};
-        gemm_store(left, vectors, ids, hidden, even / 2, to_weight, hidden, false);
-        bias_gradients(call, shares, scale, bias_room);
+        float *to_weight = call->to_weight ? call->to_weight + at : scratch.weights;
+        const Left left = {exps, 1, CHUNK};
+        gemm_store(left, vectors, ids, hidden, even_words / 2, to_weight, hidden, false);
+        bias_gradients(call, exps, scale, bias_gradient);
         const int64_t end = first_pair(call, first + ids);
         for (int64_t pair = first_pair(call, first); pair < end; pair++) {
             const int64_t id = call->pair_ids[pair] - first;
             const float *vector = call->vectors + call->pair_words[pair] * hidden;
-            const float own = call->gradient * call->pair_weights[pair];
+            const float pair_gradient = call->gradient * call->pair_weights[pair];
             for (int j = 0; j < hidden; j++)
-                to_weight[id * hidden + j] -= own * vector[j];
-            bias_room[id] -= own;
+                to_weight[id * hidden + j] -= pair_gradient * vector[j];
+            bias_gradient[id] -= pair_gradient;
         }
         if (call->to_weight) {
-            memcpy(call->to_bias + first, bias_room, sizeof(float) * (size_t)ids);
+            memcpy(call->to_bias + first, bias_gradient, sizeof(float) * (size_t)ids);
         } else {
             adam_step(call->step, (int64_t)ids * hidden, to_weight, (float *)call->weight + at,
                       call->weight_mean + at, call->weight_square + at);
-            adam_step(call->step, ids, bias_room, (float *)call->bias + first,
+            adam_step(call->step, ids, bias_gradient, (float *)call->bias + first,
                       call->bias_mean + first, call->bias_square + first);
         }
     }
@@ -338,5 +340,5 @@ static KERNEL void backward_part(int part, void *job)
 
 void userbert_softmax_backward(Call *call)
 {
-    run_parts(call->fork, (int)call->threads, parts_of(call), backward_part, call);
+    run_parts(call->parallel, (int)call->threads, parts_of(call), backward_part, call);
 }
