@@ -12,7 +12,7 @@ START = datetime(2024, 1, 1)
 
 
 def shop_log(users: int = 60, days: int = 100) -> pl.DataFrame:
-    """Purchases and views of users who come on some days and act several times on each."""
+    """Returns purchases and views of users with several visits, and several events per visit."""
     draw = random.Random(5)
     visits = [
         (user, visit, START + timedelta(days=draw.randrange(days), hours=draw.randrange(8, 22)))
@@ -22,7 +22,7 @@ def shop_log(users: int = 60, days: int = 100) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "customer_id": f"c{user}",
-            "created_at": begin + timedelta(minutes=user + step),
+            "created_at": start + timedelta(minutes=user + step),
             "event_type": draw.choice(["view", "view", "buy"]),
             "order_id": f"o{user}-{visit}",
             "product_id": 1000 + draw.randrange(30),
@@ -31,13 +31,13 @@ def shop_log(users: int = 60, days: int = 100) -> pl.DataFrame:
             "store": draw.choice(["north", "south", None]),
             "currency": "EUR",
         }
-        for user, visit, begin in visits
+        for user, visit, start in visits
         for step in range(4)
     )
 
 
 def propose(folder: Path, frame: pl.DataFrame, profiles: pl.DataFrame | None = None) -> str:
-    """Write a log (and profiles) as Parquet and propose a schema beside it."""
+    """Writes a log (and profiles) as Parquet and returns the schema proposed in the same folder."""
     frame.write_parquet(folder / "log.parquet")
     if profiles is None:
         return propose_schema([folder / "log.parquet"], None, folder)
@@ -46,10 +46,10 @@ def propose(folder: Path, frame: pl.DataFrame, profiles: pl.DataFrame | None = N
 
 
 def reason_for(text: str, column: str) -> str:
-    """The comment above a column's entry, or the one that says why it is left out."""
+    """Returns the comment above a column's entry, or the reason why the column is left out."""
     lines = text.splitlines()
     left_out = [line for line in lines if line.strip().startswith(f"# - {column}:")]
     if left_out:
         return left_out[0]
-    at = next(i for i, line in enumerate(lines) if f"{{column: {column}" in line)
-    return lines[at - 1]
+    index = next(i for i, line in enumerate(lines) if f"{{column: {column}" in line)
+    return lines[index - 1]

@@ -1,4 +1,4 @@
-"""Columns that know what comes later are left out, and told of; those that do not are kept."""
+"""Columns with future leakage are left out with a warning; the others are kept."""
 
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from userbert.infer.proposal import Proposal
 
 
 def visits(users: int = 300, seed: int = 0) -> pl.DataFrame:
-    """Events of users in sessions of some minutes, with what is known at each of them alone."""
+    """Returns events in sessions of some minutes, with columns that are known at each event."""
     draw = np.random.default_rng(seed)
     user = np.repeat(np.arange(users), draw.integers(1, 8, users))
     start = draw.integers(0, 60 * 86_400, len(user))
@@ -37,28 +37,30 @@ def visits(users: int = 300, seed: int = 0) -> pl.DataFrame:
 def propose_for(
     folder: Path, log: pl.DataFrame, profiles: pl.DataFrame | None = None
 ) -> tuple[Proposal, dict[str, str]]:
-    """Propose a schema; return the proposal and the reason of each column that is left out."""
+    """Returns the proposal, and the reason of each column that is left out."""
     log.write_csv(folder / "events.csv")
     table = None
     if profiles is not None:
         table = folder / "people.csv"
         profiles.write_csv(table)
-    found = propose([folder / "events.csv"], table, folder)
-    fields = [] if found.profile is None else found.profile.fields
-    choices = [*found.attributes, *fields]
-    return found, {each.column: each.reason for each in choices if each.kind == "left out"}
+    proposal = propose([folder / "events.csv"], table, folder)
+    fields = [] if proposal.profile is None else proposal.profile.fields
+    choices = [*proposal.attributes, *fields]
+    return proposal, {
+        choice.column: choice.reason for choice in choices if choice.kind == "left out"
+    }
 
 
-def test_what_is_known_at_an_event_is_kept(tmp_path: Path) -> None:
+def test_columns_known_at_an_event_are_kept(tmp_path: Path) -> None:
     proposal, left_out = propose_for(tmp_path, visits())
-    assert left_out["list_price"] == "it says the same as product"
+    assert left_out["list_price"] == "it duplicates product"
     assert left_out.keys() == {"session_id", "list_price"}
     assert not proposal.warnings()
 
 
 @pytest.mark.parametrize("has_session_ids", [True, False])
 @pytest.mark.parametrize(
-    ("column", "value", "told"),
+    ("column", "value", "figure"),
     [
         ("pages", pl.len().over("session_id"), "the number of events"),
         (
@@ -66,29 +68,29 @@ def test_what_is_known_at_an_event_is_kept(tmp_path: Path) -> None:
             (pl.col("timestamp").max() - pl.col("timestamp").min())
             .dt.total_seconds()
             .over("session_id"),
-            "how long they go on",
+            "the time from first to last event",
         ),
         ("paid", pl.col("amount").sum().over("session_id").round(2), "the sum of amount"),
     ],
 )
 def test_final_figure_of_a_session_is_left_out_with_a_warning(
-    tmp_path: Path, column: str, value: pl.Expr, told: str, *, has_session_ids: bool
+    tmp_path: Path, column: str, value: pl.Expr, figure: str, *, has_session_ids: bool
 ) -> None:
     log = visits().with_columns(value.alias(column))
     proposal, left_out = propose_for(tmp_path, log if has_session_ids else log.drop("session_id"))
     group = "one session_id" if has_session_ids else "a session"
-    reason = f"the same in all events of {group}, it tells {told}"
-    assert left_out[column] == f"it knows what comes later: {reason}"
+    reason = f"constant within {group}, it follows {figure}"
+    assert left_out[column] == f"future leakage: {reason}"
     assert [column in warning for warning in proposal.warnings()] == [True]
 
 
 def test_total_of_an_item_at_the_time_of_the_dump_is_left_out(tmp_path: Path) -> None:
     log = visits().with_columns(sold=pl.len().over("product") * 3)
     _, left_out = propose_for(tmp_path, log)
-    assert "one product, it tells the number of events" in left_out["sold"]
+    assert "one product, it follows the number of events" in left_out["sold"]
 
 
-def test_lines_of_one_instant_tell_nothing_too_early(tmp_path: Path) -> None:
+def test_counts_over_events_of_one_instant_are_kept(tmp_path: Path) -> None:
     log = visits().with_columns(
         pl.col("timestamp").min().over("session_id"), lines=pl.len().over("session_id")
     )
@@ -108,11 +110,11 @@ def test_outcome_by_name_is_left_out_of_events(tmp_path: Path, column: str) -> N
     log = visits()
     values = np.random.default_rng(2).integers(0, 2, len(log))
     proposal, left_out = propose_for(tmp_path, log.with_columns(pl.Series(column, values)))
-    assert "how things ended" in left_out[column]
+    assert "it is an outcome" in left_out[column]
     assert len(proposal.warnings()) == 1
 
 
-def test_totals_in_profiles_are_left_out_and_outcomes_warned_of(tmp_path: Path) -> None:
+def test_totals_in_profiles_are_left_out_and_outcomes_give_a_warning(tmp_path: Path) -> None:
     log = visits()
     start = datetime(2024, 1, 1)
     people = log.group_by("user_id", maintain_order=True).agg(
@@ -132,6 +134,8 @@ def test_totals_in_profiles_are_left_out_and_outcomes_warned_of(tmp_path: Path) 
     assert "the time of the last event of the user" in left_out["last_day"]
     assert left_out["last_login"] == "another time"
     assert left_out.keys() & {"age", "final_result"} == set()
-    warned = {name: text for text in proposal.warnings() for name in people.columns if name in text}
-    assert warned.keys() == {"orders", "spent", "last_day", "final_result"}
-    assert "--hide final_result" in warned["final_result"]
+    warnings = {
+        name: text for text in proposal.warnings() for name in people.columns if f'"{name}"' in text
+    }
+    assert warnings.keys() == {"orders", "spent", "last_day", "final_result"}
+    assert "--hide final_result" in warnings["final_result"]

@@ -1,4 +1,4 @@
-"""The proposed schema: what it finds in logs of different shapes, and that it can be used."""
+"""Proposed schemas for logs of different shapes; `prepare` accepts them unchanged."""
 
 import json
 import random
@@ -47,16 +47,16 @@ def test_a_shop_log_is_understood(tmp_path: Path) -> None:
 def test_every_choice_has_its_reason(tmp_path: Path) -> None:
     text = propose(tmp_path, shop_log())
     assert "30 values" in reason_for(text, "product_id")
-    assert "given in" in reason_for(text, "store")
+    assert "have a value" in reason_for(text, "store")
     assert "Numbers from -4.89 to 49.97" in reason_for(text, "price")
     assert "id" in reason_for(text, "order_id")
     assert 'always "EUR"' in reason_for(text, "currency")
-    assert "carry no zone" in reason_for(text, "created_at")
+    assert "without a zone" in reason_for(text, "created_at")
     assert "2 action types" in reason_for(text, "event_type")
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "tsv", "jsonl", "csv.gz"])
-def test_every_form_of_a_log_gives_the_same_schema(tmp_path: Path, form: str) -> None:
+def test_every_format_of_a_log_gives_the_same_schema(tmp_path: Path, form: str) -> None:
     frame = shop_log().with_columns(pl.col("created_at").dt.strftime("%Y-%m-%dT%H:%M:%S"))
     file = tmp_path / f"log.{form}"
     if form == "parquet":
@@ -72,7 +72,7 @@ def test_every_form_of_a_log_gives_the_same_schema(tmp_path: Path, form: str) ->
     assert text.replace(file.name, "log.parquet") == expected
 
 
-def test_columns_without_anything_to_learn_are_left_out(tmp_path: Path) -> None:
+def test_useless_columns_are_left_out(tmp_path: Path) -> None:
     frame = shop_log().with_row_index("n")
     user = pl.col("customer_id").str.slice(1).cast(pl.Int64)
     day = pl.col("created_at").dt
@@ -86,13 +86,13 @@ def test_columns_without_anything_to_learn_are_left_out(tmp_path: Path) -> None:
         shipped=day.offset_by("3d"),
         parts=pl.concat_list("price", "price"),
     )
-    crowd = pl.concat([frame] * 6)  # enough events an hour to see what follows from it
+    crowd = pl.concat([frame] * 6)  # enough events per hour to see what follows from the time
     text = propose(tmp_path, crowd)
     schema = Schema.parse(text)
     assert set(schema.attributes) == {"action", "product_id", "store", "price", "quantity", "hour"}
     for column, reason in {
         "n": "an id", "uuid": "an id", "note": "free text", "country": "a profile field",
-        "product_name": "the same as product_id", "gift": "given in only",
+        "product_name": "duplicates product_id", "gift": "rows have a value",
         "quarter": "follows from the time", "shipped": "another time", "parts": "a list",
     }.items():  # fmt: skip
         assert reason in reason_for(text, column)
@@ -105,7 +105,7 @@ def test_addresses_of_pages_are_a_category(tmp_path: Path) -> None:
     assert schema.attributes["url"] == Category(column="url", max_values=50)
 
 
-def test_rare_values_are_told_apart_only_if_users_share_them(tmp_path: Path) -> None:
+def test_min_users_excludes_values_that_users_do_not_share(tmp_path: Path) -> None:
     frame = shop_log()
     rare = pl.when(pl.int_range(pl.len()) < 5).then(pl.int_range(pl.len()) + 500)
     frame = frame.with_columns(product_id=pl.coalesce(rare, "product_id"))
@@ -140,7 +140,7 @@ def test_codes_are_categories_and_amounts_are_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [pl.Int64, pl.Float64, pl.String])
-def test_unnamed_numbers_are_told_from_codes_by_how_often_neighbors_occur(
+def test_unnamed_numbers_are_codes_if_neighbors_differ_in_frequency(
     tmp_path: Path, dtype: pl.DataType
 ) -> None:
     draw = random.Random(3)
@@ -159,7 +159,7 @@ def test_unnamed_numbers_are_told_from_codes_by_how_often_neighbors_occur(
     assert text.count("codes rather than amounts") == 1
 
 
-def test_of_few_rows_the_neighbors_of_a_number_say_nothing(tmp_path: Path) -> None:
+def test_frequencies_of_neighbors_are_ignored_with_few_rows(tmp_path: Path) -> None:
     draw = random.Random(3)
     paid = [int(draw.lognormvariate(7, 1)) for _ in range(1440)]
     schema = Schema.parse(propose(tmp_path, shop_log().with_columns(pl.Series("x", paid))))
@@ -170,7 +170,7 @@ def test_of_few_rows_the_neighbors_of_a_number_say_nothing(tmp_path: Path) -> No
     ("name", "kind"),
     [("itemid", Category), ("topic", Category), ("post_count", Number), ("paid", Number)],
 )
-def test_a_name_says_whether_a_number_is_a_code(
+def test_name_decides_whether_a_number_is_a_code(
     tmp_path: Path, name: str, kind: type[Category | Number]
 ) -> None:
     draw = random.Random(4)
@@ -193,7 +193,7 @@ def test_an_action_column_of_one_value_is_that_constant(tmp_path: Path) -> None:
     assert Schema.parse(propose(tmp_path, frame)).sources["log"].action == "rent"
 
 
-def test_an_action_column_with_many_gaps_is_not_one(tmp_path: Path) -> None:
+def test_column_with_many_nulls_is_no_action_column(tmp_path: Path) -> None:
     frame = shop_log().with_columns(
         event_type=pl.when(pl.int_range(pl.len()) > 99).then("event_type")
     )
@@ -221,12 +221,12 @@ def test_a_folder_of_logs_stays_a_folder_in_the_schema(tmp_path: Path) -> None:
     for part in range(2):
         shop_log().write_csv(tmp_path / "logs" / f"{part}.csv.gz", compression="gzip")
     assert "path: logs\n" in propose_schema([tmp_path / "logs"], None, tmp_path)
-    # The schema itself would be read as a log if it were inside the folder that it names.
+    # A schema inside the folder of logs must list the files, or it would be read as a log.
     inside = Schema.parse(propose_schema([tmp_path / "logs"], None, tmp_path / "logs"))
     assert inside.sources["logs"].path == ["0.csv.gz", "1.csv.gz"]
 
 
-def test_paths_lead_to_the_logs_from_the_schemas_folder(tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_schemas_folder(tmp_path: Path) -> None:
     shop_log().write_parquet(tmp_path / "log.parquet")
     elsewhere = tmp_path / "schemas"
     elsewhere.mkdir()
@@ -234,7 +234,7 @@ def test_paths_lead_to_the_logs_from_the_schemas_folder(tmp_path: Path) -> None:
     assert Schema.parse(text).sources["log"].path == str(tmp_path / "log.parquet")
 
 
-def test_columns_called_as_ours_get_other_attribute_names(tmp_path: Path) -> None:
+def test_columns_with_reserved_names_get_other_attribute_names(tmp_path: Path) -> None:
     frame = shop_log().rename({"product_id": "action", "store": "hour"})
     text = propose(tmp_path, frame.with_columns(pl.col("action").cast(pl.String)))
     schema = Schema.parse(text)
@@ -242,7 +242,7 @@ def test_columns_called_as_ours_get_other_attribute_names(tmp_path: Path) -> Non
     assert schema.attributes["hour_value"] == Category(column="hour", max_values=10)
 
 
-def test_prepare_accepts_the_proposal_as_it_is(tmp_path: Path) -> None:
+def test_prepare_accepts_the_proposal_unchanged(tmp_path: Path) -> None:
     people = pl.DataFrame({"customer_id": [f"c{i}" for i in range(80)], "age": list(range(80))})
     propose(tmp_path, shop_log(), people)
     (tmp_path / "schema.yaml").write_text(
@@ -293,7 +293,7 @@ def test_any_log_with_a_user_and_a_time_gets_a_schema(
     assert Schema.parse(schema.dump(), folder) == schema
 
 
-def test_json_lines_with_types_of_their_own_are_understood(tmp_path: Path) -> None:
+def test_typed_json_lines_are_understood(tmp_path: Path) -> None:
     rows = shop_log().to_dicts()
     lines = [
         json.dumps({**row, "created_at": int(row["created_at"].replace(tzinfo=UTC).timestamp())})
@@ -305,7 +305,7 @@ def test_json_lines_with_types_of_their_own_are_understood(tmp_path: Path) -> No
     assert isinstance(schema.attributes["price"], Number)
 
 
-def test_an_inferred_schema_reads_from_the_current_folder(
+def test_inferred_schema_is_relative_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop_log().write_parquet(tmp_path / "log.parquet")

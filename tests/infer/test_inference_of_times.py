@@ -1,4 +1,4 @@
-"""The proposed schema: which columns are times, and how far segments look back."""
+"""Proposed schemas: time columns, and the windows of segments."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_numbers_since_1970_are_times_with_a_unit(
         ("%Y-%m-%d 00:00:00", "local", "day"),
     ],
 )
-def test_text_is_a_time_or_a_date_by_its_form(
+def test_format_of_text_decides_between_times_and_dates(
     tmp_path: Path, form: str, zone: str, resolution: str
 ) -> None:
     frame = shop_log().with_columns(pl.col("created_at").dt.strftime(form))
@@ -44,7 +44,7 @@ def test_text_is_a_time_or_a_date_by_its_form(
         zone,
         resolution,
     )
-    assert ("carry their zone" in text) == (form.endswith(("Z", "00")) and "T" in form)
+    assert ("Times with a time zone" in text) == (form.endswith(("Z", "00")) and "T" in form)
 
 
 def test_a_log_of_dates_has_one_segment_without_hours(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_log_of_dates_has_one_segment_without_hours(tmp_path: Path) -> None:
     assert "hour" not in schema.attributes
 
 
-def test_times_with_a_zone_say_where_the_users_are(tmp_path: Path) -> None:
+def test_time_zone_of_the_times_becomes_the_users_zone(tmp_path: Path) -> None:
     zoned = pl.col("created_at").dt.replace_time_zone("Asia/Tokyo")
     schema = Schema.parse(propose(tmp_path, shop_log().with_columns(zoned)))
     assert schema.timezone == "Asia/Tokyo"
@@ -85,7 +85,7 @@ def test_windows_follow_the_span_and_do_not_overlap(
     assert "no action is seen twice" in text
 
 
-def test_a_log_of_an_afternoon_has_sessions_alone(tmp_path: Path) -> None:
+def test_log_of_an_afternoon_has_only_sessions(tmp_path: Path) -> None:
     minutes = [START + timedelta(minutes=5 * i) for i in range(50)]
     frame = pl.DataFrame({"user": [i % 7 for i in range(50)], "time": minutes})
     schema = Schema.parse(propose(tmp_path, frame))
@@ -93,7 +93,7 @@ def test_a_log_of_an_afternoon_has_sessions_alone(tmp_path: Path) -> None:
     assert schema.segments["short_term"].window.from_ == timedelta(hours=5)
 
 
-def test_users_who_come_once_have_sessions_alone(tmp_path: Path) -> None:
+def test_users_with_one_day_have_only_sessions(tmp_path: Path) -> None:
     frame = pl.DataFrame(
         {
             "user": [i // 4 for i in range(400)],
@@ -103,7 +103,7 @@ def test_users_who_come_once_have_sessions_alone(tmp_path: Path) -> None:
     assert list(Schema.parse(propose(tmp_path, frame)).segments) == ["short_term"]
 
 
-def test_users_who_act_once_a_day_have_days_alone(tmp_path: Path) -> None:
+def test_users_with_one_event_per_day_have_only_days(tmp_path: Path) -> None:
     frame = pl.DataFrame(
         {
             "user": [i % 10 for i in range(400)],

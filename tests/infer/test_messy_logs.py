@@ -1,4 +1,4 @@
-"""Logs as people keep them: the proposal makes the best of them, and prepares as it is."""
+"""Messy logs: each gets a proposal that `prepare` accepts unchanged."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,26 +29,27 @@ LOG = pl.DataFrame(
 
 
 def proposed(folder: Path, **files: pl.DataFrame) -> tuple[Proposal, Schema]:
-    """Propose a schema for a folder of logs, and prepare by it."""
+    """Writes logs into a folder, proposes a schema and prepares them with it."""
     logs = folder / "logs"
     logs.mkdir()
     for name, frame in files.items():
         frame.write_parquet(logs / f"{name}.parquet")
-    return of_folder(folder)
+    return propose_and_prepare(folder)
 
 
-def of_folder(folder: Path) -> tuple[Proposal, Schema]:
-    found = propose([folder / "logs"], None, folder)
-    (folder / "schema.yaml").write_text(render(found))
+def propose_and_prepare(folder: Path) -> tuple[Proposal, Schema]:
+    proposal = propose([folder / "logs"], None, folder)
+    (folder / "schema.yaml").write_text(render(proposal))
     schema = Schema.load(folder / "schema.yaml")
     prepare(schema, folder / "data", on_invalid="quarantine")
-    account = read_json(folder / "data/summary.json")["rows"].values()
-    assert sum(rows["read"] for rows in account) == sum(log.rows for log in found.logs)
-    return found, schema
+    accounts = read_json(folder / "data/summary.json")["rows"].values()
+    assert sum(account["read"] for account in accounts) == sum(log.rows for log in proposal.logs)
+    return proposal, schema
 
 
 def left_out(proposal: Proposal) -> dict[str, str]:
-    return {each.column: each.reason for each in proposal.attributes if each.kind == "left out"}
+    choices = proposal.attributes
+    return {choice.column: choice.reason for choice in choices if choice.kind == "left out"}
 
 
 @pytest.mark.parametrize("genre", [["x"], {"name": "x"}], ids=["list", "record"])
@@ -65,12 +66,12 @@ def test_a_record_is_not_the_user(tmp_path: Path) -> None:
     assert schema.user == "user_id"
 
 
-def test_a_user_in_a_record_is_told(tmp_path: Path) -> None:
+def test_user_in_a_record_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r'a\.parquet, column "user": expected user ids, found'):
         proposed(tmp_path, a=LOG.with_columns(pl.struct(id="user").alias("user")))
 
 
-def test_users_in_bytes_are_told_though_profiles_have_them_as_text(tmp_path: Path) -> None:
+def test_users_in_bytes_are_rejected_even_if_profiles_have_text(tmp_path: Path) -> None:
     log, people = tmp_path / "log.parquet", tmp_path / "people.parquet"
     LOG.with_columns(pl.lit(b"\xf7").alias("user")).write_parquet(log)
     LOG.select("user").unique().with_columns(age=pl.lit(30)).write_parquet(people)
@@ -83,7 +84,7 @@ def test_the_log_that_lacks_the_user_column_is_named(tmp_path: Path) -> None:
         proposed(tmp_path, a=LOG, b=LOG.rename({"user": "x"}))
 
 
-def test_files_whose_times_are_written_differently_are_sources_of_their_own(tmp_path: Path) -> None:
+def test_files_with_other_types_of_times_become_separate_sources(tmp_path: Path) -> None:
     seconds = LOG.with_columns(time=pl.col("time").dt.epoch("s"))
     proposal, schema = proposed(tmp_path, a=LOG, b=seconds)
     assert sorted(source.time.unit for source in schema.sources.values()) == ["auto", "s"]
@@ -103,20 +104,20 @@ def test_dates_with_dots_have_the_day_first(tmp_path: Path, form: str, *, is_day
 
 
 @pytest.mark.parametrize("is_text", [True, False])
-def test_clock_apart_from_its_date_is_told(tmp_path: Path, *, is_text: bool) -> None:
+def test_time_of_day_in_a_separate_column_gives_a_warning(tmp_path: Path, *, is_text: bool) -> None:
     clock = pl.col("time").dt.time()
     split = LOG.with_columns(
         date=pl.col("time").dt.date(), time=clock.cast(pl.String) if is_text else clock
     )
     proposal, _ = proposed(tmp_path, a=split)
-    assert left_out(proposal)["time"] == "a time of day, apart from its date"
+    assert left_out(proposal)["time"] == "a time of day, separate from its date"
     (warning,) = proposal.warnings()
-    assert 'column "time"' in warning
+    assert 'a separate column, "time"' in warning
     assert 'join it to "date"' in warning
 
 
 @pytest.mark.parametrize("odd", ["free", "inf", "1e400"])
-def test_a_few_odd_rows_leave_a_number_a_number(tmp_path: Path, odd: str) -> None:
+def test_column_with_a_few_invalid_numbers_stays_a_number(tmp_path: Path, odd: str) -> None:
     text = LOG["price"].cast(pl.String).to_list()
     proposal, schema = proposed(tmp_path, a=LOG.with_columns(price=pl.Series([*text[:-1], odd])))
     assert isinstance(schema.attributes["price"], Number)
@@ -124,7 +125,7 @@ def test_a_few_odd_rows_leave_a_number_a_number(tmp_path: Path, odd: str) -> Non
     assert proposal.is_flawed()
 
 
-def test_many_odd_rows_make_a_category(tmp_path: Path) -> None:
+def test_column_with_many_invalid_numbers_is_a_category(tmp_path: Path) -> None:
     text = pl.col("price").cast(pl.String)
     mixed = pl.when(pl.int_range(pl.len()) % 20 > 0).then(text).otherwise(pl.lit("free"))
     _, schema = proposed(tmp_path, a=LOG.with_columns(price=mixed))
@@ -132,7 +133,7 @@ def test_many_odd_rows_make_a_category(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gap", ["NA", "n/a", "NULL", "None", "-", "?", ""])
-def test_gaps_among_numbers_are_no_odd_rows(tmp_path: Path, gap: str) -> None:
+def test_null_texts_among_numbers_are_not_invalid(tmp_path: Path, gap: str) -> None:
     text = pl.col("price").cast(pl.String)
     gappy = pl.when(pl.int_range(pl.len()) % 5 > 0).then(text).otherwise(pl.lit(gap))
     proposal, schema = proposed(tmp_path, a=LOG.with_columns(price=gappy))
@@ -140,7 +141,7 @@ def test_gaps_among_numbers_are_no_odd_rows(tmp_path: Path, gap: str) -> None:
     assert not proposal.is_flawed()
 
 
-def test_a_few_events_without_an_action_type_leave_the_others_theirs(tmp_path: Path) -> None:
+def test_a_few_events_without_an_action_type_are_counted_as_missing(tmp_path: Path) -> None:
     gap = pl.when(pl.int_range(pl.len()) > 4).then("action")
     proposal, _ = proposed(tmp_path, a=LOG.with_columns(action=gap))
     (action,) = proposal.actions

@@ -1,1 +1,1 @@
-"""Proposes a schema for logs that have none: `userbert init` and `Schema.infer`."""
+"""Proposes a schema for logs that have none, for `userbert init` and `Schema.infer`."""

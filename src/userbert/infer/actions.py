@@ -1,7 +1,7 @@
-"""Which column says what each event of a log is.
+"""Finds the action types of a log, and the column that holds them.
 
-In: an opened log. Out: its action types, with the reason in words. `infer/inference.py` writes
-them into the proposed schema.
+In: an opened log. Out: its `ActionTypes`, with the reason as text. `infer/inference.py` puts them
+into the proposed schema.
 """
 
 from dataclasses import dataclass
@@ -13,70 +13,78 @@ from userbert.infer.names import words_of
 
 _ACTION_WORDS = {"event", "action", "activity", "interaction", "behavior", "behaviour"}
 _ACTION_HELPERS = {"type", "name", "kind", "user"}
-_VERBS = {
+_ACTION_BY_FILE_NAME = {
     "purchase": "transaction purchase order sale basket receipt invoice sales",
     "click": "click", "view": "view pageview impression", "play": "play listen stream",
     "rating": "rating review", "visit": "visit session checkin", "search": "search query",
 }  # fmt: skip
+"""Action types, with the words of a file name that suggest them."""
 _MAX_ACTION_TYPES = 100
-_RARELY = 0.01
-"""The share of events that may lack an action type where the others have one."""
+_MAX_MISSING = 0.01
+"""Largest share of events without a value in a column of action types."""
 
 
 @dataclass(frozen=True)
 class ActionTypes:
-    """What the events of a log are."""
+    """The action types of a log's events."""
 
     column: str | None
-    """None: all events are of one type."""
+    """Column that holds them; None: all events have the single type in `types`."""
     types: list[str]
-    """Falling by their number of events."""
+    """Sorted by their number of events, largest first."""
     reason: str
     missing: int = 0
-    """Events without one."""
+    """Events without an action type."""
 
 
 def find_actions(log: Log, taken: set[str]) -> ActionTypes:
-    """Find the column that says what each event is, or else one word for all of them."""
-    named = [name for name in log.types if name not in taken and _says_what(name, log.types[name])]
-    for name in named:
+    """Finds the column of action types; without one, names a single type for all events."""
+    candidates = [
+        name for name in log.types if name not in taken and _is_action_column(name, log.types[name])
+    ]
+    for name in candidates:
         counted = log.collect(
             pl.col(name).drop_nulls().alias("type").value_counts(sort=True)
         ).unnest("type")
         missing = log.rows - int(counted["count"].sum())
-        usual = _usual(counted, log.rows)
-        if usual is None or missing > _RARELY * log.rows:
+        frequent = _frequent_types(counted, log.rows)
+        if frequent is None or missing > _MAX_MISSING * log.rows:
             continue
-        types = usual.sort("count", "type", descending=[True, False])["type"]
+        types = frequent.sort("count", "type", descending=[True, False])["type"]
         if len(counted) == 1:
-            return ActionTypes(None, types.to_list(), f'column "{name}" says nothing else')
+            return ActionTypes(None, types.to_list(), f'the only value of column "{name}"')
         reason = f"{len(types)} action types"
         if len(types) < len(counted):
-            others = log.rows - missing - int(usual["count"].sum())
+            others = log.rows - missing - int(frequent["count"].sum())
             rare = len(counted) - len(types)
             reason += f"; {rare:,} rare ones, of {others:,} events, are left out"
         if missing:
             reason += f"; {missing:,} events have none: prepare them with --on-invalid quarantine"
         return ActionTypes(name, types.to_list(), reason, missing)
-    columns = {word for name in log.types for word in words_of(name)}
-    for verb, signs in _VERBS.items():
-        if any(word.removesuffix("s") in signs.split() for word in words_of(log.name)):
-            return ActionTypes(None, [verb], "no column names action types; a guess from the name")
-    if columns & {"basket", "quantity", "price", "sales", "receipt", "invoice", "paid"}:
+    column_words = {word for name in log.types for word in words_of(name)}
+    for action, hints in _ACTION_BY_FILE_NAME.items():
+        if any(word.removesuffix("s") in hints.split() for word in words_of(log.name)):
+            return ActionTypes(
+                None, [action], "no column names action types; a guess from the file name"
+            )
+    if column_words & {"basket", "quantity", "price", "sales", "receipt", "invoice", "paid"}:
         return ActionTypes(None, ["purchase"], "no column names action types; it looks like sales")
     return ActionTypes(None, ["event"], "no column names action types")
 
 
-def _usual(counted: pl.DataFrame, rows: int) -> pl.DataFrame | None:
-    """The action types, without rare ones if there are too many; None: they are something else."""
+def _frequent_types(counted: pl.DataFrame, rows: int) -> pl.DataFrame | None:
+    """Returns the action types, without rare ones if there are too many.
+
+    None: the values are too many and too rare to be action types.
+    """
     if len(counted) <= _MAX_ACTION_TYPES:
         return counted
-    usual = counted.filter(pl.col("count") >= 0.001 * rows)
-    is_most = usual["count"].sum() >= 0.85 * rows
-    return usual if is_most and len(usual) <= _MAX_ACTION_TYPES else None
+    frequent = counted.filter(pl.col("count") >= 0.001 * rows)
+    is_most = frequent["count"].sum() >= 0.85 * rows
+    return frequent if is_most and len(frequent) <= _MAX_ACTION_TYPES else None
 
 
-def _says_what(name: str, kind: pl.DataType) -> bool:
+def _is_action_column(name: str, kind: pl.DataType) -> bool:
     words = set(words_of(name))
     is_named = bool(words & _ACTION_WORDS) and words <= _ACTION_WORDS | _ACTION_HELPERS
     return kind == pl.String and (is_named or words == {"type"})

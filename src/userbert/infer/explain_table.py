@@ -1,7 +1,7 @@
-"""The evidence of a proposed schema: what was counted of each column, and what it is taken for.
+"""Tables that explain a proposed schema: the counts of each column, and how it is used.
 
-In: a `Proposal`. Out: rows of text for each log. `userbert init --explain` shows them; why each
-choice was made stands in the schema itself.
+In: a `Proposal`. Out: rows of text for each log. `userbert init --explain` shows them; the reason
+of each choice is a comment in the schema itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,49 +11,49 @@ from userbert.infer.key_columns import Log
 from userbert.infer.proposal import Proposal
 
 COLUMNS = ("column", "taken for", "rows", "values", "users", "most often", "range")
-"""Of each row: `rows` have a value, `values` are different ones, `users` have one."""
+"""Header of each table. `rows` and `users` count those with a value, `values` distinct values."""
 
 Rows = Iterator[tuple[str, ...]]
 
 
-def evidence(proposal: Proposal) -> Iterator[tuple[str, Rows]]:
-    """The rows of each log by its name, profiles last.
+def explain_tables(proposal: Proposal) -> Iterator[tuple[str, Rows]]:
+    """Yields the name and the table rows of each log, profiles last.
 
-    Counts are of all rows; of columns whose type said enough there are none.
+    Counts are over all rows. They are empty for columns that were left out because of their type.
     """
     for number, log in enumerate(proposal.logs):
-        yield log.name, _of_log(proposal, number)
+        yield log.name, _log_rows(proposal, number)
     if proposal.profile is not None:
         profile = proposal.profile.log
-        yield profile.name, _of_choices(profile, proposal.profile.fields)
+        yield profile.name, _column_rows(profile, proposal.profile.fields)
 
 
-def _of_log(proposal: Proposal, number: int) -> Rows:
-    log, users = proposal.logs[number], f"{proposal.habits.users:,}"
-    when, action = proposal.times[number], proposal.actions[number]
+def _log_rows(proposal: Proposal, number: int) -> Rows:
+    log, users = proposal.logs[number], f"{proposal.summary.users:,}"
+    times, action = proposal.times[number], proposal.actions[number]
     yield (proposal.user, "user", f"{log.rows:,}", users, users, "", "")
-    span = f"{when.first:%Y-%m-%d} to {when.last:%Y-%m-%d}"
-    yield (when.column, "time", f"{log.rows - when.missing:,}", "", "", "", span)
+    span = f"{times.first:%Y-%m-%d} to {times.last:%Y-%m-%d}"
+    yield (times.column, "time", f"{log.rows - times.missing:,}", "", "", "", span)
     if action.column is not None:
         yield (action.column, "action type", f"{log.rows:,}", f"{len(action.types):,}", "", "", "")
-    yield from _of_choices(log, proposal.attributes)
+    yield from _column_rows(log, proposal.attributes)
 
 
-def _of_choices(log: Log, choices: Sequence[Choice]) -> Rows:
+def _column_rows(log: Log, choices: Sequence[Choice]) -> Rows:
     for choice in choices:
         if choice.column not in log.types:
             continue
-        found = choice.evidence
-        if found is None or found.given == 0:
+        counts = choice.counts
+        if counts is None or counts.rows == 0:
             yield (choice.column, choice.kind, *[""] * 5)
             continue
-        is_range = choice.kind == "number" and found.low is not None
+        is_range = choice.kind == "number" and counts.low is not None
         yield (
             choice.column,
             choice.kind,
-            f"{found.given:,}",
-            f"{found.values:,}",
-            f"{found.users:,}",
-            f"{(found.top or '')[:20]} ({found.most / found.given:.0%})",
-            f"{found.low:,.6g} to {found.high:,.6g}" if is_range else "",
+            f"{counts.rows:,}",
+            f"{counts.values:,}",
+            f"{counts.users:,}",
+            f"{(counts.top_value or '')[:20]} ({counts.top_rows / counts.rows:.0%})",
+            f"{counts.low:,.6g} to {counts.high:,.6g}" if is_range else "",
         )

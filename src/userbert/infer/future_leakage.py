@@ -1,8 +1,8 @@
-"""Columns that were written after the fact: a session's final length, totals at the time of a dump.
+"""Leaves out columns with future leakage, such as a session's final length or a user's totals.
 
-In: opened logs and what their columns are taken for. Out: the same, without those that tell at an
-event, or of a user, what comes only later; the evidence is their reason. Used by
-`infer/inference.py` alone.
+In: opened logs and the choices for their columns. Out: the choices, with columns left out whose
+values depend on later events; the reason says which figure a column follows. Only
+`infer/inference.py` uses it.
 """
 
 import math
@@ -11,88 +11,93 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from userbert.infer.columns import Choice, Evidence
+from userbert.infer.columns import Choice, ColumnCounts
 from userbert.infer.key_columns import Log, Times
 from userbert.infer.names import words_of
-from userbert.infer.proposal import UserTable
+from userbert.infer.proposal import ProfileTable
 from userbert.schema.files import reading
 
 _OUTCOMES = {
     "target", "label", "outcome", "churn", "churned", "dropout", "withdrawn", "ltv", "clv",
     "lifetime", "future",
 }  # fmt: skip
+"""Words that name an outcome."""
 _FINALS = {"result", "grade", "score", "mark", "status", "length", "count", "total"}
-"""Of these, `final` is an outcome; a final price is none."""
-_GROUPS, _FEWEST_GROUPS = 2_000, 30
+"""Words that name an outcome together with `final`; a final price is not an outcome."""
+_GROUPS, _MIN_GROUPS = 2_000, 30
+"""Groups to sample, and the fewest from which a correlation is computed."""
 _ROWS = 500_000
-"""Sampled, of as many whole groups, where they are not larger."""
+"""Rows to sample. Groups are sampled whole; fewer than `_GROUPS` if they are large."""
 _GAP_SECONDS = 1800
-_CLOSE, _UNLIKE = 0.9, 0.8
-"""Rank correlations: with what is known only later, and with what is known at once."""
+"""Pause that ends a session, in seconds (paper §3.2: 30 minutes)."""
+_LEAKING, _HARMLESS = 0.9, 0.8
+"""Rank correlations: from the first with a later figure, a column leaks. From the second with a
+mean over the group, its correlation with the sum is no evidence."""
 _PREFIX = "number "
-"""Before the columns' own names, as a log may have a column `count`, too."""
+"""Prefix of numeric columns in plans, as a log may have a column `count`."""
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """Events that belong together."""
+    """Sampled groups of events: sessions, or events that share a value of a column."""
 
     key: str | None
-    """The column whose values they share; None: a session of a user's."""
+    """Column whose values the events share; None: the groups are sessions of users."""
     rows: pl.LazyFrame
-    """Some of the groups, whole: columns `key` and `second`, and the prefixed numbers."""
+    """All rows of the sampled groups: columns `key`, `second` and the prefixed numbers."""
 
     def __str__(self) -> str:
         return "a session" if self.key is None else f"one {self.key}"
 
 
-def without_hindsight(log: Log, user: str, times: Times, choices: Sequence[Choice]) -> list[Choice]:
-    """Leave out what no event can know: outcomes by name, and numbers that tell how a group ends.
+def drop_future_leakage(
+    log: Log, user: str, times: Times, choices: Sequence[Choice]
+) -> list[Choice]:
+    """Leaves out columns of events that depend on later events.
 
-    Such a number stays the same in all events of a group (a session, an item) and follows their
-    number, their span or a sum over them. The lines of a receipt, all of one instant, tell nothing
-    too early.
+    These are outcomes, by name, and numbers that are constant within a group (a session, an item)
+    and correlate with the group's number of events, its duration or a sum over it. Groups whose
+    events all have one time, such as the lines of a receipt, do not leak.
     """
     choices = [
-        _left_out(each, "its name says that it tells how things ended")
-        if each.kind != "left out" and _names_an_outcome(each.column)
-        else each
-        for each in choices
+        _leave_out(choice, "its name says that it is an outcome")
+        if choice.kind != "left out" and _names_an_outcome(choice.column)
+        else choice
+        for choice in choices
     ]
     numbers = [
-        each.column
-        for each in choices
-        if each.kind != "left out" and each.evidence is not None and each.evidence.is_numeric
+        choice.column
+        for choice in choices
+        if choice.kind != "left out" and choice.counts is not None and choice.counts.is_numeric
     ]
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for groups in _groupings(log, user, times, choices, numbers) if numbers else ():
-        asked = [name for name in numbers if name != groups.key]
+        names = [name for name in numbers if name != groups.key]
         plan = groups.rows.group_by("key").agg(
             pl.len().alias("count"),
             (pl.col("second").max() - pl.col("second").min()).alias("span"),
-            *map(_of_group, asked),
+            *map(_group_figures, names),
         )
         with reading(*log.files):
             table = plan.filter(pl.col("span") > 0).collect(engine="streaming")
-        for name in asked:
-            low, high = (_group(name, end) for end in ("low", "high"))
-            given = table.filter(low.is_not_null())
-            same = given.filter(low == high)
-            if len(same) >= 0.95 * len(given):
-                told = _what_it_tells(same, low, asked)
-                if told is not None:
-                    reason = f"the same in all events of {groups}, it tells {told}"
-                    found.setdefault(name, reason)
+        for name in names:
+            low, high = (_figure(name, end) for end in ("low", "high"))
+            with_value = table.filter(low.is_not_null())
+            constant = with_value.filter(low == high)
+            if len(constant) >= 0.95 * len(with_value):
+                figure = _leaked_figure(constant, low, names)
+                if figure is not None:
+                    reason = f"constant within {groups}, it follows {figure}"
+                    reasons.setdefault(name, reason)
     return [
-        _left_out(each, found[each.column]) if each.column in found else each for each in choices
+        _leave_out(choice, reasons[choice.column]) if choice.column in reasons else choice
+        for choice in choices
     ]
 
 
-def _left_out(choice: Choice, reason: str) -> Choice:
-    warning = f'column "{choice.column}" is left out, as it knows what comes later: {reason}.'
-    return replace(
-        choice, kind="left out", reason=f"it knows what comes later: {reason}", warning=warning
-    )
+def _leave_out(choice: Choice, reason: str) -> Choice:
+    warning = f'column "{choice.column}" is left out because of future leakage: {reason}.'
+    return replace(choice, kind="left out", reason=f"future leakage: {reason}", warning=warning)
 
 
 def _names_an_outcome(column: str) -> bool:
@@ -100,7 +105,8 @@ def _names_an_outcome(column: str) -> bool:
     return bool(words & _OUTCOMES) or ("final" in words and bool(words & _FINALS))
 
 
-def _of_group(name: str) -> pl.Expr:
+def _group_figures(name: str) -> pl.Expr:
+    """Returns a struct with the minimum, maximum, sum and mean of a number over a group."""
     number = pl.col(_PREFIX + name)
     return pl.struct(
         number.min().alias("low"),
@@ -110,58 +116,65 @@ def _of_group(name: str) -> pl.Expr:
     ).alias(_PREFIX + name)
 
 
-def _group(name: str, figure: str) -> pl.Expr:
+def _figure(name: str, figure: str) -> pl.Expr:
     return pl.col(_PREFIX + name).struct[figure]
 
 
 def _groupings(
     log: Log, user: str, times: Times, choices: Sequence[Choice], numbers: Sequence[str]
 ) -> Iterator[_Groups]:
-    """Events by each column that repeats its values, and by the sessions of users."""
+    """Yields groups by each column whose values repeat, then the sessions of users."""
     columns = [times.second.alias("second"), *(_number(name) for name in numbers)]
-    for found in (each.evidence for each in choices if each.kind != "number"):
-        if found is not None and _can_group(found):
-            wanted = min(_GROUPS, max(_FEWEST_GROUPS, _ROWS * found.values // found.given))
-            key = pl.col(found.column)
-            # By hash, as a part of a group would have another count and span.
-            chosen = key.is_not_null() & (key.hash(seed=0) % max(1, found.values // wanted) == 0)
-            rows = log.frame.filter(chosen).select(key.alias("key"), *columns)
-            yield _Groups(found.column, rows)
+    for counts in (choice.counts for choice in choices if choice.kind != "number"):
+        if counts is not None and _can_group(counts):
+            sample_size = min(_GROUPS, max(_MIN_GROUPS, _ROWS * counts.values // counts.rows))
+            key = pl.col(counts.column)
+            # Sampling by hash keeps groups whole; part of a group has another count and span.
+            is_sampled = key.is_not_null() & (
+                key.hash(seed=0) % max(1, counts.values // sample_size) == 0
+            )
+            rows = log.frame.filter(is_sampled).select(key.alias("key"), *columns)
+            yield _Groups(counts.column, rows)
     if not times.is_day:
-        who = pl.col(user)
-        chosen = who.is_not_null() & (who.hash(seed=0) % max(1, log.rows // _ROWS) == 0)
+        user_id = pl.col(user)
+        is_sampled = user_id.is_not_null() & (user_id.hash(seed=0) % max(1, log.rows // _ROWS) == 0)
         gap = pl.col("second").diff().over("user") > _GAP_SECONDS
-        rows = log.frame.filter(chosen).select(who.alias("user"), *columns).sort("user", "second")
+        rows = (
+            log.frame.filter(is_sampled)
+            .select(user_id.alias("user"), *columns)
+            .sort("user", "second")
+        )
         session = gap.fill_null(value=False).cum_sum().over("user")
         yield _Groups(None, rows.with_columns(key=pl.struct("user", session.alias("number"))))
 
 
-def _can_group(found: Evidence) -> bool:
-    return found.values >= _FEWEST_GROUPS and found.given >= 2 * found.values
+def _can_group(counts: ColumnCounts) -> bool:
+    return counts.values >= _MIN_GROUPS and counts.rows >= 2 * counts.values
 
 
-def without_totals(
-    table: UserTable, user: str, logs: Sequence[Log], times: Sequence[Times],
+def drop_profile_totals(
+    table: ProfileTable, user: str, logs: Sequence[Log], times: Sequence[Times],
     attributes: Sequence[Choice],
 ) -> list[Choice]:  # fmt: skip
-    """Leave out fields that follow what users did in the whole log; warn of outcomes by name.
+    """Leaves out profile fields that follow totals over a user's whole log.
 
-    An outcome may be what one wants to predict: it stays a field, which labels can be made of.
+    Outcomes by name only get a warning: they may be the target to predict, so they stay fields from
+    which labels can be made.
     """
-    numbers = [each.column for each in attributes if each.kind == "number"]
-    asked = [
-        each.column
-        for each in table.fields
-        if each.kind != "left out"
-        and each.evidence is not None
-        and each.evidence.is_numeric
-        # Rows that have times are as their users were then.
+    numbers = [choice.column for choice in attributes if choice.kind == "number"]
+    fields = [
+        choice.column
+        for choice in table.fields
+        if choice.kind != "left out"
+        and choice.counts is not None
+        and choice.counts.is_numeric
+        # A row with a time describes its user at that time, so it does not leak.
         and table.times is None
     ]
     events = [
         log.frame.select(
             pl.col(user).cast(pl.String).alias("user"),
-            when.second.alias("second"),
+            log_times.second.alias("second"),
             *(
                 _number(name)
                 if name in log.types
@@ -169,67 +182,69 @@ def without_totals(
                 for name in numbers
             ),
         )
-        for log, when in zip(logs, times, strict=True)
+        for log, log_times in zip(logs, times, strict=True)
     ]
-    chosen = pl.col("user").hash(seed=0) % max(1, table.users // _GROUPS) == 0
-    done = pl.concat(events).filter(chosen).group_by("user").agg(
+    is_sampled = pl.col("user").hash(seed=0) % max(1, table.users // _GROUPS) == 0
+    totals = pl.concat(events).filter(is_sampled).group_by("user").agg(
         pl.len().alias("count"),
         pl.col("second").min().alias("first"),
         pl.col("second").max().alias("last"),
-        *(_of_group(name) for name in numbers),
+        *(_group_figures(name) for name in numbers),
     )  # fmt: skip
-    known = table.log.frame.select(
+    profiles = table.log.frame.select(
         pl.col(user).cast(pl.String).alias("user"),
-        *(_number(name).name.prefix("profile ") for name in asked),
+        *(_number(name).name.prefix("profile ") for name in fields),
     ).unique("user", keep="any")
     with reading(*table.log.files, *(file for log in logs for file in log.files)):
-        users = known.join(done, on="user").collect(engine="streaming")
-    found = {}
-    for name in asked:
+        users = profiles.join(totals, on="user").collect(engine="streaming")
+    reasons = {}
+    for name in fields:
         field = pl.col("profile " + _PREFIX + name)
-        told = _what_it_tells(users.filter(field.is_not_null()), field, numbers)
-        if told is not None:
-            found[name] = f"it tells {told} of the user up to the log's end"
+        figure = _leaked_figure(users.filter(field.is_not_null()), field, numbers)
+        if figure is not None:
+            reasons[name] = f"it follows {figure} of the user up to the end of the log"
     return [
-        _left_out(each, found[each.column])
-        if each.column in found
-        else replace(each, warning=_outcome_warning(each.column))
-        if each.kind != "left out" and _names_an_outcome(each.column)
-        else each
-        for each in table.fields
+        _leave_out(choice, reasons[choice.column])
+        if choice.column in reasons
+        else replace(choice, warning=_outcome_warning(choice.column))
+        if choice.kind != "left out" and _names_an_outcome(choice.column)
+        else choice
+        for choice in table.fields
     ]
 
 
 def _outcome_warning(field: str) -> str:
     return (
-        f'the profile field "{field}" may be an outcome: unless it is known when vectors are made, '
-        f"take it out of the schema, or pretrain with --hide {field}."
+        f'the profile field "{field}" may be an outcome. Unless it is known when vectors are made, '
+        f"remove it from the schema, or pretrain with --hide {field}."
     )
 
 
-def _what_it_tells(groups: pl.DataFrame, value: pl.Expr, numbers: Sequence[str]) -> str | None:
-    """What of its group a value follows that is known only when the group is over."""
-    if len(groups) < _FEWEST_GROUPS:
+def _leaked_figure(groups: pl.DataFrame, value: pl.Expr, numbers: Sequence[str]) -> str | None:
+    """Names the figure, known only after a group's last event, that `value` follows, if any."""
+    if len(groups) < _MIN_GROUPS:
         return None
-    later = {"the number of events": _follows(groups, value, pl.col("count"))}
+    correlations = {"the number of events": _correlation(groups, value, pl.col("count"))}
     if "span" in groups.columns:
-        later["how long they go on"] = _follows(groups, value, pl.col("span"))
+        correlations["the time from first to last event"] = _correlation(
+            groups, value, pl.col("span")
+        )
     else:
-        last = _follows(groups, value, pl.col("last"))
-        first = _follows(groups, value, pl.col("first"))
-        later["the time of the last event"] = last if last > first + 0.05 else 0.0
+        last = _correlation(groups, value, pl.col("last"))
+        first = _correlation(groups, value, pl.col("first"))
+        correlations["the time of the last event"] = last if last > first + 0.05 else 0.0
     for name in numbers:
-        # A price follows a sum of prices where groups are alike; a total does not follow the mean.
-        if _follows(groups, value, _group(name, "mean")) < _UNLIKE:
-            later[f"the sum of {name}"] = _follows(groups, value, _group(name, "sum"))
-    what = max(later, key=lambda each: later[each])
-    return what if later[what] >= _CLOSE else None
+        # A price may follow the sum of prices in similar groups; a total does not follow the mean.
+        if _correlation(groups, value, _figure(name, "mean")) < _HARMLESS:
+            correlations[f"the sum of {name}"] = _correlation(groups, value, _figure(name, "sum"))
+    figure = max(correlations, key=lambda name: correlations[name])
+    return figure if correlations[figure] >= _LEAKING else None
 
 
-def _follows(groups: pl.DataFrame, value: pl.Expr, other: pl.Expr) -> float:
-    """The size of Spearman's rank correlation; 0 where one of them does not vary."""
-    found = groups.select(pl.corr(value, other, method="spearman")).item()
-    return 0.0 if found is None or math.isnan(found) else abs(float(found))
+def _correlation(groups: pl.DataFrame, value: pl.Expr, other: pl.Expr) -> float:
+    """Returns the absolute Spearman rank correlation; 0 if one of the two is constant."""
+    correlation = groups.select(pl.corr(value, other, method="spearman")).item()
+    return 0.0 if correlation is None or math.isnan(correlation) else abs(float(correlation))
 
 
 def _number(name: str) -> pl.Expr:

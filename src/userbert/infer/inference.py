@@ -1,8 +1,8 @@
-"""Propose a schema for logs that nobody has described yet, with a reason for each choice.
+"""Proposes a schema for event logs, with a reason for each choice.
 
-In: event files and perhaps a profile file. Out: YAML text that `Schema.parse` reads and
-`prepare` accepts as it is. `userbert init` writes it, `Schema.infer` reads it. Every count in a
-comment is of all rows, streamed; nothing grows with the log but the counts of its values.
+In: event files and optionally a profile file. Out: YAML text that `Schema.parse` and `prepare`
+accept unchanged. `userbert init` writes it, and `Schema.infer` parses it. Counts in comments are
+over all rows, streamed; memory grows only with the number of distinct values.
 """
 
 import os
@@ -18,23 +18,24 @@ import polars as pl
 
 from userbert.errors import SourceError
 from userbert.infer.actions import find_actions
-from userbert.infer.columns import Choice, judge
-from userbert.infer.future_leakage import without_hindsight, without_totals
+from userbert.infer.columns import Choice, choose_kinds
+from userbert.infer.future_leakage import drop_future_leakage, drop_profile_totals
 from userbert.infer.key_columns import Log, Times, find_times, find_user
-from userbert.infer.proposal import Habits, Proposal, UserTable, render
+from userbert.infer.proposal import LogSummary, ProfileTable, Proposal, render
 from userbert.progress import progress, warn
 from userbert.schema.files import columns_of, expand, join_names, reading, scan
 
 _SAMPLE_ROWS = 10_000
 _EVENT_BINS, _PROFILE_BINS = 16, 10
+"""Proposed bins of numeric attributes and of numeric profile fields."""
 _LARGE = 100 << 20
-"""Bytes of text that are not parsed again for each count."""
+"""Bytes of text from which a log is copied to Parquet, so that it is parsed only once."""
 
 
 def propose_schema(events: list[Path], profiles: Path | None, folder: Path) -> str:
-    """Propose a schema, to be kept in `folder`, as YAML text with its reasons as comments.
+    """Returns a proposed schema as YAML text, with the reasons as comments.
 
-    Raises as `propose` does.
+    `folder` is where the schema will be: its paths are relative to it. Raises like `propose`.
     """
     proposal = propose(events, profiles, folder)
     for warning in proposal.warnings():
@@ -43,9 +44,9 @@ def propose_schema(events: list[Path], profiles: Path | None, folder: Path) -> s
 
 
 def propose(events: list[Path], profiles: Path | None, folder: Path) -> Proposal:
-    """Find what a schema, to be kept in `folder`, should say, with the evidence.
+    """Returns the content of a proposed schema in `folder`, with the counts behind it.
 
-    Raises `SourceError` when a file cannot be read, or when no column says who or when.
+    Raises `SourceError` if a file cannot be read, or has no user column or no time column.
     """
     with TemporaryDirectory(prefix="userbert-init-") as copies:
         logs = _open_logs(events, folder, Path(copies))
@@ -58,36 +59,45 @@ def propose(events: list[Path], profiles: Path | None, folder: Path) -> Proposal
 def _propose(logs: Sequence[Log], profile: Log | None) -> Proposal:
     user, user_reason = find_user(logs, profile)
     times = [find_times(log, user) for log in logs]
-    habits = _habits(logs, times, user)
+    summary = _summarize(logs, times, user)
     usable = logs
-    if habits.missing or any(when.missing for when in times):
-        usable = [_usable(log, user, when) for log, when in zip(logs, times, strict=True)]
+    if summary.missing_users or any(log_times.missing for log_times in times):
+        usable = [
+            _usable_events(log, user, log_times) for log, log_times in zip(logs, times, strict=True)
+        ]
     actions = [
-        find_actions(log, {user, when.column}) for log, when in zip(usable, times, strict=True)
+        find_actions(log, {user, log_times.column})
+        for log, log_times in zip(usable, times, strict=True)
     ]
     choices = [
-        without_hindsight(
+        drop_future_leakage(
             log,
             user,
-            when,
-            judge(log, user, {when.column, action.column or ""}, times=when, bins=_EVENT_BINS),
+            log_times,
+            choose_kinds(
+                log,
+                user,
+                {log_times.column, action.column or ""},
+                times=log_times,
+                bins=_EVENT_BINS,
+            ),
         )
-        for log, when, action in zip(usable, times, actions, strict=True)
+        for log, log_times, action in zip(usable, times, actions, strict=True)
     ]
     attributes = _merge(choices)
     table = None if profile is None else _describe_profile(profile, usable, user)
     if table is not None:
-        table = replace(table, fields=without_totals(table, user, usable, times, attributes))
-        attributes = _without_traits(attributes, table)
-    return Proposal(logs, user, user_reason, times, actions, attributes, habits, profile=table)
+        table = replace(table, fields=drop_profile_totals(table, user, usable, times, attributes))
+        attributes = _leave_out_profile_fields(attributes, table)
+    return Proposal(logs, user, user_reason, times, actions, attributes, summary, profile=table)
 
 
 def _open_logs(paths: Sequence[Path], folder: Path, copies: Path) -> list[Log]:
-    """Open files; those with the same columns, and times in the same ones, are one source."""
+    """Opens files; those with equal names of columns and of time columns become one source."""
     sources: dict[tuple[object, ...], dict[Path, list[Path]]] = {}
     for path in paths:
         files = expand(str(path), Path())
-        columns = {file: _shape(columns_of(scan(file), file)) for file in files}
+        columns = {file: _source_key(columns_of(scan(file), file)) for file in files}
         holds_schema = path.is_dir() and folder.resolve().is_relative_to(path.resolve())
         if len(set(columns.values())) == 1 and not holds_schema:
             sources.setdefault(columns[files[0]], {})[path] = files
@@ -95,57 +105,58 @@ def _open_logs(paths: Sequence[Path], folder: Path, copies: Path) -> list[Log]:
             for file in files:
                 sources.setdefault(columns[file], {})[file] = [file]
     logs: dict[str, Log] = {}
-    for given in sources.values():
-        name = _common_name(list(given))
+    for files_of in sources.values():
+        name = _common_name(list(files_of))
         unique = name if name not in logs else f"{name}_{len(logs) + 1}"
-        logs[unique] = _open(unique, given, folder, copies)
+        logs[unique] = _open(unique, files_of, folder, copies)
     return list(logs.values())
 
 
-def _shape(types: dict[str, pl.DataType]) -> tuple[object, ...]:
-    """What files of one source have in common."""
+def _source_key(types: dict[str, pl.DataType]) -> tuple[object, ...]:
+    """Returns a key that the files of one source share."""
     return tuple(sorted((name, kind.is_temporal()) for name, kind in types.items()))
 
 
-def _open(name: str, given: dict[Path, list[Path]], folder: Path, copies: Path) -> Log:
-    files = [file for expanded in given.values() for file in expanded]
+def _open(name: str, files_of: dict[Path, list[Path]], folder: Path, copies: Path) -> Log:
+    """Opens files as one `Log`; `files_of` maps the paths that the user gave to their files."""
+    files = [file for expanded in files_of.values() for file in expanded]
     frames = [scan(file) for file in files]
     columns = [columns_of(frame, file) for frame, file in zip(frames, files, strict=True)]
     types = {
-        column: _common_type([kinds[column] for kinds in columns if column in kinds])
-        for kinds in columns
-        for column in kinds
+        column: _common_type([file_types[column] for file_types in columns if column in file_types])
+        for file_types in columns
+        for column in file_types
     }
     frame = pl.concat(
         [
-            one.with_columns(
-                # It may be text in another file: no type holds both, and lists are not looked at.
+            file_frame.with_columns(
+                # Nested columns are left out later, and may have no common type with other files.
                 pl.lit(None).alias(column)
                 if types[column].is_nested()
                 else pl.col(column).cast(types[column])
-                for column in kinds
+                for column in file_types
             )
-            for one, kinds in zip(frames, columns, strict=True)
+            for file_frame, file_types in zip(frames, columns, strict=True)
         ],
         how="diagonal",
     )
-    frame = _at_hand(frame, files, copies / f"{len(list(copies.iterdir()))}.parquet")
+    frame = _copy_to_parquet(frame, files, copies / f"{len(list(copies.iterdir()))}.parquet")
     with reading(*files):
         rows = frame.select(pl.len()).collect(engine="streaming").item()
         if rows == 0:
             raise SourceError(
                 f"{files[0]}: expected rows, found none. Remove the file from the logs."
             )
-        every = frame.gather_every(max(1, rows // _SAMPLE_ROWS))
-        sample = every.collect(engine="streaming")
-    paths = [_as_written(path, folder) for path in given]
+        sampled = frame.gather_every(max(1, rows // _SAMPLE_ROWS))
+        sample = sampled.collect(engine="streaming")
+    paths = [_schema_path(path, folder) for path in files_of]
     return Log(name, paths, files, frame, types, rows, sample)
 
 
-def _at_hand(frame: pl.LazyFrame, files: Sequence[Path], copy: Path) -> pl.LazyFrame:
-    """Copy a large log of text to Parquet, as it is read a dozen times."""
+def _copy_to_parquet(frame: pl.LazyFrame, files: Sequence[Path], copy: Path) -> pl.LazyFrame:
+    """Copies a large text log to Parquet, as it is read about a dozen times."""
     size = sum(file.stat().st_size for file in files if ".parquet" not in file.name)
-    # Compressed text may be five times as long.
+    # Compressed text may expand to five times its size.
     if size < _LARGE or shutil.disk_usage(copy.parent).free < 5 * size:
         return frame
     with progress(f"reading {files[0].name}", None), reading(*files):
@@ -154,31 +165,31 @@ def _at_hand(frame: pl.LazyFrame, files: Sequence[Path], copy: Path) -> pl.LazyF
 
 
 def _common_type(kinds: Iterable[pl.DataType]) -> pl.DataType:
-    """A type that holds the values of a column in all files of a source."""
-    found = set(kinds) - {pl.Null()}
-    nested = sorted((kind for kind in found if kind.is_nested()), key=str)
-    if any(isinstance(kind, pl.Categorical | pl.Enum) for kind in found):
+    """Returns a type that can hold a column's values in all files of a source."""
+    distinct = set(kinds) - {pl.Null()}
+    nested = sorted((kind for kind in distinct if kind.is_nested()), key=str)
+    if any(isinstance(kind, pl.Categorical | pl.Enum) for kind in distinct):
         return pl.String()
-    if nested or len(found) == 1:
-        return [*nested, *found][0]
-    if found and all(kind.is_integer() for kind in found):
+    if nested or len(distinct) == 1:
+        return [*nested, *distinct][0]
+    if distinct and all(kind.is_integer() for kind in distinct):
         return pl.Int64()
-    if found and all(kind.is_numeric() for kind in found):
+    if distinct and all(kind.is_numeric() for kind in distinct):
         return pl.Float64()
-    zones = {kind.time_zone for kind in found if isinstance(kind, pl.Datetime)}
-    if len(zones) == 1 and all(isinstance(kind, pl.Datetime) for kind in found):
+    zones = {kind.time_zone for kind in distinct if isinstance(kind, pl.Datetime)}
+    if len(zones) == 1 and all(isinstance(kind, pl.Datetime) for kind in distinct):
         return pl.Datetime("us", zones.pop())
     return pl.String()
 
 
-def _as_written(path: Path, folder: Path) -> str:
-    """A path as a schema in `folder` names it."""
-    absolute, base = (Path(os.path.abspath(each)) for each in (path, folder))  # noqa: PTH100 - links stay as given
+def _schema_path(path: Path, folder: Path) -> str:
+    """Returns a path as a schema in `folder` names it."""
+    absolute, base = (Path(os.path.abspath(part)) for part in (path, folder))  # noqa: PTH100 - keeps symbolic links
     return (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
 
 
 def _stem(path: Path) -> str:
-    """A file's name without endings, as an identifier."""
+    """Returns a file's name without endings, as an identifier."""
     return re.sub(r"\W+", "_", path.name.split(".")[0]).strip("_").lower() or "log"
 
 
@@ -187,19 +198,19 @@ def _common_name(paths: list[Path]) -> str:
     if len(stems) == 1:
         return stems[0]
     prefix = os.path.commonprefix(stems).rstrip("_0123456789")  # noqa: RUF071 - of names, not paths
-    return prefix or _stem(Path(os.path.abspath(paths[0])).parent)  # noqa: PTH100 - links stay as given
+    return prefix or _stem(Path(os.path.abspath(paths[0])).parent)  # noqa: PTH100 - keeps symbolic links
 
 
-def _habits(logs: Sequence[Log], times: Sequence[Times], user: str) -> Habits:
-    """Count users, their active days and missing ids, and find the quietest hours."""
+def _summarize(logs: Sequence[Log], times: Sequence[Times], user: str) -> LogSummary:
+    """Counts users, their active days and missing user ids, and finds the quietest hours."""
     days = pl.concat(
         [
             log.frame.select(
                 pl.col(user).cast(pl.String).hash().alias("user"),
                 pl.col(user).is_null().alias("is_missing"),
-                when.day.hash(seed=1).alias("day"),
+                log_times.day.hash(seed=1).alias("day"),
             )
-            for log, when in zip(logs, times, strict=True)
+            for log, log_times in zip(logs, times, strict=True)
         ]
     )
     with reading(*(file for log in logs for file in log.files)):
@@ -212,70 +223,73 @@ def _habits(logs: Sequence[Log], times: Sequence[Times], user: str) -> Habits:
             .collect(engine="streaming")
             .row(0)
         )
-    log, when = max(
+    log, log_times = max(
         zip(logs, times, strict=True), key=lambda pair: (not pair[1].is_day, pair[0].rows)
     )
-    carries_zone = when.zone not in (None, "UTC") or when.has_offset
-    quietest = None if when.is_day or carries_zone else _quietest(log, when)
-    return Habits(users, active_days, missing, quietest)
+    has_zone = log_times.zone not in (None, "UTC") or log_times.has_offset
+    quietest_hour = None if log_times.is_day or has_zone else _quietest_hour(log, log_times)
+    return LogSummary(users, active_days, missing, quietest_hour)
 
 
-def _usable(log: Log, user: str, when: Times) -> Log:
-    """The events that have a user and a time: what else stands in garbage says nothing."""
-    frame = log.frame.filter(pl.col(user).is_not_null(), when.is_given)
+def _usable_events(log: Log, user: str, times: Times) -> Log:
+    """Keeps events with a user and a time, as other columns of invalid rows are often garbage."""
+    frame = log.frame.filter(pl.col(user).is_not_null(), times.is_valid)
     with reading(*log.files):
         rows = frame.select(pl.len()).collect(engine="streaming").item()
     if rows == 0:
         raise SourceError(
             f'{log.files[0]}: expected events with a user ("{user}") and a time '
-            f'("{when.column}"), found none that has both. Give the log that has them.'
+            f'("{times.column}"), found none that has both. Give the log that has them.'
         )
     return replace(log, frame=frame, rows=rows)
 
 
-def _quietest(log: Log, when: Times) -> int | None:
-    """Find the five hours in a row with the fewest events, if there are enough to tell."""
+def _quietest_hour(log: Log, times: Times) -> int | None:
+    """Returns the start of the five consecutive hours with the fewest events.
+
+    None: the log has fewer than 5,000 events.
+    """
     if log.rows < 5000:
         return None
-    hours = when.hour.cast(pl.Int64, strict=False).alias("hour")
+    hours = times.hour.cast(pl.Int64, strict=False).alias("hour")
     counts = dict(log.collect(hours.value_counts()).unnest("hour").iter_rows())
     return min(range(24), key=lambda hour: sum(counts.get((hour + i) % 24, 0) for i in range(5)))
 
 
 def _merge(choices: Sequence[Sequence[Choice]]) -> list[Choice]:
-    """Join the choices of several sources: an attribute is one thing in all of them."""
+    """Merges the choices of several sources, as an attribute has one definition for all."""
     by_column: dict[str, list[Choice]] = {}
-    for of_source in choices:
-        for choice in of_source:
+    for source_choices in choices:
+        for choice in source_choices:
             by_column.setdefault(choice.column, []).append(choice)
     merged = []
-    for column, each in by_column.items():
-        useful = [choice for choice in each if choice.kind != "left out"]
-        kinds = {choice.kind for choice in useful}
+    for column, candidates in by_column.items():
+        used = [choice for choice in candidates if choice.kind != "left out"]
+        kinds = {choice.kind for choice in used}
         best = max(
-            useful or each, key=lambda choice: (choice.kind == "category", choice.max_values)
+            used or candidates, key=lambda choice: (choice.kind == "category", choice.max_values)
         )
-        if kinds == {"number"} and not all(choice.is_numeric for choice in each):
+        if kinds == {"number"} and not all(choice.is_numeric for choice in candidates):
             best = Choice(column, "left out", "numbers in one log, text in another")
-        best = next((choice for choice in each if choice.warning is not None), best)
-        lows = [choice.low for choice in each if choice.low is not None]
+        best = next((choice for choice in candidates if choice.warning is not None), best)
+        lows = [choice.low for choice in candidates if choice.low is not None]
         merged.append(replace(best, low=min(lows, default=None)))
     return merged
 
 
-def _without_traits(attributes: Sequence[Choice], table: UserTable) -> list[Choice]:
-    """Leave out of the events what the profiles say: a masked word could be read off them."""
-    traits = {field.column for field in table.fields if field.kind != "left out"}
+def _leave_out_profile_fields(attributes: Sequence[Choice], table: ProfileTable) -> list[Choice]:
+    """Leaves out attributes that are profile fields, which would give a masked word away."""
+    fields = {field.column for field in table.fields if field.kind != "left out"}
     return [
-        replace(each, kind="left out", reason="the profiles have it")
-        if each.column in traits
-        else each
-        for each in attributes
+        replace(choice, kind="left out", reason="the profiles have it")
+        if choice.column in fields
+        else choice
+        for choice in attributes
     ]
 
 
-def _describe_profile(profile: Log, logs: Sequence[Log], user: str) -> UserTable:
-    """Find what is known of users; raise `SourceError` if it cannot be told whose it is."""
+def _describe_profile(profile: Log, logs: Sequence[Log], user: str) -> ProfileTable:
+    """Describes the profile table. Raises `SourceError` if it lacks the user column."""
     known = pl.concat(
         [log.frame.select(pl.col(user).cast(pl.String).alias("user")) for log in logs]
     ).unique()
@@ -284,16 +298,16 @@ def _describe_profile(profile: Log, logs: Sequence[Log], user: str) -> UserTable
     users = profile.collect(pl.col(user).n_unique()).item()
     times = None
     if users < profile.rows:
-        # Without times, the proposal says that rows compete.
+        # Without a time column, the proposal has a comment about the extra rows.
         with suppress(SourceError):
             times = find_times(profile, user)
     taken = [] if times is None else [times.column]
-    fields = judge(profile, user, taken, times=None, bins=_PROFILE_BINS)
-    return UserTable(profile, users, _known(profile, known, user), times, fields)
+    fields = choose_kinds(profile, user, taken, times=None, bins=_PROFILE_BINS)
+    return ProfileTable(profile, users, _count_known(profile, known, user), times, fields)
 
 
-def _known(profile: Log, known: pl.LazyFrame, column: str) -> int:
-    """Count the values of a profile column that are users of the logs."""
+def _count_known(profile: Log, known: pl.LazyFrame, column: str) -> int:
+    """Counts the values of a profile column that are users of the logs."""
     values = profile.frame.select(pl.col(column).cast(pl.String).alias("user")).unique()
     with reading(*profile.files):
         both = values.join(known, on="user", how="semi").select(pl.len())
@@ -301,15 +315,16 @@ def _known(profile: Log, known: pl.LazyFrame, column: str) -> int:
 
 
 def _other_user_column(profile: Log, known: pl.LazyFrame, user: str) -> SourceError:
+    """Returns the error for profiles without the user column, with the likely one if any."""
     shared = {
-        name: _known(profile, known, name)
+        name: _count_known(profile, known, name)
         for name, kind in profile.types.items()
         if kind == pl.String or kind.is_integer()
     }
     best = max(shared, key=lambda name: shared[name], default=None)
     if best is not None and shared[best] > 0.2 * profile.rows:
         return SourceError(
-            f'{profile.files[0]}: the users stand in "{best}" here, and in "{user}" in the logs. '
+            f'{profile.files[0]}: the user column is "{best}" here, and "{user}" in the logs. '
             f'A schema has one name for both: rename the column to "{user}".'
         )
     return SourceError(

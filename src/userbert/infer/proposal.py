@@ -1,6 +1,6 @@
-"""Write what was found about logs as a schema: YAML with a reason beside each choice.
+"""Formats a proposed schema as YAML, with a reason above each choice.
 
-In: a `Proposal`. Out: YAML text. Used by `infer/inference.py` alone.
+In: a `Proposal`. Out: YAML text. `infer/inference.py` and `userbert init` use it.
 """
 
 import textwrap
@@ -16,39 +16,41 @@ from userbert.schema.yaml_text import scalar
 
 _WIDTH = 100
 _LONG, _SHORT = timedelta(days=365), timedelta(days=7)
-"""Of windows, at most. The paper's long-term one has 90 days; who someone is is told by a year."""
+"""Longest windows proposed. The paper's long-term window has 90 days, but a year says more about a
+user."""
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Habits:
-    """How much the users do, and when."""
+class LogSummary:
+    """Counts of users and their days over all logs."""
 
     users: int
     active_days: int
-    """Different (user, date) pairs."""
-    missing: int
+    """Distinct (user, date) pairs."""
+    missing_users: int
     """Events without a user."""
-    quietest: int | None
-    """The hour of the day from which on the five hours with the fewest events are."""
+    quietest_hour: int | None
+    """Hour of the day that starts the five hours with the fewest events; None: unknown."""
 
 
 @dataclass(frozen=True)
-class UserTable:
-    """Profiles, opened, and whose they are."""
+class ProfileTable:
+    """The opened profile table, and the choices for its columns."""
 
     log: Log
     users: int
+    """Distinct users of the table."""
     known: int
-    """Users who are in the logs too."""
+    """Users of the table who are in the logs, too."""
     times: Times | None
-    """Where users have several rows."""
+    """Time column, if users have several rows and there is one."""
     fields: Sequence[Choice]
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """All that a schema says, with the evidence."""
+    """Everything that the proposed schema says, with the reasons and counts."""
 
     logs: Sequence[Log]
     user: str
@@ -56,32 +58,33 @@ class Proposal:
     times: Sequence[Times]
     actions: Sequence[ActionTypes]
     attributes: Sequence[Choice]
-    habits: Habits
-    profile: UserTable | None = None
+    summary: LogSummary
+    profile: ProfileTable | None = None
 
     def is_flawed(self) -> bool:
-        """Whether some rows cannot be used, as far as is known."""
+        """Returns whether some rows are known to be invalid."""
         fields = () if self.profile is None else self.profile.fields
         counts = [
-            self.habits.missing,
+            self.summary.missing_users,
             *(times.missing for times in self.times),
             *(action.missing for action in self.actions),
             *(
-                each.evidence.odd
-                for each in (*self.attributes, *fields)
-                if each.kind == "number" and each.evidence is not None
+                choice.counts.not_numbers
+                for choice in (*self.attributes, *fields)
+                if choice.kind == "number" and choice.counts is not None
             ),
         ]
         return any(counts)
 
     def warnings(self) -> list[str]:
-        """What should be told even to those who do not read the schema."""
+        """Lists the warnings to print, as some users do not read the schema."""
         fields = () if self.profile is None else self.profile.fields
-        return [each.warning for each in (*self.attributes, *fields) if each.warning is not None]
+        choices = (*self.attributes, *fields)
+        return [choice.warning for choice in choices if choice.warning is not None]
 
 
 def render(proposal: Proposal) -> str:
-    """Write a proposal as `schema.yaml`."""
+    """Returns a proposal as the text of `schema.yaml`."""
     blocks = [
         _head(proposal),
         _sources(proposal),
@@ -92,29 +95,29 @@ def render(proposal: Proposal) -> str:
 
 
 def _head(proposal: Proposal) -> Iterator[str]:
-    habits, times = proposal.habits, proposal.times
+    summary, times = proposal.summary, proposal.times
     events = sum(log.rows for log in proposal.logs)
-    first, last = min(each.first for each in times), max(each.last for each in times)
+    first, last = min(column.first for column in times), max(column.last for column in times)
     yield from _comment(
-        f"Proposed from {events:,} events of {habits.users:,} users, {first:%Y-%m-%d} to "
+        f"Proposed from {events:,} events of {summary.users:,} users, {first:%Y-%m-%d} to "
         f"{last:%Y-%m-%d}. Read it through: each choice is a guess, with its reason."
     )
-    yield from _comment(f"Who: {proposal.user_reason}.")
-    if habits.missing:
+    yield from _comment(f"User column: {proposal.user_reason}.")
+    if summary.missing_users:
         yield from _comment(
-            f"{habits.missing:,} events have none; prepare them with --on-invalid quarantine."
+            f"{summary.missing_users:,} events have no user; prepare with --on-invalid quarantine."
         )
     yield f"user: {scalar(proposal.user)}"
-    zone = next((each.zone for each in times if each.zone not in (None, "UTC")), None)
+    zone = next((column.zone for column in times if column.zone not in (None, "UTC")), None)
     if zone is not None:
-        yield from _comment("The zone of the times themselves; it decides where a day ends.")
+        yield from _comment("The time zone of the time column; it decides when a day ends.")
     else:
         yield from _comment(
-            "Where the users live is not in the logs: set their zone, such as America/New_York. It "
-            "decides where a day ends, and their hours."
+            "The logs do not say where the users live: set their time zone, such as "
+            "America/New_York. It decides when a day ends, and the local hours."
         )
-    if habits.quietest is not None:
-        start, end = habits.quietest, (habits.quietest + 5) % 24
+    if summary.quietest_hour is not None:
+        start, end = summary.quietest_hour, (summary.quietest_hour + 5) % 24
         east = (1 - start + 12) % 24 - 12
         yield from _comment(
             f"The fewest events fall between {start:02}:00 and {end:02}:00; if that is UTC and "
@@ -122,24 +125,24 @@ def _head(proposal: Proposal) -> Iterator[str]:
         )
     yield f"timezone: {scalar(zone or 'UTC')}"
     yield from _comment(
-        "To judge vectors at a cut-off, let vocabularies learn from nothing later: "
+        "To evaluate at a cut-off, fit vocabularies only on events before it: "
         f"fit_before: {last:%Y-%m-%d}, or the first of your cut-offs."
     )
 
 
 def _sources(proposal: Proposal) -> Iterator[str]:
     yield "sources:"
-    for log, when, action in zip(proposal.logs, proposal.times, proposal.actions, strict=True):
+    for log, times, action in zip(proposal.logs, proposal.times, proposal.actions, strict=True):
         yield f"  {scalar(log.name)}:"
         yield _path(log, 4)
-        yield from _comment(_why_times(when), 4)
-        if when.missing:
+        yield from _comment(_time_reason(times), 4)
+        if times.missing:
             yield from _comment(
-                f"{when.missing:,} of {log.rows:,} events have none that can be read; prepare them "
-                "with --on-invalid quarantine.",
+                f"{times.missing:,} of {log.rows:,} events have no readable time; prepare with "
+                "--on-invalid quarantine.",
                 4,
             )
-        yield f"    time: {_flow(_time(when))}"
+        yield f"    time: {_flow(_time(times))}"
         yield from _comment(_sentence(action.reason), 4)
         if action.column is None:
             yield f"    action: {scalar(action.types[0])}"
@@ -152,50 +155,50 @@ def _path(log: Log, indent: int) -> str:
     return key + paths[0] if len(paths) == 1 else _list(key, paths)
 
 
-def _why_times(when: Times) -> str:
-    others = f"; other times: {', '.join(when.others)}" if when.others else ""
-    if when.is_day:
+def _time_reason(times: Times) -> str:
+    others = f"; other times: {', '.join(times.other_columns)}" if times.other_columns else ""
+    if times.is_day:
         return f"Dates without a time of day: each counts from the end of its day{others}."
-    if when.unit is not None:
+    if times.unit is not None:
         return f"Numbers since 1970, which are UTC{others}."
-    if when.zone is not None or when.has_offset:
-        return f"Times that carry their zone{others}."
+    if times.zone is not None or times.has_offset:
+        return f"Times with a time zone{others}."
     return (
-        "Times that carry no zone, taken as UTC: write `zone: local` if they are the users' own "
-        f"clock{others}."
+        f"Times without a zone, read as UTC: write `zone: local` if they are in local time{others}."
     )
 
 
-def _time(when: Times) -> dict[str, str]:
-    keys = {"column": scalar(when.column)}
-    if when.is_day and when.unit is None:
-        keys["zone"] = scalar(when.zone or "local")
-    elif when.zone is None and not when.has_offset:
+def _time(times: Times) -> dict[str, str]:
+    keys = {"column": scalar(times.column)}
+    if times.is_day and times.unit is None:
+        keys["zone"] = scalar(times.zone or "local")
+    elif times.zone is None and not times.has_offset:
         keys["zone"] = "UTC"
-    if when.unit is not None:
-        keys["unit"] = when.unit
-    if when.is_day:
+    if times.unit is not None:
+        keys["unit"] = times.unit
+    if times.is_day:
         keys["resolution"] = "day"
     return keys
 
 
 def _attributes_and_segments(proposal: Proposal) -> tuple[list[str], list[str]]:
-    has_instants = not all(when.is_day for when in proposal.times)
+    has_instants = not all(times.is_day for times in proposal.times)
     types = {name: None for action in proposal.actions for name in action.types}
     names = _names(proposal.attributes, [*RESERVED_NAMES, "action", "hour"])
     attributes = ["attributes:"]
-    chosen = []
+    attribute_names = []
     if len(types) > 1 or not names:
         attributes.append("  action: {of: action}")
-        chosen.append("action")
+        attribute_names.append("action")
     for column, name in names.items():
         choice = next(choice for choice in proposal.attributes if choice.column == column)
         attributes += [*_comment(_sentence(choice.reason), 2), _attribute(name, choice)]
-        chosen.append(name)
+        attribute_names.append(name)
     if has_instants:
-        attributes += [*_comment("The local hour, from the time.", 2), "  hour: {of: hour}"]
+        attributes += [*_comment("The local hour of the event.", 2), "  hour: {of: hour}"]
     attributes += _left_out(proposal.attributes)
-    return attributes, [*_segments(proposal, list(types), chosen, has_instants=has_instants)]
+    segments = _segments(proposal, list(types), attribute_names, has_instants=has_instants)
+    return attributes, list(segments)
 
 
 def _segments(
@@ -219,9 +222,9 @@ def _segments(
     if short is not None:
         instants = [
             name
-            for when, action in zip(proposal.times, proposal.actions, strict=True)
+            for times, action in zip(proposal.times, proposal.actions, strict=True)
             for name in action.types
-            if not when.is_day
+            if not times.is_day
         ]
         actions = _list("    actions: ", map(scalar, dict.fromkeys(instants)))
         yield "  short_term:"
@@ -234,27 +237,28 @@ def _segments(
 def _windows(
     proposal: Proposal, *, has_instants: bool
 ) -> tuple[timedelta | None, timedelta | None, str]:
-    """The long-term and the short-term window, and why; None: no such segment."""
-    times, habits = proposal.times, proposal.habits
-    span = max(each.last for each in times) - min(each.first for each in times)
+    """Returns the long-term window, the short-term window (None: no segment) and the reason."""
+    times, summary = proposal.times, proposal.summary
+    span = max(column.last for column in times) - min(column.first for column in times)
     events = sum(log.rows for log in proposal.logs)
     long = min(_LONG, max(_DAY, -(-span // _DAY) * _DAY))
-    whole = f"{long.days} days" if long == _LONG else f"all {long.days} days of the log"
+    length = f"{long.days} days" if long == _LONG else f"all {long.days} days of the log"
     if not has_instants:
-        return long, None, f"Dates alone give no sessions: one segment, of {whole}."
+        return long, None, f"Dates alone give no sessions: one segment, of {length}."
     if span < _DAY:
         short = (span // _HOUR + 1) * _HOUR
         return None, short, "The log is shorter than a day: one segment, of sessions."
-    if habits.active_days < 1.05 * habits.users:
-        return None, min(_SHORT, long), "Hardly a user comes on a second day: sessions say it all."
-    if events < 1.2 * habits.active_days:
-        return long, None, f"Hardly a user acts twice a day: one segment, of {whole}."
-    # In a short log the paper's proportion of 7 to 90 days, but no less than the log can fill.
+    if summary.active_days < 1.05 * summary.users:
+        reason = "Few users have events on a second day: one segment, of sessions."
+        return None, min(_SHORT, long), reason
+    if events < 1.2 * summary.active_days:
+        return long, None, f"Few users have two events on a day: one segment, of {length}."
+    # A short log keeps the paper's proportion of 7 to 90 days, with at least an hour.
     short = _SHORT if span >= 4 * _SHORT else max(_HOUR, (long * 7 / 90) // _HOUR * _HOUR)
     short = short // _DAY * _DAY if short >= _DAY else short
     reason = (
-        f"{_sentence(whole)[:-1]} by day, the last {_duration(short)} of them by session. Both "
-        "use the same actions, so the one ends where the other begins: no action is seen twice."
+        f"{_sentence(length)[:-1]} by day, the last {_duration(short)} of them by session. Both "
+        "use the same actions, so long_term ends where short_term starts: no action is seen twice."
     )
     return long, short, reason
 
@@ -267,10 +271,10 @@ def _profile(proposal: Proposal) -> Iterator[str]:
     choices = {choice.column: choice for choice in profile.fields}
     yield from _comment(
         f"{log.rows:,} rows of {profile.users:,} users; {profile.known:,} of the "
-        f"{proposal.habits.users:,} users in the logs are among them."
+        f"{proposal.summary.users:,} users in the logs are among them."
     )
     if not names:
-        yield from _comment("No field tells users apart, so there is no profile.")
+        yield from _comment("No column can be used as a field, so there is no profile.")
         yield from _left_out(profile.fields, 0)
         return
     yield "profile:"
@@ -279,7 +283,9 @@ def _profile(proposal: Proposal) -> Iterator[str]:
         yield from _comment("Users have several rows: the newest before the cut-off counts.", 2)
         yield f"  time: {_flow(_time(profile.times))}"
     elif profile.users < log.rows:
-        yield from _comment("Some users have several rows, and no time says which is newest.", 2)
+        yield from _comment(
+            "Some users have several rows, and no time column says which is newest.", 2
+        )
     yield "  fields:"
     for column, name in names.items():
         yield from _comment(_sentence(choices[column].reason), 4)
@@ -288,7 +294,7 @@ def _profile(proposal: Proposal) -> Iterator[str]:
 
 
 def _names(choices: Sequence[Choice], taken: Sequence[str]) -> dict[str, str]:
-    """Name the attributes or fields by their columns, categories before numbers."""
+    """Maps columns to names of attributes or fields, categories before numbers."""
     used = [choice for choice in choices if choice.kind != "left out"]
     used.sort(key=lambda choice: choice.kind)
     columns = {choice.column for choice in used}
@@ -329,14 +335,14 @@ def _sentence(reason: str) -> str:
 
 
 def _comment(text: str, indent: int = 0, hang: str = "") -> list[str]:
-    # A line break or control character of a value would end the comment or the file.
+    # A line break or control character in a value would end the comment or break the file.
     clean = "".join(character if character.isprintable() else "?" for character in text)
     mark = " " * indent + "# "
     return textwrap.wrap(clean, _WIDTH, initial_indent=mark, subsequent_indent=mark + hang)
 
 
 def _list(key: str, items: Iterable[str]) -> str:
-    """A flow list that goes on below its key where a line is full."""
+    """Formats a YAML flow list, wrapped at the page width."""
     lines = [key + "["]
     for item in items:
         if len(lines[-1]) + len(item) > _WIDTH - 2:
