@@ -1,4 +1,4 @@
-"""What each of two processes does in the tests of training together; torchrun starts it.
+"""Functions that tests run in each of two processes started by torchrun.
 
 `torchrun … two_processes.py NAME FOLDER` runs a function of this file and saves what it returns
 to `FOLDER/RANK.pt`.
@@ -19,24 +19,24 @@ from userbert.errors import InputError
 from userbert.model.userbert import UserBert
 from userbert.training.distributed import (
     Processes,
+    all_gather,
     exchange_gradients,
-    from_first,
-    gathered,
-    joined,
+    join_processes,
+    run_on_first,
 )
 from userbert.training.loop import LoopConfig, train
 from userbert.training.objectives import masked_words
 
 CONFIG = LoopConfig(steps=12, learning_rate=1e-2, log_every=1, checkpoint_every=6)
 SHAPES = [(2, 3), (4,), (6, 2), (6,), (5, 2), (3,)]
-"""Of gradients that are dense, dense in one process, sparse, sparse vectors, sparse in one process,
-and nowhere."""
+"""Shapes of gradients that are dense, dense in one process, sparse, sparse vectors, sparse in one
+process, and absent."""
 USERS = (3, 1)
-"""Of each process in `exchange`."""
+"""Users of each process in `exchange`."""
 
 
 class Parts:
-    """A process's part of each batch of five users; neighbors are of different lengths."""
+    """A process's part of each batch of five users, who have different lengths."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -67,7 +67,7 @@ def gradients(rank: int) -> list[Tensor | None]:
     return [
         dense(2, 3),
         None if rank else dense(4),
-        # A row may stand twice until a gradient is coalesced.
+        # A row may occur twice until a gradient is coalesced.
         sparse([5, 0, 2, 5] if rank else [2, 3], 6, 2),
         sparse([] if rank else [1, 4, 2], 6),
         sparse([3], 5, 2) if rank else None,
@@ -80,8 +80,8 @@ def exchange(processes: Processes) -> list[Tensor | None]:
     for parameter, gradient in zip(parameters, gradients(processes.rank), strict=True):
         parameter.grad = gradient
     exchange_gradients(parameters, USERS[processes.rank], processes)
-    assert gathered(processes.rank, processes) == [0, 1]
-    assert from_first(lambda: processes.rank, processes) == 0
+    assert all_gather(processes.rank, processes) == [0, 1]
+    assert run_on_first(lambda: processes.rank, processes) == 0
     return [parameter.grad for parameter in parameters]
 
 
@@ -96,7 +96,7 @@ def training(processes: Processes, *, sampled: bool = False) -> Any:
 
 
 def failing(processes: Processes) -> None:
-    """The second process finds a fault of its own while the first waits for it."""
+    """The second process raises an error while the first waits for it."""
 
     class Damaged(Parts):
         def __getitem__(self, step: int) -> UserBatch:
@@ -121,6 +121,6 @@ def dying(processes: Processes) -> None:
 
 if __name__ == "__main__":
     name, folder = sys.argv[1:]
-    with joined(os.environ) as own:
+    with join_processes(os.environ) as own:
         result = globals()[name](own)
     torch.save(result, Path(folder) / f"{own.rank}.pt")

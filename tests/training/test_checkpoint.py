@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the last three kept, a damaged one refused by name."""
+"""Checkpoints: complete or absent, the last three kept, damaged ones skipped with a warning."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from userbert.training.optim import Adam
 
 
 def _save(folder: Path, *steps: int) -> nn.Module:
-    """Checkpoints of a module whose bias is the step."""
+    """Save checkpoints of a module whose bias is the step."""
     module = nn.Linear(2, 1)
     optimizer = Adam(module, 0.1)
     for step in steps:
@@ -30,7 +30,7 @@ def _save(folder: Path, *steps: int) -> nn.Module:
 
 
 def _names(folder: Path) -> list[str]:
-    """What a folder holds, without checksums."""
+    """Names of the files in a folder, without checksums."""
     return sorted(path.name[:19] for path in folder.iterdir())
 
 
@@ -65,7 +65,7 @@ def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 60, -1])
-def test_damaged_one_is_refused_by_name_and_the_one_before_used(
+def test_damaged_checkpoint_is_skipped_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], at: int
 ) -> None:
     _save(tmp_path, 10, 20, 30)
@@ -75,7 +75,7 @@ def test_damaged_one_is_refused_by_name_and_the_one_before_used(
     assert f"warning: {newest} is damaged" in capsys.readouterr().err
 
 
-def test_going_on_replaces_the_damaged_ones(tmp_path: Path) -> None:
+def test_resumed_run_replaces_damaged_checkpoints(tmp_path: Path) -> None:
     _save(tmp_path, 10, 20, 30)
     damaged, *_ = checkpoints(tmp_path)
     _damage(damaged, 0)
@@ -83,7 +83,7 @@ def test_going_on_replaces_the_damaged_ones(tmp_path: Path) -> None:
     assert _names(tmp_path) == [f"checkpoint-000000{step}" for step in (10, 20, 25)]
 
 
-def test_none_intact_is_refused_with_advice(tmp_path: Path) -> None:
+def test_all_checkpoints_damaged_is_an_error_with_advice(tmp_path: Path) -> None:
     _save(tmp_path, 10, 20)
     for path in checkpoints(tmp_path):
         path.write_bytes(b"")
@@ -91,11 +91,11 @@ def test_none_intact_is_refused_with_advice(tmp_path: Path) -> None:
         newest_intact(tmp_path)
 
 
-def test_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(InputError, match=r"its disk is full.*go on by --resume"):
+    with pytest.raises(InputError, match=r"its disk is full.*then resume the run"):
         _save(tmp_path, 1)
     assert checkpoints(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Two processes learn what one would, stay equal to the last bit, and end together."""
+"""Two processes learn what one process does, stay bit-identical, and end together."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import two_processes as two
-from userbert.training.distributed import ALONE, Processes, exchange_gradients, joined
+from userbert.training.distributed import ALONE, Processes, exchange_gradients, join_processes
 from userbert.training.loop import train
 from userbert.training.objectives import masked_words
 
@@ -29,32 +29,32 @@ def launch(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def results(name: str, folder: Path) -> list[Any]:
-    """What it returned in each process."""
+    """What the function returned in each process."""
     done = launch(name, folder)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 def test_gradients_become_the_mean_over_the_users_of_both(tmp_path: Path) -> None:
-    found = results("exchange", tmp_path)
+    exchanged = results("exchange", tmp_path)
     before = [two.gradients(rank) for rank in range(2)]
     for number, shape in enumerate(two.SHAPES):
-        first, second = (gradients[number] for gradients in found)
+        first, second = (gradients[number] for gradients in exchanged)
         pairs = zip(before, two.USERS, strict=True)
-        given = [(part[number], users / sum(two.USERS)) for part, users in pairs]
-        if all(part is None for part, _ in given):
+        weighted = [(part[number], users / sum(two.USERS)) for part, users in pairs]
+        if all(part is None for part, _ in weighted):
             assert first is second is None
             continue
         expected = torch.zeros(shape)
-        for part, weight in given:
+        for part, weight in weighted:
             expected += 0 if part is None else part.to_dense() * weight
-        is_sparse = any(part is not None and part.is_sparse for part, _ in given)
+        is_sparse = any(part is not None and part.is_sparse for part, _ in weighted)
         assert first.is_sparse == second.is_sparse == is_sparse
         torch.testing.assert_close(first.to_dense(), expected)
         assert torch.equal(first.to_dense(), second.to_dense())
         if is_sparse:
-            # Only rows that a process had, each once, in order.
-            touched = {int(row) for part, _ in given if part is not None for row in _rows(part)}
+            # Each row that some process had, once, in order.
+            touched = {int(row) for part, _ in weighted if part is not None for row in _rows(part)}
             assert _rows(first) == sorted(touched)
 
 
@@ -67,7 +67,7 @@ def test_one_process_keeps_its_gradients_and_joins_nothing() -> None:
     weight = torch.nn.Parameter(torch.zeros(2))
     weight.grad = torch.ones(2)
     gradient = weight.grad
-    with joined({"RANK": "0", "WORLD_SIZE": "1"}) as processes:
+    with join_processes({"RANK": "0", "WORLD_SIZE": "1"}) as processes:
         exchange_gradients([weight], 4, processes)
     assert (processes.rank, processes.world) == (0, 1)
     assert weight.grad is gradient
@@ -75,9 +75,9 @@ def test_one_process_keeps_its_gradients_and_joins_nothing() -> None:
 
 
 @pytest.mark.parametrize(("total", "world"), [(16, 3), (2, 5), (0, 2), (7, 1)])
-def test_shares_are_neighbors_of_nearly_one_size(total: int, world: int) -> None:
+def test_shares_are_contiguous_and_differ_by_one_at_most(total: int, world: int) -> None:
     shares = [Processes(rank, world).share(total) for rank in range(world)]
-    assert [thing for share in shares for thing in share] == list(range(total))
+    assert [number for share in shares for number in share] == list(range(total))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
@@ -93,13 +93,13 @@ def test_two_processes_learn_what_one_does_on_the_same_batches(tmp_path: Path, n
         assert own["losses"] == pytest.approx(line["losses"], rel=1e-4)
     for place, weight in network.state_dict().items():
         assert torch.equal(weights[place], other_weights[place]), place
-        # A bias of attention's keys changes nothing: Adam makes steps of the noise in its gradient.
+        # The bias of attention keys has no effect, so Adam steps along noise in its gradient.
         if place.startswith("embedding."):
             torch.testing.assert_close(weights[place], weight, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_fault_of_one_process_ends_all_and_is_told_once(tmp_path: Path) -> None:
+def test_fault_of_one_process_ends_all_and_is_reported_once(tmp_path: Path) -> None:
     done = launch("failing", tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("InputError: a shard of the second process is damaged") == 1

@@ -1,4 +1,4 @@
-"""The loop: resumes bit for bit, logs what it did, stops when it diverges."""
+"""The training loop: resumes bit for bit, logs metrics, stops when it diverges."""
 
 import json
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def _timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: line[key] for key in line if key != "users_per_s"} for line in lines]
 
 
-def test_interrupted_run_lets_go_of_the_module() -> None:
+def test_interrupted_run_detaches_from_the_module() -> None:
     network = _model()
     with pytest.raises(KeyboardInterrupt):
         train(network, masked_words, Batches(dies_at=3), CONFIG)
@@ -55,25 +55,25 @@ def test_interrupted_run_lets_go_of_the_module() -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.8])
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, decay: float) -> None:
     config = CONFIG.model_copy(update={"decay": decay})
-    whole, parts = _model(), _model()
-    expected = train(whole, masked_words, Batches(), config)
+    uninterrupted, interrupted = _model(), _model()
+    expected = train(uninterrupted, masked_words, Batches(), config)
     with pytest.raises(KeyboardInterrupt):
-        train(parts, masked_words, Batches(dies_at=13), config, folder=tmp_path)
-    parts = model()
+        train(interrupted, masked_words, Batches(dies_at=13), config, folder=tmp_path)
+    resumed_model = model()
     torch.manual_seed(99)
-    found = train(parts, masked_words, Batches(), config, folder=tmp_path)
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, parts.state_dict()[name]), name
-    assert _timeless(found.lines) == _timeless(expected.lines)
-    assert found.users == expected.users == 60
+    resumed = train(resumed_model, masked_words, Batches(), config, folder=tmp_path)
+    for name, weight in uninterrupted.state_dict().items():
+        assert torch.equal(weight, resumed_model.state_dict()[name]), name
+    assert _timeless(resumed.lines) == _timeless(expected.lines)
+    assert resumed.users == expected.users == 60
     written = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
-    assert written == found.lines
+    assert written == resumed.lines
 
 
-def test_learning_rate_is_constant_and_then_falls_to_almost_nothing() -> None:
-    assert {CONFIG.rate_of(step) for step in range(1, 21)} == {1e-2}
+def test_learning_rate_is_constant_and_then_falls_to_almost_zero() -> None:
+    assert {CONFIG.learning_rate_at(step) for step in range(1, 21)} == {1e-2}
     falling = LoopConfig(steps=1000, learning_rate=1e-2, decay=0.4)
-    rates = [falling.rate_of(step) for step in range(1, 1001)]
+    rates = [falling.learning_rate_at(step) for step in range(1, 1001)]
     assert set(rates[:600]) == {1e-2}
     assert all(first >= second > 0 for first, second in pairwise(rates))
     assert len(set(rates)) == 21
@@ -96,7 +96,7 @@ def test_training_lowers_the_loss_and_leaves_global_randomness_alone() -> None:
     assert sum(lines[0]["losses"].values()) == pytest.approx(lines[0]["loss"])
 
 
-def test_validation_is_logged_at_every_pause_and_training_goes_on() -> None:
+def test_validation_is_logged_at_every_pause_and_training_continues() -> None:
     network = _model()
 
     def validate() -> dict[str, float]:
@@ -108,7 +108,7 @@ def test_validation_is_logged_at_every_pause_and_training_goes_on() -> None:
     assert network.training
 
 
-def test_bf16_learns_too_and_keeps_weights_in_float32() -> None:
+def test_bf16_learns_and_keeps_weights_in_float32() -> None:
     network = _model()
     config = LONG.model_copy(update={"precision": "bf16"})
     lines = train(network, masked_words, Batches(), config).lines
@@ -127,7 +127,7 @@ def test_divergence_stops_with_advice() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{not a line}\n"])
-def test_curve_that_is_lost_or_damaged_is_told_by_name(tmp_path: Path, content: str | None) -> None:
+def test_missing_or_damaged_metrics_are_named(tmp_path: Path, content: str | None) -> None:
     batches = {step: batch([[2, 1], [1, 0]]) for step in range(2)}
     train(model(), masked_words, batches, LoopConfig(steps=1), folder=tmp_path)
     if content is None:

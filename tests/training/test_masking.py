@@ -1,4 +1,4 @@
-"""Selection: exact counts, uniform, 80 % zeroed, only words, however a batch is split."""
+"""Masking: exact counts, uniform, 80 % zeroed, only words, independent of the batch split."""
 
 import numpy as np
 from hypothesis import given
@@ -26,7 +26,7 @@ def test_every_user_gets_exactly_its_share(words: list[tuple[int, int]], seed: i
     assert per_user.tolist() == expected
 
 
-def test_words_are_selected_alike_and_four_fifths_are_zeroed() -> None:
+def test_words_are_selected_uniformly_and_four_fifths_are_zeroed() -> None:
     users = batch([(3, 4), (12, 8)], actions=1)
     rng = np.random.default_rng(0)
     draws = 4000
@@ -53,16 +53,16 @@ def test_any_split_of_a_batch_selects_the_same_words(
     whole = _by_user(users, seed)
     for part in (order[:cut], order[cut:]):
         if part:
-            found = _by_user(take(users, part), seed)
-            assert found == {user: whole[user] for user in part}
+            selected = _by_user(take(users, part), seed)
+            assert selected == {user: whole[user] for user in part}
 
 
 def _by_user(users: UserBatch, seed: int) -> dict[int, list[list[list[bool]]]]:
-    """For each pair's number, and each segment: which words are selected, and which zeroed."""
+    """Selected and zeroed words, by segment, by number of the pair."""
     generator, untouched = np.random.default_rng(seed), np.random.default_rng(seed)
     chosen = select_words(users, generator, selected=0.15, zeroed=0.8)
     untouched.integers(2**64, dtype=np.uint64)
-    # Objectives draw on after it, and must do so alike in all processes.
+    # Objectives draw again afterwards, and must draw the same numbers in all processes.
     assert generator.bit_generator.state == untouched.bit_generator.state
     return {
         int(number): [
@@ -74,7 +74,7 @@ def _by_user(users: UserBatch, seed: int) -> dict[int, list[list[list[bool]]]]:
     }
 
 
-def test_pairs_of_words_are_selected_alike_whoever_the_user_is() -> None:
+def test_every_pair_of_words_is_equally_likely_for_every_user() -> None:
     number_of_users, words = 2_000, 20
     users = batch([(12, 8)] * number_of_users, actions=1)
     together = np.zeros((words, words))
@@ -103,7 +103,7 @@ def test_hidden_shares_lie_between_the_least_and_the_most() -> None:
     masks = hide_actions(users, np.random.default_rng(0), least=0.2, most=0.7)
     owners = np.concatenate([segment.user_of_action for segment in users.segments])
     shares = np.bincount(owners, np.concatenate(masks)) / np.bincount(owners)
-    # Words and single actions overlap: of a share s, s - s² / 4 is hidden.
+    # Hidden words and hidden single actions overlap: a share s hides s - s² / 4.
     assert np.isclose(
         shares.mean(), np.mean([s - s * s / 4 for s in np.linspace(0.2, 0.7)]), atol=0.02
     )

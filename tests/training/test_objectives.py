@@ -1,4 +1,4 @@
-"""The paper's objective, against a plain computation."""
+"""The objectives, against a plain computation."""
 # mypy: disable-error-code="no-untyped-call"
 
 from dataclasses import replace
@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from synthetic import TINY, batch, model
-from userbert.data.batches import Future, UserBatch, without_actions
+from userbert.data.batches import Future, UserBatch, drop_actions
 from userbert.model.userbert import UserBert
 from userbert.training.masking import hide_actions, select_words
-from userbert.training.objectives import masked_words, several
+from userbert.training.objectives import masked_words, weighted_objectives
 
 NAMES = ["long_term.genre", "long_term.shop", "short_term.genre"]
 
@@ -54,44 +54,46 @@ WEIGHTS = {"words": 0.5, "hidden": 1.0, "future": 2.0}
 
 
 def whole_model() -> UserBert:
-    """A model with all that `several` trains."""
+    """A model with every part that `weighted_objectives` trains."""
     more = dict.fromkeys(("summary", "word_sizes", "timing", "tells_hidden", "tells_future"), True)
     return model(config=TINY.model_copy(update=more))
 
 
 def users_with_future(seed: int = 0) -> UserBatch:
-    """Three users: one with three actions to come, one with none, one of unknown future."""
+    """Three users: one with three future actions, one with none, one with an unknown future."""
     users = batch([[5, 3], [4, 4], [0, 6]], seed=seed)
     ids = (np.array([[3, 4, 3], [0, 2, 5]], np.int32), np.zeros((1, 0), np.int32))
     offsets = (np.array([0, 3, 3, 3]), np.zeros(4, np.int64))
     return replace(users, future=Future(np.array([True, True, False]), ids, offsets))
 
 
-def test_each_users_hidden_values_weigh_one() -> None:
+def test_hidden_values_of_each_user_weigh_one() -> None:
     torch.manual_seed(0)
     network, users = whole_model().eval(), users_with_future()
-    losses = several(
+    losses = weighted_objectives(
         network, users, np.random.default_rng(5), weights={"hidden": 2.0}, hide=(0.2, 0.7)
     )
     masks = hide_actions(users, np.random.default_rng(5), least=0.2, most=0.7)
-    encoded = network(without_actions(users, masks))
+    encoded = network(drop_actions(users, masks))
     cls = encoded.tokens[encoded.cls_index]
     expected = 0.0
     segment, mask = users.segments[1], masks[1]
     head = network.user_heads["hidden"].segments[1].attributes[0]
     for user in range(3):
-        mine = segment.ids[0, mask & (segment.user_of_action == user)]
+        hidden_ids = segment.ids[0, mask & (segment.user_of_action == user)]
         log_p = head(cls[user]).log_softmax(0)
-        values = sorted(set(mine.tolist()) - {0})
+        values = sorted(set(hidden_ids.tolist()) - {0})
         expected -= sum(log_p[value - 1].item() for value in values) / max(1, len(values))
     assert np.isclose(losses["hidden short_term.genre"].item(), 2 * expected / 3, rtol=1e-5)
     assert list(losses) == [f"hidden {name}" for name in NAMES]
 
 
-def test_the_future_is_that_of_the_users_of_whom_it_is_known() -> None:
+def test_future_loss_counts_users_with_a_known_future_only() -> None:
     torch.manual_seed(0)
     network, users = whole_model().eval(), users_with_future()
-    losses = several(network, users, np.random.default_rng(5), weights={"future": 1.0}, hide=(0, 0))
+    losses = weighted_objectives(
+        network, users, np.random.default_rng(5), weights={"future": 1.0}, hide=(0, 0)
+    )
     encoded = network(users)
     heads, cls = network.user_heads["future"], encoded.tokens[encoded.cls_index]
     assert heads.activity is not None
@@ -105,24 +107,24 @@ def test_the_future_is_that_of_the_users_of_whom_it_is_known() -> None:
     assert losses["future short_term.genre"].item() == 0
 
 
-def test_what_is_hidden_and_what_comes_change_no_input() -> None:
+def test_hidden_and_future_actions_do_not_change_the_input() -> None:
     torch.manual_seed(0)
     network, users = whole_model().eval(), users_with_future()
     masks = hide_actions(users, np.random.default_rng(5), least=0.2, most=0.7)
     assert any(mask.any() for mask in masks)
-    others = [
+    changed_segments = [
         replace(segment, ids=np.where(mask, 1, segment.ids))
         for segment, mask in zip(users.segments, masks, strict=True)
     ]
-    changed = replace(users, segments=tuple(others), future=None)
-    seen = [network(without_actions(each, masks)).tokens for each in (users, changed)]
-    assert torch.equal(*seen)
+    changed = replace(users, segments=tuple(changed_segments), future=None)
+    tokens = [network(drop_actions(part, masks)).tokens for part in (users, changed)]
+    assert torch.equal(*tokens)
 
 
 def test_gradients_of_all_objectives_reach_every_weight() -> None:
     torch.manual_seed(0)
     network = whole_model()
-    losses = several(
+    losses = weighted_objectives(
         network, users_with_future(), np.random.default_rng(0), weights=WEIGHTS, hide=(0.2, 0.7)
     )
     torch.stack(list(losses.values())).sum().backward()

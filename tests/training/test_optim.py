@@ -1,4 +1,4 @@
-"""Adam by row moves weights as dense Adam does."""
+"""Adam with row updates moves weights as dense Adam does."""
 # mypy: disable-error-code="no-untyped-call"
 
 from copy import deepcopy
@@ -19,9 +19,9 @@ from userbert.training.optim import Adam
 
 def tables(seed: int = 0, scale: float = 1.0) -> AttributeTables:
     torch.manual_seed(seed)
-    made = AttributeTables([40, 20], 8)
-    torch.nn.init.normal_(made.weight, std=scale)
-    return made
+    result = AttributeTables([40, 20], 8)
+    torch.nn.init.normal_(result.weight, std=scale)
+    return result
 
 
 @settings(max_examples=40, deadline=None)
@@ -38,18 +38,18 @@ def test_rows_move_as_dense_adam_moves_them(
     dense = torch.optim.Adam([plain.weight], lr=1e-2)
     for step in range(steps):
         rate = 1e-2 if step < steps // 2 else 4e-3
-        adam.go_on_at(rate)
+        adam.set_learning_rate(rate)
         dense.param_groups[0]["lr"] = rate
         # Few rows a step, some of them rarely.
         rows = np.unique((58 * rng.random(rng.integers(0, 6)) ** 3).astype(np.int64) + 1)
-        # Of gradients near its epsilon, Adam's momentum is made up for to a few percent alone.
+        # For gradients near epsilon, the catch-up is exact to a few percent only.
         size = rng.uniform(0.3, 3, (len(rows), 8)) * rng.choice([-1, 1], (len(rows), 8))
         target = torch.from_numpy(scale * size).float()
         adam.zero_grad()
         read = ours.sum_groups(rows, np.arange(len(rows) + 1))
         (read * target).sum().backward()
         expected = plain.weight.index_select(0, torch.from_numpy(rows))
-        # What training reads is what dense Adam would have made of it.
+        # Training reads the weights that dense Adam would have.
         assert torch.allclose(read, expected, atol=2e-5)
         dense.zero_grad(set_to_none=False)
         plain.weight.grad = torch.zeros_like(plain.weight)
@@ -60,7 +60,7 @@ def test_rows_move_as_dense_adam_moves_them(
     assert torch.allclose(ours.weight, plain.weight, atol=2e-5)
 
 
-def test_row_that_missed_nothing_stays_among_rows_that_did() -> None:
+def test_row_without_missed_steps_stays_finite_among_rows_with_some() -> None:
     ours = tables()
     adam = Adam(torch.nn.ModuleList([ours, torch.nn.Linear(1, 1)]), 1e-2)
     for rows in ([1], [2], [1, 3]):
@@ -73,7 +73,7 @@ def test_row_that_missed_nothing_stays_among_rows_that_did() -> None:
 
 
 @pytest.mark.skipif(not kernels.available(), reason="no kernels on this machine")
-def test_step_from_a_gradients_factors_is_the_step_from_the_gradient() -> None:
+def test_deferred_head_step_equals_the_step_from_the_gradient() -> None:
     config = UserBertConfig(layers=1, hidden=64, heads=2, feed_forward=64, dropout=0.0)
     torch.manual_seed(0)
     first = model(shape(genres=300), config)
@@ -93,7 +93,7 @@ def test_step_from_a_gradients_factors_is_the_step_from_the_gradient() -> None:
 
 
 @pytest.mark.skipif(not kernels.available(), reason="no kernels on this machine")
-def test_heads_that_are_frozen_stay_as_they_are() -> None:
+def test_frozen_heads_do_not_change() -> None:
     config = UserBertConfig(layers=1, hidden=64, heads=2, feed_forward=64, dropout=0.0)
     network = model(config=config)
     network.heads.requires_grad_(False)  # type: ignore[attr-defined]

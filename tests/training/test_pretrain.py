@@ -15,7 +15,7 @@ from userbert.errors import InputError, ModelError
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.training.checkpoint import METRICS_FILE
 from userbert.training.distributed import Processes
-from userbert.training.pretrain import fingerprint, own_pairs, pretrain
+from userbert.training.pretrain import fingerprint, pretrain, split_pairs
 from userbert.training.settings import PRESETS, PretrainConfig, configure
 from userbert.training.validation import is_held_out
 
@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     )
 
 
-def test_paper_preset_is_the_papers() -> None:
+def test_paper_preset_has_the_papers_settings() -> None:
     paper = PRESETS["paper"]
     assert (paper.steps, paper.batch_size, paper.learning_rate) == (400_000, 16, 1e-4)
     assert paper.model == UserBertConfig(layers=4, hidden=128, heads=4)
@@ -92,7 +92,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(data: Prepared
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_words_that_keep_their_position_are_learned_from_otherwise(data: PreparedData) -> None:
+def test_keep_position_changes_the_weights(data: PreparedData) -> None:
     kept = TINY.model_copy(update={"keep_position": True})
     weights = [pretrain(data, config=config).embedding.tables.weight for config in (TINY, kept)]
     assert not torch.equal(*weights)
@@ -108,7 +108,7 @@ def test_interrupted_run_resumes_to_the_same_model(
         with pytest.raises(KeyboardInterrupt):
             pretrain(data, output, config=TINY, seed=1)
     assert not output.exists()
-    with pytest.raises(InputError, match="Go on with it by --resume"):
+    with pytest.raises(InputError, match="Resume it, or remove it"):
         pretrain(data, output, config=TINY, seed=1)
     with pytest.raises(InputError, match=r"other settings \(seed differ"):
         pretrain(data, output, config=TINY, seed=2, resume=True)
@@ -145,7 +145,7 @@ def test_cutoffs_of_users_are_recorded_by_their_fingerprint(data: PreparedData) 
     assert fingerprint(data, pairs) != model.record["at"]
 
 
-def test_going_on_from_a_model_leaves_it_as_it_was_and_remembers_what_it_saw(
+def test_from_model_keeps_that_model_unchanged_and_records_its_bound(
     data: PreparedData,
 ) -> None:
     first = pretrain(data, config=TINY, before="2024-02-25")
@@ -163,7 +163,7 @@ def test_output_that_exists_is_refused_before_any_work(data: PreparedData, tmp_p
 
 
 def test_nothing_before_the_cutoff_is_refused(data: PreparedData) -> None:
-    with pytest.raises(InputError, match=r"--before, .* is not after the first event"):
+    with pytest.raises(InputError, match=r"before, .* is not after the first event"):
         pretrain(data, config=TINY, before="2020-01-01")
 
 
@@ -193,14 +193,14 @@ def test_settings_change_a_preset() -> None:
         ("model=big", "such as model.layers"),
         ("heads=2", "did you mean model.heads"),
         ("model.heads=3", "expected an even multiple of model.heads, 3, found 128"),
-        ("samples=100", "add --set softmax=sampled"),
-        ("objectives.words=0", "all weigh nothing"),
+        ("samples=100", "also set softmax=sampled"),
+        ("objectives.words=0", "all weights are 0"),
         ("least_hidden=0.9", "more than most_hidden"),
-        ("objectives.future=1", "add --set cutoffs=8"),
-        ("start_from_counts=true", "add --set model.summary=true"),
+        ("objectives.future=1", "also set cutoffs=8"),
+        ("start_from_counts=true", "also set model.summary=true"),
     ],
 )
-def test_settings_that_cannot_be_are_told(override: str, message: str) -> None:
+def test_invalid_settings_are_refused(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         configure("paper", [override])
 
@@ -212,7 +212,7 @@ EVERYTHING = [
     "objectives.hidden=1", "objectives.future=1", "cutoffs=4", "horizon_days=7",
     "start_from_counts=true", "softmax=sampled", "samples=2",
 ]  # fmt: skip
-"""Every candidate of a better preset at once."""
+"""Settings that turn on every objective and part of the model at once."""
 
 
 def test_candidates_learn_nothing_from_after_the_bound(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_candidates_learn_nothing_from_after_the_bound(tmp_path: Path) -> None:
     assert loaded.config.tells_future
 
 
-def test_going_on_needs_the_heads_of_the_objectives(data: PreparedData) -> None:
+def test_from_model_needs_the_heads_of_the_objectives(data: PreparedData) -> None:
     plain = pretrain(data, config=TINY)
     with pytest.raises(InputError, match=r"no heads for objectives\.hidden"):
         pretrain(data, config=configure("paper", EVERYTHING), from_model=plain)
@@ -258,10 +258,10 @@ def test_embeddings_of_a_pretrained_model_refuse_data_with_other_ids(
         model.embed(other)
 
 
-def test_processes_share_the_users_in_ranges_that_lie_side_by_side(data: PreparedData) -> None:
-    asked = pairs_at(data, [data.default_cutoff])
-    learned, held_out = own_pairs(data, asked, 0.2, Processes())
-    shares = [own_pairs(data, asked, 0.2, Processes(rank, 3)) for rank in range(3)]
+def test_processes_share_the_users_in_contiguous_ranges(data: PreparedData) -> None:
+    pairs = pairs_at(data, [data.default_cutoff])
+    learned, held_out = split_pairs(data, pairs, 0.2, Processes())
+    shares = [split_pairs(data, pairs, 0.2, Processes(rank, 3)) for rank in range(3)]
     assert np.concatenate([own for own, _ in shares]).tolist() == learned.tolist()
     assert np.concatenate([own for _, own in shares]).tolist() == held_out.tolist()
 
@@ -271,7 +271,7 @@ def test_more_processes_than_users_of_a_batch_are_refused(data: PreparedData) ->
         pretrain(data, config=TINY, processes=Processes(0, 9))
 
 
-def test_order_of_the_pairs_asked_for_changes_nothing(data: PreparedData) -> None:
+def test_order_of_the_pairs_changes_nothing(data: PreparedData) -> None:
     at = pl.DataFrame({"user_id": [f"u{user}" for user in range(USERS)]})
     first, second = (pretrain(data, config=TINY, at=frame) for frame in (at, at.reverse()))
     assert torch.equal(first.embedding.tables.weight, second.embedding.tables.weight)

@@ -1,4 +1,4 @@
-"""Killed at any moment and resumed, a run gives the same curve and the same weights."""
+"""A run killed at any moment and resumed gives the same metrics and weights."""
 
 import json
 import os
@@ -63,11 +63,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 
 class KilledError(BaseException):
-    """Stands for the end of the process: nothing in us catches it."""
+    """Stands for the end of the process: no code of ours catches it."""
 
 
 def killing(monkeypatch: pytest.MonkeyPatch, countdown: int) -> Callable[[], int]:
-    """Die at the n-th thing done to the disk, before or in the middle of it."""
+    """Raise at the n-th operation on the disk, before it happens; return a counter of them."""
     done = 0
 
     def dying(target: Any, name: str) -> None:
@@ -76,7 +76,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, countdown: int) -> Callable[[], int
         def wrapped(*arguments: Any, **options: Any) -> Any:
             nonlocal done
             done += 1
-            if done >= countdown:  # the dead do nothing more
+            if done >= countdown:  # a dead process does nothing more
                 raise KilledError
             return original(*arguments, **options)
 
@@ -93,15 +93,15 @@ def killing(monkeypatch: pytest.MonkeyPatch, countdown: int) -> Callable[[], int
 
 
 def result(model: Path) -> tuple[list[Any], dict[str, Any]]:
-    """A model folder's curve, without timings, and its weights."""
+    """Metrics of a model folder, without speeds, and its weights."""
     lines = [json.loads(line) for line in (model / METRICS_FILE).read_text().splitlines()]
     for line in lines:
         line.pop("users_per_s", None)
     return lines, load_file(model / "model.safetensors")
 
 
-def assert_same(found: Path, expected: Path) -> None:
-    lines, weights = result(found)
+def assert_same(resumed: Path, expected: Path) -> None:
+    lines, weights = result(resumed)
     expected_lines, expected_weights = result(expected)
     assert lines == expected_lines
     assert weights.keys() == expected_weights.keys()
@@ -109,23 +109,23 @@ def assert_same(found: Path, expected: Path) -> None:
         assert weights[name].equal(weight), name
 
 
-def test_killed_at_each_thing_done_to_the_disk_a_run_resumes_to_the_same(
+def test_run_killed_at_each_disk_operation_resumes_to_the_same(
     data: PreparedData, tmp_path: Path
 ) -> None:
-    expected, found = tmp_path / "expected", tmp_path / "found"
+    expected, resumed = tmp_path / "expected", tmp_path / "resumed"
     pretrain(data, expected, config=TINY)
     for countdown in range(1, 1000):
         with pytest.MonkeyPatch.context() as patch:
-            things_done = killing(patch, countdown)
+            operations = killing(patch, countdown)
             with suppress(KilledError):
-                pretrain(data, found, config=TINY)
-        if things_done() < countdown:
+                pretrain(data, resumed, config=TINY)
+        if operations() < countdown:
             assert countdown > 20
             return
-        pretrain(data, found, config=TINY, resume=True)
-        assert_same(found, expected)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "found"]
-        shutil.rmtree(found)
+        pretrain(data, resumed, config=TINY, resume=True)
+        assert_same(resumed, expected)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "resumed"]
+        shutil.rmtree(resumed)
 
 
 def _start(launcher: list[str], data: Path, output: Path) -> subprocess.Popen[str]:
@@ -143,14 +143,14 @@ def _start(launcher: list[str], data: Path, output: Path) -> subprocess.Popen[st
 def _kill_at_random_moments(
     launcher: list[str], data: Path, output: Path, kills: int, kill: Callable[[int], None]
 ) -> int:
-    """Start a run and kill it, again and again, until it is through; count the kills in it."""
+    """Start a run and kill it repeatedly until one completes; return the number of kills."""
     chance, counted = random.Random(0), 0
     work = output.with_name(f".{output.name}.training")
     for _ in range(50):
         run = _start(launcher, data, output)
         had = {path.name for path in checkpoints(work)} if work.exists() else set()
         if counted < kills:
-            # From its first new checkpoint on: starting takes far longer than learning.
+            # Kill after its first new checkpoint: starting takes far longer than learning.
             while run.poll() is None and not (
                 work.exists() and {path.name for path in checkpoints(work)} - had
             ):
@@ -159,11 +159,11 @@ def _kill_at_random_moments(
         if counted < kills and run.poll() is None:
             kill(run.pid)
             counted += 1
-        told, _ = run.communicate(timeout=120)
+        output_text, _ = run.communicate(timeout=120)
         if run.returncode == 0:
             return counted
-        assert run.returncode == -signal.SIGKILL, told
-    pytest.fail("it never came to its end")
+        assert run.returncode == -signal.SIGKILL, output_text
+    pytest.fail("the run never completed")
 
 
 def _kill_session(leader: int) -> None:
@@ -172,12 +172,12 @@ def _kill_session(leader: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [PYTHON, TORCHRUN], ids=["alone", "torchrun"])
-def test_killed_at_random_moments_a_run_resumes_to_the_same(
+def test_run_killed_at_random_moments_resumes_to_the_same(
     data: PreparedData, tmp_path: Path, launcher: list[str]
 ) -> None:
     whole = _start(launcher, data.path, tmp_path / "whole")
-    told, _ = whole.communicate(timeout=120)
-    assert whole.returncode == 0, told
+    output_text, _ = whole.communicate(timeout=120)
+    assert whole.returncode == 0, output_text
     killed = _kill_at_random_moments(launcher, data.path, tmp_path / "model", 4, _kill_session)
     assert killed >= 2
     assert_same(tmp_path / "model", tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""The start from counts: leading directions of the users, beside a plain SVD."""
+"""Initialization from counts and times: leading directions, their spread, timing statistics."""
 
 import numpy as np
 import polars as pl
@@ -11,10 +11,10 @@ from userbert.data.use.pairs import Pairs, pairs_at
 from userbert.data.use.sequences import cut
 from userbert.errors import InputError
 from userbert.model.summary import HistorySummary
-from userbert.training.cutoffs import moments
+from userbert.training.cutoffs import training_pairs
 from userbert.training.pretrain import pretrain
 from userbert.training.settings import configure
-from userbert.training.svd_init import SPREAD, leading_directions, start_at, timings
+from userbert.training.svd_init import SPREAD, initialize_summary, leading_directions, timings
 from userbert.training.validation import is_held_out
 
 GENRES = [f"genre{number}" for number in range(12)]
@@ -25,49 +25,49 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     rng = np.random.default_rng(0)
     frames = []
     for user in range(80):
-        # Two tastes: even users buy of the first six genres, odd ones of the others.
-        mine = GENRES[:6] if user % 2 else GENRES[6:]
+        # Two tastes: odd users buy from the first six genres, even users from the others.
+        genres = GENRES[:6] if user % 2 else GENRES[6:]
         frames += [
-            buys(f"u{user}", f"2017-03-{day + 1:02d} 10:00", genre=str(rng.choice(mine)))
+            buys(f"u{user}", f"2017-03-{day + 1:02d} 10:00", genre=str(rng.choice(genres)))
             for day in range(8)
         ]
-    return prepared(tmp_path_factory.mktemp("start"), pl.concat(frames))
+    return prepared(tmp_path_factory.mktemp("svd_init"), pl.concat(frames))
 
 
-def started(data: PreparedData, hidden: int = 8) -> tuple[HistorySummary, Pairs]:
+def initialized(data: PreparedData, hidden: int = 8) -> tuple[HistorySummary, Pairs]:
     summary = HistorySummary(data.input_shape(), hidden)
     summary.tables.reset_parameters()
     torch.nn.init.zeros_(summary.totals.weight)
     torch.nn.init.zeros_(summary.totals.bias)
     pairs = pairs_at(data, [data.default_cutoff])
-    start_at(summary, leading_directions(summary, data, pairs, seed=0))
+    initialize_summary(summary, leading_directions(summary, data, pairs, seed=0))
     return summary, pairs
 
 
 def vectors(summary: HistorySummary, data: PreparedData, pairs: Pairs) -> np.ndarray:
-    found: np.ndarray = summary(cut(data, pairs.rows, pairs.cutoffs)).detach().numpy()
-    return found
+    sums: np.ndarray = summary(cut(data, pairs.rows, pairs.cutoffs)).detach().numpy()
+    return sums
 
 
 def test_sums_are_leading_directions_of_equal_spread(data: PreparedData) -> None:
-    summary, pairs = started(data)
-    found = vectors(summary, data, pairs)
-    assert np.allclose(found.std(axis=0), SPREAD, rtol=1e-3)
+    summary, pairs = initialized(data)
+    sums = vectors(summary, data, pairs)
+    assert np.allclose(sums.std(axis=0), SPREAD, rtol=1e-3)
     assert not summary.tables.weight[0].any()
-    # The taste is the largest difference there is: some direction tells it alone.
+    # Taste is the largest difference between users: one direction separates it.
     odd = np.array([int(name[1:]) % 2 for name in data.user_ids.to_pylist()])[pairs.rows]
-    told = [abs(np.corrcoef(odd, column)[0, 1]) for column in found.T]
-    assert max(told) > 0.9
+    correlations = [abs(np.corrcoef(odd, column)[0, 1]) for column in sums.T]
+    assert max(correlations) > 0.9
 
 
-def test_more_directions_than_there_are_stay_zero(data: PreparedData) -> None:
-    summary, pairs = started(data, hidden=64)
+def test_surplus_directions_stay_zero(data: PreparedData) -> None:
+    summary, pairs = initialized(data, hidden=64)
     spread = vectors(summary, data, pairs).std(axis=0)
     assert 10 < np.count_nonzero(spread > SPREAD / 2) < 40
     assert (spread[spread < SPREAD / 2] < 1e-6).all()
 
 
-def test_pretraining_starts_there_and_says_what_it_needs(data: PreparedData) -> None:
+def test_pretraining_initializes_the_summary_and_requires_it(data: PreparedData) -> None:
     settings = ["steps=1", "learning_rate=1e-9", "model.hidden=32", "model.feed_forward=32",
                 "objectives.hidden=1", "start_from_counts=true"]  # fmt: skip
     config = configure("paper", [*settings, "model.summary=true"])
@@ -82,12 +82,12 @@ def test_pretraining_starts_there_and_says_what_it_needs(data: PreparedData) -> 
         configure("paper", settings)
 
 
-def test_the_timing_is_measured_by_what_is_learned_from(data: PreparedData) -> None:
+def test_timing_is_normalized_by_the_training_pairs(data: PreparedData) -> None:
     settings = ["steps=1", "model.hidden=32", "model.timing=true", "model.pool=all", "cutoffs=3"]
     model = pretrain(data, config=configure("paper", [*settings, "held_out=0.5"]), seed=2)
     layer = model.embedding.timing
     assert layer is not None
-    pairs = moments(data, pairs_at(data, [data.default_cutoff]), 3, 28, 2).pairs
+    pairs = training_pairs(data, pairs_at(data, [data.default_cutoff]), 3, 28, 2).pairs
     learned = ~is_held_out(data, pairs.rows, 0.5)
     assert 0 < np.count_nonzero(learned) < len(pairs)
     numbers = timings(data, Pairs(pairs.rows[learned], pairs.cutoffs[learned]), 0)

@@ -1,4 +1,4 @@
-"""Trackers hold what metrics.jsonl holds, also of a run that was interrupted."""
+"""Trackers hold the values of metrics.jsonl, also after an interruption."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,19 +23,19 @@ from userbert.training.pretrain import pretrain
 from userbert.training.settings import configure
 from userbert.training.tracking import (
     Line,
+    LogLine,
     MLflow,
-    Tell,
     TensorBoard,
-    Tracked,
     Tracker,
     TrackerName,
-    flat,
+    Tracking,
+    flatten,
     trackers_of,
 )
 
 CONFIG = LoopConfig(steps=20, log_every=4, checkpoint_every=10)
 MOST_PARAMETERS = 100
-"""That MLflow takes at once."""
+"""Maximum number of parameters that MLflow takes in one call."""
 SETTINGS = {"preset": "paper", "config": {"batch_size": 16, "losses": [1, 2]}}
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -53,23 +53,23 @@ class Batches:
 
 
 class Listener:
-    """A tracker of somebody's own."""
+    """A custom tracker."""
 
     def __init__(self) -> None:
         self.settings: Mapping[str, Any] = {}
-        self.heard: list[Line] = []
+        self.lines: list[Line] = []
 
     @contextmanager
     def follow(
         self, settings: Mapping[str, Any], lines: Sequence[Line], folder: Path | None
-    ) -> Iterator[Tell]:
+    ) -> Iterator[LogLine]:
         self.settings = settings
-        self.heard += lines
-        yield self.heard.append
+        self.lines += lines
+        yield self.lines.append
 
 
 def run(folder: Path, *trackers: Tracker, dies_at: int | None = None) -> Curves:
-    """Train, and give the curves that metrics.jsonl holds then."""
+    """Train, and return the curves in metrics.jsonl."""
     torch.manual_seed(0)
     network = model()
     work = folder / "work"
@@ -81,34 +81,34 @@ def run(folder: Path, *trackers: Tracker, dies_at: int | None = None) -> Curves:
         CONFIG,
         folder=work,
         validate=lambda: {"loss": 1.5},
-        tracked=Tracked(trackers, SETTINGS),
+        tracking=Tracking(trackers, SETTINGS),
     )
     curves: Curves = {}
     for text in (work / METRICS_FILE).read_text().splitlines():
         line = json.loads(text)
         step = line.pop("step")
-        for name, value in flat(line, "/").items():
+        for name, value in flatten(line, "/").items():
             curves.setdefault(name, []).append((step, value))
     return curves
 
 
 def shown(folder: Path) -> EventAccumulator:
-    """What TensorBoard shows of a folder."""
-    found = EventAccumulator(str(folder))
-    found.Reload()
-    return found
+    """TensorBoard's view of a folder."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
 
 
 def scalars(folder: Path) -> Curves:
-    found = shown(folder)
+    events = shown(folder)
     return {
-        name: [(event.step, event.value) for event in found.Scalars(name)]
-        for name in found.Tags()["scalars"]
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
     }
 
 
 def assert_same(found: Curves, expected: Curves) -> None:
-    """Equal but for the speed, which a step that was done again has anew, and float32."""
+    """Equal within float32 precision, except for speeds, which repeated steps measure again."""
     assert found.keys() == expected.keys()
     for name, curve in expected.items():
         assert [step for step, _ in found[name]] == [step for step, _ in curve]
@@ -126,7 +126,7 @@ def test_tensorboard_shows_the_lines_of_metrics_and_the_settings(tmp_path: Path)
     assert json.loads(text.tensor_proto.string_val[0]) == SETTINGS
 
 
-def test_interrupted_run_goes_on_in_the_same_curve_of_tensorboard(tmp_path: Path) -> None:
+def test_resumed_run_continues_the_same_curve_of_tensorboard(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, TensorBoard(tmp_path / "curve"), dies_at=17)
     assert [step for step, _ in scalars(tmp_path / "curve")["loss"]] == [4, 8, 10, 12, 16]
@@ -134,31 +134,31 @@ def test_interrupted_run_goes_on_in_the_same_curve_of_tensorboard(tmp_path: Path
     assert_same(scalars(tmp_path / "curve"), expected)
 
 
-def test_tensorboard_is_told_what_was_logged_before_it_was_asked_for(tmp_path: Path) -> None:
+def test_tensorboard_gets_the_lines_logged_before_it_was_added(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, dies_at=13)
     expected = run(tmp_path, TensorBoard(tmp_path / "curve"))
     assert_same(scalars(tmp_path / "curve"), expected)
 
 
-def test_trackers_of_ones_own_hear_settings_and_lines(tmp_path: Path) -> None:
+def test_custom_trackers_get_settings_and_lines(tmp_path: Path) -> None:
     listener = Listener()
     run(tmp_path, listener)
     assert listener.settings == SETTINGS
     lines = (tmp_path / "work" / METRICS_FILE).read_text().splitlines()
-    assert listener.heard == [json.loads(line) for line in lines]
+    assert listener.lines == [json.loads(line) for line in lines]
 
 
-def test_pretraining_tells_its_settings_and_lines(tmp_path: Path) -> None:
+def test_pretraining_sends_its_settings_and_lines(tmp_path: Path) -> None:
     days = (f"2024-01-{day:02}T12:00" for day in range(1, 9))
     own = log(*((f"u{user}", day, "buy", "a", 1.0) for day in days for user in range(8)))
     data, listener = prepared(tmp_path, own), Listener()
     config = configure("paper", ["model.layers=1", "steps=2"])
     trained = pretrain(data, tmp_path / "model", config=config, trackers=[listener])
-    assert listener.heard == read_metrics(tmp_path / "model")
+    assert listener.lines == read_metrics(tmp_path / "model")
     assert listener.settings.items() < trained.record.items()
     assert listener.settings["config"]["steps"] == 2
-    assert len(flat(listener.settings, ".")) < MOST_PARAMETERS
+    assert len(flatten(listener.settings, ".")) < MOST_PARAMETERS
 
 
 @pytest.mark.parametrize("name", list(TrackerName))
@@ -170,18 +170,18 @@ def test_missing_tracker_names_its_extra(
         trackers_of([name], tmp_path / "model")
 
 
-def test_curve_of_an_earlier_run_is_in_the_way_but_of_its_own(tmp_path: Path) -> None:
+def test_curve_of_an_earlier_run_is_refused_unless_resumed(tmp_path: Path) -> None:
     (tmp_path / "model-tensorboard").mkdir()
     with pytest.raises(InputError, match="model-tensorboard holds the curve of an earlier run"):
         trackers_of([TrackerName.TENSORBOARD], tmp_path / "model")
-    asked = [TrackerName.TENSORBOARD, TrackerName.TENSORBOARD]
-    found = trackers_of(asked, tmp_path / "model", is_resumed=True)
-    assert found == [TensorBoard(tmp_path / "model-tensorboard")]
+    names = [TrackerName.TENSORBOARD, TrackerName.TENSORBOARD]
+    trackers = trackers_of(names, tmp_path / "model", is_resumed=True)
+    assert trackers == [TensorBoard(tmp_path / "model-tensorboard")]
 
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A store of MLflow's."""
+    """Address of an MLflow store on disk."""
     uri = f"file:{tmp_path / 'mlruns'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -189,16 +189,16 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def only_run(uri: str) -> tuple[Any, Curves]:
-    """The one run that MLflow knows, and its curves."""
+    """The only run in MLflow, and its curves."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
-    (found,) = client.search_runs(["0"])
+    (only,) = client.search_runs(["0"])
     curves: Curves = {}
-    for key in found.data.metrics:
-        history = client.get_metric_history(found.info.run_id, key)
+    for key in only.data.metrics:
+        history = client.get_metric_history(only.info.run_id, key)
         curves[key] = [(metric.step, metric.value) for metric in history]
-    return found, curves
+    return only, curves
 
 
 def test_mlflow_holds_the_lines_of_metrics_and_the_settings(tmp_path: Path, runs: str) -> None:
@@ -211,7 +211,7 @@ def test_mlflow_holds_the_lines_of_metrics_and_the_settings(tmp_path: Path, runs
     }  # fmt: skip
 
 
-def test_interrupted_run_goes_on_in_the_same_run_of_mlflow(tmp_path: Path, runs: str) -> None:
+def test_resumed_run_continues_the_same_run_of_mlflow(tmp_path: Path, runs: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, MLflow("model"), dies_at=17)
     found, _ = only_run(runs)
@@ -222,17 +222,17 @@ def test_interrupted_run_goes_on_in_the_same_run_of_mlflow(tmp_path: Path, runs:
     assert found.info.status == "FINISHED"
 
 
-def test_mlflow_that_cannot_be_told_is_the_users_error(
+def test_unreachable_mlflow_is_the_users_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(InputError, match=r"MLflow at http://127[.]0[.]0[.]1:9 cannot be told"):
+    with pytest.raises(InputError, match=r"MLflow at http://127[.]0[.]0[.]1:9 cannot log this run"):
         run(tmp_path, MLflow("model"))
 
 
 @pytest.mark.usefixtures("runs")
-def test_mlflow_that_is_lost_is_a_warning_and_training_ends_well(
+def test_losing_mlflow_is_a_warning_and_training_completes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import mlflow
@@ -255,5 +255,6 @@ def test_mlflow_that_is_lost_is_a_warning_and_training_ends_well(
     curves = run(tmp_path, MLflow("model"))
     assert curves["loss"][-1][0] == CONFIG.steps
     assert calls == [4]
-    told = " ".join(capsys.readouterr().err.split())
-    assert told.count("was lost: the server is gone. The run goes on without it") == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.count("lost MLflow at") == 1
+    assert error.count(": the server is gone. The run continues without it") == 1

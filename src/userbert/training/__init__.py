@@ -1,1 +1,1 @@
-"""Pretraining without labels: masking, objectives, the one training loop, checkpoints."""
+"""Pretraining without labels: masking, objectives, the training loop, checkpoints."""

@@ -1,13 +1,9 @@
-"""Checkpoints: all that a training run needs to go on as if it had never stopped.
+"""Checkpoints of a training run, and the work folder that holds them until the model is complete.
 
-In: a module and its optimizer. Out: one safetensors file a checkpoint, whose name says the step and
-its SHA-256: it is there whole or not at all, and tells when it is damaged. Every draw of a step
-comes from (seed, step), so no generator has to be saved. The loop uses it.
-
-The folder beside an output in which a run lives until its model is whole.
-
-In: the output, and what the run is. Out: a folder for its metrics and checkpoints, which becomes
-the model's. Used by `pretrain` alone.
+A checkpoint is one safetensors file with the weights and the optimizer's state. It appears complete
+or not at all, and its name holds the step and its SHA-256, which reveals damage. All random draws
+of a step come from (seed, step), so no generator state is saved. The training loop writes and reads
+checkpoints; `pretrain` opens the work folder and publishes the model from it.
 """
 
 import json
@@ -25,38 +21,39 @@ from safetensors.torch import save_file
 from torch import nn
 
 from userbert.errors import InputError, ModelError
-from userbert.folders import checksum, sync, why_not_written
+from userbert.folders import checksum, sync, write_error_reason
 from userbert.progress import warn
-from userbert.resuming import resumable
+from userbert.resuming import resumable_run
 from userbert.training.optim import Adam, optimizer_tensors, restore_optimizer
 
 METRICS_FILE = "metrics.jsonl"
-"""Losses by step, in the folder of a run and of its model."""
+"""Name of the file of losses by step, in the work folder and in the model folder."""
 _KEPT = 3
-"""So many are kept: a disk that damages one may damage another."""
+"""Number of checkpoints kept: a disk that damages one may damage another."""
 _NAME = re.compile(r"checkpoint-(?P<step>\d{8,})-(?P<checksum>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run has come."""
+    """Progress of a run."""
 
     step: int = 0
     """Steps taken."""
     users: int = 0
-    """User sequences seen."""
+    """User sequences processed."""
     seconds: float = 0.0
-    """Time that the steps took, over all parts of the run."""
+    """Training time, summed over all interrupted parts of the run."""
 
 
 def save_checkpoint(folder: Path, module: nn.Module, optimizer: Adam, state: RunState) -> None:
-    """Add a checkpoint to those in a folder, and remove the oldest beyond those that are kept.
+    """Writes a checkpoint to a folder and removes the oldest ones.
 
-    A crash in between leaves those that were there. Raises `InputError` if it cannot be written.
+    A crash in between keeps the earlier checkpoints. Raises `InputError` if the file cannot be
+    written.
     """
     tensors = {f"module/{name}": tensor for name, tensor in module.state_dict().items()}
-    memory = optimizer_tensors(optimizer)
-    tensors |= {f"optimizer/{name}": tensor for name, tensor in memory.items()}
+    state_tensors = optimizer_tensors(optimizer)
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in state_tensors.items()}
     temporary = folder / "checkpoint.partial"
     try:
         save_file(
@@ -71,52 +68,52 @@ def save_checkpoint(folder: Path, module: nn.Module, optimizer: Adam, state: Run
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise InputError(
-            f"cannot write a checkpoint to {folder}: {why_not_written(temporary, error)}. Make "
-            "room there, then go on by --resume."
+            f"cannot write a checkpoint to {folder}: {write_error_reason(temporary, error)}. Make "
+            "room there, then resume the run."
         ) from error
-    # Those of later steps were damaged: the run went back behind them.
+    # Checkpoints of later steps are damaged: the run restarted from an earlier one.
     older = [path for path in checkpoints(folder) if _step(path) < state.step]
     for path in set(checkpoints(folder)) - {folder / name, *older[: _KEPT - 1]}:
         path.unlink()
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints in a folder, damaged or not, the newest first."""
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-    return sorted(found, key=_step, reverse=True)
+    """Returns all checkpoints in a folder, newest first, damaged ones included."""
+    paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=_step, reverse=True)
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint whose content is what was written, or none if none was written.
+    """Returns the newest checkpoint whose checksum matches; None if there are no checkpoints.
 
-    Warns of each that is newer and damaged. Raises `ModelError` if all are.
+    Warns of each newer, damaged checkpoint. Raises `ModelError` if all are damaged.
     """
-    found = checkpoints(folder)
-    for path in found:
+    paths = checkpoints(folder)
+    for path in paths:
         try:
-            is_intact = checksum(path) == _part(path, "checksum")
+            is_intact = checksum(path) == _name_part(path, "checksum")
         except OSError:
             is_intact = False
         if is_intact:
             return path
-        warn(f"{path} is damaged: its content has changed. Going back to the one before it.")
-    if found:
+        warn(f"{path} is damaged: its content has changed. Using the checkpoint before it.")
+    if paths:
         raise ModelError(
-            f"none of the {len(found)} checkpoints in {folder} is intact. "
+            f"none of the {len(paths)} checkpoints in {folder} is intact. "
             "Copy them back from a backup, or remove the folder and start again."
         )
     return None
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: Adam) -> RunState:
-    """Restore a module and its optimizer; raise `ModelError` if the file is not theirs."""
+    """Restores a module and its optimizer. Raises `ModelError` if the file does not match them."""
     device = str(next(module.parameters()).device)
     try:
         with safe_open(path, framework="pt", device=device) as file:
             state = RunState(**json.loads(file.metadata()["run"]))
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        module.load_state_dict(_below("module/", tensors))
-        restore_optimizer(optimizer, _below("optimizer/", tensors))
+        module.load_state_dict(_with_prefix("module/", tensors))
+        restore_optimizer(optimizer, _with_prefix("optimizer/", tensors))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{path} is not a checkpoint of this run: {error}. "
@@ -126,16 +123,17 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Adam) -> RunState:
 
 
 def _step(path: Path) -> int:
-    return int(_part(path, "step"))
+    return int(_name_part(path, "step"))
 
 
-def _part(path: Path, name: str) -> str:
+def _name_part(path: Path, name: str) -> str:
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return match[name]
 
 
-def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the tensors whose names have the prefix, under names without it."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
@@ -144,7 +142,7 @@ def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 def work_folder(output: Path) -> Path:
-    """Where the run lives that will write `output`."""
+    """Returns the path of the hidden folder next to `output` in which its run works."""
     return output.with_name(f".{output.name}.training")
 
 
@@ -152,30 +150,33 @@ def work_folder(output: Path) -> Path:
 def run_folder(
     output: Path | None, record: Mapping[str, Any], *, resume: bool, is_first: bool
 ) -> Iterator[Path | None]:
-    """Open the run's folder, made by the first process; none if there is no output.
+    """Opens the work folder, which the first process creates; yields None without an output.
 
-    A run that ends early leaves it if it can go on from it, and says how. Raises `InputError` if
-    another run is in the way, or the disk is full.
+    If the run ends early, the folder stays if it holds a checkpoint, and a warning says how to
+    resume. Raises `InputError` if another run's folder is there, or the disk is full.
     """
     work = None if output is None else work_folder(output)
     if output is None or work is None or not is_first:
         yield work
         return
 
-    def done() -> str | None:
+    def describe_progress() -> str | None:
         return "the run up to its last checkpoint" if checkpoints(work) else None
 
-    with resumable(output, work, record, resume=resume, done=done):
+    with resumable_run(output, work, record, resume=resume, describe_progress=describe_progress):
         yield work
 
 
 def publish(write: Callable[[Path], None], work: Path, output: Path) -> None:
-    """Let `write` fill the model's folder, whole or not at all, and remove the run's."""
-    made = work / "model"
-    # A kill may have left a part of it.
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    shutil.copy(work / METRICS_FILE, made / METRICS_FILE)
-    write(made)
-    made.rename(output)
+    """Publishes the model folder, filled by `write`, at `output`, and removes the work folder.
+
+    The model folder appears complete or not at all.
+    """
+    model = work / "model"
+    # A killed run may have left an incomplete one.
+    shutil.rmtree(model, ignore_errors=True)
+    model.mkdir()
+    shutil.copy(work / METRICS_FILE, model / METRICS_FILE)
+    write(model)
+    model.rename(output)
     shutil.rmtree(work)

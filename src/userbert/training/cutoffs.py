@@ -1,8 +1,8 @@
-"""Many cut-offs a user: histories as they stood at other moments, and what came next.
+"""Several training cut-offs per user, drawn at random before a bound.
 
-In: (user, cut-off) pairs, whose cut-offs bound what may be seen. Out: `Moments`, the same pairs and
-earlier ones. `pretrain` learns from them: one cut-off for all shows each user once, and never what
-follows.
+In: (user, cut-off) pairs whose cut-offs bound what may be seen. Out: `TrainingPairs`, the input
+pairs and earlier ones. `pretrain` learns from them: with one cut-off per user, it would see each
+user once and never a future.
 """
 
 from dataclasses import dataclass
@@ -16,26 +16,28 @@ from userbert.data.use.pairs import Pairs, first_events
 from userbert.data.use.sequences import times_within
 
 _HORIZONS = 4
-"""So many at least fit into a log."""
+"""Minimum number of horizons that fit into a log; the horizon shrinks to allow it."""
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Pairs, and how far the future of each is known."""
+class TrainingPairs:
+    """(User, cut-off) pairs, and the end of the known future of each."""
 
     pairs: Pairs
     until: Int64
-    """(P,): a horizon after the cut-off; the cut-off itself, where the bound is nearer."""
+    """End of the known future (P,): a horizon after the cut-off, or the cut-off itself where the
+    horizon would pass the bound."""
 
 
-def moments(
+def training_pairs(
     data: PreparedData, bounds: Pairs, count: int, horizon_days: float, seed: int
-) -> Moments:
-    """So many cut-offs of each pair: its own, and earlier ones drawn at random.
+) -> TrainingPairs:
+    """Draws `count` cut-offs per pair: its own, and earlier ones at random.
 
-    Half of these are moments of one of the user's actions, so that the busy are seen when they are
-    busy, and half any moments since the first. A log that is shorter than four horizons has one of
-    a quarter of its length: else few cut-offs would have a future, or none.
+    Half of the earlier ones are times of the user's actions, so that active users are seen while
+    active. The other half is uniform between the user's first event and the bound. If the log is
+    shorter than four horizons, the horizon is a quarter of it: otherwise few or no cut-offs would
+    have a known future.
     """
     generator = np.random.default_rng([seed, 1])
     first = first_events(data)[bounds.rows]
@@ -47,9 +49,9 @@ def moments(
         else:
             since = np.minimum(first, bounds.cutoffs)
             cutoffs.append(since + (share * (bounds.cutoffs - since)).astype(np.int64))
-    # Neighbors lie in one shard, so cut-offs of a user stand together.
+    # Neighboring rows are in one shard, so a user's cut-offs stay adjacent.
     pairs = Pairs(np.repeat(bounds.rows, count), np.stack(cutoffs, axis=1).ravel())
     span = int(bounds.cutoffs.max(initial=data.first_event)) - data.first_event
     until = pairs.cutoffs + min(round(horizon_days * DAY_US), span // _HORIZONS)
     is_known = until <= np.repeat(bounds.cutoffs, count)
-    return Moments(pairs, np.where(is_known, until, pairs.cutoffs))
+    return TrainingPairs(pairs, np.where(is_known, until, pairs.cutoffs))

@@ -1,11 +1,11 @@
-"""Processes that train one model together, each on its share of the users.
+"""Data-parallel training: several processes train one model, each on its share of the users.
 
-In: what torchrun says of the processes, and the gradients of each. Out: the gradient of the mean
-over the users of all, the same in every process to the last bit. One process is `Processes()`, and
-nothing of torch.distributed is started for it. The command line joins, the loop exchanges.
+In: torchrun's environment and the gradients of each process. Out: the mean gradient over the users
+of all processes, bit-identical in each. A single process is `Processes()` and starts nothing of
+torch.distributed. The command line joins the processes; the training loop exchanges gradients.
 
-Our gradients hold the rows that were read and no others, so they are exchanged here and not by
-`DistributedDataParallel`: a message that says which, and one sum of all.
+Gradients are sparse by row, so this module exchanges them instead of `DistributedDataParallel`:
+one message lists the rows, one all-reduce sums the values.
 """
 
 import os
@@ -26,12 +26,12 @@ from userbert.errors import UserBertError
 _T = TypeVar("_T")
 
 _NONE, _DENSE = -2, -1
-"""What a header says of a parameter without a gradient, and of one whose gradient is dense."""
+"""Header codes of a parameter without a gradient, and of one with a dense gradient."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this is, and what it computes on."""
+    """Rank of this process, number of processes, and the device to compute on."""
 
     rank: int = 0
     world: int = 1
@@ -39,35 +39,35 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """The first one alone writes files and messages."""
+        """True for the only process that writes files and messages."""
         return self.rank == 0
 
     def share(self, total: int) -> range:
-        """Those of so many things that are this process's; sizes differ by 1 at most."""
+        """Returns this process's range out of `total` items. Sizes differ by at most 1."""
         return range(total * self.rank // self.world, total * (self.rank + 1) // self.world)
 
 
 ALONE = Processes()
-"""The only process, on the CPU."""
+"""A single process on the CPU."""
 
 
 def best_device(number: int = 0) -> torch.device:
-    """A GPU, by its number on this machine, if there is one."""
+    """Returns the GPU of this number if there is one, else the CPU."""
     return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @contextmanager
-def joined(environment: Mapping[str, str]) -> Iterator[Processes]:
-    """Join the processes that torchrun has started; without it, be the only one.
+def join_processes(environment: Mapping[str, str]) -> Iterator[Processes]:
+    """Joins the processes that torchrun started; without torchrun, yields a single process.
 
-    Where one fails, the others fail too, alike or because they wait for it: the first to fail says
-    why, the others leave without a word.
+    If one process fails, all others fail too, for the same reason or because they wait for it. The
+    first to fail raises its error; the others exit silently.
     """
     device = best_device(int(environment.get("LOCAL_RANK", 0)))
     if int(environment.get("WORLD_SIZE", 1)) == 1:
         yield Processes(device=device)
         return
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -86,100 +86,102 @@ def _is_first_to_fail(store: Any) -> bool:
     try:
         return bool(store.add("failed", 1) == 1)
     except dist.DistError:
-        # torchrun, which keeps the count, has ended.
+        # torchrun, which holds the counter, has ended.
         return True
 
 
-def _end_with(parent: int) -> None:
-    """End when torchrun was killed, so that no half of a run goes on."""
+def _exit_with_parent(parent: int) -> None:
+    """Exits when torchrun was killed, so that no part of a run continues alone."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Say what it means if a message to the other processes fails."""
+def _explain_lost_process() -> Iterator[None]:
+    """Turns a failed exchange with other processes into an error that says what to do."""
     try:
         yield
     except RuntimeError as error:
         raise UserBertError(
             f"another process of this run has ended, or cannot be reached ({error}). Its own "
-            "message says more; go on by --resume."
+            "message says more; then resume the run."
         ) from error
 
 
-def gathered(value: _T, processes: Processes) -> list[_T]:
-    """The values of all processes, by rank."""
+def all_gather(value: _T, processes: Processes) -> list[_T]:
+    """Returns the values of all processes, by rank."""
     if processes.world == 1:
         return [value]
     values: list[Any] = [None] * processes.world
-    with _together():
+    with _explain_lost_process():
         dist.all_gather_object(values, value)
     return values
 
 
-def from_first(work: Callable[[], _T], processes: Processes) -> _T:
-    """Let the first process work, and tell all what came out."""
-    found: list[Any] = [work() if processes.is_first else None]
+def run_on_first(work: Callable[[], _T], processes: Processes) -> _T:
+    """Runs `work` in the first process alone; returns its result in all processes."""
+    message: list[Any] = [work() if processes.is_first else None]
     if processes.world > 1:
-        with _together():
-            dist.broadcast_object_list(found)
-    result: _T = found[0]
+        with _explain_lost_process():
+            dist.broadcast_object_list(message)
+    result: _T = message[0]
     return result
 
 
 def exchange_gradients(
     parameters: Sequence[nn.Parameter], users: int, processes: Processes
 ) -> None:
-    """Make each gradient the mean over the users of all processes.
+    """Replaces each gradient by the mean over the users of all processes.
 
-    Before, it is the mean over the `users` of this one. Gradients are dense, or sparse by row; of
-    the latter all rows that any process has are summed.
+    Each gradient comes in as the mean over the `users` of this process. Gradients are dense, or
+    sparse by row; a sparse sum has every row that any process has.
     """
     if processes.world == 1:
         return
     for part in parameters:
         if part.grad is not None and part.grad.is_sparse:
             part.grad = part.grad.coalesce()
-    header = torch.tensor([users, *map(_kind, parameters)], device=processes.device)
-    headers = torch.stack(_from_all(header, processes.world)).cpu()  # (processes, 1 + parameters)
+    header = torch.tensor([users, *map(_gradient_kind, parameters)], device=processes.device)
+    headers = torch.stack(_all_gather_tensor(header, processes.world)).cpu()  # (world, 1 + params)
     counts = headers[:, 1:]
     highest = counts.amax(dim=0).tolist()
     sparse = [number for number, kind in enumerate(highest) if kind > _DENSE]
-    rows = _rows_of_all(
+    rows = _rows_of_any_process(
         [parameters[number] for number in sparse], counts[:, sparse].clamp(min=0).tolist()
     )
     rows_of = dict(zip(sparse, rows, strict=True))
     learned = [number for number, kind in enumerate(highest) if kind != _NONE]
-    gradients = [_spread(parameters[number], rows_of.get(number)) for number in learned]
-    # One message: the size of many small ones is less than what they cost.
+    gradients = [_packed_gradient(parameters[number], rows_of.get(number)) for number in learned]
+    # One message: the latency of many small ones costs more than their size.
     flat = torch.cat([gradient.view(-1) for gradient in gradients])
     flat *= users / int(headers[:, 0].sum())
-    with _together():
+    with _explain_lost_process():
         dist.all_reduce(flat)
     sums = torch.split(flat, [gradient.numel() for gradient in gradients])
     for number, gradient, summed in zip(learned, gradients, sums, strict=True):
         part, own_rows = parameters[number], rows_of.get(number)
         mean = summed.view_as(gradient)
-        part.grad = mean if own_rows is None else _by_row(part, own_rows, mean)
+        part.grad = mean if own_rows is None else _sparse_by_row(part, own_rows, mean)
 
 
-def _kind(parameter: nn.Parameter) -> int:
-    """The number of rows of a sparse gradient, or what else the gradient is."""
+def _gradient_kind(parameter: nn.Parameter) -> int:
+    """Returns the number of rows of a sparse gradient, or the code of no or a dense gradient."""
     if parameter.grad is None:
         return _NONE
     return parameter.grad.values().shape[0] if parameter.grad.is_sparse else _DENSE
 
 
-def _rows_of_all(parameters: Sequence[nn.Parameter], counts: list[list[int]]) -> list[Tensor]:
-    """For each parameter, the rows in order that any process has a gradient of.
+def _rows_of_any_process(
+    parameters: Sequence[nn.Parameter], counts: list[list[int]]
+) -> list[Tensor]:
+    """Returns, for each parameter, the sorted rows for which any process has a gradient.
 
-    `counts` says of each process how many it has of each parameter.
+    `counts` holds the number of rows of each parameter in each process.
     """
     if not parameters:
         return []
-    # Messages must be of one size.
+    # All processes must send messages of one size.
     own = torch.zeros(max(map(sum, counts)), dtype=torch.int64, device=parameters[0].device)
     place = 0
     for part in parameters:
@@ -189,13 +191,13 @@ def _rows_of_all(parameters: Sequence[nn.Parameter], counts: list[list[int]]) ->
             place += len(rows)
     received = [
         torch.split(message[: sum(sizes)], sizes)
-        for message, sizes in zip(_from_all(own, len(counts)), counts, strict=True)
+        for message, sizes in zip(_all_gather_tensor(own, len(counts)), counts, strict=True)
     ]
     return [torch.unique(torch.cat(pieces)) for pieces in zip(*received, strict=True)]
 
 
-def _spread(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
-    """The gradient of all weights, or that of some rows: zero where it has none."""
+def _packed_gradient(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
+    """Returns the dense gradient, or its values at `rows`; zero where there is none."""
     gradient = parameter.grad
     if rows is None:
         return torch.zeros_like(parameter) if gradient is None else gradient.contiguous()
@@ -206,15 +208,15 @@ def _spread(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
     return values
 
 
-def _by_row(parameter: nn.Parameter, rows: Tensor, values: Tensor) -> Tensor:
+def _sparse_by_row(parameter: nn.Parameter, rows: Tensor, values: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(
         rows[None], values, parameter.shape, is_coalesced=True, check_invariants=False
     )
 
 
-def _from_all(message: Tensor, world: int) -> list[Tensor]:
-    """The messages, of one size, of all processes by rank."""
+def _all_gather_tensor(message: Tensor, world: int) -> list[Tensor]:
+    """Returns the equally sized messages of all processes, by rank."""
     messages = [torch.empty_like(message) for _ in range(world)]
-    with _together():
+    with _explain_lost_process():
         dist.all_gather(messages, message)
     return messages

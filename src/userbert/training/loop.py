@@ -1,8 +1,8 @@
-"""The training loop: the only one, for pretraining, fine-tuning and baselines.
+"""The one training loop, for pretraining, fine-tuning and baselines.
 
-In: a module, a function that gives its named losses on a batch, batches by step. Out: the trained
-module, a line of metrics every so often, and checkpoints from which a run goes on bit for bit: all
-that is drawn in a step comes from (seed, step). Several processes run it alike, each on its part of
+In: a module, a function that returns its named losses on a batch, and batches by step. Out: the
+trained module, lines of metrics, and checkpoints from which a run resumes bit for bit: all random
+draws of a step come from (seed, step). With several processes, each runs the loop on its part of
 every batch.
 """
 
@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from userbert.data.batches import UserBatch
-from userbert.data.use.loading import Batches, ahead
+from userbert.data.use.loading import Batches, read_ahead
 from userbert.errors import InputError, ModelError
 from userbert.folders import replacing_file, sync
 from userbert.model.userbert import Precision, autocast
@@ -38,52 +38,52 @@ from userbert.training.checkpoint import (
 from userbert.training.distributed import (
     ALONE,
     Processes,
+    all_gather,
     exchange_gradients,
-    from_first,
-    gathered,
+    run_on_first,
 )
 from userbert.training.optim import Adam
-from userbert.training.tracking import UNTRACKED, Line, Tracked
+from userbert.training.tracking import NO_TRACKING, Line, Tracking
 
 _STAGES = 20
-"""Of a learning rate that falls: where it changes, rows that lag behind must catch up first."""
+"""Steps of the decay. Each change flushes lazily updated rows, so keep it small."""
 
 _Module = TypeVar("_Module", bound=nn.Module)
 Losses = Callable[[_Module, UserBatch, np.random.Generator], Mapping[str, Tensor]]
-"""Scalar losses by name, of which the loop minimises the sum; at least one."""
+"""Returns one or more scalar losses by name; the loop minimises their sum."""
 
 
 class LoopConfig(Strict):
-    """How long and how fast to learn."""
+    """Length, learning rate and logging of a training run."""
 
     steps: int = Field(ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Of Adam (paper §4.4)."""
+    """Adam's learning rate (paper §4.4)."""
     decay: float = Field(default=0.0, ge=0, le=1)
-    """The share of the steps, at the end, over which the learning rate falls to nothing."""
+    """Share of the steps, at the end, over which the learning rate falls to almost zero."""
     seed: int = Field(default=0, ge=0)
     precision: Precision = "float32"
     log_every: int = Field(default=50, ge=1)
-    """Steps between two lines of metrics."""
+    """Steps between lines of metrics."""
     checkpoint_every: int = Field(default=1000, ge=1)
-    """Steps between two checkpoints, and between two validations."""
+    """Steps between checkpoints, and between validations."""
 
-    def rate_of(self, step: int) -> float:
-        """The learning rate of a step, counted from 1: constant, then falling by even stages."""
-        falling = self.decay * self.steps
-        left = self.steps + 1 - step
-        if left > falling:
+    def learning_rate_at(self, step: int) -> float:
+        """Returns the learning rate of a step, counted from 1: constant, then even stages down."""
+        decay_steps = self.decay * self.steps
+        steps_left = self.steps + 1 - step
+        if steps_left > decay_steps:
             return self.learning_rate
-        return self.learning_rate * ceil(left / falling * _STAGES) / (_STAGES + 1)
+        return self.learning_rate * ceil(steps_left / decay_steps * _STAGES) / (_STAGES + 1)
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a run did, all parts of it together."""
+class TrainingResult:
+    """Metrics of a run, over all its interrupted parts."""
 
     lines: list[Line]
     users: int
-    """User sequences seen."""
+    """User sequences processed."""
     seconds: float
 
 
@@ -96,62 +96,62 @@ def train(
     folder: Path | None = None,
     validate: Callable[[], Mapping[str, float]] | None = None,
     processes: Processes = ALONE,
-    tracked: Tracked = UNTRACKED,
+    tracking: Tracking = NO_TRACKING,
     description: str = "training",
-) -> Trained:
-    """Train a module in place.
+) -> TrainingResult:
+    """Trains a module in place.
 
-    With a `folder`, the lines also go to `metrics.jsonl` in it, checkpoints are kept there, and a
-    run that finds one goes on from it. Whoever is `tracked` is told them too. Raises `InputError`
-    if the loss stops being a number.
+    With a `folder`, the lines also go to `metrics.jsonl` in it, and checkpoints are kept there: a
+    run that finds a checkpoint resumes from it. The trackers of `tracking` get the lines too.
+    Raises `InputError` if the loss stops being a number.
     """
     optimizer = Adam(module, config.learning_rate, alone=processes.world == 1)
-    done = RunState()
+    start = RunState()
     if folder is not None:
-        newest = from_first(lambda: newest_intact(folder), processes)
-        done = done if newest is None else load_checkpoint(newest, module, optimizer)
+        newest = run_on_first(lambda: newest_intact(folder), processes)
+        start = start if newest is None else load_checkpoint(newest, module, optimizer)
     parameters = list(module.parameters())
     device = parameters[0].device
-    users, note, recent = done.users, "", _Recent(device)
+    users, note, recent = start.users, "", _RecentLosses(device)
     started = time.perf_counter()
     module.train()
     with (
-        # Also when the run is interrupted: a module must not be tied to what no longer learns.
+        # Also on interruption: the module must not stay tied to an unused optimizer.
         closing(optimizer),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        _metrics(folder if processes.is_first else None, done.step) as (lines, write),
-        tracked.follow(lines, folder) as tell,
-        closing(ahead(batches, done.step, config.steps)) as coming,
+        _metrics(folder if processes.is_first else None, start.step) as (lines, write),
+        tracking.follow(lines, folder) as track,
+        closing(read_ahead(batches, start.step, config.steps)) as upcoming,
         progress(description, config.steps, is_shown=processes.is_first) as advance,
     ):
 
         def log(line: Line) -> None:
             write(line)
-            tell(line)
+            track(line)
 
-        advance(done.step, note)
-        for taken, batch in enumerate(coming, done.step + 1):
-            generator = np.random.default_rng([config.seed, taken - 1])
-            # Dropout draws from torch's own generator.
+        advance(start.step, note)
+        for step, batch in enumerate(upcoming, start.step + 1):
+            generator = np.random.default_rng([config.seed, step - 1])
+            # Dropout draws from torch's global generator.
             torch.manual_seed(int(generator.integers(2**63)))
             with autocast(device, config.precision):
                 named = losses(module, batch, generator)
             values = torch.stack(list(named.values()))
-            optimizer.go_on_at(config.rate_of(taken))
+            optimizer.set_learning_rate(config.learning_rate_at(step))
             optimizer.zero_grad()
             values.sum().backward()  # type: ignore[no-untyped-call]
             exchange_gradients(parameters, len(batch), processes)
             optimizer.step()
             recent.add(values.detach(), len(batch))
 
-            is_pause = taken % config.checkpoint_every == 0 or taken == config.steps
-            if taken % config.log_every == 0 or is_pause:
-                means, seen, speed = recent.take(processes)
-                users += seen
+            is_pause = step % config.checkpoint_every == 0 or step == config.steps
+            if step % config.log_every == 0 or is_pause:
+                means, new_users, speed = recent.take(processes)
+                users += new_users
                 log(
                     {
-                        "step": taken,
-                        "loss": _finite(sum(means), taken),
+                        "step": step,
+                        "loss": _finite(sum(means), step),
                         "losses": dict(zip(named, means, strict=True)),
                         "learning_rate": optimizer.learning_rate,
                         "users_per_s": round(speed, 1),
@@ -161,20 +161,20 @@ def train(
             if is_pause:
                 optimizer.flush()
                 if validate is not None:
-                    log({"step": taken, "validation": dict(validate())})
+                    log({"step": step, "validation": dict(validate())})
                     module.train()
                 if folder is not None and processes.is_first:
-                    # A checkpoint that outlives a power cut must find the lines before it.
+                    # After a power cut, the lines before a checkpoint must be on disk too.
                     sync(folder / METRICS_FILE)
-                    seconds = done.seconds + time.perf_counter() - started
-                    save_checkpoint(folder, module, optimizer, RunState(taken, users, seconds))
+                    seconds = start.seconds + time.perf_counter() - started
+                    save_checkpoint(folder, module, optimizer, RunState(step, users, seconds))
                 recent.restart_clock()
             advance(1, note)
-    return Trained(lines, users, done.seconds + time.perf_counter() - started)
+    return TrainingResult(lines, users, start.seconds + time.perf_counter() - started)
 
 
-class _Recent:
-    """What was learned from since the last line of metrics."""
+class _RecentLosses:
+    """Losses, users and time since the last line of metrics."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros((), device=device)
@@ -182,13 +182,13 @@ class _Recent:
         self._since = time.perf_counter()
 
     def add(self, losses: Tensor, users: int) -> None:
-        """Note the losses (L,) of a batch, means over its users."""
+        """Adds the losses (L,) of a batch, which are means over its users."""
         self._sums = self._sums + losses * users
         self._users += users
 
     def take(self, processes: Processes) -> tuple[list[float], int, float]:
-        """The mean losses of all processes, their users, and users a second; begin anew."""
-        parts = gathered((self._sums.tolist(), self._users), processes)
+        """Returns mean losses, users and users per second of all processes, and resets."""
+        parts = all_gather((self._sums.tolist(), self._users), processes)
         users = sum(count for _, count in parts)
         means = [sum(sums) / users for sums in zip(*(sums for sums, _ in parts), strict=True)]
         speed = users / (time.perf_counter() - self._since)
@@ -197,7 +197,7 @@ class _Recent:
         return means, users, speed
 
     def restart_clock(self) -> None:
-        """Leave out of the speed what was not learning."""
+        """Excludes the time until now, such as a validation, from the speed."""
         self._since = time.perf_counter()
 
 
@@ -211,7 +211,7 @@ def _finite(loss: float, step: int) -> float:
 
 @contextmanager
 def _metrics(folder: Path | None, step: int) -> Iterator[tuple[list[Line], Callable[[Line], None]]]:
-    """The lines of metrics up to a step, and the function that adds one."""
+    """Yields the lines of metrics up to a step, and the function that adds a line."""
     if folder is None:
         lines: list[Line] = []
         yield lines, lines.append
@@ -219,22 +219,22 @@ def _metrics(folder: Path | None, step: int) -> Iterator[tuple[list[Line], Calla
     path = folder / METRICS_FILE
     lines = _lines_until(path, step) if step else []
     with replacing_file(path) as temporary:
-        temporary.write_text("".join(map(_text, lines)), encoding="utf-8")
+        temporary.write_text("".join(map(_json_line, lines)), encoding="utf-8")
     with path.open("a", encoding="utf-8") as file:
 
         def add(line: Line) -> None:
             lines.append(line)
-            file.write(_text(line))
+            file.write(_json_line(line))
             file.flush()
 
         yield lines, add
 
 
 def _lines_until(path: Path, step: int) -> list[Line]:
-    """The lines up to a step; what was logged after the checkpoint is done again."""
+    """Returns the lines up to the checkpoint's step; later steps are repeated."""
     try:
         texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # The last line may have been cut off in the middle.
+        # The last line may be incomplete.
         lines: list[Line] = [json.loads(text) for text in texts if text.endswith("\n")]
     except (OSError, ValueError) as error:
         raise ModelError(
@@ -244,5 +244,5 @@ def _lines_until(path: Path, step: int) -> list[Line]:
     return [line for line in lines if line["step"] <= step]
 
 
-def _text(line: Line) -> str:
+def _json_line(line: Line) -> str:
     return json.dumps(line) + "\n"

@@ -1,8 +1,9 @@
-"""Which words and actions pretraining predicts, and which of these it hides (paper §3.2).
+"""Masking: which words and actions pretraining predicts, and which it hides (paper §3.2).
 
-In: a batch and a generator. Out: a `Selection`. Only words are selected; profile fields never are.
-What becomes of a word follows from one draw, its user's number among all pairs and its own number
-in the user, so it is the same however a batch is split over processes. Objectives use it.
+In: a batch and a generator. Out: a `Selection` of words, or masks of actions. Profile fields are
+never masked. The result for a word depends only on one random draw, the index of its pair, and its
+number within the user, so it is the same however a batch is split over processes. Objectives use
+this module.
 """
 
 from dataclasses import dataclass
@@ -14,40 +15,40 @@ from userbert.data.batches import UserBatch
 from userbert.data.ragged import UInt64, list_numbers, ranges
 
 Mask = tuple[NDArray[np.bool_], ...]
-"""(W,) of each segment."""
+"""One mask (W,) per segment."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The words to be predicted."""
+    """Words to predict, and those of them to hide."""
 
     selected: Mask
     zeroed: Mask
-    """Of the selected words, those whose input is zero; the others stay as they are."""
+    """Selected words whose input is zeroed; the other selected words stay visible."""
 
 
 def select_words(
     batch: UserBatch, generator: np.random.Generator, *, selected: float, zeroed: float
 ) -> Selection:
-    """Select max(1, round(`selected` · n)) of a user's n words, each set of words alike.
+    """Selects max(1, round(`selected` · n)) of a user's n words; every subset is equally likely.
 
-    Each selected word is zeroed with the probability `zeroed`. A user without words has none. One
-    number is drawn from the generator, whatever the batch holds.
+    Each selected word is zeroed with probability `zeroed`. Users without words get no selection.
+    The generator draws exactly one number, whatever the batch holds.
     """
     draw = generator.integers(2**64, dtype=np.uint64)
     counts = np.stack([segment.word_counts for segment in batch.segments])  # (S, B)
     user_of_word = np.concatenate([list_numbers(part.word_offsets) for part in batch.segments])
     words = counts.sum(axis=0)  # (B,)
-    keys = _scatter(_scatter(batch.index.astype(np.uint64) ^ draw)[user_of_word] + _numbers(counts))
-    wanted = np.where(words > 0, np.maximum(1, np.rint(selected * words)), 0).astype(np.int64)
-    # The first words of each user in a random order are a uniform draw without replacement.
+    keys = _hash(_hash(batch.index.astype(np.uint64) ^ draw)[user_of_word] + _numbers(counts))
+    quota = np.where(words > 0, np.maximum(1, np.rint(selected * words)), 0).astype(np.int64)
+    # Taking the first words of each user in random order is a uniform draw without replacement.
     order = np.lexsort((keys, user_of_word))
     rank = ranges(0, words)
     is_selected = np.zeros(len(order), np.bool_)
-    is_selected[order] = rank < np.repeat(wanted, words)
-    is_zeroed = is_selected & (_uniform(_scatter(keys ^ draw)) < zeroed)
+    is_selected[order] = rank < np.repeat(quota, words)
+    is_zeroed = is_selected & (_uniform(_hash(keys ^ draw)) < zeroed)
     ends = np.cumsum(counts.sum(axis=1))[:-1]
     return Selection(tuple(np.split(is_selected, ends)), tuple(np.split(is_zeroed, ends)))
 
@@ -55,41 +56,41 @@ def select_words(
 def hide_actions(
     batch: UserBatch, generator: np.random.Generator, *, least: float, most: float
 ) -> tuple[NDArray[np.bool_], ...]:
-    """Hide a share of each user's actions, between `least` and `most`: (N,) of each segment.
+    """Hides a random share of each user's actions, between `least` and `most`.
 
-    One half of the share goes by whole words, the other by single actions. One number is drawn
-    from the generator, whatever the batch holds.
+    Returns one mask (N,) per segment. Half of the share hides whole words, the other half single
+    actions. The generator draws exactly one number, whatever the batch holds.
     """
     draw = generator.integers(2**64, dtype=np.uint64)
-    keys = _scatter(batch.index.astype(np.uint64) ^ draw)
-    half = (least + (most - least) * _uniform(_scatter(keys))) / 2  # (B,)
+    keys = _hash(batch.index.astype(np.uint64) ^ draw)
+    half = (least + (most - least) * _uniform(_hash(keys))) / 2  # (B,)
     hidden = []
     for number, segment in enumerate(batch.segments, 1):
-        own = _scatter(keys ^ _scatter(np.full(1, number, np.uint64)))
+        segment_keys = _hash(keys ^ _hash(np.full(1, number, np.uint64)))
         user_of_word = list_numbers(segment.word_offsets)
         words = np.arange(len(user_of_word)) - segment.word_offsets[user_of_word]
-        by_word = _chance(own[user_of_word], 2 * words) < half[user_of_word]
+        by_word = _uniform_of(segment_keys[user_of_word], 2 * words) < half[user_of_word]
         users = segment.user_of_action
         actions = np.arange(len(users)) - segment.action_offsets[segment.word_offsets[users]]
-        by_action = _chance(own[users], 2 * actions + 1) < half[users]
+        by_action = _uniform_of(segment_keys[users], 2 * actions + 1) < half[users]
         hidden.append(by_action | np.repeat(by_word, np.diff(segment.action_offsets)))
     return tuple(hidden)
 
 
-def _chance(keys: UInt64, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
-    return _uniform(_scatter(keys + numbers.astype(np.uint64)))
+def _uniform_of(keys: UInt64, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+    return _uniform(_hash(keys + numbers.astype(np.uint64)))
 
 
 def _numbers(counts: NDArray[np.int64]) -> UInt64:
-    """(W,): the number of each word in its user, segment after segment, from (S, B) counts."""
+    """Returns the number of each word within its user (W,), by segment, from counts (S, B)."""
     before = (np.cumsum(counts, axis=0) - counts).ravel()  # the user's words in earlier segments
     return ranges(before, counts.ravel()).astype(np.uint64)
 
 
-def _scatter(numbers: UInt64) -> UInt64:
-    """Random-looking numbers, a different one for each: a step of splitmix64 (Steele et al. 2014).
+def _hash(numbers: UInt64) -> UInt64:
+    """Hashes numbers one to one to random-looking numbers: splitmix64 (Steele et al. 2014).
 
-    Nothing is carried from one number to the next, as a generator's state would be.
+    Unlike a generator, it keeps no state between numbers.
     """
     mixed = numbers + _GOLDEN
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -98,5 +99,5 @@ def _scatter(numbers: UInt64) -> UInt64:
 
 
 def _uniform(bits: UInt64) -> NDArray[np.float64]:
-    """Numbers from 0 up to but without 1, from random bits."""
+    """Turns random bits into uniform numbers in [0, 1)."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,8 +1,8 @@
-"""What training minimises: functions `(model, batch, generator) -> named losses`.
+"""Pretraining objectives: functions `(model, batch, generator) -> named losses`.
 
-In: a model, a batch, a generator of this step. Out: scalar losses by name; the loop minimises
-their sum. An objective takes the model, not its output, as it may change what the model sees
-(docs/decisions/0002-objectives-take-the-model.md). `pretrain` hands one to the loop.
+In: a model, a batch and the step's generator. Out: scalar losses by name; the loop minimises their
+sum. An objective takes the model, not its output, because it may change the model's input
+(docs/decisions/0002-objectives-take-the-model.md). `pretrain` passes one objective to the loop.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from userbert.data.batches import UserBatch, without_actions
+from userbert.data.batches import UserBatch, drop_actions
 from userbert.data.ragged import Int32, Int64, list_numbers
 from userbert.model.embedding import Encoded
 from userbert.model.userbert import UserBert
@@ -20,9 +20,9 @@ from userbert.training.masking import Selection, hide_actions, select_words
 Objective = Callable[[UserBert, UserBatch, np.random.Generator], dict[str, Tensor]]
 
 SELECTED = 0.15
-"""The share of a user's words that are predicted (paper §3.2)."""
+"""Share of a user's words that are predicted (paper §3.2)."""
 ZEROED = 0.8
-"""The share of the selected words whose input is zero (paper §3.2)."""
+"""Share of the selected words whose input is zeroed (paper §3.2)."""
 
 
 def masked_words(
@@ -32,19 +32,18 @@ def masked_words(
     *,
     keep_position: bool = False,
 ) -> dict[str, Tensor]:
-    """Predict the values in selected words, most of which the model can't see (paper §3.2).
+    """Predicts the values in selected words, most of them hidden from the model (paper §3.2).
 
-    With `keep_position` it sees where these words stand, as in BERT.
-
-    The loss of each attribute, such as `long_term.genre`, is summed over the selected words of a
-    user, and averaged over the users of the batch (equation 1).
+    With `keep_position`, the model sees the positions of hidden words, as in BERT. The loss of each
+    attribute, such as `long_term.genre`, is summed over a user's selected words and averaged over
+    the users of the batch (equation 1).
     """
     selection = select_words(batch, generator, selected=SELECTED, zeroed=ZEROED)
     encoded = model(batch, selection.zeroed, keep_position=keep_position)
     return _word_losses(model, batch, selection, encoded)
 
 
-def several(
+def weighted_objectives(
     model: UserBert,
     batch: UserBatch,
     generator: np.random.Generator,
@@ -53,21 +52,21 @@ def several(
     hide: tuple[float, float],
     keep_position: bool = False,
 ) -> dict[str, Tensor]:
-    """Several objectives on one pass, each weighed: `words`, `hidden` and `future`.
+    """Computes the weighted objectives `words`, `hidden` and `future` in one forward pass.
 
-    Of each user a share of the actions, drawn between the two of `hide`, is taken out of the
-    sequence; `hidden` predicts their values from [CLS], and `future` those after the cut-off. Each
-    set of values weighs one, however large. `words` are masked in what is left, as by
-    `masked_words`.
+    A share of each user's actions, drawn between the two numbers of `hide`, is removed from the
+    sequence. `hidden` predicts the values of these actions from [CLS]; `future` predicts the values
+    of actions after the cut-off. Each set of values weighs one, whatever its size. `words` masks
+    the remaining words like `masked_words`.
     """
     owners: list[Int64] = []
     ids: list[Int32] = []
-    whole = batch
+    original = batch
     if weights.get("hidden"):
         masks = hide_actions(batch, generator, least=hide[0], most=hide[1])
         owners = [s.user_of_action[mask] for s, mask in zip(batch.segments, masks, strict=True)]
         ids = [s.ids[:, mask] for s, mask in zip(batch.segments, masks, strict=True)]
-        batch = without_actions(batch, masks)
+        batch = drop_actions(batch, masks)
     losses: dict[str, Tensor] = {}
     if weights.get("words"):
         selection = select_words(batch, generator, selected=SELECTED, zeroed=ZEROED)
@@ -81,7 +80,7 @@ def several(
         for name, loss in model.user_heads["hidden"].losses(users, owners, ids).items():
             losses[f"hidden {name}"] = loss * (weights["hidden"] / len(batch))
     if weights.get("future"):
-        future = whole.future
+        future = original.future
         assert future is not None
         known = torch.from_numpy(np.flatnonzero(future.known)).to(users.device)
         rank = np.cumsum(future.known) - 1

@@ -1,7 +1,7 @@
-"""Adam, by row where gradients are by row, and its memory as named tensors.
+"""Adam with row-sparse updates, and its state as named tensors.
 
-In: a module. Out: its optimizer; what the optimizer remembers, by the name of each weight, so that
-a checkpoint is tensors and nothing else. The loop and checkpoints use it.
+In: a module. Out: its optimizer, and the optimizer's state as tensors named by weight, so that a
+checkpoint holds tensors only. The training loop and checkpoints use it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,20 @@ from torch import Tensor, nn
 from torch.optim.adam import adam as fused_adam
 
 from userbert.kernels.rows import AdamSettings
-from userbert.kernels.softmax import LayerGradient, Memory
+from userbert.kernels.softmax import AdamState, LayerGradient
 from userbert.model.heads import AttributeHead
 from userbert.model.tables import RowSparse
 from userbert.training.row_adam import EPSILON, MEAN_DECAY, SQUARE_DECAY, RowAdam
 
-_MEMORY = ("step", "exp_avg", "exp_avg_sq")
+_STATE_NAMES = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Adam:
-    """Adam over the weights of a module, with a learning rate that seldom changes.
+    """Adam over the weights of a module, for a learning rate that rarely changes.
 
-    Weights of `RowSparse` modules are updated by row; those of heads as their gradient is formed,
-    if one process trains `alone` and a kernel can; all others by PyTorch's fused kernel.
+    Weights of `RowSparse` modules are updated by row. Weights of heads are updated while their
+    gradient is computed, if one process trains `alone` and a kernel supports it. All other weights
+    use PyTorch's fused kernel.
     """
 
     def __init__(self, module: nn.Module, learning_rate: float, *, alone: bool = True) -> None:
@@ -35,11 +36,11 @@ class Adam:
         }
         by_row = {id(weight) for part in self.rows.values() for weight in part.weights}
         self.dense = {
-            name: DenseMemory(weight)
+            name: DenseState(weight)
             for name, weight in module.named_parameters()
             if id(weight) not in by_row and weight.requires_grad
         }
-        # Many processes must exchange gradients, which are then written out.
+        # Several processes exchange gradients, which needs them materialized.
         self.heads = {
             name: part
             for name, part in module.named_modules()
@@ -50,10 +51,10 @@ class Adam:
         for name, head in self.heads.items():
             head.deferred = self.deferred[name]
 
-    def go_on_at(self, learning_rate: float) -> None:
-        """Take the next steps at this learning rate; where it is another, at the cost of a flush.
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Sets the learning rate of the next steps. A change flushes all rows first.
 
-        Rows make up for the steps that they missed at the rate that these had.
+        The flush applies the steps that rows missed, at the old learning rate.
         """
         if learning_rate == self.learning_rate:
             return
@@ -63,32 +64,32 @@ class Adam:
             part.learning_rate = learning_rate
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Discards the gradients."""
         for memory in self.dense.values():
             memory.weight.grad = None
         for part in self.rows.values():
             for weight in part.weights:
                 weight.grad = None
         for deferred in self.deferred.values():
-            # A forward pass may hold the list already.
+            # A forward pass may already hold this list: empty it, do not replace it.
             deferred.clear()
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take a step along the gradients."""
+        """Takes a step along the gradients."""
         for name, deferred in self.deferred.items():
-            self._learn(name, deferred)
-            # What it holds is large, and the next forward pass can use its memory.
+            self._step_head(name, deferred)
+            # Frees large tensors before the next forward pass.
             deferred.clear()
-        learned = [part for part in self.dense.values() if part.weight.grad is not None]
-        if learned:
+        states = [part for part in self.dense.values() if part.weight.grad is not None]
+        if states:
             fused_adam(
-                [part.weight for part in learned],
-                [part.weight.grad for part in learned],  # type: ignore[misc]
-                [part.mean for part in learned],
-                [part.square for part in learned],
+                [part.weight for part in states],
+                [part.weight.grad for part in states],  # type: ignore[misc]
+                [part.mean for part in states],
+                [part.square for part in states],
                 [],
-                [part.step for part in learned],
+                [part.step for part in states],
                 fused=True,
                 amsgrad=False,
                 beta1=MEAN_DECAY,
@@ -101,32 +102,35 @@ class Adam:
         for rows in self.rows.values():
             rows.step()
 
-    def _learn(self, name: str, deferred: Sequence[LayerGradient]) -> None:
-        """Take the step of a head whose gradient was deferred; its weights then have none."""
+    def _step_head(self, name: str, deferred: Sequence[LayerGradient]) -> None:
+        """Takes the step of a head with one deferred gradient, without materializing it.
+
+        With several deferred gradients, adds them to the weights' gradients instead.
+        """
         weight, bias = (self.dense[f"{name}.project.{part}"] for part in ("weight", "bias"))
         if len(deferred) == 1 and weight.weight.grad is None:
             for part in (weight, bias):
                 part.step += 1
             steps = int(weight.step.item())
             settings = AdamSettings(self.learning_rate, MEAN_DECAY, SQUARE_DECAY, EPSILON)
-            memory = Memory(
+            memory = AdamState(
                 weight.mean, weight.square, bias.mean, bias.square, settings.step(steps)
             )
             deferred[0].take_step(memory)
             return
-        # Several losses read the head.
+        # Several losses used the head.
         for factors in deferred:
             for part, gradient in zip((weight, bias), factors.dense(), strict=True):
-                own = part.weight.grad
-                part.weight.grad = gradient if own is None else own + gradient
+                earlier = part.weight.grad
+                part.weight.grad = gradient if earlier is None else earlier + gradient
 
     def flush(self) -> None:
-        """Bring every row up to date, as must be before weights are read but for training."""
+        """Brings every row up to date. Call it before reading weights outside training."""
         for part in self.rows.values():
             part.flush()
 
     def close(self) -> None:
-        """Bring every row up to date, and let go of the module."""
+        """Brings every row up to date and detaches from the module."""
         self.flush()
         for part in self.rows.values():
             part.module.before_read = None
@@ -134,8 +138,8 @@ class Adam:
             head.deferred = None
 
 
-class DenseMemory:
-    """What Adam remembers of a weight."""
+class DenseState:
+    """Adam's state of one weight."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         self.weight = weight
@@ -144,11 +148,11 @@ class DenseMemory:
 
 
 def optimizer_tensors(optimizer: Adam) -> dict[str, Tensor]:
-    """What Adam remembers of each weight: `weight's name/exp_avg` and the like."""
+    """Returns Adam's state as named tensors, such as `WEIGHT_NAME/exp_avg`."""
     tensors = {
         f"{name}/{memory}": tensor
         for name, part in optimizer.dense.items()
-        for memory, tensor in zip(_MEMORY, (part.step, part.mean, part.square), strict=True)
+        for memory, tensor in zip(_STATE_NAMES, (part.step, part.mean, part.square), strict=True)
     }
     for name, part in optimizer.rows.items():
         tensors[f"{name}/steps"] = torch.tensor(part.steps)
@@ -160,10 +164,10 @@ def optimizer_tensors(optimizer: Adam) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Adam, tensors: Mapping[str, Tensor]) -> None:
-    """Make Adam remember what `optimizer_tensors` gave; raise `KeyError` if some is missing."""
+    """Restores the state from `optimizer_tensors`. Raises `KeyError` if a tensor is missing."""
     for name, memory in optimizer.dense.items():
         memory.step, memory.mean, memory.square = (
-            tensors[f"{name}/{part}"].clone() for part in _MEMORY
+            tensors[f"{name}/{part}"].clone() for part in _STATE_NAMES
         )
     for name, part in optimizer.rows.items():
         part.steps = int(tensors[f"{name}/steps"])

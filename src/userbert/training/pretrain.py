@@ -1,8 +1,9 @@
 """Pretraining: prepared data → a model folder (paper §3.2, §4.4).
 
 In: prepared data, a preset or a configuration, and the cut-offs that bound what is learned. Out: a
-`UserBert`, and its folder, whole or not at all. A folder beside the output keeps checkpoints until
-then. Several processes may run it together, each on its own range of users.
+`UserBert` and its folder, which appears complete or not at all. Until then, a hidden folder next to
+the output holds the checkpoints. Several processes may run it together, each on its own range of
+users.
 """
 
 import hashlib
@@ -24,19 +25,19 @@ import torch
 from userbert.data.ragged import Int64
 from userbert.data.store import PreparedData
 from userbert.data.use.loading import SequenceBatches, sequence_lengths
-from userbert.data.use.pairs import Pairs, instant_of, pairs_at, pairs_of
+from userbert.data.use.pairs import Pairs, instant_of, pairs_at, pairs_in, refuse_both
 from userbert.errors import InputError
 from userbert.folders import refuse_existing
 from userbert.model.userbert import UserBert
-from userbert.resuming import refuse_other
+from userbert.resuming import refuse_other_settings
 from userbert.training.checkpoint import publish, run_folder, work_folder
-from userbert.training.cutoffs import moments
-from userbert.training.distributed import Processes, best_device, from_first, gathered
-from userbert.training.loop import LoopConfig, Trained, train
-from userbert.training.objectives import Objective, masked_words, several
+from userbert.training.cutoffs import training_pairs
+from userbert.training.distributed import Processes, all_gather, best_device, run_on_first
+from userbert.training.loop import LoopConfig, TrainingResult, train
+from userbert.training.objectives import Objective, masked_words, weighted_objectives
 from userbert.training.settings import DEFAULT, PretrainConfig, preset_named
-from userbert.training.svd_init import leading_directions, start_at, timings
-from userbert.training.tracking import Tracked, Tracker
+from userbert.training.svd_init import initialize_summary, leading_directions, timings
+from userbert.training.tracking import Tracker, Tracking
 from userbert.training.validation import is_held_out, mean_losses, validation_batches
 
 
@@ -56,19 +57,21 @@ def pretrain(
     processes: Processes | None = None,
     trackers: Sequence[Tracker] = (),
 ) -> UserBert:
-    """Pretrain a UserBERT (paper §3.2, §4.4), and save it to `output` if given.
+    """Pretrains a UserBERT (paper §3.2, §4.4), and saves it to `output` if given.
 
-    What is learned lies before one cut-off: `before`, else the schema's `fit_before`, else just
-    after the last event; or before each user's own, in `at`, a frame of `user_id` and `cutoff`.
-    `hide` names profile fields that the model must not see. `config` replaces the preset's (see
-    `configure`), `steps` its number of batches. `from_model` goes on from
-    another model's weights, in its size. `resume` goes on with an interrupted run of the same
-    settings, starts one if there is none, and has nothing left to do if it is done. `processes` say
-    how many run together; by default this is the only one. `trackers` are told the settings and
-    every line of metrics.
+    The model learns from events before a cut-off: `before`, else the schema's `fit_before`, else
+    just after the last event. `at`, a frame with columns `user_id` and `cutoff`, sets a cut-off per
+    user instead. `hide` names profile fields that the model must not see.
 
-    Raises `InputError` if there is nothing to learn from, or `output` or an interrupted run is in
-    the way; `ModelError` if the data have other ids than `from_model`.
+    `config` replaces the settings of the preset (see `configure`); `steps` replaces their number of
+    batches. `from_model` is a model whose weights and size to start from. `resume` continues an
+    interrupted run with the same settings; it starts a run if there is none, and returns the model
+    if the run is complete. `processes` train together; by default only this one trains. `trackers`
+    get the settings and every line of metrics.
+
+    Raises `InputError` if there is nothing to learn from, or if `output` or an interrupted run
+    exists already. Raises `ModelError` if `data` has other ids than `from_model`.
+
     """
     config = config or preset_named(preset)
     if steps is not None:
@@ -83,18 +86,18 @@ def pretrain(
             "processes. Start fewer processes, or raise batch_size."
         )
     bounds = _in_row_order(_pairs(data, before, at))
-    seen = moments(data, bounds, config.cutoffs, config.horizon_days, seed)
-    asked = seen.pairs
-    learned, held_out = own_pairs(data, asked, config.held_out, processes)
-    sizes = gathered((len(learned), len(held_out)), processes)
+    drawn = training_pairs(data, bounds, config.cutoffs, config.horizon_days, seed)
+    pairs = drawn.pairs
+    learned, held_out = split_pairs(data, pairs, config.held_out, processes)
+    sizes = all_gather((len(learned), len(held_out)), processes)
     if not any(size for size, _ in sizes):
         raise InputError(
-            f"{data.path} has no user with a word before the cut-off. Choose a later one."
+            f"{data.path} has no user with a word before the cut-off. Choose a later cut-off."
         )
     if not all(size for size, _ in sizes):
         raise InputError(
-            f"{data.path} has too few users for {processes.world} processes: one has none to learn "
-            "from. Start fewer processes."
+            f"{data.path} has too few users for {processes.world} processes: one has no user to "
+            "learn from. Start fewer processes."
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -102,11 +105,11 @@ def pretrain(
     if from_model is not None:
         _check_origin(data, model, hide, config)
     else:
-        _start(model, data, bounds, asked, config=config, seed=seed, processes=processes)
+        _initialize(model, data, bounds, pairs, config=config, seed=seed, processes=processes)
     model.sample_softmax(config.samples if config.softmax == "sampled" else None)
     precision = (
-        # Machines may differ in what they are fast at, but must compute alike.
-        from_first(lambda: model.fastest_precision(processes.device), processes)
+        # Machines may differ in their fastest precision, but must use the same one.
+        run_on_first(lambda: model.fastest_precision(processes.device), processes)
         if config.precision == "auto"
         else config.precision
     )
@@ -115,9 +118,9 @@ def pretrain(
         "preset": preset,
         "config": {**config.model_dump(mode="json"), "model": model.config.model_dump(mode="json")},
         "seed": seed,
-        # The batches of so many are others than those of one.
+        # Batches depend on the number of processes.
         "processes": processes.world,
-        # The weights remember what an earlier training saw.
+        # Weights from an earlier training keep what it saw.
         "before": max(int(bounds.cutoffs.max()), earlier.get("before", 0)),
         "at": None if at is None else fingerprint(data, bounds),
         "hidden": list(model.hidden),
@@ -128,14 +131,14 @@ def pretrain(
         "from": earlier or None,
     }
     if output is not None and output.exists():
-        return _finished(output, record, processes)
-    # What went before has a run of its own.
+        return _load_finished_run(output, record, processes)
+    # The earlier training has a tracked run of its own.
     settings = {name: value for name, value in record.items() if name != "from"}
     objective = _objective(config)
-    until = seen.until if config.objectives.future else None
+    until = drawn.until if config.objectives.future else None
     validation = validation_batches(
         data,
-        _take(asked, held_out),
+        _take(pairs, held_out),
         held_out,
         model.hidden,
         processes,
@@ -143,21 +146,21 @@ def pretrain(
     )
     has_validation = any(size for _, size in sizes)
     size = min(len(processes.share(config.batch_size)), len(learned))
-    own = _take(asked, learned)
+    own_pairs = _take(pairs, learned)
     with run_folder(output, record, resume=resume, is_first=processes.is_first) as work:
-        trained = train(
+        result = train(
             model.to(processes.device),
             objective,
             SequenceBatches(
                 data,
-                own.rows,
-                own.cutoffs,
+                own_pairs.rows,
+                own_pairs.cutoffs,
                 batch_size=size,
                 seed=seed,
                 hidden=model.hidden,
                 numbers=learned,
                 until=None if until is None else until[learned],
-                batches_per_epoch=min(gathered(len(learned) // size, processes)),
+                batches_per_epoch=min(all_gather(len(learned) // size, processes)),
             ),
             LoopConfig(
                 steps=config.steps,
@@ -172,7 +175,7 @@ def pretrain(
             if has_validation
             else None,
             processes=processes,
-            tracked=Tracked(trackers if processes.is_first else (), settings),
+            tracking=Tracking(trackers if processes.is_first else (), settings),
             description="pretraining",
         )
         model.cpu().eval()
@@ -180,7 +183,12 @@ def pretrain(
         if processes.is_first:
             people = len(np.unique(bounds.rows))
             first = min(data.first_event, earlier.get("first_event", data.first_event))
-            model.record = {**record, "first_event": first, "people": people, **_outcome(trained)}
+            model.record = {
+                **record,
+                "first_event": first,
+                "people": people,
+                **_result_record(result),
+            }
             if output is not None and work is not None:
                 publish(model.write, work, output)
     return model
@@ -190,29 +198,30 @@ def _objective(config: PretrainConfig) -> Objective:
     weights = config.objectives.model_dump()
     if weights["hidden"] or weights["future"]:
         hide = (config.least_hidden, config.most_hidden)
-        return partial(several, weights=weights, hide=hide, keep_position=config.keep_position)
+        return partial(
+            weighted_objectives, weights=weights, hide=hide, keep_position=config.keep_position
+        )
     return partial(masked_words, keep_position=config.keep_position)
 
 
 def fingerprint(data: PreparedData, pairs: Pairs) -> str:
-    """SHA-256 of a set of (user, cut-off) pairs, whatever their order."""
+    """Returns the SHA-256 of a set of (user, cut-off) pairs, independent of their order."""
     users = data.user_ids.take(pl.Series(pairs.rows).to_arrow()).to_pylist()
     lines = sorted(zip(users, pairs.cutoffs.tolist(), strict=True))
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
 def _pairs(data: PreparedData, before: str | date | datetime | None, at: Any | None) -> Pairs:
+    refuse_both(before, at, ("`before`", "`at`"))
     if at is not None:
-        if before is not None:
-            raise InputError("--at names each user's cut-off; leave --before out.")
-        return pairs_of(pl.DataFrame(at), data, "at")
+        return pairs_in(pl.DataFrame(at), data, "at")
     if before is not None:
-        return pairs_at(data, [instant_of(before, data, "--before")], "--before")
+        return pairs_at(data, [instant_of(before, data, "before")], "before")
     return pairs_at(data, [data.schema.fit_before_us or data.default_cutoff], "fit_before")
 
 
 def _in_row_order(pairs: Pairs) -> Pairs:
-    """Neighbors lie in one shard, whatever the order of the file that asked for them."""
+    """Sorts pairs by user, so that neighbors are in one shard, whatever the order of the input."""
     order = np.lexsort((pairs.cutoffs, pairs.rows))
     return _take(pairs, order)
 
@@ -221,32 +230,33 @@ def _take(pairs: Pairs, numbers: Int64) -> Pairs:
     return Pairs(pairs.rows[numbers], pairs.cutoffs[numbers])
 
 
-def own_pairs(
-    data: PreparedData, asked: Pairs, held_out: float, processes: Processes
+def split_pairs(
+    data: PreparedData, pairs: Pairs, held_out: float, processes: Processes
 ) -> tuple[Int64, Int64]:
-    """The numbers of the pairs that this process learns from, and validates on.
+    """Returns the numbers of this process's training pairs and of its validation pairs.
 
-    They are of a range of neighboring users, so a process reads the shards of its own users only.
+    They belong to a range of neighboring users, so a process reads the shards of its own users
+    only.
     """
-    own = np.array(processes.share(len(asked)), dtype=np.int64)
-    pairs = _take(asked, own)
+    numbers = np.array(processes.share(len(pairs)), dtype=np.int64)
+    own_pairs = _take(pairs, numbers)
     # Without a word there is nothing to predict.
-    own = own[sequence_lengths(data, pairs.rows, pairs.cutoffs) > 0]
-    is_out = is_held_out(data, asked.rows[own], held_out)
-    return own[~is_out], own[is_out]
+    numbers = numbers[sequence_lengths(data, own_pairs.rows, own_pairs.cutoffs) > 0]
+    is_validation = is_held_out(data, pairs.rows[numbers], held_out)
+    return numbers[~is_validation], numbers[is_validation]
 
 
 def _new_model(data: PreparedData, config: PretrainConfig, hide: Sequence[str]) -> UserBert:
     unknown = sorted(set(hide) - set(data.vocabularies.profile))
     if unknown:
         raise InputError(
-            f"{data.path} has no profile field {unknown[0]!r} to hide; "
-            f"its fields are: {', '.join(data.vocabularies.profile) or 'none'}."
+            f"{data.path} has no profile field {unknown[0]!r} to hide. "
+            f"Its fields are: {', '.join(data.vocabularies.profile) or 'none'}."
         )
     weights = config.objectives
-    tells = {"tells_hidden": weights.hidden > 0, "tells_future": weights.future > 0}
+    predicted = {"tells_hidden": weights.hidden > 0, "tells_future": weights.future > 0}
     return UserBert(
-        config.model.model_copy(update=tells),
+        config.model.model_copy(update=predicted),
         data.input_shape(hide),
         schema=data.schema,
         vocabularies=data.vocabularies,
@@ -254,30 +264,31 @@ def _new_model(data: PreparedData, config: PretrainConfig, hide: Sequence[str]) 
     )
 
 
-def _start(
+def _initialize(
     model: UserBert,
     data: PreparedData,
     bounds: Pairs,
-    asked: Pairs,
+    pairs: Pairs,
     *,
     config: PretrainConfig,
     seed: int,
     processes: Processes,
 ) -> None:
-    """Tell a new model what counts and times of users are like, of those it is to learn from."""
+    """Initializes a new model's summary and timing from the users that it will learn from."""
     newest, every = (
-        _take(pairs, np.flatnonzero(~is_held_out(data, pairs.rows, config.held_out)))
-        for pairs in (bounds, asked)
+        _take(part, np.flatnonzero(~is_held_out(data, part.rows, config.held_out)))
+        for part in (bounds, pairs)
     )
     summary, timing = model.embedding.summary, model.embedding.timing
-    # Found by one process, as others may round otherwise.
+    # One process computes the values, because other machines may round differently.
     if config.start_from_counts:
         assert summary is not None, "settings that start from counts have a summary"
-        start_at(
-            summary, from_first(lambda: leading_directions(summary, data, newest, seed), processes)
+        initialize_summary(
+            summary,
+            run_on_first(lambda: leading_directions(summary, data, newest, seed), processes),
         )
     if timing is not None:
-        timing.measure_by(from_first(lambda: timings(data, every, seed), processes))
+        timing.measure_by(run_on_first(lambda: timings(data, every, seed), processes))
 
 
 def _check_origin(
@@ -288,36 +299,36 @@ def _check_origin(
     missing = [name for name in missing if name not in model.user_heads]
     if missing:
         raise InputError(
-            f"the model to go on from has no heads for objectives.{missing[0]}: it was pretrained "
-            "without. Leave the objective out, or pretrain from the start."
+            f"the model to start from has no heads for objectives.{missing[0]}: it was pretrained "
+            "without them. Leave the objective out, or pretrain from scratch."
         )
     if set(hide) - set(model.hidden):
         raise InputError(
-            f"the model to go on from has seen {', '.join(sorted(set(hide) - set(model.hidden)))}: "
-            "it cannot be hidden any more. Pretrain from the start."
+            f"the model to start from has seen {', '.join(sorted(set(hide) - set(model.hidden)))}, "
+            "which can no longer be hidden. Pretrain from scratch."
         )
 
 
-def _finished(output: Path, record: Mapping[str, Any], processes: Processes) -> UserBert:
-    """The model of a run that was killed when it was done, or nearly: its folder is whole."""
+def _load_finished_run(output: Path, record: Mapping[str, Any], processes: Processes) -> UserBert:
+    """Returns the model of a complete run, and removes the work folder that a kill left."""
     model = UserBert.from_pretrained(output)
-    refuse_other(output, model.record, record)
+    refuse_other_settings(output, model.record, record)
     if processes.is_first:
         shutil.rmtree(work_folder(output), ignore_errors=True)
     return model
 
 
-def _outcome(trained: Trained) -> dict[str, Any]:
-    """What the record says of a run that is done."""
-    losses = next(line for line in reversed(trained.lines) if "loss" in line)
-    validation = [line["validation"] for line in trained.lines if "validation" in line]
+def _result_record(result: TrainingResult) -> dict[str, Any]:
+    """Returns the entries of the model's record that describe a finished run."""
+    losses = next(line for line in reversed(result.lines) if "loss" in line)
+    validation = [line["validation"] for line in result.lines if "validation" in line]
     return {
         "loss": losses["loss"],
         "losses": losses["losses"],
         "validation": validation[-1] if validation else None,
-        "users": trained.users,
-        "seconds": round(trained.seconds, 3),
-        "users_per_s": round(trained.users / trained.seconds, 1),
+        "users": result.users,
+        "seconds": round(result.seconds, 3),
+        "users_per_s": round(result.users / result.seconds, 1),
         "versions": {
             "userbert": version("userbert"),
             "torch": torch.__version__,

@@ -1,10 +1,10 @@
-"""Adam on tables of which a batch reads few rows.
+"""Adam with lazy row updates, for tables of which a batch reads few rows.
 
-In: a `RowSparse` module, whose gradients hold the rows that were read. Out: its weights, moved as
-dense Adam moves them. A batch reads a thousand rows of a hundred thousand. Dense Adam moves the
-others too, by what is left of their momentum; SparseAdam leaves them where they are, which is
-another method. Here a row makes up for the steps that it missed just before it is read, in closed
-form (docs/decisions/0008-the-fast-training-step.md). The optimizer uses it.
+In: a `RowSparse` module, whose gradients hold only the rows that the batch read. Out: its weights,
+updated as by dense Adam. A batch reads about a thousand of a hundred thousand rows. Dense Adam also
+moves the other rows, by their remaining momentum; SparseAdam does not, so it is a different method.
+Here a row catches up on its missed steps just before it is read, in closed form
+(docs/decisions/0008-the-fast-training-step.md). The optimizer uses it.
 
 Letters in shapes: R rows of a weight, U rows of a batch, E width.
 """
@@ -22,12 +22,12 @@ from userbert.model.tables import RowSparse
 
 MEAN_DECAY, SQUARE_DECAY, EPSILON = 0.9, 0.999, 1e-8
 """PyTorch's defaults; paper §4.4 names no others."""
-_FLUSHED = 65_536
-"""Rows brought up to date at once."""
+_FLUSH_CHUNK = 65_536
+"""Rows brought up to date at a time."""
 
 
 class RowAdam:
-    """Dense Adam on the weights of one `RowSparse` module, at the cost of the rows it reads."""
+    """Dense Adam on the weights of one `RowSparse` module, at the cost of the rows read."""
 
     def __init__(self, module: RowSparse, learning_rate: float) -> None:
         self.module = module
@@ -35,10 +35,10 @@ class RowAdam:
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.squares = [torch.zeros_like(weight) for weight in self.weights]
         self.steps = 0
-        """Taken so far."""
+        """Number of steps taken."""
         rows = len(self.weights[0])
         self.current = torch.zeros(rows, dtype=torch.int32, device=self.weights[0].device)
-        """(R,): the step that each row is up to date with."""
+        """Step up to which each row is up to date (R,)."""
         self.tails = Tails()
         self.learning_rate = learning_rate
         self.native = kernels.available() and self.current.device.type == "cpu"
@@ -46,7 +46,7 @@ class RowAdam:
 
     @property
     def learning_rate(self) -> float:
-        """Of all steps since the rows were last brought up to date."""
+        """Learning rate of all steps since the last flush."""
         return self._tail.adam.learning_rate
 
     @learning_rate.setter
@@ -56,11 +56,11 @@ class RowAdam:
 
     @torch.no_grad()
     def catch_up(self, rows: Tensor) -> None:
-        """Take the steps that the rows (U,) missed, in which their gradients were zero.
+        """Applies the steps that the rows (U,) missed, in which their gradients were zero.
 
-        Step i of Adam then moves a row by -lr · m_i / (1 - b1^i) / (√(v_i / (1 - b2^i)) + ε), with
-        m and v decaying by b1 and b2 a step: a sum over i that depends on the row by m / √v alone,
-        but for ε, of which the mean over the steps is taken.
+        Step i of Adam moves such a row by -lr · m_i / (1 - b1^i) / (√(v_i / (1 - b2^i)) + ε), where
+        m and v decay by b1 and b2 per step. The sum over i depends on the row only through m / √v,
+        except for ε, which is replaced by its mean over the steps.
         """
         if self.native:
             self._update(rows, ())
@@ -84,17 +84,17 @@ class RowAdam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take a step with the rows of the gradients, which all the weights share."""
-        found = [_rows_of(weight.grad) for weight in self.weights if weight.grad is not None]
-        if not found:
+        """Takes a step on the rows of the gradients, which are the same for all weights."""
+        sparse = [_rows_of(weight.grad) for weight in self.weights if weight.grad is not None]
+        if not sparse:
             self.steps += 1
             return
-        rows, gradients = found[0][0], [values for _, values in found]
+        rows, gradients = sparse[0][0], [values for _, values in sparse]
         if self.native:
             self._update(rows, gradients)
             self.steps += 1
             return
-        # Another process may have read what this one did not.
+        # Another process may have read rows that this one did not.
         self.catch_up(rows)
         self.steps += 1
         scale = self.learning_rate / (1 - MEAN_DECAY**self.steps)
@@ -115,52 +115,53 @@ class RowAdam:
         update_rows(table, rows, gradients, self.steps, self.tails.until(self.steps), self._tail)
 
     def flush(self) -> None:
-        """Bring every row up to date."""
+        """Brings every row up to date."""
         behind = (self.current < self.steps).nonzero()[:, 0]
-        for rows in behind.split(_FLUSHED):  # type: ignore[no-untyped-call]
+        for rows in behind.split(_FLUSH_CHUNK):  # type: ignore[no-untyped-call]
             self.catch_up(rows)
 
 
 def _rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows (U,) of a sparse gradient, ascending, and their values (U, E)."""
+    """Returns the distinct rows (U,) of a sparse gradient, ascending, and their values (U, E)."""
     rows = gradient._indices()[0]
-    # Autograd forgets that a gradient is coalesced, and to coalesce it anew takes long.
+    # Autograd drops the flag of a coalesced gradient, and coalescing it again is slow.
     if not (rows[1:] > rows[:-1]).all():
         gradient = gradient.coalesce()
     return gradient._indices()[0], gradient._values()
 
 
 class Tails:
-    """How far momentum carries a row whose gradients are zero, for m / √v = 1.
+    """Distance that momentum moves a row whose gradients are zero, for m / √v = 1.
 
-    From step s until t it is T_s - r^(t - s) T_t, with r = b1 / √b2 and T_s the sum over k ≥ 1 of
-    r^k · √(1 - b2^(s + k)) / (1 - b1^(s + k)). The ε of each term is scaled by
-    √(1 - b2^(s + k)) / √b2^k, so another such sum gives their mean.
+    From step s to step t the distance is T_s - r^(t - s) T_t, where r = b1 / √b2 and T_s is the sum
+    over k ≥ 1 of r^k · √(1 - b2^(s + k)) / (1 - b1^(s + k)). The ε of each term is scaled by
+    √(1 - b2^(s + k)) / √b2^k, so a second sum of this form gives their mean.
     """
 
     RATIOS = np.array([MEAN_DECAY / SQUARE_DECAY**0.5, MEAN_DECAY / SQUARE_DECAY])
     _TERMS = 400
-    """0.9^400 is 1e-18."""
+    """Terms of each sum: 0.9^400 is 1e-18."""
     _BLOCK = 16_384
+    """Steps computed at a time."""
 
     def __init__(self) -> None:
         self._sums = np.zeros((2, 0))
 
     def until(self, step: int) -> NDArray[np.float64]:
-        """(2, at least step + 1): T_s of each step, and the sums with the scales of ε."""
+        """Returns T_s and the sums scaled for ε, by step: (2, at least step + 1)."""
         while self._sums.shape[1] <= step:
             self._extend()
         return self._sums
 
     def between(self, since: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """(U,) each: how far rows go from earlier steps (U,) on until a step, and their ε."""
+        """Returns the distance from earlier steps (U,) to a step, and the mean ε: (U,) each."""
         sums = self.until(step)
         starts = since.cpu().numpy()
         decay = self.RATIOS[:, None] ** (step - starts)
         travel, epsilon = sums[:, starts] - decay * sums[:, step, None]
         both = np.stack([travel, epsilon / travel * EPSILON]).astype(np.float32)
-        found = torch.from_numpy(both).to(since.device)
-        return found[0], found[1]
+        tensors = torch.from_numpy(both).to(since.device)
+        return tensors[0], tensors[1]
 
     def _extend(self) -> None:
         first = self._sums.shape[1]

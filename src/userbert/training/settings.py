@@ -1,6 +1,6 @@
-"""What a pretraining can be set to: presets, and changes to them.
+"""Pretraining settings: the configuration, its presets, and changes to a preset.
 
-In: a preset's name, and settings as typed. Out: a `PretrainConfig`, which `pretrain` follows.
+In: the name of a preset, and settings as text. Out: a `PretrainConfig` for `pretrain`.
 """
 
 import difflib
@@ -15,54 +15,55 @@ from userbert.model.userbert import UserBertConfig
 from userbert.schema.strict import Strict
 
 SAMPLES = 2_048
-"""Ids that a sampled softmax looks at, besides those of the batch."""
+"""Ids in a sample of the sampled softmax, in addition to the ids of the batch."""
 
 
 class Objectives(Strict):
-    """How much each objective weighs; those of no weight are not computed."""
+    """Weight of each objective's loss; objectives of weight 0 are not computed."""
 
     words: float = Field(default=1.0, ge=0)
-    """Masked words (paper §3.2)."""
+    """Predict masked words (paper §3.2)."""
     hidden: float = Field(default=0.0, ge=0)
-    """From [CLS], the actions of the user's that were hidden."""
+    """Predict the user's hidden actions from [CLS]."""
     future: float = Field(default=0.0, ge=0)
-    """From [CLS], the actions after the cut-off."""
+    """Predict the actions after the cut-off from [CLS]."""
 
 
 class PretrainConfig(Strict):
-    """How a model is pretrained; the defaults are the preset `paper`."""
+    """Configuration of pretraining; the defaults are the preset `paper`."""
 
     model: UserBertConfig = UserBertConfig()
     objectives: Objectives = Objectives()
     least_hidden: float = Field(default=0.2, ge=0, le=1)
+    """Lower bound of the hidden share of a user's actions."""
     most_hidden: float = Field(default=0.7, ge=0, le=1)
-    """Between them lies the share of a user's actions that is hidden."""
+    """Upper bound of the hidden share of a user's actions; it is drawn between the two."""
     cutoffs: int = Field(default=1, ge=1)
-    """Of each user: the newest, and others before it, drawn at random."""
+    """Cut-offs per user: the newest, and earlier ones drawn at random."""
     horizon_days: float = Field(default=28.0, gt=0)
-    """How far the future goes that is predicted; at most a quarter of the log."""
+    """Length of the predicted future, in days; at most a quarter of the log."""
     start_from_counts: bool = False
-    """Whether the summary's tables start at the directions in which users' counts vary most."""
+    """Whether to initialize the summary's tables from a truncated SVD of the users' counts."""
     keep_position: bool = False
-    """Whether words that are masked keep their position and segment; the paper allows both."""
+    """Whether masked words keep their position and segment; the paper allows both."""
     steps: int = Field(default=400_000, ge=1)
-    """Batches (paper §4.4)."""
+    """Number of batches (paper §4.4)."""
     batch_size: int = Field(default=16, ge=1)
     """User sequences in a batch (paper §4.4)."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Of Adam (paper §4.4)."""
+    """Adam's learning rate (paper §4.4)."""
     decay: float = Field(default=0.0, ge=0, le=1)
-    """The share of the steps, at the end, over which the learning rate falls to nothing."""
+    """Share of the steps, at the end, over which the learning rate falls to almost zero."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """bf16 where it is the faster: on a GPU, and where our kernels can run."""
+    """`auto` uses bf16 where it is faster: on a GPU, and on CPUs that run our kernels."""
     softmax: Literal["exact", "sampled"] = "exact"
-    """Over all ids, or, in attributes of many, over a sample."""
+    """Softmax over all ids, or over a sample for attributes with many ids."""
     samples: int = Field(default=SAMPLES, ge=1)
-    """Ids in a sample."""
+    """Ids in a sample of the sampled softmax."""
     held_out: float = Field(default=0.05, ge=0, lt=1)
-    """The share of users whose loss is watched, and who are not learned from."""
+    """Share of users held out for validation; the model does not learn from them."""
     checkpoint_every: int = Field(default=1000, ge=1)
-    """Steps between two checkpoints, and between two validations."""
+    """Steps between checkpoints, and between validations."""
 
 
 DEFAULT = "default"
@@ -80,27 +81,30 @@ PRESETS: Mapping[str, PretrainConfig] = {
     ),
     "paper": PretrainConfig(),
 }
-"""What each difference brings: docs/decisions/0010-what-makes-vectors-worth-having.md."""
+"""Presets by name. docs/decisions/0010-what-makes-vectors-worth-having.md measures each change."""
 
 
 def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainConfig:
-    """A preset with settings changed, as `steps=1000` or `model.layers=2`; raises `InputError`."""
+    """Returns a preset changed by settings such as `steps=1000` or `model.layers=2`.
+
+    Raises `InputError` if a setting does not exist, or its value is not valid.
+    """
     content = preset_named(preset).model_dump()
     for override in overrides:
         key, equals, text = override.partition("=")
         *path, last = key.strip().split(".")
         if not equals:
-            raise InputError(f"--set {override}: expected key=value, such as steps=1000.")
+            raise InputError(f"setting {override!r}: expected key=value, such as steps=1000.")
         place: Any = content
         for part in path:
             place = place.get(part) if isinstance(place, dict) else None
         if not isinstance(place, dict) or last not in place:
             raise InputError(
-                f"--set {override}: there is no setting {key!r}; {_hint(key, _keys(content))}"
+                f"setting {override!r}: there is no setting {key!r}; {_hint(key, _keys(content))}"
             )
         if isinstance(place[last], dict):
             raise InputError(
-                f"--set {override}: {key} is a group of settings; set one of them, such as "
+                f"setting {override!r}: {key} is a group of settings. Set one of them, such as "
                 f"{key}.{next(iter(place[last]))}."
             )
         place[last] = _value(text)
@@ -111,8 +115,8 @@ def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainC
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r}"
             for fault in error.errors()
         )
-        raise InputError(f"--set: {faults}.") from error
-    for is_wrong, told in (
+        raise InputError(f"settings: {faults}.") from error
+    for is_wrong, message in (
         (
             config.model.hidden % config.model.heads > 0 or config.model.hidden % 2 > 0,
             f"model.hidden: expected an even multiple of model.heads, {config.model.heads}, found "
@@ -120,11 +124,11 @@ def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainC
         ),
         (
             config.samples != SAMPLES and config.softmax == "exact",
-            "samples: the exact softmax has none; add --set softmax=sampled",
+            "samples: the exact softmax draws no samples; also set softmax=sampled",
         ),
         (
             not any(config.objectives.model_dump().values()),
-            "objectives: all weigh nothing, so nothing is learned; give one of them a weight",
+            "objectives: all weights are 0, so nothing is learned; give one of them a weight",
         ),
         (
             config.least_hidden > config.most_hidden,
@@ -132,33 +136,34 @@ def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainC
         ),
         (
             config.objectives.future > 0 and config.cutoffs == 1,
-            "objectives.future: of the newest cut-off no future is known; add --set cutoffs=8",
+            "objectives.future: the newest cut-off has no known future; also set cutoffs=8",
         ),
         (
             config.start_from_counts and not config.model.summary,
-            "start_from_counts: there is no summary to start; add --set model.summary=true",
+            "start_from_counts: the model has no summary; also set model.summary=true",
         ),
     ):
         if is_wrong:
-            raise InputError(f"--set {told}.")
+            raise InputError(f"setting {message}.")
     return config
 
 
 def preset_named(name: str) -> PretrainConfig:
-    """A preset; raise `InputError` if there is none of that name."""
+    """Returns a preset. Raises `InputError` if there is none of that name."""
     if name not in PRESETS:
         raise InputError(f"there is no preset {name!r}; choose one of: {', '.join(PRESETS)}.")
     return PRESETS[name]
 
 
 def _hint(key: str, known: Sequence[str]) -> str:
-    """The settings that may be meant: those of that name in a group, or the nearest."""
-    same = [name for name in known if name.split(".")[-1] == key]
-    close = same or difflib.get_close_matches(key, known, n=1)
+    """Suggests settings: those with this name in a group, or the most similar one."""
+    in_groups = [name for name in known if name.split(".")[-1] == key]
+    close = in_groups or difflib.get_close_matches(key, known, n=1)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}."
 
 
 def _keys(content: Mapping[str, Any]) -> list[str]:
+    """Returns the dotted names of all settings."""
     return [
         key
         for name, value in content.items()
@@ -167,6 +172,7 @@ def _keys(content: Mapping[str, Any]) -> list[str]:
 
 
 def _value(text: str) -> Any:
+    """Parses a value as JSON, or else as plain text."""
     try:
         return json.loads(text)
     except ValueError:

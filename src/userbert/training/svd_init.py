@@ -1,9 +1,9 @@
-"""Where a new model starts: what is known of its users' counts and times without learning.
+"""Initializes a new model from its users' data: a truncated SVD of counts, and timing statistics.
 
-In: a new model, and the pairs it is to learn from. Out: the rows of its summary, at the directions
-in which users' counts vary most, and the numbers that its timing is measured against. A network
-that must find from nothing what goes with what in tens of thousands of values takes long; a
-truncated SVD of the users' counts knows the linear part of it within seconds. `pretrain` calls it.
+In: a new model and the pairs it will learn from. Out: the rows of its summary, which project onto
+the directions in which users' counts vary most, and the timing that its timing layer is normalized
+by. A network needs long to learn from scratch which of tens of thousands of values go together; a
+truncated SVD finds the linear part within seconds. `pretrain` uses it.
 
 Letters in shapes: P pairs, R rows of the tables, H hidden, K numbers of timing.
 """
@@ -25,21 +25,22 @@ from userbert.model.indices import timing
 from userbert.model.summary import HistorySummary
 
 MOST_PAIRS = 50_000
-"""More would change the leading directions little."""
+"""Maximum number of pairs used; more would change the leading directions little."""
 _CHUNK = 4_096
+"""Pairs cut at a time."""
 _LEAST_DEVIATION = 0.02
-"""Of a value's weight over users: rarer values do not weigh more than those of this."""
+"""Lower bound of a value's standard deviation over users, so that rare values do not dominate."""
 SPREAD = 0.3
-"""The deviation of what the summary gives at the start: beside it, the totals count little."""
+"""Initial standard deviation of the summary's output, large compared with that of its totals."""
 
 
 def leading_directions(
     summary: HistorySummary, data: PreparedData, pairs: Pairs, seed: int
 ) -> NDArray[np.float32]:
-    """Rows (R, H) of the summary's tables for which its sums are the leading directions.
+    """Returns rows (R, H) for the summary's tables that project counts onto leading directions.
 
-    Each direction has the same deviation over users. With fewer users or values than H, the rest
-    is zero.
+    Every direction has the same standard deviation over users. With fewer users or values than H,
+    the remaining columns are zero.
     """
     counts = _counts(summary, _batches(data, pairs, seed))
     mean = np.asarray(counts.mean(axis=0)).ravel()
@@ -51,26 +52,26 @@ def leading_directions(
     _, _, directions = randomized_svd(counts @ sparse.diags_array(scale), number, random_state=seed)
     rows = directions.T * scale[:, None]  # (R, directions)
     spread = np.asarray(counts @ rows).std(axis=0)
-    known = spread > spread.max() * 1e-3
-    found = np.zeros((len(scale), hidden), np.float32)
-    found[:, np.flatnonzero(known)] = rows[:, known] / spread[known] * SPREAD
-    return found
+    is_used = spread > spread.max() * 1e-3
+    table = np.zeros((len(scale), hidden), np.float32)
+    table[:, np.flatnonzero(is_used)] = rows[:, is_used] / spread[is_used] * SPREAD
+    return table
 
 
-def start_at(summary: HistorySummary, rows: NDArray[np.float32]) -> None:
-    """Put the rows (R, H) into the summary's tables; that of *none* stays zero."""
+def initialize_summary(summary: HistorySummary, rows: NDArray[np.float32]) -> None:
+    """Copies the rows (R, H) into the summary's tables; row 0, for no value, stays zero."""
     with torch.no_grad():
         summary.tables.weight[1:] = torch.from_numpy(rows[1:])
 
 
 def timings(data: PreparedData, pairs: Pairs, seed: int) -> NDArray[np.float32]:
-    """The timing (P, K) of at most `MOST_PAIRS` pairs, drawn at random."""
+    """Returns the timing (P, K) of at most `MOST_PAIRS` pairs, drawn at random."""
     shape = data.input_shape()
     return np.concatenate([timing(batch, shape) for batch in _batches(data, pairs, seed)])
 
 
 def _batches(data: PreparedData, pairs: Pairs, seed: int) -> Iterator[UserBatch]:
-    """The user sequences of at most `MOST_PAIRS` pairs, drawn at random."""
+    """Yields the user sequences of at most `MOST_PAIRS` pairs, drawn at random."""
     chosen = np.arange(len(pairs))
     if len(pairs) > MOST_PAIRS:
         drawn = np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)
@@ -81,10 +82,10 @@ def _batches(data: PreparedData, pairs: Pairs, seed: int) -> Iterator[UserBatch]
 
 
 def _counts(summary: HistorySummary, batches: Iterator[UserBatch]) -> sparse.csr_matrix:
-    """(P, R): the weights of values that the summary sums with."""
+    """Returns the weight that the summary gives to each value, by pair (P, R)."""
     rows, weights, lengths = [], [], []
     for batch in batches:
-        counted = summary.counted(batch)
+        counted = summary.summary_rows(batch)
         rows.append(counted.rows)
         weights.append(counted.weights)
         lengths.append(np.diff(counted.offsets))

@@ -1,8 +1,8 @@
-"""Experiment trackers: TensorBoard and MLflow, told what `metrics.jsonl` is told.
+"""Experiment trackers: send the lines of `metrics.jsonl` to TensorBoard and MLflow.
 
-In: a run's settings, and its lines of metrics as the loop logs them. Out: the same in a tracker,
-while the run goes on. A run that was interrupted goes on in the same place. None of them is
-imported before it follows a run.
+In: a run's settings, and its lines of metrics as the loop logs them. Out: the same values in a
+tracker, during the run. A resumed run continues in the same place. A tracker's package is imported
+only when it follows a run.
 """
 
 import json
@@ -20,62 +20,65 @@ from userbert.folders import read_json, replacing_file, write_json
 from userbert.progress import warn
 
 Line = dict[str, Any]
-"""One line of metrics: its step, and numbers by name, some of them in groups."""
-Tell = Callable[[Line], None]
+"""A line of metrics: its step, and numbers by name, some of them in groups."""
+LogLine = Callable[[Line], None]
+"""Function that sends a line to a tracker."""
 
 _MLFLOW_RUN = "mlflow.json"
-_NOT_OF_A_KEY = re.compile(r"[^/\w.\- :]")
-"""What MLflow refuses in the name of a metric."""
+"""File in the work folder that holds the id of the MLflow run."""
+_INVALID_IN_NAME = re.compile(r"[^/\w.\- :]")
+"""Characters that MLflow refuses in the name of a metric."""
 
 
 class TrackerName(StrEnum):
-    """The trackers that the command line knows."""
+    """Trackers that the command line knows."""
 
     TENSORBOARD = "tensorboard"
     MLFLOW = "mlflow"
 
 
 class Tracker(Protocol):
-    """Somebody who is told of a run."""
+    """Receives the settings and metrics of a run."""
 
     def follow(
         self, settings: Mapping[str, Any], lines: Sequence[Line], folder: Path | None
-    ) -> AbstractContextManager[Tell]:
-        """Open a run, or go on with the one that `lines` are of; the function takes a new line.
+    ) -> AbstractContextManager[LogLine]:
+        """Opens a run, or continues the one that logged `lines`; yields a function for new lines.
 
-        `folder` is the run's own, which it finds again when it goes on; None: it never does.
+        `folder` is the run's work folder, which a resumed run has too; None if it cannot resume.
         """
 
 
 @dataclass(frozen=True)
-class Tracked:
-    """Who is told of a run, and by which settings."""
+class Tracking:
+    """The trackers of a run, and the settings that they get."""
 
     trackers: Sequence[Tracker] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @contextmanager
-    def follow(self, lines: Sequence[Line], folder: Path | None) -> Iterator[Tell]:
-        """Let all trackers follow."""
+    def follow(self, lines: Sequence[Line], folder: Path | None) -> Iterator[LogLine]:
+        """Opens the run in all trackers; yields a function that sends a line to each."""
         with ExitStack() as stack:
-            tells = [
+            loggers = [
                 stack.enter_context(tracker.follow(self.settings, lines, folder))
                 for tracker in self.trackers
             ]
 
-            def tell(line: Line) -> None:
-                for tell_one in tells:
-                    tell_one(line)
+            def log(line: Line) -> None:
+                for log_to_tracker in loggers:
+                    log_to_tracker(line)
 
-            yield tell
+            yield log
 
 
-UNTRACKED = Tracked()
+NO_TRACKING = Tracking()
+"""No trackers."""
 
 
 @dataclass(frozen=True)
 class TensorBoard:
-    """TensorBoard's event files in a folder, which it may watch while the run goes on."""
+    """Writes TensorBoard event files to a folder, which it can show during the run."""
 
     folder: str | Path
 
@@ -88,8 +91,8 @@ class TensorBoard:
         settings: Mapping[str, Any],
         lines: Sequence[Line],
         folder: Path | None,
-    ) -> Iterator[Tell]:
-        """Append to the event files that are there, from the first step that is done again."""
+    ) -> Iterator[LogLine]:
+        """Appends to the event files in the folder, from the first repeated step on."""
         from torch.utils.tensorboard import SummaryWriter
 
         curve = Path(self.folder)
@@ -99,30 +102,30 @@ class TensorBoard:
             writer = SummaryWriter(curve, purge_step=step + 1)
         except OSError as error:
             raise InputError(
-                f"cannot write {curve}: {error.strerror}. Choose another -o."
+                f"cannot write {curve}: {error.strerror}. Choose another output."
             ) from error
 
-        def tell(line: Line) -> None:
-            for name, value in flat(_numbers(line), "/").items():
+        def log(line: Line) -> None:
+            for name, value in flatten(_numbers(line), "/").items():
                 writer.add_scalar(name, value, line["step"])
             writer.flush()
 
         with writer:
             if is_new:
                 text = json.dumps(settings, indent=2, ensure_ascii=False, default=str)
-                # Indented, Markdown shows it as it stands.
+                # Markdown shows indented text verbatim.
                 writer.add_text("settings", "    " + text.replace("\n", "\n    "))
                 for line in lines:
-                    tell(line)
-            yield tell
+                    log(line)
+            yield log
 
 
 @dataclass(frozen=True)
 class MLflow:
-    """A run of MLflow, where its own variables say (MLFLOW_TRACKING_URI and others)."""
+    """Logs to MLflow, at the server that MLFLOW_TRACKING_URI and its other variables name."""
 
     name: str | None = None
-    """Of the run. Default: MLflow makes one up."""
+    """Name of the run. Default: MLflow chooses one."""
 
     def __post_init__(self) -> None:
         _require(TrackerName.MLFLOW)
@@ -130,67 +133,67 @@ class MLflow:
     @contextmanager
     def follow(
         self, settings: Mapping[str, Any], lines: Sequence[Line], folder: Path | None
-    ) -> Iterator[Tell]:
-        """Go on with the run that the folder names; tell only what that has not heard yet.
+    ) -> Iterator[LogLine]:
+        """Continues the run named in the folder, and sends only values that it does not have.
 
-        A tracker that cannot be reached at the start is an `InputError`; one that is lost later is
-        a warning, as days of training must not end with it.
+        If the server cannot be reached at the start, raises `InputError`. If it is lost later, only
+        warns, so that a long training does not end.
         """
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        kept = None if folder is None else folder / _MLFLOW_RUN
-        begun = read_json(kept)["run"] if kept is not None and kept.exists() else None
+        run_file = None if folder is None else folder / _MLFLOW_RUN
+        earlier = read_json(run_file)["run"] if run_file is not None and run_file.exists() else None
         try:
-            # Nested: whoever calls us may have a run open, of which this is a part.
-            run = mlflow.start_run(run_id=begun, run_name=self.name, nested=True).info.run_id
-            if begun is None:
-                mlflow.log_params(flat(settings, "."))
+            # Nested: the caller may have an open run, of which this is a part.
+            run = mlflow.start_run(run_id=earlier, run_name=self.name, nested=True).info.run_id
+            if earlier is None:
+                mlflow.log_params(flatten(settings, "."))
         except MlflowException as error:
             raise InputError(
-                f"MLflow at {mlflow.get_tracking_uri()} cannot be told of this run: "
-                f"{_first_line(error)} Let MLFLOW_TRACKING_URI name a server that runs, or leave "
-                "--track mlflow out."
+                f"MLflow at {mlflow.get_tracking_uri()} cannot log this run: "
+                f"{_first_line(error)} Set MLFLOW_TRACKING_URI to a running server, or train "
+                "without MLflow."
             ) from error
-        if kept is not None and begun is None:
-            with replacing_file(kept) as temporary:
+        if run_file is not None and earlier is None:
+            with replacing_file(run_file) as temporary:
                 write_json(temporary, {"run": run})
-        client, heard, is_lost = mlflow.MlflowClient(), dict[str, int](), False
+        client, last_steps, is_lost = mlflow.MlflowClient(), dict[str, int](), False
 
         def last_step(key: str) -> int:
-            history = [] if begun is None else client.get_metric_history(run, key)
+            history = [] if earlier is None else client.get_metric_history(run, key)
             return max((metric.step for metric in history), default=0)
 
         def lose(error: Exception) -> None:
             nonlocal is_lost
             if not is_lost:
                 warn(
-                    f"MLflow at {mlflow.get_tracking_uri()} was lost: {_first_line(error)} The run "
-                    "goes on without it; metrics.jsonl has all."
+                    f"lost MLflow at {mlflow.get_tracking_uri()}: {_first_line(error)} The run "
+                    "continues without it; metrics.jsonl has every line."
                 )
             is_lost = True
 
-        def tell(line: Line) -> None:
+        def log(line: Line) -> None:
             if is_lost:
                 return
-            step, fresh = line["step"], {}
+            step, metrics = line["step"], {}
             try:
-                for name, value in flat(_numbers(line), "/").items():
-                    key = _NOT_OF_A_KEY.sub("_", name)
-                    if key not in heard:
-                        heard[key] = last_step(key)
-                    if step > heard[key]:
-                        fresh[key], heard[key] = value, step
-                if fresh:
-                    mlflow.log_metrics(fresh, step=step, run_id=run)
+                for name, value in flatten(_numbers(line), "/").items():
+                    key = _INVALID_IN_NAME.sub("_", name)
+                    if key not in last_steps:
+                        last_steps[key] = last_step(key)
+                    if step > last_steps[key]:
+                        metrics[key], last_steps[key] = value, step
+                if metrics:
+                    mlflow.log_metrics(metrics, step=step, run_id=run)
             except MlflowException as error:
                 lose(error)
 
         status = "FAILED"
         try:
             for line in lines:
-                tell(line)
-            yield tell
+                log(line)
+            yield log
             status = "FINISHED"
         finally:
             try:
@@ -202,11 +205,10 @@ class MLflow:
 def trackers_of(
     names: Sequence[TrackerName], output: Path, *, is_resumed: bool = False
 ) -> list[Tracker]:
-    """Make the trackers that the command line asks for, of a run that makes `output`.
+    """Creates the trackers with these names for a run that writes `output`.
 
-    TensorBoard's folder stands beside the output, whole or not: it is watched while the output is
-    not there yet. Raises `InputError` if a tracker is not installed, or that folder is of a run
-    that is not gone on with.
+    TensorBoard's folder is next to the output, because it is read before the output exists. Raises
+    `InputError` if a tracker is not installed, or if that folder exists and the run is not resumed.
     """
     trackers: list[Tracker] = []
     for name in dict.fromkeys(names):
@@ -216,22 +218,22 @@ def trackers_of(
         folder = output.with_name(f"{output.name}-tensorboard")
         if folder.exists() and not is_resumed:
             raise InputError(
-                f"{folder} holds the curve of an earlier run. Choose another -o, or remove it."
+                f"{folder} holds the curve of an earlier run. Choose another output, or remove it."
             )
         trackers.append(TensorBoard(folder))
     return trackers
 
 
-def flat(nested: Mapping[str, Any], separator: str) -> dict[str, Any]:
-    """What is inside of groups under names that begin with the group's."""
-    found: dict[str, Any] = {}
+def flatten(nested: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Returns nested values by dotted or slashed names, such as `losses/NAME`."""
+    values: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):
-            inner = flat(value, separator)
-            found.update({f"{name}{separator}{key}": inner[key] for key in inner})
+            inner = flatten(value, separator)
+            values.update({f"{name}{separator}{key}": inner[key] for key in inner})
         else:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def _numbers(line: Line) -> Line:
