@@ -1,4 +1,4 @@
-"""The command line in this process: what a user reads, and what is left in the folder."""
+"""Runs the command line in this process: captures its output and the files it leaves."""
 
 import sys
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from userbert import cli
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """Outcome of a command."""
 
     code: int
     out: str
     error: str
     appeared: list[str]
-    """In the current folder, hidden or not."""
+    """New files in the current folder, hidden ones included."""
 
     @property
     def refusal(self) -> str:
-        """The message of a command that refused its input: one, and nothing was written."""
+        """The only message of a command that refused its input and wrote nothing."""
         assert self.code == 2, self.error
         assert self.error.startswith("error: ")
         assert "Traceback" not in self.error
@@ -49,8 +49,8 @@ def command_line_in(
             cli.main()
         except SystemExit as end:
             code = int(end.code or 0)
-        said = capsys.readouterr()
+        output = capsys.readouterr()
         appeared = sorted({path.name for path in folder.iterdir()} - before)
-        return Done(code, said.out, said.err, appeared)
+        return Done(code, output.out, output.err, appeared)
 
     return run

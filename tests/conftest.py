@@ -1,11 +1,11 @@
-"""What tests of every stage share: real logs, and hypothesis without a clock."""
+"""Fixtures of all tests: real logs, the command line, Java, a browser; hypothesis settings."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before torch is loaded: tests run side by side, and its threads would wait for each other.
+# Set before torch is loaded: tests run in parallel, and its threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from command_line import Userbert, command_line_in
 
-# Examples that touch the disk take as long as the machine lets them.
+# No deadline: examples that use the disk take as long as the machine needs.
 settings.register_profile(
     "userbert", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50
 )
@@ -27,7 +27,7 @@ def real_data() -> Path:
     folder = os.environ.get("USERBERT_DATA")
     if folder is None:
         if os.environ.get("CI") == "true":
-            pytest.fail("USERBERT_DATA is not set, and continuous integration must test real logs")
+            pytest.fail("USERBERT_DATA is not set, but continuous integration must test real logs")
         pytest.skip("USERBERT_DATA is not set")
     return Path(folder)
 
@@ -42,25 +42,25 @@ def userbert(
 
 @pytest.fixture(scope="session")
 def java() -> None:
-    """What Spark runs on."""
+    """Requires Java, for Spark."""
     if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         if os.environ.get("CI") == "true":
-            pytest.fail("there is no Java, and continuous integration must test Spark")
+            pytest.fail("there is no Java, but continuous integration must test Spark")
         pytest.skip("there is no Java, which Spark needs")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium. Of a module: while it is open, others could not run an event loop."""
+    """The system's Chromium, per module: while it is open, no other event loop can run."""
     path = shutil.which("chromium")
     if path is None:
         if os.environ.get("CI") == "true":
-            pytest.fail("there is no Chromium, and continuous integration must test the page")
+            pytest.fail("there is no Chromium, but continuous integration must test the page")
         pytest.skip("there is no Chromium")
-    # As root, which containers run as, there is no sandbox.
+    # Containers run as root, where the sandbox does not work.
     has_sandbox = os.geteuid() != 0
     with (
         sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=path, chromium_sandbox=has_sandbox) as found,
+        playwright.chromium.launch(executable_path=path, chromium_sandbox=has_sandbox) as chromium,
     ):
-        yield found
+        yield chromium

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all, and what killed runs left is removed."""
+"""Outputs appear complete or not at all, and leftovers of killed runs are removed."""
 
 import os
 import platform
@@ -9,26 +9,26 @@ import pytest
 from userbert.errors import InputError
 from userbert.folders import publishing_file, publishing_folder
 
-NOBODY = 2**22 + 1
-"""No process: Linux numbers them up to 2**22."""
+NO_PROCESS = 2**22 + 1
+"""A number that no process has: Linux numbers processes up to 2**22."""
 
 
-def left_by(target: Path, process: int | str, node: str | None = None) -> Path:
-    """What a run of a process left beside a target."""
-    left = target.with_name(f".{target.name}.partial-{node or platform.node()}.{process}")
-    left.mkdir()
-    (left / "half").write_text("written")
-    return left
+def leftover(target: Path, process: int | str, node: str | None = None) -> Path:
+    """A temporary folder of a process's run, next to its target."""
+    folder = target.with_name(f".{target.name}.partial-{node or platform.node()}.{process}")
+    folder.mkdir()
+    (folder / "half").write_text("written")
+    return folder
 
 
-def test_what_a_killed_run_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+def test_leftovers_of_killed_runs_are_removed_and_other_runs_kept(tmp_path: Path) -> None:
     target = tmp_path / "data[1]"
-    dead = left_by(target, NOBODY)
+    dead = leftover(target, NO_PROCESS)
     kept = [
-        left_by(target, os.getppid()),
-        left_by(target, NOBODY, "another-machine"),
-        left_by(target, "other"),
-        left_by(tmp_path / "data", NOBODY),
+        leftover(target, os.getppid()),
+        leftover(target, NO_PROCESS, "another-machine"),
+        leftover(target, "other"),
+        leftover(tmp_path / "data", NO_PROCESS),
     ]
     with publishing_folder(target) as folder:
         assert not dead.exists()
@@ -41,7 +41,7 @@ def test_what_a_killed_run_left_is_removed_and_what_others_write_is_not(tmp_path
 
 
 @pytest.mark.parametrize("publishing", [publishing_folder, publishing_file])
-def test_a_full_disk_is_told_and_leaves_nothing(publishing: object, tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_leaves_nothing(publishing: object, tmp_path: Path) -> None:
     assert callable(publishing)
     with (
         pytest.raises(InputError, match="disk is full"),

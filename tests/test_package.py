@@ -1,7 +1,9 @@
-"""The package as others see it: its public names, its imports, what it does without torch."""
+"""The public package: its names, its imports, and modules that do without torch."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,32 +33,32 @@ TORCH_FREE = [
 ]
 
 
-def test_public_names_are_these() -> None:
-    assert userbert.__all__ == [
-        "DataError",
-        "InputError",
-        "LabelError",
-        "Labels",
-        "ModelError",
-        "PreparedData",
-        "Runtime",
-        "Schema",
-        "SchemaError",
-        "SourceError",
-        "TaskModel",
-        "UserBert",
-        "UserBertError",
-        "UserEmbedder",
-        "UserEvents",
-        "evaluate",
-        "explain",
-        "finetune",
-        "lookalike",
-        "prepare",
-        "pretrain",
-    ]
-    for name in userbert.__all__:
-        assert getattr(userbert, name) is not None
+def imported(statements: list[ast.stmt]) -> dict[str, str]:
+    """Names that statements import from userbert, and the modules that they come from."""
+    return {
+        name.name: statement.module
+        for statement in statements
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("userbert")
+        for name in statement.names
+        if statement.module
+    }
+
+
+def test_public_names_are_exactly_the_imported_ones() -> None:
+    statements = ast.parse(Path(userbert.__file__).read_text(encoding="utf-8")).body
+    [type_checking] = [part for part in statements if isinstance(part, ast.If)]
+    early, late = imported(statements), imported(type_checking.body)
+    assert late == userbert._LATE
+    assert early.keys().isdisjoint(late)
+    assert sorted([*early, *late]) == userbert.__all__
+
+
+@pytest.mark.parametrize("name", userbert.__all__)
+def test_public_name_resolves_to_a_documented_object(name: str) -> None:
+    public = getattr(userbert, name)
+    assert public.__name__ == name
+    assert public.__module__.startswith("userbert.")
+    assert public.__doc__
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

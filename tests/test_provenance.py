@@ -1,15 +1,15 @@
-"""A figure says where it comes from."""
+"""Results carry their provenance."""
 
 from pathlib import Path
 
 import pytest
 
 import userbert.provenance
-from userbert.provenance import made
+from userbert.provenance import provenance_record
 
 
-def test_made_names_code_data_seeds_machine_and_command() -> None:
-    origin = made(["userbert", "evaluate", "model"], seeds=[0, 1], data="abc")
+def test_record_names_code_data_seeds_machine_and_command() -> None:
+    origin = provenance_record(["userbert", "evaluate", "model"], seeds=[0, 1], data="abc")
     assert origin["seeds"] == [0, 1]
     assert origin["data"] == "abc"
     assert origin["command"] == "userbert evaluate model"

@@ -1,4 +1,4 @@
-"""The package as it is installed: built from a clean checkout, in environments of its own."""
+"""The installed package: built from a clean checkout, in environments of its own."""
 
 import os
 import shutil
@@ -29,23 +29,23 @@ pytestmark = pytest.mark.slow
 
 
 def outside(**more: str) -> dict[str, str]:
-    """The environment of somebody who has no checkout."""
-    found = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {**found, **more}
+    """Environment variables of a user without a checkout."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**variables, **more}
 
 
 def pip(*arguments: str | Path, **more: str) -> None:
     command = [sys.executable, "-m", "pip", "--quiet", *arguments]
-    # What pip says is what pytest shows if it fails.
+    # pytest shows pip's output if it fails.
     subprocess.run(command, env=outside(**more), check=True)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source distribution, made of what git knows and nothing else."""
+    """The source distribution, built from files in git only."""
     folder = tmp_path_factory.mktemp("built")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True)
-    for name in filter(None, listed.stdout.decode().split("\0")):
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True)
+    for name in filter(None, listing.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (folder / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / "checkout" / name)
@@ -65,7 +65,7 @@ def wheel_of(sdist: Path, folder: Path, **more: str) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as a compiler makes it."""
+    """The wheel of a machine with a compiler."""
     return wheel_of(built, tmp_path_factory.mktemp("wheel"))
 
 
@@ -76,7 +76,7 @@ def wheel_without_libraries(built: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def new_environment(folder: Path) -> Path:
-    """An empty environment; gives its Python."""
+    """Create an empty environment; return its Python."""
     command = [sys.executable, "-m", "venv", "--without-pip", str(folder)]
     subprocess.run(command, env=outside(), check=True)
     return folder / "bin/python"
@@ -91,21 +91,21 @@ def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def borrowing(wheel: Path, folder: Path) -> Path:
-    """The Python of an environment with a wheel, and with what the tests run with otherwise."""
+    """Python of an environment with a wheel, and with the other packages of the test run."""
     python = new_environment(folder)
     pip("--python", python, "install", "--no-deps", wheel)
-    # Only now, so that pip sees nothing of it.
+    # After pip, which must not see these packages.
     site = next(folder.glob("lib/python*/site-packages"))
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
     return python
 
 
 def run(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed command in a folder that is no checkout."""
-    return told(folder, python.with_name("userbert"), *arguments)
+    """Run the installed command in a folder that is not a checkout."""
+    return run_outside(folder, python.with_name("userbert"), *arguments)
 
 
-def told(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+def run_outside(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=folder, env=outside(), capture_output=True, text=True, check=False
     )
@@ -123,7 +123,7 @@ def prepare(python: Path, folder: Path) -> None:
     runs(python, folder, "prepare", "schema.yaml", "-o", "data")
 
 
-def test_source_distribution_is_the_package_and_what_builds_it(built: Path) -> None:
+def test_source_distribution_holds_the_package_and_its_build_files(built: Path) -> None:
     with tarfile.open(built) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tracked = {path.relative_to(built.parent / "checkout") for path in package_files(built)}
@@ -137,11 +137,11 @@ def package_files(built: Path) -> list[Path]:
     return [path for path in package.rglob("*") if path.is_file()]
 
 
-def test_wheel_is_the_package_and_its_libraries(built: Path, wheel: Path) -> None:
+def test_wheel_holds_the_package_and_its_libraries(built: Path, wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     checkout = built.parent / "checkout/src"
     expected = {str(path.relative_to(checkout)) for path in package_files(built)}
-    assert {"userbert/py.typed", "userbert/tasks/report.html.jinja"} < expected
+    assert {"userbert/py.typed", "userbert/report/report.html.jinja"} < expected
     libraries = {f"userbert/kernels/{build}.so" for build in BUILDS}
     files = {name for name in names if ".dist-info/" not in name}
     assert files == expected | libraries
@@ -149,7 +149,7 @@ def test_wheel_is_the_package_and_its_libraries(built: Path, wheel: Path) -> Non
     assert not wheel.stem.endswith("any")
 
 
-def test_wheel_of_a_machine_whose_compiler_fails_is_for_every_machine(
+def test_wheel_without_a_compiler_is_for_every_machine(
     wheel: Path, wheel_without_libraries: Path
 ) -> None:
     assert wheel_without_libraries.name.endswith("-py3-none-any.whl")
@@ -161,27 +161,27 @@ def test_wheel_of_a_machine_whose_compiler_fails_is_for_every_machine(
     assert fewer < files
 
 
-def test_libraries_of_a_checkout_are_replaced_where_they_lie_by_those_built_there(
+def test_building_in_place_removes_older_libraries(
     built: Path,
 ) -> None:
     checkout = built.parent / "checkout"
     older = checkout / "src/userbert/kernels/_bf16.cpython-311-x86_64-linux-gnu.so"
     older.touch()
-    for place, is_left in (((), True), (("--inplace",), False)):
+    for place, is_kept in (((), True), (("--inplace",), False)):
         command = [sys.executable, "setup.py", "-q", "build_ext", *place]
         environment = outside(CC="false")
         subprocess.run(command, cwd=checkout, env=environment, check=True)
-        assert older.exists() is is_left
+        assert older.exists() is is_kept
 
 
-def test_base_install_prepares_and_labels_and_says_what_more_to_install(
+def test_base_install_prepares_and_labels_and_names_the_missing_extra(
     base: Path, tmp_path: Path
 ) -> None:
     assert "pretrain" in runs(base, tmp_path, "--help")
     prepare(base, tmp_path)
     assert "u7" in runs(base, tmp_path, "inspect", "data", "--user", "u7")
-    asked = ["--horizon", "14d", "--cutoff", "2024-04-01", "-o", "return.parquet"]
-    runs(base, tmp_path, "label", "return", "data", *asked)
+    options = ["--horizon", "14d", "--cutoff", "2024-04-01", "-o", "return.parquet"]
+    runs(base, tmp_path, "label", "return", "data", *options)
     before = sorted(tmp_path.iterdir())
     for arguments in NEED_TORCH:
         done = run(base, tmp_path, *arguments)
@@ -198,11 +198,11 @@ def test_installed_wheel_trains_and_embeds(
     environment = tmp_path / "environment"
     python = borrowing(request.getfixturevalue(name), environment)
     code = "import userbert, userbert.kernels as k; print(userbert.__file__, bool(k.library()))"
-    done = told(tmp_path, python, "-c", code)
+    done = run_outside(tmp_path, python, "-c", code)
     file, _, is_used = done.stdout.strip().rpartition(" ")
     assert Path(file).is_relative_to(environment), done.stderr
     assert has_libraries or is_used == "False"
     prepare(python, tmp_path)
     runs(python, tmp_path, *TRAIN, "--set", "batch_size=8")
-    said = runs(python, tmp_path, "embed", "model", "data", "-o", "embeddings.parquet")
-    assert "60 vectors" in said
+    output = runs(python, tmp_path, "embed", "model", "data", "-o", "embeddings.parquet")
+    assert "60 vectors" in output

@@ -1,4 +1,4 @@
-"""Worker processes do their jobs, and end when their parent is killed."""
+"""Worker processes end when their parent is killed."""
 
 import os
 import signal
@@ -11,10 +11,10 @@ import pytest
 
 PARENT = """
 import os, sys, time
-from userbert.workers import processes
+from userbert.workers import process_pool
 
 if __name__ == "__main__":
-    with processes(2, time.sleep, 0) as pool:
+    with process_pool(2, time.sleep, 0) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 600).result()
 """

@@ -1,7 +1,7 @@
 """Vectors of who users are, learned from logs of what they do.
 
-The names below are the public surface. Those that need torch or onnxruntime are imported when they
-are first used, so `import userbert` works in the base install.
+`__all__` lists the public names. Names that need torch or onnxruntime are imported on first use, so
+`import userbert` works in the base install.
 """
 
 from importlib import import_module
@@ -42,7 +42,9 @@ _LATE = {
     "UserEmbedder": "userbert.embedding.user_embedder",
     "Runtime": "userbert.export.runtime",
 }
+"""Modules of the names that are imported on first use."""
 _EXTRAS = {"torch": "train", "onnxruntime": "serve"}
+"""Extra of the package that installs each dependency."""
 
 __all__ = [
     "DataError",

@@ -1,4 +1,4 @@
-"""`python -m userbert` and `torchrun -m userbert` are the command line."""
+"""Runs the command line as `python -m userbert` or `torchrun -m userbert`."""
 
 from userbert.cli import main
 

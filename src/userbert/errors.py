@@ -1,18 +1,18 @@
-"""Every error that userbert raises on purpose.
+"""Exceptions that userbert raises on purpose.
 
 ```
 UserBertError
-├── InputError          what the user gave cannot be used; the command line exits with 2
-│   ├── SchemaError     schema.yaml says something that cannot be
-│   ├── SourceError     a raw log cannot be read as the schema says
-│   ├── DataError       a prepared data folder is damaged, or is not the one that was meant
+├── InputError          the user's input is not usable; the command line exits with 2
+│   ├── SchemaError     schema.yaml is not valid
+│   ├── SourceError     a raw log does not match the schema
+│   ├── DataError       a prepared data folder is damaged, or is the wrong one
 │   ├── ModelError      a model folder is damaged, or does not fit the data
-│   └── LabelError      labels that cannot be used, or that leak
-└── ClusterError        a cluster gave up on what it was asked to do
+│   └── LabelError      labels are not usable, or leak the future
+└── ClusterError        a job on a cluster failed
 ```
 
 A message locates and advises: what was read, where, what was expected and found, and what to do.
-Anything else that escapes is our fault; the command line exits with 1.
+Any other exception is a bug in userbert; the command line exits with 1.
 """
 
 
@@ -21,19 +21,19 @@ class UserBertError(Exception):
 
 
 class InputError(UserBertError):
-    """What the user gave cannot be used; the message says what to change."""
+    """The user's input is not usable; the message says what to change."""
 
 
 class SchemaError(InputError):
-    """The schema names something that cannot be."""
+    """The schema is not valid."""
 
 
 class SourceError(InputError):
-    """A raw log cannot be read as the schema says."""
+    """A raw log does not match the schema."""
 
 
 class DataError(InputError):
-    """A prepared data folder is damaged, or is not the one that was meant."""
+    """A prepared data folder is damaged, or is the wrong one."""
 
 
 class ModelError(InputError):
@@ -41,8 +41,8 @@ class ModelError(InputError):
 
 
 class LabelError(InputError):
-    """Labels that cannot be used, or that leak the future."""
+    """Labels are not usable, or leak the future."""
 
 
 class ClusterError(UserBertError):
-    """A cluster gave up on what it was asked to do."""
+    """A job on a cluster failed."""

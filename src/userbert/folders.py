@@ -1,8 +1,8 @@
-"""Outputs that appear whole or not at all, and the checksums that tell whether they still are.
+"""Atomic writes of files and folders, and checksums that detect later changes.
 
-Every verb that writes goes through `publishing_folder` or `publishing_file`: the work happens
-beside the target under a temporary name, `.NAME.partial-HOST.PROCESS`, and one rename publishes it.
-What a run that was killed left there is removed by the next one that wants the same target.
+Every verb writes through `publishing_folder` or `publishing_file`: it fills a temporary path next
+to the target, `.NAME.partial-HOST.PROCESS`, and one rename publishes it. The next run with the same
+target removes what a killed run left behind.
 """
 
 import errno
@@ -24,12 +24,13 @@ from userbert.errors import InputError, ModelError
 _PARTIAL = ".partial-"
 _FULL = {
     errno.ENOSPC: "its disk is full",
-    errno.EDQUOT: "your quota of its disk is used up",
-    errno.EFBIG: "files may not be that large there, or by your limits (ulimit -f)",
+    errno.EDQUOT: "your disk quota is used up",
+    errno.EFBIG: "the file is larger than the file system or your limits (ulimit -f) allow",
 }
+"""Errors that mean there is no room, and how messages describe them."""
 CARD = "README.md"
-"""What a folder says to people, who may edit it: no checksum holds it."""
-_AGAIN = " Copy the whole folder again, or train anew."
+"""Description of a folder for people. They may edit it, so it has no checksum."""
+_AGAIN = " Copy the whole folder again, or train again."
 _KINDS = {
     "manifest.json": "prepared data",
     "task.json": "a task model",
@@ -37,12 +38,12 @@ _KINDS = {
     "report.json": "an evaluation",
     "config.json": "a model",
 }
-"""What a folder is, by a file that it alone has."""
+"""Kind of a folder, by a file that only this kind has."""
 
 
 @contextmanager
 def publishing_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `target`; rename it to `target` if the block succeeds.
+    """Yields a temporary folder next to `target`; renames it to `target` if the block succeeds.
 
     Raises `InputError` if `target` exists or cannot be created, or if the disk is full.
     """
@@ -50,7 +51,7 @@ def publishing_folder(target: Path) -> Iterator[Path]:
     temporary = _temporary_beside(target)
     with _parents_of(target):
         try:
-            with telling_of_the_disk(target, temporary):
+            with explain_disk_errors(target, temporary):
                 temporary.mkdir()
                 yield temporary
                 temporary.rename(target)
@@ -60,7 +61,7 @@ def publishing_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def publishing_file(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; rename it to `target` if the block succeeds.
+    """Yields a temporary path next to `target`; renames it to `target` if the block succeeds.
 
     Raises `InputError` if `target` exists, its folder cannot be created, or the disk is full.
     """
@@ -68,7 +69,7 @@ def publishing_file(target: Path) -> Iterator[Path]:
     temporary = _temporary_beside(target)
     with _parents_of(target):
         try:
-            with telling_of_the_disk(target, temporary):
+            with explain_disk_errors(target, temporary):
                 yield temporary
                 temporary.rename(target)
         finally:
@@ -77,8 +78,8 @@ def publishing_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _parents_of(target: Path) -> Iterator[None]:
-    """Make the folders above `target`; if the block fails, remove those that were not there."""
-    made = [folder for folder in target.parents if not folder.exists()]
+    """Creates missing parents of `target`; removes them again if the block fails."""
+    created = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,49 +87,49 @@ def _parents_of(target: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for folder in made:
-            with suppress(OSError):  # another run may write there now
+        for folder in created:
+            with suppress(OSError):  # another run may write there by now
                 folder.rmdir()
         raise
 
 
 @contextmanager
-def telling_of_the_disk(target: Path, temporary: Path) -> Iterator[None]:
-    """Say that `target` cannot be written if that is what failed in the block."""
+def explain_disk_errors(target: Path, temporary: Path) -> Iterator[None]:
+    """Turns a failed write in the block into an `InputError` that names `target`."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        is_ours = isinstance(error, OSError) and str(temporary) in str(error)
-        # What cannot be read, as it is not ours, is told where it is read.
-        if is_ours or _number_of(error) in _FULL:
+        is_write_error = isinstance(error, OSError) and str(temporary) in str(error)
+        # Errors of reading other files are explained where these are read.
+        if is_write_error or _error_number(error) in _FULL:
             raise cannot_write(target, error) from error
         raise
 
 
 def cannot_write(target: Path, error: Exception) -> InputError:
-    """The error of an output that could not be written, and the way out."""
-    reason, remedy = why_not_written(target, error), "Choose another -o."
-    if _number_of(error) in _FULL:
-        remedy = "Free some of it, or choose another -o."
+    """Returns the error for an output that could not be written, with a remedy."""
+    reason, remedy = write_error_reason(target, error), "Choose another output."
+    if _error_number(error) in _FULL:
+        remedy = "Free some space, or choose another output."
     return InputError(f"cannot write {target}: {reason}. {remedy}")
 
 
-def why_not_written(target: Path, error: Exception) -> str:
-    """What the system said, in words."""
-    number = _number_of(error)
+def write_error_reason(target: Path, error: Exception) -> str:
+    """Describes why the system refused to write `target`."""
+    number = _error_number(error)
     if number in _FULL:
         return _FULL[number]
     file = next((folder for folder in target.parents if _is_file(folder)), None)
     return f"{file} is a file, not a folder" if file else os.strerror(number or errno.EIO)
 
 
-def _number_of(error: Exception) -> int | None:
-    """What the system called an error; libraries in Rust say it in their message alone."""
+def _error_number(error: Exception) -> int | None:
+    """Returns the system's error number. Libraries in Rust only have it in their message."""
     number = error.errno if isinstance(error, OSError) else None
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told[1]) if number is None and told else number
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if number is None and match else number
 
 
 def _is_file(path: Path) -> bool:
@@ -138,38 +139,38 @@ def _is_file(path: Path) -> bool:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raise `InputError` if an output is there already: before an hour's work, not after it."""
+    """Raises `InputError` if an output exists. Call it before long work, not after it."""
     try:
         exists = target.exists()
     except OSError as error:  # such as a name that is too long
         raise cannot_write(target, error) from error
     if exists:
-        raise InputError(f"{target} exists already. Choose another -o, or remove it first.")
+        raise InputError(f"{target} exists already. Choose another output, or remove it first.")
 
 
 def require_ending(target: Path, ending: str) -> None:
-    """Raise `InputError` if an output's name does not tell its format, by which it is read."""
+    """Raises `InputError` if an output's name lacks the ending of its format."""
     if target.suffix.lower() != ending:
         raise InputError(
-            f"{target}: expected a name that ends in {ending}, which is what is written. "
-            f"Choose -o {target.with_suffix(ending)}."
+            f"{target}: expected a name that ends in {ending}, the format of the file. "
+            f"Choose {target.with_suffix(ending)}."
         )
 
 
 def _temporary_beside(target: Path) -> Path:
-    """A name for this process's work, after what dead ones left was removed."""
-    mine = f".{target.name}{_PARTIAL}{platform.node()}."
-    for left in target.parent.glob(glob.escape(mine) + "*"):
-        if not _lives(left.suffix.removeprefix(".")):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+    """Returns this process's temporary path; removes the temporary paths of dead processes."""
+    prefix = f".{target.name}{_PARTIAL}{platform.node()}."
+    for path in target.parent.glob(glob.escape(prefix) + "*"):
+        if not _is_running(path.suffix.removeprefix(".")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
-    return target.with_name(f"{mine}{os.getpid()}")
+                path.unlink(missing_ok=True)
+    return target.with_name(f"{prefix}{os.getpid()}")
 
 
-def _lives(process: str) -> bool:
-    """Whether a process of this machine is there; what is no number is not ours to judge."""
+def _is_running(process: str) -> bool:
+    """Returns whether a process of this machine exists; true if `process` is not a number."""
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
@@ -179,31 +180,31 @@ def _lives(process: str) -> bool:
     return True
 
 
-def require_space(target: Path, temporary: Path, size: int, what: str, less: str) -> None:
-    """Raise `InputError` if there is not room for so many bytes where `temporary` lies.
+def require_space(target: Path, temporary: Path, size: int, what: str, smaller: str) -> None:
+    """Raises `InputError` if the disk of `temporary` has less than `size` bytes free.
 
-    `what` will be in `target`; with `less` it would take less.
+    The message says that `what` needs the space in `target`, and suggests `smaller`.
     """
     free = shutil.disk_usage(temporary).free
     if free < size:
         raise InputError(
-            f"{target}: {what} take about {_told(size)}, and {_told(free)} are free. "
-            f"Choose {less}, or an -o on a larger disk."
+            f"{target}: {what} take about {_format_size(size)}, and {_format_size(free)} are free. "
+            f"Choose {smaller}, or an output on a larger disk."
         )
 
 
 @contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `target`; put it in the target's place if the block succeeds.
+    """Yields a temporary folder next to `target`; replaces `target` by it if the block succeeds.
 
     Raises `InputError` if the disk is full.
     """
     temporary = _temporary_beside(target)
-    with telling_of_the_disk(target, temporary):
+    with explain_disk_errors(target, temporary):
         temporary.mkdir()
     old = temporary.with_name(f"{temporary.name}.old")
     try:
-        with telling_of_the_disk(target, temporary):
+        with explain_disk_errors(target, temporary):
             yield temporary
         target.rename(old)
         temporary.rename(target)
@@ -214,9 +215,9 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_file(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; put it in the target's place if the block succeeds.
+    """Yields a temporary path next to `target`; replaces `target` by it if the block succeeds.
 
-    Whatever happens, also to the machine, what is found there is whole: the old file or the new.
+    Even after a crash of the machine, `target` is a complete file: the old one or the new one.
     """
     temporary = target.with_name(f".{target.name}{_PARTIAL}")
     try:
@@ -228,12 +229,12 @@ def replacing_file(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _told(size: int) -> str:
+def _format_size(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    """Waits until a file's content, or a folder's list of files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -242,17 +243,17 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, keys in the order given."""
+    """Writes `content` as indented JSON, in the order of its keys."""
     path.write_text(json_text(content), encoding="utf-8")
 
 
 def json_text(content: Any) -> str:
-    """Indented JSON, keys in the order given."""
+    """Returns `content` as indented JSON, in the order of its keys."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; raise `InputError` that names the file when it is missing or damaged."""
+    """Reads JSON. Raises `InputError` that names the file if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -261,63 +262,64 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {error}.") from error
 
 
-def found_at(path: Path) -> str:
-    """What is at a path where a folder of another kind was wanted."""
+def describe_path(path: Path) -> str:
+    """Describes what is at a path, for a message that expected something else."""
     if not path.is_dir():
         return "it is a file" if path.exists() else "nothing is there"
     for name, kind in _KINDS.items():
         if (path / name).is_file():
             return f"it is {kind}"
-    return "it is a folder of something else, or not complete"
+    return "it is another kind of folder, or not complete"
 
 
 def write_summary(
     folder: Path, kind: str, known: Mapping[str, str] | None = None, **content: Any
 ) -> None:
-    """Close a folder with `summary.json`: what it is, its version, checksums of all files in it.
+    """Writes `summary.json` to a folder: its kind, the version, and checksums of all its files.
 
-    Cards, which may be edited, have none. Files whose checksum is `known` are not read.
+    Cards have no checksum, because people may edit them. Files with a `known` checksum are not
+    read.
     """
-    made = {"kind": kind, "version": version("userbert"), **content}
-    found = checksums(folder, known).items()
-    kept = {name: told for name, told in found if PurePosixPath(name).name != CARD}
-    write_json(folder / "summary.json", {**made, "checksums": kept})
+    summary = {"kind": kind, "version": version("userbert"), **content}
+    sums = checksums(folder, known).items()
+    kept = {name: value for name, value in sums if PurePosixPath(name).name != CARD}
+    write_json(folder / "summary.json", {**summary, "checksums": kept})
 
 
 def check_summary(folder: Path, form: int, files: Collection[str]) -> None:
-    """Compare a folder with its summary: its format, its checksums, and that `files` are there.
+    """Checks a folder against its summary: its format, its checksums, and that `files` exist.
 
-    Raises `ModelError` that names what is missing, damaged, or of another format.
+    Raises `ModelError` that names the file that is missing, damaged, or of another format.
     """
-    home = _home(folder)
+    root = _root_of_files(folder)
     try:
         summary = read_json(folder / "summary.json")
-        found, expected = summary["format"], dict(summary["checksums"])
+        written_form, expected = summary["format"], dict(summary["checksums"])
     except KeyError as error:
-        told = f"{folder / 'summary.json'} is damaged: it lacks {error}."
-        raise ModelError(f"{told}{_AGAIN}") from error
+        message = f"{folder / 'summary.json'} is damaged: it lacks {error}."
+        raise ModelError(f"{message}{_AGAIN}") from error
     except (InputError, TypeError, ValueError) as error:
-        told = str(error).removesuffix(".")
-        raise ModelError(f"{folder / 'summary.json'} is damaged: {told}.{_AGAIN}") from error
-    if found != form:
+        reason = str(error).removesuffix(".")
+        raise ModelError(f"{folder / 'summary.json'} is damaged: {reason}.{_AGAIN}") from error
+    if written_form != form:
         raise ModelError(
-            f"{folder} has the format {found!r}, this version reads {form}. "
+            f"{folder} has the format {written_form!r}, this version reads {form}. "
             f"Install the version of userbert that wrote it ({summary.get('version')})."
         )
     for name in sorted({*files, *expected}):
         file = folder / name
-        # A name that leads out of the folder is not one that we wrote.
+        # We never write a name that leads out of the folder.
         is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if not file.is_file() or not is_inside or not file.resolve().is_relative_to(home):
+        if not file.is_file() or not is_inside or not file.resolve().is_relative_to(root):
             raise ModelError(f"{file} is missing.{_AGAIN}")
         if checksum(file) != expected.get(name):
             raise ModelError(f"{file} has changed since it was written.{_AGAIN}")
 
 
-def _home(folder: Path) -> Path:
-    """Where a folder's files lie: in it, or beside it where hubs keep what they downloaded.
+def _root_of_files(folder: Path) -> Path:
+    """Returns the folder that holds the files: `folder` itself, or the repository in a hub's cache.
 
-    Their caches hold `models--OWNER--NAME/snapshots/COMMIT/`, whose files are links into `blobs/`.
+    A cache holds `models--OWNER--NAME/snapshots/COMMIT/`, whose files are links into `blobs/`.
     """
     path = folder.resolve()
     repository = path.parent.parent
@@ -326,17 +328,17 @@ def _home(folder: Path) -> Path:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksums(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
-    """SHA-256 of every file below `folder`, by relative path, in sorted order.
+    """Returns the SHA-256 of every file below `folder`, by relative path, in sorted order.
 
-    Files whose checksum is `known` are not read.
+    Files with a `known` checksum are not read.
     """
-    found = dict(known or {})
+    known = known or {}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in files]
-    return {name: found.get(name) or checksum(folder / name) for name in names}
+    return {name: known.get(name) or checksum(folder / name) for name in names}

@@ -1,7 +1,7 @@
-"""On standard error: a progress bar for anything that takes more than a moment, and warnings.
+"""Progress bars and warnings on standard error.
 
-On a terminal the bar lives; elsewhere (a log file, CI) nothing is drawn. Of work inside other work
-only the outer bar is shown.
+Bars are drawn on a terminal only, not in log files or CI. Within the work of one bar, no other bar
+is drawn.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,11 +24,11 @@ from rich.text import Text
 _is_shown = ContextVar("_is_shown", default=False)
 
 Advance = Callable[[int, str], None]
-"""Called as `advance(done, note)`: so much more is done; `note` is shown beside the bar."""
+"""`advance(done, note)` adds `done` units of work and shows `note` next to the bar."""
 
 
 class _Speed(ProgressColumn):
-    """How many units are done in a second."""
+    """Units of work per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -38,15 +38,15 @@ class _Speed(ProgressColumn):
 
 
 def warn(message: str) -> None:
-    """Tell what is worth a look."""
-    # As text, not as markup: brackets are kept.
+    """Prints a warning."""
+    # Text, not markup, which would drop brackets.
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(Text.assemble(("warning: ", "yellow"), message))
 
 
 @contextmanager
 def progress(description: str, total: int | None, *, is_shown: bool = True) -> Iterator[Advance]:
-    """Show a bar for `total` units of work and yield the function that advances it."""
+    """Shows a bar for `total` units of work; yields the function that advances it."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

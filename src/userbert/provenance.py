@@ -1,7 +1,6 @@
-"""What a published figure must say of its origin.
+"""Provenance of published figures: code, data, date, machine and command.
 
-Every JSON of results has a `made` object from here: which code, on which data, when, where and by
-which command.
+Every JSON file of results has this record under the key `made`.
 """
 
 import platform
@@ -14,8 +13,10 @@ from pathlib import Path
 from userbert.workers import cores
 
 
-def made(command: Sequence[str], seeds: Sequence[int], data: str | None) -> dict[str, object]:
-    """Describe how results come about; `data` is the checksum of the prepared data."""
+def provenance_record(
+    command: Sequence[str], seeds: Sequence[int], data: str | None
+) -> dict[str, object]:
+    """Returns the provenance of results; `data` is the checksum of the prepared data."""
     return {
         "commit": commit(),
         "version": package_version(),
@@ -28,7 +29,7 @@ def made(command: Sequence[str], seeds: Sequence[int], data: str | None) -> dict
 
 
 def commit() -> str | None:
-    """Name the source tree's commit, `+changes` if it is not clean; none outside a git tree."""
+    """Returns the source tree's commit, with `+changes` if modified; None outside a git tree."""
     head = _git("rev-parse", "HEAD")
     if head is None:
         return None
@@ -36,7 +37,7 @@ def commit() -> str | None:
 
 
 def machine() -> str:
-    """Name the processor, the number of cores that we may use, the system and the Python."""
+    """Describes the processor, the number of usable cores, the system and the Python version."""
     system = f"{platform.system()} {platform.machine()}"
     return f"{_processor()}, {cores()} cores, {system}, Python {platform.python_version()}"
 
@@ -51,7 +52,7 @@ def _processor() -> str:
 
 
 def package_version() -> str:
-    """Name the version that is installed."""
+    """Returns the installed version."""
     try:
         return version("userbert")
     except PackageNotFoundError:
@@ -59,7 +60,7 @@ def package_version() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """Ask git in the project's tree; none if this is an installed copy."""
+    """Returns git's output in the source tree; None if this is an installed copy."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

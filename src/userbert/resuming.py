@@ -1,7 +1,7 @@
-"""Runs that can be gone on with: the folder beside an output in which one lives until it is whole.
+"""Resumable runs: a work folder next to the output keeps progress until the output is complete.
 
-In: the output, and what the run is. Out: a folder for what is done so far, which a later run of the
-same goes on from. Used by pretraining and embedding.
+In: the output, and a record of the run's settings. Out: a work folder, from which a later run with
+the same settings continues. Pretraining and embedding use it.
 """
 
 import shutil
@@ -13,45 +13,46 @@ from typing import Any
 from userbert.errors import InputError
 from userbert.folders import (
     cannot_write,
+    explain_disk_errors,
     read_json,
     replacing_file,
-    telling_of_the_disk,
     write_json,
 )
 from userbert.progress import warn
 
 _RUN = "run.json"
+"""File in the work folder with the run's settings."""
 
 
 @contextmanager
-def resumable(
+def resumable_run(
     output: Path,
     work: Path,
     record: Mapping[str, Any],
     *,
     resume: bool,
-    done: Callable[[], str | None],
+    describe_progress: Callable[[], str | None],
 ) -> Iterator[None]:
-    """Let a run work in `work`, which is made, or is that of the same `record`.
+    """Runs the block with the work folder `work`, new or from a run with the same `record`.
 
-    If it ends early, the folder is left if `done` tells what it holds, and removed if not. Raises
-    `InputError` if another run is in the way, or the disk is full.
+    If the block fails, the folder stays if `describe_progress` returns a text, and is removed if it
+    returns None. Raises `InputError` if another run's folder is there, or the disk is full.
     """
     _open(work, output, record, resume)
     try:
-        with telling_of_the_disk(output, work):
+        with explain_disk_errors(output, work):
             yield
     except BaseException:
-        told = done() if work.exists() else None
-        if told is None:
+        progress = describe_progress() if work.exists() else None
+        if progress is None:
             shutil.rmtree(work, ignore_errors=True)
         else:
-            warn(f"{work} holds {told}; go on by --resume")
+            warn(f"{work} holds {progress}. Continue with --resume.")
         raise
 
 
 def _open(work: Path, output: Path, record: Mapping[str, Any], resume: bool) -> None:
-    """Make the folder, or check that the one there is of the same settings."""
+    """Creates the work folder, or checks that the existing one has the same settings."""
     run = work / _RUN
     if not run.exists():
         try:
@@ -63,27 +64,27 @@ def _open(work: Path, output: Path, record: Mapping[str, Any], resume: bool) -> 
             raise cannot_write(output, error) from error
         return
     if not resume:
-        raise InputError(
-            f"{work} holds an interrupted run. Go on with it by --resume, or remove it."
-        )
+        raise InputError(f"{work} holds an interrupted run. Resume it, or remove it.")
     changed = changed_settings(read_json(run), record)
     if changed:
         raise InputError(
             f"{work} holds a run with other settings ({changed} differ). "
-            "Resume with the settings it was begun with, or remove it."
+            "Resume it with its original settings, or remove it."
         )
 
 
-def changed_settings(begun: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """What a run was begun with otherwise."""
-    return ", ".join(key for key, value in record.items() if begun.get(key) != value)
+def changed_settings(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """Lists the keys in which a record differs from an earlier run's."""
+    return ", ".join(key for key, value in record.items() if earlier.get(key) != value)
 
 
-def refuse_other(output: Path, made: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Raise `InputError` if an output that is whole was made with other settings."""
-    changed = changed_settings(made, record)
+def refuse_other_settings(
+    output: Path, earlier: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
+    """Raises `InputError` if a complete output was made with other settings."""
+    changed = changed_settings(earlier, record)
     if changed:
         raise InputError(
             f"{output} exists already, made with other settings ({changed} differ). "
-            "Choose another -o, or remove it first."
+            "Choose another output, or remove it first."
         )

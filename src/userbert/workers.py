@@ -1,7 +1,7 @@
-"""Threads and processes that work side by side, and end when we do.
+"""Thread and process pools whose workers end with their parent.
 
-A pool's processes wait for work on a pipe of which each of them holds both ends, so they would
-never learn that their parent was killed.
+Without help, a pool's processes survive a killed parent: they wait for work on a pipe of which they
+hold both ends.
 """
 
 import os
@@ -17,24 +17,24 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def processes(
+def process_pool(
     number: int, prepare: Callable[..., object] | None = None, *arguments: Any
 ) -> ProcessPoolExecutor:
-    """Open a pool; each process first calls `prepare(*arguments)`, and draws no progress bar."""
-    # Forked processes hang in the thread pools that torch and LightGBM have opened.
+    """Opens a process pool; each process first calls `prepare(*arguments)` and draws no bars."""
+    # Forked processes hang in thread pools that torch and LightGBM opened.
     return ProcessPoolExecutor(number, get_context("spawn"), _begin, (prepare, arguments))
 
 
-def threaded(
+def map_threaded(
     work: Callable[[_Item], _Result],
     items: Iterable[_Item],
     threads: int,
     waiting: int | None = None,
 ) -> Iterator[_Result]:
-    """Yield `work(item)` in the order of the items, which are worked on in so many threads.
+    """Yields `work(item)` in the order of the items, computed in `threads` threads.
 
-    Items are drawn here meanwhile, and at most `waiting` items and results wait, `threads` by
-    default: more, where what is done with results takes longer now and then.
+    The calling thread draws the items. At most `waiting` items and results are pending, by default
+    `threads`; choose more where the consumer is slow now and then.
     """
     running: deque[Future[_Result]] = deque()
     pool = ThreadPoolExecutor(threads)
@@ -50,7 +50,7 @@ def threaded(
 
 
 def cores() -> int:
-    """Count the cores that we may use."""
+    """Returns the number of usable cores."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
