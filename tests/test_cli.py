@@ -1,4 +1,4 @@
-"""The command line as a user meets it: verbs in a row, exit codes, one clear message a fault."""
+"""The command line in a new process: verbs in sequence, exit codes, one message per fault."""
 
 import json
 import subprocess
@@ -81,7 +81,7 @@ def test_vocabulary_of_other_data_gives_the_same_ids(shop: Path, tmp_path: Path)
     assert json.loads(again.read_text()) == json.loads(first.read_text())
 
 
-def test_missing_column_is_named_with_what_there_is(shop: Path, tmp_path: Path) -> None:
+def test_missing_column_is_named_with_the_existing_ones(shop: Path, tmp_path: Path) -> None:
     schema = (shop / "schema.yaml").read_text().replace("column: category", "column: categry")
     schema = schema.replace("path: ", f"path: {shop}/")
     (tmp_path / "schema.yaml").write_text(schema)
@@ -100,13 +100,13 @@ def test_init_shows_its_evidence(tmp_path: Path) -> None:
     done = run("init", "log.csv", "--explain", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
-    found = {row[0]: row[1:] for row in cells if row and row[0]}
-    assert found["user"][:3] == ["user", "300", "30"]
-    assert found["time"][0] == "time"
-    assert found["page"][:4] == ["category", "300", "3", "30"]
-    assert found["price"][:3] == ["number", "300", "300"]
-    assert found["price"][5].startswith("0.5 to")
-    assert found["kind"][:3] == ["left out", "300", "1"]
+    evidence = {row[0]: row[1:] for row in cells if row and row[0]}
+    assert evidence["user"][:3] == ["user", "300", "30"]
+    assert evidence["time"][0] == "time"
+    assert evidence["page"][:4] == ["category", "300", "3", "30"]
+    assert evidence["price"][:3] == ["number", "300", "300"]
+    assert evidence["price"][5].startswith("0.5 to")
+    assert evidence["kind"][:3] == ["left out", "300", "1"]
 
 
 def test_time_that_does_not_parse_is_named_by_row(shop: Path, tmp_path: Path) -> None:

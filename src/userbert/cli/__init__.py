@@ -1,6 +1,7 @@
-"""The command line: one verb a stage. It reads arguments, calls the stage, and says what came out.
+"""The command line: verbs parse arguments, call the library, and print the results.
 
-Exit codes: 0 done, 1 our fault, 2 the user's input (one message that says what to change).
+Exit codes: 0 success, 1 a bug in userbert or a failed cluster, 2 unusable input (one message that
+says what to change).
 """
 
 import os
@@ -11,9 +12,11 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from click import Context
+from typer.core import TyperGroup
 
 from userbert.cli import bench, lab, label, learning, logs, serving
-from userbert.cli.options import show, tell_error
+from userbert.cli.options import print_error, show
 from userbert.errors import InputError, UserBertError
 
 _PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
@@ -23,9 +26,19 @@ _PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Use": (serving.embed, learning.predict, serving.lookalike, serving.export, serving.serve),
     "Lab": (lab.simulate, lab.reproduce),
 }
-"""The verbs of each stage, in the order of help."""
+"""Verbs of each panel of the help, in order."""
+
+
+class _PanelOrder(TyperGroup):
+    """Lists `label` after the verbs of data, where the panel of labels belongs."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        names = [name for name in super().list_commands(ctx) if name != "label"]
+        return [*names[: len(_PANELS["Data"])], "label", *names[len(_PANELS["Data"]) :]]
+
 
 app = typer.Typer(
+    cls=_PanelOrder,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -33,8 +46,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(is_asked: bool) -> None:
-    if is_asked:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         show(f"userbert {version('userbert')}")
         raise typer.Exit
 
@@ -49,40 +62,39 @@ def userbert(
         ),
     ] = False,
 ) -> None:
-    """Vectors of who users are, learned from logs of what they do."""
+    """Learns vectors of users from logs of what they do."""
 
 
 for panel, verbs in _PANELS.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
-    if panel == "Data":
-        app.add_typer(label.app, name="label", rich_help_panel="Labels")
+app.add_typer(label.app, name="label", rich_help_panel="Labels")
 app.add_typer(bench.app, name="bench", rich_help_panel="Lab")
 
 
 _INTERRUPTED = 130
+"""Exit code of a process that Ctrl-C stopped."""
 
 
 def main() -> None:
-    """Run the command line."""
-    # torch's threads wait for work by spinning: for long, they take the time of others on a busy
-    # machine; not at all, waking them costs more than they do (docs/decisions/0003). Read when
-    # torch is loaded, so it is set before.
+    """Runs the command line."""
+    # torch's idle threads spin. Spinning long slows other processes on a busy machine; not spinning
+    # makes waking them cost more than their work (docs/decisions/0003). torch reads it on import.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         app()
     except InputError as error:
-        tell_error(str(error))
+        print_error(str(error))
         sys.exit(2)
     except SystemExit as end:
-        if end.code == _INTERRUPTED:  # typer has caught Ctrl-C, and says nothing
-            tell_error("interrupted; nothing half-written was left")
+        if end.code == _INTERRUPTED:  # typer caught Ctrl-C and printed nothing
+            print_error("interrupted; no partial output was left")
         raise
     except UserBertError as error:
-        tell_error(str(error))
+        print_error(str(error))
         sys.exit(1)
     except Exception:
-        # The last stop: whatever it is, it is our fault.
+        # Any other exception is a bug in userbert.
         traceback.print_exc()
-        tell_error("this is a fault of userbert; please report it with the lines above")
+        print_error("this is a bug in userbert; please report it with the lines above")
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Verbs of speed: ours beside a peer's on the same work, in one run."""
+"""The verb `bench`: compares our speed with that of peers on the same work."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -7,18 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from userbert.cli.options import BackendName, needs, needs_torch, show, typed_command
+from userbert.cli.options import BackendName, require_package, require_torch, show, typed_command
 from userbert.errors import InputError
 from userbert.folders import refuse_existing, write_json
-from userbert.provenance import made
+from userbert.provenance import provenance_record
 
 app = typer.Typer(
-    help="Measure our speed beside a peer's on the same work, in one run.", no_args_is_help=True
+    help="Compare our speed with that of peers on the same work, in one run.", no_args_is_help=True
 )
 
 
 class WorkloadName(StrEnum):
-    """How much behavior users have."""
+    """Amount of behavior per user."""
 
     SPARSE = "sparse"
     DAILY = "daily"
@@ -26,7 +26,7 @@ class WorkloadName(StrEnum):
 
 
 class EventCount(StrEnum):
-    """How many events are prepared."""
+    """Number of events to prepare."""
 
     THREE = "3M"
     THIRTY = "30M"
@@ -41,29 +41,31 @@ _USUAL = [EventCount.THREE, EventCount.THIRTY, EventCount.NINETY]
 @app.command()
 def train(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+        Path | None, typer.Option("-o", "--output", help="JSON file to write.")
     ] = None,
     workloads: Annotated[
         list[WorkloadName] | None,
-        typer.Option("--workload", help="May be given several times. Default: all."),
+        typer.Option(
+            "--workload", help="Amount of behavior per user. May be repeated. Default: all."
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contestant.")] = 5,
-    batches: Annotated[int, typer.Option(min=1, max=32, help="Batches in a turn.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each competitor.")] = 5,
+    batches: Annotated[int, typer.Option(min=1, max=32, help="Batches per turn.")] = 16,
 ) -> None:
-    """Time a training step of the paper's size beside Hugging Face's BertModel.
+    """Compare a training step at the paper's size with Hugging Face's BertModel.
 
     Example: `userbert bench train -o train.json`
     """
     _needs_peers("transformers")
-    from userbert.benchmarks.train import Look, bench_train
+    from userbert.benchmarks.train import Repeats, bench_train
 
     if output is not None:
         refuse_existing(output)
     names = [workload.value for workload in workloads or list(WorkloadName)]
-    rows = bench_train(names, Look(batches, rounds))
+    rows = bench_train(names, Repeats(batches, rounds))
     for row in rows:
         show(
-            f"{row['workload']:>6} {row['variant']:>7}: {row['ours_ms']:7.1f} ms a batch, "
+            f"{row['workload']:>6} {row['variant']:>7}: {row['ours_ms']:7.1f} ms per batch, "
             f"{row['reference']} {row['reference_ms']:7.1f} ms: {row['ratio']:.1f} times as fast"
         )
     _write(rows, output)
@@ -72,20 +74,20 @@ def train(
 @app.command()
 def prepare(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+        Path | None, typer.Option("-o", "--output", help="JSON file to write.")
     ] = None,
     workloads: Annotated[
         list[EventCount] | None,
         typer.Option(
-            "--workload", help="May be given several times. Default: all but the largest."
+            "--workload", help="Number of events. May be repeated. Default: all but 600M."
         ),
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where logs are kept for the next run."),
+        typer.Option(metavar="FOLDER", help="Folder that keeps logs for the next run."),
     ] = None,
 ) -> None:
-    """Time preparation, here and on Spark, beside a sort by Polars and pandas user by user.
+    """Compare preparation, local and on Spark, with a Polars sort and a pandas loop over users.
 
     Example: `userbert bench prepare --workload 3M -o prepare.json`
     """
@@ -99,20 +101,20 @@ def prepare(
         refuse_existing(output)
     names = [workload.value for workload in workloads or _USUAL]
     with TemporaryDirectory() as folder:
-        place = work or Path(folder)
-        logs = {name: place / f"logs-{name}" for name in names}
+        root = work or Path(folder)
+        logs = {name: root / f"logs-{name}" for name in names}
         for name, path in logs.items():
             if not path.exists():
                 simulate(path, USERS[name])
         rows = bench_prepare(logs)
     for row in rows:
-        beside = ""
+        comparison = ""
         if row["reference"] is not None:
-            beside = f", {row['reference']} {row['reference_events_per_s']:,}: "
-            beside += f"{row['ratio']:.1f} times as fast"
+            comparison = f", {row['reference']} {row['reference_events_per_s']:,}: "
+            comparison += f"{row['ratio']:.1f} times as fast"
         show(
             f"{row['workload']:>4} {row['variant']:>5}: {row['events_per_s']:,} events/s in "
-            f"{row['peak_memory_gib']} GiB{beside}"
+            f"{row['peak_memory_gib']} GiB{comparison}"
         )
     _write(rows, output)
 
@@ -120,24 +122,24 @@ def prepare(
 @app.command()
 def embed(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+        Path | None, typer.Option("-o", "--output", help="JSON file to write.")
     ] = None,
-    users: Annotated[int, typer.Option(min=1, help="Of a turn, simulated.")] = 8192,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contestant.")] = 5,
+    users: Annotated[int, typer.Option(min=1, help="Simulated users per turn.")] = 8192,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each competitor.")] = 5,
     memory: Annotated[
         list[int] | None,
         typer.Option(
             metavar="USERS",
-            help="Also look at the memory with so many users. May be given several times. "
+            help="Number of users for a measurement of memory. May be repeated. "
             "Default: 10,000, 100,000 and 1,000,000.",
         ),
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where prepared data are kept for the next run."),
+        typer.Option(metavar="FOLDER", help="Folder that keeps prepared data for the next run."),
     ] = None,
 ) -> None:
-    """Time embedding at the paper's size beside Hugging Face's BertModel and a GRU.
+    """Compare embedding at the paper's size with Hugging Face's BertModel and a GRU.
 
     Example: `userbert bench embed -o embed.json`
     """
@@ -152,10 +154,10 @@ def embed(
     if output is not None:
         refuse_existing(output)
     with TemporaryDirectory() as folder:
-        place = work or Path(folder)
+        root = work or Path(folder)
 
         def prepared(number: int) -> Path:
-            path = place / f"data-{number}"
+            path = root / f"data-{number}"
             if not path.exists():
                 logs = Path(folder) / f"logs-{number}"
                 simulate(logs, number)
@@ -165,13 +167,13 @@ def embed(
         rows = bench_embed(prepared(users), rounds)
         rows += [memory_row(prepared(number)) for number in memory or _EMBEDDED]
     for row in rows:
-        beside = ""
+        comparison = ""
         if row["reference"] is not None:
-            beside = f", {row['reference']} {row['reference_users_per_s']:,}: "
-            beside += f"{row['ratio']:.1f} times as fast"
+            comparison = f", {row['reference']} {row['reference_users_per_s']:,}: "
+            comparison += f"{row['ratio']:.1f} times as fast"
         show(
             f"{row['users']:>9,} users, {row['precision']:>7}: {row['users_per_s']:,} users/s in "
-            f"{row['peak_memory_gib']} GiB{beside}"
+            f"{row['peak_memory_gib']} GiB{comparison}"
         )
     _write(rows, output)
 
@@ -179,11 +181,11 @@ def embed(
 @app.command()
 def init(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+        Path | None, typer.Option("-o", "--output", help="JSON file to write.")
     ] = None,
-    events: Annotated[int, typer.Option(min=1000, help="In the log.")] = 10_000_000,
+    events: Annotated[int, typer.Option(min=1000, help="Events in the log.")] = 10_000_000,
 ) -> None:
-    """Time `init` on a large log, as Parquet and as CSV, beside one pass by Polars.
+    """Compare `init` on a large log, as Parquet and as CSV, with one pass by Polars.
 
     Example: `userbert bench init -o init.json`
     """
@@ -206,26 +208,28 @@ def init(
 @app.command()
 def serve(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+        Path | None, typer.Option("-o", "--output", help="JSON file to write.")
     ] = None,
-    backend: Annotated[BackendName, typer.Option(help="What computes.")] = BackendName.TORCH,
+    backend: Annotated[
+        BackendName, typer.Option(help="Compute with PyTorch or ONNX Runtime.")
+    ] = BackendName.TORCH,
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="At 80 % of the highest rate that is answered.")
+        float, typer.Option(min=0.1, help="Minutes at 80 % of the highest sustained rate.")
     ] = 10,
     work: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where logs are kept for the next run.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder that keeps logs for the next run.")
     ] = None,
 ) -> None:
-    """Time the service on loopback: users of the sparse workload, called from a second process.
+    """Measure the service on loopback, called from a second process, on the sparse workload.
 
     Example: `userbert bench serve --minutes 1 -o serve.json`
     """
-    needs_torch()
-    needs("fastapi", "serve")
+    require_torch()
+    require_package("fastapi", "serve")
     from tempfile import TemporaryDirectory
 
     from userbert.benchmarks.prepare import USERS
-    from userbert.benchmarks.serve import Look, bench_serve
+    from userbert.benchmarks.serve import Durations, bench_serve
     from userbert.experiments.simulate import simulate
 
     if output is not None:
@@ -234,7 +238,7 @@ def serve(
         logs = (work or Path(folder)) / "logs-3M"
         if not logs.exists():
             simulate(logs, USERS["3M"])
-        rows = bench_serve(logs, Look(sustained=60 * minutes), backend.value)
+        rows = bench_serve(logs, Durations(sustained=60 * minutes), backend.value)
     for row in rows:
         show(
             f"{row['workload']:>9}: {row['requests_per_s']} calls/s, "
@@ -248,15 +252,15 @@ def serve(
 @app.command()
 def lookalike(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A JSON file to write.")
+        Path | None, typer.Option("-o", "--output", help="JSON file to write.")
     ] = None,
     users: Annotated[int, typer.Option(min=1000, help="Vectors to search.")] = 1_000_000,
 ) -> None:
-    """Time a search for neighbours, exact and by index, beside faiss looking at each vector.
+    """Compare exact and indexed neighbour search with an exhaustive search by faiss.
 
     Example: `userbert bench lookalike -o lookalike.json`
     """
-    needs("faiss", "lookalike")
+    require_package("faiss", "lookalike")
     from tempfile import TemporaryDirectory
 
     from userbert.benchmarks.lookalike import bench_lookalike
@@ -267,23 +271,25 @@ def lookalike(
         rows = bench_lookalike(Path(folder), users)
     for row in rows:
         show(
-            f"{row['variant']:>5}: {row['ms_per_query']} ms a query, recall {row['recall']}, built "
-            f"in {row['build_seconds']} s; {row['reference']} {row['reference_ms']} ms: "
+            f"{row['variant']:>5}: {row['ms_per_query']} ms per query, recall {row['recall']}, "
+            f"built in {row['build_seconds']} s; {row['reference']} {row['reference_ms']} ms: "
             f"{row['ratio']} times as fast"
         )
     _write(rows, output)
 
 
 def _write(rows: Sequence[Mapping[str, Any]], output: Path | None) -> None:
-    """Write rows and where they come from, if a file is asked for."""
+    """Writes rows and their provenance if `output` is given."""
     if output is not None:
-        write_json(output, {"made": made(typed_command(), [0], None), "rows": rows})
+        write_json(output, {"made": provenance_record(typed_command(), [0], None), "rows": rows})
         show(f"{output}: {len(rows)} rows")
 
 
 def _needs_peers(*peers: str) -> None:
     from importlib.util import find_spec
 
-    needs_torch()
+    require_torch()
     if any(find_spec(peer) is None for peer in peers):
-        raise InputError("this needs the peers. Install them with: pip install 'userbert[bench]'")
+        raise InputError(
+            "this needs libraries to compare with. Install them with: pip install 'userbert[bench]'"
+        )

@@ -1,44 +1,52 @@
-"""The verb `label`: labels that use only what lies at or after each cut-off."""
+"""The verb `label`: labels that use only events at or after each cut-off."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from userbert.cli.options import At, Cutoffs, Data, open_data, pairs_given, show, user_ids_in
+from userbert.cli.options import (
+    At,
+    Cutoffs,
+    Data,
+    open_data,
+    pairs_from_options,
+    read_user_ids,
+    show,
+)
 from userbert.folders import refuse_existing, require_ending
 
 if TYPE_CHECKING:
     from userbert.tasks.labels import Labels
 
 app = typer.Typer(
-    help="Write leakage-safe labels: what is known only at or after each cut-off.",
+    help="Write labels without target leakage: they are known only at or after each cut-off.",
     no_args_is_help=True,
 )
 
-LabelFile = Annotated[Path, typer.Option("-o", "--output", help="Labels to write, a Parquet file.")]
+LabelFile = Annotated[Path, typer.Option("-o", "--output", help="Parquet file to write.")]
 
 
 @app.command("next")
 def label_next(
     data: Data,
     output: LabelFile,
-    attribute: Annotated[str, typer.Option(metavar="A", help="Whose values are predicted.")],
+    attribute: Annotated[str, typer.Option(metavar="A", help="Attribute to predict.")],
     horizon: Annotated[
-        str | None, typer.Option(metavar="D", help="How long to wait for the next word: 30d.")
+        str | None, typer.Option(metavar="D", help="Maximum time until the next word, such as 30d.")
     ] = None,
     cutoff: Cutoffs = None,
     at: At = None,
 ) -> None:
-    """Which values of an attribute does a user's next word hold?
+    """Label each user with the attribute's values in the next word.
 
     Example: `userbert label next data --attribute category --cutoff 2017-09-01 -o next.parquet`
     """
     from userbert.tasks import labels
 
-    _refuse(output)
+    _check_output(output)
     opened = open_data(data)
-    pairs = pairs_given(opened, cutoff, at)
+    pairs = pairs_from_options(opened, cutoff, at)
     _save(labels.label_next(opened, attribute, pairs, horizon=horizon), output)
 
 
@@ -46,43 +54,45 @@ def label_next(
 def label_return(
     data: Data,
     output: LabelFile,
-    horizon: Annotated[str, typer.Option(metavar="D", help="How long after the cut-off: 28d.")],
+    horizon: Annotated[str, typer.Option(metavar="D", help="Time after the cut-off, such as 28d.")],
     cutoff: Cutoffs = None,
     at: At = None,
 ) -> None:
-    """Does a user act again within a horizon?
+    """Label whether each user acts again within a horizon.
 
     Example: `userbert label return data --horizon 28d --cutoff 2017-09-01 -o return.parquet`
     """
     from userbert.tasks import labels
 
-    _refuse(output)
+    _check_output(output)
     opened = open_data(data)
-    _save(labels.label_return(opened, pairs_given(opened, cutoff, at), horizon), output)
+    _save(labels.label_return(opened, pairs_from_options(opened, cutoff, at), horizon), output)
 
 
 @app.command("attribute")
 def label_attribute(
     data: Data,
     output: LabelFile,
-    field: Annotated[str, typer.Option(metavar="F", help="The profile field.")],
-    positive: Annotated[list[str], typer.Option(metavar="V", help="A value that counts as yes.")],
+    field: Annotated[str, typer.Option(metavar="F", help="Profile field to predict.")],
+    positive: Annotated[
+        list[str], typer.Option(metavar="V", help="Value that counts as positive. May be repeated.")
+    ],
     hide: Annotated[
         list[str] | None,
-        typer.Option(metavar="F", help="Another field that gives the answer away."),
+        typer.Option(metavar="F", help="Another field that reveals the label. May be repeated."),
     ] = None,
     cutoff: Cutoffs = None,
     at: At = None,
 ) -> None:
-    """Has a profile field one of some values?
+    """Label whether a profile field has one of some values.
 
     Example: `userbert label attribute data --field kids --positive 1 --positive 2 -o kids.parquet`
     """
     from userbert.tasks import labels
 
-    _refuse(output)
+    _check_output(output)
     opened = open_data(data)
-    pairs = pairs_given(opened, cutoff, at)
+    pairs = pairs_from_options(opened, cutoff, at)
     _save(labels.label_attribute(opened, pairs, field, positive, hide or []), output)
 
 
@@ -90,35 +100,43 @@ def label_attribute(
 def label_response(
     data: Data,
     output: LabelFile,
-    users: Annotated[Path, typer.Option(metavar="FILE", help="Who responded: column user_id.")],
+    users: Annotated[
+        Path, typer.Option(metavar="FILE", help="Users who responded: column user_id.")
+    ],
     among: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Who was asked. Default: all users.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Users who were contacted: column user_id. Default: all."
+        ),
     ] = None,
     negatives: Annotated[
-        int | None, typer.Option(metavar="N", help="Draw so many others a responder.", min=1)
+        int | None,
+        typer.Option(
+            metavar="N", help="Non-responders to draw per responder. Default: all.", min=1
+        ),
     ] = None,
     cutoff: Cutoffs = None,
     at: At = None,
 ) -> None:
-    """Is a user one of those who responded after the cut-off?
+    """Label whether each user responded after the cut-off.
 
     Example: `userbert label response data --users redeemed.csv --cutoff 2017-09-01 -o r.parquet`
     """
     from userbert.tasks import labels
 
-    _refuse(output)
+    _check_output(output)
     opened = open_data(data)
-    made = labels.label_response(
+    response = labels.label_response(
         opened,
-        pairs_given(opened, cutoff, at),
-        user_ids_in(users),
-        among=None if among is None else user_ids_in(among),
+        pairs_from_options(opened, cutoff, at),
+        read_user_ids(users),
+        among=None if among is None else read_user_ids(among),
         negatives=negatives,
     )
-    _save(made, output)
+    _save(response, output)
 
 
-def _refuse(output: Path) -> None:
+def _check_output(output: Path) -> None:
     refuse_existing(output)
     require_ending(output, ".parquet")
 

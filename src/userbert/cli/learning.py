@@ -1,4 +1,4 @@
-"""Verbs of learning: pretrain, fine-tune, predict, evaluate, and all of it in the demo."""
+"""Verbs of learning and judging, from `pretrain` to `evaluate`, and `demo`, which runs them all."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,10 @@ from userbert.cli.options import (
     Data,
     Model,
     Output,
-    needs,
-    needs_torch,
     open_data,
-    pairs_given,
+    pairs_from_options,
+    require_package,
+    require_torch,
     show,
     typed_command,
 )
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from userbert.tasks.fused import FusedModel
     from userbert.tasks.task_model import TaskModel
 
-Task = Annotated[Path, typer.Argument(metavar="TASK", help="A task that was fine-tuned.")]
+Task = Annotated[Path, typer.Argument(metavar="TASK", help="Folder of a fine-tuned task.")]
 
 Track = Annotated[
     list[TrackerName] | None,
     typer.Option(
         "--track",
-        help="Also tell this tracker of the run, while it goes on. May be given several times.",
+        help="Also log the run to this tracker. May be repeated.",
     ),
 ]
 
@@ -46,35 +46,36 @@ def pretrain(
     preset: Annotated[
         str,
         typer.Option(
-            help="`default`: what did best so far; `paper`: the paper's settings, exactly."
+            help="Settings: `default`, the best so far, or `paper`, exactly those of the paper."
         ),
     ] = "default",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Batches to learn from. Default: the preset's.")
+        int | None, typer.Option(min=1, help="Number of batches. Default: the preset's.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     before: Annotated[
         str | None,
         typer.Option(
             metavar="T",
-            help="Learn from events before this instant alone. Default: the schema's fit_before.",
+            help="Learn only from events before this instant. Default: the schema's fit_before.",
         ),
     ] = None,
     at: At = None,
     hide: Annotated[
         list[str] | None,
-        typer.Option(metavar="F", help="A profile field that the model must not see."),
+        typer.Option(
+            metavar="F", help="Profile field that the model must not see. May be repeated."
+        ),
     ] = None,
     from_model: Annotated[
-        Path | None, typer.Option("--from", metavar="MODEL", help="Go on from this model.")
+        Path | None,
+        typer.Option("--from", metavar="MODEL", help="Model whose weights to start from."),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting. May be repeated."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     track: Track = None,
 ) -> None:
     """Pretrain a user encoder on behavior alone.
@@ -83,17 +84,17 @@ def pretrain(
 
     With two processes: `torchrun --nproc-per-node=2 -m userbert pretrain data -o model`
     """
-    needs_torch()
+    require_torch()
     from userbert.data.use.pairs import read_table
     from userbert.model.userbert import UserBert
-    from userbert.training.distributed import joined
+    from userbert.training.distributed import join_processes
     from userbert.training.pretrain import pretrain as pretrain_model
     from userbert.training.settings import configure
 
-    sizes = [one for one in settings or [] if one.strip().startswith("model.")]
+    sizes = [setting for setting in settings or [] if setting.strip().startswith("model.")]
     if from_model is not None and sizes:
-        raise InputError(f"--set {sizes[0]}: the network is that of --from; leave it out.")
-    with joined(os.environ) as processes:
+        raise InputError(f"--set {sizes[0]}: --from sets the network; leave this setting out.")
+    with join_processes(os.environ) as processes:
         model = pretrain_model(
             open_data(data),
             output,
@@ -114,18 +115,18 @@ def pretrain(
     record = model.record
     show(
         f"{output}: {record['users']:,} user sequences in {record['seconds']:.0f} s "
-        f"({record['users_per_s']:,.0f} a second), loss {record['loss']:.3f}"
+        f"({record['users_per_s']:,.0f} per second), loss {record['loss']:.3f}"
     )
     show(f"next: userbert embed {output} {data} -o embeddings.parquet")
     show(f"or, with labels: userbert evaluate {output} {data} --labels FILE -o verdict")
 
 
 def extend(model: Model, data: Data, output: Output) -> None:
-    """Give a model rows for values that are new in grown data; what it learned stays.
+    """Add rows to a model for the new values of grown data; learned weights stay.
 
     Example: `userbert extend model data1 -o model1`
     """
-    needs_torch()
+    require_torch()
     refuse_existing(output)
     from userbert.model.extend import extend as extend_model
     from userbert.model.userbert import UserBert
@@ -133,39 +134,39 @@ def extend(model: Model, data: Data, output: Output) -> None:
     extended = extend_model(UserBert.from_pretrained(model), open_data(data))
     extended.save_pretrained(output)
     count = extended.record["extended_by"]
-    show(f"{output}: {count:,} new values" + (", which begin as unknown" if count else ""))
+    show(f"{output}: {count:,} new values" + (", which start as unknown" if count else ""))
     if count:
-        show(f"next: userbert pretrain {data} -o MODEL --from {output}, to learn what they are")
+        show(f"next: userbert pretrain {data} -o MODEL --from {output}, to learn the new values")
 
 
 def finetune(
     model: Model,
     data: Data,
-    labels: Annotated[Path, typer.Option(metavar="FILE", help="What is to be predicted.")],
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="File of labels to learn.")],
     output: Output,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Start from new weights, to compare.")
+        bool, typer.Option("--from-scratch", help="Start from random weights, for comparison.")
     ] = False,
     with_aggregates: Annotated[
         bool,
         typer.Option(
             "--with-aggregates",
-            help="Of a yes-or-no task: the mean of the network, of a regression on vectors and "
-            "counts, and of trees on counts, with and without times; what a report calls `fused`.",
+            help="For binary labels: average the network, a regression on vectors and counts, and "
+            "trees on counts, with and without times. Reports call this model `fused`.",
         ),
     ] = False,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over the labels; the best is kept.")
+        int, typer.Option(min=1, help="Passes over the labels; the best one is kept.")
     ] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Users in a batch.")] = 32,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Users per batch.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     track: Track = None,
 ) -> None:
-    """Fine-tune a pretrained model to a task, end to end.
+    """Fine-tune a pretrained model on labels, end to end.
 
     Example: `userbert finetune model data --labels return.parquet -o task`
     """
-    needs_torch()
+    require_torch()
     from userbert.model.userbert import UserBert
     from userbert.tasks.finetune import FinetuneConfig
     from userbert.tasks.finetune import finetune as finetune_model
@@ -174,32 +175,39 @@ def finetune(
 
     if with_aggregates and from_scratch:
         raise InputError(
-            "--from-scratch learns a network alone, to compare. Leave out --with-aggregates."
+            "--from-scratch trains a network only, for comparison: leave --with-aggregates out."
         )
     refuse_existing(output)
     trackers = trackers_of(track or [], output)
     opened = open_data(data)
-    trained, asked = UserBert.from_pretrained(model), Labels.load(labels, opened)
+    pretrained, task_labels = UserBert.from_pretrained(model), Labels.load(labels, opened)
     config = FinetuneConfig(epochs=epochs, batch_size=batch_size, seed=seed)
     task: TaskModel | FusedModel
     if with_aggregates:
-        task = finetune_with_aggregates(trained, opened, asked, config=config, trackers=trackers)
+        task = finetune_with_aggregates(
+            pretrained, opened, task_labels, config=config, trackers=trackers
+        )
     else:
         task = finetune_model(
-            trained, opened, asked, config=config, from_scratch=from_scratch, trackers=trackers
+            pretrained,
+            opened,
+            task_labels,
+            config=config,
+            from_scratch=from_scratch,
+            trackers=trackers,
         )
     task.save(output)
     record = task.record
     measure = {"binary": "ROC-AUC", "regression": "minus squared error"}.get(task.kind, "mAP@10")
     if "qualities" in record:
-        how = ", ".join(f"{name} {value:.3f}" for name, value in record["qualities"].items())
+        details = ", ".join(f"{name} {value:.3f}" for name, value in record["qualities"].items())
     elif record["best_epoch"]:
-        how = f"best after {record['best_epoch']} epochs"
+        details = f"best after {record['best_epoch']} epochs"
     else:
-        how = "best with the vectors as they were"
+        details = "best without changing the vectors"
     show(
         f"{output}: {record['labels']:,} labels; {measure} {record['quality']:.3f} on "
-        f"{record['validation_labels']:,} users set apart ({how})"
+        f"{record['validation_labels']:,} held-out users ({details})"
     )
     show(f"next: userbert predict {output} {data} -o scores.parquet")
 
@@ -211,18 +219,18 @@ def predict(
     cutoff: Cutoffs = None,
     at: At = None,
 ) -> None:
-    """Score users by a task model.
+    """Score users with a fine-tuned task.
 
     Example: `userbert predict task data --cutoff 2017-09-01 -o scores.parquet`
     """
-    needs_torch()
+    require_torch()
     from userbert.folders import publishing_file
     from userbert.tasks.fused import load_task
 
     refuse_existing(output)
     require_ending(output, ".parquet")
     opened = open_data(data)
-    scores = load_task(task).predict_pairs(opened, pairs_given(opened, cutoff, at))
+    scores = load_task(task).predict_pairs(opened, pairs_from_options(opened, cutoff, at))
     with publishing_file(output) as temporary:
         scores.write_parquet(temporary)
     show(f"{output}: {len(scores):,} users")
@@ -231,21 +239,24 @@ def predict(
 def explain(
     task: Task,
     data: Data,
-    user: Annotated[str, typer.Option(metavar="ID", help="Whose score.")],
+    user: Annotated[str, typer.Option(metavar="ID", help="User whose score to explain.")],
     cutoff: Annotated[
         str | None,
-        typer.Option(metavar="T", help="As of this instant. Default: just after the last event."),
+        typer.Option(
+            metavar="T", help="Use events before this instant. Default: just after the last event."
+        ),
     ] = None,
     value: Annotated[
-        str | None, typer.Option(metavar="CLASS", help="Default: the likeliest of the classes.")
+        str | None,
+        typer.Option(metavar="CLASS", help="Class to explain. Default: the most likely one."),
     ] = None,
-    most: Annotated[int, typer.Option("-n", min=1, help="Words to show.")] = 10,
+    most: Annotated[int, typer.Option("-n", min=1, help="Number of words to show.")] = 10,
 ) -> None:
-    """Say which words, and what in them, moved a user's score.
+    """Show which words, and which of their values, changed a user's score.
 
     Example: `userbert explain task data --user 1042 --cutoff 2017-09-01`
     """
-    needs_torch()
+    require_torch()
     from userbert.inspection import moved
     from userbert.tasks.explain import explain as explain_score
     from userbert.tasks.fused import FUSED
@@ -253,33 +264,35 @@ def explain(
 
     if (task / FUSED).is_file():
         raise InputError(
-            f"{task} is the mean of a network, a regression and trees; explain tells of "
-            f"networks. Ask its network: userbert explain {task / 'network'} {data} --user {user}"
+            f"{task} averages a network, a regression and trees; only networks can be explained. "
+            f"Explain its network: userbert explain {task / 'network'} {data} --user {user}"
         )
     opened = open_data(data)
-    found = explain_score(TaskModel.load(task), opened, user, cutoff, value=value, most=most)
-    show(moved(found, opened, most))
+    explanation = explain_score(TaskModel.load(task), opened, user, cutoff, value=value, most=most)
+    show(moved(explanation, opened, most))
 
 
 def evaluate(
     model: Model,
     data: Data,
     labels: Annotated[
-        list[Path], typer.Option(metavar="FILE", help="A task; may be given several times.")
+        list[Path], typer.Option(metavar="FILE", help="File of labels. May be repeated.")
     ],
     output: Output,
     also: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="MODEL", help="The same pretraining with another seed; two make three."
+            metavar="MODEL",
+            help="Another model pretrained alike with a different seed; give two, for three in "
+            "all.",
         ),
     ] = None,
 ) -> None:
-    """Say honestly what the vectors add to the features one has already.
+    """Measure how much vectors add to the features that you already have.
 
     Example: `userbert evaluate model data --labels return.parquet -o verdict`
     """
-    needs_torch()
+    require_torch()
     from userbert.evaluation.evaluate import draw
     from userbert.evaluation.evaluate import evaluate as compare
     from userbert.evaluation.findings import Score, find
@@ -310,27 +323,27 @@ def evaluate(
         scores = [Score.from_row(row) for row in report.rows if row["task"] == task.name]
         show(f"{task.name}: {find(scores).text}")
         if task.kind == "binary":
-            made = f"userbert finetune {model} {data} --labels {path} --with-aggregates -o TASK"
-            show(f"next, to score users by the model called fused: {made}")
-    show(f"{output / 'report.html'} has the whole report")
+            command = f"userbert finetune {model} {data} --labels {path} --with-aggregates -o TASK"
+            show(f"next, to score users with the model called fused: {command}")
+    show(f"{output / 'report.html'} is the full report")
 
 
 def demo(
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="A folder; an unfinished demo goes on in it.")
+        Path, typer.Option("-o", "--output", help="Folder to write, or of a demo to resume.")
     ] = Path("demo"),
     serve: Annotated[
         bool,
-        typer.Option("--serve", help="Then serve its users, a model and a task, until Ctrl-C."),
+        typer.Option("--serve", help="Afterwards, serve its users, model and task until Ctrl-C."),
     ] = False,
 ) -> None:
-    """Run the main job on real data: Complete Journey, raw logs to a report.
+    """Run every step on real data, Complete Journey, from raw logs to a report.
 
     Example: `userbert demo -o demo`
     """
-    needs_torch()
+    require_torch()
     if serve:
-        needs("fastapi", "serve")
+        require_package("fastapi", "serve")
     from userbert.experiments.demo import run_demo, served_of
 
     show(f"{run_demo(output, typed_command())} is the report: open it in a browser")

@@ -1,4 +1,4 @@
-"""What verbs share: the options of the same meaning, and what they do first and say last."""
+"""Options and helpers that several verbs share."""
 
 import sys
 from collections.abc import Iterator
@@ -21,61 +21,61 @@ if TYPE_CHECKING:
 
 _stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 show = Console(highlight=False, soft_wrap=True).print
-"""What a verb was asked for."""
+"""Prints a verb's results to standard output."""
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of prepared data.")]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A pretrained model.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write; must not exist yet.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of prepared data.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a pretrained model.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Path to write. It must not exist.")]
 Cutoffs = Annotated[
     list[str] | None,
     typer.Option(
         "--cutoff",
         metavar="T",
-        help="Events before this instant are visible: 2017-09-01 or 2017-09-01T04:00, in the "
-        "schema's timezone. May be given several times. Default: just after the last event.",
+        help="Use events before this instant, such as 2017-09-01 or 2017-09-01T04:00, in the "
+        "schema's timezone. May be repeated. Default: just after the last event.",
     ),
 ]
 
 
 class Engine(StrEnum):
-    """What does the work."""
+    """Where the work runs."""
 
     LOCAL = "local"
     SPARK = "spark"
 
 
 class BackendName(StrEnum):
-    """What computes vectors in the service."""
+    """Runtime that computes vectors in the service."""
 
     TORCH = "torch"
     ONNX = "onnx"
 
 
-EngineOption = Annotated[Engine, typer.Option("--engine", help="This machine, or Spark's.")]
+EngineOption = Annotated[Engine, typer.Option("--engine", help="Run on this machine, or on Spark.")]
 Master = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="With --engine spark: local[2], spark://HOST:7077, yarn, k8s://…. "
-        "Default: what spark-submit says.",
+        help="Spark master, with --engine spark: local[2], spark://HOST:7077, yarn, k8s://…. "
+        "Default: the setting of spark-submit.",
     ),
 ]
 At = Annotated[
     Path | None,
     typer.Option(
-        "--at", metavar="FILE", help="Users and their own cut-offs: columns user_id and cutoff."
+        "--at", metavar="FILE", help="File of users and their cut-offs: columns user_id and cutoff."
     ),
 ]
 
 
-def tell_error(message: str) -> None:
-    """Tell why a verb did not do what it was asked for."""
-    # As text, not as markup: `userbert[train]` keeps its brackets.
+def print_error(message: str) -> None:
+    """Prints an error to standard error."""
+    # Text, not markup, which would drop the brackets of `userbert[train]`.
     _stderr.print(Text.assemble(("error: ", "bold red"), message))
 
 
 def open_data(data: Path) -> "PreparedData":
-    """Open prepared data, and compare all files with their checksums."""
+    """Opens prepared data and checks all files against their checksums."""
     from userbert.data.store import PreparedData
 
     opened = PreparedData.open(data)
@@ -84,11 +84,11 @@ def open_data(data: Path) -> "PreparedData":
 
 
 @contextmanager
-def session_of(engine: Engine, master: str | None) -> Iterator["SparkSession | None"]:
-    """The session that an engine works in; None: this machine."""
+def engine_session(engine: Engine, master: str | None) -> Iterator["SparkSession | None"]:
+    """Yields the Spark session of an engine; None for this machine."""
     if engine is Engine.LOCAL:
         if master is not None:
-            raise InputError("--master is Spark's; add --engine spark, or leave it out.")
+            raise InputError("--master is for Spark: add --engine spark, or leave it out.")
         yield None
         return
     from userbert.data.prepare.cluster import spark_session
@@ -97,43 +97,42 @@ def session_of(engine: Engine, master: str | None) -> Iterator["SparkSession | N
         yield session
 
 
-def pairs_given(data: "PreparedData", cutoffs: list[str] | None, at: Path | None) -> "Pairs":
-    """The (user, cut-off) pairs that `--cutoff` or `--at` ask for."""
-    from userbert.data.use.pairs import instant_of, pairs_at, read_pairs
+def pairs_from_options(data: "PreparedData", cutoffs: list[str] | None, at: Path | None) -> "Pairs":
+    """Returns the (user, cut-off) pairs that `--cutoff` or `--at` select."""
+    from userbert.data.use.pairs import instant_of, pairs_at, read_pairs, refuse_both
 
+    refuse_both(cutoffs or None, at, ("--cutoff", "--at"))
     if at is not None:
-        if cutoffs:
-            raise InputError("--at names each user's cut-off; leave --cutoff out.")
         return read_pairs(at, data)
     instants = [instant_of(cutoff, data, "--cutoff") for cutoff in cutoffs or []]
     return pairs_at(data, instants or [data.default_cutoff], "--cutoff")
 
 
-def user_ids_in(path: Path) -> list[str]:
-    """The column `user_id` of a file."""
-    from userbert.data.use.pairs import read_table, users_of
+def read_user_ids(path: Path) -> list[str]:
+    """Returns the column `user_id` of a file."""
+    from userbert.data.use.pairs import read_table, user_id_column
 
     frame = read_table(path)
     if "user_id" not in frame.columns:
         raise InputError(
             f"{path}: expected a column user_id, found {', '.join(frame.columns) or 'none'}. "
-            "Rename the column that holds the user."
+            "Rename the column of user ids."
         )
-    return users_of(frame.drop_nulls("user_id"), str(path)).to_list()
+    return user_id_column(frame.drop_nulls("user_id"), str(path)).to_list()
 
 
 def typed_command() -> list[str]:
-    """The command as it was typed, without where the program lies."""
+    """Returns the command as typed, without the path of the program."""
     return ["userbert", *sys.argv[1:]]
 
 
-def needs_torch() -> None:
-    """Say what to install where the base install ends."""
-    needs("torch", "train")
+def require_torch() -> None:
+    """Raises `InputError` that names the extra to install if torch is missing."""
+    require_package("torch", "train")
 
 
-def needs(package: str, extra: str) -> None:
-    """Say which extra to install if a package is not there."""
+def require_package(package: str, extra: str) -> None:
+    """Raises `InputError` that names the extra to install if a package is missing."""
     from importlib.util import find_spec
 
     if find_spec(package) is None:

@@ -1,4 +1,4 @@
-"""Verbs of use: vectors of all users, look-alikes, a network for other runtimes, the service."""
+"""Verbs of use: `embed`, `serve`, `lookalike` and `export`."""
 
 from enum import StrEnum
 from importlib.util import find_spec
@@ -17,28 +17,28 @@ from userbert.cli.options import (
     Master,
     Model,
     Output,
-    needs,
-    needs_torch,
+    engine_session,
     open_data,
-    session_of,
+    require_package,
+    require_torch,
     show,
 )
 from userbert.errors import InputError
-from userbert.folders import found_at, refuse_existing, require_ending
+from userbert.folders import describe_path, refuse_existing, require_ending
 
 if TYPE_CHECKING:
-    from userbert.embedding.parts import Asked
+    from userbert.embedding.parts import Selection
 
 
 class VectorsAs(StrEnum):
-    """The form of vectors in a file."""
+    """Layout of vectors in a file."""
 
     LIST = "list"
     COLUMNS = "columns"
 
 
 class LikeBy(StrEnum):
-    """How seeds count together."""
+    """How look-alikes are scored by seeds."""
 
     LINEAR = "linear"
     CENTROID = "centroid"
@@ -46,7 +46,7 @@ class LikeBy(StrEnum):
 
 
 class Precision(StrEnum):
-    """What the encoder computes in."""
+    """Precision of the encoder."""
 
     FLOAT32 = "float32"
     BF16 = "bf16"
@@ -59,46 +59,50 @@ def embed(
     cutoff: Cutoffs = None,
     at: At = None,
     vectors_as: Annotated[
-        VectorsAs, typer.Option("--format", help="One list a user, or columns e0, e1 ….")
+        VectorsAs,
+        typer.Option(
+            "--format", help="Store vectors as one list per user, or as columns e0, e1 …."
+        ),
     ] = VectorsAs.LIST,
-    precision: Annotated[Precision, typer.Option(help="Of the encoder.")] = Precision.FLOAT32,
+    precision: Annotated[
+        Precision, typer.Option(help="Precision of the encoder.")
+    ] = Precision.FLOAT32,
     engine: EngineOption = Engine.LOCAL,
     master: Master = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run that writes a folder.")
+        bool, typer.Option("--resume", help="Continue an interrupted run that writes a folder.")
     ] = False,
 ) -> None:
-    """Write a vector of every user: one file, or a folder of parts.
+    """Write a vector for every user, to one file or a folder of parts.
 
     Example: `userbert embed model data --cutoff 2017-09-01 -o embeddings.parquet`
 
-    For many users, and to go on after an interruption: `userbert embed model data -o embeddings
+    For many users, with resuming after an interruption: `userbert embed model data -o embeddings
     --resume`
     """
-    needs_torch()
-    from userbert.data.use.pairs import instant_of, read_pairs
-    from userbert.embedding.embed import is_file, write_embeddings
+    require_torch()
+    from userbert.data.use.pairs import instant_of, read_pairs, refuse_both
+    from userbert.embedding.embed import is_single_file, write_embeddings
     from userbert.embedding.parts import users_before
     from userbert.model.userbert import UserBert
 
     if not resume:
         refuse_existing(output)
     if engine is Engine.LOCAL:
-        is_file(output)
+        is_single_file(output)
     opened = open_data(data)
+    refuse_both(cutoff or None, at, ("--cutoff", "--at"))
     if at is None:
         instants = [instant_of(moment, opened, "--cutoff") for moment in cutoff or []]
-        asked: Asked = users_before(opened, instants or [opened.default_cutoff], "--cutoff")
-    elif cutoff:
-        raise InputError("--at names each user's cut-off; leave --cutoff out.")
+        selection: Selection = users_before(opened, instants or [opened.default_cutoff], "--cutoff")
     else:
-        asked = read_pairs(at, opened)
+        selection = read_pairs(at, opened)
     trained = UserBert.from_pretrained(model)
-    with session_of(engine, master) as spark:
+    with engine_session(engine, master) as spark:
         vectors = write_embeddings(
             trained,
             opened,
-            asked,
+            selection,
             output,
             vectors_as=vectors_as.value,
             precision=precision.value,
@@ -111,78 +115,82 @@ def embed(
 def serve(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL|TASK…", help="Models and tasks, or files of exported ones."),
+        typer.Argument(metavar="MODEL|TASK…", help="Models and tasks: folders or exported files."),
     ],
     host: Annotated[
-        str, typer.Option(help="The address; others than this machine's need tokens.")
+        str, typer.Option(help="Address to listen on. All but this machine's need --tokens.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000,
     tokens: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Who may call: a token a line, sent as Bearer."),
+        typer.Option(metavar="FILE", help="File of Bearer tokens that may call, one per line."),
     ] = None,
     backend: Annotated[
-        BackendName, typer.Option(help="What computes: PyTorch, or ONNX Runtime without it.")
+        BackendName, typer.Option(help="Compute with PyTorch, or with ONNX Runtime without torch.")
     ] = BackendName.TORCH,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="Prepared data, whose users can be looked at, too."),
+        typer.Option(metavar="DATA", help="Prepared data whose users the explorer shows."),
     ] = None,
     runs: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Where models and evaluations lie that are shown, too."
+            metavar="FOLDER", help="Folder of models and evaluations that the explorer shows."
         ),
     ] = None,
     queue: Annotated[
-        int, typer.Option(min=1, help="Users who may wait; beyond them calls get 429.")
+        int, typer.Option(min=1, help="Maximum number of waiting users; further calls get 429.")
     ] = 128,
 ) -> None:
-    """Serve vectors and scores of raw events over HTTP.
+    """Serve vectors and scores for raw events over HTTP.
 
     Example: `userbert serve task --port 8000`
     """
-    needs("fastapi", "serve")
+    require_package("fastapi", "serve")
     from userbert.service.app import Settings, check_address, create_app, run
-    from userbert.service.loaded_models import load_all
+    from userbert.service.loaded_models import load_models
     from userbert.service.middleware import LOOPBACK, read_tokens
 
     known = () if tokens is None else read_tokens(tokens)
     check_address(host, known)
     if backend is BackendName.TORCH:
-        needs_torch()
+        require_torch()
     if runs is not None and not runs.is_dir():
-        raise InputError(f"--runs {runs}: expected a folder; {found_at(runs)}. Name another.")
-    served = load_all(models, backend.value)
+        raise InputError(
+            f"--runs {runs}: expected a folder; {describe_path(runs)}. Choose another."
+        )
+    served = load_models(models, backend.value)
     settings = Settings(tokens=known, hosts=LOOPBACK if host in LOOPBACK else (), queue=queue)
     app = create_app(served, settings, None if data is None else open_data(data), runs)
-    told = f"serves {', '.join(served)}"
-    run(app, host, port, lambda at: show(f"{at} {told}; what it takes: {at}/openapi.json"))
+    names = ", ".join(served)
+    run(app, host, port, lambda at: show(f"{at} serves {names}; its API: {at}/openapi.json"))
 
 
 def lookalike(
     embeddings: Annotated[
-        Path, typer.Argument(metavar="EMBEDDINGS", help="A file or folder that embed wrote.")
+        Path, typer.Argument(metavar="EMBEDDINGS", help="File or folder that `embed` wrote.")
     ],
     seeds: Annotated[
-        Path, typer.Option(metavar="FILE", help="Users of the kind sought: a column user_id.")
+        Path, typer.Option(metavar="FILE", help="File of example users: column user_id.")
     ],
-    k: Annotated[int, typer.Option("-k", min=1, help="Users in the list.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of users to list.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="A .csv or .parquet; must not exist yet.")
+        Path,
+        typer.Option("-o", "--output", help="CSV or Parquet file to write. It must not exist."),
     ],
     by: Annotated[
         LikeBy,
         typer.Option(
-            help="linear: by a regression of seeds against others; centroid: near the seeds' mean; "
-            "nearest: near any seed."
+            help="Score by a regression of seeds against others (linear), distance to the seeds' "
+            "mean (centroid), or distance to any seed (nearest)."
         ),
     ] = LikeBy.LINEAR,
     exclude: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="More users to leave out: a column user_id.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File of users to leave out: column user_id."),
     ] = None,
 ) -> None:
-    """List the users who are most like some others.
+    """List the users who are most similar to seed users.
 
     Example: `userbert lookalike embeddings.parquet --seeds buyers.csv -k 500 -o list.csv`
     """
@@ -194,21 +202,22 @@ def lookalike(
     opened = Embeddings.open(embeddings)
     found = find_lookalikes(opened, seeds, k, by=by.value, exclude=exclude or ())
     write_list(found.users, output)
-    for line in found.told(output):
+    for line in found.report_lines(output):
         show(line)
 
 
 def export(
     network: Annotated[
-        Path, typer.Argument(metavar="MODEL|TASK", help="A pretrained model, or a task model.")
+        Path,
+        typer.Argument(metavar="MODEL|TASK", help="Folder of a pretrained model or of a task."),
     ],
     output: Output,
 ) -> None:
-    """Write a model or a task as one ONNX file, which is run without torch.
+    """Write a model or a task as one ONNX file, which runs without torch.
 
     Example: `userbert export task -o task.onnx`
     """
-    needs_torch()
+    require_torch()
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]:
         raise InputError(
             f"this needs {' and '.join(missing)}. Install it with: pip install 'userbert[export]'"
