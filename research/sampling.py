@@ -24,7 +24,7 @@ from userbert.data.ragged import Floats
 from userbert.data.store import PreparedData
 from userbert.folders import write_json
 from userbert.model.userbert import UserBert
-from userbert.provenance import made
+from userbert.provenance import provenance_record
 from userbert.schema.models import Schema
 from userbert.tasks.metrics import Estimate, estimate, resample_users
 from userbert.training.pretrain import pretrain
@@ -116,4 +116,4 @@ if __name__ == "__main__":
     logs, output = map(Path, sys.argv[1:])
     checksum, found = compare(logs, output.with_suffix(".work"))
     command = ["python", "-m", "research.sampling", *sys.argv[1:]]
-    write_json(output, {"made": made(command, SEEDS, checksum), "rows": found})
+    write_json(output, {"made": provenance_record(command, SEEDS, checksum), "rows": found})

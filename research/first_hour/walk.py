@@ -23,7 +23,7 @@ from userbert.data.store import PreparedData
 from userbert.evaluation.findings import Score, find
 from userbert.folders import read_json, replacing_file, write_json
 from userbert.progress import progress
-from userbert.provenance import made
+from userbert.provenance import provenance_record
 
 _DAY = 86_400 * 1_000_000
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             log = ODD[name](folder / "raw") if name in ODD else _real(name, given.logs)
             rows.append(walk(name, log, folder))
             with replacing_file(given.result) as temporary:
-                write_json(temporary, {"made": made(command, [0], None), "rows": rows})
+                write_json(temporary, {"made": provenance_record(command, [0], None), "rows": rows})
             advance(1, name)
 
 

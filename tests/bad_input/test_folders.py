@@ -150,7 +150,7 @@ def test_a_newer_format_is_told(copies: Path, kind: str, name: str) -> None:
         ("data", "it is prepared data"),
         ("model", "it is a model"),
         ("task", "it is a task model"),
-        (".", "it is a folder of something else, or not complete"),
+        (".", "it is another kind of folder, or not complete"),
     ],
 )
 def test_what_is_of_another_kind_is_told(

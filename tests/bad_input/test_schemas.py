@@ -146,7 +146,7 @@ UNFIT: dict[str, tuple[str, str, str]] = {
     ),
     "fit_before all events": (
         "user: user", "user: user\nfit_before: 2000-01-01",
-        "fit_before: no event is before 2000-01-01 00:00:00, so no value could be known; the first",
+        "fit_before: no event is before 2000-01-01 00:00:00, so vocabularies would be empty; the first",
     ),
 }  # fmt: skip
 
@@ -160,11 +160,11 @@ def test_a_schema_of_other_logs(userbert: Userbert, tmp_path: Path, case: str) -
 
 
 OUTPUTS = {
-    "a folder": ("data", "data exists already. Choose another -o, or remove it first."),
-    "a file": ("log.csv", "log.csv exists already. Choose another -o, or remove it first."),
+    "a folder": ("data", "data exists already. Choose another output, or remove it first."),
+    "a file": ("log.csv", "log.csv exists already. Choose another output, or remove it first."),
     "below a file": (
         "log.csv/x",
-        "cannot write log.csv/x: log.csv is a file, not a folder. Choose another -o.",
+        "cannot write log.csv/x: log.csv is a file, not a folder. Choose another output.",
     ),
 }
 

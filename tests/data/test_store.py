@@ -218,7 +218,7 @@ def test_a_damaged_shard_is_told_when_it_is_read(
 
 
 def test_a_folder_without_a_manifest_is_no_prepared_data(tmp_path: Path) -> None:
-    found = {tmp_path: "it is a folder of something else", tmp_path / "x": "nothing is there"}
+    found = {tmp_path: "it is another kind of folder", tmp_path / "x": "nothing is there"}
     for path, told in found.items():
         message = refusal_of(path)
         assert f"{path} is not prepared data (it has no manifest.json; {told}" in message

@@ -12,7 +12,7 @@ from userbert.data.store import PreparedData
 from userbert.embedding.embedding_folder import refuse_unfinished
 from userbert.embedding.embeddings import holds_vectors
 from userbert.errors import InputError
-from userbert.folders import found_at
+from userbert.folders import describe_path
 from userbert.inspection.explanation import moved, words_of
 from userbert.inspection.models import (
     describe_evaluation,
@@ -55,11 +55,11 @@ def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> R
         ("config.json", describe_model),
     ):
         if (path / name).is_file():
-            _refuse(path, found_at(path).removeprefix("it is "), user=user, cutoff=cutoff)
+            _refuse(path, describe_path(path).removeprefix("it is "), user=user, cutoff=cutoff)
             return describe(path)
     raise InputError(
         f"{path}: expected prepared data, a model, task or evaluation folder, or a file of labels, "
-        f"embeddings or scores; {found_at(path)}. Name one of these, or copy the folder again."
+        f"embeddings or scores; {describe_path(path)}. Name one of these, or copy the folder again."
     )
 
 

@@ -101,8 +101,8 @@ def test_command_line_says_what_it_cannot_undo(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "userbert", "forget", str(data), "--users", "left.csv"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "1 users are forgotten" in done.stdout
-    assert "pretrain anew" in done.stdout
+    assert "removed 1 users" in done.stdout
+    assert "pretrain again" in done.stdout
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "none of the 1 users" in again.stderr

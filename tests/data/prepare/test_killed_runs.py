@@ -81,7 +81,7 @@ def test_interrupted_it_says_so_and_leaves_nothing(logs: Path, tmp_path: Path) -
     run.send_signal(signal.SIGINT)
     told = run.communicate()[1]
     assert run.returncode == 130
-    assert told == "error: interrupted; nothing half-written was left\n"
+    assert told == "error: interrupted; no partial output was left\n"
     assert list(tmp_path.iterdir()) == []
 
 

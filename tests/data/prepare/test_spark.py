@@ -273,7 +273,7 @@ def test_interrupted_it_leaves_nothing(logs: Schema, tmp_path: Path) -> None:
     run.send_signal(signal.SIGINT)
     told = run.communicate(timeout=60)[1]
     assert run.returncode == 130, told
-    assert "interrupted; nothing half-written was left" in told
+    assert "interrupted; no partial output was left" in told
     assert not list(tmp_path.glob("*data*"))
 
 
