@@ -1,4 +1,4 @@
-"""User embeddings of prepared data."""
+"""Embedding prepared data: which users and cut-offs, which vectors, local and on a cluster."""
 
 from io import StringIO
 from pathlib import Path
@@ -13,7 +13,7 @@ from small_logs import buys, cutoffs, prepared
 from userbert.data.prepare.cluster import spark_session
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs, pairs_at
-from userbert.embedding import parts as asked
+from userbert.embedding import parts
 from userbert.embedding.embed import write_embeddings
 from userbert.errors import InputError, ModelError
 from userbert.inspection import inspect
@@ -51,7 +51,7 @@ def test_frame_has_every_user_with_an_event_before_the_cutoff(
     assert sorted(model.embed(data)["user_id"]) == ["ann", "bob", "cid"]
 
 
-def test_users_that_are_asked_for_come_in_that_order_even_without_events(
+def test_pairs_of_at_keep_their_order_even_without_events(
     model: UserBert, data: PreparedData
 ) -> None:
     at = pl.DataFrame(
@@ -65,7 +65,7 @@ def test_users_that_are_asked_for_come_in_that_order_even_without_events(
         model.embed(data, cutoff="2024-03-10", at=at)
 
 
-def test_pairs_alone_and_together_have_the_same_vectors(
+def test_vectors_do_not_depend_on_other_pairs_of_the_call(
     model: UserBert, data: PreparedData
 ) -> None:
     rows = np.array([0, 1, 2, 0, 1, 2])
@@ -79,35 +79,37 @@ def test_pairs_alone_and_together_have_the_same_vectors(
 
 
 def test_bf16_is_close(model: UserBert, data: PreparedData) -> None:
-    exact, rough = (
+    exact, rounded = (
         np.asarray(model.embed(data, precision=precision)["embedding"].to_numpy())
         for precision in ("float32", "bf16")
     )
-    cosine = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
-    assert cosine.min() > 0.999
+    lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
+    assert ((exact * rounded).sum(axis=1) / lengths).min() > 0.999
 
 
-def test_pools_differ(model: UserBert, data: PreparedData) -> None:
+def test_vectors_depend_on_the_pool(model: UserBert, data: PreparedData) -> None:
     mean, cls = (model.embed(data, pool=pool)["embedding"].to_numpy() for pool in ("mean", "cls"))
     assert not np.allclose(mean, cls)
 
 
 @pytest.mark.parametrize("summary", [False, True])
-def test_all_pools_side_by_side(data: PreparedData, tmp_path: Path, summary: bool) -> None:
+def test_pool_all_concatenates_the_other_pools(
+    data: PreparedData, tmp_path: Path, summary: bool
+) -> None:
     config = UserBertConfig(
         layers=1, hidden=16, heads=2, feed_forward=16, pool="all", summary=summary
     )
     network = UserBert(
         config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies
     )
-    found = network.embed(data)["embedding"].to_numpy()
-    assert found.shape[1] == network.width() == (48 if summary else 32)
+    vectors = network.embed(data)["embedding"].to_numpy()
+    assert vectors.shape[1] == network.width() == (48 if summary else 32)
     pools: tuple[Pool, ...] = ("cls", "mean")
     for place, pool in enumerate(pools):
         alone = network.embed(data, pool=pool)["embedding"].to_numpy()
-        assert np.array_equal(found[:, 16 * place : 16 * place + 16], alone)
-    # Parts weigh alike in a cosine.
-    lengths = np.linalg.norm(found.reshape(len(found), -1, 16), axis=2)
+        assert np.array_equal(vectors[:, 16 * place : 16 * place + 16], alone)
+    # Each pool has a similar weight in a cosine.
+    lengths = np.linalg.norm(vectors.reshape(len(vectors), -1, 16), axis=2)
     assert lengths.min() > 0.5 * lengths.max()
     pairs = pairs_at(data, [data.default_cutoff])
     write_embeddings(network, data, pairs, tmp_path / "vectors.parquet", vectors_as="columns")
@@ -129,20 +131,22 @@ def test_data_with_other_segments_are_refused(
 def test_a_cluster_writes_the_same_vectors(
     model: UserBert, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asked, "PAIRS_EACH", 2)
+    monkeypatch.setattr(parts, "MAX_PAIRS_PER_PART", 2)
     rows = data.rows_of(["cid", "bob", "ann", "bob", "cid"])
     pairs = Pairs(rows, np.repeat(cutoffs("2024-03-20T00:00"), 5))
-    write_embeddings(model, data, pairs, tmp_path / "here.parquet")
+    write_embeddings(model, data, pairs, tmp_path / "local.parquet")
     with spark_session("local[2]") as spark:
-        write_embeddings(model, data, pairs, tmp_path / "there", spark=spark)
-    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == [
+        write_embeddings(model, data, pairs, tmp_path / "cluster", spark=spark)
+    assert sorted(path.name for path in (tmp_path / "cluster").iterdir()) == [
         "part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "summary.json",
     ]  # fmt: skip
-    shown = StringIO()
-    Console(file=shown, width=120).print(inspect(tmp_path / "there"))
-    assert f"5 of {model.width()} numbers" in shown.getvalue()
-    here, there = (pl.read_parquet(tmp_path / name) for name in ("here.parquet", "there/*.parquet"))
-    assert here["user_id"].to_list() == there["user_id"].to_list()
-    assert here["cutoff"].to_list() == there["cutoff"].to_list()
-    vectors = [frame["embedding"].to_numpy() for frame in (here, there)]
+    output = StringIO()
+    Console(file=output, width=120).print(inspect(tmp_path / "cluster"))
+    assert f"5 of {model.width()} numbers" in output.getvalue()
+    local, cluster = (
+        pl.read_parquet(tmp_path / name) for name in ("local.parquet", "cluster/*.parquet")
+    )
+    assert local["user_id"].to_list() == cluster["user_id"].to_list()
+    assert local["cutoff"].to_list() == cluster["cutoff"].to_list()
+    vectors = [frame["embedding"].to_numpy() for frame in (local, cluster)]
     assert np.allclose(vectors[0], vectors[1], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Embedding into a folder: killed at any moment and resumed it is the same, or it is refused."""
+"""Resuming `embed` into a folder: the files are those of an uninterrupted run, or it is refused."""
 
 import os
 import shutil
@@ -20,10 +20,15 @@ from small_logs import buys, cutoffs, prepared
 from userbert import folders
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs, pairs_at
-from userbert.embedding import embedding_folder
-from userbert.embedding import parts as asked
+from userbert.embedding import embedding_folder, parts
 from userbert.embedding.embed import write_embeddings
-from userbert.embedding.parts import AllUsers, Asked, open_part, parts_of, users_before
+from userbert.embedding.parts import (
+    AllUsers,
+    Selection,
+    open_part,
+    split_selection,
+    users_before,
+)
 from userbert.errors import InputError
 from userbert.folders import checksum, read_json
 from userbert.inspection import inspect
@@ -50,7 +55,7 @@ def model(data: PreparedData) -> UserBert:
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asked, "PAIRS_EACH", 4)
+    monkeypatch.setattr(parts, "MAX_PAIRS_PER_PART", 4)
 
 
 @pytest.fixture
@@ -58,20 +63,20 @@ def everybody(data: PreparedData) -> AllUsers:
     return users_before(data, cutoffs("2024-03-06T00:00", "2024-03-21T00:00").tolist())
 
 
-def content(folder: Path) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
     return {path.name: checksum(path) for path in folder.iterdir()}
 
 
-def test_parts_are_the_pairs_in_their_order(data: PreparedData, everybody: AllUsers) -> None:
+def test_parts_hold_all_pairs_in_order(data: PreparedData, everybody: AllUsers) -> None:
     expected = pairs_at(data, everybody.cutoffs)
-    parts = parts_of(data, everybody)
-    assert len(parts) == 6  # of 9 users, 3 each
-    opened = [open_part(data, everybody, part).pairs for part in parts]
+    split = split_selection(data, everybody)
+    assert len(split) == 6  # 9 users at 2 cut-offs, 3 in each part
+    opened = [open_part(data, everybody, part).pairs for part in split]
     assert np.array_equal(np.concatenate([part.rows for part in opened]), expected.rows)
     assert np.array_equal(np.concatenate([part.cutoffs for part in opened]), expected.cutoffs)
 
 
-def test_a_file_and_a_folder_hold_the_same(
+def test_a_file_and_a_folder_hold_the_same_rows(
     model: UserBert, data: PreparedData, everybody: AllUsers, tmp_path: Path
 ) -> None:
     written = write_embeddings(model, data, everybody, tmp_path / "x.parquet")
@@ -88,25 +93,25 @@ def test_a_file_and_a_folder_hold_the_same(
     assert np.allclose(file["embedding"].to_numpy(), named["embedding"].to_numpy(), atol=1e-6)
     summary = read_json(tmp_path / "x" / "summary.json")
     assert (summary["kind"], summary["vectors"], summary["parts"]) == ("embeddings", written, 6)
-    assert summary["checksums"].keys() == content(tmp_path / "x").keys() - {"summary.json"}
+    assert summary["checksums"].keys() == checksums(tmp_path / "x").keys() - {"summary.json"}
     inspect(tmp_path / "x")
 
 
 class KilledError(BaseException):
-    """Stands for the end of the process: nothing in us catches it."""
+    """Simulates the end of the process: no code of userbert catches it."""
 
 
 def killing(patch: pytest.MonkeyPatch, countdown: int) -> Iterator[int]:
-    """Die at the n-th thing done to the disk; yields how many were done."""
-    done = 0
+    """Raise `KilledError` at the n-th disk operation; yield how many were counted."""
+    operations = 0
 
-    def dying(target: Any, name: str) -> None:
+    def kill_at(target: Any, name: str) -> None:
         original = getattr(target, name)
 
         def wrapped(*arguments: Any, **options: Any) -> Any:
-            nonlocal done
-            done += 1
-            if done >= countdown:
+            nonlocal operations
+            operations += 1
+            if operations >= countdown:
                 raise KilledError
             return original(*arguments, **options)
 
@@ -116,48 +121,48 @@ def killing(patch: pytest.MonkeyPatch, countdown: int) -> Iterator[int]:
         (os, "fsync"), (Path, "rename"), (Path, "replace"), (Path, "mkdir"), (Path, "unlink"),
         (shutil, "rmtree"),
     ):  # fmt: skip
-        dying(target, name)
+        kill_at(target, name)
     while True:
-        yield done
+        yield operations
 
 
-def test_killed_at_each_thing_done_to_the_disk_it_resumes_to_the_same(
+def test_a_run_killed_at_any_disk_operation_resumes_to_the_same_files(
     model: UserBert, data: PreparedData, everybody: AllUsers, tmp_path: Path
 ) -> None:
     write_embeddings(model, data, everybody, tmp_path / "expected")
-    expected, found = content(tmp_path / "expected"), tmp_path / "found"
+    expected, output = checksums(tmp_path / "expected"), tmp_path / "output"
     for countdown in range(1, 200):
         with pytest.MonkeyPatch.context() as patch:
-            things_done = killing(patch, countdown)
-            next(things_done)
+            counter = killing(patch, countdown)
+            next(counter)
             with suppress(KilledError):
-                write_embeddings(model, data, everybody, found)
-            number = next(things_done)
+                write_embeddings(model, data, everybody, output)
+            number = next(counter)
         if number < countdown:
             assert countdown > 20
             return
-        write_embeddings(model, data, everybody, found, resume=True)
-        assert content(found) == expected
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "found"]
-        shutil.rmtree(found)
-    pytest.fail("it never came to its end")
+        write_embeddings(model, data, everybody, output, resume=True)
+        assert checksums(output) == expected
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "output"]
+        shutil.rmtree(output)
+    pytest.fail("the run never finished")
 
 
-def stop_after(patch: pytest.MonkeyPatch, parts: int) -> None:
-    """Let the disk be full after so many parts."""
+def fill_disk_after(patch: pytest.MonkeyPatch, limit: int) -> None:
+    """Let the disk be full after `limit` parts."""
     original = folders.write_json
-    made: list[object] = []
+    written: list[object] = []
 
     def full(*arguments: Any) -> None:
-        if len(made) == parts:
+        if len(written) == limit:
             raise OSError(28, "No space left on device")
-        made.append(arguments)
+        written.append(arguments)
         original(*arguments)
 
     patch.setattr(embedding_folder, "write_json", full)
 
 
-def test_a_full_disk_is_told_and_the_parts_that_are_done_are_not_made_again(
+def test_a_full_disk_is_reported_and_finished_parts_are_kept(
     model: UserBert,
     data: PreparedData,
     everybody: AllUsers,
@@ -166,29 +171,31 @@ def test_a_full_disk_is_told_and_the_parts_that_are_done_are_not_made_again(
 ) -> None:
     output = tmp_path / "x"
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 2)
+        fill_disk_after(patch, 2)
         with pytest.raises(InputError, match=r"cannot write .*x: its disk is full"):
             write_embeddings(model, data, everybody, output)
     work = tmp_path / ".x.embedding"
-    assert "holds 2 parts of the vectors; go on by --resume" in capsys.readouterr().err
-    made = {path: path.stat().st_mtime_ns for path in (work / "embeddings").iterdir()}
-    with pytest.raises(InputError, match="Go on with it by --resume, or remove it"):
+    assert "holds 2 parts of the vectors. Continue with --resume" in capsys.readouterr().err
+    before = {path: path.stat().st_mtime_ns for path in (work / "embeddings").iterdir()}
+    with pytest.raises(InputError, match="Resume it, or remove it"):
         write_embeddings(model, data, everybody, output)
     write_embeddings(model, data, everybody, output, resume=True)
-    kept = [path for path, time in made.items() if (output / path.name).stat().st_mtime_ns == time]
+    kept = [
+        path for path, mtime in before.items() if (output / path.name).stat().st_mtime_ns == mtime
+    ]
     assert len(kept) == 2
     assert not work.exists()
 
 
 def interrupted(model: UserBert, data: PreparedData, everybody: AllUsers, output: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 2)
+        fill_disk_after(patch, 2)
         with suppress(InputError):
             write_embeddings(model, data, everybody, output)
     return embedding_folder.work_folder(output)
 
 
-def test_other_work_is_not_gone_on_with(
+def test_a_run_with_other_settings_is_not_resumed(
     model: UserBert, data: PreparedData, everybody: AllUsers, tmp_path: Path
 ) -> None:
     output = tmp_path / "x"
@@ -197,10 +204,10 @@ def test_other_work_is_not_gone_on_with(
     pairs = Pairs(np.array([0]), cutoffs("2024-03-21T00:00"))
 
     def refused(
-        name: str, network: UserBert, data: PreparedData, wanted: Asked, **options: Any
+        name: str, network: UserBert, data: PreparedData, selection: Selection, **options: Any
     ) -> None:
         with pytest.raises(InputError, match=rf"other settings \({name} differ\)"):
-            write_embeddings(network, data, wanted, output, resume=True, **options)
+            write_embeddings(network, data, selection, output, resume=True, **options)
 
     def refuse_all() -> None:
         refused("model", other, data, everybody)
@@ -213,14 +220,14 @@ def test_other_work_is_not_gone_on_with(
     assert len(list((work / "done").iterdir())) == 2
     written = write_embeddings(model, data, everybody, output, resume=True)
     refuse_all()
-    before = content(output)
+    before = checksums(output)
     assert write_embeddings(model, data, everybody, output, resume=True) == written
-    assert content(output) == before
+    assert checksums(output) == before
     with pytest.raises(InputError, match="exists already"):
         write_embeddings(model, data, everybody, output)
 
 
-def test_a_damaged_part_is_named_and_made_again(
+def test_a_damaged_part_is_named_and_computed_again(
     model: UserBert,
     data: PreparedData,
     everybody: AllUsers,
@@ -232,18 +239,18 @@ def test_a_damaged_part_is_named_and_made_again(
     part = work / "embeddings" / "part-00001.parquet"
     part.write_bytes(part.read_bytes()[:-1])
     write_embeddings(model, data, everybody, tmp_path / "x", resume=True)
-    assert f"{part} is damaged, and is made again" in capsys.readouterr().err.replace("\n", "")
-    assert content(tmp_path / "x") == content(tmp_path / "expected")
+    assert f"{part} is damaged; it is computed again" in capsys.readouterr().err.replace("\n", "")
+    assert checksums(tmp_path / "x") == checksums(tmp_path / "expected")
 
 
-def test_a_folder_that_is_not_complete_is_refused_with_the_way_out(
+def test_an_incomplete_folder_is_refused_with_advice(
     model: UserBert, data: PreparedData, everybody: AllUsers, tmp_path: Path
 ) -> None:
     work = interrupted(model, data, everybody, tmp_path / "x")
     for place in (work, work / "embeddings"):
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as error:
             inspect(place)
-        assert f"userbert embed MODEL DATA -o {tmp_path / 'x'} --resume" in str(told.value)
+        assert f"userbert embed MODEL DATA -o {tmp_path / 'x'} --resume" in str(error.value)
     write_embeddings(model, data, everybody, tmp_path / "x", resume=True)
     (tmp_path / "x" / "part-00003.parquet").unlink()
     with pytest.raises(InputError, match=r"part-00003.parquet is missing: .* is not complete"):
@@ -255,7 +262,7 @@ def test_a_folder_that_is_not_complete_is_refused_with_the_way_out(
         write_embeddings(model, data, everybody, tmp_path / "x", resume=True)
 
 
-def test_one_file_cannot_be_gone_on_with(
+def test_a_run_that_writes_one_file_cannot_be_resumed(
     model: UserBert, data: PreparedData, everybody: AllUsers, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"Choose a folder, such as -o .*/x, or leave --resume"):
@@ -263,23 +270,24 @@ def test_one_file_cannot_be_gone_on_with(
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_the_same_command_goes_on(
+def test_a_killed_command_resumes_when_run_again(
     model: UserBert, data: PreparedData, tmp_path: Path
 ) -> None:
-    """`kill -9` of the command line itself, in whose process parts are as small as here."""
+    """Sends `kill -9` to the command line, whose parts are small and slow."""
     model.save_pretrained(tmp_path / "model")
     arguments = ["embed", str(tmp_path / "model"), str(data.path), "--resume", "-o"]
     slow = (
-        "import time, sys; from userbert.serving import asked, embed; asked.PAIRS_EACH = 2;"
+        "import time, sys; from userbert.embedding import embed, parts;"
+        "parts.MAX_PAIRS_PER_PART = 2;"
         "add = embed.add_part; embed.add_part = lambda *a: (time.sleep(.2), add(*a))[1];"
         "from userbert.cli import main; sys.argv = ['userbert', *sys.argv[1:]]; main()"
     )
     killed = 0
     while not (tmp_path / "x").exists():
         run = subprocess.Popen([sys.executable, "-c", slow, *arguments, str(tmp_path / "x")])
-        before = embedding_folder.count_done(tmp_path / ".x.embedding")
+        before = embedding_folder.count_finished(tmp_path / ".x.embedding")
         while run.poll() is None:
-            if embedding_folder.count_done(tmp_path / ".x.embedding") > before and killed < 2:
+            if embedding_folder.count_finished(tmp_path / ".x.embedding") > before and killed < 2:
                 time.sleep(0.1)
                 run.send_signal(signal.SIGKILL)
                 killed += 1
@@ -287,5 +295,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(
             time.sleep(0.01)
         assert run.wait(60) in (0, -signal.SIGKILL)
     assert killed == 2
-    subprocess.run([sys.executable, "-c", slow, *arguments, str(tmp_path / "whole")], check=True)
-    assert content(tmp_path / "x") == content(tmp_path / "whole")
+    subprocess.run(
+        [sys.executable, "-c", slow, *arguments, str(tmp_path / "uninterrupted")], check=True
+    )
+    assert checksums(tmp_path / "x") == checksums(tmp_path / "uninterrupted")

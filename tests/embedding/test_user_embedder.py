@@ -1,4 +1,4 @@
-"""Vectors inside scikit-learn: what `embed` gives, wherever a transformer may stand."""
+"""`UserEmbedder` in scikit-learn: its vectors are those of `embed`, in pipelines and processes."""
 
 import pickle
 import shutil
@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 @pytest.fixture(scope="module")
 def model(data: PreparedData) -> UserBert:
-    return drawn(data, seed=0)
+    return random_model(data, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +62,11 @@ def folder(model: UserBert, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def embedder(folder: Path, data: PreparedData) -> UserEmbedder:
-    """By folders, as a pipeline that is sent elsewhere has it."""
+    """Opened from folders, as in a pipeline that is sent to another process."""
     return UserEmbedder(folder, data.path)
 
 
-def drawn(data: PreparedData, seed: int, before: str | None = None) -> UserBert:
+def random_model(data: PreparedData, seed: int, before: str | None = None) -> UserBert:
     torch.manual_seed(seed)
     return UserBert(
         UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=16),
@@ -77,34 +77,34 @@ def drawn(data: PreparedData, seed: int, before: str | None = None) -> UserBert:
     )
 
 
-def asked(users: list[str] = USERS) -> pl.DataFrame:
-    """Each user at two cut-offs."""
+def pairs(users: list[str] = USERS) -> pl.DataFrame:
+    """Rows of each user at two cut-offs."""
     return pl.DataFrame(
         {"user_id": users * 2, "cutoff": [EARLY] * len(users) + [LATE] * len(users)}
     )
 
 
 def embedded(model: UserBert, data: PreparedData, rows: pl.DataFrame) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = model.embed(data, at=rows)["embedding"].to_numpy()
-    return found
+    vectors: NDArray[np.float32] = model.embed(data, at=rows)["embedding"].to_numpy()
+    return vectors
 
 
-def test_vectors_are_those_of_embed_in_the_order_of_the_rows(
+def test_vectors_are_those_of_embed_in_row_order(
     embedder: UserEmbedder, model: UserBert, data: PreparedData
 ) -> None:
-    rows = asked().sample(fraction=1, shuffle=True, seed=1)
-    found = clone(embedder).fit_transform(rows)
-    assert found.dtype == np.float32
-    assert found.shape == (24, 16)
-    assert np.allclose(found, embedded(model, data, rows), atol=1e-6)
+    rows = pairs().sample(fraction=1, shuffle=True, seed=1)
+    vectors = clone(embedder).fit_transform(rows)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (24, 16)
+    assert np.allclose(vectors, embedded(model, data, rows), atol=1e-6)
 
 
-def test_a_row_may_stand_several_times_as_in_a_bootstrap(embedder: UserEmbedder) -> None:
-    rows = asked()
-    drawn_again = [3, 3, 0, 17, 3]
-    whole = clone(embedder).fit_transform(rows)
-    found = clone(embedder).fit_transform(rows[drawn_again])
-    assert np.allclose(found, whole[drawn_again], atol=1e-6)
+def test_rows_may_repeat_as_in_a_bootstrap(embedder: UserEmbedder) -> None:
+    rows = pairs()
+    repeated = [3, 3, 0, 17, 3]
+    all_vectors = clone(embedder).fit_transform(rows)
+    vectors = clone(embedder).fit_transform(rows[repeated])
+    assert np.allclose(vectors, all_vectors[repeated], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_a_row_may_stand_several_times_as_in_a_bootstrap(embedder: UserEmbedder)
 def test_rows_may_be_any_frame_or_array(
     embedder: UserEmbedder, form: Callable[[pl.DataFrame], Any]
 ) -> None:
-    rows = asked()
-    found = clone(embedder).fit(rows).transform(form(rows))
-    assert np.allclose(found, clone(embedder).fit_transform(rows), atol=1e-6)
+    rows = pairs()
+    vectors = clone(embedder).fit(rows).transform(form(rows))
+    assert np.allclose(vectors, clone(embedder).fit_transform(rows), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -143,37 +143,37 @@ def test_rows_may_be_any_frame_or_array(
 def test_ids_alone_have_the_default_cutoff(
     embedder: UserEmbedder, model: UserBert, data: PreparedData, ids: Any
 ) -> None:
-    of_end = embedded(model, data, pl.DataFrame({"user_id": USERS}))
-    assert np.allclose(clone(embedder).fit_transform(ids), of_end, atol=1e-6)
+    expected = embedded(model, data, pl.DataFrame({"user_id": USERS}))
+    assert np.allclose(clone(embedder).fit_transform(ids), expected, atol=1e-6)
     rows = pl.DataFrame({"user_id": USERS, "cutoff": EARLY})
     for cutoff in (EARLY, date(2024, 3, 10)):
-        found = clone(embedder).set_params(cutoff=cutoff).fit_transform(ids)
-        assert np.allclose(found, embedded(model, data, rows), atol=1e-6)
+        vectors = clone(embedder).set_params(cutoff=cutoff).fit_transform(ids)
+        assert np.allclose(vectors, embedded(model, data, rows), atol=1e-6)
 
 
-def test_a_column_of_cutoffs_goes_before_the_default(embedder: UserEmbedder) -> None:
+def test_a_cutoff_column_takes_precedence_over_the_parameter(embedder: UserEmbedder) -> None:
     other = clone(embedder).set_params(cutoff="2024-03-05")
-    assert np.array_equal(other.fit_transform(asked()), clone(embedder).fit_transform(asked()))
+    assert np.array_equal(other.fit_transform(pairs()), clone(embedder).fit_transform(pairs()))
 
 
-def test_whole_numbers_are_ids_too(data: PreparedData, tmp_path: Path) -> None:
+def test_ids_may_be_whole_numbers(data: PreparedData, tmp_path: Path) -> None:
     numbered = prepared(tmp_path, pl.concat([buys("7", "2024-03-01"), buys("11", "2024-03-02")]))
-    embedder = UserEmbedder(drawn(numbered, 0), numbered)
-    found = embedder.fit_transform([11, 7])
-    assert np.array_equal(found, embedder.transform(pd.DataFrame({"user_id": ["11", "7"]})))
+    embedder = UserEmbedder(random_model(numbered, 0), numbered)
+    vectors = embedder.fit_transform([11, 7])
+    assert np.array_equal(vectors, embedder.transform(pd.DataFrame({"user_id": ["11", "7"]})))
 
 
 def test_bf16_is_close(embedder: UserEmbedder) -> None:
-    exact = clone(embedder).fit_transform(asked())
-    rough = clone(embedder).set_params(precision="bf16").fit_transform(asked())
-    assert not np.array_equal(exact, rough)
-    cosine = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
-    assert cosine.min() > 0.999
+    exact = clone(embedder).fit_transform(pairs())
+    rounded = clone(embedder).set_params(precision="bf16").fit_transform(pairs())
+    assert not np.array_equal(exact, rounded)
+    lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
+    assert ((exact * rounded).sum(axis=1) / lengths).min() > 0.999
 
 
 @pytest.mark.parametrize("library", ["polars", "pandas"])
 def test_output_may_be_a_frame(embedder: UserEmbedder, library: str) -> None:
-    rows: Any = asked() if library == "polars" else asked().to_pandas().set_index([[*range(5, 29)]])
+    rows: Any = pairs() if library == "polars" else pairs().to_pandas().set_index([[*range(5, 29)]])
     frame = clone(embedder).set_output(transform=library).fit_transform(rows)
     assert [*frame.columns] == [f"e{number}" for number in range(16)]
     assert np.array_equal(frame.to_numpy(), clone(embedder).fit_transform(rows))
@@ -181,60 +181,62 @@ def test_output_may_be_a_frame(embedder: UserEmbedder, library: str) -> None:
         assert frame.index.equals(rows.index)
 
 
-def test_a_clone_says_the_same_and_shares_the_model(model: UserBert, data: PreparedData) -> None:
+def test_a_clone_has_the_same_parameters_and_shares_the_model(
+    model: UserBert, data: PreparedData
+) -> None:
     embedder = UserEmbedder(model, data, cutoff=EARLY).set_output(transform="polars")
-    copied = clone(embedder.fit(USERS))
-    assert copied.get_params() == embedder.get_params()
-    assert copied.model is model
-    assert isinstance(copied.fit_transform(USERS), pl.DataFrame)
-    copied.set_output(transform="pandas")
+    copy = clone(embedder.fit(USERS))
+    assert copy.get_params() == embedder.get_params()
+    assert copy.model is model
+    assert isinstance(copy.fit_transform(USERS), pl.DataFrame)
+    copy.set_output(transform="pandas")
     assert isinstance(embedder.transform(USERS), pl.DataFrame)
     with pytest.raises(NotFittedError):
         check_is_fitted(clone(embedder))
 
 
-def test_a_pickle_holds_folders_by_name(
+def test_a_pickle_stores_folders_by_path(
     embedder: UserEmbedder, model: UserBert, data: PreparedData
 ) -> None:
-    fitted = clone(embedder).fit(asked())
-    fitted.transform(asked())
+    fitted = clone(embedder).fit(pairs())
+    fitted.transform(pairs())
     pickled = pickle.dumps(fitted)
     assert len(pickled) < 1000
-    assert np.array_equal(pickle.loads(pickled).transform(asked()), fitted.transform(asked()))
-    in_memory = UserEmbedder(model, data).fit(asked())
-    again = pickle.loads(pickle.dumps(in_memory))
-    assert again.data.path == data.path
-    assert np.array_equal(again.transform(asked()), in_memory.transform(asked()))
+    assert np.array_equal(pickle.loads(pickled).transform(pairs()), fitted.transform(pairs()))
+    in_memory = UserEmbedder(model, data).fit(pairs())
+    restored = pickle.loads(pickle.dumps(in_memory))
+    assert restored.data.path == data.path
+    assert np.array_equal(restored.transform(pairs()), in_memory.transform(pairs()))
 
 
-def test_before_fit_it_says_that_it_is_not_fitted(embedder: UserEmbedder) -> None:
+def test_an_unfitted_embedder_raises(embedder: UserEmbedder) -> None:
     with pytest.raises(NotFittedError):
-        clone(embedder).transform(asked())
+        clone(embedder).transform(pairs())
     with pytest.raises(NotFittedError):
         clone(embedder).get_feature_names_out()
 
 
-def test_what_it_was_fitted_with_must_be_there_later(embedder: UserEmbedder) -> None:
-    with pytest.raises(ValueError, match="cutoff"):  # or vectors would be of another time
-        clone(embedder).fit(asked()).transform(USERS)
+def test_columns_seen_in_fit_are_required_in_transform(embedder: UserEmbedder) -> None:
+    with pytest.raises(ValueError, match="cutoff"):  # else vectors would be of another time
+        clone(embedder).fit(pairs()).transform(USERS)
 
 
-def test_another_model_in_the_folder_is_refused_until_fitted_again(
+def test_a_changed_model_folder_is_refused_until_fit_again(
     data: PreparedData, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
-    drawn(data, seed=1).save_pretrained(folder)
+    random_model(data, seed=1).save_pretrained(folder)
     embedder = UserEmbedder(str(folder), str(data.path))
     first = embedder.fit_transform(USERS)
     shutil.rmtree(folder)
-    drawn(data, seed=2).save_pretrained(folder)
+    random_model(data, seed=2).save_pretrained(folder)
     with pytest.raises(ModelError, match="Fit again"):
         embedder.transform(USERS)
     assert not np.allclose(embedder.fit_transform(USERS), first)
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         (["u1", "tom", "tim"], r"X: 2 of 3 users are not in .* first in row 2: tom, tim"),
         (["u1", None], r"X, row 2, column user_id: expected a value"),
@@ -248,84 +250,76 @@ def test_another_model_in_the_folder_is_refused_until_fitted_again(
         ([["u1", "2019-01-01"]], r"X, row 1: the cut-off, .* not after the first event"),
     ],
     ids=[
-        "users",
-        "missing",
-        "column",
-        "shape",
-        "text",
-        "number",
-        "types",
-        "numpy",
-        "empty",
-        "blind",
+        "users", "missing", "column", "shape", "text", "number", "types", "numpy", "empty",
+        "before all events",
     ],
-)
-def test_rows_that_cannot_be_used_are_told(embedder: UserEmbedder, rows: Any, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+)  # fmt: skip
+def test_invalid_rows_are_refused(embedder: UserEmbedder, rows: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         clone(embedder).fit_transform(rows)
 
 
 @pytest.mark.parametrize(
-    ("parameter", "value", "told"),
+    ("parameter", "value", "message"),
     [
-        ("model", None, "model: expected a UserBert or the name of its folder, found NoneType"),
+        ("model", None, "model: expected a UserBert or the path of its folder, found NoneType"),
         ("model", "nowhere", "nothing is there"),
-        ("data", 3, "data: expected a PreparedData or the name of its folder, found int"),
+        ("data", 3, "data: expected a PreparedData or the path of its folder, found int"),
         ("data", "nowhere", "nothing is there"),
         ("precision", "bfloat16", "float32 or bf16, found 'bfloat16'"),
         ("cutoff", "someday", "cutoff: "),
     ],
 )
-def test_parameters_that_cannot_be_used_are_told_when_fitted(
-    embedder: UserEmbedder, parameter: str, value: Any, told: str
+def test_invalid_parameters_are_refused_in_fit(
+    embedder: UserEmbedder, parameter: str, value: Any, message: str
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         clone(embedder).set_params(**{parameter: value}).fit_transform(USERS)
 
 
-def test_data_of_other_ids_are_refused(model: UserBert, tmp_path: Path) -> None:
+def test_data_with_other_ids_are_refused(model: UserBert, tmp_path: Path) -> None:
     other = prepared(tmp_path, buys("u1", "2024-03-01", genre="wine"))
     with pytest.raises(ModelError, match="--vocabulary MODEL"):
         UserEmbedder(model, other).fit(["u1"])
 
 
-def test_cutoffs_that_the_model_has_seen_past_are_warned_of(data: PreparedData) -> None:
-    embedder = UserEmbedder(drawn(data, 0, before="2024-03-15T00:00"), data).fit(asked())
+def test_cutoffs_before_the_end_of_pretraining_are_warned_of(data: PreparedData) -> None:
+    embedder = UserEmbedder(random_model(data, 0, before="2024-03-15T00:00"), data).fit(pairs())
     with pytest.warns(UserWarning, match=r"pretrained on; the first is 2024-03-10.*--before 2024"):
-        embedder.transform(asked())
-    embedder.transform(asked().filter(cutoff=LATE))
+        embedder.transform(pairs())
+    embedder.transform(pairs().filter(cutoff=LATE))
 
 
-def test_cutoffs_after_the_logs_end_are_warned_of(embedder: UserEmbedder) -> None:
-    fitted = clone(embedder).fit(asked())
+def test_cutoffs_after_the_last_event_are_warned_of(embedder: UserEmbedder) -> None:
+    fitted = clone(embedder).fit(pairs())
     fitted.transform([["u1", LATE]])
     with pytest.warns(UserWarning, match="more than a day after the last event"):
         fitted.transform([["u1", "2024-03-24"]])
 
 
 def labels(rows: pl.DataFrame) -> NDArray[np.int64]:
-    """Who buys milk, which vectors tell."""
+    """Return 1 for users who buy milk, 0 for others; vectors can tell them apart."""
     return np.array([int(user[1:]) % 2 for user in rows["user_id"]])
 
 
 @pytest.mark.parametrize("library", ["polars", "pandas"])
-def test_a_pipeline_is_scored_by_users(embedder: UserEmbedder, library: str) -> None:
-    rows: Any = asked() if library == "polars" else asked().to_pandas()
+def test_a_pipeline_is_cross_validated_by_user(embedder: UserEmbedder, library: str) -> None:
+    rows: Any = pairs() if library == "polars" else pairs().to_pandas()
     pipeline = make_pipeline(clone(embedder), LogisticRegression(C=100, max_iter=1000))
     scores = cross_val_score(
-        pipeline, rows, labels(asked()), groups=rows["user_id"], cv=GroupKFold(3),
+        pipeline, rows, labels(pairs()), groups=rows["user_id"], cv=GroupKFold(3),
         error_score="raise",
     )  # fmt: skip
     assert scores.shape == (3,)
 
 
 @pytest.mark.slow
-def test_processes_side_by_side_score_the_same(
+def test_scores_do_not_depend_on_the_number_of_processes(
     embedder: UserEmbedder, model: UserBert, data: PreparedData
 ) -> None:
-    rows, scores = asked(), []
-    for one, jobs in ((embedder, 1), (embedder, 2), (UserEmbedder(model, data), 2)):
-        pipeline = make_pipeline(clone(one), LogisticRegression(C=100, max_iter=1000))
+    rows, scores = pairs(), []
+    for transformer, jobs in ((embedder, 1), (embedder, 2), (UserEmbedder(model, data), 2)):
+        pipeline = make_pipeline(clone(transformer), LogisticRegression(C=100, max_iter=1000))
         scores.append(
             cross_val_score(
                 pipeline, rows, labels(rows), groups=rows["user_id"], cv=GroupKFold(3),
@@ -336,68 +330,66 @@ def test_processes_side_by_side_score_the_same(
     assert np.allclose(scores[0], scores[2], atol=1e-4)
 
 
-def test_vectors_stand_beside_other_columns(embedder: UserEmbedder) -> None:
-    rows = asked().with_columns(visits=pl.int_range(24).cast(pl.Float64))
-    beside = ColumnTransformer(
+def test_vectors_are_combined_with_other_columns(embedder: UserEmbedder) -> None:
+    rows = pairs().with_columns(visits=pl.int_range(24).cast(pl.Float64))
+    combined = ColumnTransformer(
         [
             ("vectors", clone(embedder), ["user_id", "cutoff"]),
             ("own", "passthrough", ["visits"]),
         ]
     )
-    found = beside.fit_transform(rows)
-    assert np.allclose(found[:, :16], clone(embedder).fit_transform(rows), atol=1e-6)
-    assert np.array_equal(found[:, 16], np.arange(24))
-    assert [*beside.get_feature_names_out()[-2:]] == ["vectors__e15", "own__visits"]
+    vectors = combined.fit_transform(rows)
+    assert np.allclose(vectors[:, :16], clone(embedder).fit_transform(rows), atol=1e-6)
+    assert np.array_equal(vectors[:, 16], np.arange(24))
+    assert [*combined.get_feature_names_out()[-2:]] == ["vectors__e15", "own__visits"]
     own = ColumnTransformer([("own", "passthrough", ["visits"])])
     union = FeatureUnion([("vectors", clone(embedder)), ("own", own)])
-    assert np.array_equal(union.fit_transform(rows), found)
+    assert np.array_equal(union.fit_transform(rows), vectors)
 
 
-def test_a_column_of_ids_may_be_picked_by_name(embedder: UserEmbedder) -> None:
+def test_a_column_transformer_selects_the_id_column(embedder: UserEmbedder) -> None:
     pipeline = Pipeline([("pick", ColumnTransformer([("v", clone(embedder), "user_id")]))])
-    found = pipeline.fit_transform(asked().head(12))
-    assert np.array_equal(found, clone(embedder).fit_transform(USERS))
+    vectors = pipeline.fit_transform(pairs().head(12))
+    assert np.array_equal(vectors, clone(embedder).fit_transform(USERS))
 
 
-def test_arrow_tables_are_read_without_their_other_columns(embedder: UserEmbedder) -> None:
+def test_other_columns_of_arrow_tables_are_not_read(embedder: UserEmbedder) -> None:
     table = pa.table({"user_id": USERS, "nested": [{"a": 1}] * 12})
-    found = clone(embedder).fit_transform(table)
-    assert np.array_equal(found, clone(embedder).fit_transform(USERS))
+    vectors = clone(embedder).fit_transform(table)
+    assert np.array_equal(vectors, clone(embedder).fit_transform(USERS))
 
 
-NOT_OF_NUMBERS = {
+NUMERIC_CHECKS = {
     **dict.fromkeys(
         ("check_n_features_in", "check_n_features_in_after_fitting", "check_transformer_general"),
-        "one or two columns are read of X, however many it has",
+        "one or two columns of X are read, however many it has",
     ),
     **dict.fromkeys(
         (
-            "check_complex_data",
-            "check_estimators_nan_inf",
-            "check_estimator_sparse_tag",
-            "check_estimator_sparse_array",
-            "check_estimator_sparse_matrix",
+            "check_complex_data", "check_estimators_nan_inf", "check_estimator_sparse_tag",
+            "check_estimator_sparse_array", "check_estimator_sparse_matrix",
         ),
-        "X holds ids: numbers of a kind that is refused do not arise",
+        "X holds ids: the numbers that these checks expect to be refused are valid ids",
     ),
-    **dict.fromkeys(("check_fit1d", "check_fit2d_predict1d"), "ids may be given as one dimension"),
-    "check_estimators_empty_data_messages": "no rows are an InputError, in transform",
-}
-"""Checks of scikit-learn's that are about X as numbers."""
+    **dict.fromkeys(("check_fit1d", "check_fit2d_predict1d"), "ids may have one dimension"),
+    "check_estimators_empty_data_messages": "no rows raise an InputError in transform",
+}  # fmt: skip
+"""Checks of scikit-learn that expect X to hold numbers, each with the reason why it fails."""
 
 
 def users_for_numbers(x: Any) -> pl.DataFrame:
-    """Rows of numbers, as those checks draw them, each standing for some user."""
+    """Map each row of numbers that a check draws to some user."""
     numbers = np.asarray(x, float)
     totals = np.abs(numbers).reshape(len(numbers), -1).sum(axis=1)
     return pl.DataFrame({"user_id": [USERS[int(1000 * total) % 12] for total in totals]})
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-def test_the_checks_that_scikit_learn_has_for_estimators_hold(
+def test_scikit_learns_estimator_checks_pass(
     embedder: UserEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(user_embedder, "_rows", users_for_numbers)
-    told = check_estimator(clone(embedder), expected_failed_checks=NOT_OF_NUMBERS, on_skip=None)
-    assert sum(one["status"] == "passed" for one in told) >= 30
-    assert {one["check_name"] for one in told if one["status"] == "xfail"} == {*NOT_OF_NUMBERS}
+    results = check_estimator(clone(embedder), expected_failed_checks=NUMERIC_CHECKS, on_skip=None)
+    assert sum(check["status"] == "passed" for check in results) >= 30
+    failed = {check["check_name"] for check in results if check["status"] == "xfail"}
+    assert failed == {*NUMERIC_CHECKS}

@@ -1,1 +1,1 @@
-"""Vectors of many users: made in bulk, written, and read again."""
+"""Embeds users in bulk, and writes and reads the vectors."""

@@ -1,8 +1,8 @@
-"""Batch embedding: a model and prepared data → user vectors in Parquet.
+"""Embeds users in bulk: a model and prepared data → user vectors in Parquet.
 
-Memory does not grow with the number of users: vectors are written part by part as they are made.
-A file of them appears when the last is in it, and so does a folder of parts; but a run that writes
-a folder is gone on with after whatever stopped it. On a Spark cluster executors make the parts.
+Memory does not grow with the number of users: each part is written as soon as its vectors are
+computed. The output file or folder appears only when it is complete. An interrupted run that writes
+a folder can be resumed. On a Spark cluster the executors compute the parts.
 """
 
 import hashlib
@@ -20,24 +20,31 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from userbert.data.prepare.cluster import collected
+from userbert.data.prepare.cluster import collect
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs
 from userbert.embedding.embedding_folder import (
-    Done,
+    FinishedPart,
     add_part,
-    complete_files,
-    count_done,
-    parts_done,
+    count_finished,
+    embedding_files,
+    finished_parts,
     publish,
     work_folder,
 )
-from userbert.embedding.parts import Asked, OpenPart, Part, about, open_part, parts_of
+from userbert.embedding.parts import (
+    OpenPart,
+    Part,
+    Selection,
+    open_part,
+    selection_record,
+    split_selection,
+)
 from userbert.errors import InputError
 from userbert.folders import publishing_file, read_json, refuse_existing, require_ending
 from userbert.model.userbert import CHUNK, Chunk, Precision, UserBert, embed_chunks
 from userbert.progress import progress
-from userbert.resuming import refuse_other, resumable
+from userbert.resuming import refuse_other_settings, resumable_run
 from userbert.schema.files import ENDINGS
 
 if TYPE_CHECKING:
@@ -45,13 +52,13 @@ if TYPE_CHECKING:
 
 VectorFormat = Literal["list", "columns"]
 
-_PAIRS, _MODEL = "pairs.npy", "model"
-"""What all tasks read, in the run's folder."""
+_PAIRS_FILE, _MODEL_FOLDER = "pairs.npy", "model"
+"""Names in the work folder of what every Spark task reads."""
 
 
 @dataclass(frozen=True)
-class Form:
-    """How vectors are made and written."""
+class VectorOptions:
+    """How vectors are computed and written."""
 
     vectors_as: VectorFormat = "list"
     precision: Precision = "float32"
@@ -60,7 +67,7 @@ class Form:
 def write_embeddings(
     model: UserBert,
     data: PreparedData,
-    asked: Asked,
+    selection: Selection,
     output: Path,
     *,
     vectors_as: VectorFormat = "list",
@@ -68,59 +75,65 @@ def write_embeddings(
     spark: "SparkSession | None" = None,
     resume: bool = False,
 ) -> int:
-    """Write `user_id`, `cutoff` and the vector of each pair: one list, or columns `e0`, `e1` ….
+    """Write `user_id`, `cutoff` and the vector of each pair; return the number of vectors.
 
-    An `output` that ends in `.parquet` is one file, any other a folder of parts, as it always is
-    with a `spark` session, whose executors do the work; they reach data and output under the same
-    names. With `resume` a run of the same that was interrupted is gone on with, one that is done is
-    left alone, and there may be none. Returns the number of vectors.
+    A vector is one list, or the columns `e0`, `e1` …. An `output` that ends in `.parquet` is one
+    file; any other is a folder of parts. With a `spark` session it is always a folder: the
+    executors write the parts, and must reach data and output under the same paths. With `resume`
+    an interrupted run with the same settings continues and a finished one is left as it is; if
+    there is none, a new run begins.
 
-    Raises `ModelError` if the data have other ids than the model, `InputError` if `output` exists,
-    or holds or would hold other vectors, and `ClusterError` if the cluster gives up.
+    Raises `ModelError` if the data have other ids than the model, `InputError` if `output` exists
+    or belongs to a run with other settings, and `ClusterError` if the cluster fails.
     """
     model.check_fits(data)
-    form = Form(vectors_as, precision)
-    if spark is None and is_file(output):
+    options = VectorOptions(vectors_as, precision)
+    if spark is None and is_single_file(output):
         if resume:
             raise InputError(
-                f"{output}: a run that writes one file cannot be gone on with. Choose a folder, "
+                f"{output}: a run that writes one file cannot be resumed. Choose a folder, "
                 f"such as -o {output.with_suffix('')}, or leave --resume out."
             )
-        return _write_file(model, data, asked, output, form)
+        return _write_file(model, data, selection, output, options)
     record = {
-        "model": _fingerprint(model),
+        "model": _weights_checksum(model),
         "data": data.checksum,
-        **about(asked),
+        **selection_record(selection),
         "format": vectors_as,
         "precision": precision,
     }
     work = work_folder(output)
     if resume and output.exists():
-        return _finished(output, work, record)
+        return _check_finished(output, work, record)
     refuse_existing(output)
-    with resumable(output, work, record, resume=resume, done=lambda: _told_of(work)):
-        parts = parts_of(data, asked)
-        done = parts_done(work, range(len(parts)))
-        left = [part for part in parts if part.number not in done]
+    with resumable_run(
+        output, work, record, resume=resume, describe_progress=lambda: _progress_of(work)
+    ):
+        parts = split_selection(data, selection)
+        finished = finished_parts(work, range(len(parts)))
+        missing = [part for part in parts if part.number not in finished]
         if spark is None:
-            for opened, table in _tables(model, data, asked, left, form):
-                done[opened.number] = _add(work, opened.number, table)
-        elif left:
-            _write_on(spark, model, data, asked, left, work, form)
-            done = parts_done(work, range(len(parts)))
-        publish(work, output, done, {"width": model.width(), "run": record})
-    return sum(part.vectors for part in done.values())
+            for opened, table in _tables(model, data, selection, missing, options):
+                finished[opened.number] = _write_part(work, opened.number, table)
+        elif missing:
+            _write_on_spark(spark, model, data, selection, missing, work, options)
+            finished = finished_parts(work, range(len(parts)))
+        publish(work, output, finished, {"width": model.width(), "run": record})
+    return sum(part.vectors for part in finished.values())
 
 
-def is_file(output: Path) -> bool:
-    """Whether an output is to be one file; raises `InputError` if its name is of another format."""
+def is_single_file(output: Path) -> bool:
+    """Return whether `output` names one file rather than a folder.
+
+    Raises `InputError` if its name ends like a file of another format.
+    """
     if output.suffix.lower() in ENDINGS:
         require_ending(output, ".parquet")
         return True
     return False
 
 
-def _fingerprint(model: UserBert) -> str:
+def _weights_checksum(model: UserBert) -> str:
     """SHA-256 of all weights."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
@@ -129,52 +142,60 @@ def _fingerprint(model: UserBert) -> str:
     return digest.hexdigest()
 
 
-def _finished(output: Path, work: Path, record: Mapping[str, Any]) -> int:
-    """The number of vectors of a folder that is whole, if they are those asked for."""
-    complete_files(output)
+def _check_finished(output: Path, work: Path, record: Mapping[str, Any]) -> int:
+    """Return the number of vectors of a complete folder.
+
+    Raises `InputError` if it was made with other settings.
+    """
+    embedding_files(output)
     summary = read_json(output / "summary.json")
-    refuse_other(output, summary["run"], record)
-    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed when it was done
+    refuse_other_settings(output, summary["run"], record)
+    shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed after publishing
     return int(summary["vectors"])
 
 
-def _told_of(work: Path) -> str | None:
-    number = count_done(work)
+def _progress_of(work: Path) -> str | None:
+    """Return how many parts an interrupted run has finished, as text; None if it has none."""
+    number = count_finished(work)
     return f"{number:,} part{'s' if number > 1 else ''} of the vectors" if number else None
 
 
-def _write_file(model: UserBert, data: PreparedData, asked: Asked, output: Path, form: Form) -> int:
+def _write_file(
+    model: UserBert, data: PreparedData, selection: Selection, output: Path, options: VectorOptions
+) -> int:
+    """Write all vectors into one file; return how many."""
     vectors = 0
-    with publishing_file(output) as file, _writer(file, model.width(), form) as writer:
-        for _, table in _tables(model, data, asked, parts_of(data, asked), form):
+    with publishing_file(output) as file, _writer(file, model.width(), options) as writer:
+        parts = split_selection(data, selection)
+        for _, table in _tables(model, data, selection, parts, options):
             if len(table):
                 writer.write_table(table)
             vectors += len(table)
     return vectors
 
 
-def _add(work: Path, number: int, table: pa.Table) -> Done:
+def _write_part(work: Path, number: int, table: pa.Table) -> FinishedPart:
     def write(file: Path) -> None:
-        with pq.ParquetWriter(file, table.schema, **_PARQUET) as writer:
+        with pq.ParquetWriter(file, table.schema, **_PARQUET_OPTIONS) as writer:
             writer.write_table(table)
 
     return add_part(work, number, len(table), write)
 
 
-_PARQUET: Mapping[str, Any] = {
+_PARQUET_OPTIONS: Mapping[str, Any] = {
     "compression": "zstd",
-    "write_page_checksum": True,  # for who reads them, `inspect` among others
+    "write_page_checksum": True,  # readers such as `inspect` verify it
 }
 
 
-def _writer(file: Path, width: int, form: Form) -> pq.ParquetWriter:
-    return pq.ParquetWriter(file, _schema(width, form), **_PARQUET)
+def _writer(file: Path, width: int, options: VectorOptions) -> pq.ParquetWriter:
+    return pq.ParquetWriter(file, _arrow_schema(width, options), **_PARQUET_OPTIONS)
 
 
-def _schema(width: int, form: Form) -> pa.Schema:
+def _arrow_schema(width: int, options: VectorOptions) -> pa.Schema:
     vectors = (
         [pa.field("embedding", pa.list_(pa.float32(), width))]
-        if form.vectors_as == "list"
+        if options.vectors_as == "list"
         else [pa.field(f"e{number}", pa.float32()) for number in range(width)]
     )
     return pa.schema(
@@ -186,92 +207,103 @@ def _schema(width: int, form: Form) -> pa.Schema:
     )
 
 
-def _table(part: OpenPart, vectors: NDArray[np.float32], form: Form) -> pa.Table:
+def _table(part: OpenPart, vectors: NDArray[np.float32], options: VectorOptions) -> pa.Table:
+    """Return the output table of a part with vectors (B, width)."""
     width = vectors.shape[1]
     columns = (
         [pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)]
-        if form.vectors_as == "list"
+        if options.vectors_as == "list"
         else [pa.array(vectors[:, number]) for number in range(width)]
     )
-    instants = pa.array(part.pairs.cutoffs, pa.timestamp("us", "UTC"))
-    return pa.Table.from_arrays([part.user_ids(), instants, *columns], schema=_schema(width, form))
+    cutoffs = pa.array(part.pairs.cutoffs, pa.timestamp("us", "UTC"))
+    schema = _arrow_schema(width, options)
+    return pa.Table.from_arrays([part.user_ids(), cutoffs, *columns], schema=schema)
 
 
 def _tables(
-    model: UserBert, data: PreparedData, asked: Asked, parts: Sequence[Part], form: Form
+    model: UserBert,
+    data: PreparedData,
+    selection: Selection,
+    parts: Sequence[Part],
+    options: VectorOptions,
 ) -> Iterator[tuple[OpenPart, pa.Table]]:
-    """Each part with its table, in order; the next ones are begun meanwhile."""
-    opened: dict[int, OpenPart] = {}
+    """Yield each part with its table, in order, while the next parts are already being computed."""
+    open_parts: dict[int, OpenPart] = {}
 
     def chunks() -> Iterator[Chunk]:
         for part in parts:
-            one = opened[part.number] = open_part(data, asked, part)
-            # A part without pairs has a chunk, too.
-            for first in range(0, max(1, len(one.pairs)), CHUNK):
-                own = slice(first, first + CHUNK)
-                yield Chunk(one.data, one.pairs.rows[own], one.pairs.cutoffs[own], part.number)
+            opened = open_parts[part.number] = open_part(data, selection, part)
+            pairs = opened.pairs
+            # A part without pairs still yields one chunk, so that its file is written.
+            for first in range(0, max(1, len(pairs)), CHUNK):
+                span = slice(first, first + CHUNK)
+                yield Chunk(opened.data, pairs.rows[span], pairs.cutoffs[span], part.number)
 
-    found = embed_chunks(model, chunks(), precision=form.precision)
+    embedded = embed_chunks(model, chunks(), precision=options.precision)
     sizes = {part.number: len(part) for part in parts}
     with progress("embedding", sum(sizes.values())) as advance:
-        for number, group in groupby(found, key=lambda one: one[0].part):
+        for number, group in groupby(embedded, key=lambda item: item[0].part):
             vectors = []
-            for _, some in group:
-                vectors.append(some)
-                advance(len(some), "")
-            part = opened.pop(number)
-            advance(sizes[number] - len(part.pairs), "")
-            yield part, _table(part, np.concatenate(vectors), form)
+            for _, chunk_vectors in group:
+                vectors.append(chunk_vectors)
+                advance(len(chunk_vectors), "")
+            opened = open_parts.pop(number)
+            advance(sizes[number] - len(opened.pairs), "")
+            yield opened, _table(opened, np.concatenate(vectors), options)
 
 
-# ---- on a cluster
+# ---- Spark
 
 
-def _write_on(  # noqa: PLR0917 - what a run is
+def _write_on_spark(  # noqa: PLR0917 - each describes the run
     spark: "SparkSession",
     model: UserBert,
     data: PreparedData,
-    asked: Asked,
+    selection: Selection,
     parts: Sequence[Part],
     work: Path,
-    form: Form,
+    options: VectorOptions,
 ) -> None:
-    """Let executors make the parts."""
-    if not (work / _MODEL).exists():
-        model.save_pretrained(work / _MODEL)
-    named = isinstance(asked, Pairs)
-    if isinstance(asked, Pairs):
-        np.save(work / _PAIRS, np.stack([asked.rows, asked.cutoffs]))
-    task = _Embed(
-        data.path.absolute(), work.absolute(), tuple(parts), None if named else asked, form
+    """Let the executors write the parts."""
+    if not (work / _MODEL_FOLDER).exists():
+        model.save_pretrained(work / _MODEL_FOLDER)
+    is_list = isinstance(selection, Pairs)
+    if isinstance(selection, Pairs):
+        np.save(work / _PAIRS_FILE, np.stack([selection.rows, selection.cutoffs]))
+    task = _SparkTask(
+        data.path.absolute(),
+        work.absolute(),
+        tuple(parts),
+        None if is_list else selection,
+        options,
     )
     frame = spark.range(0, len(parts), 1, len(parts)).mapInArrow(task, "id bigint")
-    collected(spark, frame, "embedding", len(parts))
+    collect(spark, frame, "embedding", len(parts))
 
 
 @dataclass(frozen=True)
-class _Embed:
-    """Makes the parts whose places in `parts` it is given."""
+class _SparkTask:
+    """Writes the parts whose indices in `parts` it receives."""
 
     data: Path
     work: Path
     parts: tuple[Part, ...]
-    asked: Asked | None
-    """None: the pairs of a file in the run's folder."""
-    form: Form
+    selection: Selection | None
+    """None: the pairs are in a file in the work folder."""
+    options: VectorOptions
 
-    def __call__(self, places: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        model, data = _opened(self.work / _MODEL, self.data)
-        asked = self.asked or Pairs(*np.load(self.work / _PAIRS, mmap_mode="r"))
-        for batch in places:
-            own = [self.parts[place] for place in batch["id"].to_pylist()]
-            for opened, table in _tables(model, data, asked, own, self.form):
-                _add(self.work, opened.number, table)
+    def __call__(self, indices: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        model, data = _open_once(self.work / _MODEL_FOLDER, self.data)
+        selection = self.selection or Pairs(*np.load(self.work / _PAIRS_FILE, mmap_mode="r"))
+        for batch in indices:
+            parts = [self.parts[index] for index in batch["id"].to_pylist()]
+            for opened, table in _tables(model, data, selection, parts, self.options):
+                _write_part(self.work, opened.number, table)
             yield batch
 
 
 @lru_cache(maxsize=1)
-def _opened(model: Path, data: Path) -> tuple[UserBert, PreparedData]:
-    """Read once by a process, whatever the number of its tasks."""
+def _open_once(model: Path, data: Path) -> tuple[UserBert, PreparedData]:
+    """Open model and data once per process, however many tasks it runs."""
     torch.set_num_threads(1)  # Spark gives a task one core
     return UserBert.from_pretrained(model), PreparedData.open(data)

@@ -1,14 +1,14 @@
-"""A folder of embeddings: the parts that are done, and what says that all are there.
+"""Writes a folder of embeddings part by part, and checks that it is complete.
 
-In: parts as they are made, in any order, by any process. Out: `part-00000.parquet` and so on, and
-`summary.json`, which is written last. `embed.py` writes it; whoever reads embeddings asks here for
-the files. Nothing here needs torch.
+In: parts in any order, from any process. Out: `part-00000.parquet` and so on, and `summary.json`,
+which is written last. `embed.py` writes the folder; readers of embeddings get its files from
+`embedding_files`. Free of torch.
 
 ```
-.NAME.embedding/       until it is whole
+.NAME.embedding/       work folder, until the output is complete
   run.json             what is embedded: model, data, cut-offs, format, precision
   embeddings/          becomes NAME
-  done/                of each part that is whole: how many vectors, and its checksum
+  done/                for each finished part its number of vectors and its checksum
 ```
 """
 
@@ -20,103 +20,105 @@ from typing import Any
 from uuid import uuid4
 
 from userbert.errors import InputError
-from userbert.folders import checksum, found_at, read_json, sync, write_json, write_summary
+from userbert.folders import checksum, describe_path, read_json, sync, write_json, write_summary
 from userbert.progress import progress, warn
-from userbert.workers import cores, threaded
+from userbert.workers import cores, map_threaded
 
 FORMAT = 1
-_MADE, _DONE, _SUMMARY = "embeddings", "done", "summary.json"
+_PARTS, _FINISHED, _SUMMARY = "embeddings", "done", "summary.json"
 _ENDING = ".embedding"
 
 
 @dataclass(frozen=True)
-class Done:
-    """A part that is whole."""
+class FinishedPart:
+    """Record of a part that is completely written."""
 
     vectors: int
     checksum: str
 
 
 def work_folder(output: Path) -> Path:
-    """Where the run lives that will write `output`."""
+    """Work folder of the run that writes `output`."""
     return output.with_name(f".{output.name}{_ENDING}")
 
 
 def part_name(number: int) -> str:
-    """The file of a part."""
+    """File name of a part."""
     return f"part-{number:05d}.parquet"
 
 
-def add_part(work: Path, number: int, vectors: int, write: Callable[[Path], None]) -> Done:
-    """Let `write` fill a part of so many vectors, which appears whole or not at all.
+def add_part(work: Path, number: int, vectors: int, write: Callable[[Path], None]) -> FinishedPart:
+    """Let `write` fill the file of a part with `vectors` vectors; it appears whole or not at all.
 
-    Two processes may do so at once, as a cluster does that does not trust one of them.
+    Two processes may write the same part at once, as in Spark's speculative execution.
     """
-    for folder in (_MADE, _DONE):
+    for folder in (_PARTS, _FINISHED):
         (work / folder).mkdir(exist_ok=True)
-    mine = work / uuid4().hex
+    temporary = work / uuid4().hex
     try:
-        write(mine)
-        sync(mine)
-        done = Done(vectors, checksum(mine))
-        mine.replace(work / _MADE / part_name(number))
-        # Last: a part that nobody has noted is made again.
-        write_json(mine, asdict(done))
-        mine.replace(_note(work, number))
+        write(temporary)
+        sync(temporary)
+        finished = FinishedPart(vectors, checksum(temporary))
+        temporary.replace(work / _PARTS / part_name(number))
+        # The record comes last: a part without one is computed again.
+        write_json(temporary, asdict(finished))
+        temporary.replace(_record_file(work, number))
     finally:
-        mine.unlink(missing_ok=True)
-    return done
+        temporary.unlink(missing_ok=True)
+    return finished
 
 
-def parts_done(work: Path, numbers: Collection[int]) -> dict[int, Done]:
-    """Those of the parts that are there as they were written; a warning names what is damaged."""
-    noted = [number for number in numbers if _note(work, number).is_file()]
-    if not noted:
+def finished_parts(work: Path, numbers: Collection[int]) -> dict[int, FinishedPart]:
+    """Return the parts whose files match their checksums; warn of each damaged one."""
+    recorded = [number for number in numbers if _record_file(work, number).is_file()]
+    if not recorded:
         return {}
-    found: dict[int, Done] = {}
+    finished: dict[int, FinishedPart] = {}
 
-    def look(number: int) -> tuple[int, Done | None]:
+    def check(number: int) -> tuple[int, FinishedPart | None]:
         try:
-            done = Done(**read_json(_note(work, number)))
-            is_whole = checksum(work / _MADE / part_name(number)) == done.checksum
+            record = FinishedPart(**read_json(_record_file(work, number)))
+            is_intact = checksum(work / _PARTS / part_name(number)) == record.checksum
         except (InputError, OSError, TypeError):
-            is_whole = False
-        return number, done if is_whole else None
+            is_intact = False
+        return number, record if is_intact else None
 
-    with progress("checking parts", len(noted)) as advance:
-        for number, done in threaded(look, noted, cores()):
-            if done is None:
-                warn(f"{work / _MADE / part_name(number)} is damaged, and is made again")
+    with progress("checking parts", len(recorded)) as advance:
+        for number, record in map_threaded(check, recorded, cores()):
+            if record is None:
+                warn(f"{work / _PARTS / part_name(number)} is damaged; it is computed again")
             else:
-                found[number] = done
+                finished[number] = record
             advance(1, "")
-    return found
+    return finished
 
 
-def count_done(work: Path) -> int:
-    """How many parts are noted."""
-    return sum(1 for _ in (work / _DONE).glob("*.json"))
+def count_finished(work: Path) -> int:
+    """Count the finished parts by their records, without checking them."""
+    return sum(1 for _ in (work / _FINISHED).glob("*.json"))
 
 
-def publish(work: Path, output: Path, done: Mapping[int, Done], about: Mapping[str, Any]) -> None:
-    """Close the folder, give it its name, and remove the run's."""
-    made = work / _MADE
-    known = {part_name(number): part.checksum for number, part in done.items()}
-    (made / _SUMMARY).unlink(missing_ok=True)  # of a publication that was killed
-    vectors = sum(part.vectors for part in done.values())
+def publish(
+    work: Path, output: Path, finished: Mapping[int, FinishedPart], about: Mapping[str, Any]
+) -> None:
+    """Write the summary with the facts `about` the run, rename to `output`, remove `work`."""
+    parts = work / _PARTS
+    known = {part_name(number): part.checksum for number, part in finished.items()}
+    (parts / _SUMMARY).unlink(missing_ok=True)  # left by a run that was killed while publishing
+    vectors = sum(part.vectors for part in finished.values())
     write_summary(
-        made, "embeddings", known, format=FORMAT, vectors=vectors, parts=len(done), **about
+        parts, "embeddings", known, format=FORMAT, vectors=vectors, parts=len(finished), **about
     )
-    for path in (made / _SUMMARY, made):
+    for path in (parts / _SUMMARY, parts):
         sync(path)
-    made.rename(output)
+    parts.rename(output)
     shutil.rmtree(work)
 
 
-def complete_files(path: Path) -> list[Path]:
-    """The file of embeddings, or the parts of a folder in their order.
+def embedding_files(path: Path) -> list[Path]:
+    """Return a file of embeddings as it is, or the parts of a folder in order.
 
-    Raises `InputError` if the folder is not complete.
+    Raises `InputError` if nothing is there, or the folder is not complete.
     """
     if path.is_file():
         return [path]
@@ -124,16 +126,16 @@ def complete_files(path: Path) -> list[Path]:
     if not path.is_dir():
         raise InputError(
             f"{path}: expected a Parquet file of embeddings, or a folder of them; "
-            f"{found_at(path)}. Make one by userbert embed."
+            f"{describe_path(path)}. Write one with userbert embed."
         )
-    again = "Copy the whole folder again, or remove it and embed again."
+    remedy = "Copy the whole folder again, or remove it and embed again."
     if not (path / _SUMMARY).is_file():
         raise InputError(
-            f"{path} is not complete: it has no {_SUMMARY}, which is written last. {again}"
+            f"{path} is not complete: it has no {_SUMMARY}, which is written last. {remedy}"
         )
     summary = read_json(path / _SUMMARY)
     if not isinstance(summary, dict) or summary.get("kind") != "embeddings":
-        raise InputError(f"{path / _SUMMARY} is not of embeddings. {again}")
+        raise InputError(f"{path / _SUMMARY} does not describe embeddings. {remedy}")
     if summary.get("format") != FORMAT:
         raise InputError(
             f"{path} has the format {summary.get('format')!r}, this version reads {FORMAT}. "
@@ -142,24 +144,24 @@ def complete_files(path: Path) -> list[Path]:
     try:
         files = [path / part_name(number) for number in range(int(summary["parts"]))]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path / _SUMMARY} is damaged: it lacks {error}. {again}") from error
+        raise InputError(f"{path / _SUMMARY} is damaged: it lacks {error}. {remedy}") from error
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise InputError(f"{missing[0]} is missing: {path} is not complete. {again}")
+        raise InputError(f"{missing[0]} is missing: {path} is not complete. {remedy}")
     return files
 
 
 def refuse_unfinished(path: Path) -> None:
-    """Raise `InputError` if a folder is that of a run that has not come to its end."""
-    work = path.parent if path.name == _MADE else path
+    """Raise `InputError` if `path` is the work folder of an unfinished run."""
+    work = path.parent if path.name == _PARTS else path
     if not (work.name.endswith(_ENDING) and (work / "run.json").is_file()):
         return
     output = work.with_name(work.name[1:].removesuffix(_ENDING))
     raise InputError(
-        f"{path} is not complete: it holds the {count_done(work):,} parts that a run made before "
-        f"it was interrupted. Go on with it: userbert embed MODEL DATA -o {output} --resume"
+        f"{path} is not complete: it holds the {count_finished(work):,} parts that a run wrote "
+        f"before it was interrupted. Resume the run: userbert embed MODEL DATA -o {output} --resume"
     )
 
 
-def _note(work: Path, number: int) -> Path:
-    return work / _DONE / f"{number:05d}.json"
+def _record_file(work: Path, number: int) -> Path:
+    return work / _FINISHED / f"{number:05d}.json"

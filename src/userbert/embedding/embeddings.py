@@ -1,8 +1,8 @@
-"""User vectors in files and frames: checked, and read a part at a time.
+"""Reads user vectors from files and frames, one row group at a time, and checks them.
 
-In: a Parquet file, a folder of its parts, or a frame in memory, with one list or the columns `e0`,
-`e1` … a vector. Out: parts of users, cut-offs and vectors (B, H), in the order of the rows. Memory
-is that of one part, so any number of users can be read. `inspection` and `lookalike.py` use it.
+In: a Parquet file, a folder of parts, or a frame in memory. Its vectors are one list column, or the
+columns `e0`, `e1` …. Out: users, cut-offs and vectors (B, H), in row order. Memory is that of one
+row group, so any number of users can be read. Used by `inspection`, `search` and the service.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,36 +18,37 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from userbert.data.ragged import Float32
-from userbert.embedding.embedding_folder import complete_files
+from userbert.embedding.embedding_folder import embedding_files
 from userbert.errors import InputError
 
 _UNREADABLE = (OSError, ValueError, TypeError, pa.ArrowException, pl.exceptions.PolarsError)
 _ROWS_AT_A_TIME = 65_536
-_REMEDY = "Write it by userbert embed, or name the columns so."
+_REMEDY = "Write it with userbert embed, or rename the columns."
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some rows after each other."""
+class RowGroup:
+    """Consecutive rows that are read together."""
 
     name: str
-    """In messages."""
+    """Name of the file or frame, for messages."""
     first: int
-    """The number of its first row, counted from 0 in all parts together."""
+    """Number of its first row, counted from 0 over all row groups."""
     rows: int
+    """Number of rows."""
     read: Callable[[Sequence[str]], pa.Table]
-    """Its columns of these names."""
+    """Reads the named columns."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Float32 of users at cut-offs, which are read when they are asked for."""
+    """Float32 vectors of users at cut-offs, read on demand."""
 
     name: str
-    """In messages."""
-    parts: tuple[Part, ...]
+    """Name of the file, folder or frame, for messages."""
+    row_groups: tuple[RowGroup, ...]
     columns: tuple[str, ...]
-    """That hold the vector: one of lists, or one a number."""
+    """Columns that hold the vector: `embedding`, or `e0`, `e1` …."""
 
     @classmethod
     def open(cls, path: Path) -> "Embeddings":
@@ -55,27 +56,27 @@ class Embeddings:
 
         Raises `InputError` if it is damaged, lacks a column, or holds no row.
         """
-        parts: list[Part] = []
+        groups: list[RowGroup] = []
         columns: tuple[str, ...] | None = None
-        for file in complete_files(path):
-            with _told(file):
+        for file in embedding_files(path):
+            with _damage_as_input_error(file):
                 parquet = pq.ParquetFile(file, page_checksum_verification=True)
                 names = parquet.schema_arrow.names
                 sizes = [
-                    parquet.metadata.row_group(group).num_rows
-                    for group in range(parquet.metadata.num_row_groups)
+                    parquet.metadata.row_group(number).num_rows
+                    for number in range(parquet.metadata.num_row_groups)
                 ]
-            found = _vector_columns(names, str(file))
-            if columns is not None and found != columns:
+            file_columns = _vector_columns(names, str(file))
+            if columns is not None and file_columns != columns:
                 raise InputError(
-                    f"{file}: expected vectors in {_listed(columns)} as in {parts[0].name}, found "
-                    f"{_listed(found)}. Keep the parts of one run in a folder, and no others."
+                    f"{file}: expected vectors in {_first_names(columns)} as in {groups[0].name}, "
+                    f"found {_first_names(file_columns)}. Keep one run's parts in a folder."
                 )
-            columns = found
-            for group, rows in enumerate(sizes):
-                first = parts[-1].first + parts[-1].rows if parts else 0
-                parts.append(Part(str(file), first, rows, _reader(file, group)))
-        return cls._of(str(path), parts, columns or ())
+            columns = file_columns
+            for number, rows in enumerate(sizes):
+                first = groups[-1].first + groups[-1].rows if groups else 0
+                groups.append(RowGroup(str(file), first, rows, _reader(file, number)))
+        return cls._of(str(path), groups, columns or ())
 
     @classmethod
     def of(cls, frame: Any, name: str = "embeddings") -> "Embeddings":
@@ -85,34 +86,33 @@ class Embeddings:
         """
         table = pl.DataFrame(frame).to_arrow(compat_level=pl.CompatLevel.oldest())
         columns = _vector_columns(table.column_names, name)
-        parts = []
+        groups = []
         for first in range(0, len(table), _ROWS_AT_A_TIME):
-            some = table.slice(first, _ROWS_AT_A_TIME)
-            parts.append(Part(name, first, len(some), some.select))
-        return cls._of(name, parts, columns)
+            rows = table.slice(first, _ROWS_AT_A_TIME)
+            groups.append(RowGroup(name, first, len(rows), rows.select))
+        return cls._of(name, groups, columns)
 
     @classmethod
-    def _of(cls, name: str, parts: list[Part], columns: tuple[str, ...]) -> "Embeddings":
-        if not sum(part.rows for part in parts):
+    def _of(cls, name: str, groups: list[RowGroup], columns: tuple[str, ...]) -> "Embeddings":
+        if not sum(group.rows for group in groups):
             raise InputError(f"{name}: expected vectors, found no rows. Embed again.")
-        return cls(name, tuple(part for part in parts if part.rows), columns)
+        return cls(name, tuple(group for group in groups if group.rows), columns)
 
     def __len__(self) -> int:
         """Count the rows."""
-        return self.parts[-1].first + self.parts[-1].rows
+        return self.row_groups[-1].first + self.row_groups[-1].rows
 
-    def people(self) -> pl.DataFrame:
-        """`user_id` as text and `cutoff` (in UTC, without saying so), of all rows in their order.
+    def user_cutoffs(self) -> pl.DataFrame:
+        """Return `user_id` as text and `cutoff` as UTC without a zone, for all rows in order.
 
-        Raises `InputError` where one is missing.
+        Raises `InputError` if a value is missing.
         """
-        return pl.concat([self.people_of(part) for part in self.parts])
+        return pl.concat([self._user_cutoffs_of(group) for group in self.row_groups])
 
-    def people_of(self, part: Part) -> pl.DataFrame:
-        """The same of one part."""
-        with _told(part.name):
-            table = part.read(["user_id", "cutoff"])
-            # Some write text as a dictionary, or ids as numbers.
+    def _user_cutoffs_of(self, group: RowGroup) -> pl.DataFrame:
+        with _damage_as_input_error(group.name):
+            table = group.read(["user_id", "cutoff"])
+            # Other writers store text as a dictionary, or ids as numbers.
             users = table["user_id"].cast(pa.large_string())
             cutoffs = table["cutoff"].cast(pa.timestamp("us"))
             frame = pl.DataFrame({"user_id": users, "cutoff": cutoffs})
@@ -120,101 +120,110 @@ class Embeddings:
             missing = column.is_null().arg_true()
             if len(missing):
                 raise InputError(
-                    f"{part.name}, row {self._row(part, missing[0])}, column {column.name}: "
-                    f"expected a value, found none. Remove the row, or embed again."
+                    f"{group.name}, row {self._row_number(group, missing[0])}, column "
+                    f"{column.name}: expected a value, found none. Remove the row, or embed again."
                 )
         return frame
 
-    def vectors(self, part: Part) -> Float32:
-        """The vectors (B, H) of a part; raises `InputError` if they are no vectors of one width."""
-        with _told(part.name):
-            table = part.read(self.columns)
+    def vectors(self, group: RowGroup) -> Float32:
+        """Return the vectors (B, H) of a row group.
+
+        Raises `InputError` if a value is no vector of numbers, or widths differ.
+        """
+        with _damage_as_input_error(group.name):
+            table = group.read(self.columns)
         if self.columns != ("embedding",):
             return np.stack(
-                [self._numbers(table[name], part, name) for name in self.columns], axis=1
+                [self._numbers(table[name], group, name) for name in self.columns], axis=1
             )
         lists = table["embedding"].combine_chunks()
         if not _is_list(lists.type):
-            self._refuse(part, "embedding", "lists of numbers", str(lists.type))
-        is_there = lists.is_valid().to_numpy(zero_copy_only=False)
-        if not is_there.all():
-            self._refuse(part, "embedding", "a vector", "none", int(is_there.argmin()))
+            self._refuse(group, "embedding", "lists of numbers", str(lists.type))
+        is_present = lists.is_valid().to_numpy(zero_copy_only=False)
+        if not is_present.all():
+            self._refuse(group, "embedding", "a vector", "none", int(is_present.argmin()))
         if not pa.types.is_fixed_size_list(lists.type):
             widths = lists.value_lengths().to_numpy(zero_copy_only=False)
             other = np.flatnonzero(widths != widths[0])
             if len(other):
-                expected, found = f"{widths[0]} numbers", f"{widths[other[0]]}"
-                self._refuse(part, "embedding", expected, found, int(other[0]))
-        numbers = self._numbers(lists.flatten(), part, "embedding")
+                expected, actual = f"{widths[0]} numbers", f"{widths[other[0]]}"
+                self._refuse(group, "embedding", expected, actual, int(other[0]))
+        numbers = self._numbers(lists.flatten(), group, "embedding")
         if not len(numbers):
-            self._refuse(part, "embedding", "numbers", "empty lists")
-        return numbers.reshape(part.rows, -1)
+            self._refuse(group, "embedding", "numbers", "empty lists")
+        return numbers.reshape(group.rows, -1)
 
-    def blocks(self, parts: Sequence[Part] | None = None) -> Iterator[tuple[int, Float32]]:
-        """Float32 (B, H) of every part, or of some, and the number of the first row of each block.
+    def blocks(self, groups: Sequence[RowGroup] | None = None) -> Iterator[tuple[int, Float32]]:
+        """Yield the number of a block's first row and its vectors (B, H).
 
-        Raises `InputError` if they differ in width.
+        Reads all row groups, or only `groups`. Raises `InputError` if they differ in width.
         """
-        before: tuple[Part, int] | None = None
-        for part in self.parts if parts is None else parts:
-            vectors = self.vectors(part)
+        before: tuple[RowGroup, int] | None = None
+        for group in self.row_groups if groups is None else groups:
+            vectors = self.vectors(group)
             width = vectors.shape[1]
             if before is not None and width != before[1]:
                 raise InputError(
-                    f"{part.name}: expected vectors of {before[1]} numbers as in "
-                    f"{before[0].name}, found {width}. Float32 of two models have nothing in "
-                    "common: embed all users by one."
+                    f"{group.name}: expected vectors of {before[1]} numbers as in "
+                    f"{before[0].name}, found {width}. Vectors of two models cannot be compared: "
+                    "embed all users with one model."
                 )
-            before = before or (part, width)
-            # Others write parts of any size.
-            for first in range(0, part.rows, _ROWS_AT_A_TIME):
-                yield part.first + first, vectors[first : first + _ROWS_AT_A_TIME]
+            before = before or (group, width)
+            # Files of other writers may have row groups of any size.
+            for first in range(0, group.rows, _ROWS_AT_A_TIME):
+                yield group.first + first, vectors[first : first + _ROWS_AT_A_TIME]
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Float32:
-        """The vectors (B, H) of some rows, in the order given."""
+        """Return the vectors (B, H) of some rows, in the order of `rows`."""
         wanted = np.asarray(rows, np.int64)
-        parts = np.searchsorted([part.first for part in self.parts], wanted, "right") - 1
-        found: Float32 | None = None
-        for first, vectors in self.blocks([self.parts[number] for number in np.unique(parts)]):
-            mine = np.flatnonzero((wanted >= first) & (wanted < first + len(vectors)))
-            if found is None:
-                found = np.zeros((len(wanted), vectors.shape[1]), np.float32)
-            found[mine] = vectors[wanted[mine] - first]
-        return np.zeros((0, 0), np.float32) if found is None else found
+        numbers = np.searchsorted([group.first for group in self.row_groups], wanted, "right") - 1
+        taken: Float32 | None = None
+        groups = [self.row_groups[number] for number in np.unique(numbers)]
+        for first, vectors in self.blocks(groups):
+            places = np.flatnonzero((wanted >= first) & (wanted < first + len(vectors)))
+            if taken is None:
+                taken = np.zeros((len(wanted), vectors.shape[1]), np.float32)
+            taken[places] = vectors[wanted[places] - first]
+        return np.zeros((0, 0), np.float32) if taken is None else taken
 
-    def _numbers(self, column: Any, part: Part, name: str) -> Float32:
+    def _numbers(self, column: Any, group: RowGroup, name: str) -> Float32:
         kind = column.type
         is_number = pa.types.is_floating(kind) or pa.types.is_integer(kind)
         if not is_number:
-            self._refuse(part, name, "numbers", str(kind))
+            self._refuse(group, name, "numbers", str(kind))
         if column.null_count:
-            self._refuse(part, name, "a number everywhere", f"{column.null_count:,} without one")
-        with np.errstate(over="ignore"):  # it is told as infinite, where that matters
+            self._refuse(
+                group, name, "a number everywhere", f"{column.null_count:,} without a number"
+            )
+        with np.errstate(over="ignore"):  # too large becomes infinite, which callers report
             return np.asarray(column.to_numpy(zero_copy_only=False)).astype(np.float32, copy=False)
 
     def _refuse(
-        self, part: Part, column: str, expected: str, found: str, row: int | None = None
+        self, group: RowGroup, column: str, expected: str, actual: str, row: int | None = None
     ) -> None:
-        where = "" if row is None else f", row {self._row(part, row)}"
+        where = "" if row is None else f", row {self._row_number(group, row)}"
         raise InputError(
-            f"{part.name}{where}, column {column}: expected {expected}, found {found}. Embed again."
+            f"{group.name}{where}, column {column}: expected {expected}, found {actual}. "
+            "Embed again."
         )
 
-    def _row(self, part: Part, row: int) -> int:
-        """A row of a part as people count those of its file."""
-        return part.first - next(one.first for one in self.parts if one.name == part.name) + row + 1
+    def _row_number(self, group: RowGroup, row: int) -> int:
+        """Return the number of a group's row within its file, counted from 1."""
+        file_start = next(other.first for other in self.row_groups if other.name == group.name)
+        return group.first - file_start + row + 1
 
 
 def holds_vectors(path: Path) -> bool:
-    """Whether a file or folder is one of embeddings."""
+    """Return whether a file or folder holds embeddings."""
     try:
-        names = set(pq.read_schema(complete_files(path)[0]).names)
-    except (OSError, ValueError, pa.ArrowException):  # names may be no text
+        names = set(pq.read_schema(embedding_files(path)[0]).names)
+    except (OSError, ValueError, pa.ArrowException):  # column names may be invalid text
         return False
     return "user_id" in names and ("embedding" in names or "e0" in names)
 
 
 def _vector_columns(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the columns that hold the vector; raise `InputError` if a column is missing."""
     numbered = sorted((name for name in names if name[:1] == "e" and name[1:].isdigit()),
                       key=lambda name: int(name[1:]))  # fmt: skip
     vector = ("embedding",) if "embedding" in names else tuple(numbered)
@@ -224,16 +233,16 @@ def _vector_columns(names: Sequence[str], where: str) -> tuple[str, ...]:
     if missing:
         raise InputError(
             f"{where}: expected the columns user_id, cutoff and embedding (or e0, e1 …), found "
-            f"{_listed(names)}: {', '.join(missing)} is missing. {_REMEDY}"
+            f"{_first_names(names)}: {', '.join(missing)} is missing. {_REMEDY}"
         )
-    gap = next((n for n, name in enumerate(vector) if name != f"e{n}"), None)
+    gap = next((i for i, name in enumerate(vector) if name != f"e{i}"), None)
     if vector != ("embedding",) and gap is not None:
         raise InputError(f"{where}: expected a column e{gap}, found {vector[gap]}. Embed again.")
     return vector
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Names, the first ones of many."""
+def _first_names(names: Sequence[str]) -> str:
+    """Join at most five names, and say how many more there are."""
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return (", ".join(names[:5]) or "none") + more
 
@@ -244,17 +253,17 @@ def _is_list(kind: pa.DataType) -> bool:
     )
 
 
-def _reader(file: Path, group: int) -> Callable[[Sequence[str]], pa.Table]:
+def _reader(file: Path, number: int) -> Callable[[Sequence[str]], pa.Table]:
     def read(columns: Sequence[str]) -> pa.Table:
-        # Pages are compared with their checksums.
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            return parquet.read_row_group(group, columns=list(columns))
+            return parquet.read_row_group(number, columns=list(columns))
 
     return read
 
 
 @contextmanager
-def _told(file: Path | str) -> Iterator[None]:
+def _damage_as_input_error(file: Path | str) -> Iterator[None]:
+    """Turn an error of a reader in the block into an `InputError` that names the file."""
     try:
         yield
     except _UNREADABLE as error:

@@ -1,7 +1,7 @@
-"""Of whom vectors are wanted, in parts that each fit into memory.
+"""Splits the (user, cut-off) pairs to embed into parts that fit into memory.
 
-In: prepared data, and cut-offs or pairs. Out: parts of neighbouring pairs. Pairs of all users are
-formed shard by shard, and a shard is forgotten after its part, so memory does not grow with users.
+In: prepared data, and cut-offs or pairs. Out: parts of consecutive pairs. Pairs of all users are
+built shard by shard, and each shard is closed after its part, so memory does not grow with users.
 """
 
 import hashlib
@@ -15,47 +15,51 @@ import pyarrow as pa
 from userbert.data.ragged import Int64
 from userbert.data.shards import Shard
 from userbert.data.store import Histories, PreparedData
-from userbert.data.use.pairs import Pairs, first_events_of, refuse_blind, user_ids_of
+from userbert.data.use.pairs import Pairs, first_events_in, require_visible_events, user_ids_of
 from userbert.data.vocabulary import Vocabularies
 from userbert.schema.models import Schema
 
-PAIRS_EACH = 65_536
-"""Of a part, at most: some seconds' work, which is what a run loses that is killed."""
+MAX_PAIRS_PER_PART = 65_536
+"""Some seconds of work, which is what a killed run loses."""
 
 
 @dataclass(frozen=True)
 class AllUsers:
-    """Every user who has an event before a cut-off, one cut-off after the other."""
+    """Selects every user with an event before a cut-off, one cut-off after the other."""
 
     cutoffs: tuple[int, ...]
     """Microseconds since 1970."""
 
 
-Asked = AllUsers | Pairs
+Selection = AllUsers | Pairs
+"""The pairs to embed: all users at some cut-offs, or a list of pairs."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring pairs; its number is its place among all."""
+    """A range of consecutive pairs."""
 
     number: int
+    """Position among all parts, from 0."""
     first: int
-    """Of the shard's users, or of the pairs."""
+    """First user of the shard, or first pair of the list."""
     last: int
+    """End of the range, exclusive."""
     shard: int | None = None
-    """None: the pairs are named one by one."""
+    """Number of the shard; None if the pairs come from a list."""
     first_row: int = 0
-    """Of the shard."""
+    """Row of the shard's first user in the whole data."""
     cutoff: int = 0
+    """Microseconds since 1970; unused if the pairs come from a list."""
 
     def __len__(self) -> int:
-        """The most pairs that it can have."""
+        """Return the largest number of pairs that the part can have."""
         return self.last - self.first
 
 
 @dataclass(frozen=True)
-class OneShard:
-    """The histories of one shard's users, under the rows that they have in the whole data."""
+class ShardHistories:
+    """Histories of one shard's users, under their rows in the whole data."""
 
     schema: Schema
     vocabularies: Vocabularies
@@ -63,74 +67,74 @@ class OneShard:
 
     @property
     def first_rows(self) -> Int64:
-        """(1,): the row of the first user."""
+        """Row of the shard's first user (1,)."""
         return np.array([self.shards[0].first_row], np.int64)
 
 
 @dataclass(frozen=True)
 class OpenPart:
-    """A part's pairs, and where they are read."""
+    """The pairs of a part, and the histories to read them from."""
 
     number: int
     data: Histories
     pairs: Pairs
 
     def user_ids(self) -> pa.Array:
-        """(B,): whose the pairs are."""
+        """User id of each pair (B,)."""
         return user_ids_of(self.data, self.pairs.rows)
 
 
 def users_before(data: PreparedData, cutoffs: Sequence[int], name: str = "the cut-off") -> AllUsers:
-    """Every user who has an event before a cut-off, called `name` in messages.
+    """Select every user with an event before each cut-off, called `name` in messages.
 
-    Raises `InputError` for one at which nothing of anybody is visible.
+    Raises `InputError` for a cut-off before which no user has an event.
     """
     cutoffs = tuple(dict.fromkeys(cutoffs))
     for cutoff in cutoffs:
-        refuse_blind(data, cutoff, name)
+        require_visible_events(data, cutoff, name)
     return AllUsers(cutoffs)
 
 
-def parts_of(data: PreparedData, asked: Asked) -> list[Part]:
-    """All parts in order: their vectors, one part after the other, are those asked for."""
-    if isinstance(asked, Pairs):
+def split_selection(data: PreparedData, selection: Selection) -> list[Part]:
+    """Split a selection into parts, in the order of its pairs."""
+    if isinstance(selection, Pairs):
         return [
-            Part(number, first, min(first + PAIRS_EACH, len(asked)))
-            for number, first in enumerate(range(0, len(asked), PAIRS_EACH))
+            Part(number, first, min(first + MAX_PAIRS_PER_PART, len(selection)))
+            for number, first in enumerate(range(0, len(selection), MAX_PAIRS_PER_PART))
         ]
     ends = np.cumsum(data.users_by_shard()).tolist()
     parts: list[Part] = []
-    for cutoff in asked.cutoffs:
+    for cutoff in selection.cutoffs:
         for shard, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            for first, last in _even(end - start):
+            for first, last in _even_ranges(end - start):
                 parts.append(Part(len(parts), first, last, shard, start, cutoff))
     return parts
 
 
-def _even(users: int) -> Iterator[tuple[int, int]]:
-    """The fewest ranges of at most PAIRS_EACH, all of about the same size."""
-    number = -(-users // PAIRS_EACH)
+def _even_ranges(users: int) -> Iterator[tuple[int, int]]:
+    """Yield as few ranges of at most MAX_PAIRS_PER_PART users as possible, of about equal size."""
+    number = -(-users // MAX_PAIRS_PER_PART)
     bounds = [users * part // number for part in range(number + 1)] if number else []
     yield from pairwise(bounds)
 
 
-def open_part(data: PreparedData, asked: Asked, part: Part) -> OpenPart:
-    """The pairs of a part; those of one shard are read from a view of its own."""
-    if isinstance(asked, Pairs):
-        own = slice(part.first, part.last)
-        return OpenPart(part.number, data, Pairs(asked.rows[own], asked.cutoffs[own]))
-    assert part.shard is not None, "parts of all users lie in a shard"
+def open_part(data: PreparedData, selection: Selection, part: Part) -> OpenPart:
+    """Return the pairs of a part; a part of one shard opens that shard alone."""
+    if isinstance(selection, Pairs):
+        span = slice(part.first, part.last)
+        return OpenPart(part.number, data, Pairs(selection.rows[span], selection.cutoffs[span]))
+    assert part.shard is not None, "a part of AllUsers has a shard"
     shard = data.open_shard(part.shard, part.first_row)
-    early = first_events_of(shard)[part.first : part.last] < part.cutoff
-    rows = part.first_row + part.first + np.flatnonzero(early)
+    is_visible = first_events_in(shard)[part.first : part.last] < part.cutoff
+    rows = part.first_row + part.first + np.flatnonzero(is_visible)
     pairs = Pairs(rows, np.full(len(rows), part.cutoff, np.int64))
-    return OpenPart(part.number, OneShard(data.schema, data.vocabularies, [shard]), pairs)
+    return OpenPart(part.number, ShardHistories(data.schema, data.vocabularies, [shard]), pairs)
 
 
-def about(asked: Asked) -> dict[str, object]:
-    """What is asked for, in a few words: to compare one run with another."""
-    if isinstance(asked, AllUsers):
-        return {"cutoffs": list(asked.cutoffs), "at": None}
-    digest = hashlib.sha256(np.ascontiguousarray(asked.rows).tobytes())
-    digest.update(np.ascontiguousarray(asked.cutoffs).tobytes())
+def selection_record(selection: Selection) -> dict[str, object]:
+    """Return the cut-offs or a checksum of the pairs, to compare one run with another."""
+    if isinstance(selection, AllUsers):
+        return {"cutoffs": list(selection.cutoffs), "at": None}
+    digest = hashlib.sha256(np.ascontiguousarray(selection.rows).tobytes())
+    digest.update(np.ascontiguousarray(selection.cutoffs).tobytes())
     return {"cutoffs": None, "at": digest.hexdigest()}

@@ -1,8 +1,8 @@
-"""Vectors inside scikit-learn: rows of (user, cut-off) → user embeddings.
+"""A scikit-learn transformer from (user, cut-off) rows to user embeddings.
 
-In: a model and prepared data, as folders or objects; X, rows of `user_id` and perhaps `cutoff`.
-Out: float32 (n, width), in the order of the rows. Nothing is learned from X or y; what the model
-knows, it knows from its pretraining, so that must end before the cut-offs that are asked for.
+In: a model and prepared data, as folders or objects; X with rows of `user_id` and perhaps `cutoff`.
+Out: float32 (n, width), in row order. Nothing is learned from X or y. All the model knows comes
+from its pretraining, which must therefore end before the cut-offs in X.
 """
 
 import warnings
@@ -21,32 +21,32 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from userbert.data.prepare.words import DAY_US
 from userbert.data.store import PreparedData
-from userbert.data.use.pairs import Pairs, instant_of, pairs_of
+from userbert.data.use.pairs import Pairs, instant_of, pairs_in
 from userbert.errors import InputError, ModelError
 from userbert.folders import checksum
 from userbert.model.userbert import Precision, UserBert, embed_pairs
 from userbert.training.pretrain import fingerprint
 
 _COLUMNS = ("user_id", "cutoff")
-_OPENED = 4
-"""Folders of each kind that a process keeps open: those of a few steps side by side."""
+_CACHE_SIZE = 4
+"""Model folders, and data folders, that a process keeps open: enough for a few pipeline steps."""
 
 
 class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """A scikit-learn transformer that gives each row (user, cut-off) its user embedding.
+    """A scikit-learn transformer that maps each (user, cut-off) row to its user embedding.
 
-    `model` is a `UserBert` or a model's folder, `data` a `PreparedData` or its folder. X is a frame
-    (Polars, pandas, Arrow) with a column `user_id` and perhaps `cutoff`, whose other columns are
-    not read; or an array of these two columns; or ids alone. Rows without a cut-off have `cutoff`,
-    by default the instant just after the last event of the data. `precision` is what the encoder
-    computes in, `float32` or `bf16`.
+    `model` is a `UserBert` or a model folder, `data` a `PreparedData` or its folder. X is a frame
+    (Polars, pandas, Arrow) with a column `user_id` and perhaps `cutoff`; other columns are ignored.
+    X may also be an array of these two columns, or of ids alone. Rows without a cut-off get
+    `cutoff`, by default the instant just after the last event of the data. `precision` is the
+    number format of the encoder, `float32` or `bf16`.
 
-    Clones share the model. A pickle, which is what `n_jobs` sends to other processes, holds folders
-    by name: they must be there under the same name. Of objects it holds a model with its weights,
-    and data by the name of their folder.
+    Clones share the model. A pickle, which `n_jobs` sends to other processes, stores folders by
+    path, so they must exist there under the same path. It stores a `UserBert` object with its
+    weights, and a `PreparedData` object by the path of its folder.
 
-    Once fitted, `width_` is the number of columns that come out, and `n_features_in_` of those that
-    are read.
+    After `fit`, `width_` is the number of output columns, and `n_features_in_` the number of
+    columns read from X.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.precision = precision
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803 - scikit-learn's name
-        """Open the model and the data; learn nothing.
+        """Open the model and the data, without learning from X.
 
         Raises `ModelError` if the data have other ids than the model, `InputError` if X has no
-        `user_id` or a parameter cannot be used.
+        `user_id` or a parameter is not valid.
         """
         if self.precision not in get_args(Precision):
             raise InputError(
@@ -76,76 +76,78 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         model, data = self._model(), self._data()
         model.check_fits(data)
         self.width_ = model.width()
-        self._sealed = self._seal()
+        self._fitted_checksum = self._model_checksum()
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:  # noqa: N803 - scikit-learn's name
-        """User embeddings (n, width), in the order of the rows; a row may stand several times.
+        """Return user embeddings (n, width), in row order; rows may repeat.
 
-        Warns of cut-offs before the end of what the model was pretrained on, whose vectors may tell
-        what came after them, and of those more than a day after the last event. Raises `InputError`
-        for users that the data do not know, and `ModelError` if another model lies in the folder
-        than when this was fitted.
+        Warns of cut-offs before the end of pretraining (future leakage), and of cut-offs more than
+        a day after the last event. Raises `InputError` for users that are not in the data, and
+        `ModelError` if the model folder has changed since `fit`.
         """
         check_is_fitted(self)
         rows = _rows(X)
         validate_data(self, rows, skip_check_array=True, reset=False)
-        if self._sealed != self._seal():
+        if self._fitted_checksum != self._model_checksum():
             raise ModelError(
-                f"{self.model} holds another model than the one that this was fitted with, and "
-                "vectors of two models have nothing in common. Fit again all that reads them."
+                f"{self.model} holds another model than at `fit`, and vectors of two models cannot "
+                "be compared. Fit again, with every step that reads the vectors."
             )
         model, data = self._model(), self._data()
         pairs = self._pairs(rows, data)
         _warn_of_cutoffs(model, data, pairs)
-        once, places = np.unique(np.stack([pairs.rows, pairs.cutoffs]), axis=1, return_inverse=True)
-        vectors = embed_pairs(model, data, once[0], once[1], precision=self.precision)
-        return vectors[places.reshape(-1)]
+        stacked = np.stack([pairs.rows, pairs.cutoffs])
+        unique, inverse = np.unique(stacked, axis=1, return_inverse=True)
+        vectors = embed_pairs(model, data, unique[0], unique[1], precision=self.precision)
+        return vectors[inverse.reshape(-1)]
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """`e0`, `e1` … as `embed --format columns` has them."""
+        """Return `e0`, `e1` …, the columns that `embed --format columns` writes."""
         check_is_fitted(self)
         return np.array([f"e{number}" for number in range(self.width_)], dtype=object)
 
     def __sklearn_clone__(self) -> Self:
-        """The same without what was fitted; a model in memory is shared, as nothing changes it."""
+        """Return an unfitted copy that shares a model in memory, which nothing modifies."""
         clone = type(self)(**self.get_params(deep=False))
-        if hasattr(self, "_sklearn_output_config"):  # what `set_output` said
+        if hasattr(self, "_sklearn_output_config"):  # set by `set_output`
             clone._sklearn_output_config = {**self._sklearn_output_config}
         return clone
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = tags.input_tags.categorical = True
-        tags.transformer_tags.preserves_dtype = []  # float32 whatever comes in
+        tags.transformer_tags.preserves_dtype = []  # always float32
         return tags
 
     def _pairs(self, rows: pl.DataFrame, data: PreparedData) -> Pairs:
         if "cutoff" not in rows.columns and self.cutoff is not None:
             instant = pl.lit(instant_of(self.cutoff, data, "cutoff"))
             rows = rows.with_columns(cutoff=instant.cast(pl.Datetime("us", "UTC")))
-        return pairs_of(rows, data, "X", may_repeat=True)
+        return pairs_in(rows, data, "X", may_repeat=True)
 
     def _model(self) -> UserBert:
         if isinstance(self.model, UserBert):
             return self.model
-        return _opened_model(_folder(self.model, "model", UserBert).absolute(), self._seal())
+        return _open_model(
+            _folder(self.model, "model", UserBert).absolute(), self._model_checksum()
+        )
 
     def _data(self) -> PreparedData:
         if isinstance(self.data, PreparedData):
             return self.data
         folder = _folder(self.data, "data", PreparedData).absolute()
-        return _opened_data(folder, _checksum(folder / "manifest.json"))
+        return _open_data(folder, _checksum(folder / "manifest.json"))
 
-    def _seal(self) -> str | None:
-        """What tells a folder's model from any other: its summary holds all checksums."""
+    def _model_checksum(self) -> str | None:
+        """Checksum of a model folder's summary, which holds all other checksums; None in memory."""
         if isinstance(self.model, UserBert):
             return None
         return _checksum(_folder(self.model, "model", UserBert) / "summary.json")
 
 
 def _rows(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
-    """What is read of X, as a frame `user_id` and perhaps `cutoff`."""
+    """Return the columns `user_id` and perhaps `cutoff` of X; raise `InputError` if it cannot."""
     if isinstance(X, pa.Table):
         X = pl.DataFrame(X)  # noqa: N806
     if hasattr(X, "columns"):
@@ -153,7 +155,7 @@ def _rows(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
         if "user_id" not in names:
             raise InputError(
                 "X: expected a column user_id and perhaps cutoff, found "
-                f"{', '.join(map(str, X.columns)) or 'none'}. Rename the column that is meant."
+                f"{', '.join(map(str, X.columns)) or 'none'}. Rename the column of user ids."
             )
         return pl.DataFrame(X[names])
     cells = np.asarray(X, dtype=object)
@@ -161,7 +163,7 @@ def _rows(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
     if columns.ndim != 2 or not 1 <= columns.shape[1] <= len(_COLUMNS):
         raise InputError(
             "X: expected ids, or two columns of ids and cut-offs, found an array of the shape "
-            f"{cells.shape}. Select these columns, or give a frame with user_id and cutoff."
+            f"{cells.shape}. Select these columns, or pass a frame with user_id and cutoff."
         )
     try:
         return pl.DataFrame(
@@ -170,57 +172,57 @@ def _rows(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
     except (TypeError, pl.exceptions.PolarsError) as error:
         raise InputError(
             "X: expected ids as text or whole numbers and cut-offs as text, dates or datetimes, "
-            f"all of a column alike, found others ({str(error).splitlines()[0]}). Convert them."
+            f"one type per column ({str(error).splitlines()[0]}). Convert the values."
         ) from error
 
 
 def _warn_of_cutoffs(model: UserBert, data: PreparedData, pairs: Pairs) -> None:
-    """Warn of cut-offs at which vectors know too much, or too little."""
-    first, last = (np.datetime64(int(one(pairs.cutoffs)), "us") for one in (np.min, np.max))
+    """Warn of cut-offs before the end of pretraining, and of those after the last event."""
+    first, last = (np.datetime64(int(pick(pairs.cutoffs)), "us") for pick in (np.min, np.max))
     bound = model.record.get("before")
     if bound is not None and first < np.datetime64(bound, "us"):
         at = model.record.get("at")
         if at is None or at != fingerprint(data, pairs):
             warnings.warn(
-                f"X has cut-offs before {_told(np.datetime64(bound, 'us'))}, the end of what the "
-                f"model was pretrained on; the first is {_told(first)}. Their vectors may tell "
-                "what came after them, and so lift scores that will not last. Pretrain a model "
-                f"that has not seen it: userbert pretrain DATA -o MODEL --before {_told(first)}"
-                + ("" if at is None else ", or ask for the cut-offs that it was given by --at"),
+                f"X has cut-offs before {_utc(np.datetime64(bound, 'us'))}, the end of what the "
+                f"model was pretrained on; the first is {_utc(first)}. Their vectors may leak "
+                "later events, so scores will look better than they are. Pretrain a model without "
+                f"these events: userbert pretrain DATA -o MODEL --before {_utc(first)}"
+                + ("" if at is None else ", or use the cut-offs of the file that --at named"),
                 stacklevel=3,
             )
     if last > np.datetime64(data.last_event + DAY_US, "us"):
         warnings.warn(
             f"X has cut-offs more than a day after the last event of {data.path}, which is at "
-            f"{_told(np.datetime64(data.last_event, 'us'))}; the last is {_told(last)}. Of the "
-            "time between nothing is known. Prepare the later logs, too.",
+            f"{_utc(np.datetime64(data.last_event, 'us'))}; the last is {_utc(last)}. "
+            "The data have no events in between. Prepare the later logs, too.",
             stacklevel=3,
         )
 
 
-def _told(instant: np.datetime64) -> str:
+def _utc(instant: np.datetime64) -> str:
     return f"{np.datetime_as_string(instant, unit='s')}Z"
 
 
-def _folder(given: Any, name: str, kind: type) -> Path:
-    if isinstance(given, str | Path):
-        return Path(given)
+def _folder(value: Any, name: str, kind: type) -> Path:
+    if isinstance(value, str | Path):
+        return Path(value)
     raise InputError(
-        f"{name}: expected a {kind.__name__} or the name of its folder, found "
-        f"{type(given).__name__}."
+        f"{name}: expected a {kind.__name__} or the path of its folder, found "
+        f"{type(value).__name__}."
     )
 
 
 def _checksum(file: Path) -> str | None:
-    """None if it is missing, which is told when the folder is opened."""
+    """Checksum of a file; None if it is missing, which opening the folder reports."""
     return checksum(file) if file.is_file() else None
 
 
-@lru_cache(maxsize=_OPENED)
-def _opened_model(folder: Path, _: str | None) -> UserBert:
+@lru_cache(maxsize=_CACHE_SIZE)
+def _open_model(folder: Path, _: str | None) -> UserBert:
     return UserBert.from_pretrained(folder)
 
 
-@lru_cache(maxsize=_OPENED)
-def _opened_data(folder: Path, _: str | None) -> PreparedData:
+@lru_cache(maxsize=_CACHE_SIZE)
+def _open_data(folder: Path, _: str | None) -> PreparedData:
     return PreparedData.open(folder)
