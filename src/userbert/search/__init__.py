@@ -1,1 +1,1 @@
-"""Finds users whose vectors are near those of others."""
+"""Finds users whose vectors are near those of other users."""

@@ -1,18 +1,14 @@
-"""Ways to say how like some users, the seeds, another user is.
+"""Scores users by their likeness to seeds, and measures the recall of held-out seeds.
 
-In: vectors of seeds, and of a sample of everybody else, all of length 1. Out: a function from
-vectors to scores: of all seeds, and of the seeds without each fold of them, so that those of the
-fold can be looked for. `lookalike.py` makes lists by it.
+In: vectors of seeds and of sampled other users, all of length 1. Out: a function from vectors to
+scores, by all seeds and by the seeds without each fold; and `HeldOutRecall`, the number of held-out
+seeds among the first k users. Other users are counted as they are scored and their scores are not
+kept, so `lookalike.py` can score any number of them.
 
-The default is `linear`: of what three logs' users did next, its first 200 of 3,000 users held 1.6
-to 3.5 times as many as chance (of 20 and of 100 seeds), `nearest` .8 to 2.4, `centroid` 1.3 to 2.1.
-The mean of all vectors is far from zero, and so cosines tell less than they could.
-
-How many of the seeds that a list was made without are in it.
-
-In: a way, its sample of seeds in folds, and the scores of everybody else as they are made. Out: of
-how many seeds the first k hold, beside chance. No score is kept but those of the seeds, so that
-`lookalike.py` can ask it of any number of users.
+`linear` is the default. In three logs, seeds were users who next did the same thing. The first 200
+of 3,000 users by `linear` held 1.6 to 3.5 times as many such users as chance (20 and 100 seeds), by
+`nearest` 0.8 to 2.4, by `centroid` 1.3 to 2.1. The mean of all vectors is far from zero, which
+makes plain cosines less telling.
 """
 
 from dataclasses import dataclass
@@ -23,57 +19,57 @@ from numpy.typing import NDArray
 
 from userbert.data.ragged import Float32, Float64, Int64
 
-Way = Literal["linear", "centroid", "nearest"]
-WAYS: tuple[Way, ...] = get_args(Way)
+ScoringName = Literal["linear", "centroid", "nearest"]
+SCORING_NAMES: tuple[ScoringName, ...] = get_args(ScoringName)
 
-
-_AT_A_TIME = 1 << 23
-"""Cosines with seeds that are in memory together."""
+_MAX_COSINES = 1 << 23
+"""Cosines with seeds that are in memory at once."""
 _PENALTY = 1.0
-"""Of squared weights, beside the summed loss, where vectors have a variance of 1 in all. Of .1 to
-30 none found most everywhere."""
-_MOST_STEPS, _SMALL = 50, 1e-8
+"""L2 penalty of the logistic regression, for the summed loss and vectors whose total variance is 1.
+No other value from 0.1 to 30 was better on all logs."""
+_MAX_STEPS, _TOLERANCE = 50, 1e-8
+"""Newton steps at most, and the relative gain below which they stop."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """Those who are learned from, at length 1."""
+class SeedSample:
+    """Vectors of length 1 that scores are learned from."""
 
     seeds: Float64
-    """(S, H)"""
+    """Seeds (S, H)."""
     folds: Int64
-    """(S,): the fold of each seed, 0 to F - 1; F may be 0, then none is ever left out."""
-    rest: Float64
-    """(R, H): others."""
-    share: float
-    """Of all others who are among the rest: so many of the seeds that are left out are, too."""
+    """Fold of each seed (S,), 0 to F - 1; all -1 if there are no folds."""
+    others: Float64
+    """Sampled other users (R, H)."""
+    sampled_share: float
+    """Share of all other users that was sampled; held-out seeds are sampled at this rate, too."""
 
     @property
-    def number(self) -> int:
-        """F: how many folds there are."""
+    def fold_count(self) -> int:
+        """Number of folds F."""
         return int(self.folds.max(initial=-1)) + 1
 
 
-class Likeness(Protocol):
-    """Scores by seeds."""
+class SeedScorer(Protocol):
+    """Scores users by their likeness to seeds."""
 
     def __call__(self, units: Float64) -> Float64:
-        """Scores (B, 1 + F) of vectors (B, H): by all seeds, then without those of each fold."""
+        """Return scores (B, 1 + F) of vectors (B, H): by all seeds, then without each fold."""
 
 
-def likeness(way: Way, sample: Sample) -> Likeness:
-    """Learn from seeds what is like them."""
-    if way == "nearest":
-        return _Nearest(sample)
-    return Directions.linear(sample) if way == "linear" else Directions.centroid(sample)
+def fit_seed_scorer(name: ScoringName, sample: SeedSample) -> SeedScorer:
+    """Fit the named scoring to a sample."""
+    if name == "nearest":
+        return _NearestScorer(sample)
+    return LinearScorer.linear(sample) if name == "linear" else LinearScorer.centroid(sample)
 
 
 @dataclass(frozen=True, eq=False)
-class Directions:
-    """Products with a vector, and a number beside.
+class LinearScorer:
+    """Scores by the product with a direction, plus an offset.
 
-    As users' vectors have length 1, the nearest to `directions[:, 0]` are those of the best scores:
-    that is how `Neighbours` finds look-alikes.
+    User vectors have length 1, so the users nearest to `directions[:, 0]` have the best scores, and
+    `Neighbours` can find them.
     """
 
     directions: Float64
@@ -82,153 +78,159 @@ class Directions:
     """(1 + F,)"""
 
     @classmethod
-    def centroid(cls, sample: Sample) -> "Directions":
-        """The cosine with the mean of the seeds."""
+    def centroid(cls, sample: SeedSample) -> "LinearScorer":
+        """Score by the cosine with the mean of the seeds."""
         means = np.stack(
-            [sample.seeds[~is_out].mean(axis=0) for is_out in _left_out(sample)], axis=1
+            [sample.seeds[~is_held_out].mean(axis=0) for is_held_out in _held_out_masks(sample)],
+            axis=1,
         )
         lengths = np.linalg.norm(means, axis=0)
         return cls(means / np.where(lengths > 0, lengths, 1), np.zeros(means.shape[1]))
 
     @classmethod
-    def linear(cls, sample: Sample) -> "Directions":
-        """Log odds of being a seed and not one of the sampled rest, by a logistic regression."""
-        everybody = np.concatenate([sample.seeds, sample.rest])
-        middle = everybody.mean(axis=0)
-        scale = np.sqrt(everybody.var(axis=0).sum()) or 1.0
-        seeds, rest = (sample.seeds - middle) / scale, (sample.rest - middle) / scale
-        # Users of the list are among the rest, as if they were no seeds; so are those left out.
-        is_rest = np.random.default_rng(0).random(len(seeds)) < sample.share
+    def linear(cls, sample: SeedSample) -> "LinearScorer":
+        """Score by the log-odds of a logistic regression of seeds against other users."""
+        vectors = np.concatenate([sample.seeds, sample.others])
+        mean = vectors.mean(axis=0)
+        scale = np.sqrt(vectors.var(axis=0).sum()) or 1.0
+        seeds, others = (sample.seeds - mean) / scale, (sample.others - mean) / scale
+        # Users who belong on the list are among the others, labelled as no seeds; so held-out seeds
+        # are added to them, at the same rate.
+        is_sampled = np.random.default_rng(0).random(len(seeds)) < sample.sampled_share
         start = np.zeros(seeds.shape[1] + 1)
-        weights = []
-        for is_out in _left_out(sample):
-            others = np.concatenate([rest, seeds[is_out & is_rest]])
-            weights.append(logistic(seeds[~is_out], others, start))
-            start = weights[0]
-        found = np.stack(weights, axis=1)
-        directions = found[:-1] / scale
-        return cls(directions, found[-1] - middle @ directions)
+        fits = []
+        for is_held_out in _held_out_masks(sample):
+            negatives = np.concatenate([others, seeds[is_held_out & is_sampled]])
+            fits.append(fit_logistic(seeds[~is_held_out], negatives, start))
+            start = fits[0]
+        weights = np.stack(fits, axis=1)
+        directions = weights[:-1] / scale
+        return cls(directions, weights[-1] - mean @ directions)
 
     def __call__(self, units: Float64) -> Float64:
-        """See `Likeness`."""
+        """See `SeedScorer`."""
         return units @ self.directions + self.offsets
 
 
 @dataclass(frozen=True, eq=False)
-class _Nearest:
-    """The largest cosine with any seed."""
+class _NearestScorer:
+    """Scores by the largest cosine with any seed."""
 
-    sample: Sample
+    sample: SeedSample
 
     def __call__(self, units: Float64) -> Float64:
-        """See `Likeness`."""
+        """See `SeedScorer`."""
         order = np.argsort(self.sample.folds, kind="stable")
         seeds = self.sample.seeds[order].T  # (H, S)
         starts = np.unique(self.sample.folds[order], return_index=True)[1]
-        at_once = max(1, _AT_A_TIME // seeds.shape[1])
-        scores = np.empty((len(units), 1 + self.sample.number))
-        for first in range(0, len(units), at_once):
-            some = slice(first, first + at_once)
-            # The largest of each fold, and of all folds but one.
-            of_folds = np.maximum.reduceat(units[some] @ seeds, starts, axis=1)
-            scores[some, 0] = of_folds.max(axis=1)
-            for fold in range(self.sample.number):
-                scores[some, 1 + fold] = np.delete(of_folds, fold, axis=1).max(axis=1)
+        block_size = max(1, _MAX_COSINES // seeds.shape[1])
+        scores = np.empty((len(units), 1 + self.sample.fold_count))
+        for first in range(0, len(units), block_size):
+            block = slice(first, first + block_size)
+            # The largest cosine with each fold, then the largest over all folds but one.
+            by_fold = np.maximum.reduceat(units[block] @ seeds, starts, axis=1)
+            scores[block, 0] = by_fold.max(axis=1)
+            for fold in range(self.sample.fold_count):
+                scores[block, 1 + fold] = np.delete(by_fold, fold, axis=1).max(axis=1)
         return scores
 
 
-def logistic(seeds: Float64, rest: Float64, start: Float64) -> Float64:
-    """Weights (H + 1,), the offset last, of a penalized logistic regression, by Newton's steps.
+def fit_logistic(seeds: Float64, others: Float64, start: Float64) -> Float64:
+    """Fit a penalized logistic regression by Newton's method, starting at the weights `start`.
 
-    The objective is scikit-learn's with `C=1`. `start` is where it begins.
+    Returns the weights (H + 1,), the intercept last. The objective is scikit-learn's with `C=1`.
     """
-    inputs = np.concatenate([seeds, rest])
+    inputs = np.concatenate([seeds, others])
     inputs = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
-    answers = np.concatenate([np.ones(len(seeds)), np.zeros(len(rest))])
+    labels = np.concatenate([np.ones(len(seeds)), np.zeros(len(others))])
     penalty = np.full(inputs.shape[1], _PENALTY)
     penalty[-1] = 0
 
     def loss(weights: Float64) -> float:
-        odds = inputs @ weights
-        return float((np.logaddexp(0, odds) - answers * odds).sum() + penalty @ weights**2 / 2)
+        logits = inputs @ weights
+        return float((np.logaddexp(0, logits) - labels * logits).sum() + penalty @ weights**2 / 2)
 
-    weights, now = start, loss(start)
-    for _ in range(_MOST_STEPS):
-        shares = 1 / (1 + np.exp(-(inputs @ weights).clip(-500, 500)))
-        gradient = inputs.T @ (shares - answers) + penalty * weights
-        curvature = (inputs * (shares * (1 - shares))[:, None]).T @ inputs + np.diag(penalty)
-        curvature[-1, -1] += _SMALL  # where all are seeds, or none is
-        step = np.linalg.solve(curvature, gradient)
-        # Far from the solution a whole step may lead too far.
+    weights, current = start, loss(start)
+    for _ in range(_MAX_STEPS):
+        probabilities = 1 / (1 + np.exp(-(inputs @ weights).clip(-500, 500)))
+        gradient = inputs.T @ (probabilities - labels) + penalty * weights
+        variances = (probabilities * (1 - probabilities))[:, None]
+        hessian = (inputs * variances).T @ inputs + np.diag(penalty)
+        hessian[-1, -1] += _TOLERANCE  # all labels may be equal
+        step = np.linalg.solve(hessian, gradient)
+        # Line search: far from the optimum a full step may overshoot.
         length = 1.0
-        while (then := loss(weights - length * step)) > now and length > _SMALL:
+        while (candidate := loss(weights - length * step)) > current and length > _TOLERANCE:
             length /= 2
-        if then >= now:
+        if candidate >= current:
             break
-        gained, weights, now = now - then, weights - length * step, then
-        if gained < _SMALL * max(1.0, now):
+        gain, weights, current = current - candidate, weights - length * step, candidate
+        if gain < _TOLERANCE * max(1.0, current):
             break
     return weights
 
 
-def _left_out(sample: Sample) -> list[NDArray[np.bool_]]:
-    """(S,) each: nobody, then each fold."""
-    nobody = np.zeros(len(sample.seeds), bool)
-    return [nobody, *(sample.folds == fold for fold in range(sample.number))]
+def _held_out_masks(sample: SeedSample) -> list[NDArray[np.bool_]]:
+    """Return masks (S,) of the held-out seeds: none of them, then each fold."""
+    none = np.zeros(len(sample.seeds), bool)
+    return [none, *(sample.folds == fold for fold in range(sample.fold_count))]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a way found of the seeds that were held out, a fifth at a time."""
+class HeldOutRecall:
+    """How many held-out seeds are on the lists, when one fold is held out at a time."""
 
-    way: Way
+    way: ScoringName
     seeds: int
-    """That were held out."""
+    """Number of held-out seeds, over all folds."""
     found: float
-    """Of them, among the first k; of equal scores, their share."""
+    """Seeds among the first k users; of users with equal scores, a proportional share."""
     by_chance: float
-    """That a random list would hold."""
+    """Expected number of seeds on random lists."""
 
     @property
     def lift(self) -> float:
-        """How many times as many as by chance."""
+        """Ratio of `found` to `by_chance`."""
         return self.found / self.by_chance
 
 
-class Contest:
-    """A way, and where the seeds that it does not know come in."""
+class HeldOutRanking:
+    """A fitted scoring, and the rank of each held-out seed among the users that were added."""
 
-    def __init__(self, way: Way, sample: Sample) -> None:
-        self.way = way
-        self.score: Likeness = likeness(way, sample)
+    def __init__(self, name: ScoringName, sample: SeedSample) -> None:
+        self.name = name
+        self.score: SeedScorer = fit_seed_scorer(name, sample)
         self._folds = sample.folds
-        # As lists show them: equal vectors have equal scores whatever they were computed beside.
+        # In float32, as in lists: equal vectors then have equal scores in blocks of any size.
         scores = self.score(sample.seeds).astype(np.float32)
         places = np.arange(len(scores))
-        self._own = scores[places, self._folds + 1]
-        """(S,): each seed's score by those of other folds."""
-        self._before = np.zeros(len(scores), np.int64)
+        self._seed_scores = scores[places, self._folds + 1]
+        """Score of each seed by the seeds of other folds (S,)."""
+        self._higher = np.zeros(len(scores), np.int64)
+        """Number of users with a higher score than each seed (S,)."""
         self._equal = np.zeros(len(scores), np.int64)
-        self._number = sample.number
-        for fold in range(self._number):
+        """Number of other users with an equal score (S,)."""
+        self._fold_count = sample.fold_count
+        for fold in range(self._fold_count):
             self._count(fold, scores[self._folds == fold, 1 + fold])
-        self._equal -= 1  # itself
+        self._equal -= 1  # the seed itself
 
     def add(self, scores: Float32) -> None:
-        """Count who of some users, with scores (B, 1 + F), is before the seeds."""
-        for fold in range(self._number):
+        """Count users with scores (B, 1 + F) that rank before each held-out seed."""
+        for fold in range(self._fold_count):
             self._count(fold, scores[:, 1 + fold])
 
     def _count(self, fold: int, scores: Float32) -> None:
-        mine = np.flatnonzero(self._folds == fold)
+        seeds = np.flatnonzero(self._folds == fold)
         ordered = np.sort(scores)
-        up_to = np.searchsorted(ordered, self._own[mine], "right")
-        self._before[mine] += len(ordered) - up_to
-        self._equal[mine] += up_to - np.searchsorted(ordered, self._own[mine], "left")
+        up_to = np.searchsorted(ordered, self._seed_scores[seeds], "right")
+        self._higher[seeds] += len(ordered) - up_to
+        self._equal[seeds] += up_to - np.searchsorted(ordered, self._seed_scores[seeds], "left")
 
-    def found(self, k: int, others: int) -> Found:
-        """How many seeds are among the first k, of so many others and those of their fold."""
-        shares = ((k - self._before) / (1 + self._equal)).clip(0, 1)
-        listed = others + np.bincount(self._folds)
-        by_chance = float((np.minimum(1, k / listed) * np.bincount(self._folds)).sum())
-        return Found(self.way, len(self._folds), float(shares.sum()), by_chance)
+    def recall(self, k: int, others: int) -> HeldOutRecall:
+        """Count held-out seeds among the first k of `others` users and the seeds of their fold."""
+        shares = ((k - self._higher) / (1 + self._equal)).clip(0, 1)
+        list_candidates = others + np.bincount(self._folds)
+        expected = np.minimum(1, k / list_candidates) * np.bincount(self._folds)
+        by_chance = float(expected.sum())
+        return HeldOutRecall(self.name, len(self._folds), float(shares.sum()), by_chance)
