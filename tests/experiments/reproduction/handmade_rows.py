@@ -1,4 +1,4 @@
-"""Invented rows in the shape of `results.json`; no figure here was measured."""
+"""Invented rows in the format of `results.json`; no figure here was measured."""
 
 import math
 from collections.abc import Iterator
@@ -9,23 +9,23 @@ from userbert.experiments.reproduction.rows import MINUS
 MTL = ("wide-deep-mtl", "lstm-mtl", "transformer-mtl")
 
 
-def row(experiment: str, task: str, model: str, metric: str, **given: Any) -> dict[str, Any]:
-    """One row; `low` and `high` lie .01 around `mean` where they are not given."""
-    mean = given.get("mean", 0.7)
+def row(experiment: str, task: str, model: str, metric: str, **values: Any) -> dict[str, Any]:
+    """Returns a row; `low` and `high` default to `mean` ± 0.01."""
+    mean = values.get("mean", 0.7)
     ends = (
         {"low": None, "high": None} if mean is None else {"low": mean - 0.01, "high": mean + 0.01}
     )
     return {
         "experiment": experiment, "data": "simulated", "task": task, "model": model, "epoch": 10,
         "metric": metric, "mean": mean, **ends, "seeds": 3, "paper": None, "learning_rate": 1e-4,
-        **given,
+        **values,
     }  # fmt: skip
 
 
 def minus(
     experiment: str, task: str, first: str, second: str, metric: str, *ends: float
 ) -> dict[str, Any]:
-    """A paired difference with the interval `ends`."""
+    """Returns a paired difference with the interval `ends`."""
     low, high = ends
     name = first + MINUS + second
     return row(experiment, task, name, metric, mean=(low + high) / 2, low=low, high=high)
@@ -34,7 +34,7 @@ def minus(
 def curve(
     experiment: str, task: str, model: str, metric: str, *means: float
 ) -> list[dict[str, Any]]:
-    """A mean an epoch, from the first on."""
+    """Returns a row per epoch, with the given means."""
     return [
         row(experiment, task, model, metric, epoch=epoch, mean=mean)
         for epoch, mean in enumerate(means, 1)
@@ -51,16 +51,16 @@ STRENGTH = {
 }  # fmt: skip
 SCRATCH = "userbert-from-scratch"
 SERVICES = {"travel_booking": 0.0, "golf_booking": 0.06}
-"""The two tasks of targeting, and how much easier the second is."""
+"""Targeting tasks, and the shift of their figures."""
 
 
 def whole_study() -> list[dict[str, Any]]:
-    """All experiments on one data set, the paper's ranking, everything told apart."""
+    """Returns all experiments on one data set, ranked as in the paper, all differences clear."""
     targeting = [
-        one
+        figure_row
         for task, easier in SERVICES.items()
-        for part in (_figure_3, _figure_4, _figure_5)
-        for one in part(task, easier)
+        for figure in (_figure_3, _figure_4, _figure_5)
+        for figure_row in figure(task, easier)
     ]
     return [*targeting, *_table_2(), *_figure_6(), *_variations()]
 
@@ -106,12 +106,14 @@ def _table_2() -> Iterator[dict[str, Any]]:
         "userbert": 0.0897, "wide-deep-mtl": 0.0765, "lstm-mtl": 0.069, "transformer-mtl": 0.071,
     }  # fmt: skip
     for model, paper in papers.items():
-        for one in curve("table_2", "next_genre", model, "map_at_10", *learning(0.03, paper * 1.2)):
-            ends = {"low": one["mean"] - 0.002, "high": one["mean"] + 0.002}
-            yield {**one, **ends, "paper": paper}
+        for point in curve(
+            "table_2", "next_genre", model, "map_at_10", *learning(0.03, paper * 1.2)
+        ):
+            ends = {"low": point["mean"] - 0.002, "high": point["mean"] + 0.002}
+            yield {**point, **ends, "paper": paper}
         yield minus("table_2", "next_genre", model, "popularity", "map_at_10", 0.02, 0.04)
-    still = {"mean": 0.05, "low": 0.048, "high": 0.052, "epoch": None, "paper": 0.0422}
-    yield row("table_2", "next_genre", "popularity", "map_at_10", **still)
+    constant = {"mean": 0.05, "low": 0.048, "high": 0.052, "epoch": None, "paper": 0.0422}
+    yield row("table_2", "next_genre", "popularity", "map_at_10", **constant)
     for model in MTL:
         yield minus("table_2", "next_genre", "userbert", model, "map_at_10", 0.012, 0.02)
 

@@ -1,4 +1,4 @@
-"""Simulated logs of two thousand users, prepared, for the tests of the reproduction."""
+"""Simulated logs of two thousand users, and prepared data, for the tests of the reproduction."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ USERS = 2_000
 
 
 def make_ecosystem(folder: Path) -> tuple[Path, PreparedData]:
-    """The folder of the logs, and what is prepared from them, both below `folder`."""
+    """Returns the folder of the logs and the data prepared from them, both below `folder`."""
     simulate(folder / "logs", USERS, workers=1)
     return folder / "logs", prepare_logs(folder / "logs")
 
 
 def prepare_logs(logs: Path) -> PreparedData:
-    """Prepare logs into a folder beside theirs."""
+    """Prepares logs into a folder next to theirs."""
     return prepare(Schema.load(logs / "schema.yaml"), logs.with_name(f"{logs.name}-data"))

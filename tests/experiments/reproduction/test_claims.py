@@ -1,4 +1,4 @@
-"""A claim is judged by paired intervals, and nothing is said that they do not say."""
+"""Tests of the judgement of claims by paired intervals."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import pytest
 from handmade_rows import MTL, minus, row, whole_study
 
 from userbert.experiments.reproduction.claims import CLAIMS, Claim, Judgement, judge
-from userbert.experiments.reproduction.rows import METRICS, MODELS, Row
+from userbert.experiments.reproduction.rows import METRIC_LABELS, MODELS, Row
 
 
 def claim(words: str) -> Claim:
@@ -14,13 +14,13 @@ def claim(words: str) -> Claim:
 
 
 def judged(words: str, rows: Sequence[Row]) -> Judgement:
-    found = judge(claim(words), rows)
-    assert found is not None
-    return found
+    judgement = judge(claim(words), rows)
+    assert judgement is not None
+    return judgement
 
 
 def targeting(**ends: tuple[float, float]) -> list[Row]:
-    """Differences of UserBERT to each multi-task model; by `ends`, or clearly ahead."""
+    """Returns UserBERT's differences from the multi-task models, by `ends` or clearly ahead."""
     return [
         minus(
             "figure_3", "golf_booking", "userbert", model, "roc_auc",
@@ -34,10 +34,10 @@ def test_rows_like_the_papers_agree_with_all_its_claims() -> None:
     assert {judged(claim.words, whole_study()).verdict for claim in CLAIMS} == {"agrees"}
 
 
-def test_claims_name_models_and_metrics_that_readers_know() -> None:
-    for one in CLAIMS:
-        assert one.metric in METRICS
-        assert {model for pair in one.pairs for model in pair} <= set(MODELS)
+def test_claims_name_models_and_metrics_with_labels() -> None:
+    for claim in CLAIMS:
+        assert claim.metric in METRIC_LABELS
+        assert {model for pair in claim.pairs for model in pair} <= set(MODELS)
 
 
 @pytest.mark.parametrize(
@@ -47,24 +47,24 @@ def test_claims_name_models_and_metrics_that_readers_know() -> None:
 def test_ahead_of_all_needs_every_interval_above_zero(
     lstm: tuple[float, float], verdict: str
 ) -> None:
-    found = judged("three multi-task models on user targeting", targeting(lstm=lstm))
-    assert found.verdict == verdict
+    judgement = judged("three multi-task models on user targeting", targeting(lstm=lstm))
+    assert judgement.verdict == verdict
     if verdict != "agrees":
-        assert "2 of 3 comparisons agree; not: UserBERT against LSTM + MTL" in found.found
+        assert "2 of 3 comparisons agree; not: UserBERT against LSTM + MTL" in judgement.evidence
 
 
 def test_a_pair_that_was_not_compared_leaves_the_claim_open() -> None:
-    found = judged("three multi-task models on user targeting", targeting()[:2])
-    assert found.verdict == "can't tell"
-    assert "Transformer + MTL on golf booking not compared" in found.found
+    judgement = judged("three multi-task models on user targeting", targeting()[:2])
+    assert judgement.verdict == "can't tell"
+    assert "Transformer + MTL on golf booking not compared" in judgement.evidence
 
 
 def test_a_task_that_is_too_small_leaves_the_claim_open() -> None:
     *rows, last = targeting()
-    none = {"mean": None, "low": None, "high": None, "note": "9 positives"}
-    found = judged("three multi-task models on user targeting", [*rows, {**last, **none}])
-    assert found.verdict == "can't tell"
-    assert "9 positives" in found.found
+    missing = {"mean": None, "low": None, "high": None, "note": "9 positives"}
+    judgement = judged("three multi-task models on user targeting", [*rows, {**last, **missing}])
+    assert judgement.verdict == "can't tell"
+    assert "9 positives" in judgement.evidence
 
 
 def test_an_experiment_that_did_not_run_is_not_judged() -> None:
@@ -78,12 +78,12 @@ def test_an_experiment_that_did_not_run_is_not_judged() -> None:
 def test_similar_needs_narrow_intervals_not_just_zero_inside(
     ends: tuple[float, float], verdict: str
 ) -> None:
-    rows = [minus("figure_6", "car_owner", "userbert", one, "roc_auc", *ends) for one in MTL]
+    rows = [minus("figure_6", "car_owner", "userbert", model, "roc_auc", *ends) for model in MTL]
     assert judged("Has a car", rows).verdict == verdict
 
 
 def test_a_claim_of_one_task_leaves_the_others_out() -> None:
-    rows = [minus("figure_6", "parent", "userbert", one, "roc_auc", 0.01, 0.02) for one in MTL]
+    rows = [minus("figure_6", "parent", "userbert", model, "roc_auc", 0.01, 0.02) for model in MTL]
     assert judge(claim("Has a car"), rows) is None
     assert judged("Is a parent", rows).verdict == "agrees"
 
@@ -105,9 +105,9 @@ def test_the_margin_is_relative_to_the_best_of_the_others(
         minus("table_2", "next_genre", "userbert", "lstm-mtl", "map_at_10", *ends),
         minus("table_2", "next_genre", "userbert", "wide-deep-mtl", "map_at_10", 0.9, 0.9),
     ]
-    found = judged("by 17 % over the second best", rows)
-    assert found.verdict == verdict
-    assert "over LSTM + MTL" in found.found
+    judgement = judged("by 17 % over the second best", rows)
+    assert judgement.verdict == verdict
+    assert "over LSTM + MTL" in judgement.evidence
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_no_claim_is_judged_by_a_pair_of_one_seed() -> None:
         "three multi-task models on user targeting", [{**rows[0], "seeds": 1}, *rows[1:]]
     )
     assert doubtful.verdict == "can't tell"
-    assert doubtful.found == "one seed alone"
+    assert doubtful.evidence == "one seed alone"
     # A pair that the claim does not compare may have one seed.
     other = minus("figure_3", "golf_booking", "userbert", "coles", "roc_auc", 0.01, 0.03)
     judgement = judged("three multi-task models on user targeting", [*rows, {**other, "seeds": 1}])

@@ -1,4 +1,4 @@
-"""Fine-tuning, watched: what is said of test users, and that they are not learned from."""
+"""Tests of fine-tuning: metrics of the test users, and that training does not see them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +14,19 @@ from userbert.data.store import PreparedData
 from userbert.experiments.reproduction import finetuning
 from userbert.experiments.reproduction.finetuning import (
     Epoch,
-    Tuning,
+    FinetuneSettings,
     fine_tune,
     fold_of,
-    told_of,
+    user_scores,
 )
-from userbert.experiments.reproduction.parts import silent_users
+from userbert.experiments.reproduction.jobs import silent_users
 from userbert.experiments.reproduction.questions import HIDDEN, simulated_questions
 from userbert.experiments.reproduction.recipes import RECIPES, new_encoder
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import average_precision_at_k
 from userbert.tasks.task_head import TaskHead
 
-QUICK = Tuning(learning_rate=1e-3, batch_size=32, epochs=2, resamples=5)
+QUICK = FinetuneSettings(learning_rate=1e-3, batch_size=32, epochs=2, resamples=5)
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +47,17 @@ def tuned(data: PreparedData, labels: Labels) -> list[Epoch]:
 
 @given(st.floats(0.01, 1), st.floats(0.01, 1), st.integers(0, 9))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_fewer_labels_are_among_more_and_are_tested_on_the_same_users(
-    parent: Labels, one: float, other: float, seed: int
+def test_a_smaller_label_share_is_a_subset_with_the_same_test_users(
+    parent: Labels, first_share: float, second_share: float, seed: int
 ) -> None:
     (fewer, test), (more, again) = (
-        fold_of(parent, seed, share) for share in (min(one, other), max(one, other))
+        fold_of(parent, seed, share)
+        for share in (min(first_share, second_share), max(first_share, second_share))
     )
     assert set(fewer) <= set(more)
     assert np.array_equal(test, again)
     whole, _ = fold_of(parent, seed)
-    assert len(more) == max(1, round(max(one, other) * len(whole)))
+    assert len(more) == max(1, round(max(first_share, second_share) * len(whole)))
 
 
 def test_test_users_labels_change_nothing_that_is_learned(
@@ -64,7 +65,7 @@ def test_test_users_labels_change_nothing_that_is_learned(
 ) -> None:
     _, data = ecosystem
     learning, test = fold_of(parent, 0)
-    # Folds deal classes evenly, so they would move with the labels.
+    # Folds are stratified by label, so flipped labels would move them.
     monkeypatch.setattr(finetuning, "fold_of", lambda *_: (learning, test))
     targets = parent.targets.copy()
     targets[test] = 1 - targets[test]
@@ -75,16 +76,16 @@ def test_test_users_labels_change_nothing_that_is_learned(
         assert areas[0] == pytest.approx(1 - areas[1])
 
 
-def test_the_same_seed_gives_the_same_course(
+def test_the_same_seed_gives_the_same_epochs(
     ecosystem: tuple[Path, PreparedData], parent: Labels
 ) -> None:
     _, data = ecosystem
     first, again = tuned(data, parent), tuned(data, parent)
     assert len(first) == QUICK.epochs
-    for one, other in zip(first, again, strict=True):
-        assert one.train_loss == other.train_loss
+    for before, after in zip(first, again, strict=True):
+        assert before.train_loss == after.train_loss
         np.testing.assert_array_equal(
-            one.estimates["roc_auc"].resampled, other.estimates["roc_auc"].resampled
+            before.estimates["roc_auc"].resampled, after.estimates["roc_auc"].resampled
         )
 
 
@@ -106,17 +107,17 @@ def test_precision_by_rank_is_the_average_precision_of_one_right_answer(parent: 
     head = TaskHead(4, replace(parent, kind="multiclass", classes=tuple(map(str, range(40)))))
     relevant = targets[:, None] == np.arange(40)
     np.testing.assert_allclose(
-        told_of(torch.from_numpy(outputs), targets, head),
+        user_scores(torch.from_numpy(outputs), targets, head),
         average_precision_at_k(outputs, relevant, 10),
         rtol=1e-6,
     )
-    # Who gives every class the same has not found the right one.
-    ties = told_of(torch.zeros(50, 40), targets, head)
+    # Equal scores for all classes must not count as the right answer.
+    ties = user_scores(torch.zeros(50, 40), targets, head)
     np.testing.assert_allclose(ties, average_precision_at_k(np.zeros((50, 40)), relevant, 10))
     assert ties.mean() < 0.2
 
 
-def test_who_is_tested_on_an_attribute_is_silent_in_pretraining(
+def test_the_test_users_of_attributes_are_silent_in_pretraining(
     ecosystem: tuple[Path, PreparedData],
 ) -> None:
     logs, data = ecosystem

@@ -1,4 +1,4 @@
-"""The multi-task labels: told from behavior before the cut-off, and from nothing after it."""
+"""Tests of the multi-task labels, which see nothing at or after the cut-off."""
 
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -19,9 +19,9 @@ from userbert.experiments.reproduction import multitask_labels as module
 from userbert.experiments.reproduction.multitask_labels import (
     COMPLETE_JOURNEY,
     SIMULATED,
-    Amount,
+    BandedNumber,
     Daytime,
-    Favourite,
+    FavouriteValue,
     MultiTaskLabels,
     Spec,
     actions,
@@ -52,7 +52,7 @@ EVENTS = log(
     ("dan", "2024-03-01T12:00", "buy", "wine", 0.0),
     ("dan", CUTOFF, "buy", "milk", 99.0),  # not visible
     ("dan", "2024-03-12T12:00", "click", "milk", None),
-    ("eve", "2024-03-12T12:00", "buy", "milk", 1.0),  # nobody yet
+    ("eve", "2024-03-12T12:00", "buy", "milk", 1.0),  # no user yet
     ("fay", "2024-02-01T12:00", "buy", "bread", 1.0),
 )
 
@@ -62,8 +62,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return prepared(tmp_path_factory.mktemp("data"), EVENTS)
 
 
-def told(data: PreparedData, *specs: Spec) -> list[dict[str, str]]:
-    """Of each spec, what each user is told to be."""
+def classes_by_user(data: PreparedData, *specs: Spec) -> list[dict[str, str]]:
+    """Returns the class of each user, for each spec."""
     pairs = pairs_at(data, [instant(CUTOFF)])
     users = [data.user_ids[row].as_py() for row in pairs.rows]
     labels = multitask_labels(data, pairs, specs)
@@ -76,10 +76,10 @@ def told(data: PreparedData, *specs: Spec) -> list[dict[str, str]]:
 def test_the_favourite_is_the_most_frequent_value_or_the_more_common_of_equals(
     data: PreparedData,
 ) -> None:
-    genre, first = told(
+    genre, first = classes_by_user(
         data,
-        Favourite("genre", "long_term", "genre", 3),
-        Favourite("first", "long_term", "genre", 1),
+        FavouriteValue("genre", "long_term", "genre", 3),
+        FavouriteValue("first", "long_term", "genre", 1),
     )
     assert data.vocabularies.segments["long_term"]["genre"].names[2] == "milk"
     expected = {"ann": "milk", "bob": "milk", "cid": "none", "dan": "wine", "fay": "bread"}
@@ -87,32 +87,32 @@ def test_the_favourite_is_the_most_frequent_value_or_the_more_common_of_equals(
     assert first == {**expected, "dan": "other", "fay": "other"}
 
 
-def test_amounts_fall_into_bands_of_what_was_done(data: PreparedData) -> None:
+def test_amounts_fall_into_bands(data: PreparedData) -> None:
     edges = (1.0, 3.0)
-    purchases, days, spend, spend_a_day, milk = told(
+    purchases, days, spend, spend_a_day, milk = classes_by_user(
         data,
-        Amount("purchases", "long_term", actions, "hour", edges=edges),
-        Amount("days", "long_term", words, edges=edges),
-        Amount("spend", "long_term", total, "price", edges=edges),
-        Amount("spend a day", "long_term", total_a_word, "price", edges=(3.0, 5.0)),
-        Amount("milk", "long_term", actions, "genre", "milk", edges=(1.0, 2.0)),
+        BandedNumber("purchases", "long_term", actions, "hour", edges=edges),
+        BandedNumber("days", "long_term", words, edges=edges),
+        BandedNumber("spend", "long_term", total, "price", edges=edges),
+        BandedNumber("spend a day", "long_term", total_a_word, "price", edges=(3.0, 5.0)),
+        BandedNumber("milk", "long_term", actions, "genre", "milk", edges=(1.0, 2.0)),
     )
-    few, some, many = "below 1", "1 to 3", "3 or more"
-    assert purchases == {"ann": many, "bob": many, "cid": few, "dan": some, "fay": some}
-    assert days == {"ann": some, "bob": some, "cid": few, "dan": some, "fay": some}
-    assert spend == {"ann": many, "bob": many, "cid": few, "dan": few, "fay": some}
-    few, some, many = "below 3", "3 to 5", "5 or more"  # ann 7 / 2, bob 10 / 2
-    assert spend_a_day == {"ann": some, "bob": many, "cid": "none", "dan": few, "fay": few}
+    low, middle, high = "below 1", "1 to 3", "3 or more"
+    assert purchases == {"ann": high, "bob": high, "cid": low, "dan": middle, "fay": middle}
+    assert days == {"ann": middle, "bob": middle, "cid": low, "dan": middle, "fay": middle}
+    assert spend == {"ann": high, "bob": high, "cid": low, "dan": low, "fay": middle}
+    low, middle, high = "below 3", "3 to 5", "5 or more"  # ann 7 / 2, bob 10 / 2
+    assert spend_a_day == {"ann": middle, "bob": high, "cid": "none", "dan": low, "fay": low}
     assert milk == {
         "ann": "2 or more", "bob": "1 to 2", "cid": "below 1", "dan": "below 1", "fay": "below 1"
     }  # fmt: skip
 
 
-def test_shares_are_of_the_actions_that_carry_the_attribute(data: PreparedData) -> None:
-    weekend, loyalty = told(
+def test_shares_count_only_actions_with_the_attribute(data: PreparedData) -> None:
+    weekend, loyalty = classes_by_user(
         data,
-        Amount("weekend share", "long_term", weekend_share, edges=(0.25, 0.5, 0.75)),
-        Amount("loyalty", "long_term", top_share, "genre", edges=(0.6, 0.75)),
+        BandedNumber("weekend share", "long_term", weekend_share, edges=(0.25, 0.5, 0.75)),
+        BandedNumber("loyalty", "long_term", top_share, "genre", edges=(0.6, 0.75)),
     )
     assert weekend == {
         "ann": "0.25 to 0.5", "bob": "0.75 or more", "cid": "none", "dan": "below 0.25",
@@ -126,8 +126,9 @@ def test_shares_are_of_the_actions_that_carry_the_attribute(data: PreparedData) 
 
 def test_days_are_counted_from_the_last_action_to_the_cutoff(data: PreparedData) -> None:
     # Ann's last is 8 days and 15 hours before: an hour of Sunday is missing.
-    (days,) = told(
-        data, Amount("days", "long_term", days_since_the_last, edges=(0.25, 0.26, 8.62, 8.63, 10))
+    (days,) = classes_by_user(
+        data,
+        BandedNumber("days", "long_term", days_since_the_last, edges=(0.25, 0.26, 8.62, 8.63, 10)),
     )
     assert days == {
         "ann": "8.62 to 8.63", "bob": "0.25 to 0.26", "cid": "none", "dan": "8.63 to 10",
@@ -136,7 +137,7 @@ def test_days_are_counted_from_the_last_action_to_the_cutoff(data: PreparedData)
 
 
 def test_the_time_of_day_is_local_and_the_earliest_of_equals(data: PreparedData) -> None:
-    (daytime,) = told(data, Daytime("time of day", "long_term", "hour"))
+    (daytime,) = classes_by_user(data, Daytime("time of day", "long_term", "hour"))
     assert daytime == {
         "ann": "morning", "bob": "afternoon", "cid": "none", "dan": "afternoon",
         "fay": "afternoon",
@@ -145,7 +146,7 @@ def test_the_time_of_day_is_local_and_the_earliest_of_equals(data: PreparedData)
 
 def test_a_label_of_one_class_is_refused(data: PreparedData) -> None:
     with pytest.raises(InputError, match="'purchases' has fewer than two classes"):
-        told(data, Amount("purchases", "long_term", actions, edges=(50.0,)))
+        classes_by_user(data, BandedNumber("purchases", "long_term", actions, edges=(50.0,)))
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +174,11 @@ def test_simulated_users_have_twelve_labels(logs: Path, monkeypatch: pytest.Monk
 def test_occupation_is_what_the_profile_says(logs: Path) -> None:
     data = PreparedData.open(logs.with_name("logs-data"))
     labels, pairs = labels_of(data)
-    said = dict(pl.read_parquet(logs / "profiles").select("user_id", "occupation").iter_rows())
+    occupations = dict(
+        pl.read_parquet(logs / "profiles").select("user_id", "occupation").iter_rows()
+    )
     for row, target in zip(pairs.rows, labels.targets[:, 0], strict=True):
-        assert labels.classes[0][target] == said[data.user_ids[row].as_py()]
+        assert labels.classes[0][target] == occupations[data.user_ids[row].as_py()]
 
 
 def test_nothing_at_or_after_the_cutoff_moves_a_label(logs: Path, tmp_path: Path) -> None:
@@ -183,7 +186,7 @@ def test_nothing_at_or_after_the_cutoff_moves_a_label(logs: Path, tmp_path: Path
     changed = tmp_path / "changed"
     shutil.copytree(logs, changed)
     past = pl.read_parquet(logs / "long_term/*.parquet").sample(fraction=0.5, seed=0)
-    # Of every second event the same at another price, at the cut-off itself and later.
+    # Copies of half the events with another price, at the cut-off and later.
     shift = pl.int_range(pl.len()) % 3 * pl.lit(timedelta(days=5))
     future = past.with_columns(time=MIDNIGHT + shift, price=7)
     future.write_parquet(changed / "future/part-00000.parquet")
@@ -196,7 +199,7 @@ def test_nothing_at_or_after_the_cutoff_moves_a_label(logs: Path, tmp_path: Path
     assert after.classes == before.classes
     assert np.array_equal(after.targets, before.targets)
 
-    # The test can fail: the same events twenty days earlier are seen.
+    # The test can fail: twenty days earlier, the same events are visible.
     shutil.rmtree(changed.with_name("changed-data"))
     future.with_columns(pl.col("time") - timedelta(days=20)).write_parquet(
         changed / "future/part-00000.parquet"
@@ -216,11 +219,11 @@ def test_complete_journeys_households_have_twelve_labels(tmp_path: Path) -> None
     assert is_known[:, 2:].all()
 
 
-def test_of_the_silent_no_profile_field_is_known(tmp_path: Path) -> None:
+def test_profile_fields_of_silent_users_are_not_known(tmp_path: Path) -> None:
     _, data = make_ecosystem(tmp_path)
     pairs = pairs_at(data, [data.schema.instant(CUTOFF_SIMULATED)])
     silent = np.arange(len(pairs)) % 3 == 0
-    plain, kept = (multitask_labels(data, pairs, SIMULATED, who) for who in (None, silent))
+    plain, kept = (multitask_labels(data, pairs, SIMULATED, users) for users in (None, silent))
     field = plain.names.index("occupation")
     assert (kept.targets[silent, field] == module.NOT_KNOWN).all()
     others = [number for number in range(len(plain.names)) if number != field]
@@ -230,9 +233,9 @@ def test_of_the_silent_no_profile_field_is_known(tmp_path: Path) -> None:
 
 def test_labels_look_back_no_further_than_the_windows(tmp_path: Path) -> None:
     earlier = log(("fay", "2023-06-01T12:00", "buy", "milk", 50.0))
-    spec = Amount("spend", "long_term", total, "price", edges=(1.0, 3.0))
+    spec = BandedNumber("spend", "long_term", total, "price", edges=(1.0, 3.0))
     for name in ("plain", "longer"):
         (tmp_path / name).mkdir()
-    (plain,) = told(prepared(tmp_path / "plain", EVENTS), spec)
-    (longer,) = told(prepared(tmp_path / "longer", pl.concat([earlier, EVENTS])), spec)
+    (plain,) = classes_by_user(prepared(tmp_path / "plain", EVENTS), spec)
+    (longer,) = classes_by_user(prepared(tmp_path / "longer", pl.concat([earlier, EVENTS])), spec)
     assert plain == longer

@@ -1,4 +1,4 @@
-"""The oracle: it knows the generating process, so nothing that was tried is better."""
+"""Tests of the oracle, which knows the generating process and beats the baselines."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def tasks(ecosystem: tuple[Path, PreparedData]) -> dict[str, Labels]:
 
 
 def mean_precision(ranked: NDArray[np.int64], targets: NDArray[np.int64]) -> float:
-    """mAP@10 where one class is right: one over its place."""
+    """Returns mAP@10 for one right class per user: the mean of 1 / rank."""
     return float(((ranked == targets[:, None]) / np.arange(1, ranked.shape[1] + 1)).sum(1).mean())
 
 
@@ -98,22 +98,24 @@ def test_next_genres_follow_the_truth(
     other = tmp_path / "other"
     (other / "truth").mkdir(parents=True)
     (other / "summary.json").write_bytes((logs / "summary.json").read_bytes())
-    loved = [pl.lit(task.classes[rare]).alias(f"favourite_genre_{place}") for place in (1, 2, 3)]
-    truth = pl.read_parquet(logs / "truth/*.parquet").with_columns(loved)
+    favourites = [
+        pl.lit(task.classes[rare]).alias(f"favourite_genre_{place}") for place in (1, 2, 3)
+    ]
+    truth = pl.read_parquet(logs / "truth/*.parquet").with_columns(favourites)
     truth.write_parquet(other / "truth/part-00000.parquet")
-    # A quarter of all purchases, a little less than a first favourite shop of the same genre.
+    # Favourite genres are a quarter of purchases, a little less than a first favourite shop.
     assert (oracle_scores(task, other, data)[:, :2] == rare).any(axis=1).all()
 
 
-def test_scores_stand_in_the_order_of_the_task(
+def test_scores_are_in_the_order_of_the_task(
     ecosystem: tuple[Path, PreparedData], tasks: dict[str, Labels]
 ) -> None:
     logs, data = ecosystem
     for task in tasks.values():
-        some = task.take(np.arange(40))
-        back = some.take(np.arange(40)[::-1])
+        forward = task.take(np.arange(40))
+        backward = forward.take(np.arange(40)[::-1])
         np.testing.assert_array_equal(
-            oracle_scores(back, logs, data)[::-1], oracle_scores(some, logs, data)
+            oracle_scores(backward, logs, data)[::-1], oracle_scores(forward, logs, data)
         )
 
 
@@ -126,5 +128,5 @@ def test_a_folder_of_other_users_is_refused(
     (tmp_path / "summary.json").write_bytes((logs / "summary.json").read_bytes())
     truth = pl.read_parquet(logs / "truth/*.parquet").head(10)
     truth.write_parquet(tmp_path / "truth/part-00000.parquet")
-    with pytest.raises(InputError, match="does not know"):
+    with pytest.raises(InputError, match="lacks 128 of the 128 users of task golf_booking"):
         oracle_scores(tasks["golf_booking"], tmp_path, data)

@@ -1,4 +1,4 @@
-"""The page says what the rows say, of each run by itself."""
+"""Tests that the page shows the rows of each run."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def study(data: str = "simulated", **made: Any) -> dict[str, Any]:
     return {"made": {**MADE, **made}, "rows": [{**row, "data": data} for row in whole_study()]}
 
 
-def test_page_tells_the_origin_of_each_run_and_all_that_it_says_of_itself() -> None:
+def test_page_shows_the_provenance_and_settings_of_each_run() -> None:
     text = page([study(), study("complete-journey", seeds=[7], command="another")])
     assert "**simulated logs**: `userbert reproduce -o out`, 2026-11-24, commit 0123456789" in text
     assert "**Complete Journey**: `another`" in text
@@ -34,52 +34,52 @@ def test_page_tells_the_origin_of_each_run_and_all_that_it_says_of_itself() -> N
     assert "quick: no" in text
 
 
-def test_page_tells_each_plan_of_a_run_and_each_of_its_commits() -> None:
+def test_page_shows_each_plan_and_commit_of_a_run() -> None:
     trials = [{"pretraining": 0.1, "seeds": 1}, {"pretraining": 0.2, "seeds": 2}]
     plans = [
         {"data": "simulated", "users": 5000, "trials": trials},
         {"data": "complete-journey", "users": None, "variations": []},
     ]
     text = page([study(plans=plans, commit="0123456789abc, 9876543210abc")])
-    told = "trials (pretraining 0.1; seeds 1), (pretraining 0.2; seeds 2)"
-    assert f"  - plans: data simulated; users 5,000; {told}\n" in text
+    trials_text = "trials (pretraining 0.1; seeds 1), (pretraining 0.2; seeds 2)"
+    assert f"  - plans: data simulated; users 5,000; {trials_text}\n" in text
     assert "  - plans: data complete-journey\n" in text
     assert "commit 0123456789, 9876543210, seeds" in text
 
 
 def test_page_judges_every_claim_on_every_data_set() -> None:
-    some = study("complete-journey")
-    some["rows"] = [row for row in some["rows"] if row["experiment"] == "table_2"]
-    text = page([study(), some])
+    partial = study("complete-journey")
+    partial["rows"] = [row for row in partial["rows"] if row["experiment"] == "table_2"]
+    text = page([study(), partial])
     for claim in CLAIMS:
         other = "agrees" if claim.experiment == "table_2" else "not run"
         assert f"| {claim.words} | {claim.where} | agrees | {other} |" in text
     assert f"On simulated logs, 1e-4 (agrees {len(CLAIMS)}):" in text
 
 
-def test_page_does_not_list_what_one_seed_cannot_tell() -> None:
-    alone = study()
-    alone["rows"] = [{**row, "seeds": 1} for row in alone["rows"]]
-    text = page([alone])
+def test_page_lists_no_claims_of_a_single_seed() -> None:
+    single_seed = study()
+    single_seed["rows"] = [{**row, "seeds": 1} for row in single_seed["rows"]]
+    text = page([single_seed])
     assert "On simulated logs, 1e-4 no claim is judged by one seed alone" in text
     assert f"| {CLAIMS[0].words} | {CLAIMS[0].where} | can't tell |" in text
     assert f"- {CLAIMS[0].words}" not in text
 
 
 def test_page_has_only_the_experiments_that_ran() -> None:
-    some = study()
-    some["rows"] = [row for row in some["rows"] if row["experiment"] == "table_2"]
-    text = page([some])
+    partial = study()
+    partial["rows"] = [row for row in partial["rows"] if row["experiment"] == "table_2"]
+    text = page([partial])
     assert "## Table 2: next genre" in text
     assert "## Figure 3" not in text
 
 
-def test_page_tells_of_models_with_another_number_of_seeds() -> None:
-    one = study()
-    one["rows"] = [
-        {**row, "seeds": 1} if row["model"] == "coles-gru" else row for row in one["rows"]
+def test_page_shows_models_with_another_number_of_seeds() -> None:
+    result = study()
+    result["rows"] = [
+        {**row, "seeds": 1} if row["model"] == "coles-gru" else row for row in result["rows"]
     ]
-    assert "Pretraining seeds: 3, of CoLES, its authors' encoder 1." in page([one])
+    assert "Pretraining seeds: 3; CoLES, its authors' encoder 1." in page([result])
 
 
 def test_every_table_of_the_page_is_rectangular() -> None:
@@ -88,7 +88,7 @@ def test_every_table_of_the_page_is_rectangular() -> None:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_page_shows_the_figures_beside_the_results_and_links_causes(tmp_path: Path) -> None:
+def test_page_shows_the_figures_of_the_results_and_links_causes(tmp_path: Path) -> None:
     results, docs = tmp_path / "results" / "first", tmp_path / "explanation"
     results.mkdir(parents=True)
     docs.mkdir()
@@ -104,7 +104,7 @@ def test_page_shows_the_figures_beside_the_results_and_links_causes(tmp_path: Pa
     assert f"]({CAUSES})" in (docs / "page.md").read_text(encoding="utf-8")
 
 
-def test_learning_rates_are_judged_each_by_itself() -> None:
+def test_each_learning_rate_is_judged_separately() -> None:
     other = study()
     other["rows"] += [
         {**row, "learning_rate": 1e-3}

@@ -1,4 +1,4 @@
-"""Figures are drawn for what the rows have, small and the same each time."""
+"""Tests of the figures: one per experiment in the rows, small and reproducible."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_each_experiment_and_data_set_has_a_figure(figures: dict[str, str]) -> N
 
 def test_learning_rates_have_figures_of_their_own(tmp_path: Path) -> None:
     rows = [
-        row("figure_6", "parent", "coles", "roc_auc", learning_rate=one) for one in (1e-3, 1e-4)
+        row("figure_6", "parent", "coles", "roc_auc", learning_rate=rate) for rate in (1e-3, 1e-4)
     ]
     names = [path.name for path in write_figures(rows, tmp_path)]
     assert names == ["figure_6-simulated-1e-3.svg", "figure_6-simulated-1e-4.svg"]
@@ -40,7 +40,7 @@ def test_figures_are_800_pixels_wide_and_small(figures: dict[str, str]) -> None:
         assert len(text) < 100_000
 
 
-def test_figures_name_their_models_and_tasks_in_letters(figures: dict[str, str]) -> None:
+def test_figures_name_their_models_and_tasks_as_text(figures: dict[str, str]) -> None:
     text = figures["figure_3-simulated-1e-4"]
     for name in ("UserBERT", "Wide&amp;Deep + MTL", "travel booking", "golf booking", "ROC-AUC"):
         assert name in text
@@ -49,7 +49,7 @@ def test_figures_name_their_models_and_tasks_in_letters(figures: dict[str, str])
 
 
 def test_the_same_rows_give_the_same_bytes(figures: dict[str, str], tmp_path: Path) -> None:
-    rows = [one for one in whole_study() if one["experiment"] == "table_2"]
+    rows = [figure_row for figure_row in whole_study() if figure_row["experiment"] == "table_2"]
     assert drawn(rows, tmp_path) == figures["table_2-simulated-1e-4"]
     assert "matplotlib.org/" not in figures["table_2-simulated-1e-4"]
 
@@ -62,13 +62,13 @@ def test_a_model_without_epochs_is_drawn_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("experiment", FIGURES)
 def test_rows_without_means_still_give_a_figure(experiment: str, tmp_path: Path) -> None:
     metric = "map_at_10" if experiment == "table_2" else "roc_auc"
-    nothing = row(experiment, "parent", "userbert", metric, mean=None, note="nine", value=1)
-    text = drawn([nothing], tmp_path)
+    empty_row = row(experiment, "parent", "userbert", metric, mean=None, note="nine", value=1)
+    text = drawn([empty_row], tmp_path)
     if experiment != "table_2":
         assert "nine" in text
 
 
-def test_what_was_varied_is_drawn_in_the_units_of_its_axis() -> None:
+def test_varied_values_are_drawn_in_the_units_of_the_axis() -> None:
     rows = [
         row("label_share", "next_genre", "userbert", "map_at_10", mean=share / 10, value=share)
         for share in (0.25, 1.0)
@@ -86,7 +86,7 @@ def test_a_loss_without_interval_is_drawn(tmp_path: Path) -> None:
     assert "training" in drawn(rows, tmp_path)
 
 
-def test_every_named_model_has_a_look_of_its_own() -> None:
+def test_every_named_model_has_its_own_style() -> None:
     assert set(STYLES) == set(MODELS)
     assert len(set(STYLES.values())) == len(STYLES)
     assert len({STYLES[model].colour for model in ("userbert", *MTL)}) == 4

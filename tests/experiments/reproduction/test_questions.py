@@ -1,4 +1,4 @@
-"""The reproduction's questions: their sizes, and that their answers are those of the logs."""
+"""Tests of the reproduction's tasks: their sizes, and that labels match the logs."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,18 +52,18 @@ def test_sizes_are_sixth_roots_of_the_papers() -> None:
 
 
 @given(st.integers(1, 10**8), st.integers(1, 10**8))
-def test_larger_tasks_stay_larger(one: int, other: int) -> None:
-    assert scaled(min(one, other)) <= scaled(max(one, other))
+def test_larger_tasks_stay_larger(first: int, second: int) -> None:
+    assert scaled(min(first, second)) <= scaled(max(first, second))
 
 
-def test_every_question_hides_what_the_multi_task_labels_tell(ecosystem: Ecosystem) -> None:
+def test_every_task_hides_the_fields_of_the_multi_task_labels(ecosystem: Ecosystem) -> None:
     logs, data = ecosystem
     tasks = simulated_questions(data, logs, 5.0)
     assert [task.name for task in tasks] == NAMES
     assert {task.hide for task in tasks} == {HIDDEN["simulated"]} == {("occupation",)}
 
 
-def test_questions_are_drawn_down_to_the_scale(ecosystem: Ecosystem) -> None:
+def test_tasks_are_sampled_to_the_scale(ecosystem: Ecosystem) -> None:
     logs, data = ecosystem
     for task in simulated_questions(data, logs, 5.0):
         assert len(task) == scaled(PAPER_SIZES[task.name], 5.0)
@@ -87,7 +87,7 @@ def test_targeting_has_three_negatives_a_responder(ecosystem: Ecosystem, scale: 
         assert task.targets.sum() == round(len(task) / 4)
 
 
-def test_the_next_genre_is_that_of_the_first_later_purchase_of_a_known_one(
+def test_the_next_genre_is_that_of_the_first_later_purchase_with_a_known_genre(
     ecosystem: Ecosystem,
 ) -> None:
     logs, data = ecosystem
@@ -105,7 +105,7 @@ def test_the_next_genre_is_that_of_the_first_later_purchase_of_a_known_one(
         assert task.classes[target] in expected[user]
 
 
-def test_attributes_are_those_of_the_truth(ecosystem: Ecosystem) -> None:
+def test_attributes_match_the_truth(ecosystem: Ecosystem) -> None:
     logs, data = ecosystem
     truth = pl.read_parquet(logs / "truth/*.parquet")
     for task in simulated_questions(data, logs, 40.0)[3:]:
@@ -114,13 +114,13 @@ def test_attributes_are_those_of_the_truth(ecosystem: Ecosystem) -> None:
         assert task.targets.mean() == pytest.approx(truth[task.name].mean(), abs=0.12)
 
 
-def test_the_seed_decides_who_is_asked(ecosystem: Ecosystem) -> None:
+def test_the_seed_decides_which_users_are_sampled(ecosystem: Ecosystem) -> None:
     logs, data = ecosystem
     first, again, other = (
         [task.user_ids for task in simulated_questions(data, logs, 5.0, seed)] for seed in (0, 0, 1)
     )
     assert first == again
-    assert all(one != another for one, another in zip(first, other, strict=True))
+    assert all(users != other_users for users, other_users in zip(first, other, strict=True))
 
 
 def test_logs_of_other_users_are_refused(ecosystem: Ecosystem, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The reproduction as a whole, small: what it leaves in its folder, and how it goes on."""
+"""Tests of a whole small reproduction: the files it writes, and how it resumes."""
 
 from pathlib import Path
 from typing import Any
@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from userbert.errors import InputError
-from userbert.experiments.reproduction.plan import Part, Plan, Trial, Variation, parts
+from userbert.experiments.reproduction.plan import Job, Plan, Trial, Variation, jobs
 from userbert.experiments.reproduction.reproduce import (
     claim,
-    next_part,
+    next_job,
     reproduce,
     write_results,
 )
@@ -30,22 +30,22 @@ TINY = Plan(
 PAPERS = Trial(pretraining=1e-4, finetuning=1e-4, seeds=1)
 
 
-def test_what_is_not_pretrained_is_made_once_for_trials_of_one_rate() -> None:
+def test_a_model_without_pretraining_runs_once_for_trials_with_its_rate() -> None:
     trials = (Trial(pretraining=1e-3, finetuning=1e-4, seeds=2), PAPERS)
     plan = TINY.model_copy(update={"trials": trials})
-    mine = [part.name for part in parts(plan) if part.seed == 0]
-    assert mine == [
+    first_seed_names = [job.name for job in jobs(plan) if job.seed == 0]
+    assert first_seed_names == [
         "popularity-0", "oracle-0",
         "userbert-0.001-0.0001-0", "wide-deep-mtl-0.001-0.0001-0", "userbert-from-scratch-0.0001-0",
         "userbert-0.0001-0.0001-0", "wide-deep-mtl-0.0001-0.0001-0",
     ]  # fmt: skip
-    assert Part("userbert", 1, 1e-4, 1e-4) not in parts(plan)
+    assert Job("userbert", 1, 1e-4, 1e-4) not in jobs(plan)
 
 
-def test_a_model_is_made_of_all_seeds_before_the_next_begins() -> None:
+def test_a_model_runs_with_all_seeds_before_the_next_model() -> None:
     trials = (Trial(pretraining=1e-3, finetuning=1e-4, seeds=2),)
-    mine = parts(TINY.model_copy(update={"trials": trials}))
-    assert [(part.model, part.seed) for part in mine[4:8]] == [
+    plan_jobs = jobs(TINY.model_copy(update={"trials": trials}))
+    assert [(job.model, job.seed) for job in plan_jobs[4:8]] == [
         ("userbert", 0), ("userbert", 1), ("wide-deep-mtl", 0), ("wide-deep-mtl", 1),
     ]  # fmt: skip
 
@@ -56,11 +56,11 @@ def test_a_variation_changes_one_thing_at_the_first_trials_rates() -> None:
         Variation(models=("userbert",), seeds=1, batches=7),
     )
     trials = (*TINY.trials, PAPERS)
-    *_, fewer_labels, reference, longer = parts(
+    *_, fewer_labels, reference, longer = jobs(
         TINY.model_copy(update={"trials": trials, "variations": variations})
     )
     assert fewer_labels.name == "userbert-0.001-0.0001-0-0.5-labels"
-    assert fewer_labels.weights == Part("userbert", 0, 1e-3, 1e-4).weights  # made once
+    assert fewer_labels.weights == Job("userbert", 0, 1e-3, 1e-4).weights  # made once
     assert reference.name == "oracle-0-0.5-labels"
     assert longer.name == longer.weights == "userbert-0.001-0.0001-0-7-batches"
 
@@ -70,7 +70,7 @@ def test_a_variation_changes_one_thing_at_the_first_trials_rates() -> None:
     [
         ({}, "either batches or label_share"),
         ({"batches": 3, "label_share": 0.5}, "either batches or label_share"),
-        ({"batches": 2}, "2 batches are the plan's"),
+        ({"batches": 2}, "the plan already has 2 batches"),
         ({"batches": 3, "models": ("userbert-from-scratch",)}, "scratch is not pretrained"),
         ({"batches": 3, "models": ("oracle",)}, "oracle is not pretrained"),
     ],
@@ -78,57 +78,57 @@ def test_a_variation_changes_one_thing_at_the_first_trials_rates() -> None:
 def test_a_variation_of_nothing_or_of_two_things_is_refused(
     changed: dict[str, Any], message: str
 ) -> None:
-    varied = {"models": ("userbert",), "seeds": 1, **changed}
+    variation = {"models": ("userbert",), "seeds": 1, **changed}
     with pytest.raises(ValidationError, match=message):
-        Plan.model_validate({**TINY.model_dump(), "variations": (varied,)})
+        Plan.model_validate({**TINY.model_dump(), "variations": (variation,)})
 
 
-def test_no_two_processes_make_the_same_weights() -> None:
+def test_no_two_processes_train_the_same_weights() -> None:
     usual, half, other = (
-        Part("userbert", 0, 1e-3, 1e-4),
-        Part("userbert", 0, 1e-3, 1e-4, label_share=0.5),
-        Part("userbert", 1, 1e-3, 1e-4),
+        Job("userbert", 0, 1e-3, 1e-4),
+        Job("userbert", 0, 1e-3, 1e-4, label_share=0.5),
+        Job("userbert", 1, 1e-3, 1e-4),
     )
-    assert next_part([usual, half, other], []) == usual
-    assert next_part([half, other], [usual]) == other
-    assert next_part([half], [usual]) is None
+    assert next_job([usual, half, other], []) == usual
+    assert next_job([half, other], [usual]) == other
+    assert next_job([half], [usual]) is None
 
 
-def test_a_plan_of_another_version_is_named(tmp_path: Path) -> None:
+def test_a_plan_of_another_version_is_refused(tmp_path: Path) -> None:
     claim(tmp_path, TINY)
     path = tmp_path / "simulated" / "plan.json"
     write_json(path, {key: value for key, value in read_json(path).items() if key != "trials"})
-    with pytest.raises(InputError, match=r"simulated/plan\.json is of another version"):
+    with pytest.raises(InputError, match=r"simulated/plan\.json was written by another version"):
         write_results(tmp_path, [])
 
 
 def test_a_folder_of_another_plan_or_version_is_refused(tmp_path: Path) -> None:
     claim(tmp_path, TINY)
     claim(tmp_path, TINY)
-    with pytest.raises(InputError, match="batches: 2 there, 3 asked"):
+    with pytest.raises(InputError, match="batches: 2 in the folder, 3 requested"):
         claim(tmp_path, TINY.model_copy(update={"batches": 3}))
     path = tmp_path / "simulated" / "plan.json"
     write_json(path, {**read_json(path), "version": "0.0.9"})
-    with pytest.raises(InputError, match=r"version: 0\.0\.9 there"):
+    with pytest.raises(InputError, match=r"version: 0\.0\.9 in the folder"):
         claim(tmp_path, TINY)
 
 
-def test_a_damaged_part_is_named_with_the_way_out(tmp_path: Path) -> None:
+def test_a_damaged_result_is_named_with_a_remedy(tmp_path: Path) -> None:
     claim(tmp_path, TINY)
-    part = tmp_path / "simulated" / "parts" / "userbert-0.001-0.0001-0.json"
-    part.parent.mkdir()
-    part.write_text('{"made": ')
+    path = tmp_path / "simulated" / "parts" / "userbert-0.001-0.0001-0.json"
+    path.parent.mkdir()
+    path.write_text('{"made": ')
     with pytest.raises(
-        InputError, match=r"Remove userbert-0\.001-0\.0001-0\.json; the part is then done"
+        InputError, match=r"Remove userbert-0\.001-0\.0001-0\.json and run the job again"
     ):
         write_results(tmp_path, [])
-    part.unlink()
-    with pytest.raises(InputError, match="no part that is done"):
+    path.unlink()
+    with pytest.raises(InputError, match="has no finished job"):
         write_results(tmp_path, [])
 
 
 @pytest.mark.slow
-def test_tables_come_out_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+def test_results_are_written_and_finished_jobs_do_not_run_again(tmp_path: Path) -> None:
     page = reproduce(tmp_path, [TINY], ["userbert", "reproduce"])
     results = read_json(tmp_path / "results.json")
     assert results["made"]["parts"] == "5 of 5"
@@ -136,7 +136,7 @@ def test_tables_come_out_and_what_is_done_is_not_done_again(tmp_path: Path) -> N
         (row["experiment"], row["task"], row["model"], row["epoch"], row["metric"]): row
         for row in results["rows"]
     }
-    # One in seventy users responds to golf booking: too few of them are tested.
+    # One in seventy users responds to golf booking, so the test users have too few.
     assert rows["figure_3", "golf_booking", "userbert", None, "roc_auc"]["note"].startswith(
         "too few"
     )
@@ -151,17 +151,17 @@ def test_tables_come_out_and_what_is_done_is_not_done_again(tmp_path: Path) -> N
 
     folder = tmp_path / "simulated" / "parts"
     assert len(list(folder.iterdir())) == 5
-    gone = folder / "userbert-0.001-0.0001-0.json"
-    before = read_json(gone)
-    gone.unlink()
+    removed = folder / "userbert-0.001-0.0001-0.json"
+    before = read_json(removed)
+    removed.unlink()
     kept = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     (tmp_path / "simulated" / "plan.json").unlink()
     labels = Variation(models=("userbert",), seeds=1, label_share=0.5)
     more = TINY.model_copy(update={"variations": (labels,)})
     reproduce(tmp_path, [more], ["userbert", "reproduce"])
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
-    # The weights were kept, so it is the same model; and fine-tuning is the same again.
-    assert read_json(gone)["tasks"] == before["tasks"]
+    # The weights were kept, so the model is the same, and fine-tuning is deterministic.
+    assert read_json(removed)["tasks"] == before["tasks"]
     varied = read_json(tmp_path / "simulated/variations/userbert-0.001-0.0001-0-0.5-labels.json")
     assert varied["pretraining"] == before["pretraining"]
     for half, whole in zip(varied["tasks"], before["tasks"], strict=True):

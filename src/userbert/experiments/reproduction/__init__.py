@@ -1,1 +1,1 @@
-"""The paper's experiments, repeated: its baselines, figures and table."""
+"""Reproduction of the paper's experiments: models, figures and table."""

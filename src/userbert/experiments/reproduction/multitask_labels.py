@@ -1,9 +1,9 @@
-"""Twelve labels a user for the multi-task pretraining of the paper's baselines (§4.3).
+"""Twelve labels per user for the multi-task pretraining of the paper's baselines (§4.3).
 
-In: prepared data, (user, cut-off) pairs and what to ask. Out: `MultiTaskLabels`, from behavior and
-profiles before the cut-offs alone. The paper says only that there are 12, which "classify the
+In: prepared data, (user, cut-off) pairs and label specs. Out: `MultiTaskLabels`, from behavior and
+profiles before the cut-offs only. The paper says only that there are 12, which "classify the
 categories of user activities such as the usage frequency of certain services or attributes like
-type of occupation"; which ones is ours (docs/explanation/multitask-labels.md). Used by the
+type of occupation"; the choice is ours (docs/explanation/multitask-labels.md). Used by the
 baselines' pretraining.
 
 Letters: P (user, cut-off) pairs, N actions.
@@ -29,9 +29,9 @@ from userbert.errors import InputError
 from userbert.tasks.aggregates import count_ids
 
 NOT_KNOWN = -1
-"""In place of a class: the profile does not say."""
+"""Target of a user whose profile lacks the field; the loss ignores it."""
 DAYTIMES = ("night", "morning", "afternoon", "evening")
-"""Six hours each, from midnight on."""
+"""Six-hour periods of the day, from midnight on."""
 _BANDS = 5
 _SHARES = (0.25, 0.5, 0.75)
 _USERS_AT_A_TIME = 50_000
@@ -44,48 +44,48 @@ class MultiTaskLabels:
 
     names: tuple[str, ...]
     classes: tuple[tuple[str, ...], ...]
-    """Of each label, those that occur."""
+    """Classes of each label that occur."""
     targets: Int64
-    """(P, labels): class indices; -1 where the profile does not say."""
+    """Class indices (P, labels); `NOT_KNOWN` where the profile lacks the field."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The actions before the cut-offs of P users that a label looks at."""
+class LabelActions:
+    """The actions of P users before their cut-offs that a label reads."""
 
     cutoffs: Int64
-    """(P,): microseconds since 1970."""
+    """Cut-offs (P,), microseconds since 1970."""
     users: Int64
-    """(N,): from 0 to P - 1, rising."""
+    """User of each action (N,), from 0 to P - 1, rising."""
     times: Int64
-    """(N,): microseconds since 1970, rising for each user."""
+    """Times (N,), microseconds since 1970, rising for each user."""
     words: Int64
-    """(N,): by number; no word has two users."""
+    """Number of the word of each action (N,); no word has two users."""
     ids: Int32
-    """(N,): of the attribute that the label names; 1 if it names none."""
+    """Ids (N,) of the label's attribute; 1 if it has none."""
     amounts: Float64
-    """(N,): of the attribute if that is a number, else nan."""
+    """Values (N,) of a numeric attribute, else nan."""
     zone: ZoneInfo
 
     def sums(self, values: NDArray[Any] | None = None) -> Float64:
-        """(P,): by user, of values (N,); without, the number of actions."""
+        """Returns the sum of values (N,) per user (P,); without values, the number of actions."""
         return np.bincount(self.users, values, minlength=len(self.cutoffs)).astype(np.float64)
 
 
-Measure = Callable[[Seen], Float64]
-"""(P,): a number a user; nan where nothing was done that it could be told from."""
+Measure = Callable[[LabelActions], Float64]
+"""Returns a number per user (P,); nan for users without actions to compute it from."""
 
 
 @dataclass(frozen=True)
-class Field:
-    """The value of a profile field."""
+class ProfileField:
+    """Label: the value of a profile field."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class Favourite:
-    """The value that most actions carry, if it is one of the `top` most common of all."""
+class FavouriteValue:
+    """Label: the most frequent value of the user, if among the `top` most common values of all."""
 
     name: str
     segment: str
@@ -95,7 +95,7 @@ class Favourite:
 
 @dataclass(frozen=True)
 class Daytime:
-    """The quarter of the local day with the most actions that carry an attribute."""
+    """Label: the quarter of the local day with the most actions that have an attribute."""
 
     name: str
     segment: str
@@ -103,95 +103,95 @@ class Daytime:
 
 
 @dataclass(frozen=True)
-class Amount:
-    """A number, in bands: with these edges, or else fifths of the users."""
+class BandedNumber:
+    """Label: a number in bands, by `edges` or else by quintiles of the users."""
 
     name: str
     segment: str
     measure: Measure
     attribute: str | None = None
-    """Only actions that carry it."""
+    """Only actions that have it count."""
     value: str | None = None
-    """Only actions that carry this value of it."""
+    """Only actions with this value of the attribute count."""
     edges: tuple[float, ...] | None = None
 
 
-Spec = Field | Favourite | Daytime | Amount
+Spec = ProfileField | FavouriteValue | Daytime | BandedNumber
 
 
-def actions(seen: Seen) -> Float64:
-    """How many actions."""
+def actions(seen: LabelActions) -> Float64:
+    """Returns the number of actions."""
     return seen.sums()
 
 
-def words(seen: Seen) -> Float64:
-    """How many words, such as days or sessions."""
+def words(seen: LabelActions) -> Float64:
+    """Returns the number of words, such as days or sessions."""
     return seen.sums(np.diff(seen.words, prepend=-1) != 0)
 
 
-def total(seen: Seen) -> Float64:
-    """The sum of the attribute."""
+def total(seen: LabelActions) -> Float64:
+    """Returns the sum of the attribute."""
     return seen.sums(np.nan_to_num(seen.amounts))
 
 
-def total_a_word(seen: Seen) -> Float64:
-    """The mean over words of the attribute's sum in each."""
+def total_a_word(seen: LabelActions) -> Float64:
+    """Returns the mean over words of the attribute's sum per word."""
     return _ratio(total(seen), words(seen))
 
 
-def days_since_the_last(seen: Seen) -> Float64:
-    """Days from the last action to the cut-off."""
+def days_since_the_last(seen: LabelActions) -> Float64:
+    """Returns the days from the last action to the cut-off."""
     last = np.full(len(seen.cutoffs), np.nan)
-    # Of equal indices the last assignment stays, and each user's times rise.
+    # With repeated indices numpy keeps the last assignment, and times rise within a user.
     last[seen.users] = seen.times
     days: Float64 = (seen.cutoffs - last) / DAY_US
     return days
 
 
-def weekend_share(seen: Seen) -> Float64:
-    """The share of actions on Saturdays and Sundays, local."""
+def weekend_share(seen: LabelActions) -> Float64:
+    """Returns the share of actions on Saturdays and Sundays, local time."""
     # Day 0, 1 January 1970, was a Thursday.
     weekday = (DayGrid(seen.zone, time()).index(seen.times) + 3) % 7
     return _ratio(seen.sums(weekday >= 5), seen.sums())
 
 
-def top_share(seen: Seen) -> Float64:
-    """The share of actions that carry the attribute's most frequent value of the user."""
+def top_share(seen: LabelActions) -> Float64:
+    """Returns the share of actions that have the user's most frequent value."""
     _, most = _favourites(seen)
     return _ratio(most, seen.sums())
 
 
 SIMULATED: tuple[Spec, ...] = (
-    Field("occupation"),
-    Favourite("usage type", "long_term", "usage_type", 4),
-    Favourite("channel", "long_term", "channel", 20),
-    Favourite("genre", "long_term", "genre", 50),
-    Amount("purchases", "long_term", actions, "expense"),
-    Amount("spend", "long_term", total, "expense"),
-    Amount("point usages", "long_term", actions, "usage_type"),
-    Amount("days since the last event", "long_term", days_since_the_last),
+    ProfileField("occupation"),
+    FavouriteValue("usage type", "long_term", "usage_type", 4),
+    FavouriteValue("channel", "long_term", "channel", 20),
+    FavouriteValue("genre", "long_term", "genre", 50),
+    BandedNumber("purchases", "long_term", actions, "expense"),
+    BandedNumber("spend", "long_term", total, "expense"),
+    BandedNumber("point usages", "long_term", actions, "usage_type"),
+    BandedNumber("days since the last event", "long_term", days_since_the_last),
     Daytime("time of day", "long_term", "hour"),
-    Amount("weekend share", "long_term", weekend_share, edges=_SHARES),
-    Amount("sessions", "short_term", words, edges=(1, 2, 4)),
-    Favourite("device", "short_term", "device", 2),
+    BandedNumber("weekend share", "long_term", weekend_share, edges=_SHARES),
+    BandedNumber("sessions", "short_term", words, edges=(1, 2, 4)),
+    FavouriteValue("device", "short_term", "device", 2),
 )
-"""Of the simulated ecosystem, on its own schema."""
+"""Labels of the simulated ecosystem, on its own schema."""
 
 COMPLETE_JOURNEY: tuple[Spec, ...] = (
-    Field("marital_status"),
-    Field("home_ownership"),
-    Favourite("category", "short_term", "category", 20),
-    Favourite("store", "short_term", "shop", 20),
-    Amount("store loyalty", "short_term", top_share, "shop", edges=_SHARES),
-    Amount("baskets", "short_term", words),
-    Amount("spend", "short_term", total, "expense"),
-    Amount("spend a basket", "short_term", total_a_word, "expense"),
-    Amount("redemptions", "long_term", actions, "action", "redemption", edges=(1, 2, 5)),
-    Amount("days since the last basket", "short_term", days_since_the_last),
+    ProfileField("marital_status"),
+    ProfileField("home_ownership"),
+    FavouriteValue("category", "short_term", "category", 20),
+    FavouriteValue("store", "short_term", "shop", 20),
+    BandedNumber("store loyalty", "short_term", top_share, "shop", edges=_SHARES),
+    BandedNumber("baskets", "short_term", words),
+    BandedNumber("spend", "short_term", total, "expense"),
+    BandedNumber("spend a basket", "short_term", total_a_word, "expense"),
+    BandedNumber("redemptions", "long_term", actions, "action", "redemption", edges=(1, 2, 5)),
+    BandedNumber("days since the last basket", "short_term", days_since_the_last),
     Daytime("time of day", "short_term", "hour"),
-    Amount("weekend share", "short_term", weekend_share, edges=_SHARES),
+    BandedNumber("weekend share", "short_term", weekend_share, edges=_SHARES),
 )
-"""Of Complete Journey, on the demo's schema; its short-term segment has all purchases."""
+"""Labels of Complete Journey, on the demo's schema; its short-term segment has all purchases."""
 
 
 def multitask_labels(
@@ -200,41 +200,40 @@ def multitask_labels(
     specs: Sequence[Spec],
     silent: NDArray[np.bool_] | None = None,
 ) -> MultiTaskLabels:
-    """Label every pair with one class a spec, from what lies in its window before its cut-off.
+    """Labels each pair with one class per spec, from the window before its cut-off.
 
-    Bands are cut at quantiles of these pairs, and values are common by the vocabulary, which is
-    fitted before `fit_before`. Who did nothing of the kind has the class "none". Of those who are
-    `silent` (P,) no profile field is known: a network that learns them by heart would know of the
-    test users of an attribute what goes with it. Raises `InputError` for a label of one class, from
-    which nothing is learned.
+    Bands are quantiles of these pairs; the vocabulary, fitted before `fit_before`, ranks common
+    values. Users without such actions have the class "none". Profile fields of `silent` users (P,)
+    are not labels: a network could memorize them and so learn about the test users of an attribute.
+    Raises `InputError` for a label with one class, from which nothing can be learned.
     """
-    parts = [
-        _measured(data, Pairs(pairs.rows[part], pairs.cutoffs[part]), specs)
+    chunks = [
+        _measure_all(data, Pairs(pairs.rows[chunk], pairs.cutoffs[chunk]), specs)
         for first in range(0, max(len(pairs), 1), _USERS_AT_A_TIME)
-        for part in [slice(first, first + _USERS_AT_A_TIME)]
+        for chunk in [slice(first, first + _USERS_AT_A_TIME)]
     ]
     classes, targets = [], []
-    for spec, values in zip(specs, zip(*parts, strict=True), strict=True):
-        named, numbers = _present(*_classes(data, spec, np.concatenate(values)))
-        if len(named) < 2:
+    for spec, values in zip(specs, zip(*chunks, strict=True), strict=True):
+        present, numbers = _drop_empty(*_classes(data, spec, np.concatenate(values)))
+        if len(present) < 2:
             raise InputError(
                 f"{data.path}: the label {spec.name!r} has fewer than two classes among "
-                f"{len(pairs)} users. Take more users, or another label."
+                f"{len(pairs)} users. Use more users, or another label."
             )
-        classes.append(named)
+        classes.append(present)
         targets.append(numbers)
     names = tuple(spec.name for spec in specs)
     labels = MultiTaskLabels(names, tuple(classes), np.stack(targets, axis=1))
     if silent is not None:
-        fields = np.array([isinstance(spec, Field) for spec in specs])
+        fields = np.array([isinstance(spec, ProfileField) for spec in specs])
         labels.targets[silent[:, None] & fields] = NOT_KNOWN
     return labels
 
 
-def _measured(data: PreparedData, pairs: Pairs, specs: Sequence[Spec]) -> list[NDArray[Any]]:
-    """(P,) a spec: ids of a field, value or daytime (0 is none), or numbers (nan is none)."""
-    segments = {spec.segment for spec in specs if not isinstance(spec, Field)}
-    # No longer than the networks look back: a label must not tell what they cannot see.
+def _measure_all(data: PreparedData, pairs: Pairs, specs: Sequence[Spec]) -> list[NDArray[Any]]:
+    """Returns (P,) per spec: ids of a field, value or daytime (0: none), or numbers (nan: none)."""
+    segments = {spec.segment for spec in specs if not isinstance(spec, ProfileField)}
+    # Labels look back no further than the networks do, so that they can be learned.
     windows = {name: data.schema.segments[name].window.from_ for name in sorted(segments)}
     histories = {
         name: actions_between(
@@ -248,65 +247,68 @@ def _measured(data: PreparedData, pairs: Pairs, specs: Sequence[Spec]) -> list[N
 def _measure(
     data: PreparedData, pairs: Pairs, spec: Spec, histories: Mapping[str, Actions]
 ) -> NDArray[Any]:
-    if isinstance(spec, Field):
+    if isinstance(spec, ProfileField):
         others = set(data.vocabularies.profile) - {spec.name}
         return profile_ids(data, pairs.rows, pairs.cutoffs, others)[:, 0]
-    seen = _seen(data, pairs, spec, histories[spec.segment])
-    if isinstance(spec, Favourite):
+    seen = _actions_of(data, pairs, spec, histories[spec.segment])
+    if isinstance(spec, FavouriteValue):
         return _favourites(seen)[0]
     if isinstance(spec, Daytime):
         return _daytimes(seen)
     return spec.measure(seen)
 
 
-def _seen(
-    data: PreparedData, pairs: Pairs, spec: Favourite | Daytime | Amount, history: Actions
-) -> Seen:
+def _actions_of(
+    data: PreparedData,
+    pairs: Pairs,
+    spec: FavouriteValue | Daytime | BandedNumber,
+    history: Actions,
+) -> LabelActions:
     vocabularies = data.vocabularies.segments[spec.segment]
     amounts = np.full(len(history.times), np.nan)
     ids = np.full(len(history.times), UNKNOWN, np.int32)
     if spec.attribute is not None:
         ids = history.ids[list(vocabularies).index(spec.attribute)]
         amounts = history.numbers.get(spec.attribute, amounts)
-    chosen = ids != NONE
-    if isinstance(spec, Amount) and spec.value is not None:
-        assert spec.attribute is not None, "a value is one of an attribute's"
-        chosen = ids == vocabularies[spec.attribute].names.index(spec.value)
+    kept = ids != NONE
+    if isinstance(spec, BandedNumber) and spec.value is not None:
+        assert spec.attribute is not None, "a value needs an attribute"
+        kept = ids == vocabularies[spec.attribute].names.index(spec.value)
     users = list_numbers(history.offsets)
-    return Seen(
+    return LabelActions(
         pairs.cutoffs,
-        users[chosen],
-        history.times[chosen],
-        np.cumsum(history.word_starts)[chosen],
-        ids[chosen],
-        amounts[chosen].astype(np.float64),
+        users[kept],
+        history.times[kept],
+        np.cumsum(history.word_starts)[kept],
+        ids[kept],
+        amounts[kept].astype(np.float64),
         data.schema.zone,
     )
 
 
-def _favourites(seen: Seen) -> tuple[Int64, Float64]:
-    """(P,), (P,): each user's most frequent id, the most common of equals, and how often it is."""
+def _favourites(seen: LabelActions) -> tuple[Int64, Float64]:
+    """Returns each user's most frequent id (P,) and its count (P,); ties: the more common id."""
     offsets = offsets_of(seen.sums().astype(np.int64))
     every = np.ones(len(seen.ids), np.bool_)
     counts = count_ids(seen.ids, every, offsets, int(seen.ids.max(initial=0)) + 1)
     of_user = np.diff(counts.indptr)
     favourite = np.zeros(len(of_user), np.int64)
-    most = np.zeros(len(of_user))
-    some = np.flatnonzero(of_user)
-    if len(some):
-        most[some] = np.maximum.reduceat(counts.data, counts.indptr[:-1][some])
+    count = np.zeros(len(of_user))
+    active = np.flatnonzero(of_user)
+    if len(active):
+        count[active] = np.maximum.reduceat(counts.data, counts.indptr[:-1][active])
         users = list_numbers(counts.indptr)
-        best = np.flatnonzero(counts.data == most[users])
-        first = best[np.flatnonzero(np.diff(users[best], prepend=-1))]
-        favourite[some] = counts.indices[first] + 1
-    return favourite, most
+        is_best = np.flatnonzero(counts.data == count[users])
+        first = is_best[np.flatnonzero(np.diff(users[is_best], prepend=-1))]
+        favourite[active] = counts.indices[first] + 1
+    return favourite, count
 
 
-def _daytimes(seen: Seen) -> Int64:
-    """(P,): 1 plus the daytime with the most actions, the earliest of equals; 0 is none."""
+def _daytimes(seen: LabelActions) -> Int64:
+    """Returns 1 + the daytime with the most actions (P,), the earliest of ties; 0: no action."""
     since_midnight = seen.times - DayGrid(seen.zone, time()).floor(seen.times)
     quarters = len(DAYTIMES)
-    # The day on which summer time ends has 25 hours.
+    # A day on which summer time ends has 25 hours.
     daytime = np.minimum(since_midnight * quarters // DAY_US, quarters - 1)
     cells = np.bincount(seen.users * quarters + daytime, minlength=len(seen.cutoffs) * quarters)
     counts = cells.reshape(-1, quarters)
@@ -316,18 +318,18 @@ def _daytimes(seen: Seen) -> Int64:
 def _classes(
     data: PreparedData, spec: Spec, values: NDArray[Any]
 ) -> tuple[Sequence[str], NDArray[np.integer[Any]]]:
-    """The names of all classes that a spec can have, and (P,) which one each value is in."""
-    if isinstance(spec, Field):
+    """Returns the names of all classes of a spec, and the class index of each value (P,)."""
+    if isinstance(spec, ProfileField):
         names = data.vocabularies.profile[spec.name].names[FIRST_VALUE:]
         return names, np.where(values > UNKNOWN, values - FIRST_VALUE, NOT_KNOWN)
     if isinstance(spec, Daytime):
         return ("none", *DAYTIMES), values
-    if isinstance(spec, Favourite):
+    if isinstance(spec, FavouriteValue):
         names = data.vocabularies.segments[spec.segment][spec.attribute].names[FIRST_VALUE:]
         names = ["none", *names[: spec.top], "other"]
         is_common = (values > UNKNOWN) & (values < FIRST_VALUE + spec.top)
-        place = np.where(is_common, values - UNKNOWN, len(names) - 1)
-        return names, np.where(values == NONE, 0, place)
+        class_index = np.where(is_common, values - UNKNOWN, len(names) - 1)
+        return names, np.where(values == NONE, 0, class_index)
     bins = _bands(values) if spec.edges is None else Bins(spec.edges)
     names = ["none", *bins.names[FIRST_VALUE:]]
     return names, np.maximum(bins.ids(values.astype(np.float32)) - UNKNOWN, 0)
@@ -338,17 +340,19 @@ def _bands(numbers: Float64) -> Bins:
     return Bins.fit(counts, _BANDS)
 
 
-def _present(
+def _drop_empty(
     names: Collection[str], numbers: NDArray[np.integer[Any]]
 ) -> tuple[tuple[str, ...], Int64]:
-    """Leave out the classes that nobody is in."""
+    """Drops the classes without users, and renumbers the others."""
     counts = np.bincount(numbers[numbers != NOT_KNOWN], minlength=len(names))
-    place = np.where(counts > 0, np.cumsum(counts > 0) - 1, NOT_KNOWN)
+    new_number = np.where(counts > 0, np.cumsum(counts > 0) - 1, NOT_KNOWN)
     kept = tuple(name for name, count in zip(names, counts, strict=True) if count)
-    return kept, np.where(numbers == NOT_KNOWN, NOT_KNOWN, place[numbers]).astype(np.int64)
+    return kept, np.where(numbers == NOT_KNOWN, NOT_KNOWN, new_number[numbers]).astype(np.int64)
 
 
-def _ratio(above: Float64, below: Float64) -> Float64:
-    """`above / below`, nan where there is nothing below."""
-    ratio: Float64 = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+def _ratio(numerator: Float64, denominator: Float64) -> Float64:
+    """Returns `above / below`, nan where `below` is 0."""
+    ratio: Float64 = np.divide(
+        numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0
+    )
     return ratio

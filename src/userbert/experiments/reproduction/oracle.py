@@ -1,9 +1,9 @@
-"""What the truth allows: scores that no model can expect to beat, on simulated data alone.
+"""Oracle scores from the hidden truth of simulated data: an upper bound for every model.
 
 In: a task of `questions`, the folder of the simulated logs, the data prepared from them. Out:
-scores, or rankings, by the generating process itself, which stands in
-docs/explanation/simulated-ecosystem.md. They say how much there is to be found: a model's distance
-from chance means little beside the distance from here. Used by the experiments' plan.
+scores or rankings by the generating process, which docs/explanation/simulated-ecosystem.md
+describes. They show how much there is to learn: compare a model with them, not only with chance.
+Used by `references`.
 
 Letters: B users of the task, G genres, C classes, T traits.
 """
@@ -43,24 +43,23 @@ from userbert.folders import read_json
 from userbert.tasks.labels import Labels
 
 RANKED = 10
-"""Genres a user: as many as mAP@10 looks at."""
+"""Ranked genres per user: the 10 of mAP@10."""
 _USERS_AT_A_TIME = 1_000
 
 
 def oracle_scores(task: Labels, ecosystem: Path, data: PreparedData) -> NDArray[Any]:
-    """Score a simulated task by the truth: (B,), or (B, 10) classes, the best first.
+    """Returns scores (B,) of a simulated task, or a ranking (B, 10) of classes, the best first.
 
     - Targeting: the log-odds of a response, from the hidden traits.
-    - An attribute: the trait is the answer, so knowing it would say nothing. The scores are the
-      log-odds of the trait given the profile: an oracle of the profile, which a model of behavior
-      may well beat.
+    - An attribute: the hidden trait is the label itself, so scores are its log-odds given the
+      profile. A model of behavior may beat this oracle of the profile.
     - Next genre: the ten most probable genres of the first purchase, from tastes and interests.
-      Left out, since the truth's files do not have them: how much of a trait each user shows (the
-      mean is taken), the day of the month of a routine (any is as likely), interests of the weeks
-      to come and older than two weeks; and the calendar's campaigns. The user's rate, which says
-      how soon the purchase is, comes from the purchases before the cut-off.
+      Ignored, since the files of the truth lack them: how much of a trait each user shows (we take
+      the mean), the day of the month of a routine (all are equally likely), and interests of future
+      weeks or older than two weeks; also the campaigns of the calendar. The user's rate, which
+      determines how soon the purchase is, is estimated from purchases before the cut-off.
 
-    Raises `InputError` if the folder does not know the task's users.
+    Raises `InputError` if the folder lacks users of the task.
     """
     summary = read_json(ecosystem / "summary.json")
     parameters = _parameters(summary["ecosystem"])
@@ -70,14 +69,14 @@ def oracle_scores(task: Labels, ecosystem: Path, data: PreparedData) -> NDArray[
     if task.name in traits:
         return _profile_odds(task, ecosystem, parameters)[:, traits.index(task.name)]
     services = [service.name for service in parameters.services]
-    held = _of_users(task, ecosystem / "truth").select(traits).to_numpy()
-    odds: Float64 = response_odds(held, parameters)[:, services.index(task.name)]
+    holds = _rows_of_users(task, ecosystem / "truth").select(traits).to_numpy()
+    odds: Float64 = response_odds(holds, parameters)[:, services.index(task.name)]
     return odds
 
 
 def _profile_odds(task: Labels, ecosystem: Path, parameters: Ecosystem) -> Float64:
-    """(B, T): log-odds of each trait, as the profile has it."""
-    profiles = _of_users(task, ecosystem / "profiles")
+    """Returns the log-odds (B, T) of each trait given the profile."""
+    profiles = _rows_of_users(task, ecosystem / "profiles")
     is_woman = (profiles["gender"] == GENDERS[0]).to_numpy()
     is_rural = _numbers(profiles["region"]) >= parameters.metropolitan_regions
     return trait_odds(profiles["age"].cast(pl.Int64).to_numpy(), is_woman, is_rural, parameters)
@@ -86,13 +85,13 @@ def _profile_odds(task: Labels, ecosystem: Path, parameters: Ecosystem) -> Float
 def _next_genres(
     task: Labels, ecosystem: Path, data: PreparedData, catalogue: Catalogue
 ) -> NDArray[np.int64]:
-    """(B, 10): class indices by falling probability in the mixture that purchases come of."""
-    truth = _of_users(task, ecosystem / "truth")
+    """Returns class indices (B, 10) by falling probability in the mixture that draws purchases."""
+    truth = _rows_of_users(task, ecosystem / "truth")
     class_genre = _numbers(pl.Series(task.classes))  # (C,)
     class_of = np.full(catalogue.ecosystem.genres, NOBODY)  # (G,)
     class_of[class_genre] = np.arange(len(class_genre))
-    wide = _wide(catalogue)[:, class_genre]  # (1 + lifestyles + departments, C)
-    wide_weights, genres, weights = _mixture(
+    broad = _broad_shares(catalogue)[:, class_genre]  # (1 + lifestyles + departments, C)
+    broad_weights, genres, weights = _mixture(
         truth, _interest_shares(task, data, catalogue), catalogue
     )
     classes = class_of[genres]
@@ -100,7 +99,7 @@ def _next_genres(
     best = []
     for first in range(0, len(task), _USERS_AT_A_TIME):
         part = slice(first, first + _USERS_AT_A_TIME)
-        probability = wide_weights[part] @ wide
+        probability = broad_weights[part] @ broad
         users = np.arange(len(probability))[:, None]
         np.add.at(probability, (users, classes[part]), weights[part])
         top = np.argpartition(-probability, RANKED - 1, axis=1)[:, :RANKED]
@@ -109,8 +108,8 @@ def _next_genres(
     return np.concatenate(best)
 
 
-def _wide(catalogue: Catalogue) -> Float64:
-    """(1 + lifestyles + departments, G): shares of genres that day, by lifestyle, by department."""
+def _broad_shares(catalogue: Catalogue) -> Float64:
+    """Returns genre shares (1 + lifestyles + departments, G): of the month, of each group."""
     month = catalogue.month[catalogue.ecosystem.days]
     return np.concatenate(
         [
@@ -122,11 +121,11 @@ def _wide(catalogue: Catalogue) -> Float64:
 
 
 def _shares(choices: Choices, catalogue: Catalogue) -> Float64:
-    """(groups, G): the probability of each genre in each group."""
+    """Returns the probability (groups, G) of each genre in each group."""
     groups = len(choices.first) - 1
     shares = np.zeros((groups, catalogue.ecosystem.genres))
     group = list_numbers(choices.first)
-    # Group g's weights end at g + 1, where the next ones begin.
+    # The weights of group g end at g + 1, where the next group begins.
     shares[group, choices.items] = np.diff(choices.cumulative, prepend=0)
     return shares
 
@@ -134,70 +133,76 @@ def _shares(choices: Choices, catalogue: Catalogue) -> Float64:
 def _mixture(
     truth: pl.DataFrame, interest_shares: Float64, catalogue: Catalogue
 ) -> tuple[Float64, Int64, Float64]:
-    """Weights (B, rows of `_wide`), and single genres (B, K) with their weights (B, K).
+    """Returns weights (B, rows of `_wide`), and single genres (B, K) with their weights (B, K).
 
-    The same reasons in the same order as `behavior` draws them.
+    The components and their order are those that `behavior` draws.
     """
     ecosystem, habits = catalogue.ecosystem, catalogue.ecosystem.habits
     routine = _numbers(truth["routine_genre"])
     in_routine = (routine != NOBODY) * ecosystem.routine_purchase * ROUTINE_DAYS / 30
-    held = truth.select(trait.name for trait in ecosystem.traits).to_numpy()  # (B, T)
-    shown = held * ecosystem.trait_intensity * (1 - in_routine)[:, None]
-    free = 1 - in_routine - shown.sum(axis=1)
+    holds = truth.select(trait.name for trait in ecosystem.traits).to_numpy()  # (B, T)
+    shown = holds * ecosystem.trait_intensity * (1 - in_routine)[:, None]
+    unexplained = 1 - in_routine - shown.sum(axis=1)
 
     shops = _columns(truth, "favourite_shop", len(FAVOURITE_SHOPS))
     shop_genre = catalogue.shop_genre[shops]
-    in_shop = free[:, None] * habits.favourite_shop * FAVOURITE_SHOPS
+    in_shop = unexplained[:, None] * habits.favourite_shop * FAVOURITE_SHOPS
     favourites = _columns(truth, "favourite_genre", FAVOURITE_GENRES)
     in_favourite = np.full(favourites.shape, habits.favourite_genre / FAVOURITE_GENRES)
     interests = np.stack([_numbers(truth[name]) for name in ("interest", "fading_interest")], 1)
-    curious = (free * habits.interest)[:, None] * interest_shares  # (B, 2)
-    newly_curious = free * habits.interest - curious.sum(axis=1)
+    in_interest = (unexplained * habits.interest)[:, None] * interest_shares  # (B, 2)
+    in_new_interest = unexplained * habits.interest - in_interest.sum(axis=1)
 
-    # The k-th of n genres of a trait is shown where n u² lies between k and k + 1.
+    # `behavior` draws the k-th of n genres of a trait if n u² is between k and k + 1.
     steps = np.diff(np.sqrt(np.arange(ecosystem.trait_genres + 1) / ecosystem.trait_genres))
     of_traits = np.tile(catalogue.trait_genres.ravel(), (len(truth), 1))
     in_trait = (shown[:, :, None] * steps).reshape(len(truth), -1)
 
-    wide = np.zeros((len(truth), 1 + ecosystem.lifestyles + ecosystem.departments))
+    broad = np.zeros((len(truth), 1 + ecosystem.lifestyles + ecosystem.departments))
     users = np.arange(len(truth))
     popular = 1 - habits.favourite_shop - habits.favourite_genre - habits.interest
-    wide[:, 0] = free * popular + newly_curious / 2
-    wide[users, 1 + truth["lifestyle"].to_numpy()] = newly_curious / 2
+    broad[:, 0] = unexplained * popular + in_new_interest / 2
+    broad[users, 1 + truth["lifestyle"].to_numpy()] = in_new_interest / 2
     department = 1 + ecosystem.lifestyles + catalogue.department[shop_genre]
-    np.add.at(wide, (users[:, None], department), in_shop * (1 - MAIN_GENRE))
+    np.add.at(broad, (users[:, None], department), in_shop * (1 - MAIN_GENRE))
     genres = np.hstack([routine[:, None], of_traits, shop_genre, favourites, interests])
     weights = np.hstack(
-        [in_routine[:, None], in_trait, in_shop * MAIN_GENRE, free[:, None] * in_favourite, curious]
+        [
+            in_routine[:, None],
+            in_trait,
+            in_shop * MAIN_GENRE,
+            unexplained[:, None] * in_favourite,
+            in_interest,
+        ]
     )
-    return wide, genres, weights
+    return broad, genres, weights
 
 
 def _interest_shares(task: Labels, data: PreparedData, catalogue: Catalogue) -> Float64:
-    """(B, 2): how likely a purchase out of an interest follows that of the last week, or before.
+    """Returns the probability (B, 2) that an interest is that of the last week, or the week before.
 
-    The sooner a user's next purchase, the likelier; each interest lasts into the next week with
-    the probability `interest_kept`.
+    It is higher if the user's next purchase is sooner; an interest lasts into the next week with
+    probability `interest_kept`.
     """
     ecosystem = catalogue.ecosystem
     day = np.arange(ecosystem.future_days)
     lag = np.arange(ecosystem.days)
     mean = ecosystem.interest_lag_days
     of_lag = np.exp(-lag / mean) * (1 - np.exp(-1 / mean))
-    # Weeks after the log's last one; it ends with the log.
+    # Week 0 ends with the log.
     week = (day[:, None] - lag) // 7 + 1  # (days, lags)
     after, before = np.maximum(week, 0), np.maximum(-1 - week, 0)
     last = np.where(week >= 0, ecosystem.interest_kept**after, 0) @ of_lag
     fading = np.where(week < 0, ecosystem.interest_kept**before, 0) @ of_lag
-    rate = (_purchases(task, data) + 1) / ecosystem.days
+    rate = (_purchase_counts(task, data) + 1) / ecosystem.days
     of_day = np.exp(-rate[:, None] * day)  # (B, days)
     of_day /= of_day.sum(axis=1, keepdims=True)
     shares: Float64 = of_day @ np.stack([last, fading], axis=1)
     return shares
 
 
-def _purchases(task: Labels, data: PreparedData) -> Int64:
-    """(B,): before the cut-off."""
+def _purchase_counts(task: Labels, data: PreparedData) -> Int64:
+    """Returns the number of purchases (B,) before the cut-off."""
     rows = data.rows_of(task.user_ids)
     actions = actions_between(data, "long_term", rows, None, task.cutoffs)
     genres = actions.ids[list(data.vocabularies.segments["long_term"]).index("genre")]
@@ -205,32 +210,32 @@ def _purchases(task: Labels, data: PreparedData) -> Int64:
     return np.bincount(users[genres != NONE], minlength=len(rows))
 
 
-def _of_users(task: Labels, folder: Path) -> pl.DataFrame:
-    """The rows of a folder's Parquet files that are the task's users, in the task's order."""
+def _rows_of_users(task: Labels, folder: Path) -> pl.DataFrame:
+    """Returns the rows of a folder's Parquet files for the task's users, in their order."""
     users = pl.DataFrame({"user_id": task.user_ids})
-    everybody = pl.read_parquet(folder / "*.parquet")
-    found = users.join(everybody, on="user_id", how="inner", maintain_order="left")
-    if len(found) < len(users):
+    all_rows = pl.read_parquet(folder / "*.parquet")
+    joined = users.join(all_rows, on="user_id", how="inner", maintain_order="left")
+    if len(joined) < len(users):
         raise InputError(
-            f"{folder} does not know {len(users) - len(found)} of the {len(users)} users of "
-            f"{task.name}. Name the folder of logs that the task was made from."
+            f"{folder} lacks {len(users) - len(joined)} of the {len(users)} users of task "
+            f"{task.name}. Pass the folder of logs that the task was made from."
         )
-    return found
+    return joined
 
 
 def _columns(truth: pl.DataFrame, name: str, number: int) -> Int64:
-    """(B, number): the numbers of what stands in `name_1`, `name_2` and so on."""
+    """Returns the numbers (B, number) of the names in columns `name_1`, `name_2` and so on."""
     return np.stack([_numbers(truth[f"{name}_{place}"]) for place in range(1, number + 1)], axis=1)
 
 
 def _numbers(names: pl.Series) -> Int64:
-    """(N,): from "genre-00017" to 17, NOBODY where there is no name."""
+    """Returns the numbers (N,) of names: 17 for "genre-00017", NOBODY for null."""
     numbers = names.cast(pl.String).str.extract(r"-(\d+)$").cast(pl.Int64).fill_null(NOBODY)
     return numbers.to_numpy()
 
 
 def _parameters(content: Mapping[str, Any]) -> Ecosystem:
-    """The ecosystem as `summary.json` names it."""
+    """Returns the ecosystem from its record in `summary.json`."""
     return Ecosystem(
         **{
             **content,

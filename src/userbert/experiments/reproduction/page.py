@@ -1,9 +1,9 @@
-"""The page of the reproduction: results → `docs/explanation/reproduction.md`.
+"""Writes the page of the reproduction, `docs/explanation/reproduction.md`, from results.
 
-In: every `results.json` in a folder or below, and the figures beside them. Out: a page that says
-nothing of models which the rows do not say. Run it by
-`python -m userbert.experiments.reproduction.page RESULTS_DIR OUT.md`. Causes are not in the rows:
-people write them into a page of its own beside this one, which is linked to if it is there.
+In: every `results.json` in a folder or below, and the figures next to them. Out: a page whose
+figures and verdicts are all computed from the rows. Run it by
+`python -m userbert.experiments.reproduction.page RESULTS_DIR OUT.md`. Explanations are not in the
+rows: people write them into the page `CAUSES`, which is linked if it exists.
 """
 
 import os
@@ -35,47 +35,47 @@ CAUSES = "reproduction-causes.md"
 _OPENING = """\
 # The paper's experiments, repeated
 
-Made from `results.json` by `python -m userbert.experiments.reproduction.page`: all that is said of
-how models did is computed from its rows.
+Generated from `results.json` by `python -m userbert.experiments.reproduction.page`: all figures and
+verdicts are computed from its rows.
 
 ## What was done
 
-The experiments of the paper's §4.5, on data that everybody can have: the paper's users are not
-public. *Simulated logs* have the shape and the traits of the paper's ecosystem
-([made, not measured](simulated-ecosystem.md)); *Complete Journey* is the log of 2,469 households of
-a grocery, in place of the paper's services: targeting coupons for booking, the next category for
-the next genre, kids for parents, and income for cars, which is another question. Complete Journey
-has no sessions but its purchases, so it says little of short-term behavior.
+The experiments of the paper's §4.5, on public data, since the paper's data are not public.
+*Simulated logs* have the shape and the traits of the paper's ecosystem
+([made, not measured](simulated-ecosystem.md)). *Complete Journey* is the log of 2,469 households of
+a grocery chain. Its tasks replace the paper's: coupon campaigns for booking, the next category for
+the next genre, having kids for being a parent, and income for owning a car, which is a different
+question. Its only sessions are purchases, so it tests short-term behavior poorly.
 
-Settings are those of §4.4: four blocks, width 128, four heads; at most 128 words a segment; Adam,
-1e-4, batches of 16 in pretraining and of 128 in fine-tuning, which is end to end and lasts ten
-epochs; 80 % of a task's users to learn from, 20 % to judge. The paper pretrains for 400,000
-batches on 22.5 million users; what these runs did, and where they left §4.4 for all models alike,
-is with each of them below. On simulated logs a task has labels in proportion to the sixth root of
-the paper's number, which keeps the order of the tasks by size; on Complete Journey it has all that
-there are.
+Settings are those of §4.4: four blocks, width 128, four heads; at most 128 words per segment; Adam
+with a learning rate of 1e-4; batches of 16 in pretraining and of 128 in fine-tuning, which is end
+to end and lasts ten epochs; 80 % of a task's users for training, 20 % for testing. The paper
+pretrains for 400,000 batches on 22.5 million users. The settings of each run, and where they differ
+from §4.4 for all models, are listed below. On simulated logs the number of labels of a task is
+proportional to the sixth root of the paper's number, which keeps the order of the tasks by size; on
+Complete Journey a task has all available labels.
 
-With so few batches the paper's rates teach little, so those here are some times as fast, the same
-for all models. They were found by single runs beforehand, on the first seed: at 1e-3 UserBERT did
-not learn on Complete Journey, where LSTM and Wide&Deep did, so a rate was taken at which all do
-([how](../decisions/0009-how-the-paper-is-reproduced.md)). On Complete Journey one seed has the
-paper's rates as well. Each pair of rates is shown by itself.
+With fewer batches, models learn little at the paper's learning rates, so the rates here are several
+times higher, the same for all models. They were chosen by single runs on the first seed: at 1e-3
+UserBERT did not learn on Complete Journey, although LSTM and Wide&Deep did, so we took a rate at
+which all models learn ([how](../decisions/0009-how-the-paper-is-reproduced.md)). On Complete
+Journey one seed also ran with the paper's rates. Each pair of rates is shown separately.
 
-Figures are of the last epoch, averaged over seeds, each with weights and test users of its own. The
-95 % intervals say what other test users would have given; where seeds differ by more than their
-test users explain, they are wider ([more on intervals](intervals.md)). With one seed they tell
-nothing of the luck of training, so no claim is judged by one. A model is *ahead* or *behind* if the
-interval of its paired difference leaves out zero; *no difference* means that it does not. With
-three seeds, more than one comparison in twenty tells equal models apart by chance.
+Figures are those of the last epoch, averaged over seeds; each seed has its own weights and test
+users. The 95 % intervals cover other test users; they are wider if seeds differ by more than their
+test users explain ([more on intervals](intervals.md)). With one seed, intervals do not cover the
+variance of training, so no claim is judged by one seed. A model is *ahead* or *behind* if the
+interval of its paired difference excludes zero, otherwise there is *no difference*. With three
+seeds, more than one comparison in twenty finds a difference between equal models by chance.
 
-References see more than the networks. LightGBM has all history, not a window, and so has *the one
-aggregate that tells the most*, a single column of LightGBM's that is chosen on the users to learn
-from. The oracle knows what nobody can. On attributes the truth would be the answer, so the oracle
-there knows the profile alone, and a model of behavior may well be ahead of it. CoLES has little to
-contrast in short histories: the median simulated user has eight words, so that many slices are
-nearly equal. Transformer + MTL with 30 % of the labels has as many batches as with all of them, so
-it also sees each user more often. Variations, at the end, change one thing and leave all else as
-it is.
+References see more than the networks. LightGBM reads all history instead of a window, and so does
+the *best single aggregate*, the column of LightGBM's input with the best ROC-AUC on the training
+users. The oracle knows the hidden truth of the simulation. For attributes the truth is the label
+itself, so the oracle of these tasks knows the profile alone, and a model of behavior may be ahead
+of it. CoLES has little to contrast in short histories: the median simulated user has eight words,
+so many slices are nearly equal. Transformer + MTL with 30 % of the labels trains for as many
+batches as with all labels, so it sees each user more often. Variations, at the end, change one
+setting each.
 """
 
 _TITLES = {
@@ -86,27 +86,26 @@ _TITLES = {
     ),
     "figure_5": (
         "Figure 5: with and without pretraining",
-        "The paper has a plot without numbers. A test loss that rises from its lowest is a sign of "
-        "overfitting; who rises less is ahead. The lowest is that of the mean over seeds, the rise "
-        "the mean of each seed's own.",
+        "The paper has a plot without numbers. A test loss that rises from its minimum is a sign "
+        "of overfitting; the model with the smaller rise is ahead. The minimum is that of the mean "
+        "over seeds, the rise is the mean over seeds of each seed's rise.",
     ),
     "table_2": (
         "Table 2: next genre",
-        "The paper's numbers are of its own users: rankings and ratios can be compared, levels "
-        "cannot.",
+        "The paper's numbers are for its own users: compare rankings and ratios, not levels.",
     ),
     "figure_6": ("Figure 6: attribute prediction", "The paper has a plot without numbers."),
     "pretraining_length": (
         "More pretraining: a variation",
-        "The paper pretrains for 400,000 batches, and says nothing of fewer. No batch at all is "
-        "the same model fine-tuned from scratch. Behind a figure stands its paired difference from "
-        "that of as many batches as elsewhere on this page.",
+        "The paper pretrains for 400,000 batches, and reports no fewer. Zero batches is the same "
+        "model fine-tuned from scratch. Each figure is followed by its paired difference from the "
+        "number of batches used elsewhere on this page.",
     ),
     "label_share": (
         "More labels: a variation",
-        "The same test users, and some or all of the others to learn from, for as many epochs, so "
-        "that a quarter of the labels is also a quarter of the steps. Pretraining is the same. "
-        "Behind a figure stands its paired difference from that of all labels.",
+        "Test users, epochs and pretraining are the same; the training users are some or all of "
+        "the others. A quarter of the labels is therefore also a quarter of the steps. Each "
+        "figure is followed by its paired difference from all labels.",
     ),
 }
 VARIATIONS = ("pretraining_length", "label_share")
@@ -119,9 +118,9 @@ def page(
     *,
     causes: bool = False,
 ) -> str:
-    """Write the page of some runs.
+    """Returns the page of several runs as Markdown.
 
-    `pictures` are links by `EXPERIMENT-STUDY`; `causes` tells whether people wrote of causes.
+    `pictures` are links by `EXPERIMENT-STUDY`; `causes` says whether the page of causes exists.
     """
     rows: list[Row] = [row for result in results for row in result["rows"]]
     lines = [*_OPENING.splitlines(), ""]
@@ -129,19 +128,19 @@ def page(
         lines += _origin(result)
     lines += ["", "## What the paper claims", "", *_claims(rows)]
     if causes:
-        lines += ["", f"[Why, as far as it was looked into]({CAUSES})."]
+        lines += ["", f"[Possible causes]({CAUSES})."]
     for experiment, (title, paper) in _TITLES.items():
-        mine = pick(rows, experiment=experiment)
-        if mine:
+        experiment_rows = pick(rows, experiment=experiment)
+        if experiment_rows:
             lines += ["", f"## {title}", "", paper]
-            lines += _experiment(mine, experiment, pictures or {})
+            lines += _experiment(experiment_rows, experiment, pictures or {})
     return "\n".join(lines) + "\n"
 
 
 def _origin(result: Mapping[str, Any]) -> Iterator[str]:
-    """Say where a run's rows come from, and all else that the run says of itself."""
+    """Yields lines with the provenance of a run, and all other keys of its record."""
     made = result["made"]
-    of = " and ".join(DATA.get(data, data) for data in values(result["rows"], "data"))
+    data_names = " and ".join(DATA.get(data, data) for data in values(result["rows"], "data"))
     seeds = ", ".join(map(str, made["seeds"]))
     origin = [
         f"`{made['command']}`", made["date"][:10], f"commit {_shortened(made['commit'])}",
@@ -149,29 +148,31 @@ def _origin(result: Mapping[str, Any]) -> Iterator[str]:
     ]  # fmt: skip
     if made["data"] is not None:
         origin.append(f"data {_shortened(made['data'])}")
-    yield f"- **{of}**: {', '.join(origin)}."
+    yield f"- **{data_names}**: {', '.join(origin)}."
     done, _, planned = str(made.get("parts", "")).partition(" of ")
     if done != planned:
-        yield f"  - **Not finished: {made['parts']} parts are done.**"
+        yield f"  - **Not finished: {made['parts']} jobs are done.**"
     for key, value in made.items():
         if key not in (*_MADE, "parts"):
             name = key.replace("_", " ")
-            several = isinstance(value, list) and any(isinstance(one, Mapping) for one in value)
-            yield from (f"  - {name}: {_told(one)}" for one in (value if several else [value]))
+            several = isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
+            yield from (f"  - {name}: {_as_text(item)}" for item in (value if several else [value]))
 
 
 def _shortened(checksums: object) -> str:
-    """Cut each of some checksums, or of a run's commits, to ten digits."""
-    return ", ".join(one[:10] for one in str(checksums).split(", "))
+    """Returns checksums or commits cut to ten digits each."""
+    return ", ".join(checksum[:10] for checksum in str(checksums).split(", "))
 
 
-def _told(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, Mapping):
-        known = {key.replace("_", " "): one for key, one in value.items() if one not in (None, [])}
-        return "; ".join(f"{key} {_told(one)}" for key, one in known.items())
+        nonempty = {
+            key.replace("_", " "): item for key, item in value.items() if item not in (None, [])
+        }
+        return "; ".join(f"{key} {_as_text(item)}" for key, item in nonempty.items())
     if isinstance(value, list):
         return ", ".join(
-            f"({_told(one)})" if isinstance(one, Mapping) else _told(one) for one in value
+            f"({_as_text(item)})" if isinstance(item, Mapping) else _as_text(item) for item in value
         )
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -179,31 +180,34 @@ def _told(value: object) -> str:
 
 
 def _claims(rows: Sequence[Row]) -> list[str]:
-    """Set the claims beside the verdicts, a column a study; then the figures behind them."""
-    judged = {study.name: [judge(claim, study.rows) for claim in CLAIMS] for study in studies(rows)}
+    """Returns the claims with a column of verdicts per study, then the figures behind them."""
+    judgements_by_study = {
+        study.name: [judge(claim, study.rows) for claim in CLAIMS] for study in studies(rows)
+    }
     lines = [
-        "What was seen *agrees* with a claim if each comparison does, and *does not agree* if one "
-        "says the opposite; else one *can't tell*. Three rules are ours. *Similar*: the whole "
-        f"interval lies within ± {SIMILAR} of ROC-AUC. *By so many per cent*: the interval leaves "
-        "out zero, and does not end below the paper's number. *Overfit*: from its lowest epoch to "
-        "the last, the test loss rises more than with pretraining, by the paired interval.",
+        "The verdict is *agrees* if all comparisons of a claim agree, *does not agree* if one "
+        "contradicts it, and *can't tell* otherwise. Three rules are ours. *Similar*: the whole "
+        f"interval of the ROC-AUC difference is within ± {SIMILAR}. *By a margin in per cent*: the "
+        "interval excludes zero and does not end below the paper's number. *Overfit*: from its "
+        "minimum to the last epoch, the test loss rises more than with pretraining, by the paired "
+        "interval.",
         "",
-        f"| the paper | where | {' | '.join(judged)} |",
-        "|" + "---|" * (2 + len(judged)),
+        f"| the paper | where | {' | '.join(judgements_by_study)} |",
+        "|" + "---|" * (2 + len(judgements_by_study)),
     ]
     for number, claim in enumerate(CLAIMS):
-        parts = [judgements[number] for judgements in judged.values()]
-        verdicts = [part.verdict if part else "not run" for part in parts]
+        verdict_row = [judgements[number] for judgements in judgements_by_study.values()]
+        verdicts = [judgement.verdict if judgement else "not run" for judgement in verdict_row]
         lines.append(f"| {claim.words} | {claim.where} | {' | '.join(verdicts)} |")
-    for name, judgements in judged.items():
+    for name, judgements in judgements_by_study.items():
         counts = Counter(judgement.verdict for judgement in judgements if judgement)
-        told = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
-        if all(judgement.found == ONE_SEED for judgement in judgements if judgement):
+        verdict_counts = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
+        if all(judgement.evidence == ONE_SEED for judgement in judgements if judgement):
             lines += ["", f"On {name} no claim is judged by {ONE_SEED}; its figures are below."]
             continue
-        lines += ["", f"On {name} ({told}):", ""]
+        lines += ["", f"On {name} ({verdict_counts}):", ""]
         lines += [
-            f"- {claim.words}: **{judgement.verdict}**. {judgement.found}."
+            f"- {claim.words}: **{judgement.verdict}**. {judgement.evidence}."
             for claim, judgement in zip(CLAIMS, judgements, strict=True)
             if judgement
         ]
@@ -211,33 +215,31 @@ def _claims(rows: Sequence[Row]) -> list[str]:
 
 
 def _experiment(rows: Sequence[Row], experiment: str, pictures: Mapping[str, str]) -> Iterator[str]:
-    """Give an experiment's picture, table and differences, a part a study."""
+    """Yields the figure, table and differences of an experiment, study by study."""
     title, _ = _TITLES[experiment]
     for study in studies(rows):
-        mine = study.rows
+        study_rows = study.rows
         yield from ["", f"### {title.split(':')[0]}, {study.name}", ""]
         picture = pictures.get(f"{experiment}-{study.slug}")
         if picture:
             yield from [f"![{title}, {study.name}]({picture})", ""]
-        yield from [*TABLES[experiment](mine), "", _seeds(mine)]
-        if differences(mine) and experiment not in VARIATIONS:
-            yield from ["", "Paired differences:", "", *paired_differences(mine, experiment)]
+        yield from [*TABLES[experiment](study_rows), "", _seeds(study_rows)]
+        if differences(study_rows) and experiment not in VARIATIONS:
+            yield from ["", "Paired differences:", "", *paired_differences(study_rows, experiment)]
 
 
 def _seeds(rows: Sequence[Row]) -> str:
-    """Say over how many pretraining seeds the means are, and of which models over others."""
+    """Returns a sentence with the usual number of seeds, and the models with another number."""
     per_model = {model: pick(rows, model=model)[0]["seeds"] for model in models(scores(rows))}
     usual, _ = Counter(per_model.values()).most_common(1)[0]
     others = [
-        f"of {model_name(model)} {seeds or 0}"
-        for model, seeds in per_model.items()
-        if seeds != usual
+        f"{model_name(model)} {seeds or 0}" for model, seeds in per_model.items() if seeds != usual
     ]
-    return f"Pretraining seeds: {', '.join([str(usual or 0), *others])}."
+    return f"Pretraining seeds: {'; '.join([str(usual or 0), *others])}."
 
 
 def publish(results: Mapping[str, Any], folder: Path) -> Path:
-    """Write a run's CSV, figures and page into its folder; return the page's path."""
+    """Writes the CSV, figures and page of a run into its folder; returns the path of the page."""
     write_csv(results["rows"], folder / "results.csv")
     pictures = {path.stem: path.name for path in write_figures(results["rows"], folder)}
     path = folder / "reproduction.md"
@@ -246,7 +248,7 @@ def publish(results: Mapping[str, Any], folder: Path) -> Path:
 
 
 def main(folder: Path, output: Path) -> None:
-    """Write the page of all results in `folder` or below.
+    """Writes the page of all results in `folder` or below.
 
     Raises `InputError` if there are none.
     """

@@ -1,7 +1,7 @@
-"""What a reproduction consists of: data, sizes, seeds, and parts that each take minutes.
+"""Plan of a reproduction: data, sizes, seeds, and the jobs that run.
 
-Out: `Plan`, by data and thoroughness, and its parts in the order in which they run. A folder of
-results holds parts of one plan alone.
+Out: a `Plan` by data set and thoroughness, and its jobs in the order in which they run. A folder
+of results holds the jobs of one plan per data set.
 """
 
 from dataclasses import dataclass, replace
@@ -16,48 +16,48 @@ from userbert.schema.strict import Strict
 
 
 class Trial(Strict):
-    """Rates of Adam; the paper's are both 1e-4 (§4.4)."""
+    """Learning rates of Adam; the paper's are both 1e-4 (§4.4)."""
 
     pretraining: float = Field(gt=0)
     finetuning: float = Field(gt=0)
     seeds: int = Field(ge=1)
-    """Each with weights, an order of batches and test users of its own."""
+    """Number of seeds. Each has its own weights, order of batches and test users."""
 
 
 class Variation(Strict):
-    """One thing changed at the first trial's rates, to see whether it is the cause of a result."""
+    """One setting changed at the first trial's rates, to test whether it explains a result."""
 
     @model_validator(mode="after")
     def _changes_one_thing(self) -> Self:
         if (self.batches is None) == (self.label_share == 1):
-            raise ValueError("a variation changes either batches or label_share")
+            raise ValueError("a variation must change either batches or label_share, not both")
         return self
 
     models: tuple[str, ...]
-    """Or references."""
+    """Models or references."""
     seeds: int = Field(ge=1)
     batches: int | None = Field(default=None, ge=1)
-    """Of pretraining, in place of the plan's."""
+    """Pretraining batches; None: the plan's."""
     label_share: float = Field(default=1.0, gt=0, le=1)
-    """Of the labels that a task may be learned from; epochs stay, so steps are fewer as well."""
+    """Share of the training labels. Epochs do not change, so there are fewer steps as well."""
 
 
 class Plan(Strict):
-    """How thoroughly the paper is reproduced on one data set."""
+    """How the paper is reproduced on one data set."""
 
     data: str
     users: int | None = Field(default=None, ge=1)
-    """Of the simulated ecosystem."""
+    """Number of simulated users; None for other data."""
     scale: float | None = Field(default=None, gt=0)
-    """Of the numbers of labels; see `questions.scaled`. None: all there are."""
+    """Scale of the number of labels; see `questions.scaled`. None: all labels."""
     batches: int = Field(ge=1)
-    """Of pretraining, for every model alike."""
+    """Pretraining batches of every model."""
     batch_size: int = Field(default=16, ge=1)
-    """Users in a batch of pretraining (paper §4.4)."""
+    """Users in a pretraining batch (paper §4.4)."""
     trials: tuple[Trial, ...]
-    """Every model has each of them."""
+    """Every model runs each trial."""
     epochs: int = Field(default=10, ge=1)
-    """Of fine-tuning (paper §4.5)."""
+    """Fine-tuning epochs (paper §4.5)."""
     resamples: int = Field(default=200, ge=1)
     models: tuple[str, ...] = tuple(RECIPES)
     references: tuple[str, ...] = tuple(REFERENCES)
@@ -65,69 +65,69 @@ class Plan(Strict):
 
     @model_validator(mode="after")
     def _varies_what_there_is(self) -> Self:
-        for varied in self.variations:
-            for name in varied.models if varied.batches is not None else ():
+        for variation in self.variations:
+            for name in variation.models if variation.batches is not None else ():
                 if name in REFERENCES or RECIPES[name].pretext is None:
                     raise ValueError(f"{name} is not pretrained, so its batches cannot vary")
-            if varied.batches == self.batches:
-                raise ValueError(f"{varied.batches} batches are the plan's, and no variation")
+            if variation.batches == self.batches:
+                raise ValueError(f"the plan already has {variation.batches} batches")
         return self
 
 
 @dataclass(frozen=True)
-class Part:
-    """A model or a reference, of one seed: some minutes of work, and a JSON file."""
+class Job:
+    """A model or a reference with one seed: some minutes of work, and a JSON file of results."""
 
     model: str
     seed: int
     pretraining: float | None = None
-    """The rate; None of what is not pretrained."""
+    """Learning rate of pretraining; None for models that are not pretrained."""
     finetuning: float | None = None
-    """The rate; None of references."""
+    """Learning rate of fine-tuning; None for references."""
     batches: int | None = None
-    """Of pretraining; None: the plan's."""
+    """Pretraining batches; None: the plan's."""
     label_share: float = 1.0
-    """Of the labels that a task may be learned from."""
+    """Share of the training labels."""
 
     @property
     def is_varied(self) -> bool:
-        """Whether one thing is not the plan's."""
+        """Whether a setting differs from the plan's."""
         return self.batches is not None or self.label_share < 1
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Name of its file."""
         share = [f"{self.label_share:g}-labels"] if self.label_share < 1 else []
         return "-".join([self.weights, *share])
 
     @property
     def weights(self) -> str:
-        """Of what pretraining makes for it, which parts with fewer labels share."""
+        """Name of the pretrained weights, which jobs with fewer labels share."""
         rates = [f"{rate:g}" for rate in (self.pretraining, self.finetuning) if rate is not None]
         batches = [f"{self.batches}-batches"] if self.batches is not None else []
         return "-".join([self.model, *rates, str(self.seed), *batches])
 
 
-def parts(plan: Plan) -> list[Part]:
-    """The parts of a plan, a model after the other: an early end leaves whole comparisons."""
-    found: dict[Part, None] = {}
+def jobs(plan: Plan) -> list[Job]:
+    """Returns the jobs of a plan, model by model, so that an early end leaves whole comparisons."""
+    unique_jobs: dict[Job, None] = {}
     for trial in plan.trials:
         for name in (*plan.references, *plan.models):
-            found |= {_part(name, seed, trial): None for seed in range(trial.seeds)}
-    for varied in plan.variations:
-        for name in varied.models:
-            for seed in range(varied.seeds):
-                part = _part(name, seed, plan.trials[0])
-                share = varied.label_share
-                found[replace(part, batches=varied.batches, label_share=share)] = None
-    return list(found)
+            unique_jobs |= {_job(name, seed, trial): None for seed in range(trial.seeds)}
+    for variation in plan.variations:
+        for name in variation.models:
+            for seed in range(variation.seeds):
+                job = _job(name, seed, plan.trials[0])
+                share = variation.label_share
+                unique_jobs[replace(job, batches=variation.batches, label_share=share)] = None
+    return list(unique_jobs)
 
 
-def _part(name: str, seed: int, trial: Trial) -> Part:
+def _job(name: str, seed: int, trial: Trial) -> Job:
     if name in REFERENCES:
-        return Part(name, seed)
+        return Job(name, seed)
     rate = None if RECIPES[name].pretext is None else trial.pretraining
-    return Part(name, seed, rate, trial.finetuning)
+    return Job(name, seed, rate, trial.finetuning)
 
 
 _FAST = Trial(pretraining=3e-4, finetuning=3e-4, seeds=1)
@@ -158,9 +158,10 @@ FULL = {
         variations=(Variation(models=("userbert", "wide-deep-mtl"), seeds=3, batches=10_000),),
     ),
 }
-"""A thirteenth of the paper's batches or less, so the rate of pretraining is some times the
-paper's; on Complete Journey that of fine-tuning as well, as an epoch has five to fifteen batches,
-and the paper's own rates are tried on one seed. See docs/decisions/0009."""
+"""Full plans by data set. They have a thirteenth of the paper's batches or fewer, so learning rates
+of pretraining are higher than the paper's. On Complete Journey those of fine-tuning are higher too,
+since an epoch has five to fifteen batches; the paper's own rates run with one seed. See
+docs/decisions/0009."""
 QUICK = {
     "simulated": Plan(
         data="simulated",
@@ -176,4 +177,4 @@ QUICK = {
     ),
     "complete-journey": Plan(data="complete-journey", batches=100, epochs=2, trials=(_FAST,)),
 }
-"""To see that all of it runs, and what comes out; its figures mean little."""
+"""Small plans that show that everything runs; their figures mean little."""

@@ -1,10 +1,10 @@
-"""Results as figures in the paper's form: rows → SVG.
+"""Figures of results as SVG, in the form of the paper's.
 
-In: rows of one study. Out: figures 800 CSS pixels wide; the same bytes for the same rows. Each
-panel has the learning curves and, in a strip to the right, each model's last epoch with its 95 %
-interval, and there also what has no epochs; of variations it has the last epoch by what was varied.
-Colours are those of Okabe and Ito, which the colour-blind can tell apart; each model has its own
-mark as well. Used by `reproduce`.
+In: rows of one study. Out: figures 800 CSS pixels wide; equal rows give equal bytes. Each panel has
+the learning curves and, in a strip on the right, the last epoch of each model with its 95 %
+interval; models without epochs are in the strip only. Variations have the last epoch by the varied
+value. Colours are those of Okabe and Ito, safe for colour-blind readers; each model also has its
+own mark. Used by `reproduce`.
 """
 
 import io
@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from userbert.experiments.reproduction.rows import (
-    METRICS,
+    METRIC_LABELS,
     Row,
     at_last_epoch,
     model_name,
@@ -34,7 +34,7 @@ from userbert.experiments.reproduction.rows import (
 )
 
 _INCH = 1 / 96
-"""Of a CSS pixel; letters of 9 points show as 12 pixels."""
+"""Inches per CSS pixel; letters of 9 points are 12 pixels high."""
 _WIDTH = 800
 _GREY = "#6b6b6b"
 
@@ -44,7 +44,7 @@ Dashes = Literal["-", "--", ":", ""]
 
 @dataclass(frozen=True)
 class Style:
-    """How a model looks: its family by colour, its variant by the dashes, both by the mark."""
+    """Look of a model: colour by family, dashes by variant, mark by both."""
 
     colour: str
     mark: str
@@ -74,49 +74,49 @@ STYLES = {
 
 
 def figure_3(rows: Sequence[Row]) -> Figure:
-    """User targeting by epoch: a column a task; ROC-AUC above, accuracy below."""
+    """Draws user targeting by epoch: a column per task, ROC-AUC above, accuracy below."""
     return _curves(pick(rows, experiment="figure_3"), ["roc_auc", "accuracy"])
 
 
 def figure_4(rows: Sequence[Row]) -> Figure:
-    """ROC-AUC by epoch of Transformers that saw none, some or all of the labels."""
+    """Draws ROC-AUC by epoch of Transformers pretrained on none, some or all of the labels."""
     return _curves(pick(rows, experiment="figure_4"), ["roc_auc"])
 
 
 def figure_5(rows: Sequence[Row]) -> Figure:
-    """With and without pretraining: ROC-AUC above; below the losses, in training and in test."""
+    """Draws ROC-AUC (above) and training and test losses (below), with and without pretraining."""
     rows = pick(rows, experiment="figure_5")
     return _curves(rows, ["roc_auc"], losses=True)
 
 
 def figure_6(rows: Sequence[Row]) -> Figure:
-    """ROC-AUC by epoch of attribute prediction: a column a task."""
+    """Draws ROC-AUC by epoch of attribute prediction: a column per task."""
     return _curves(pick(rows, experiment="figure_6"), ["roc_auc"])
 
 
 def table_2(rows: Sequence[Row]) -> Figure:
-    """mAP@10: ours with intervals, and the paper's, a panel each as the users are others."""
+    """Draws our mAP@10 with intervals and the paper's in separate panels, since users differ."""
     rows = at_last_epoch(scores(pick(rows, experiment="table_2", metric="map_at_10")))
     names = models(rows)
     figure = _figure(70 + 28 * len(names))
     ours, papers = figure.subplots(1, 2, sharey=True)
-    for place, model in enumerate(names):
+    for position, model in enumerate(names):
         style = _style(model)
         for row in pick(rows, model=model)[:1]:
             if row["mean"] is not None:
-                ours.plot(100 * row["mean"], place, style.mark, color=style.colour, markersize=7)
+                ours.plot(100 * row["mean"], position, style.mark, color=style.colour, markersize=7)
             if row["low"] is not None:
                 ends = [100 * row["low"], 100 * row["high"]]
-                ours.plot(ends, [place, place], color=style.colour, linewidth=2)
+                ours.plot(ends, [position, position], color=style.colour, linewidth=2)
             if row["paper"] is not None:
                 papers.plot(
-                    100 * row["paper"], place, style.mark,
+                    100 * row["paper"], position, style.mark,
                     color=style.colour, markersize=7, markerfacecolor="white", markeredgewidth=1.4,
                 )  # fmt: skip
     for axes, title in ((ours, "here"), (papers, "in the paper, on its own users")):
-        _bare(axes)
+        _hide_frame(axes)
         axes.set_title(title, loc="left")
-        axes.set_xlabel(METRICS["map_at_10"])
+        axes.set_xlabel(METRIC_LABELS["map_at_10"])
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.margins(x=0.1)
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -127,12 +127,12 @@ def table_2(rows: Sequence[Row]) -> Figure:
 
 
 def pretraining_length(rows: Sequence[Row]) -> Figure:
-    """Each task by batches of pretraining; the last panel is the loss of pretraining itself."""
+    """Draws each task by batches of pretraining; the last panel is the pretraining loss."""
     return _by_value(pick(rows, experiment="pretraining_length"), "batches of pretraining", ",.0f")
 
 
 def label_share(rows: Sequence[Row]) -> Figure:
-    """Each task by the share of the labels that it was learned from."""
+    """Draws each task by the share of training labels."""
     return _by_value(pick(rows, experiment="label_share"), "labels to learn from", ".0%")
 
 
@@ -148,30 +148,30 @@ FIGURES: Mapping[str, Callable[[Sequence[Row]], Figure]] = {
 
 
 def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write `EXPERIMENT-STUDY.svg` for every experiment of every study that the rows have."""
+    """Writes `EXPERIMENT-STUDY.svg` for each experiment of each study in the rows."""
     written = []
     for study in studies(rows):
         for experiment, draw in FIGURES.items():
-            mine = pick(study.rows, experiment=experiment)
-            if mine:
+            experiment_rows = pick(study.rows, experiment=experiment)
+            if experiment_rows:
                 written.append(folder / f"{experiment}-{study.slug}.svg")
                 title = f"{experiment.replace('_', ' ').capitalize()}, {study.name}"
-                written[-1].write_text(_svg(draw, mine, title), encoding="utf-8")
+                written[-1].write_text(_svg(draw, experiment_rows, title), encoding="utf-8")
     return written
 
 
 def _svg(draw: Callable[[Sequence[Row]], Figure], rows: Sequence[Row], title: str) -> str:
-    """Draw and write out, without date and version: the same rows give the same bytes."""
+    """Returns a figure as SVG without date and version, so that equal rows give equal bytes."""
     metadata = {**dict.fromkeys(("Creator", "Date", "Format", "Type")), "Title": title}
     buffer = io.StringIO()
     with mpl.rc_context(_LOOK):
         draw(rows).savefig(buffer, format="svg", metadata=metadata)
-    # A hundredth of a point is enough for a place; letters have no number of so many digits.
+    # Coordinates need two decimals; no text has a number with five or more.
     return re.sub(r"(\.\d\d)\d{3,}", r"\1", buffer.getvalue())
 
 
 _LOOK: dict[Any, Any] = {
-    # Letters stay letters: small files, and text that can be searched.
+    # Text stays text, not paths: small files that can be searched.
     "svg.fonttype": "none",
     "svg.hashsalt": "userbert",
     "font.size": 9,
@@ -183,37 +183,37 @@ _LOOK: dict[Any, Any] = {
 
 
 def _curves(rows: Sequence[Row], metrics: Sequence[str], *, losses: bool = False) -> Figure:
-    """Draw a row of panels a metric, and one of the losses if asked for; a column a task."""
+    """Draws a row of panels per metric, and one of losses if `losses`; a column per task."""
     rows = scores(rows)
     tasks, shown = values(rows, "task"), models(rows)
     lines = len(metrics) + losses
     figure = _figure(60 + 250 * lines + 18 * -(-len(shown) // 3))
     panels = figure.subplots(lines, len(tasks), squeeze=False)
     for column, task in enumerate(tasks):
-        mine = pick(rows, task=task)
+        task_rows = pick(rows, task=task)
         panels[0, column].set_title(task_name(task), loc="left")
         for line, metric in enumerate(metrics):
-            _panel(panels[line, column], pick(mine, metric=metric), shown)
+            _panel(panels[line, column], pick(task_rows, metric=metric), shown)
         if losses:
-            _loss_panel(panels[-1, column], mine, shown)
+            _loss_panel(panels[-1, column], task_rows, shown)
         panels[-1, column].set_xlabel("epoch of fine-tuning")
     for line, metric in enumerate(metrics):
-        panels[line, 0].set_ylabel(f"{METRICS[metric]} on test users")
+        panels[line, 0].set_ylabel(f"{METRIC_LABELS[metric]} on test users")
     if losses:
         panels[-1, 0].set_ylabel("loss")
     return _with_legend(figure, rows)
 
 
 def _panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
-    """Draw the curves, then in the strip the last epochs with intervals, in the legend's order."""
-    known = _known(axes, rows)
-    if not known:
+    """Draws the curves, then the last epochs with intervals in the strip, in legend order."""
+    usable = _rows_with_means(axes, rows)
+    if not usable:
         return
-    for model in reversed(models(known)):  # UserBERT on top
-        _line(axes, [row for row in pick(known, model=model) if row["epoch"] is not None], 1.6)
-    start, end = _strip(axes, known, shown)
+    for model in reversed(models(usable)):  # UserBERT on top
+        _line(axes, [row for row in pick(usable, model=model) if row["epoch"] is not None], 1.6)
+    start, end = _strip(axes, usable, shown)
     step = (end - start) / len(shown)
-    for row in at_last_epoch(known):
+    for row in at_last_epoch(usable):
         style, place = _style(row["model"]), start + step * (shown.index(row["model"]) + 0.5)
         if row["low"] is not None:
             axes.plot([place, place], [row["low"], row["high"]], color=style.colour, linewidth=1.4)
@@ -226,8 +226,8 @@ def _panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
     axes.margins(y=0.09)
 
 
-def _by_value(rows: Sequence[Row], what: str, form: str) -> Figure:
-    """Draw a panel a task, two in a line: the last epoch with its interval, by what was varied."""
+def _by_value(rows: Sequence[Row], value_label: str, spec: str) -> Figure:
+    """Draws a panel per task, two in a row: the last epoch with its interval, by varied value."""
     rows = scores(rows)
     tasks, shown = values(rows, "task"), models(rows)
     steps = sorted({row["value"] for row in rows})
@@ -237,60 +237,60 @@ def _by_value(rows: Sequence[Row], what: str, form: str) -> Figure:
     for axes in panels[len(tasks) :]:
         axes.set_visible(False)
     for axes, task in zip(panels, tasks, strict=False):
-        known = _known(axes, pick(rows, task=task))
+        usable = _rows_with_means(axes, pick(rows, task=task))
         axes.set_title(task_name(task), loc="left")
-        if not known:
+        if not usable:
             continue
-        metric = known[0]["metric"]
+        metric = usable[0]["metric"]
         scale = 100 if metric == "map_at_10" else 1
-        for place, model in enumerate(models(known)):
-            mine, style = pick(known, model=model), _style(model)
-            # Side by side, so that intervals can be told apart.
-            aside = 0.06 * (place - (len(models(known)) - 1) / 2)
-            places = [steps.index(row["value"]) + aside for row in mine]
+        for place, model in enumerate(models(usable)):
+            model_rows, style = pick(usable, model=model), _style(model)
+            # Shifted sideways, so that intervals do not overlap.
+            shift = 0.06 * (place - (len(models(usable)) - 1) / 2)
+            places = [steps.index(row["value"]) + shift for row in model_rows]
             axes.plot(
-                places, [scale * row["mean"] for row in mine],
+                places, [scale * row["mean"] for row in model_rows],
                 color=style.colour, linestyle=style.dashes or ":", marker=style.mark, markersize=5,
             )  # fmt: skip
-            for x, row in zip(places, mine, strict=True):
+            for x, row in zip(places, model_rows, strict=True):
                 if row["low"] is not None:
                     ends = [scale * row["low"], scale * row["high"]]
                     axes.plot([x, x], ends, color=style.colour, linewidth=1)
-        axes.set_ylabel(METRICS[metric])
-        axes.set_xticks(range(len(steps)), [format(step, form) for step in steps])
-        axes.set_xlabel(what)
+        axes.set_ylabel(METRIC_LABELS[metric])
+        axes.set_xticks(range(len(steps)), [format(step, spec) for step in steps])
+        axes.set_xlabel(value_label)
     return _with_legend(figure, rows)
 
 
 def _loss_panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
-    """Draw the losses of each model, of training thin, of the test users thick, with their names.
+    """Draws the losses of each model: training thin, test thick, with labels at their ends.
 
-    Names stand where the panels above have their strip, pushed apart where lines end together.
+    Labels are where the panels above have their strip, moved apart where curves end together.
     """
-    known = _known(axes, [row for row in rows if row["metric"] in _LOSSES])
-    if not known:
+    usable = _rows_with_means(axes, [row for row in rows if row["metric"] in _LOSSES])
+    if not usable:
         return
-    for model in models(known):
+    for model in models(usable):
         for metric, (_, width) in _LOSSES.items():
-            _line(axes, pick(known, model=model, metric=metric), width)
-    start, _ = _strip(axes, known, shown)
+            _line(axes, pick(usable, model=model, metric=metric), width)
+    start, _ = _strip(axes, usable, shown)
     low, high = axes.get_ylim()
     place = low - high
-    for row in sorted(at_last_epoch(known), key=lambda row: row["mean"]):
+    for row in sorted(at_last_epoch(usable), key=lambda row: row["mean"]):
         place = max(place + 0.065 * (high - low), row["mean"])
         name, _ = _LOSSES[row["metric"]]
         axes.text(start, place, name, color=_style(row["model"]).colour, va="center")
 
 
 _LOSSES = {"train_loss": ("training", 0.9), "test_loss": ("test", 2.2)}
-"""Of each curve of losses: its name in the figure, and its line's width in points."""
+"""Label and line width in points of each loss curve."""
 
 
-def _known(axes: Axes, rows: Sequence[Row]) -> list[Row]:
-    """Keep the rows with figures; where there are none, write the reason into the panel."""
-    _bare(axes)
-    known = [row for row in rows if row["mean"] is not None]
-    if not known:
+def _rows_with_means(axes: Axes, rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows with a mean; if there are none, writes the reason into the panel."""
+    _hide_frame(axes)
+    usable = [row for row in rows if row["mean"] is not None]
+    if not usable:
         notes = [row["note"] for row in rows if row.get("note")]
         axes.text(
             0.5, 0.5, notes[0] if notes else "no figures", color=_GREY, ha="center", va="center",
@@ -298,11 +298,11 @@ def _known(axes: Axes, rows: Sequence[Row]) -> list[Row]:
         )  # fmt: skip
         axes.set_xticks([])
         axes.set_yticks([])
-    return known
+    return usable
 
 
 def _strip(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> tuple[float, float]:
-    """Leave room to the right of the last epoch; say where it begins and ends, in epochs."""
+    """Leaves room to the right of the last epoch; returns where it begins and ends, in epochs."""
     epochs = max([row["epoch"] for row in rows if row["epoch"] is not None], default=1)
     start = epochs + 0.35
     end = start + max(0.5 * len(shown), 0.25 * epochs)
@@ -332,7 +332,7 @@ def _with_legend(figure: Figure, rows: Sequence[Row]) -> Figure:
 
 
 def _key(rows: Sequence[Row]) -> Line2D:
-    """Draw a model's key; what has no epochs has a mark and no line."""
+    """Returns the legend key of a model; a model without epochs has a mark and no line."""
     style = _style(rows[0]["model"])
     dashes: Dashes = "" if all(row["epoch"] is None for row in rows) else style.dashes
     return Line2D([], [], color=style.colour, linestyle=dashes, marker=style.mark, markersize=5)
@@ -343,11 +343,11 @@ def _style(model: str) -> Style:
 
 
 def _figure(height: int) -> Figure:
-    """Make an empty figure; `height` in CSS pixels."""
+    """Returns an empty figure; `height` is in CSS pixels."""
     return Figure(figsize=(_WIDTH * _INCH, height * _INCH), layout="constrained")
 
 
-def _bare(axes: Axes) -> None:
+def _hide_frame(axes: Axes) -> None:
     for name, spine in axes.spines.items():
         spine.set_visible(name in ("left", "bottom"))
         spine.set_color("#bbbbbb")

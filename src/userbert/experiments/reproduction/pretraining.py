@@ -1,8 +1,8 @@
-"""Pretraining of every model compared, on the same users, for as many batches (paper §4.4).
+"""Pretraining of the compared models, on the same users and for the same batches (paper §4.4).
 
-In: a recipe, prepared data, a cut-off. Out: an encoder that has learned, and what there is to say
-of it. UserBERT is pretrained as `userbert pretrain` does it; the others by the same loop on the
-same pairs. An interrupted pretraining goes on from its last checkpoint.
+In: a recipe, prepared data and a cut-off. Out: a pretrained encoder and its training record.
+UserBERT is pretrained as by `userbert pretrain`; the other models by the same loop on the same
+pairs. An interrupted pretraining resumes from its last checkpoint.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from userbert.data.use.loading import SequenceBatches
 from userbert.data.use.pairs import pairs_at
 from userbert.experiments.baselines.coles import coles
 from userbert.experiments.baselines.multitask import MultiTask, multitask
-from userbert.experiments.reproduction.finetuning import some_of
+from userbert.experiments.reproduction.finetuning import draw_share
 from userbert.experiments.reproduction.multitask_labels import (
     COMPLETE_JOURNEY,
     SIMULATED,
@@ -38,11 +38,11 @@ from userbert.folders import read_json, replacing_file, write_json
 from userbert.model.userbert import UserBert
 from userbert.training.distributed import ALONE
 from userbert.training.loop import LoopConfig, train
-from userbert.training.pretrain import own_pairs, pretrain
+from userbert.training.pretrain import pretrain, split_pairs
 from userbert.training.settings import configure
 
 HELD_OUT = 0.05
-"""The share of users that no model is pretrained on, as in `userbert pretrain`."""
+"""Share of users held out from pretraining, as in `userbert pretrain`."""
 _CHECKPOINT_EVERY = 2_500
 _LABELS: Mapping[str, Sequence[Spec]] = {
     "simulated": SIMULATED,
@@ -52,47 +52,47 @@ _LABELS: Mapping[str, Sequence[Spec]] = {
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and how fast a model is pretrained."""
+    """Settings of pretraining that are the same for all models, and the seed."""
 
     data: str
-    """The data set's name."""
+    """Name of the data set."""
     cutoff: str
     hidden: tuple[str, ...]
-    """Profile fields that no model sees."""
+    """Profile fields hidden from all models."""
     batches: int
     batch_size: int
     learning_rate: float | None
-    """None of what is not pretrained."""
+    """Learning rate; None for models that are not pretrained."""
     seed: int
     silent: tuple[str, ...] = ()
-    """Users whose profile fields are no labels: the test users of attribute prediction."""
+    """Users whose profile fields give no labels: the test users of attribute prediction."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """An encoder to fine-tune, and how it came about."""
+    """An encoder to fine-tune, and the record of its pretraining."""
 
     encoder: UserEncoder
     record: Mapping[str, Any]
 
 
 def pretrained(recipe: Recipe, data: PreparedData, budget: Budget, work: Path) -> Pretrained:
-    """Pretrain an encoder, or read it from the folder `work` if that was done before."""
+    """Pretrains an encoder, or reads it from the folder `work` if it is there."""
     if recipe.pretext is None:
         return Pretrained(new_encoder(recipe, data, budget.hidden, budget.seed), {})
     if recipe.pretext == "masked-words":
         return _masked_words(recipe, data, budget, work)
     encoder = new_encoder(recipe, data, budget.hidden, budget.seed)
-    weights, about = work / "encoder.safetensors", work / "record.json"
+    weights, record_path = work / "encoder.safetensors", work / "record.json"
     if not weights.exists():
         work.mkdir(parents=True, exist_ok=True)
-        record = _learn(encoder, recipe, data, budget, work / "training")
-        write_json(about, record)
+        record = _train(encoder, recipe, data, budget, work / "training")
+        write_json(record_path, record)
         with replacing_file(weights) as temporary:
             save_file(encoder.state_dict(), temporary)
         shutil.rmtree(work / "training")
     encoder.load_state_dict(load_file(weights))
-    return Pretrained(encoder, read_json(about))
+    return Pretrained(encoder, read_json(record_path))
 
 
 def _masked_words(recipe: Recipe, data: PreparedData, budget: Budget, work: Path) -> Pretrained:
@@ -116,18 +116,18 @@ def _masked_words(recipe: Recipe, data: PreparedData, budget: Budget, work: Path
         hide=budget.hidden,
         resume=True,
     )
-    told = ("loss", "losses", "validation", "users", "seconds")
-    return Pretrained(FirstToken(model), {name: model.record[name] for name in told})
+    keys = ("loss", "losses", "validation", "users", "seconds")
+    return Pretrained(FirstToken(model), {name: model.record[name] for name in keys})
 
 
-def _learn(
+def _train(
     encoder: UserEncoder, recipe: Recipe, data: PreparedData, budget: Budget, folder: Path
 ) -> dict[str, Any]:
-    """Pretrain in place, by labels or by contrast."""
+    """Pretrains `encoder` in place, by multi-task labels or by CoLES; returns the record."""
     started = time.perf_counter()
-    assert budget.learning_rate is not None, "what is pretrained has a rate"
+    assert budget.learning_rate is not None, "a pretrained model has a learning rate"
     pairs = pairs_at(data, [data.schema.instant(budget.cutoff)])
-    learned, _ = own_pairs(data, pairs, HELD_OUT, ALONE)
+    learned, _ = split_pairs(data, pairs, HELD_OUT, ALONE)
     folder.mkdir(exist_ok=True)
     loop = LoopConfig(
         steps=budget.batches,
@@ -136,7 +136,7 @@ def _learn(
         precision=fastest_precision(encoder),
         checkpoint_every=min(_CHECKPOINT_EVERY, budget.batches),
     )
-    learned = some_of(learned, recipe.label_share, budget.seed)
+    learned = draw_share(learned, recipe.label_share, budget.seed)
     batches = SequenceBatches(
         data,
         pairs.rows[learned],

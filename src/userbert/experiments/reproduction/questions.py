@@ -1,8 +1,8 @@
-"""The questions of the reproduction: the paper's three kinds of task (§4.2) on two data sets.
+"""Tasks of the reproduction: the paper's three kinds of task (§4.2) on two data sets.
 
-In: prepared data, and of the simulated ecosystem the folder of its logs. Out: `Labels`, drawn down
-to sizes in proportion to each other, with the profile fields that no compared model may see. Used
-by the experiments' plan.
+In: prepared data, and for the simulated ecosystem the folder of its logs. Out: `Labels`, sampled to
+sizes in fixed proportions, with the profile fields that are hidden from all compared models. Used
+by the jobs of the reproduction.
 """
 
 import math
@@ -26,14 +26,14 @@ from userbert.experiments.ecosystem import Ecosystem
 from userbert.tasks.labels import Labels, label_response
 
 CUTOFF_SIMULATED = str(Ecosystem().end_day)
-"""Behavior before it is seen; responses and purchases from it on are predicted."""
+"""Cut-off of the simulated tasks: models see earlier behavior and predict what follows."""
 
 HIDDEN: Mapping[str, tuple[str, ...]] = {
     "simulated": ("occupation",),
     "complete-journey": (*complete_journey.HIDDEN, "marital_status", "home_ownership"),
 }
-"""By data: profile fields that no model sees. They are answers, or labels of the multi-task
-pretraining; a model that reads a label as its input learns nothing from it."""
+"""Profile fields hidden from all models, by data set. They give away the answers of a task, or are
+labels of the multi-task pretraining, which an input field would make trivial."""
 
 PAPER_SIZES: Mapping[str, int] = {
     "travel_booking": 30_204,
@@ -42,12 +42,13 @@ PAPER_SIZES: Mapping[str, int] = {
     "car_owner": 448_501,
     "parent": 400_268,
 }
-"""The paper's labels of the tasks that ours stand for (§4.5): two services, next genre (of which
-586,130 users are the test fifth), has_car and is_parent."""
+"""Number of the paper's labels for the task behind each of ours (§4.5): two services, next genre
+(586,130 users are the test fifth), has_car and is_parent."""
 
 SCALE = 1_300.0
+"""Default scale of the number of labels; see `scaled`."""
 NEGATIVES = 3
-"""A positive, of user targeting (paper §4.2)."""
+"""Negatives per positive of user targeting (paper §4.2)."""
 
 _TRAITS = {
     "car_owner": "Does the user own a car?",
@@ -60,12 +61,12 @@ _SERVICES = {
 
 
 def scaled(count: int, scale: float = SCALE) -> int:
-    """How many labels stand for so many of the paper's: their sixth root times `scale`.
+    """Returns our number of labels for `count` labels of the paper: its sixth root times `scale`.
 
-    The paper's sizes span a factor of 97, and there is about a hundredth of its users. In
-    proportion the smallest tasks would have 300 labels, of which nothing can be learned. By the
-    sixth root the span is 2.1 and the order stays: the smallest task can be told from noise, and
-    the largest is learned in the time there is.
+    The paper's sizes span a factor of 97, and we have about a hundredth of its users. In
+    proportion, the smallest tasks would have 300 labels, too few to learn from. The sixth root has
+    a span of 2.1 and keeps the order: the smallest task is above noise, and the largest trains in
+    reasonable time.
     """
     return round(scale * math.pow(count, 1 / 6))
 
@@ -73,29 +74,29 @@ def scaled(count: int, scale: float = SCALE) -> int:
 def simulated_questions(
     data: PreparedData, ecosystem: Path, scale: float = SCALE, seed: int = 0
 ) -> list[Labels]:
-    """Ask five questions of the simulated ecosystem: two targetings, next genre, two attributes.
+    """Returns five tasks of the simulated ecosystem: two targetings, next genre, two attributes.
 
     `ecosystem` is the folder that `simulate` wrote and `data` were prepared from. A task has
-    `scaled` users, or all there are if these are fewer. Raises `InputError` if the folder's users
-    are not those of the data.
+    `scaled` users, or all users if there are fewer. Raises `InputError` if the folder and the data
+    have different users.
     """
     pairs = pairs_at(data, [data.schema.instant(CUTOFF_SIMULATED)])
-    questions = [
+    tasks = [
         *(_targeting(data, pairs, ecosystem, service, seed) for service in _SERVICES),
         _next_genre(data, pairs),
         *_questionnaires(data, pairs, ecosystem),
     ]
     return [
         replace(
-            _drawn(question, scaled(PAPER_SIZES[question.name], scale), [seed, number]),
+            _sample(task, scaled(PAPER_SIZES[task.name], scale), [seed, number]),
             hide=HIDDEN["simulated"],
         )
-        for number, question in enumerate(questions)
+        for number, task in enumerate(tasks)
     ]
 
 
 def complete_journey_questions(data: PreparedData) -> list[Labels]:
-    """Ask the demo's five questions, of all households, with the same fields hidden in each."""
+    """Returns the demo's five tasks on all households, with the same hidden fields in each."""
     return [
         replace(labels, hide=HIDDEN["complete-journey"]) for labels in complete_journey.labels(data)
     ]
@@ -104,17 +105,17 @@ def complete_journey_questions(data: PreparedData) -> list[Labels]:
 def _targeting(
     data: PreparedData, pairs: Pairs, ecosystem: Path, service: str, seed: int
 ) -> Labels:
-    """Who responds to a service, and three a responder who do not."""
+    """Labels responders to a service, and three non-responders per responder."""
     responders = pl.read_parquet(ecosystem / "responses" / f"{service}.parquet")["user_id"]
     labels = label_response(data, pairs, responders.to_list(), negatives=NEGATIVES, seed=seed)
     return replace(labels, name=service, question=_SERVICES[service])
 
 
 def _next_genre(data: PreparedData, pairs: Pairs) -> Labels:
-    """Of which genre is the first later purchase, among those that the vocabulary knows."""
+    """Labels users with the genre of their next purchase whose genre is in the vocabulary."""
     segment, attribute = "long_term", "genre"
     vocabulary = data.vocabularies.segments[segment][attribute]
-    assert isinstance(vocabulary, Categories), "the simulator's own schema says so"
+    assert isinstance(vocabulary, Categories), "genre is categorical in the simulator's schema"
     days = Ecosystem().future_days
     end = pairs.cutoffs + days * DAY_US
     actions = actions_between(data, segment, pairs.rows, pairs.cutoffs, end)
@@ -122,13 +123,13 @@ def _next_genre(data: PreparedData, pairs: Pairs) -> Labels:
     known = np.flatnonzero(ids >= FIRST_VALUE)
     user_of_action = list_numbers(actions.offsets)
     users, first = np.unique(user_of_action[known], return_index=True)
-    some = Pairs(pairs.rows[users], pairs.cutoffs[users])
+    next_pairs = Pairs(pairs.rows[users], pairs.cutoffs[users])
     return Labels(
         "next_genre",
         "Of which genre is the user's next purchase?",
         "multiclass",
-        _user_ids(data, some),
-        some.cutoffs,
+        _user_ids(data, next_pairs),
+        next_pairs.cutoffs,
         ids[known[first]].astype(np.int64) - FIRST_VALUE,
         vocabulary.values,
         attribute=(segment, attribute),
@@ -137,12 +138,12 @@ def _next_genre(data: PreparedData, pairs: Pairs) -> Labels:
 
 
 def _questionnaires(data: PreparedData, pairs: Pairs, ecosystem: Path) -> list[Labels]:
-    """What users say of themselves when asked; in the simulation, the truth."""
+    """Labels users with their answers to questionnaires; in the simulation, the truth."""
     truth = pl.read_parquet(ecosystem / "truth" / "*.parquet", columns=["user_id", *_TRAITS])
     rows = data.rows_of(truth["user_id"].to_arrow())
     if not np.array_equal(np.sort(rows), np.arange(len(data))):
         raise InputError(
-            f"{ecosystem}: its users are not those of {data.path}. Name the folder of logs that "
+            f"{ecosystem}: its users are not those of {data.path}. Pass the folder of logs that "
             "the data were prepared from."
         )
     of_row = np.argsort(rows)
@@ -163,8 +164,8 @@ def _user_ids(data: PreparedData, pairs: Pairs) -> tuple[str, ...]:
     return tuple(data.user_ids.take(pa.array(pairs.rows)).to_pylist())
 
 
-def _drawn(labels: Labels, size: int, seed: list[int]) -> Labels:
-    """At most `size` labels; of targeting, so many of each class as keep their proportion."""
+def _sample(labels: Labels, size: int, seed: list[int]) -> Labels:
+    """Samples at most `size` labels; targeting keeps the proportion of its classes."""
     if len(labels) <= size:
         return labels
     generator = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
-"""The models that are compared: which encoder, and what it is pretrained by (paper §4.3).
+"""Recipes of the compared models: the encoder and how it is pretrained (paper §4.3).
 
-In: a model's name, prepared data. Out: its recipe, and its encoder with new weights. Pretraining
-and fine-tuning of the reproduction start here.
+In: a model's name, prepared data. Out: its recipe, and its encoder with new weights. Used by
+pretraining and fine-tuning of the reproduction.
 
 Letters in shapes: B users.
 """
@@ -26,17 +26,17 @@ Pretext = Literal["masked-words", "multi-task", "coles"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model comes about."""
+    """How a model is built and pretrained."""
 
     encoder: Literal["userbert", "wide-deep", "lstm", "transformer", "gru"]
     pretext: Pretext | None
-    """None: it is fine-tuned from new weights."""
+    """Pretext task; None: fine-tuning starts from random weights."""
     keep_position: bool = False
-    """Of masked words; see `masked_words`."""
+    """Whether masked words keep their position; see `masked_words`."""
     label_share: float = 1.0
-    """Of the users, whose multi-task labels are known (figure 4)."""
+    """Share of users whose multi-task labels are known (figure 4)."""
     targeting_only: bool = False
-    """Asked of it is only what the paper shows it for, user targeting."""
+    """Whether it runs on user targeting only, as the paper shows it."""
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -53,11 +53,11 @@ RECIPES: Mapping[str, Recipe] = {
     "coles": Recipe("userbert", "coles"),
     "coles-gru": Recipe("gru", "coles"),
 }
-"""By name, in the order in which they are made: what the paper compares first comes first."""
+"""Recipes by name, in the order in which they run: the paper's main comparison first."""
 
 
 class FirstToken(nn.Module):
-    """UserBERT as the other encoders are: a vector a user, which is [CLS]'s (paper §4.4)."""
+    """UserBERT with the interface of the other encoders: a user's vector is [CLS] (paper §4.4)."""
 
     def __init__(self, user_bert: UserBert) -> None:
         super().__init__()
@@ -65,19 +65,19 @@ class FirstToken(nn.Module):
         self.width = user_bert.config.hidden
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Represent users: (B, width)."""
+        """Returns the vectors of users (B, width)."""
         encoded = self.user_bert(batch)
         return encoded.tokens.index_select(0, encoded.cls_index)  # type: ignore[no-any-return]
 
 
 UserEncoder = FirstToken | WideDeep | LstmTowers | TransformerTowers | ColesGru
-"""Maps a `UserBatch` to (B, width), and says its `width`."""
+"""Maps a `UserBatch` to vectors (B, width), and has the attribute `width`."""
 
 
 def new_encoder(
     recipe: Recipe, data: PreparedData, hidden: Sequence[str], seed: int
 ) -> UserEncoder:
-    """Draw an encoder's weights."""
+    """Returns an encoder with random weights drawn from `seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         shape = data.input_shape(hidden)
@@ -101,6 +101,6 @@ def new_encoder(
 
 
 def fastest_precision(module: nn.Module) -> Precision:
-    """What a module learns the fastest in: bf16 pays where our encoder's kernel runs it."""
+    """Returns the fastest training precision: bf16 only if our encoder's kernel runs the module."""
     has_kernel = any(isinstance(part, Encoder) and part.fused for part in module.modules())
     return "bf16" if has_kernel else "float32"

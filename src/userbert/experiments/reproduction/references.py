@@ -1,7 +1,7 @@
-"""What the networks are held against: popularity, aggregates, the truth.
+"""Reference scores that networks are compared with: popularity, aggregates, the oracle.
 
-In: a task, who is tested. Out: estimates on the same test users and resamples as the networks'.
-The reproduction's parts run them.
+In: a task and its test users. Out: estimates on the same test users and resamples as those of the
+networks. The jobs of the reproduction run them.
 
 Letters in shapes: B labels, C classes, T test users.
 """
@@ -22,36 +22,36 @@ from userbert.tasks import candidates
 from userbert.tasks.aggregates import aggregates
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Estimate, average_precision_at_k, resample_users, roc_auc
-from userbert.tasks.splits import Split, parts_to_learn_from
+from userbert.tasks.splits import Split, learning_parts
 from userbert.tasks.trees import gbm
 
 _COMMON = 0.05
-"""The least share of users who have an aggregate, for it to be the one that tells the most."""
+"""Lowest share of training users with a nonzero value for a column to be the best aggregate."""
 _RANKS = ("oracle", "one-aggregate")
-"""Those whose scores are ranks, but no probabilities of these users."""
+"""References whose scores rank users but are not probabilities, so they have no accuracy."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a reference says of the test users."""
+class ReferenceScores:
+    """Scores of a reference on the test users."""
 
     scores: Floats
-    """(T,): as `told_of` makes them of a network's outputs."""
-    by: str | None = None
-    """What alone it looked at, if that was chosen."""
+    """Scores per user (T,), as `user_scores` computes them from a network's outputs."""
+    column: str | None = None
+    """Name of the single column it used, if it chose one."""
 
 
 @dataclass(frozen=True)
-class Referred:
-    """How right a reference was."""
+class ReferenceResult:
+    """Estimates of a reference's metrics."""
 
     estimates: Mapping[str, Estimate]
-    by: str | None
-    """See `Told`."""
+    column: str | None
+    """See `ReferenceScores`."""
 
 
-class Question:
-    """A task, and what references read of it."""
+class ReferenceTask:
+    """A task, its split into training and test users, and the data that references read."""
 
     def __init__(
         self,
@@ -64,12 +64,12 @@ class Question:
         self.data, self.labels, self.logs = data, labels, logs
         self.pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
         learning, self.test = fold_of(labels, seed, label_share)
-        parts = parts_to_learn_from(labels.user_ids, labels.targets, learning, seed, share=0.1)
+        parts = learning_parts(labels.user_ids, labels.targets, learning, seed, share=0.1)
         self.split = Split(parts, self.test)
 
     @property
     def sets(self) -> NDArray[np.bool_]:
-        """The classes as sets (B, C)."""
+        """Classes of each label as a multi-hot matrix (B, C)."""
         targets = self.labels.targets
         if targets.ndim == 2:
             return targets.astype(bool)
@@ -78,86 +78,84 @@ class Question:
 
     @property
     def attribute(self) -> tuple[str, str]:
-        """(segment, attribute) whose values are the classes."""
+        """Segment and attribute whose values are the classes."""
         assert self.labels.attribute is not None, "only next-value tasks have rankings"
         return self.labels.attribute
 
 
-def refer(name: str, question: Question, resamples: int) -> Referred | None:
-    """How right a reference is; None where it has nothing to say of such a task."""
-    labels, test = question.labels, question.test
+def evaluate_reference(name: str, task: ReferenceTask, resamples: int) -> ReferenceResult | None:
+    """Evaluates a reference; returns None if it does not apply to the task."""
+    labels, test = task.labels, task.test
     if labels.kind == "binary" and name in ("popularity", "own-popularity"):
         return None
     if labels.kind != "binary" and name == "one-aggregate":
         return None
-    if name == "oracle" and question.logs is None:
+    if name == "oracle" and task.logs is None:
         return None
-    told = REFERENCES[name](question)
+    reference = REFERENCES[name](task)
     weights = resample_users([labels.user_ids[i] for i in test], resamples)
-    found = estimates(labels, labels.targets[test], told.scores, weights)
+    values = estimates(labels, labels.targets[test], reference.scores, weights)
     if name in _RANKS:
-        found = {metric: value for metric, value in found.items() if metric != "accuracy"}
-    return Referred(found, told.by)
+        values = {metric: value for metric, value in values.items() if metric != "accuracy"}
+    return ReferenceResult(values, reference.column)
 
 
-def _popularity(question: Question) -> Told:
-    """Everybody's next value is what most next values are (paper §4.5)."""
-    return _precisions(question, candidates.popular(question.sets, question.split).scores)
+def _popularity(task: ReferenceTask) -> ReferenceScores:
+    """Scores every user by how often each value is the next one (paper §4.5)."""
+    return _precisions(task, candidates.popular(task.sets, task.split).scores)
 
 
-def _own_popularity(question: Question) -> Told:
-    history = candidates.own_history(question.data, question.attribute, *_who(question))
-    return _precisions(
-        question, candidates.own_popular(history, question.sets, question.split).scores
-    )
+def _own_popularity(task: ReferenceTask) -> ReferenceScores:
+    history = candidates.own_history(task.data, task.attribute, *_pairs(task))
+    return _precisions(task, candidates.own_popular(history, task.sets, task.split).scores)
 
 
-def _aggregates_gbm(question: Question) -> Told:
-    split = question.split
-    if question.labels.kind == "binary":
-        counts, _ = aggregates(question.data, *_who(question), question.labels.hide)
-        return Told(gbm(counts, question.labels.targets, split).scores)
-    history = candidates.own_history(question.data, question.attribute, *_who(question))
-    scored = candidates.candidate_gbm(history, None, history.popularity, question.sets, split)
-    return _precisions(question, scored.scores)
+def _aggregates_gbm(task: ReferenceTask) -> ReferenceScores:
+    split = task.split
+    if task.labels.kind == "binary":
+        counts, _ = aggregates(task.data, *_pairs(task), task.labels.hide)
+        return ReferenceScores(gbm(counts, task.labels.targets, split).scores)
+    history = candidates.own_history(task.data, task.attribute, *_pairs(task))
+    scored = candidates.candidate_gbm(history, None, history.popularity, task.sets, split)
+    return _precisions(task, scored.scores)
 
 
-def _one_aggregate(question: Question) -> Told:
-    """What one number alone would tell: that which tells the most of the users to learn from."""
-    split, targets = question.split, question.labels.targets
-    columns, names = aggregates(question.data, *_who(question), question.labels.hide)
-    known = columns[split.learning].tocsc()
-    common = np.flatnonzero(np.diff(known.indptr) >= _COMMON * known.shape[0])
+def _one_aggregate(task: ReferenceTask) -> ReferenceScores:
+    """Scores by the single aggregate with the best ROC-AUC on the training users."""
+    split, targets = task.split, task.labels.targets
+    columns, names = aggregates(task.data, *_pairs(task), task.labels.hide)
+    training = columns[split.learning].tocsc()
+    common = np.flatnonzero(np.diff(training.indptr) >= _COMMON * training.shape[0])
     leads = [
-        roc_auc(targets[split.learning], known[:, [column]].toarray()[:, 0]) - 0.5
+        roc_auc(targets[split.learning], training[:, [column]].toarray()[:, 0]) - 0.5
         for column in common
     ]
     best = int(np.abs(leads).argmax())
     values = columns[split.test][:, [common[best]]].toarray()[:, 0]
-    return Told(np.sign(leads[best]) * values, by=names[common[best]])
+    return ReferenceScores(np.sign(leads[best]) * values, column=names[common[best]])
 
 
-def _oracle(question: Question) -> Told:
-    labels, test = question.labels, question.test
-    assert question.logs is not None, "asked of simulated data alone"
-    told = oracle_scores(labels.take(test), question.logs, question.data)
+def _oracle(task: ReferenceTask) -> ReferenceScores:
+    labels, test = task.labels, task.test
+    assert task.logs is not None, "the oracle exists for simulated data only"
+    output = oracle_scores(labels.take(test), task.logs, task.data)
     if labels.kind == "binary":
-        shares: Floats = 1 / (1 + np.exp(-told))
-        return Told(shares)
-    hits = told == labels.targets[test][:, None]  # (T, K)
+        shares: Floats = 1 / (1 + np.exp(-output))
+        return ReferenceScores(shares)
+    hits = output == labels.targets[test][:, None]  # (T, K)
     precisions: Floats = (hits / np.arange(1, K + 1)).sum(axis=1)
-    return Told(precisions)
+    return ReferenceScores(precisions)
 
 
-def _who(question: Question) -> tuple[Int64, Int64]:
-    return question.pairs.rows, question.pairs.cutoffs
+def _pairs(task: ReferenceTask) -> tuple[Int64, Int64]:
+    return task.pairs.rows, task.pairs.cutoffs
 
 
-def _precisions(question: Question, scores: Floats) -> Told:
-    return Told(average_precision_at_k(scores, question.sets[question.test], K))
+def _precisions(task: ReferenceTask, scores: Floats) -> ReferenceScores:
+    return ReferenceScores(average_precision_at_k(scores, task.sets[task.test], K))
 
 
-REFERENCES: Mapping[str, Callable[[Question], Told]] = {
+REFERENCES: Mapping[str, Callable[[ReferenceTask], ReferenceScores]] = {
     "popularity": _popularity,
     "own-popularity": _own_popularity,
     "aggregates-gbm": _aggregates_gbm,

@@ -1,10 +1,9 @@
-"""Rows of `results.json`: how to pick among them, and what a reader calls their names.
+"""Rows of `results.json`: filters, and the labels that readers see.
 
 In: rows as `reproduce` writes them (docs/reference/design.md, "Results for machines"): mappings
 with `experiment`, `data`, `task`, `model`, `epoch`, `metric`, `mean`, `low`, `high`, `seeds`,
-`paper`, also `learning_rate`, a `note` where a mean is missing, and a `value` where something was
-varied. Out: fewer rows, and texts.
-Used by the tables, the plots, the claims and the page of this package.
+`paper`, also `learning_rate`, a `note` where a mean is missing, and a `value` where a setting was
+varied. Out: filtered rows, and text. Used by the tables, plots, claims and page of this package.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 Row = Mapping[str, Any]
 Side = Literal["ahead", "behind", "no difference"]
 
-MINUS = " − "  # noqa: RUF001 - the design's name of a paired difference
+MINUS = " − "  # noqa: RUF001 - joins two models into the name of their difference
 
 MODELS = {
     "userbert": "UserBERT",
@@ -32,16 +31,16 @@ MODELS = {
     "coles": "CoLES, our encoder",
     "coles-gru": "CoLES, its authors' encoder",
     "aggregates-gbm": "Aggregates + LightGBM",
-    "one-aggregate": "The one aggregate that tells the most",
+    "one-aggregate": "Best single aggregate",
     "own-popularity": "Own popularity",
     "popularity": "Popularity",
-    "oracle": "Oracle, who knows the truth",
-    "profile-oracle": "Oracle of the profile alone",
+    "oracle": "Oracle (knows the truth)",
+    "profile-oracle": "Oracle (profile alone)",
 }
-"""In the order in which tables and legends have them."""
+"""Labels by model, in the order of tables and legends."""
 
 DATA = {"simulated": "simulated logs", "complete-journey": "Complete Journey"}
-METRICS = {
+METRIC_LABELS = {
     "roc_auc": "ROC-AUC",
     "accuracy": "accuracy",
     "map_at_10": "mAP@10, %",
@@ -51,12 +50,12 @@ METRICS = {
     "held_out_loss": "loss on held-out users",
 }
 LOSSES = ("train_loss", "test_loss", "test_loss_rise", "held_out_loss")
-"""The metrics of which less is better."""
+"""Metrics for which lower is better."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """The rows of one data set and one learning rate: what may be compared."""
+    """Rows of one data set and one learning rate; only these may be compared with each other."""
 
     data: str
     learning_rate: float | None
@@ -64,12 +63,12 @@ class Study:
 
     @property
     def name(self) -> str:
-        """For a reader."""
+        """Name in the text of pages and figures."""
         return ", ".join([DATA.get(self.data, self.data), *self._rate()])
 
     @property
     def slug(self) -> str:
-        """For the names of files."""
+        """Name in file names."""
         return "-".join([self.data, *self._rate()])
 
     def _rate(self) -> list[str]:
@@ -79,30 +78,30 @@ class Study:
 
 
 def studies(rows: Iterable[Row]) -> list[Study]:
-    """Part rows that must not be mixed, in the order of the rows."""
-    found: dict[tuple[str, float | None], list[Row]] = {}
+    """Groups rows by data set and learning rate, in the order of the rows."""
+    groups: dict[tuple[str, float | None], list[Row]] = {}
     for row in rows:
-        found.setdefault((row["data"], row.get("learning_rate")), []).append(row)
-    return [Study(data, rate, mine) for (data, rate), mine in found.items()]
+        groups.setdefault((row["data"], row.get("learning_rate")), []).append(row)
+    return [Study(data, rate, study_rows) for (data, rate), study_rows in groups.items()]
 
 
-def pick(rows: Iterable[Row], **wanted: object) -> list[Row]:
-    """Keep the rows that have these values."""
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+def pick(rows: Iterable[Row], **required: object) -> list[Row]:
+    """Returns the rows whose keys have the required values."""
+    return [row for row in rows if all(row[key] == value for key, value in required.items())]
 
 
 def scores(rows: Iterable[Row]) -> list[Row]:
-    """Keep the rows of one model each."""
+    """Returns the rows of single models, without paired differences."""
     return [row for row in rows if MINUS not in row["model"]]
 
 
 def differences(rows: Iterable[Row]) -> list[Row]:
-    """Keep the rows of paired differences."""
+    """Returns the rows of paired differences."""
     return [row for row in rows if MINUS in row["model"]]
 
 
 def at_last_epoch(rows: Iterable[Row]) -> list[Row]:
-    """Keep, of each curve of a study, its last row; what has no epochs has one and keeps it."""
+    """Returns the last row of each learning curve, and the only row of a model without epochs."""
     last: dict[tuple[object, ...], Row] = {}
     for row in rows:
         key = tuple(row[name] for name in ("experiment", "task", "model", "metric"))
@@ -112,59 +111,59 @@ def at_last_epoch(rows: Iterable[Row]) -> list[Row]:
 
 
 def values(rows: Iterable[Row], key: str) -> list[str]:
-    """List what `key` is in these rows, each once, in the order of the rows."""
+    """Returns the distinct values of `key`, in the order of the rows."""
     return list(dict.fromkeys(row[key] for row in rows))
 
 
 def models(rows: Iterable[Row]) -> list[str]:
-    """List the models in the reader's order; those without a name in `MODELS` come last."""
+    """Returns the models in the order of `MODELS`; unknown models come last."""
     order = list(MODELS)
-    found = values(rows, "model")
-    return sorted(found, key=lambda model: order.index(model) if model in MODELS else len(order))
+    names = values(rows, "model")
+    return sorted(names, key=lambda model: order.index(model) if model in MODELS else len(order))
 
 
 def model_name(model: str) -> str:
-    """Name a model, or both of a difference, for a reader."""
-    return MINUS.join(MODELS.get(one, one) for one in model.split(MINUS))
+    """Returns the label of a model, or both labels of a difference."""
+    return MINUS.join(MODELS.get(name, name) for name in model.split(MINUS))
 
 
 def task_name(task: str) -> str:
-    """Name a task for a reader: `travel_booking` is "travel booking"."""
+    """Returns the label of a task: `travel_booking` becomes "travel booking"."""
     return task.replace("_", " ")
 
 
 def paired(rows: Sequence[Row], first: str, second: str) -> Row | None:
-    """Find the difference of two models at its last epoch, turned round if need be."""
+    """Returns the paired difference of two models at its last epoch, sign flipped if needed."""
     for row in at_last_epoch(rows):
         if row["model"] == first + MINUS + second:
             return row
         if row["model"] == second + MINUS + first:
             if row["mean"] is None:
                 return row
-            turned = {"mean": -row["mean"], "low": -row["high"], "high": -row["low"]}
-            return {**row, "model": first + MINUS + second, **turned}
+            flipped = {"mean": -row["mean"], "low": -row["high"], "high": -row["low"]}
+            return {**row, "model": first + MINUS + second, **flipped}
     return None
 
 
 def side(row: Row) -> Side | None:
-    """Tell what the interval of a paired difference says of the first; None without a figure."""
+    """Returns whether the first model of a paired difference is ahead; None without a mean."""
     if row["mean"] is None:
         return None
     low, high = row["low"], row["high"]
-    if row["metric"] in LOSSES:  # the lower, the better
+    if row["metric"] in LOSSES:  # lower is better
         low, high = -high, -low
     return "ahead" if low > 0 else "behind" if high < 0 else "no difference"
 
 
 def figure_text(row: Row, *, signed: bool = False) -> str:
-    """Write a mean with its interval; mAP in per cent; in place of a missing mean, its note."""
+    """Formats a mean with its interval, mAP in per cent; a row without a mean gives its note."""
     if row["mean"] is None:
         return f"*{row.get('note') or 'no figure'}*"
     percent = row["metric"] == "map_at_10"
-    form = f"{'+' if signed else ''}.{2 if percent else 3}f"
-    mean, *ends = (
-        format(value * (100 if percent else 1), form)
+    spec = f"{'+' if signed else ''}.{2 if percent else 3}f"
+    mean, *bounds = (
+        format(value * (100 if percent else 1), spec)
         for value in (row["mean"], row["low"], row["high"])
         if value is not None
     )
-    return f"{mean} ({' to '.join(ends)})" if ends else mean
+    return f"{mean} ({' to '.join(bounds)})" if bounds else mean
