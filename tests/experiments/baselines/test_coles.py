@@ -1,4 +1,4 @@
-"""CoLES: what a slice is, and what the loss weighs."""
+"""Tests of the slices and the loss of CoLES."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from userbert.experiments.baselines.coles import coles, contrastive_loss, slices
 
 
 def _words(users: UserBatch) -> list[list[tuple[int, int, tuple[int, ...]]]]:
-    """Each user's words as (segment, position, ids), in order."""
-    found = []
+    """Returns each user's words as (segment, position, ids), in order."""
+    words_by_user = []
     for user in range(len(users)):
         words = []
         for number, segment in enumerate(users.segments):
@@ -23,8 +23,8 @@ def _words(users: UserBatch) -> list[list[tuple[int, int, tuple[int, ...]]]]:
                 actions = slice(*segment.action_offsets[word : word + 2])
                 ids = tuple(segment.ids[:, actions].ravel().tolist())
                 words.append((number, int(segment.positions[word]), ids))
-        found.append(words)
-    return found
+        words_by_user.append(words)
+    return words_by_user
 
 
 WORDS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=5)
@@ -39,10 +39,10 @@ def test_slices_are_runs_of_their_users_words(
     own = _words(users)
     with_words = [user for user in range(len(words)) if own[user]]
     assert cut.users.tolist() == np.repeat(with_words, per_user).tolist()
-    for user, part in zip(cut.users, _words(cut.batch), strict=True):
-        ends = range(len(part), len(own[user]) + 1)
-        assert min(3, len(own[user])) <= len(part)
-        assert part in [own[user][end - len(part) : end] for end in ends]
+    for user, sliced_words in zip(cut.users, _words(cut.batch), strict=True):
+        ends = range(len(sliced_words), len(own[user]) + 1)
+        assert min(3, len(own[user])) <= len(sliced_words)
+        assert sliced_words in [own[user][end - len(sliced_words) : end] for end in ends]
     assert len(set(cut.batch.index.tolist())) == len(cut.batch)
     assert cut.batch.profile_ids.shape == (len(cut.batch), 2)
     assert not cut.batch.profile_ids.any()
@@ -54,23 +54,23 @@ def test_lengths_and_starts_are_uniform() -> None:
     lengths = np.bincount(long_term + short_term)
     assert lengths[:3].sum() == 0
     assert lengths[3:] == pytest.approx([1_500] * 4, rel=0.1)
-    # Of slices of three words, those that start last hold both short-term words.
+    # A slice of three words with the last start has both short-term words.
     threes = short_term[long_term + short_term == 3]
     assert np.bincount(threes) == pytest.approx([750, 375, 375], rel=0.15)
 
 
-def test_slices_of_another_generator_are_others() -> None:
+def test_another_generator_gives_other_slices() -> None:
     users = batch([[30, 9]] * 3)
-    one, other = (slices(users, np.random.default_rng(seed)).batch for seed in (0, 1))
-    assert _words(one) != _words(other)
+    first, second = (slices(users, np.random.default_rng(seed)).batch for seed in (0, 1))
+    assert _words(first) != _words(second)
 
 
 def test_loss_by_hand() -> None:
-    # Two users in a plane: slices at 0° and 90°, and one at 0° of another length.
+    # Two users in a plane: slices at 0° and 90°, and a slice at 0° with another length.
     vectors = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
-    found = contrastive_loss(vectors, torch.tensor([0, 0, 1]))
-    # One pair of a user, d² = 2; of others 0-2, 2-0 at d = 0 and 1-2, 2-1 at d = √2.
-    assert found.item() == pytest.approx((2 + 0.25 + 0.25) / 5, rel=1e-4)
+    loss = contrastive_loss(vectors, torch.tensor([0, 0, 1]))
+    # One pair of the same user, d² = 2; other users: 0-2, 2-0 at d = 0 and 1-2, 2-1 at d = √2.
+    assert loss.item() == pytest.approx((2 + 0.25 + 0.25) / 5, rel=1e-4)
 
 
 def test_each_slice_counts_its_five_nearest_of_other_users() -> None:
@@ -79,10 +79,16 @@ def test_each_slice_counts_its_five_nearest_of_other_users() -> None:
     unit = normalize(vectors, dim=1)
     distances = (unit[:, None] - unit).norm(dim=2)
     terms = []
-    for one in range(20):
-        terms += [distances[one, two] ** 2 for two in range(one + 1, 20) if two // 4 == one // 4]
-        others = sorted(distances[one, two] for two in range(20) if two // 4 != one // 4)
-        terms += [max(0, 0.5 - far) ** 2 for far in others[:5]]
+    for anchor in range(20):
+        terms += [
+            distances[anchor, other] ** 2
+            for other in range(anchor + 1, 20)
+            if other // 4 == anchor // 4
+        ]
+        negatives = sorted(
+            distances[anchor, other] for other in range(20) if other // 4 != anchor // 4
+        )
+        terms += [max(0, 0.5 - distance) ** 2 for distance in negatives[:5]]
     expected = sum(terms) / (5 * 6 + 20 * 5)
     assert contrastive_loss(vectors, users).item() == pytest.approx(float(expected), rel=1e-3)
 
@@ -95,7 +101,7 @@ def test_equal_vectors_have_a_gradient() -> None:
 
 
 class Counts(nn.Module):
-    """Users by how many words of each segment they have."""
+    """Encoder of the number of words per segment."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +113,7 @@ class Counts(nn.Module):
 
 
 @pytest.mark.parametrize("words", [[[0, 0], [0, 0]], [[0, 0], [3, 2]]])
-def test_batch_without_pairs_of_users_is_no_matter(words: list[list[int]]) -> None:
+def test_a_batch_without_pairs_of_users_has_a_finite_loss(words: list[list[int]]) -> None:
     loss = coles(Counts(), batch(words), np.random.default_rng(0))["coles"]
     loss.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(loss)

@@ -1,4 +1,4 @@
-"""Multi-task losses: whose labels count."""
+"""Tests of the multi-task losses: which labels count."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ GENERATOR = np.random.default_rng(0)
 
 
 class Fixed(nn.Module):
-    """The same vector of everybody."""
+    """Encoder that returns the same vector for every user."""
 
     width = 2
 
@@ -43,7 +43,7 @@ def test_loss_is_the_mean_over_users_whose_label_is_known() -> None:
     assert losses["second"].item() == pytest.approx(np.log(2 + np.exp(2)) - 2, rel=1e-5)
 
 
-def test_index_says_whose_labels_are_meant() -> None:
+def test_the_index_of_the_batch_selects_the_labels() -> None:
     module, losses = _model(), multitask(("first", "second"), TARGETS)
     with torch.no_grad():
         module.heads.bias[1] = 1.0
@@ -52,7 +52,7 @@ def test_index_says_whose_labels_are_meant() -> None:
     assert alone.item() == pytest.approx(np.log(1 + np.e) - 1, rel=1e-5)
 
 
-def test_task_whose_labels_nobody_has_adds_nothing() -> None:
+def test_a_task_without_known_labels_adds_nothing() -> None:
     module = _model()
     losses = multitask(("first", "second"), TARGETS)(module, batch([[1, 1]] * 2), GENERATOR)
     assert losses["second"].item() == 0
@@ -60,6 +60,6 @@ def test_task_whose_labels_nobody_has_adds_nothing() -> None:
     assert all(weight.grad is not None and not weight.grad.any() for weight in module.parameters())
 
 
-def test_heads_are_one_a_task() -> None:
+def test_each_task_has_a_head() -> None:
     outputs = MultiTask(Fixed(), (2, 3))(batch([[1, 1]] * 4))
     assert [output.shape for output in outputs] == [(4, 2), (4, 3)]

@@ -1,4 +1,4 @@
-"""Wide&Deep: what its fixed-length vectors count."""
+"""Tests of Wide&Deep and its aggregates."""
 
 import numpy as np
 import pytest
@@ -23,22 +23,22 @@ def test_columns_go_to_small_vocabularies_and_the_rest_is_shared_evenly() -> Non
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(8, 120))
-def test_columns_are_all_given_and_as_evenly_as_they_can(wanted: list[int], available: int) -> None:
-    given_ = share_columns(wanted, available)
-    assert sum(given_) == min(available, sum(wanted))
-    short = [columns for columns, most in zip(given_, wanted, strict=True) if columns < most]
-    assert all(1 <= columns <= most for columns, most in zip(given_, wanted, strict=True))
+def test_all_columns_are_used_and_shared_evenly(sizes: list[int], available: int) -> None:
+    columns = share_columns(sizes, available)
+    assert sum(columns) == min(available, sum(sizes))
+    short = [count for count, size in zip(columns, sizes, strict=True) if count < size]
+    assert all(1 <= count <= size for count, size in zip(columns, sizes, strict=True))
     if short:
-        assert max(given_) - min(short) <= 1
+        assert max(columns) - min(short) <= 1
 
 
-def test_large_vocabularies_make_the_papers_dimensions_and_small_ones_less() -> None:
+def test_large_vocabularies_give_the_papers_dimensions_and_small_ones_fewer() -> None:
     assert Aggregates(_inputs(4, 742, 17, 85_124, 11_438, 24)).dimensions == DIMENSIONS == 1_130
     assert Aggregates(_inputs(4, 7)).dimensions == 3 + 6 + 3
 
 
 def test_counts_by_hand() -> None:
-    # 1,127 columns for ids: two of them for the second, so 2 … 1,125 of the first have their own.
+    # 1,127 columns for ids: two for the second attribute, so ids 2 … 1,125 of the first have one.
     inputs = _inputs(5_000, 3)
     ids = [[2, 2, 3, 1, 4_999, 0, 1_123, 1_124], [2, 1, 0, 2, 2, 2, 0, 0]]
     users = UserBatch(
@@ -54,15 +54,15 @@ def test_counts_by_hand() -> None:
         ),
         np.zeros((3, 0), np.int32),
     )
-    found = np.expm1(Aggregates(inputs)(users)[:, :-1])
+    counts = np.expm1(Aggregates(inputs)(users)[:, :-1])
     expected = np.zeros((3, 1_129))
     first, second = expected[:, :1_125], expected[:, 1_125:1_127]
     first[0, [0, 1]] = 2, 1
-    first[0, -1] = 2  # unknown, and 4,999
+    first[0, -1] = 2  # UNKNOWN, and 4,999
     second[0] = 4, 1
     first[2, [1_121, 1_122]] = 1
     expected[:, 1_127:] = [[2, 6], [0, 0], [1, 2]]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(counts, expected, atol=1e-5)
     np.testing.assert_allclose(Aggregates(inputs)(users)[:, -1], [0.5, 0.0, 1.0])
 
 
@@ -73,19 +73,19 @@ def test_rarer_ids_share_the_last_column() -> None:
         "long_term", ids, np.array([0, 4]), np.array([0, 1]), np.zeros(1, np.int32)
     )
     users = UserBatch(np.arange(1), (segment,), np.zeros((1, 0), np.int32))
-    found = np.expm1(Aggregates(inputs)(users)[0, :1_127])
-    assert found[-2:] == pytest.approx([1, 3])
-    assert found[:-2].sum() == 0
+    counts = np.expm1(Aggregates(inputs)(users)[0, :1_127])
+    assert counts[-2:] == pytest.approx([1, 3])
+    assert counts[:-2].sum() == 0
 
 
-def test_head_on_the_vector_is_a_wide_logit_plus_a_deep_one() -> None:
+def test_a_head_on_the_vector_is_a_wide_logit_plus_a_deep_logit() -> None:
     torch.manual_seed(0)
     network, head = WideDeep(shape()), torch.nn.Linear(128, 1, bias=False)
     users = batch([[3, 2], [1, 0]])
     deep = network.deep(torch.from_numpy(network.aggregates(users)))
     wide = network.wide(users)
     assert torch.allclose(head(network(users)), head(deep) + head(wide), atol=1e-6)
-    sizes = [part.out_features for part in network.deep if isinstance(part, torch.nn.Linear)]
+    sizes = [layer.out_features for layer in network.deep if isinstance(layer, torch.nn.Linear)]
     assert sizes == [512, 256, 256, 128]
 
 

@@ -1,1 +1,1 @@
-"""The models that the paper compares UserBERT with (§4.3), and CoLES."""
+"""Baseline models of the paper (§4.3), and CoLES."""

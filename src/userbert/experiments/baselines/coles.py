@@ -1,19 +1,16 @@
-"""CoLES: slices of one user's sequence lie near each other, those of others do not.
+"""CoLES: contrastive pretraining on slices of user sequences, and its authors' GRU encoder.
 
 Babaev et al., 2022, "CoLES: Contrastive Learning for Event Sequences with Self-Supervision". The
-paper that we reproduce does not compare with it; it is what its peers would pretrain with. In: an
-encoder, a batch. Out: the loss for the loop. What the authors leave to their configurations is as
-in their library, pytorch-lifestream: five slices, a margin of 0.5, five hard negatives a slice.
+paper that we reproduce does not compare with it; it is a strong peer for pretraining. In: an
+encoder and a batch. Out: the loss for the training loop. Settings that the authors leave open are
+those of their library, pytorch-lifestream: five slices, a margin of 0.5, five hard negatives per
+slice.
 
-Letters in shapes: B users, W words of a segment, N actions, S slices, H hidden.
+`ColesGru` is their encoder, a GRU over single actions (§4). The vector of an action is the
+embeddings of its attributes and of its word's position, concatenated.
 
-The encoder of CoLES' authors: a GRU over single actions (Babaev et al., 2022, §4).
-
-In: a `UserBatch`. Out: a vector of each user. Words are taken apart: an action is its attributes'
-embeddings side by side, and that of its word's position. `coles` pretrains it.
-
-Letters in shapes: B users, W words and N actions of a segment, A attributes of all segments, E
-width of an attribute, H hidden.
+Letters in shapes: B users, W words and N actions of a segment, S slices, A attributes of all
+segments, E width of an attribute, H hidden.
 """
 
 from collections.abc import Callable
@@ -32,36 +29,36 @@ from userbert.model.userbert import autocast
 
 _SLICES = 5
 _SHORTEST = 3
-"""Words of a slice, if its user has so many; the authors tune it to the data: 25 events of many
-hundreds are such a share of an active user's 30 words."""
+"""Fewest words of a slice, if its user has as many. The authors tune it to the data: 25 events of
+many hundreds is a similar share of an active user's 30 words."""
 _MARGIN = 0.5
 _HARD_NEGATIVES = 5
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Parts of sequences as users of their own."""
+    """Slices of user sequences, as a batch."""
 
     batch: UserBatch
-    """S sequences, the slices of one user side by side."""
+    """S sequences, the slices of a user next to each other."""
     users: Int64
-    """(S,): which user of the batch that was cut each slice is of."""
+    """Index of each slice's user in the original batch (S,)."""
 
 
 def coles(
     encoder: Callable[[UserBatch], Tensor], batch: UserBatch, generator: np.random.Generator
 ) -> dict[str, Tensor]:
-    """The loss of any encoder `(B, H)` on random slices of a batch."""
+    """Returns the CoLES loss of an encoder, which maps a batch to (B, H), on random slices."""
     cut = slices(batch, generator)
     vectors = encoder(cut.batch).float()
     return {"coles": contrastive_loss(vectors, as_tensor(cut.users, vectors.device))}
 
 
 def slices(batch: UserBatch, generator: np.random.Generator, per_user: int = _SLICES) -> Slices:
-    """Cut random slices from each user's words: contiguous, long-term words before short-term.
+    """Cuts random contiguous slices from each user's words, long-term words before short-term.
 
-    Lengths are uniform from `_SHORTEST` to all, then starts are uniform. A slice has no profile:
-    it must be told by behavior alone. A user without words has no slices.
+    Lengths are uniform from `_SHORTEST` to all words, then starts are uniform. A slice has no
+    profile, so that only behavior can identify its user. A user without words has no slices.
     """
     counts = np.stack([segment.word_counts for segment in batch.segments])  # (segments, B)
     words = counts.sum(axis=0)
@@ -69,25 +66,27 @@ def slices(batch: UserBatch, generator: np.random.Generator, per_user: int = _SL
     words = words[users]
     lengths = generator.integers(np.minimum(words, _SHORTEST), words + 1)
     starts = generator.integers(0, words - lengths + 1)
-    # Where each segment's words begin and end in a slice's user's.
-    ends = np.cumsum(counts, axis=0)[:, users]
-    begins = ends - counts[:, users]
+    # Bounds of each segment among all words of a slice's user.
+    ends_of_segment = np.cumsum(counts, axis=0)[:, users]
+    starts_of_segment = ends_of_segment - counts[:, users]
     parts = [
         _words(
             segment,
             segment.word_offsets[users] + np.clip(starts, begin, end) - begin,
             np.clip(starts + lengths, begin, end) - np.clip(starts, begin, end),
         )
-        for segment, begin, end in zip(batch.segments, begins, ends, strict=True)
+        for segment, begin, end in zip(
+            batch.segments, starts_of_segment, ends_of_segment, strict=True
+        )
     ]
-    # Dropout goes by the index, and must differ between slices.
+    # Dropout is seeded by the index, so slices of a user need different ones.
     numbers = np.arange(len(users)) % per_user
     profiles = np.zeros((len(users), batch.profile_ids.shape[1]), np.int32)
     return Slices(UserBatch(batch.index[users] * per_user + numbers, tuple(parts), profiles), users)
 
 
 def _words(segment: SegmentBatch, first: Int64, lengths: Int64) -> SegmentBatch:
-    """The words `first[i]:first[i] + lengths[i]` of a segment as those of user i."""
+    """Returns a segment in which user i has the words `first[i]:first[i] + lengths[i]`."""
     words = ranges(first, lengths)
     sizes = np.diff(segment.action_offsets)[words]
     actions = ranges(segment.action_offsets[words], sizes)
@@ -101,16 +100,17 @@ def _words(segment: SegmentBatch, first: Int64, lengths: Int64) -> SegmentBatch:
 
 
 def contrastive_loss(vectors: Tensor, users: Tensor) -> Tensor:
-    """The mean over pairs of slices (S, H), of which `users` (S,) says whose they are.
+    """Returns the mean contrastive loss over pairs of slices (S, H) with users `users` (S,).
 
-    All pairs of one user count their squared distance d²; each slice with its five nearest of
-    others counts max(0, 0.5 - d)². Vectors are first brought to length 1. The authors sum over
-    pairs; Adam does not see the factor, and a mean does not depend on the size of the batch.
+    A pair of the same user has the loss d², its squared distance; a slice with each of its five
+    nearest slices of other users has max(0, 0.5 - d)². Vectors are first normalized to length 1.
+    The authors sum over pairs; the mean does not depend on the batch size, and Adam ignores the
+    factor.
     """
     vectors = normalize(vectors, dim=1)
     is_same = users[:, None] == users  # (S, S)
-    one, other = torch.triu(is_same, diagonal=1).nonzero(as_tuple=True)
-    near = pairwise_distance(vectors[one], vectors[other]).square()
+    first, second = torch.triu(is_same, diagonal=1).nonzero(as_tuple=True)
+    near = pairwise_distance(vectors[first], vectors[second]).square()
     slice_, negative = _hard_negatives(vectors.detach(), is_same)
     distances = pairwise_distance(vectors[slice_], vectors[negative])
     far = (_MARGIN - distances).clamp(min=0).square()
@@ -118,22 +118,22 @@ def contrastive_loss(vectors: Tensor, users: Tensor) -> Tensor:
 
 
 def _hard_negatives(vectors: Tensor, is_same: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs of each slice and one of the nearest of other users; fewer if there are no more."""
+    """Returns pairs of each slice and its nearest slices of other users, as two index vectors."""
     distances = torch.cdist(vectors, vectors).masked_fill(is_same, torch.inf)
     nearest = distances.topk(min(_HARD_NEGATIVES, len(vectors)), dim=1, largest=False)
-    one, rank = nearest.values.isfinite().nonzero(as_tuple=True)
-    return one, nearest.indices[one, rank]
+    slice_index, rank = nearest.values.isfinite().nonzero(as_tuple=True)
+    return slice_index, nearest.indices[slice_index, rank]
 
 
 MOST_ACTIONS = 128
-"""Of a user, the newest: as long a sequence as the other encoders read of a segment."""
+"""Number of a user's newest actions that are read: the other encoders' words per segment."""
 
 
 class ColesGru(nn.Module):
-    """A GRU's last state, and the profile tower.
+    """A GRU over actions, combined with the profile tower.
 
-    The authors' encoder has no profile tower. It is here so that fine-tuning sees what the other
-    models see; slices have no profiles, so in pretraining the tower is a constant.
+    The authors' encoder has no profile tower. It is added so that fine-tuning sees the same inputs
+    as for other models; slices have no profiles, so in pretraining it is constant.
     """
 
     width = WIDTH
@@ -142,26 +142,26 @@ class ColesGru(nn.Module):
         super().__init__()
         attributes = [attribute for segment in shape.segments for attribute in segment.attributes]
         sizes = {attribute.table: attribute.size for attribute in attributes}
-        number = {table: number for number, table in enumerate(sizes)}
-        # What an attribute of each segment is among all, and last, its table of positions.
+        table_number = {table: table_number for table_number, table in enumerate(sizes)}
+        # Table numbers of each segment's attributes, followed by that of its positions.
         self._numbers = tuple(
-            np.array([number[a.table] for a in segment.attributes] + [len(sizes) + place])
+            np.array([table_number[a.table] for a in segment.attributes] + [len(sizes) + place])
             for place, segment in enumerate(shape.segments)
         )
-        # Positions share the last column of an action's vector.
+        # Positions of all segments share the last column of an action's vector.
         self._columns = tuple(np.minimum(numbers, len(sizes)) for numbers in self._numbers)
         positions = [segment.positions + 1 for segment in shape.segments]
         self.tables = AttributeTables([*sizes.values(), *positions], ATTRIBUTE_WIDTH)
         self.tables.reset_parameters()
         self.network = nn.GRU((len(sizes) + 1) * ATTRIBUTE_WIDTH, WIDTH)
         self.profile = ProfileTower(shape)
-        # No ReLU: the loss looks at directions, of which it would leave those without a minus.
+        # No ReLU: the loss compares directions, and ReLU would remove all negative components.
         self.combined = nn.Linear(2 * WIDTH, WIDTH)
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Represent users: (B, WIDTH)."""
+        """Returns the vectors of users (B, WIDTH)."""
         rows, counts = self._newest(batch)
-        # The products of a step are small: to round what goes into them takes longer.
+        # Matrix products of a step are small, so casting to bf16 would take longer than it saves.
         with autocast(self.combined.weight.device, "float32"):
             vectors = self.tables.sum_groups(rows.ravel(), np.arange(rows.size + 1))
             vectors = vectors.view(len(rows), self.network.input_size)  # (N, (A + 1) * E)
@@ -169,7 +169,7 @@ class ColesGru(nn.Module):
             return self.combined(torch.cat([behavior, self.profile(batch)], dim=1))  # type: ignore[no-any-return]
 
     def _newest(self, batch: UserBatch) -> tuple[Int64, Int64]:
-        """Rows of the tables (N, A + 1) of each user's newest actions, and their number (B,)."""
+        """Returns table rows (N, A + 1) of each user's newest actions, and their counts (B,)."""
         width = self.network.input_size // ATTRIBUTE_WIDTH
         rows, users = [], []
         for segment, numbers, columns in zip(
@@ -178,12 +178,12 @@ class ColesGru(nn.Module):
             sizes = np.diff(segment.action_offsets)
             positions = np.repeat(segment.positions + 1, sizes)
             ids = np.concatenate([segment.ids, positions[None]])  # (its attributes + 1, N)
-            part = np.zeros((ids.shape[1], width), np.int64)
-            part[:, columns] = self.tables.rows(ids, numbers[:, None]).T
-            rows.append(part)
+            segment_rows = np.zeros((ids.shape[1], width), np.int64)
+            segment_rows[:, columns] = self.tables.rows(ids, numbers[:, None]).T
+            rows.append(segment_rows)
             users.append(segment.user_of_action)
         user = np.concatenate(users)
-        # Stable: a user's actions stay in the order of segments, then of time.
+        # Stable, so that a user's actions stay ordered by segment, then by time.
         order = np.argsort(user, kind="stable")
         counts = np.bincount(user, minlength=len(batch))
         until_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(order))

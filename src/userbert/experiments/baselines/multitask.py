@@ -1,8 +1,8 @@
-"""Multi-task pretraining: several questions at once, answered from one vector (paper §4.3).
+"""Multi-task pretraining: several labels predicted from one user vector (paper §4.3).
 
-In: an encoder, labels of its users. Out: the loop's losses, "the summed cross-entropy loss of the
-multiple training tasks", of which the loop forms the sum. Any module will do
-that maps a `UserBatch` to vectors (B, width) and has a `width`.
+In: an encoder and labels of its users. Out: losses for the training loop, which adds them up: "the
+summed cross-entropy loss of the multiple training tasks". The encoder is any module that maps a
+`UserBatch` to vectors (B, width) and has an attribute `width`.
 
 Letters in shapes: B users, P pairs, K tasks.
 """
@@ -19,7 +19,7 @@ from userbert.data.ragged import Int64
 from userbert.model.userbert import autocast
 
 NOT_KNOWN = -1
-"""In place of a class."""
+"""Target of a user without a label, which the loss ignores."""
 
 
 class MultiTask(nn.Module):
@@ -29,13 +29,13 @@ class MultiTask(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.classes = tuple(classes)
-        """(K,): the number of classes of each task."""
+        """Number of classes of each task (K,)."""
         width: int = encoder.width  # type: ignore[assignment]
-        # All heads are one product.
+        # One matrix product for all heads.
         self.heads = nn.Linear(width, sum(classes))
 
     def forward(self, batch: UserBatch) -> tuple[Tensor, ...]:
-        """Answer every task: (B, its classes) each, before softmax."""
+        """Returns the logits of each task (B, classes of the task)."""
         vectors = self.encoder(batch)
         with autocast(vectors.device, "float32"):
             return self.heads(vectors.float()).split(self.classes, dim=1)  # type: ignore[no-any-return]
@@ -44,24 +44,26 @@ class MultiTask(nn.Module):
 def multitask(
     names: Sequence[str], targets: Int64
 ) -> Callable[[MultiTask, UserBatch, np.random.Generator], dict[str, Tensor]]:
-    """Make the loop's losses, named by task, from targets (P, K) to which `batch.index` points.
+    """Returns a loss function for the loop: losses by task, from targets (P, K) at `batch.index`.
 
-    Each is averaged over the users whose label is known, and zero if nobody's is.
+    Each loss is averaged over the users with a known label, and 0 if there are none.
     """
 
     def losses(
         module: MultiTask, batch: UserBatch, generator: np.random.Generator
     ) -> dict[str, Tensor]:
         outputs = module(batch)
-        wanted = torch.from_numpy(targets[batch.index].T.copy()).to(outputs[0].device)  # (K, B)
+        labels_by_task = torch.from_numpy(targets[batch.index].T.copy()).to(
+            outputs[0].device
+        )  # (K, B)
         return {
-            name: _over_known(output, labels)
-            for name, output, labels in zip(names, outputs, wanted, strict=True)
+            name: _mean_over_known(output, labels)
+            for name, output, labels in zip(names, outputs, labels_by_task, strict=True)
         }
 
     return losses
 
 
-def _over_known(output: Tensor, labels: Tensor) -> Tensor:
+def _mean_over_known(output: Tensor, labels: Tensor) -> Tensor:
     total = cross_entropy(output, labels, ignore_index=NOT_KNOWN, reduction="sum")
     return total / (labels != NOT_KNOWN).sum().clamp(min=1)

@@ -1,14 +1,9 @@
-"""The Transformer baseline: the LSTM's towers with encoders in place of LSTMs (paper §4.3).
+"""The LSTM and Transformer baselines: a tower per segment and a profile tower (paper §4.3).
 
-In: a `UserBatch`. Out: a vector of each user. Its encoders are UserBERT's, "two different" ones,
-each over a first token of its own and one segment's words: no word sees the other segment's.
-
-Letters in shapes: B users, T tokens, H hidden.
-
-The LSTM baseline: three towers, of which two read words in order (paper §4.3).
-
-In: a `UserBatch`. Out: a vector of each user. "The same discretization and input generation is
-applied to long-term and short-term user behavior for this model", so its words are UserBERT's.
+In: a `UserBatch`. Out: a vector per user. "The same discretization and input generation is applied
+to long-term and short-term user behavior", so the words are UserBERT's. The Transformer has "two
+different" encoders of UserBERT's kind, each over its own first token and the words of one segment;
+no word attends to the other segment.
 
 Letters in shapes: B users, T tokens, W words of a segment, H hidden.
 """
@@ -23,8 +18,8 @@ from userbert.experiments.baselines.towers import (
     WIDTH,
     Combined,
     last_states,
-    of_segment,
     segment_embedding,
+    select_segment,
 )
 from userbert.model.embedding import InputEmbedding, draw_as_bert
 from userbert.model.encoder import Encoder
@@ -44,15 +39,17 @@ class LstmTowers(nn.Module):
         self.combined = Combined(shape)
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Represent users: (B, WIDTH)."""
-        # The products of a step are small: to round what goes into them takes longer.
+        """Returns the vectors of users (B, WIDTH)."""
+        # Matrix products of a step are small, so casting to bf16 would take longer than it saves.
         with autocast(self.combined.linear.weight.device, "float32"):
-            towers = [tower(of_segment(batch, number)) for number, tower in enumerate(self.towers)]
+            towers = [
+                tower(select_segment(batch, number)) for number, tower in enumerate(self.towers)
+            ]
             return self.combined(batch, towers)  # type: ignore[no-any-return]
 
 
 class LstmTower(nn.Module):
-    """The last hidden state over a segment's words; zeros for users without any."""
+    """Last hidden state over a segment's words; zeros for users without words."""
 
     def __init__(self, embedding: InputEmbedding) -> None:
         super().__init__()
@@ -60,7 +57,7 @@ class LstmTower(nn.Module):
         self.network = nn.LSTM(WIDTH, WIDTH)
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Represent the segment of a batch that has one: (B, H)."""
+        """Returns the vectors (B, H) of a batch with a single segment."""
         encoded = self.embedding(batch)
         words = encoded.tokens.index_select(0, encoded.word_index[0])  # (W, H)
         return last_states(self.network, words, batch.segments[0].word_counts)
@@ -79,23 +76,23 @@ class TransformerTowers(nn.Module):
         self.combined = Combined(shape)
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Represent users: (B, WIDTH)."""
-        towers = [tower(of_segment(batch, number)) for number, tower in enumerate(self.towers)]
+        """Returns the vectors of users (B, WIDTH)."""
+        towers = [tower(select_segment(batch, number)) for number, tower in enumerate(self.towers)]
         with autocast(self.combined.linear.weight.device, "float32"):
             return self.combined(batch, [tower.float() for tower in towers])  # type: ignore[no-any-return]
 
 
 class TransformerTower(nn.Module):
-    """The first token's final vector over a segment's words."""
+    """Final vector of the first token, from an encoder over a segment's words."""
 
     def __init__(self, embedding: InputEmbedding) -> None:
         super().__init__()
         self.embedding = embedding
-        # UserBERT's size (§4.4): "the architecture is the same", and the paper names no other.
+        # UserBERT's size (§4.4): "the architecture is the same", and the paper gives no other.
         self.encoder = Encoder(4, WIDTH, 4, 4 * WIDTH, DROPOUT).apply(draw_as_bert)
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Represent the segment of a batch that has one: (B, H)."""
+        """Returns the vectors (B, H) of a batch with a single segment."""
         with autocast(self.embedding.cls.device, "float32"):
             encoded = self.embedding(batch)
         tokens = self.encoder(encoded.tokens, encoded.lengths, encoded.keys)  # (T, H)

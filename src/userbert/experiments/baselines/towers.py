@@ -1,19 +1,16 @@
-"""What the baselines of several towers share: one tower a segment, and how towers combine.
+"""Shared parts of the baselines: profile tower, segment inputs, and the layer that combines towers.
 
 "Different types of user data are passed through corresponding encoders, and the encoded
-representations are combined at the last layer" (paper §4.3). In: a `UserBatch`, and the vectors
-that the towers of its segments gave. Out: a vector of each user. `lstm`, `transformer` and `coles`
-use it.
+representations are combined at the last layer" (paper §4.3). In: a `UserBatch`, and the vectors of
+its segments' towers. Out: a vector per user.
 
-Letters in shapes: B users, N vectors of all users, L of the longest, D width, H hidden.
+The profile tower is a linear model of categorical fields: the wide part of Wide&Deep (Cheng et al.,
+2016), and a tower of every other baseline ("user profiles are modeled in the same way as the
+Wide&Deep model"). Its vector is zero for users without known fields. `sequence_encoders`,
+`wide_deep` and `coles` use this module.
 
-The profile tower: a linear model of categorical fields (paper §4.3).
-
-In: a `UserBatch`. Out: a vector of each user, zero if nothing is known of any field. It is the wide
-part of Wide&Deep (Cheng et al., 2016), and a tower of every other baseline: "user profiles are
-modeled in the same way as the Wide&Deep model".
-
-Letters in shapes: B users, F profile fields, E width of a field.
+Letters in shapes: B users, F profile fields, E width of a field, N vectors of all users, L vectors
+of the longest user, D width of a vector, H hidden.
 """
 
 from collections.abc import Sequence
@@ -29,24 +26,24 @@ from userbert.model.encoder import Padding
 from userbert.model.tables import AttributeTables, as_tensor
 
 WIDTH = 128
-"""Of every tower and of what they combine to (paper §4.3)."""
+"""Width of every tower and of the combined vector (paper §4.3)."""
 ATTRIBUTE_WIDTH = 32
-"""Of one field's or attribute's vector, as in UserBERT; the paper does not say."""
+"""Width of the embedding of a field or attribute, as in UserBERT; the paper gives none."""
 
 
 class ProfileTower(nn.Module):
-    """Embeddings of the fields side by side, and one linear layer; nothing else is in between."""
+    """Concatenated embeddings of the profile fields, and one linear layer."""
 
     def __init__(self, shape: InputShape) -> None:
         super().__init__()
         self.fields = len(shape.profile)
         self.tables = AttributeTables([field.size for field in shape.profile], ATTRIBUTE_WIDTH)
         self.tables.reset_parameters()
-        # PyTorch warns of a layer without inputs; without fields there is nothing to learn.
+        # PyTorch warns about a layer without inputs; without fields there is nothing to learn.
         self.linear = nn.Linear(self.fields * ATTRIBUTE_WIDTH, WIDTH) if self.fields else None
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Represent profiles: (B, WIDTH); a field that is not known counts as zeros."""
+        """Returns the vectors of profiles (B, WIDTH); an unknown field contributes zeros."""
         if self.linear is None:
             return torch.zeros(len(batch), WIDTH, device=self.tables.weight.device)
         rows = self.tables.rows(batch.profile_ids, np.arange(self.fields))  # (B, F)
@@ -55,13 +52,13 @@ class ProfileTower(nn.Module):
 
 
 DROPOUT = 0.1
-"""Of token vectors, as in UserBERT."""
+"""Dropout of token vectors, as in UserBERT."""
 
 
 class Combined(nn.Module):
-    """The last layer: vectors of the segments' towers and of the profile tower become one.
+    """Last layer: combines the vectors of the segments' towers and of the profile tower.
 
-    With the ReLU, a head sees what towers say together; without, it would be a sum over towers.
+    The ReLU lets a head use interactions between towers; without it, the model would be additive.
     """
 
     def __init__(self, shape: InputShape) -> None:
@@ -70,32 +67,32 @@ class Combined(nn.Module):
         self.linear = nn.Linear((len(shape.segments) + 1) * WIDTH, WIDTH)
 
     def forward(self, batch: UserBatch, towers: Sequence[Tensor]) -> Tensor:
-        """Combine vectors (B, WIDTH) of each segment with the profiles: (B, WIDTH)."""
+        """Combines vectors (B, WIDTH) of each segment with the profiles; returns (B, WIDTH)."""
         together = torch.cat([*towers, self.profile(batch)], dim=1)
         return self.linear(together).relu()  # type: ignore[no-any-return]
 
 
 def segment_embedding(segment: SegmentShape) -> InputEmbedding:
-    """UserBERT's input representation, of one segment alone."""
+    """Returns UserBERT's input representation for one segment."""
     shape = InputShape((segment,), ())
     return InputEmbedding(shape, WIDTH, ATTRIBUTE_WIDTH, DROPOUT).apply(draw_as_bert)
 
 
-def of_segment(batch: UserBatch, number: int) -> UserBatch:
-    """What a tower sees of a batch: the words of one segment."""
+def select_segment(batch: UserBatch, number: int) -> UserBatch:
+    """Returns the batch with the words of one segment only, without profiles."""
     return UserBatch(batch.index, (batch.segments[number],), batch.profile_ids[:, :0])
 
 
 def last_states(network: nn.LSTM | nn.GRU, vectors: Tensor, counts: Int64) -> Tensor:
-    """Run a recurrent network of one layer over each user's vectors; its last hidden states (B, H).
+    """Returns the last hidden states (B, H) of a one-layer recurrent network, per user.
 
-    `vectors` (N, D) stand user after user; `counts` (B,) says how many each has. Users without any
-    get zeros.
+    `vectors` (N, D) are ordered by user; `counts` (B,) are their numbers per user. Users without
+    vectors get zeros.
     """
     if not len(vectors):
         return vectors.new_zeros(len(counts), network.hidden_size)
-    # What is padded stands after the last state, so it changes nothing. PyTorch's packed sequences
-    # take four times as long for long users: each step's gradient is spread over all steps.
+    # Padding follows the last state, so it has no effect. PyTorch's packed sequences take four
+    # times as long for long users: the gradient of each step is spread over all steps.
     lengths = as_tensor(counts, vectors.device)
     padded = Padding(lengths).pad(vectors)  # (B, L, D)
     states, _ = network(padded.transpose(0, 1))  # (L, B, H)

@@ -1,9 +1,9 @@
-"""Wide&Deep: sums over behavior, and a linear model of profiles (paper §4.3; Cheng et al., 2016).
+"""Wide&Deep: behavior counts, and a linear model of profiles (paper §4.3; Cheng et al., 2016).
 
-In: a `UserBatch`. Out: a vector of each user, the sum of both parts: a linear head on it is the sum
-of a wide and a deep logit, as in the original. "We generate fixed-length (1130-d) embeddings by
-aggregating behavior data"; the paper does not say how. Here they are counts of the very words that
-the other models read, so nobody sees more.
+In: a `UserBatch`. Out: a vector per user, the sum of both parts. A linear head on it is the sum of
+a wide and a deep logit, as in the original. "We generate fixed-length (1130-d) embeddings by
+aggregating behavior data"; the paper does not say how. Here they are counts over the same words
+that the other models read, so no model sees more.
 
 Letters in shapes: B users, N actions of a segment, A attributes of a segment, D dimensions.
 """
@@ -22,11 +22,11 @@ from userbert.model.tables import as_tensor
 from userbert.model.userbert import autocast
 
 DIMENSIONS = 1_130
-"""Of the aggregates, at most (paper §4.3); small vocabularies fill fewer."""
+"""Most columns of the aggregates (paper §4.3); small vocabularies fill fewer."""
 _LAYERS = (512, 256, 256, WIDTH)
-"""Paper §4.3."""
+"""Widths of the deep layers (paper §4.3)."""
 _TOTALS = 3
-"""Beside the counts of ids, a segment has its words, its actions and its newest word's age."""
+"""Columns per segment besides the counts of ids: words, actions and age of the newest word."""
 
 
 class WideDeep(nn.Module):
@@ -43,29 +43,29 @@ class WideDeep(nn.Module):
         self.wide = ProfileTower(shape)
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Represent users: (B, WIDTH)."""
+        """Returns the vectors of users (B, WIDTH)."""
         device = self.wide.tables.weight.device
-        # To round the weights takes longer than the products of so few users do.
+        # Casting the weights to bf16 takes longer than the products of a small batch.
         with autocast(device, "float32"):
             deep = self.deep(as_tensor(self.aggregates(batch), device))
             return deep + self.wide(batch)  # type: ignore[no-any-return]
 
 
 class Aggregates:
-    """What is counted of a segment: actions by id of each attribute, words, actions, recency."""
+    """Counts of each segment: actions by id of each attribute, words, actions, and recency."""
 
     def __init__(self, shape: InputShape) -> None:
         self.shape = shape
         sizes = [len(segment.attributes) for segment in shape.segments]
-        # A column for every id but none; unknown shares the last with the rare ones.
-        wanted = [a.size - 1 for segment in shape.segments for a in segment.attributes]
-        columns = share_columns(wanted, DIMENSIONS - _TOTALS * len(sizes))
+        # A column for every id except NONE; UNKNOWN shares the last column with rare ids.
+        vocabulary_sizes = [a.size - 1 for segment in shape.segments for a in segment.attributes]
+        columns = share_columns(vocabulary_sizes, DIMENSIONS - _TOTALS * len(sizes))
         self.columns = tuple(np.split(np.array(columns, np.int64), np.cumsum(sizes)[:-1]))
-        """(A,) of each segment: the columns of each attribute, the last one of all other ids."""
+        """Number of columns of each attribute (A,) per segment; the last counts all other ids."""
         self.dimensions = sum(columns) + _TOTALS * len(sizes)
 
     def __call__(self, batch: UserBatch) -> Float32:
-        """Aggregate words: (B, D), segment after segment."""
+        """Returns the aggregates (B, D), segment after segment."""
         parts = []
         for segment, columns, shape in zip(
             batch.segments, self.columns, self.shape.segments, strict=True
@@ -76,24 +76,24 @@ class Aggregates:
         return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def share_columns(wanted: Sequence[int], available: int) -> list[int]:
-    """Give small vocabularies all the columns they want, and the others even shares of the rest.
+def share_columns(sizes: Sequence[int], available: int) -> list[int]:
+    """Shares columns among vocabularies of `sizes`: small ones get all, larger ones equal shares.
 
-    Of what does not divide evenly, the largest get one more. Needs a column for each at least.
+    The largest get one more if the rest does not divide evenly. Needs a column per vocabulary.
     """
-    assert available >= len(wanted)
-    given = [0] * len(wanted)
-    ascending = sorted(range(len(wanted)), key=wanted.__getitem__)
-    for place, number in enumerate(ascending):
-        given[number] = min(wanted[number], available // (len(wanted) - place))
-        available -= given[number]
-    return given
+    assert available >= len(sizes)
+    columns = [0] * len(sizes)
+    ascending = sorted(range(len(sizes)), key=sizes.__getitem__)
+    for place, index in enumerate(ascending):
+        columns[index] = min(sizes[index], available // (len(sizes) - place))
+        available -= columns[index]
+    return columns
 
 
 def _count(segment: SegmentBatch, columns: Int64) -> Int64:
-    """Count each user's actions by id: (B, sum of the columns (A,)).
+    """Counts each user's actions by id; returns (B, sum of `columns` (A,)).
 
-    Ids are in the order of falling frequency, so the first ones have columns of their own.
+    Ids are in order of falling frequency, so the first ids have their own columns.
     """
     users, width = len(segment.word_offsets) - 1, int(columns.sum())
     other = np.cumsum(columns)[:, None] - 1  # (A, 1)
@@ -106,13 +106,13 @@ def _count(segment: SegmentBatch, columns: Int64) -> Int64:
 
 
 def _totals(segment: SegmentBatch) -> tuple[Int64, Int64]:
-    """Each user's numbers of words and actions (B, 2), and newest position (B,): -1 of none."""
+    """Returns each user's numbers of words and actions (B, 2), and newest position (B,), or -1."""
     newest = np.full(len(segment.word_counts), -1, np.int64)
-    some = segment.word_counts > 0
-    newest[some] = segment.positions[segment.word_offsets[1:][some] - 1]
-    return np.stack([segment.word_counts, _actions(segment)], axis=1), newest
+    has_words = segment.word_counts > 0
+    newest[has_words] = segment.positions[segment.word_offsets[1:][has_words] - 1]
+    return np.stack([segment.word_counts, _action_counts(segment)], axis=1), newest
 
 
-def _actions(segment: SegmentBatch) -> Int64:
-    """(B,): the number of actions of each user."""
+def _action_counts(segment: SegmentBatch) -> Int64:
+    """Returns the number of actions of each user (B,)."""
     return np.diff(segment.action_offsets[segment.word_offsets])
