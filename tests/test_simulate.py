@@ -1,4 +1,4 @@
-"""The simulated ecosystem: its shape, its seeds, and that the other verbs accept it."""
+"""Tests of the simulated ecosystem: its statistics, its seeds, and that other verbs accept it."""
 
 import errno
 import shutil
@@ -63,18 +63,20 @@ def test_bytes_depend_on_the_seed_and_not_on_the_number_of_processes(
     simulate(tmp_path / "again", USERS, seed=SEED, users_per_part=2_000, workers=2)
     assert checksums(tmp_path / "again") == checksums(folder)
     simulate(tmp_path / "other", 2_000, seed=SEED + 1, workers=1)
-    other, first = tmp_path / "other", checksums(folder)
-    assert not set(checksums(other).values()) & {
-        found for name, found in first.items() if name != "schema.yaml"
+    other_folder, first = tmp_path / "other", checksums(folder)
+    assert not set(checksums(other_folder).values()) & {
+        digest for name, digest in first.items() if name != "schema.yaml"
     }
 
 
-def test_full_parts_do_not_depend_on_the_number_of_users(folder: Path, tmp_path: Path) -> None:
+def test_full_blocks_do_not_depend_on_the_number_of_users(folder: Path, tmp_path: Path) -> None:
     simulate(tmp_path / "less", 2_000, seed=SEED, users_per_part=2_000, workers=1)
-    whole = checksums(folder)
-    parts = {name: found for name, found in checksums(tmp_path / "less").items() if "part" in name}
-    assert len(parts) == 5
-    assert parts.items() <= whole.items()
+    all_files = checksums(folder)
+    block_files = {
+        name: digest for name, digest in checksums(tmp_path / "less").items() if "part" in name
+    }
+    assert len(block_files) == 5
+    assert block_files.items() <= all_files.items()
 
 
 def test_rates_are_the_papers(read: Callable[[str], pl.DataFrame], data: PreparedData) -> None:
@@ -91,9 +93,9 @@ def test_rates_are_the_papers(read: Callable[[str], pl.DataFrame], data: Prepare
 
 
 def test_daily_reading_is_a_parameter(tmp_path: Path) -> None:
-    made = simulate(tmp_path / "daily", USERS, ecosystem=DAILY, workers=1)
-    assert made.events["short_term"] / USERS == pytest.approx(15.6, rel=0.1)
-    assert made.events["long_term"] / USERS == pytest.approx(20, rel=0.1)
+    simulation = simulate(tmp_path / "daily", USERS, ecosystem=DAILY, workers=1)
+    assert simulation.events["short_term"] / USERS == pytest.approx(15.6, rel=0.1)
+    assert simulation.events["long_term"] / USERS == pytest.approx(20, rel=0.1)
 
 
 def test_some_users_have_hundreds_of_events_and_many_have_few(
@@ -105,7 +107,7 @@ def test_some_users_have_hundreds_of_events_and_many_have_few(
     assert len(events.filter(events >= 200)) >= 10
 
 
-def test_no_event_is_outside_its_span(read: Callable[[str], pl.DataFrame]) -> None:
+def test_no_event_is_outside_its_period(read: Callable[[str], pl.DataFrame]) -> None:
     spans = {
         "long_term": (START, END),
         "short_term": (WEEK_BEFORE, END),
@@ -157,7 +159,7 @@ def test_every_value_of_the_catalogue_can_occur(catalogue: Catalogue) -> None:
     assert set(genres_with_browsed_shops) == set(catalogue.browsed_genre)
 
 
-def test_choices_follow_their_weights_and_keep_to_their_group() -> None:
+def test_choices_follow_their_weights_within_their_group() -> None:
     groups, items = np.array([2, 0, 2, 0]), np.array([5, 6, 7, 8])
     choices = Choices.grouped(groups, items, np.array([1.0, 1.0, 3.0, 0.0]), 3)
     drawn = choices.draw(np.repeat([0, 2], 10_000), np.random.default_rng(0))
@@ -231,10 +233,10 @@ def test_pretraining_and_labels_accept_the_logs(
     assert 0.3 < label_return(data, pairs, "30d").targets.mean() < 0.9
     responders = pl.read_parquet(folder / "responses/travel_booking.parquet")["user_id"].to_list()
     assert label_response(data, pairs, responders, negatives=3).targets.mean() == 0.25
-    answers = pl.read_parquet(folder / "truth/*.parquet").select(
+    labels = pl.read_parquet(folder / "truth/*.parquet").select(
         "user_id", label=pl.col("pet_owner").cast(pl.Int64)
     )
-    assert Labels.of(answers, data).kind == "binary"
+    assert Labels.of(labels, data).kind == "binary"
     tiny = configure("paper", ["steps=3", "model.layers=1", "model.hidden=16", "model.heads=2"])
     model = pretrain(data, tmp_path / "model", config=tiny)
     assert np.isfinite(model.record["loss"])
@@ -250,7 +252,7 @@ def test_no_users_are_refused(tmp_path: Path) -> None:
         simulate(tmp_path / "none", 0)
 
 
-def test_too_small_a_disk_is_told_before_the_work(
+def test_too_small_a_disk_is_refused_before_work_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
@@ -269,12 +271,12 @@ def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
-def test_command_line_says_what_was_made_and_what_is_next(tmp_path: Path) -> None:
+def test_command_line_reports_the_events_and_the_next_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "userbert", "simulate", "-o", "made", "--users", "20"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "events of 20 users" in done.stdout
-    assert "userbert prepare made/schema.yaml" in done.stdout
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "events of 20 users" in result.stdout
+    assert "userbert prepare made/schema.yaml" in result.stdout
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert again.stderr.startswith("error: made exists already")

@@ -1,1 +1,1 @@
-"""Whole experiments: the demo, the simulator, the paper again."""
+"""Experiments: the demo, the simulator, and the reproduction of the paper."""

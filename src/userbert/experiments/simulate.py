@@ -1,10 +1,10 @@
-"""Logs in the shape of the paper's ecosystem (paper §4.1, table 1), with the truth beside them.
+"""Simulates logs like those of the paper's ecosystem (paper §4.1, table 1), and the hidden truth.
 
 In: a number of users, a seed and an `Ecosystem`. Out: a folder of Parquet logs, profiles, a month
-of later purchases and of responses for labels, the hidden truth, and a `schema.yaml` that `prepare`
-accepts as it is. Parts of 50,000 users are drawn side by side, each from the seed and its own
-number alone, so memory does not grow with the number of users, nor do bytes change with that of the
-processes. The generating process stands in docs/explanation/simulated-ecosystem.md.
+of later purchases and responses for labels, the hidden truth, and a `schema.yaml` that `prepare`
+accepts unchanged. Blocks of 50,000 users are drawn in parallel, each from the seed and its own
+number only, so memory does not grow with the number of users, and files do not depend on the
+number of processes. docs/explanation/simulated-ecosystem.md describes the generating process.
 """
 
 from collections import deque
@@ -33,13 +33,13 @@ from userbert.experiments.simulated_logs import (
 )
 from userbert.folders import publishing_folder, require_space, write_summary
 from userbert.progress import progress
-from userbert.workers import cores, processes
+from userbert.workers import cores, process_pool
 
 USERS_PER_PART = 50_000
 LOGS = ("long_term", "short_term", "future")
 _BYTES_PER_EVENT = 16
 _BYTES_PER_USER = 60
-"""On disk, with some to spare; of users their profiles and the truth."""
+"""Upper estimates of bytes on disk; those of a user cover profile and truth."""
 
 _SCHEMA = """\
 # A simulated ecosystem in the shape of the paper's (§4.1, table 1): made, not measured.
@@ -47,7 +47,7 @@ user: user_id
 timezone: {timezone}
 sources:
   long_term:
-    path: [long_term, future]     # what lies after fit_before is for labels
+    path: [long_term, future]     # events after fit_before are for labels
     time: {{column: time}}
     action: {{column: action_type}}
   short_term:
@@ -90,17 +90,17 @@ fit_before: {end_day}
 
 @dataclass(frozen=True)
 class Simulation:
-    """What was written."""
+    """Summary of a written simulation."""
 
     users: int
     events: Mapping[str, int]
-    """By log."""
+    """Number of events by log."""
     seconds: float
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Some of the users, and where their logs go."""
+class _UserBlock:
+    """A block of users, and the folder of their logs."""
 
     folder: Path
     number: int
@@ -108,19 +108,19 @@ class _Part:
     users: int
 
     def file(self, log: str) -> Path:
-        """Where its events of one log go."""
+        """Returns the path of the block's events of one log."""
         return self.folder / log / f"part-{self.number:05d}.parquet"
 
 
 @dataclass(frozen=True)
-class _Written:
-    """What came of a part."""
+class _WrittenBlock:
+    """Summary of a written block."""
 
     users: int
     events: tuple[int, ...]
-    """By log."""
+    """Number of events by log."""
     responders: tuple[Int64, ...]
-    """By service: the numbers of those who respond."""
+    """Numbers of the responding users, by service."""
 
 
 def simulate(
@@ -132,28 +132,28 @@ def simulate(
     users_per_part: int = USERS_PER_PART,
     workers: int | None = None,
 ) -> Simulation:
-    """Write the logs of so many users; the same seed gives the same bytes.
+    """Writes the logs of `users` users; equal seeds give equal bytes.
 
-    The first full parts are the same however many users there are. Raises `InputError` if `output`
+    The first full blocks do not depend on the number of users. Raises `InputError` if `output`
     exists or its disk is too small.
     """
     output, ecosystem, start = Path(output), ecosystem or Ecosystem(), perf_counter()
     if users < 1:
-        raise InputError(f"--users: expected at least 1, found {users}.")
+        raise InputError(f"users: expected at least 1, found {users}.")
     with publishing_folder(output) as folder:
         _check_space(output, folder, users, ecosystem)
         for name in (*LOGS, "profiles", "truth", "responses"):
             (folder / name).mkdir()
-        parts = [
-            _Part(folder, number, first, min(users_per_part, users - first))
+        blocks = [
+            _UserBlock(folder, number, first, min(users_per_part, users - first))
             for number, first in enumerate(range(0, users, users_per_part))
         ]
-        written = _write_parts(parts, seed, ecosystem, workers or cores())
+        written_blocks = _write_blocks(blocks, seed, ecosystem, workers or cores())
         for number, service in enumerate(ecosystem.services):
-            responders = np.concatenate([part.responders[number] for part in written])
+            responders = np.concatenate([block.responders[number] for block in written_blocks])
             write(folder / f"responses/{service.name}.parquet", {"user_id": user_ids(responders)})
         (folder / "schema.yaml").write_text(schema_text(ecosystem), encoding="utf-8")
-        counts = np.sum([part.events for part in written], axis=0).tolist()
+        counts = np.sum([block.events for block in written_blocks], axis=0).tolist()
         events = dict(zip(LOGS, counts, strict=True))
         write_summary(
             folder,
@@ -168,42 +168,42 @@ def simulate(
 
 
 def schema_text(ecosystem: Ecosystem) -> str:
-    """The schema of the logs, as YAML."""
+    """Returns the schema of the logs as YAML."""
     return _SCHEMA.format(timezone=TIMEZONE, end_day=ecosystem.end_day, **asdict(ecosystem))
 
 
 def _check_space(output: Path, folder: Path, users: int, ecosystem: Ecosystem) -> None:
-    """Raise `InputError` where the disk cannot hold what will come of so many users."""
+    """Raises `InputError` if the disk has too little space for the logs."""
     months = ecosystem.all_days / ecosystem.days
     events = ecosystem.long_term_events * months + ecosystem.short_term_events
     expected = int(users * (events * _BYTES_PER_EVENT + _BYTES_PER_USER))
     require_space(output, folder, expected, f"{users:,} users", "fewer --users")
 
 
-def _write_parts(
-    parts: Sequence[_Part], seed: int, ecosystem: Ecosystem, workers: int
-) -> list[_Written]:
-    """Write all parts; say what came of each, in order."""
-    written = []
-    with progress("simulating (users)", sum(part.users for part in parts)) as advance:
-        for part in _side_by_side(parts, seed, ecosystem, min(workers, len(parts))):
-            written.append(part)
-            advance(part.users, "")
-    return written
+def _write_blocks(
+    blocks: Sequence[_UserBlock], seed: int, ecosystem: Ecosystem, workers: int
+) -> list[_WrittenBlock]:
+    """Writes all blocks; returns the summary of each, in order."""
+    written_blocks = []
+    with progress("simulating (users)", sum(block.users for block in blocks)) as advance:
+        for block in _write_in_parallel(blocks, seed, ecosystem, min(workers, len(blocks))):
+            written_blocks.append(block)
+            advance(block.users, "")
+    return written_blocks
 
 
-def _side_by_side(
-    parts: Sequence[_Part], seed: int, ecosystem: Ecosystem, workers: int
-) -> Iterator[_Written]:
+def _write_in_parallel(
+    blocks: Sequence[_UserBlock], seed: int, ecosystem: Ecosystem, workers: int
+) -> Iterator[_WrittenBlock]:
     if workers == 1:
-        for part in parts:
-            yield _write_part(part, seed, ecosystem)
+        for block in blocks:
+            yield _write_block(block, seed, ecosystem)
         return
-    with processes(workers) as pool:
-        # Few at a time: whoever interrupts, or has a full disk, need not wait for all the others.
-        running: deque[Future[_Written]] = deque()
-        for part in parts:
-            running.append(pool.submit(_write_part, part, seed, ecosystem))
+    with process_pool(workers) as pool:
+        # Few at a time: after an interrupt or an error, no long queue has to finish first.
+        running: deque[Future[_WrittenBlock]] = deque()
+        for block in blocks:
+            running.append(pool.submit(_write_block, block, seed, ecosystem))
             if len(running) > workers:
                 yield running.popleft().result()
         while running:
@@ -211,25 +211,25 @@ def _side_by_side(
 
 
 _catalogue = lru_cache(maxsize=1)(build_catalogue)
-"""Of a process: all parts of a simulation share it."""
+"""Cached per process, since all blocks of a simulation share it."""
 
 
-def _write_part(part: _Part, seed: int, ecosystem: Ecosystem) -> _Written:
+def _write_block(block: _UserBlock, seed: int, ecosystem: Ecosystem) -> _WrittenBlock:
     catalogue = _catalogue(ecosystem, seed)
-    sequence = np.random.SeedSequence(seed, spawn_key=(1, part.number))
+    sequence = np.random.SeedSequence(seed, spawn_key=(1, block.number))
     generator = np.random.Generator(np.random.SFC64(sequence))
-    people = draw_people(part.users, catalogue, generator)
+    people = draw_people(block.users, catalogue, generator)
     long_term = behavior.long_term(people, catalogue, generator)
     short_term = behavior.short_term(people, catalogue, generator)
     future = behavior.future(people, catalogue, generator)
-    ids = user_ids(part.first_user + np.arange(part.users))
-    write(part.file("long_term"), long_term_columns(long_term, ids, ecosystem))
-    write(part.file("future"), long_term_columns(future, ids, ecosystem))
-    write(part.file("short_term"), short_term_columns(short_term, ids, ecosystem))
-    write(part.file("profiles"), profile_columns(people, ids, ecosystem))
-    write(part.file("truth"), truth_columns(people, ids, catalogue))
-    return _Written(
-        part.users,
+    ids = user_ids(block.first_user + np.arange(block.users))
+    write(block.file("long_term"), long_term_columns(long_term, ids, ecosystem))
+    write(block.file("future"), long_term_columns(future, ids, ecosystem))
+    write(block.file("short_term"), short_term_columns(short_term, ids, ecosystem))
+    write(block.file("profiles"), profile_columns(people, ids, ecosystem))
+    write(block.file("truth"), truth_columns(people, ids, catalogue))
+    return _WrittenBlock(
+        block.users,
         tuple(len(log.moments) for log in (long_term, short_term, future)),
-        tuple(part.first_user + np.flatnonzero(responds) for responds in people.responses.T),
+        tuple(block.first_user + np.flatnonzero(responds) for responds in people.responses.T),
     )

@@ -1,7 +1,7 @@
-"""Simulated people and events as columns with names in place of numbers, and their Parquet files.
+"""Writes simulated people and events to Parquet, with names in place of numbers.
 
-In: what `people` and `behavior` drew. Out: the columns of the logs, the profiles and the truth.
-Used by `simulate`.
+In: people and events of `people` and `behavior`. Out: columns of the logs, the profiles and the
+truth, and their files. Used by `simulate`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ Columns = Mapping[str, pa.Array]
 
 
 def write(path: Path, columns: Columns) -> None:
-    """Write a Parquet file; columns of few values are dictionaries there, and plain to readers."""
-    # Arrow's own schema would have readers take names for categories; smallest and largest names
-    # help no reader, and finding them takes half of the time.
+    """Writes a Parquet file; columns with few values are dictionary-encoded but read as strings."""
+    # With Arrow's stored schema, readers would load names as categories. Minima and maxima of
+    # names are useless, and computing them takes half of the time.
     pq.write_table(
         pa.table(dict(columns)),
         path,
@@ -45,14 +45,14 @@ def write(path: Path, columns: Columns) -> None:
 
 
 def user_ids(numbers: Int64) -> pa.Array:
-    """The ids of users, by their number in the whole simulation."""
+    """Returns user ids from their numbers in the whole simulation."""
     return pa.array([f"u{number:08d}" for number in numbers.tolist()], pa.string())
 
 
 def long_term_columns(log: LongTerm, ids: pa.Array, ecosystem: Ecosystem) -> Columns:
-    """Purchases and point usage."""
+    """Returns the columns of purchases and point usage."""
     return {
-        **_who_and_when(log.moments, ids, ecosystem),
+        **_user_and_time(log.moments, ids, ecosystem),
         "action_type": _named(log.is_purchase * 1, ("point_usage", "purchase")),
         "usage_type": _named(log.usage_type, USAGE_TYPES),
         "channel": _named(log.channel, _numbered("channel", ecosystem.channels)),
@@ -63,9 +63,9 @@ def long_term_columns(log: LongTerm, ids: pa.Array, ecosystem: Ecosystem) -> Col
 
 
 def short_term_columns(log: ShortTerm, ids: pa.Array, ecosystem: Ecosystem) -> Columns:
-    """Clicks, searches and page views."""
+    """Returns the columns of clicks, searches and page views."""
     return {
-        **_who_and_when(log.moments, ids, ecosystem),
+        **_user_and_time(log.moments, ids, ecosystem),
         "event_type": _named(log.event_type, EVENT_TYPES),
         "shop": _named(log.shop, _numbered("shop", ecosystem.shops)),
         "genre": _named(log.genre, _numbered("genre", ecosystem.genres)),
@@ -74,7 +74,7 @@ def short_term_columns(log: ShortTerm, ids: pa.Array, ecosystem: Ecosystem) -> C
 
 
 def profile_columns(people: People, ids: pa.Array, ecosystem: Ecosystem) -> Columns:
-    """What the ecosystem knows of its users."""
+    """Returns the columns of the profiles."""
     return {
         "user_id": ids,
         "age": pa.array(people.age.astype(np.int16)),
@@ -86,7 +86,7 @@ def profile_columns(people: People, ids: pa.Array, ecosystem: Ecosystem) -> Colu
 
 
 def truth_columns(people: People, ids: pa.Array, catalogue: Catalogue) -> Columns:
-    """What nobody knows but an oracle: traits, responses to come, tastes and interests."""
+    """Returns the columns of the hidden truth: traits, later responses, tastes and interests."""
     ecosystem = catalogue.ecosystem
     genres = _numbered("genre", ecosystem.genres)
     shops = _numbered("shop", ecosystem.shops)
@@ -95,7 +95,7 @@ def truth_columns(people: People, ids: pa.Array, catalogue: Catalogue) -> Column
     services = zip(ecosystem.services, people.responses.T, strict=True)
     return {
         "user_id": ids,
-        **{trait.name: pa.array(held) for trait, held in traits},
+        **{trait.name: pa.array(holds) for trait, holds in traits},
         **{f"responds_{service.name}": pa.array(responds) for service, responds in services},
         "lifestyle": pa.array(people.lifestyle.astype(np.int16)),
         **{
@@ -112,7 +112,7 @@ def truth_columns(people: People, ids: pa.Array, catalogue: Catalogue) -> Column
     }
 
 
-def _who_and_when(moments: Moments, ids: pa.Array, ecosystem: Ecosystem) -> Columns:
+def _user_and_time(moments: Moments, ids: pa.Array, ecosystem: Ecosystem) -> Columns:
     midnight = datetime.combine(ecosystem.first_day, time(), ZoneInfo(TIMEZONE))
     instants = (moments.second + int(midnight.timestamp())) * 1_000_000
     return {
@@ -122,17 +122,19 @@ def _who_and_when(moments: Moments, ids: pa.Array, ecosystem: Ecosystem) -> Colu
 
 
 @lru_cache(maxsize=8)
-def _numbered(what: str, number: int) -> tuple[str, ...]:
+def _numbered(prefix: str, number: int) -> tuple[str, ...]:
     width = len(str(number - 1))
-    return tuple(f"{what}-{index:0{width}d}" for index in range(number))
+    return tuple(f"{prefix}-{index:0{width}d}" for index in range(number))
 
 
 def _named(numbers: Int64, names: Sequence[str]) -> pa.DictionaryArray:
-    """Names in place of numbers; null for NOBODY."""
+    """Returns names in place of numbers; null for `NOBODY`."""
     is_none = numbers == NOBODY
-    # A file of few users names what they met, not the whole catalogue.
+    # Only names that occur go into the dictionary, not the whole catalogue.
     counts = np.bincount(numbers[~is_none], minlength=len(names))
-    met = np.flatnonzero(counts).tolist()
+    used_numbers = np.flatnonzero(counts).tolist()
     place = np.cumsum(counts > 0) - 1
     indices = pa.array(place[numbers].astype(np.int32), mask=is_none)
-    return pa.DictionaryArray.from_arrays(indices, pa.array([names[i] for i in met], pa.string()))
+    return pa.DictionaryArray.from_arrays(
+        indices, pa.array([names[i] for i in used_numbers], pa.string())
+    )
