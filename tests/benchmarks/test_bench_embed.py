@@ -1,4 +1,4 @@
-"""`userbert bench embed` measures what it says."""
+"""Tests of `userbert bench embed`."""
 
 import json
 from pathlib import Path
@@ -26,11 +26,16 @@ def test_the_gru_reads_the_words_of_a_user_and_no_padding() -> None:
     trimmed.load_state_dict(padded.state_dict())
     users = batch([[6, 2], [0, 5], [9, 0]], seed=3)
     with torch.inference_mode():
-        found = padded.embed(users)
-        assert torch.allclose(found, trimmed.embed(users), atol=1e-6)
-        words = [padded.reference.words(*one) for one in enumerate(users.segments)]
-        first = torch.cat([part[:count] for part, count in zip(words, (6, 2), strict=True)])
-        assert torch.allclose(found[0], padded.gru(first[None])[1][0, 0], atol=1e-6)
+        vectors = padded.embed(users)
+        assert torch.allclose(vectors, trimmed.embed(users), atol=1e-6)
+        words = [
+            padded.reference.words(*numbered_segment)
+            for numbered_segment in enumerate(users.segments)
+        ]
+        first_user_words = torch.cat(
+            [segment_words[:count] for segment_words, count in zip(words, (6, 2), strict=True)]
+        )
+        assert torch.allclose(vectors[0], padded.gru(first_user_words[None])[1][0, 0], atol=1e-6)
 
 
 @pytest.mark.slow

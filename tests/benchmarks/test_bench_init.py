@@ -1,4 +1,4 @@
-"""`userbert bench init` measures what it says."""
+"""Tests of `userbert bench init`."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from userbert.cli import app
 
 
 @pytest.mark.slow
-def test_bench_init_writes_a_row_of_each_form(tmp_path: Path) -> None:
+def test_bench_init_writes_a_row_per_format(tmp_path: Path) -> None:
     output = tmp_path / "init.json"
     result = CliRunner().invoke(app, ["bench", "init", "--events", "20000", "-o", str(output)])
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""`userbert bench lookalike` measures what it says."""
+"""Tests of `userbert bench lookalike`."""
 
 import json
 from pathlib import Path
@@ -13,24 +13,24 @@ from userbert.cli import app
 from userbert.inspection.vectors import health
 
 
-def test_made_vectors_are_as_healthy_as_embeddings_and_the_same_again() -> None:
+def test_made_vectors_resemble_embeddings_and_are_reproducible() -> None:
     vectors, queries = make_vectors(5000)
-    found = health(vectors)
-    assert found.verdict == "healthy"
-    assert 10 < found.effective_rank < 24
-    assert 0.29 < found.cosine < 0.5
+    report = health(vectors)
+    assert report.verdict == "healthy"
+    assert 10 < report.effective_rank < 24
+    assert 0.29 < report.cosine < 0.5
     np.testing.assert_array_equal(make_vectors(5000)[1], queries)
 
 
 @pytest.mark.slow
-def test_bench_lookalike_writes_a_row_of_each_way(tmp_path: Path) -> None:
+def test_bench_lookalike_writes_a_row_per_variant(tmp_path: Path) -> None:
     output = tmp_path / "lookalike.json"
     result = CliRunner().invoke(app, ["bench", "lookalike", "--users", "20000", "-o", str(output)])
     assert result.exit_code == 0, result.output
     content = json.loads(output.read_text(encoding="utf-8"))
     exact, index = content["rows"]
     assert (exact["variant"], index["variant"]) == ("exact", "index")
-    assert exact["recall"] > 0.999  # float32 may order those that are equal otherwise
+    assert exact["recall"] > 0.999  # float32 may order ties differently
     assert index["recall"] > 0.98
     for row in (exact, index):
         assert row["users"] == 20_000

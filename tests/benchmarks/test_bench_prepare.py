@@ -1,4 +1,4 @@
-"""`userbert bench prepare` measures what it says."""
+"""Tests of `userbert bench prepare`."""
 
 import json
 import os
@@ -19,13 +19,13 @@ ROW = {
 }  # fmt: skip
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_memory_is_that_of_all_processes_together() -> None:
     alone = resident(os.getpid())
     assert alone > 10 << 20
-    hold = "import sys; x = bytearray(200 << 20); print(flush=True); sys.stdin.read()"
+    program = "import sys; x = bytearray(200 << 20); print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
-        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         child.stdout.readline()

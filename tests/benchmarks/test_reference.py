@@ -1,4 +1,4 @@
-"""Our training step and the straightforward one have the same loss and gradients."""
+"""Tests that our training step and the reference have the same loss and gradients."""
 # mypy: disable-error-code="no-untyped-call, index, union-attr"
 
 import numpy as np
@@ -29,7 +29,7 @@ def test_loss_and_gradients_equal_the_references(trimmed: bool) -> None:
     embedding = ours.embedding
     assert embedding.tables.weight.grad is not None
     dense = embedding.tables.weight.grad.to_dense()
-    first, last = embedding.tables.before_first[:2] + 1
+    first, last = embedding.tables.row_offsets[:2] + 1
     pairs = [
         (dense[first:last], reference.tables[1][0].weight.grad[1:]),
         (embedding.cls.grad, reference.cls.grad),
@@ -40,7 +40,7 @@ def test_loss_and_gradients_equal_the_references(trimmed: bool) -> None:
             reference.encoder.layer[0].intermediate.dense.weight.grad,
         ),
     ]
-    # The genre is shared between the segments of ours.
+    # Our segments share the table of genres, so both gradients of the reference add up.
     pairs[0] = (pairs[0][0], pairs[0][1] + reference.tables[0][0].weight.grad[1:])
     for mine, theirs in pairs:
         assert mine is not None
@@ -54,6 +54,6 @@ def test_vectors_equal_the_references(trimmed: bool) -> None:
     ours = model(config=CONFIG).eval()
     users = batch([[6, 2], [0, 5], [0, 0], [9, 0]], seed=3)
     with torch.inference_mode():
-        found = ours.user_vectors(ours(users), "mean")
+        vectors = ours.user_vectors(ours(users), "mean")
         expected = Reference(ours, trimmed=trimmed).eval().embed(users)
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(vectors, expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""`userbert bench train` measures what it says."""
+"""Tests of `userbert bench train`."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ ROW = {
         ("full", (128, 213), (128, 213)),
     ],
 )
-def test_workload_has_the_words_and_actions_that_it_names(
+def test_workload_has_its_mean_words_and_actions(
     name: str, long_term: tuple[float, float], short_term: tuple[float, float]
 ) -> None:
     batches = draw_batches(WORKLOADS[name])
@@ -38,10 +38,10 @@ def test_workload_has_the_words_and_actions_that_it_names(
 
 def test_useful_work_is_counted_without_padding() -> None:
     batches = draw_batches(WORKLOADS["full"])[:1]
-    # By hand: 16 users of 261 tokens, 4 blocks of 12 H² products a token and attention.
+    # By hand: 16 users with 261 tokens, 4 blocks with 12 H² products per token, and attention.
     tokens = 16 * 261
     encoder = 4 * (2 * tokens * 12 * 128**2 + 4 * 16 * 261**2 * 128)
-    # 38 of 256 words, of which half see the outputs of each segment.
+    # 38 of 256 words are selected, half of them in each segment.
     heads = 2 * 16 * 19 * 128 * (97_355 + 51_199)
     assert useful_gflop(batches, "exact") == pytest.approx(3 * (encoder + heads) / 1e9, rel=0.05)
 

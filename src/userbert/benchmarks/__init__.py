@@ -1,1 +1,1 @@
-"""Speed beside peers: the same work in one run."""
+"""Benchmarks: speed and memory compared with other implementations of the same work."""

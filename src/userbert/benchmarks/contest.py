@@ -1,7 +1,7 @@
-"""Contestants in processes of their own: their seconds, and their memory and disk at their peaks.
+"""Runs each competitor of a benchmark in its own process: seconds, peak memory and peak disk.
 
-In: a module of contestants, which calls `compete` when it is run as a program, and what they work
-on. Out: a `Run` each. Used by the benchmarks of whole verbs.
+In: a module of competitors, which calls `compete` when run as a program, and their input. Out: a
+`Run` per competitor. Used by the benchmarks of whole verbs.
 """
 
 import os
@@ -14,67 +14,67 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 _SAMPLE_SECONDS, _SAMPLES_OF_DISK = 0.02, 50
-"""Between looks at the memory, and how many of these there are between looks at the disk."""
+"""Seconds between samples of memory, and memory samples per sample of disk."""
 
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """What a contestant's work took; ordered by its seconds."""
+    """Cost of a competitor's work; ordered by seconds."""
 
     seconds: float
     memory: int
-    """The most bytes that all its processes held together."""
+    """Peak memory in bytes of all its processes together."""
     disk: int
-    """The most bytes that it had on the disk."""
+    """Peak bytes on disk."""
     output: int
-    """Bytes that it left there."""
+    """Bytes of its output on disk."""
 
 
-def compete(contestants: Mapping[str, Callable[[Path, Path], None]]) -> None:
-    """Be the contestant that the command line names, on the logs and to the output it names."""
-    work = contestants[sys.argv[1]]
+def compete(competitors: Mapping[str, Callable[[Path, Path], None]]) -> None:
+    """Runs the competitor that `sys.argv` names, on the paths it gives, and prints its seconds."""
+    work = competitors[sys.argv[1]]
     started = time.perf_counter()
     work(Path(sys.argv[2]), Path(sys.argv[3]))
     print(time.perf_counter() - started)
 
 
-def run(module: str, contestant: str, logs: Path) -> Run:
-    """Measure a contestant's work on logs; it is started by `python -m MODULE CONTESTANT …`."""
+def run(module: str, competitor: str, logs: Path) -> Run:
+    """Measures a competitor's work on logs; starts it by `python -m MODULE COMPETITOR …`."""
     with TemporaryDirectory(dir=logs.parent) as name:
         folder = Path(name)
-        command = [sys.executable, "-m", module, contestant]
-        # Spark's shuffles count as disk, too.
-        place = {**os.environ, "SPARK_LOCAL_DIRS": str(folder)}
+        command = [sys.executable, "-m", module, competitor]
+        # Spark's shuffle files count as disk, too.
+        environment = {**os.environ, "SPARK_LOCAL_DIRS": str(folder)}
         process = subprocess.Popen(
             [*command, str(logs), str(folder / "out")],
-            env=place, stdout=subprocess.PIPE, text=True,
+            env=environment, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        memory = disk = looks = 0
+        memory = disk = samples = 0
         while process.poll() is None:
             memory = max(memory, resident(process.pid))
-            if looks % _SAMPLES_OF_DISK == 0:
-                disk = max(disk, _stored(folder))
-            looks += 1
+            if samples % _SAMPLES_OF_DISK == 0:
+                disk = max(disk, _disk_usage(folder))
+            samples += 1
             time.sleep(_SAMPLE_SECONDS)
-        told = process.communicate()[0]
+        seconds = process.communicate()[0]
         if process.returncode != 0:
             raise subprocess.CalledProcessError(process.returncode, command)
-        left = _stored(folder / "out")
-    return Run(float(told), memory, max(disk, left), left)
+        output_size = _disk_usage(folder / "out")
+    return Run(float(seconds), memory, max(disk, output_size), output_size)
 
 
-def _stored(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; what is removed meanwhile is not counted."""
+def _disk_usage(path: Path) -> int:
+    """Returns the bytes of a file or folder; files removed during the count are ignored."""
     try:
         if not path.is_dir():
             return path.lstat().st_size
-        return sum(_stored(each) for each in path.iterdir())
+        return sum(_disk_usage(file) for file in path.iterdir())
     except OSError:
         return 0
 
 
 def resident(process: int) -> int:
-    """Bytes in memory of a process and all it started; 0 of one that is gone."""
+    """Returns the bytes in memory of a process and its descendants; 0 if it has ended."""
     total, folder = 0, Path("/proc") / str(process)
     try:
         pages = int((folder / "statm").read_text(encoding="ascii").split()[1])
@@ -88,5 +88,5 @@ def resident(process: int) -> int:
 
 
 def gib(size: int) -> float:
-    """Bytes as GiB."""
+    """Returns bytes as GiB, rounded to two digits."""
     return round(size / 2**30, 2)

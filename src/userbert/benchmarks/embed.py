@@ -1,9 +1,9 @@
-"""Embedding beside what else makes vectors of users, and the memory that ours holds.
+"""Benchmark of `embed`: compared with Hugging Face's BertModel and a GRU; also its memory.
 
-In: prepared data of simulated users. Out: rows of users a second, their ratio, and memory at its
-peak. Ours is the whole verb, from prepared data to a folder of Parquet; of a reference the network
-alone is timed, on batches that are cut already, so ratios are the least that can be said.
-Contestants take turns on the same users. The command line writes the rows; docs/results shows them.
+In: prepared data of simulated users. Out: rows of users per second, their ratio, and peak memory.
+Ours is the whole verb, from prepared data to a folder of Parquet; references time only the network,
+on batches that are already cut, so the ratio is a lower bound. Competitors take turns on the same
+users. The command line writes the rows; docs/results shows them.
 
 Letters in shapes: B users, P places of a padded sequence, W words of a batch, H hidden.
 """
@@ -24,7 +24,7 @@ from userbert.benchmarks.reference import MAX_WORDS, Reference
 from userbert.data.batches import UserBatch
 from userbert.data.ragged import list_numbers
 from userbert.data.store import PreparedData
-from userbert.data.use.loading import in_length_order
+from userbert.data.use.loading import batches_by_length
 from userbert.data.use.pairs import pairs_at
 from userbert.embedding.embed import write_embeddings
 from userbert.embedding.parts import AllUsers
@@ -33,15 +33,15 @@ from userbert.progress import progress
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 _BATCH = 64
-"""Users in a batch of the references: pytorch-lifestream's default for inference; larger ones make
-none of them faster here."""
+"""Users per batch of the references: pytorch-lifestream's default for inference. Larger batches are
+not faster here."""
 
 
 class Gru(nn.Module):
-    """A GRU over a user's words, the last state of which is the vector, as in pytorch-lifestream.
+    """A GRU over a user's words whose last state is the vector, as in pytorch-lifestream.
 
-    Words are those of the reference, from tables and means of its own; they stand one segment after
-    the other, padded to 128 + 128 or to the batch's longest.
+    Words are those of `Reference`, computed from its own tables. Segments follow each other, padded
+    to 128 + 128 words, or to the longest user of the batch if `trimmed`.
     """
 
     def __init__(self, model: UserBert, *, trimmed: bool) -> None:
@@ -52,19 +52,22 @@ class Gru(nn.Module):
         self.gru = nn.GRU(hidden, hidden, batch_first=True)
 
     def embed(self, batch: UserBatch) -> Tensor:
-        """The state after each user's last word: (B, H)."""
-        words = [self.reference.words(*one) for one in enumerate(batch.segments)]
+        """Returns the state after each user's last word (B, H)."""
+        words = [
+            self.reference.words(*numbered_segment)
+            for numbered_segment in enumerate(batch.segments)
+        ]
         counts = np.stack([segment.word_counts for segment in batch.segments])  # (S, B)
         owners = np.concatenate([list_numbers(segment.word_offsets) for segment in batch.segments])
         order = torch.from_numpy(np.argsort(owners, kind="stable"))
         lengths = torch.from_numpy(counts.sum(axis=0))
-        places = int(lengths.max()) if self.trimmed else len(counts) * MAX_WORDS
-        is_word = torch.arange(max(places, 1)) < lengths[:, None]  # (B, P)
+        width = int(lengths.max()) if self.trimmed else len(counts) * MAX_WORDS
+        is_word = torch.arange(max(width, 1)) < lengths[:, None]  # (B, P)
         padded = words[0].new_zeros(*is_word.shape, words[0].shape[1])
         padded[is_word] = torch.cat(words)[order]
         states, _ = self.gru(padded)  # (B, P, H)
-        found: Tensor = states[torch.arange(len(batch)), (lengths - 1).clamp(min=0)]
-        return found
+        last_states: Tensor = states[torch.arange(len(batch)), (lengths - 1).clamp(min=0)]
+        return last_states
 
 
 REFERENCES: Mapping[str, Callable[[UserBert], Reference | Gru]] = {
@@ -75,7 +78,7 @@ REFERENCES: Mapping[str, Callable[[UserBert], Reference | Gru]] = {
 
 
 def paper_model(data: PreparedData) -> UserBert:
-    """A model of the paper's size that has learned nothing."""
+    """Returns an untrained model of the paper's size."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = UserBertConfig()
@@ -85,7 +88,7 @@ def paper_model(data: PreparedData) -> UserBert:
 
 
 def embed_all(data: PreparedData, output: Path, precision: Precision) -> None:
-    """Ours: from prepared data to a folder of Parquet, before `fit_before`."""
+    """Embeds all users before `fit_before` into a folder of Parquet, with our verb."""
     write_embeddings(paper_model(data), data, _asked(data), output, precision=precision)
 
 
@@ -97,13 +100,13 @@ def _by_verb(precision: Precision) -> Callable[[Path, Path], None]:
     return lambda data, output: embed_all(PreparedData.open(data), output, precision)
 
 
-CONTESTANTS: Mapping[str, Callable[[Path, Path], None]] = {
+COMPETITORS: Mapping[str, Callable[[Path, Path], None]] = {
     precision: _by_verb(precision) for precision in PRECISIONS
 }
 
 
 def bench_embed(path: Path, rounds: int) -> list[dict[str, Any]]:
-    """The rows of ours beside each reference, on all users of prepared data."""
+    """Returns rows that compare ours with each reference, on all users of prepared data."""
     data = PreparedData.open(path)
     batches, users = _batches(data)
     seconds = _take_turns(data, batches, rounds)
@@ -124,12 +127,12 @@ def bench_embed(path: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def memory_row(path: Path) -> dict[str, Any]:
-    """What ours holds in a process of its own, and how fast it is there, starting up included."""
+    """Returns the row of our peak memory and speed in a separate process, including its start."""
     data = PreparedData.open(path)
-    found = run(__spec__.name, "float32", path)
-    none = {"reference": None, "reference_users_per_s": None, "ratio": None}
+    result = run(__spec__.name, "float32", path)
+    no_reference = {"reference": None, "reference_users_per_s": None, "ratio": None}
     users = len(pairs_at(data, _asked(data).cutoffs))
-    return {**_row("memory", "float32", users, found.seconds, gib(found.memory)), **none}
+    return {**_row("memory", "float32", users, result.seconds, gib(result.memory)), **no_reference}
 
 
 def _row(variant: str, precision: str, users: int, seconds: float, memory: float) -> dict[str, Any]:
@@ -144,16 +147,16 @@ def _row(variant: str, precision: str, users: int, seconds: float, memory: float
 
 
 def _batches(data: PreparedData) -> tuple[list[UserBatch], int]:
-    """All users by length, as ours takes them; and their number."""
+    """Returns all users in batches by length, as in our verb, and their number."""
     pairs = pairs_at(data, _asked(data).cutoffs)
-    found = in_length_order(data, pairs.rows, pairs.cutoffs, batch_size=_BATCH)
-    return list(found), len(pairs)
+    batches = batches_by_length(data, pairs.rows, pairs.cutoffs, batch_size=_BATCH)
+    return list(batches), len(pairs)
 
 
 def _take_turns(
     data: PreparedData, batches: Sequence[UserBatch], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant's turns; a first one to warm up is not counted."""
+    """Returns the seconds of each competitor's turns; a first warm-up turn is not counted."""
     model = paper_model(data)
     peers = {name: make(model).eval() for name, make in REFERENCES.items()}
     seconds: dict[str, list[float]] = {name: [] for name in (*PRECISIONS, *peers)}
@@ -181,4 +184,4 @@ def _take_turns(
 
 
 if __name__ == "__main__":
-    compete(CONTESTANTS)
+    compete(COMPETITORS)

@@ -1,7 +1,7 @@
-"""A proposed schema beside one pass over the same file, and the memory that each holds.
+"""Benchmark of `init`: compared with one pass of Polars over the same file.
 
-In: a folder for logs. Out: rows of seconds and of memory at its peak. The log is a shop's: events
-of sessions with ids anew, products, prices, and a session's length that knows what comes later.
+In: a folder for logs. Out: rows of seconds and peak memory. The log is a shop's: sessions with
+unique ids, products, prices, and the length of the session, which leaks the future.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ _PRODUCTS, _BRANDS, _DAYS = 85_000, 2_000, 200
 
 
 def write_log(file: Path, rows: int) -> None:
-    """Write a log of about 33 events a user and 6 a session, as the file's ending says."""
+    """Writes a log with about 33 events per user and 6 per session, as CSV or Parquet by suffix."""
     draw = np.random.default_rng(0)
     sessions = rows // 6
     user = draw.integers(0, rows // 33, sessions)
@@ -51,50 +51,50 @@ def write_log(file: Path, rows: int) -> None:
 
 
 def ours(log: Path, output: Path) -> None:
-    """`userbert init`: every count of all rows."""
+    """Runs `userbert init`, which counts over all rows."""
     from userbert.infer.inference import propose_schema
 
     output.write_text(propose_schema([log], None, log.parent), encoding="utf-8")
 
 
 def distinct_values(log: Path, output: Path) -> None:
-    """One pass of Polars that counts the values of each column: what a first look asks."""
+    """Counts the distinct values of each column in one pass of Polars."""
     scan = pl.scan_csv if log.suffix == ".csv" else pl.scan_parquet
     counts = scan(log).select(pl.all().n_unique()).collect(engine="streaming")
     output.write_text(str(counts.row(0)), encoding="utf-8")
 
 
-CONTESTANTS: Mapping[str, Callable[[Path, Path], None]] = {
+COMPETITORS: Mapping[str, Callable[[Path, Path], None]] = {
     "init": ours, "polars-n-unique": distinct_values,
 }  # fmt: skip
 
 
 def bench_init(folder: Path, rows: int) -> list[dict[str, Any]]:
-    """The rows of both forms of a log, which is written to `folder` and removed again."""
-    found = []
-    with progress("runs", len(FORMS) * len(CONTESTANTS)) as advance:
+    """Returns rows for Parquet and CSV logs, which are written to `folder` and then removed."""
+    results = []
+    with progress("runs", len(FORMS) * len(COMPETITORS)) as advance:
         for form in FORMS:
             log = folder / f"log.{form}"
             write_log(log, rows)
             runs = {}
-            for name in CONTESTANTS:
+            for name in COMPETITORS:
                 runs[name] = run(__spec__.name, name, log)
                 advance(1, f"{form}: {name}")
             log.unlink()
-            mine, theirs = runs["init"], runs["polars-n-unique"]
-            found.append(
+            our_run, reference_run = runs["init"], runs["polars-n-unique"]
+            results.append(
                 {
                     "form": form,
                     "events": rows,
-                    "seconds": round(mine.seconds, 1),
-                    "peak_memory_gib": gib(mine.memory),
+                    "seconds": round(our_run.seconds, 1),
+                    "peak_memory_gib": gib(our_run.memory),
                     "reference": "polars-n-unique",
-                    "reference_seconds": round(theirs.seconds, 1),
-                    "reference_peak_memory_gib": gib(theirs.memory),
+                    "reference_seconds": round(reference_run.seconds, 1),
+                    "reference_peak_memory_gib": gib(reference_run.memory),
                 }
             )
-    return found
+    return results
 
 
 if __name__ == "__main__":
-    compete(CONTESTANTS)
+    compete(COMPETITORS)

@@ -1,10 +1,10 @@
-"""A search for neighbours among many vectors, beside faiss looking at each.
+"""Benchmark of look-alike search: compared with a flat scan by faiss.
 
-In: how many users. Out: rows of milliseconds a query, recall, seconds to build, and memory at its
-peak. Each contestant works in a process of its own on the same vectors, and is asked one query at a
-time. The vectors are made: a mixture of two thousand Gaussians of unequal size, whose variances
-fall by direction and whose mean is not zero. Their effective rank (14) and mean cosine (.45) lie
-among those of vectors of four real logs (10 to 24, and .29 to .45).
+In: a number of users. Out: rows of milliseconds per query, recall, seconds to build, and peak
+memory. Each competitor runs in its own process on the same vectors, one query at a time. Vectors
+are drawn from a mixture of two thousand Gaussians of unequal size, with variances that fall by
+direction and a nonzero mean. Their effective rank (14) and mean cosine (.45) are in the range of
+vectors of four real logs (10 to 24, and .29 to .45).
 """
 
 import time
@@ -22,42 +22,42 @@ from userbert.search.neighbours import Neighbours
 
 WIDTH, K, QUERIES = 128, 100, 200
 _CLUSTERS, _WITHIN, _DECAY, _MEAN = 2000, 0.3, 1.1, 2.0
-"""Of how many groups users are, the share of the variance within these, how fast it falls by
-direction, and the length of the mean beside the largest deviation."""
-_MADE = 65_536
+"""Number of clusters, share of the variance within them, decay exponent of the variance by
+direction, and length of the mean relative to the largest deviation."""
+_CHUNK = 65_536
 
 Search = Callable[[Float32, int], Any]
 
 
 def make_vectors(users: int, seed: int = 0) -> tuple[Float32, Float32]:
-    """Float32 (N, H) and queries (Q, H) of the same groups, users who are not among them."""
+    """Draws vectors (N, H) and queries (Q, H) of other users from the same clusters."""
     draw = np.random.default_rng(seed)
     deviations = np.arange(1, WIDTH + 1) ** (-_DECAY / 2)
-    turn = np.linalg.qr(draw.standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
-    middles = draw.standard_normal((_CLUSTERS, WIDTH)) * deviations * (1 - _WITHIN) ** 0.5
-    middles[:, 0] += _MEAN * deviations[0]
+    rotation = np.linalg.qr(draw.standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
+    centres = draw.standard_normal((_CLUSTERS, WIDTH)) * deviations * (1 - _WITHIN) ** 0.5
+    centres[:, 0] += _MEAN * deviations[0]
     sizes = draw.dirichlet(np.ones(_CLUSTERS))
-    made = np.empty((users + QUERIES, WIDTH), np.float32)
-    for first in range(0, len(made), _MADE):
-        some = made[first : first + _MADE]
-        group = draw.choice(_CLUSTERS, len(some), p=sizes)
-        noise = draw.standard_normal(some.shape) * deviations * _WITHIN**0.5
-        some[:] = (middles[group] + noise).astype(np.float32) @ turn
-    return made[:users], made[users:]
+    all_vectors = np.empty((users + QUERIES, WIDTH), np.float32)
+    for first in range(0, len(all_vectors), _CHUNK):
+        chunk = all_vectors[first : first + _CHUNK]
+        group = draw.choice(_CLUSTERS, len(chunk), p=sizes)
+        noise = draw.standard_normal(chunk.shape) * deviations * _WITHIN**0.5
+        chunk[:] = (centres[group] + noise).astype(np.float32) @ rotation
+    return all_vectors[:users], all_vectors[users:]
 
 
 def exact(vectors: Float32) -> Search:
-    """Ours, every nearest one."""
+    """Builds our exact search."""
     return Neighbours.of(vectors, "exact").search
 
 
 def index(vectors: Float32) -> Search:
-    """Ours, by lists."""
+    """Builds our search by inverted lists."""
     return Neighbours.of(vectors, "index").search
 
 
 def faiss_flat(vectors: Float32) -> Search:
-    """Products with all vectors, as faiss has them."""
+    """Builds the flat inner-product index of faiss."""
     import faiss
 
     flat = faiss.IndexFlatIP(vectors.shape[1])
@@ -77,8 +77,8 @@ VARIANTS: Mapping[str, Callable[[Float32], Search]] = {"exact": exact, "index": 
 REFERENCE = "faiss-flat"
 
 
-def _ask(build: Callable[[Float32], Search]) -> Callable[[Path, Path], None]:
-    """A contestant: builds, answers one query after the other, and says how long it took."""
+def _competitor(build: Callable[[Float32], Search]) -> Callable[[Path, Path], None]:
+    """Returns a competitor that builds a search, runs queries one by one and writes its times."""
 
     def work(file: Path, _: Path) -> None:
         queries = np.load(file.with_name("queries.npy"))
@@ -88,57 +88,59 @@ def _ask(build: Callable[[Float32], Search]) -> Callable[[Path, Path], None]:
         del vectors
         built = time.perf_counter() - started
         search(queries[:1].copy(), K)
-        found, took = [], []
+        neighbours, milliseconds = [], []
         for query in queries:
             started = time.perf_counter()
             rows = search(query[None].copy(), K)[0]
-            took.append(1000 * (time.perf_counter() - started))
-            found.append(rows[0].tolist())
-        name = next(one for one, made in CONTESTANTS.items() if made is work)
-        write_json(_answers(file, name), {"built": built, "took": took, "found": found})
+            milliseconds.append(1000 * (time.perf_counter() - started))
+            neighbours.append(rows[0].tolist())
+        name = next(competitor for competitor, function in COMPETITORS.items() if function is work)
+        write_json(
+            _answers(file, name), {"built": built, "took": milliseconds, "found": neighbours}
+        )
 
     return work
 
 
-CONTESTANTS: Mapping[str, Callable[[Path, Path], None]] = {
-    REFERENCE: _ask(faiss_flat),
-    **{name: _ask(build) for name, build in VARIANTS.items()},
+COMPETITORS: Mapping[str, Callable[[Path, Path], None]] = {
+    REFERENCE: _competitor(faiss_flat),
+    **{name: _competitor(build) for name, build in VARIANTS.items()},
 }
 
 
 def bench_lookalike(folder: Path, users: int) -> list[dict[str, Any]]:
-    """The rows of both ways to search, among so many vectors, which are written to `folder`."""
+    """Returns rows of both our searches among `users` vectors, which are written to `folder`."""
     file = folder / "vectors.npy"
     vectors, queries = make_vectors(users)
     np.save(file, vectors)
     np.save(folder / "queries.npy", queries)
     del vectors
     answers, memory = {}, {}
-    with progress("runs", len(CONTESTANTS)) as advance:
-        for name in CONTESTANTS:
+    with progress("runs", len(COMPETITORS)) as advance:
+        for name in COMPETITORS:
             memory[name] = run(__spec__.name, name, file).memory
             answers[name] = read_json(_answers(file, name))
             advance(1, name)
-    beside = answers[REFERENCE]
-    usual = float(np.median(beside["took"]))
+    reference = answers[REFERENCE]
+    reference_ms = float(np.median(reference["took"]))
     rows = []
     for name in VARIANTS:
         ours = answers[name]
-        pairs = zip(ours["found"], beside["found"], strict=True)
-        took = float(np.median(ours["took"]))
+        pairs = zip(ours["found"], reference["found"], strict=True)
+        ours_ms = float(np.median(ours["took"]))
         rows.append(
             {
                 "users": users,
                 "variant": name,
                 "k": K,
-                "ms_per_query": round(took, 2),
+                "ms_per_query": round(ours_ms, 2),
                 "p99_ms": round(float(np.percentile(ours["took"], 99)), 2),
                 "recall": round(float(np.mean([np.isin(b, a).mean() for a, b in pairs])), 4),
                 "build_seconds": round(ours["built"], 1),
                 "peak_memory_gib": gib(memory[name]),
                 "reference": REFERENCE,
-                "reference_ms": round(usual, 2),
-                "ratio": round(usual / took, 1),
+                "reference_ms": round(reference_ms, 2),
+                "ratio": round(reference_ms / ours_ms, 1),
                 "reference_peak_memory_gib": gib(memory[REFERENCE]),
             }
         )
@@ -150,4 +152,4 @@ def _answers(file: Path, name: str) -> Path:
 
 
 if __name__ == "__main__":
-    compete(CONTESTANTS)
+    compete(COMPETITORS)

@@ -1,8 +1,8 @@
-"""Preparation beside what else is done with such files, and the memory that each holds.
+"""Benchmark of `prepare`: compared with a Polars sort and a pandas loop over users.
 
-In: folders of simulated logs. Out: rows of events a second, and of memory and disk at their peaks.
-Contestants run one after the other on the same files, each in a process of its own. The command
-line writes the rows; docs/results shows them.
+In: folders of simulated logs. Out: rows of events per second, peak memory and peak disk.
+Competitors run one after the other on the same files, each in its own process. The command line
+writes the rows; docs/results shows them.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,16 +18,16 @@ from userbert.progress import progress
 USERS: Mapping[str, int] = {
     "3M": 114_500, "30M": 1_145_000, "90M": 3_435_000, "600M": 22_500_000,
 }  # fmt: skip
-"""Of workloads of about so many events, four attributes and two segments; the last is the paper's
-(§4.1)."""
+"""Users by workload, which names its number of events; it has four attributes and two segments. The
+last has the paper's size (§4.1)."""
 MEMORY = 1536 << 20
-"""What ours is told to keep to, in bytes."""
+"""Memory limit of our local preparation, in bytes."""
 _MOST_EVENTS: Mapping[str, int] = {
     "spark": 100_000_000, "polars-scan-sort": 100_000_000, "pandas-per-user": 40_000_000,
 }  # fmt: skip
-"""Of each that would otherwise take too long, or more memory than a laptop has."""
+"""Most events that a competitor runs on; more take too long, or more memory than a laptop has."""
 _SHORT, _TURNS = 10_000_000, 3
-"""Of fewer events, what a run does once shows: the run between the others' seconds is taken."""
+"""Below `_SHORT` events, one run is too noisy, so the median of `_TURNS` runs is taken."""
 
 LOGS = ("long_term", "short_term", "future")
 _SCHEMA = """\
@@ -57,7 +57,7 @@ fit_before: 2024-07-01
 
 
 def local(logs: Path, output: Path) -> None:
-    """Ours: every row checked, vocabularies, sorted words on disk."""
+    """Prepares logs with our local engine: checked rows, vocabularies, sorted words on disk."""
     from userbert.data.prepare.prepare import prepare
     from userbert.schema import Schema
 
@@ -65,7 +65,7 @@ def local(logs: Path, output: Path) -> None:
 
 
 def on_spark(logs: Path, output: Path) -> None:
-    """Ours on Spark, with an executor of all cores in its own process: what a cluster adds."""
+    """Prepares logs with our Spark engine, on a local executor with all cores."""
     from userbert.data.prepare.cluster import spark_session
     from userbert.data.prepare.prepare import prepare
     from userbert.schema import Schema
@@ -75,16 +75,16 @@ def on_spark(logs: Path, output: Path) -> None:
 
 
 def scan_and_sort(logs: Path, output: Path) -> None:
-    """All columns read and sorted by user and time, by Polars in memory: no words, no ids."""
+    """Reads all columns and sorts them by user and time with Polars in memory; no words, no ids."""
     tables = [pl.scan_parquet(logs / name / "*.parquet") for name in LOGS]
     everything = pl.concat(tables, how="diagonal_relaxed").sort("user_id", "time").collect()
     output.write_text(str(len(everything)), encoding="utf-8")
 
 
 def pandas_per_user(logs: Path, output: Path) -> None:
-    """The usual way in Python: values to codes by frequency, then a group and its arrays a user.
+    """Encodes values by frequency, then groups arrays by user, with pandas.
 
-    It is what pytorch-lifestream's preprocessing does, written anew.
+    Does the work of pytorch-lifestream's preprocessing, in our own code.
     """
     import pandas as pd
 
@@ -96,8 +96,8 @@ def pandas_per_user(logs: Path, output: Path) -> None:
     events["time"] = events["time"].astype("int64")
     events = events.sort_values(["user_id", "time"])[["user_id", "time", "shop", "genre", "price"]]
     users = [
-        {"user_id": user, **{name: column.to_numpy() for name, column in own.items()}}
-        for user, own in events.groupby("user_id")
+        {"user_id": user, **{name: column.to_numpy() for name, column in user_events.items()}}
+        for user, user_events in events.groupby("user_id")
     ]
     output.write_text(str(len(users)), encoding="utf-8")
 
@@ -109,10 +109,10 @@ REFERENCES: Mapping[str, Callable[[Path, Path], None]] = {
 
 
 def bench_prepare(workloads: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """The rows of some workloads, given their logs: ours beside each reference that can.
+    """Returns rows that compare ours with each reference that can run, per workload and its logs.
 
-    Logs are folders that `userbert simulate` wrote; their schema is replaced. Where no reference
-    can, its columns are None.
+    Logs are folders that `userbert simulate` wrote; their schema is replaced. If no reference can
+    run, its columns are None.
     """
     rows = []
     with progress("runs", len(workloads) * (len(VARIANTS) + len(REFERENCES))) as advance:
@@ -120,14 +120,16 @@ def bench_prepare(workloads: Mapping[str, Path]) -> list[dict[str, Any]]:
             events = sum(read_json(logs / "summary.json")["events"].values())
             (logs / "schema.yaml").write_text(_SCHEMA, encoding="utf-8")
             runs: dict[str, Run] = {}
-            for contestant in (*VARIANTS, *REFERENCES):
-                if events <= _MOST_EVENTS.get(contestant, events):
+            for competitor in (*VARIANTS, *REFERENCES):
+                if events <= _MOST_EVENTS.get(competitor, events):
                     turns = _TURNS if events < _SHORT else 1
-                    runs[contestant] = sorted(
-                        run(__spec__.name, contestant, logs) for _ in range(turns)
+                    runs[competitor] = sorted(
+                        run(__spec__.name, competitor, logs) for _ in range(turns)
                     )[turns // 2]
-                advance(1, f"{name}: {contestant}")
-            references: list[str | None] = [one for one in REFERENCES if one in runs]
+                advance(1, f"{name}: {competitor}")
+            references: list[str | None] = [
+                reference for reference in REFERENCES if reference in runs
+            ]
             rows += [
                 {"workload": name, **_row(events, variant, reference, runs)}
                 for variant in VARIANTS

@@ -1,9 +1,9 @@
-"""The straightforward implementation: Hugging Face's `BertModel` on padded segments.
+"""Reference implementation with Hugging Face's `BertModel` on padded segments.
 
-In: a `UserBert`, whose weights it takes over, and the same batches and selected words. Out: the
-same loss, and the same vectors of users, by way of stock parts: dense tables, segments padded to
-128 words (or to the batch's longest), dense heads with multi-hot targets, dense Adam. Benchmarks
-set it beside ours, and tests hold ours equal to it.
+In: a `UserBert`, whose weights it copies, and the same batches and selected words. Out: the same
+loss and the same user vectors from standard parts: dense tables, segments padded to 128 words (or
+to the batch's longest), dense heads with multi-hot targets, dense Adam. Benchmarks compare ours
+with it, and tests check that both are equal.
 
 Letters in shapes: B users, P places of a padded sequence, W words of a segment, M selected words,
 V ids of an attribute without *none*, H hidden, E width of an attribute.
@@ -25,11 +25,11 @@ from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.training.masking import Selection
 
 MAX_WORDS = 128
-"""Places of a padded segment (paper §4.4)."""
+"""Words of a padded segment (paper §4.4)."""
 
 
 def bert_encoder(encoder: Encoder, config: UserBertConfig) -> nn.Module:
-    """Hugging Face's encoder with the weights of ours."""
+    """Returns Hugging Face's encoder with the weights of ours."""
     hidden = config.hidden
     bert = BertModel(
         BertConfig(
@@ -39,7 +39,7 @@ def bert_encoder(encoder: Encoder, config: UserBertConfig) -> nn.Module:
             num_attention_heads=config.heads,
             intermediate_size=config.feed_forward,
             hidden_dropout_prob=config.dropout,
-            # As in ours; dropout on them would leave the fused kernel.
+            # As in ours; dropout on attention weights would disable the fused kernel.
             attention_probs_dropout_prob=0.0,
             layer_norm_eps=NORM_EPSILON,
             attn_implementation="sdpa",
@@ -64,12 +64,12 @@ def bert_encoder(encoder: Encoder, config: UserBertConfig) -> nn.Module:
 
 
 class Reference(nn.Module):
-    """The paper's network from stock parts, equal in weights to a `UserBert`."""
+    """The paper's network from standard parts, with the weights of a `UserBert`."""
 
     def __init__(self, model: UserBert, *, trimmed: bool) -> None:
         super().__init__()
         self.trimmed = trimmed
-        """Pad segments to the batch's longest alone, not to 128 words."""
+        """Whether segments are padded to the batch's longest instead of 128 words."""
         embedding = model.embedding
         self.tables: Any = nn.ModuleList(
             nn.ModuleList(_bag(weight) for weight in weights)
@@ -101,7 +101,7 @@ class Reference(nn.Module):
         )
 
     def forward(self, batch: UserBatch, selection: Selection) -> Tensor:
-        """The loss of a batch: summed over selected words and attributes, averaged over users."""
+        """Returns the loss: summed over selected words and attributes, averaged over users."""
         encoded, words = self._encode(batch, selection.zeroed)
         loss = encoded.new_zeros(())
         start = 1
@@ -110,27 +110,27 @@ class Reference(nn.Module):
         ):
             is_selected = torch.zeros_like(is_word)
             is_selected[is_word] = torch.from_numpy(selected)
-            users, where = is_selected.nonzero(as_tuple=True)
-            found = encoded[users, start + where]  # (M, H)
+            users, position = is_selected.nonzero(as_tuple=True)
+            selected_vectors = encoded[users, start + position]  # (M, H)
             start += is_word.shape[1]
             for attribute, head in enumerate(heads):
                 targets = multi_hot(segment, selected, attribute, head.out_features)
-                loss = loss - (targets * head(found).float().log_softmax(dim=1)).sum()
+                loss = loss - (targets * head(selected_vectors).float().log_softmax(dim=1)).sum()
         return loss / len(batch)
 
     def embed(self, batch: UserBatch) -> Tensor:
-        """The mean of each user's words' final vectors: (B, H)."""
+        """Returns the mean of the final vectors of each user's words (B, H)."""
         encoded, words = self._encode(batch)
         is_word = torch.cat(words, dim=1)[..., None]  # (B, P, 1)
-        found = encoded[:, 1 : 1 + is_word.shape[1]]
+        word_vectors = encoded[:, 1 : 1 + is_word.shape[1]]
         counts = is_word.sum(dim=1)
-        mean = (found * is_word).sum(dim=1) / counts.clamp(min=1)
+        mean = (word_vectors * is_word).sum(dim=1) / counts.clamp(min=1)
         return torch.where(counts > 0, mean, encoded[:, 0])
 
     def _encode(
         self, batch: UserBatch, zeroed: Sequence[NDArray[np.bool_]] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Final vectors (B, P, H), and where words are in the places of each segment."""
+        """Returns final vectors (B, P, H), and a mask of the words of each segment."""
         pieces = [self.cls.expand(len(batch), 1, -1)]
         valid = [torch.ones(len(batch), 1, dtype=torch.bool)]
         keep = [valid[0]]
@@ -139,9 +139,9 @@ class Reference(nn.Module):
             padded = int(counts.max()) if self.trimmed else MAX_WORDS
             is_word = torch.arange(padded) < counts[:, None]  # (B, padded)
             words = self.words(number, segment)  # (W, H)
-            spread = words.new_zeros(len(batch), padded, words.shape[1])
-            spread[is_word] = words
-            pieces.append(spread)
+            padded_words = words.new_zeros(len(batch), padded, words.shape[1])
+            padded_words[is_word] = words
+            pieces.append(padded_words)
             valid.append(is_word)
             is_kept = is_word.clone()
             if zeroed is not None:
@@ -160,7 +160,7 @@ class Reference(nn.Module):
         return encoded, valid[1 : 1 + len(batch.segments)]
 
     def words(self, number: int, segment: SegmentBatch) -> Tensor:
-        """The words of a segment before normalisation: (W, H)."""
+        """Returns the words of a segment before layer normalization (W, H)."""
         offsets = torch.from_numpy(segment.action_offsets.astype(np.int32))
         sums = [
             bag(torch.from_numpy(ids), offsets)
@@ -174,7 +174,7 @@ class Reference(nn.Module):
 def multi_hot(
     segment: SegmentBatch, selected: NDArray[np.bool_], attribute: int, values: int
 ) -> Tensor:
-    """The binary vectors y of equation 1: (M, V) of the ids 1, 2, … in the selected words."""
+    """Returns the binary vectors y of equation 1: (M, V) for ids 1, 2, … in the selected words."""
     sizes = np.diff(segment.action_offsets)
     actions = np.flatnonzero(np.repeat(selected, sizes))
     words = np.repeat(np.arange(np.count_nonzero(selected)), sizes[selected])

@@ -1,13 +1,11 @@
-"""The service on loopback, called by a second process.
+"""Benchmark of the service on loopback, called from a second process.
 
-In: a folder of simulated logs, whose users are those of the sparse workload. Out: rows of latencies
-and rates. The model is of the paper's size and has learned nothing: what it computes takes as long.
-The command line writes the rows; docs/results shows them.
+In: a folder of simulated logs, with the users of the sparse workload. Out: rows of latencies and
+rates. The model has the paper's size and is untrained, which takes the same time. The command line
+writes the rows; docs/results shows them.
 
-A client that calls when calls are due, whether or not earlier ones were answered.
-
-In: requests as bytes, and when each is due. Out: what became of each. Latency counts from when a
-call was due, so a server that falls behind cannot hide it.
+The client sends calls when they are due, whether or not earlier calls were answered (open loop).
+Latency counts from the time a call was due, so a server that falls behind cannot hide it.
 """
 
 import asyncio
@@ -37,60 +35,60 @@ from userbert.schema import Schema
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of calls."""
+    """Statuses and latencies of N calls."""
 
     status: NDArray[np.int64]
-    """(N,): of HTTP; 0: no answer."""
+    """HTTP status (N,); 0: no answer."""
     latency: NDArray[np.float64]
-    """(N,): seconds from when the call was due to the answer's last byte."""
+    """Seconds (N,) from the time a call was due to the last byte of its answer."""
     seconds: float
-    """From the first call that was due to the last answer."""
+    """Seconds from the first due call to the last answer."""
 
     @property
     def answered(self) -> int:
-        """How many were done."""
+        """Number of calls with status 200."""
         return int((self.status == 200).sum())
 
     @property
     def rejected(self) -> int:
-        """How many the server had no room for."""
+        """Number of calls that the server rejected with status 429."""
         return int((self.status == 429).sum())
 
     @property
     def errors(self) -> int:
-        """How many ended in any other way."""
+        """Number of calls with any other outcome."""
         return len(self.status) - self.answered - self.rejected
 
     def quantile_ms(self, share: float) -> float:
-        """The latency that a share of the calls that were done stays below."""
+        """Returns a quantile of the latency of answered calls, in milliseconds."""
         done = self.latency[self.status == 200]
         return float(np.quantile(done, share)) * 1000 if len(done) else float("nan")
 
 
 def post(path: str, body: bytes) -> bytes:
-    """A request as it goes over the wire."""
+    """Returns the bytes of an HTTP request."""
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def poisson(rate: float, seconds: float, seed: int = 0) -> NDArray[np.float64]:
-    """When calls of strangers are due: so many a second on average, at random."""
+    """Draws the times in seconds of independent calls, `rate` per second on average."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds))
     return np.cumsum(gaps)
 
 
 def call(port: int, requests: Sequence[bytes], due: NDArray[np.float64]) -> Outcome:
-    """Call at the times `due` (N,), in seconds from now; requests are taken in turn."""
+    """Sends calls at the times `due` (N,), in seconds from now, cycling through the requests."""
     return asyncio.run(_Client(port, requests).open_loop(due))
 
 
 def call_again(port: int, requests: Sequence[bytes], calls: int, callers: int) -> Outcome:
-    """Make so many calls by callers who each wait for their last answer."""
+    """Sends `calls` calls from `callers` callers, each waiting for the previous answer."""
     return asyncio.run(_Client(port, requests).closed_loop(calls, callers))
 
 
 class _Client:
-    """Connections that are kept, as many as there are calls under way."""
+    """Keep-alive connections, one per concurrent call."""
 
     def __init__(self, port: int, requests: Sequence[bytes]) -> None:
         self._port, self._requests = port, requests
@@ -100,14 +98,14 @@ class _Client:
         began = time.perf_counter() + 0.1
         status, ended = np.zeros(len(due), np.int64), np.zeros(len(due))
 
-        async def one(number: int) -> None:
+        async def send(number: int) -> None:
             status[number] = await self._call(number)
             ended[number] = time.perf_counter() - began
 
         async with asyncio.TaskGroup() as group:
-            for number, when in enumerate(due):
-                await asyncio.sleep(max(0.0, began + when - time.perf_counter()))
-                group.create_task(one(number))
+            for number, due_time in enumerate(due):
+                await asyncio.sleep(max(0.0, began + due_time - time.perf_counter()))
+                group.create_task(send(number))
         return Outcome(status, ended - due, float(ended.max() - due[0]))
 
     async def closed_loop(self, calls: int, callers: int) -> Outcome:
@@ -127,7 +125,7 @@ class _Client:
 
     async def _call(self, number: int) -> int:
         try:
-            # The server has closed those that nobody used for long.
+            # The server closes connections that are idle for long.
             while self._free and self._free[-1][0].at_eof():
                 self._free.pop()[1].close()
             if self._free:
@@ -148,49 +146,51 @@ class _Client:
 
 
 _CUTOFF = "2024-07-01T00:00:00+09:00"
-_USERS, _TOGETHER = 6_400, 64
+_USERS, _BATCH = 6_400, 64
 _SINGLE_RATE = 100.0
 _STEP = 1.15
-"""From one rate that is tried to the next."""
+"""Factor between one tested rate and the next."""
 _TRY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Look:
-    """How long each workload runs, in seconds."""
+class Durations:
+    """Duration of the workloads in seconds."""
 
     short: float = 30.0
     sustained: float = 600.0
 
 
-def bench_serve(logs: Path, look: Look, backend: str = "torch") -> list[dict[str, Any]]:
-    """Rows of one call a user, calls of 64, 80 % of the highest rate, and twice that rate."""
+def bench_serve(logs: Path, durations: Durations, backend: str = "torch") -> list[dict[str, Any]]:
+    """Returns rows of single-user calls, calls of 64 users, 80 % of the top rate, and twice it."""
     with TemporaryDirectory() as folder:
         model = new_model(logs, Path(folder))
         singles, batches = requests_of(logs)
         with served(model, backend) as (process, port), progress("workloads", 5) as advance:
             call_again(port, singles, 200, 1)
-            rows = [_row("single", call(port, singles, poisson(_SINGLE_RATE, look.short)), 1)]
+            rows = [_row("single", call(port, singles, poisson(_SINGLE_RATE, durations.short)), 1)]
             advance(1, "batches")
-            # Two callers: one call is read while another is computed.
-            turns = max(2, int(look.short * 20))
-            rows.append(_row("batch64", call_again(port, batches, turns, 2), _TOGETHER))
+            # Two callers: the server reads one call while it computes another.
+            calls = max(2, int(durations.short * 20))
+            rows.append(_row("batch64", call_again(port, batches, calls, 2), _BATCH))
             advance(1, "limit")
-            rate, outcome = _limit(port, singles, look)
+            rate, outcome = _highest_rate(port, singles, durations)
             rows.append(_row("limit", outcome, 1))
             advance(1, f"80 % of {rate:.0f}/s")
             before = resident(process)
-            outcome = call(port, singles, poisson(0.8 * rate, look.sustained))
-            grown = {"memory_mib": before >> 20, "memory_after_mib": resident(process) >> 20}
-            rows.append(_row("sustained", outcome, 1) | grown)
+            outcome = call(port, singles, poisson(0.8 * rate, durations.sustained))
+            memory = {"memory_mib": before >> 20, "memory_after_mib": resident(process) >> 20}
+            rows.append(_row("sustained", outcome, 1) | memory)
             advance(1, f"twice {rate:.0f}/s")
-            rows.append(_row("overload", call(port, singles, poisson(2 * rate, look.short)), 1))
+            rows.append(
+                _row("overload", call(port, singles, poisson(2 * rate, durations.short)), 1)
+            )
             advance(1, "")
     return [{**row, "backend": backend} for row in rows]
 
 
 def new_model(logs: Path, folder: Path) -> Path:
-    """A model of the paper's size for a folder of logs."""
+    """Writes an untrained model of the paper's size for a folder of logs; returns its path."""
     data = prepare(Schema.load(logs / "schema.yaml"), folder / "data")
     model = UserBert(
         UserBertConfig(), data.input_shape(), schema=data.schema, vocabularies=data.vocabularies
@@ -200,12 +200,12 @@ def new_model(logs: Path, folder: Path) -> Path:
 
 
 def requests_of(logs: Path) -> tuple[list[bytes], list[bytes]]:
-    """Calls of one user each, and of 64: raw events before a cut-off, times as text."""
+    """Returns requests with one user each, and with 64: raw events with times as text."""
     users = _raw_events(logs)
-    together = [users[first : first + _TOGETHER] for first in range(0, len(users), _TOGETHER)]
+    groups = [users[first : first + _BATCH] for first in range(0, len(users), _BATCH)]
     singles, batches = (
         [post("/v1/embed", orjson.dumps({"cutoff": _CUTOFF, "users": some})) for some in each]
-        for each in ([[user] for user in users], together)
+        for each in ([[user] for user in users], groups)
     )
     return singles, batches
 
@@ -213,7 +213,7 @@ def requests_of(logs: Path) -> tuple[list[bytes], list[bytes]]:
 def _raw_events(logs: Path) -> list[dict[str, Any]]:
     schema = Schema.load(logs / "schema.yaml")
     cutoff = pl.lit(_CUTOFF).str.to_datetime("%+", time_zone="UTC")
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    events_by_user: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name, folders in {"long_term": [LOGS[0], LOGS[2]], "short_term": [LOGS[1]]}.items():
         source = schema.sources[name]
         assert not isinstance(source.action, str)
@@ -221,18 +221,22 @@ def _raw_events(logs: Path) -> list[dict[str, Any]]:
         frame = pl.concat(
             [pl.scan_parquet(logs / folder / "*.parquet") for folder in folders]
         ).filter(pl.col("time") < cutoff)
-        some = frame.select("user_id").unique().sort("user_id").head(_USERS)
-        rows = frame.join(some, on="user_id", how="semi").collect(engine="streaming")
+        sampled_users = frame.select("user_id").unique().sort("user_id").head(_USERS)
+        rows = frame.join(sampled_users, on="user_id", how="semi").collect(engine="streaming")
         rows = rows.with_columns(pl.col("time").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
         for (user,), events in rows.group_by("user_id", maintain_order=True):
-            kept = events.select(column for column in columns if column in events.columns)
-            found.setdefault(str(user), {})[name] = kept.to_dicts()
-    return [{"user_id": user, "events": events} for user, events in sorted(found.items())][:_USERS]
+            columns_of_source = events.select(
+                column for column in columns if column in events.columns
+            )
+            events_by_user.setdefault(str(user), {})[name] = columns_of_source.to_dicts()
+    return [{"user_id": user, "events": events} for user, events in sorted(events_by_user.items())][
+        :_USERS
+    ]
 
 
 @contextmanager
 def served(model: Path, backend: str) -> Iterator[tuple[int, int]]:
-    """A service in a process of its own: its process and its port."""
+    """Starts a service in its own process; yields its process id and port."""
     command = [sys.executable, "-m", "userbert", "serve", str(model), "--port", "0"]
     with subprocess.Popen(
         [*command, "--backend", backend], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -246,9 +250,11 @@ def served(model: Path, backend: str) -> Iterator[tuple[int, int]]:
             process.terminate()
 
 
-def _limit(port: int, requests: Sequence[bytes], look: Look) -> tuple[float, Outcome]:
-    """The highest rate at which all calls are answered, and how they were."""
-    rate, seconds = _SINGLE_RATE, min(_TRY_SECONDS, look.short)
+def _highest_rate(
+    port: int, requests: Sequence[bytes], durations: Durations
+) -> tuple[float, Outcome]:
+    """Returns the highest rate at which all calls are answered, and its outcome."""
+    rate, seconds = _SINGLE_RATE, min(_TRY_SECONDS, durations.short)
     outcome = call(port, requests, poisson(rate, seconds))
     while True:
         faster = call(port, requests, poisson(rate * _STEP, seconds))

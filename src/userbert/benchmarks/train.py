@@ -1,8 +1,8 @@
-"""A training step of ours beside a straightforward one, on the same batches in one run.
+"""Benchmark of the training step: compared with Hugging Face's BertModel on the same batches.
 
-In: workloads and how long to look. Out: rows of milliseconds a batch, their ratio, and what the
-machine could do at best. Contestants take turns on the same batches, so that whatever else the
-machine does, it does to all of them. The command line writes the rows; docs/results shows them.
+In: workloads and the number of turns. Out: rows of milliseconds per batch, their ratio, and the
+peak speed of the machine. Competitors take turns on the same batches, so that other load on the
+machine affects all of them. The command line writes the rows; docs/results shows them.
 """
 
 import time
@@ -25,7 +25,7 @@ from userbert.training.masking import select_words
 from userbert.training.objectives import SELECTED, ZEROED, masked_words
 from userbert.training.optim import Adam
 from userbert.training.settings import SAMPLES
-from userbert.workers import processes
+from userbert.workers import process_pool
 
 LEARNING_RATE = 1e-4
 _STEPS = 400_000
@@ -34,29 +34,29 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Look:
-    """How long to look."""
+class Repeats:
+    """Number of batches and turns to measure."""
 
     batches: int = 16
-    """In a turn."""
+    """Batches per turn."""
     rounds: int = 5
-    """Turns of each contestant."""
+    """Turns of each competitor."""
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One that learns."""
+class Learner:
+    """A competitor that trains."""
 
     step: Callable[[UserBatch, int], float]
-    """Learn from a batch, the n-th; the loss."""
+    """Trains on a batch, given its number as the seed; returns the loss."""
     encoder_weights: Callable[[], Tensor]
-    """All weights of the encoder as one vector, in the order of Hugging Face's."""
+    """Returns all weights of the encoder as one vector, in the order of Hugging Face's encoder."""
 
 
 def ours(
     samples: int | None, config: UserBertConfig | None = None, precision: Precision | None = None
-) -> Contestant:
-    """Our step, as `pretrain` takes it: exact, or with so many `samples` for large vocabularies."""
+) -> Learner:
+    """Returns our step as in `pretrain`: exact, or with `samples` for large vocabularies."""
     model = new_model(config=config).train()
     model.sample_softmax(samples)
     optimizer = Adam(model, LEARNING_RATE)
@@ -71,11 +71,11 @@ def ours(
         optimizer.step()
         return loss.item()
 
-    return Contestant(step, lambda: _flat(bert_encoder(model.encoder, model.config)))
+    return Learner(step, lambda: _flat(bert_encoder(model.encoder, model.config)))
 
 
-def reference(trimmed: bool, bf16: bool, config: UserBertConfig | None = None) -> Contestant:
-    """The straightforward step, from the same weights, with the same words selected."""
+def reference(trimmed: bool, bf16: bool, config: UserBertConfig | None = None) -> Learner:
+    """Returns the reference step, with the same initial weights and selected words."""
     network = Reference(new_model(config=config), trimmed=trimmed).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=bf16 or None)
 
@@ -89,35 +89,35 @@ def reference(trimmed: bool, bf16: bool, config: UserBertConfig | None = None) -
         optimizer.step()
         return float(loss.item())
 
-    return Contestant(step, lambda: _flat(network.encoder))
+    return Learner(step, lambda: _flat(network.encoder))
 
 
 def _flat(module: nn.Module) -> Tensor:
     return torch.cat([weight.detach().flatten() for weight in module.parameters()])
 
 
-OURS: Mapping[str, Callable[[], Contestant]] = {
+OURS: Mapping[str, Callable[[], Learner]] = {
     "exact": lambda: ours(None),
     "sampled": lambda: ours(SAMPLES),
 }
-REFERENCES: Mapping[str, Callable[[], Contestant]] = {
+REFERENCES: Mapping[str, Callable[[], Learner]] = {
     "hf-padded": lambda: reference(trimmed=False, bf16=False),
-    # A better peer: no more padding than the batch needs, bf16, the fused optimizer.
+    # A stronger peer: minimal padding, bf16, the fused optimizer.
     "hf-trimmed-bf16": lambda: reference(trimmed=True, bf16=True),
 }
-CONTESTANTS = {**OURS, **REFERENCES}
+COMPETITORS = {**OURS, **REFERENCES}
 
 
-def bench_train(names: Sequence[str], look: Look) -> list[dict[str, Any]]:
-    """The rows of some workloads: each way of ours beside each reference."""
+def bench_train(names: Sequence[str], repeats: Repeats) -> list[dict[str, Any]]:
+    """Returns rows of the workloads that compare each variant of ours with each reference."""
     machine = {"gemm_gflops": round(gemm_gflops()), "bandwidth_gbs": round(bandwidth_gbs(), 1)}
     rows = []
-    steps = len(names) * (look.rounds + 1) * look.batches * len(CONTESTANTS)
+    steps = len(names) * (repeats.rounds + 1) * repeats.batches * len(COMPETITORS)
     with progress("training steps", steps) as advance:
         for name in names:
-            batches = draw_batches(WORKLOADS[name])[: look.batches]
-            turns = _take_turns(batches, look.rounds, advance)
-            middle = {contestant: median(seconds) for contestant, seconds in turns.items()}
+            batches = draw_batches(WORKLOADS[name])[: repeats.batches]
+            turns = _take_turns(batches, repeats.rounds, advance)
+            medians = {competitor: median(seconds) for competitor, seconds in turns.items()}
             for variant in OURS:
                 memory = peak_memory_gib(name, variant)
                 for peer in REFERENCES:
@@ -125,20 +125,20 @@ def bench_train(names: Sequence[str], look: Look) -> list[dict[str, Any]]:
                         theirs / mine
                         for theirs, mine in zip(turns[peer], turns[variant], strict=True)
                     ]
-                    gflops = useful_gflop(batches, variant) / len(batches) / middle[variant]
+                    gflops = useful_gflop(batches, variant) / len(batches) / medians[variant]
                     rows.append(
                         {
                             "workload": name,
                             "variant": variant,
                             "reference": peer,
-                            "ours_ms": round(middle[variant] * 1e3, 2),
-                            "reference_ms": round(middle[peer] * 1e3, 2),
+                            "ours_ms": round(medians[variant] * 1e3, 2),
+                            "reference_ms": round(medians[peer] * 1e3, 2),
                             "spread_ms": round(_spread(turns[variant]) * 1e3, 2),
                             "ratio": round(median(ratios), 2),
-                            "users_per_s": round(len(batches[0]) / middle[variant], 1),
+                            "users_per_s": round(len(batches[0]) / medians[variant], 1),
                             "gflops": round(gflops, 1),
                             **machine,
-                            "hours_400k": round(middle[variant] * _STEPS / 3600, 2),
+                            "hours_400k": round(medians[variant] * _STEPS / 3600, 2),
                             "peak_memory_gib": round(memory, 3),
                         }
                     )
@@ -148,8 +148,8 @@ def bench_train(names: Sequence[str], look: Look) -> list[dict[str, Any]]:
 def _take_turns(
     batches: Sequence[UserBatch], rounds: int, advance: Callable[[int, str], None]
 ) -> dict[str, list[float]]:
-    """Seconds a batch of each contestant, by round; a round to warm up is not counted."""
-    learners = {name: make() for name, make in CONTESTANTS.items()}
+    """Returns seconds per batch of each competitor and round; a warm-up round is not counted."""
+    learners = {name: make() for name, make in COMPETITORS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in learners}
     for turn in range(rounds + 1):
         for name, learner in learners.items():
@@ -163,7 +163,7 @@ def _take_turns(
 
 
 def _spread(values: Sequence[float]) -> float:
-    """Between the first and the third quartile."""
+    """Returns the interquartile range."""
     if len(values) < 2:
         return 0.0
     low, _, high = quantiles(values, n=4)
@@ -171,9 +171,9 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def useful_gflop(batches: Sequence[UserBatch], variant: str) -> float:
-    """10⁹ operations that the batches need, forward and backward, without any padding.
+    """Returns the 10⁹ operations that the batches need, forward and backward, without padding.
 
-    Products alone: words from their attributes, the blocks, the heads at the selected words.
+    Counts only matrix products: words from attributes, blocks, and heads at the selected words.
     """
     model = new_model()
     model.sample_softmax(SAMPLES if variant == "sampled" else None)
@@ -181,7 +181,7 @@ def useful_gflop(batches: Sequence[UserBatch], variant: str) -> float:
 
 
 def _products(model: UserBert, batch: UserBatch) -> Iterator[float]:
-    """Operations of the forward pass; the backward pass has twice as many."""
+    """Yields the operations of the forward pass; the backward pass has twice as many."""
     config = model.config
     lengths = 1 + sum(segment.word_counts for segment in batch.segments)
     lengths = lengths + (batch.profile_ids > 0).sum(axis=1)
@@ -189,30 +189,30 @@ def _products(model: UserBert, batch: UserBatch) -> Iterator[float]:
     yield config.layers * 2.0 * float(lengths.sum()) * maps
     yield config.layers * 4.0 * float((lengths**2).sum()) * config.hidden
     selection = select_words(batch, np.random.default_rng(0), selected=SELECTED, zeroed=ZEROED)
-    for part, heads, segment, selected in zip(
+    for segment_input, heads, segment, selected in zip(
         model.embedding.segments, model.heads, batch.segments, selection.selected, strict=True
     ):
-        yield 2.0 * len(segment.positions) * part.project.weight.numel()
+        yield 2.0 * len(segment.positions) * segment_input.project.weight.numel()
         for head in heads.attributes:
             outputs = head.project.out_features if head.samples is None else head.samples
             yield 2.0 * int(selected.sum()) * outputs * config.hidden
 
 
 def gemm_gflops() -> float:
-    """10⁹ operations a second in products of large bf16 matrices, at best."""
+    """Measures the best speed of products of large bf16 matrices, in 10⁹ operations per second."""
     left, right = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
     return 2 * 2048**3 / _best(lambda: left @ right) / 1e9
 
 
 def bandwidth_gbs() -> float:
-    """10⁹ bytes a second, read and written, in copies of large arrays, at best."""
+    """Measures the best speed of copies of large arrays, in 10⁹ bytes moved per second."""
     source = torch.randn(50_000_000)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _best(lambda: target.copy_(source)) / 1e9
 
 
 def _best(work: Callable[[], object], times: int = 10) -> float:
-    """The shortest of several runs, in seconds."""
+    """Returns the seconds of the fastest of several runs."""
     seconds = []
     for _ in range(times + 1):
         started = time.perf_counter()
@@ -221,17 +221,17 @@ def _best(work: Callable[[], object], times: int = 10) -> float:
     return min(seconds[1:])
 
 
-def peak_memory_gib(workload: str, contestant: str) -> float:
-    """The most memory that a process of its own held while it learned, all libraries included."""
-    with processes(1) as pool:
-        return pool.submit(_peak_memory, WORKLOADS[workload], contestant).result()
+def peak_memory_gib(workload: str, competitor: str) -> float:
+    """Returns the peak memory of a separate process that trains, including all libraries."""
+    with process_pool(1) as pool:
+        return pool.submit(_peak_memory, WORKLOADS[workload], competitor).result()
 
 
-def _peak_memory(workload: Workload, contestant: str) -> float:
-    learner = CONTESTANTS[contestant]()
+def _peak_memory(workload: Workload, competitor: str) -> float:
+    learner = COMPETITORS[competitor]()
     for number, batch in enumerate(draw_batches(workload)[:12]):
         learner.step(batch, number)
-    # Not by getrusage: a process begins with the peak of the one that started it.
+    # Not getrusage: its peak starts at that of the parent process.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(peak.split()[1]) / 2**20
