@@ -1,4 +1,4 @@
-"""Parts of batches: some users, or all but some actions, against plain lists."""
+"""Slices of batches and dropped actions, compared with plain lists."""
 
 from itertools import pairwise
 from typing import Any
@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from synthetic import batch
-from userbert.data.batches import Future, SegmentBatch, UserBatch, users_of, without_actions
+from userbert.data.batches import Future, SegmentBatch, UserBatch, drop_actions, slice_users
 
 WORDS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=6)
 
 
 def as_lists(segment: SegmentBatch) -> list[list[tuple[int, list[Any]]]]:
-    """Each user's words as (position, actions)."""
+    """Returns each user's words as (position, actions)."""
     words = [
         (int(position), segment.ids[:, first:last].T.tolist())
         for position, first, last in zip(
@@ -27,16 +27,16 @@ def as_lists(segment: SegmentBatch) -> list[list[tuple[int, list[Any]]]]:
 
 
 @given(words=WORDS, seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1))
-def test_without_actions_is_what_plain_loops_give(
+def test_drop_actions_equals_plain_loops(
     words: list[tuple[int, int]], seed: int, share: float
 ) -> None:
     users = batch(words, seed=seed)
     rng = np.random.default_rng(seed)
-    left_out: list[NDArray[np.bool_]] = [
+    dropped: list[NDArray[np.bool_]] = [
         np.less(rng.random(segment.ids.shape[1]), share) for segment in users.segments
     ]
-    found = without_actions(users, left_out)
-    for before, after, mask in zip(users.segments, found.segments, left_out, strict=True):
+    result = drop_actions(users, dropped)
+    for before, after, mask in zip(users.segments, result.segments, dropped, strict=True):
         numbers = iter(mask.tolist())
         expected = [
             [
@@ -51,7 +51,7 @@ def test_without_actions_is_what_plain_loops_give(
 
 
 def with_future(users: UserBatch) -> UserBatch:
-    """A batch whose users of even numbers have so many future actions as their number."""
+    """Gives each user of an even number n a future of n actions."""
     counts = np.where(np.arange(len(users)) % 2, 0, np.arange(len(users)))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     owners = np.repeat(np.arange(len(users)), counts).astype(np.int32)
@@ -59,9 +59,9 @@ def with_future(users: UserBatch) -> UserBatch:
     return UserBatch(users.index, users.segments, users.profile_ids, future)
 
 
-def test_users_of_a_batch_take_their_future_along() -> None:
+def test_sliced_users_keep_their_future() -> None:
     users = with_future(batch([(1, 1)] * 6))
-    part = users_of(users, 2, 5).future
+    part = slice_users(users, 2, 5).future
     assert part is not None
     assert part.known.tolist() == [True, False, True]
     assert [ids.tolist() for ids in part.ids] == [[[2, 2, 4, 4, 4, 4]] * 2, [[2, 2, 4, 4, 4, 4]]]

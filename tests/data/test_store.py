@@ -1,4 +1,4 @@
-"""Prepared data on disk: what was written is what is read, and damage is told."""
+"""Prepared data on disk: reading returns what was written, and damage is reported."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ from userbert.errors import DataError
 from userbert.folders import read_json, write_json
 from userbert.schema.models import Schema
 
-AGAIN = "Copy the folder again, or prepare the logs again."
+ADVICE = "Copy the folder again, or prepare the logs again."
 USERS = [f"user {number}" for number in range(60)]
 PROFILE = (
     "profile: {path: p.csv, fields: {age: {column: age}, income: {column: income, bins: 2}}}\n"
@@ -43,11 +43,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """Copy for a test to damage."""
     return Path(shutil.copytree(folder, tmp_path / "data"))
 
 
-def refusal_of(path: Path) -> str:
+def error_of(path: Path) -> str:
     with pytest.raises(DataError) as caught:
         PreparedData.open(path).verify()
     return str(caught.value)
@@ -62,7 +62,7 @@ def test_what_is_opened_is_what_was_written(folder: Path) -> None:
     assert data.last_event == instant("2017-03-02")
     assert data.default_cutoff == data.last_event + 1
     shape = data.input_shape()
-    assert [(one.name, one.positions) for one in shape.segments] == [
+    assert [(segment.name, segment.positions) for segment in shape.segments] == [
         ("long_term", 92), ("short_term", 170),
     ]  # fmt: skip
     assert [(a.name, a.size, a.table) for a in shape.segments[0].attributes] == [
@@ -84,7 +84,7 @@ def test_shared_attributes_name_one_table(tmp_path: Path) -> None:
     assert long_term.attributes[0].table == "genre"
 
 
-def test_users_stand_in_the_order_of_hash_and_id(folder: Path) -> None:
+def test_users_are_sorted_by_hash_and_id(folder: Path) -> None:
     data = PreparedData.open(folder)
     ids = data.user_ids.to_pylist()
     hashes = user_hash(pa.array(USERS)).tolist()
@@ -111,28 +111,30 @@ def spans(segments: object) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("kind", [list, pa.array, pl.Series, np.array])
-def test_users_are_found_in_every_shard_and_strangers_are_not(folder: Path, kind: type) -> None:
+def test_rows_of_finds_users_in_every_shard_and_not_unknown_ones(folder: Path, kind: type) -> None:
     data = PreparedData.open(folder)
-    asked = ["stranger", *reversed(USERS), "", USERS[3], "user", "user 1 "]
-    rows = data.rows_of(kind(asked)).tolist()
+    users = ["stranger", *reversed(USERS), "", USERS[3], "user", "user 1 "]
+    rows = data.rows_of(kind(users)).tolist()
     ids = data.user_ids.to_pylist()
-    assert rows == [ids.index(user) if user in ids else -1 for user in asked]
+    assert rows == [ids.index(user) if user in ids else -1 for user in users]
 
 
-def test_nobody_is_found_when_nobody_is_asked_for(folder: Path) -> None:
+def test_rows_of_no_users_are_empty(folder: Path) -> None:
     assert PreparedData.open(folder).rows_of([]).tolist() == []
 
 
-def test_all_users_are_found_by_their_own_ids(folder: Path) -> None:
+def test_rows_of_all_users_are_in_order(folder: Path) -> None:
     data = PreparedData.open(folder)
     assert data.rows_of(data.user_ids).tolist() == list(range(60))
 
 
-def test_users_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_with_equal_hashes_have_their_own_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def poor_hash(ids: pa.Array) -> NDArray[np.uint64]:
         return np.full(len(ids), 7, np.uint64)
 
-    for module in ("words", "shards", "store", "partitions"):
+    for module in ("prepare.words", "shards", "store", "prepare.local"):
         monkeypatch.setattr(f"userbert.data.{module}.user_hash", poor_hash)
     data = prepared(tmp_path, pl.concat([buys(user, "2017-03-01") for user in USERS[:5]]))
     assert data.user_ids.to_pylist() == sorted(USERS[:5])
@@ -197,14 +199,14 @@ def test_every_flipped_byte_is_found(copy: Path) -> None:
 def test_a_changed_file_is_named(copy: Path) -> None:
     file = copy / "shards" / "00003" / "long_term.arrow"
     file.write_bytes(file.read_bytes()[:-1])
-    assert refusal_of(copy) == f"{file} has changed since it was written. {AGAIN}"
+    assert error_of(copy) == f"{file} has changed since it was written. {ADVICE}"
     file.unlink()
-    assert refusal_of(copy) == f"{file} is missing. {AGAIN}"
+    assert error_of(copy) == f"{file} is missing. {ADVICE}"
 
 
 @pytest.mark.parametrize("name", ["users.arrow", "short_term.arrow", "profile.arrow"])
 @pytest.mark.parametrize("content", [None, b"", b"ARROW1", b"something else entirely" * 10])
-def test_a_damaged_shard_is_told_when_it_is_read(
+def test_a_damaged_shard_is_an_error_on_reading(
     copy: Path, name: str, content: bytes | None
 ) -> None:
     file = copy / "shards" / "00001" / name
@@ -217,40 +219,40 @@ def test_a_damaged_shard_is_told_when_it_is_read(
         _ = data.shards
 
 
-def test_a_folder_without_a_manifest_is_no_prepared_data(tmp_path: Path) -> None:
-    found = {tmp_path: "it is another kind of folder", tmp_path / "x": "nothing is there"}
-    for path, told in found.items():
-        message = refusal_of(path)
-        assert f"{path} is not prepared data (it has no manifest.json; {told}" in message
+def test_a_folder_without_a_manifest_is_not_prepared_data(tmp_path: Path) -> None:
+    descriptions = {tmp_path: "it is another kind of folder", tmp_path / "x": "nothing is there"}
+    for path, description in descriptions.items():
+        message = error_of(path)
+        assert f"{path} is not prepared data (it has no manifest.json; {description}" in message
         assert message.endswith("Make it with `userbert prepare schema.yaml -o DATA`.")
 
 
-def test_a_newer_format_is_told_whatever_else_is_new(copy: Path) -> None:
+def test_a_newer_format_is_reported_before_other_changes(copy: Path) -> None:
     manifest = read_json(copy / "manifest.json")
     write_json(copy / "manifest.json", {**manifest, "format": 2})
     write_json(copy / "vocabularies.json", ["of", "another", "kind"])
     (copy / "schema.yaml").write_text("unknown: key\n")
-    assert refusal_of(copy) == (
+    assert error_of(copy) == (
         f"{copy} has the format 2, this version reads 1. Prepare the logs again, or use the "
         "version that wrote it."
     )
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "{}", '{"format": 1}', "{", "\xff"])
-def test_a_damaged_manifest_is_told(copy: Path, content: str) -> None:
+def test_a_damaged_manifest_is_an_error(copy: Path, content: str) -> None:
     (copy / "manifest.json").write_text(content, encoding="latin1")
-    assert refusal_of(copy).startswith(f"{copy} is damaged: ")
+    assert error_of(copy).startswith(f"{copy} is damaged: ")
 
 
 @pytest.mark.parametrize("name", ["vocabularies.json", "schema.yaml"])
 @pytest.mark.parametrize("content", [None, "", "[]", "3", '{"segments": 3, "profile": {}}'])
-def test_damaged_descriptions_are_told(copy: Path, name: str, content: str | None) -> None:
+def test_damaged_descriptions_are_an_error(copy: Path, name: str, content: str | None) -> None:
     if content is None:
         (copy / name).unlink()
     else:
         (copy / name).write_text(content)
     fault = "is missing" if content is None else "has changed since it was written"
-    assert refusal_of(copy) == f"{copy / name} {fault}. {AGAIN}"
+    assert error_of(copy) == f"{copy / name} {fault}. {ADVICE}"
     if content is not None:
         with pytest.raises(DataError, match="is damaged: "):
             sealed_again(copy)
@@ -262,7 +264,7 @@ def test_the_checksum_names_the_data(folder: Path, copy: Path) -> None:
     assert PreparedData.open(folder).checksum != PreparedData.open(copy).checksum
 
 
-def test_a_changed_manifest_is_told(copy: Path) -> None:
+def test_a_changed_manifest_is_an_error(copy: Path) -> None:
     file = copy / "manifest.json"
     content = file.read_bytes()
     for number in range(len(content)):
@@ -271,7 +273,7 @@ def test_a_changed_manifest_is_told(copy: Path) -> None:
             PreparedData.open(copy)
 
 
-def test_data_of_before_manifests_had_a_checksum_are_read(folder: Path, copy: Path) -> None:
+def test_data_without_a_checksum_of_the_manifest_can_be_read(folder: Path, copy: Path) -> None:
     manifest = read_json(copy / "manifest.json")
     del manifest["checksum"]
     write_json(copy / "manifest.json", manifest)

@@ -1,1 +1,1 @@
-"""From raw logs to batches: read, prepare, use. This folder holds what all three share."""
+"""From raw logs to batches: read, prepare, use. Files at this level serve all three."""

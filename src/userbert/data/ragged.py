@@ -21,20 +21,20 @@ Bools = NDArray[np.bool_]
 
 
 def offsets_of(lengths: NDArray[Any] | Sequence[int]) -> Int64:
-    """Return the offsets (B + 1,) of lists of these lengths (B,), which start at 0.
+    """Returns the offsets (B + 1,) of lists of these lengths (B,), which start at 0.
 
-    Of a mask, they count the true values before each place.
+    For a mask (N,), `offsets[i]` counts the true values before place i.
     """
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def list_numbers(offsets: NDArray[np.integer[Any]]) -> Int64:
-    """Return the number of the list that holds each value (N,), from offsets (B + 1,)."""
+    """Returns the number of the list that holds each value (N,), from offsets (B + 1,)."""
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
 def ranges(first: Int64 | int, lengths: Int64) -> Int64:
-    """Return `first[i], …, first[i] + lengths[i] - 1` for each i, one range after the other (N,).
+    """Returns `first[i], …, first[i] + lengths[i] - 1` for each i, one range after the other (N,).
 
     `first` and `lengths` are (B,); one `first` serves all ranges.
     """
@@ -43,9 +43,9 @@ def ranges(first: Int64 | int, lengths: Int64) -> Int64:
 
 
 def take_lists(offsets: Int64, numbers: Int64) -> tuple[Int64, Int64]:
-    """Return the places (N,) of the values of some lists, and the offsets (K + 1,) of these lists.
+    """Returns the places (N,) of the values of some lists, and the offsets (K + 1,) of these lists.
 
-    `numbers` (K,) are those of the lists, in the order of the result; a list may occur twice.
+    `numbers` (K,) names the lists, in the order of the result. A list may occur twice.
     """
     first = offsets[numbers]
     lengths = offsets[numbers + 1] - first
@@ -53,9 +53,9 @@ def take_lists(offsets: Int64, numbers: Int64) -> tuple[Int64, Int64]:
 
 
 def by_shard(first_rows: Int64, rows: Int64) -> Iterator[tuple[int, Int64]]:
-    """Yield each shard that holds some rows (B,): its number, and the places in `rows` of these.
+    """Yields each shard that holds some of `rows` (B,): its number, and their places in `rows`.
 
-    `first_rows` (S,) are the first rows of the shards. Without rows, yields shard 0 and no places.
+    `first_rows` (S,) holds the first row of each shard. Without rows, yields shard 0 and no places.
     """
     if len(first_rows) == 1 or len(rows) == 0:
         yield 0, np.arange(len(rows))

@@ -1,8 +1,8 @@
 """Shards of prepared data: the sorted actions of some users, as memory-mapped numpy views.
 
 In: the kernel's tables. Out: the files of a shard, and a `Shard` read from them. Storage is by
-action, not by word (design, decision 2): cutting a history at any instant is a slice. Which shard
-a user is in is told by the hash of the id.
+action, not by word (design, decision 2), so cutting a history at any instant is a slice. The hash
+of a user id determines the user's shard.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,29 +20,29 @@ from userbert.data.ragged import Int64, offsets_of
 from userbert.errors import DataError
 
 TIMELESS = np.iinfo(np.int64).min
-"""The time of a profile row that carries none: it is before every cut-off."""
+"""Time of a profile row that has none: before every cut-off."""
 
-AGAIN = "Copy the folder again, or prepare the logs again."
-"""What to do with a file that is not as it was written."""
+RESTORE_ADVICE = "Copy the folder again, or prepare the logs again."
+"""Advice in errors about damaged files."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Rows of many users, sorted by user and time: a segment's actions, or profile rows."""
+    """Actions of a segment, or profile rows, of all users of a shard, sorted by user and time."""
 
     offsets: Int64
-    """(U + 1,): the rows of the shard's user u are `offsets[u]:offsets[u + 1]`."""
+    """(U + 1,): the rows of user u are `offsets[u]:offsets[u + 1]`."""
     times: Int64
     """(N,): microseconds since 1970."""
     word_start: NDArray[np.uint8]
-    """(N,): 1 where a word starts (of profile rows: always 1)."""
+    """(N,): 1 where a word starts; always 1 for profile rows."""
     values: Mapping[str, NDArray[Any]]
-    """(N,) each: ids (int32) or raw numbers (float32)."""
+    """By attribute or field (N,): ids (int32) or raw numbers (float32)."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The users whose hashes fall into one range."""
+    """Users whose hashes fall into one range."""
 
     first_row: int
     users: int
@@ -53,7 +53,7 @@ class Shard:
 
 
 def read_shard(folder: Path, segments: Sequence[str], first_row: int) -> Shard:
-    """Map a shard's files; its first user has the row `first_row`."""
+    """Memory-maps a shard's files. Its first user has the row `first_row`."""
     users = _read(folder / "users.arrow")
     return Shard(
         first_row,
@@ -66,7 +66,7 @@ def read_shard(folder: Path, segments: Sequence[str], first_row: int) -> Shard:
 
 
 def count_users(folder: Path) -> int:
-    """How many users a shard has; nothing else of it is read."""
+    """Returns the number of users of a shard without reading its actions."""
     return int(_read(folder / "users.arrow").num_rows)
 
 
@@ -84,11 +84,11 @@ def _read(file: Path) -> pa.Table:
         with pa.memory_map(str(file)) as source:
             return pa.ipc.open_file(source).read_all()
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{file} cannot be read: {error}. {AGAIN}") from error
+        raise DataError(f"{file} cannot be read: {error}. {RESTORE_ADVICE}") from error
 
 
 def _view(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column as numpy without a copy; a shard is written as one batch."""
+    """Returns a column as numpy without a copy, as a shard is written as one batch."""
     column = table[name]
     if column.num_chunks == 0:
         return np.zeros(0, column.type.to_pandas_dtype())
@@ -97,27 +97,27 @@ def _view(table: pa.Table, name: str) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class ShardTables:
-    """A shard, or a range of its users."""
+    """Tables of a shard, or of a range of its users."""
 
     users: pa.Array
-    """(U,): ids in the order of (hash, id)."""
+    """(U,): ids, sorted by (hash, id)."""
     segments: Mapping[str, pa.Table]
-    """Of each, the kernel's table: `user` is a number among `users`."""
+    """The kernel's table of each segment; its column `user` is an index into `users`."""
     profile: pa.Table
-    """Such a table, too, of the profile fields."""
+    """Profile rows, as a table of the same form."""
 
 
 @dataclass(frozen=True)
 class ShardSize:
-    """What a shard holds."""
+    """Numbers of users, actions and words in a shard."""
 
     users: int
     actions: Mapping[str, int]
     words: Mapping[str, int]
 
 
-def total(sizes: Sequence[ShardSize]) -> ShardSize:
-    """What several shards hold together."""
+def total_size(sizes: Sequence[ShardSize]) -> ShardSize:
+    """Returns the sums over several shards."""
     return ShardSize(
         sum(size.users for size in sizes),
         {name: sum(size.actions[name] for size in sizes) for name in sizes[0].actions},
@@ -126,8 +126,8 @@ def total(sizes: Sequence[ShardSize]) -> ShardSize:
 
 
 def shard_in_memory(tables: ShardTables) -> Shard:
-    """The only shard of a few users, as it would be read from the disk."""
-    named = {**tables.segments, "profile": tables.profile}
+    """Returns the tables of a few users as a `Shard` that equals one read from disk."""
+    tables_by_name = {**tables.segments, "profile": tables.profile}
     columns = {
         name: Columns(
             offsets_of(np.bincount(table["user"].to_numpy(), minlength=len(tables.users))),
@@ -135,14 +135,14 @@ def shard_in_memory(tables: ShardTables) -> Shard:
             _view(table, "word_start"),
             {column: _view(table, column) for column in table.column_names[3:]},
         )
-        for name, table in named.items()
+        for name, table in tables_by_name.items()
     }
     profile = columns.pop("profile")
     return Shard(0, len(tables.users), user_hash(tables.users), tables.users, columns, profile)
 
 
 def write_shard(folder: Path, parts: Iterable[ShardTables]) -> ShardSize:
-    """Write one shard from ranges of its users, in order."""
+    """Writes one shard from ranges of its users, in order."""
     folder.mkdir(parents=True)
     users: list[pa.Array] = []
     counts: dict[str, list[Int64]] = {}
@@ -173,17 +173,17 @@ def _write(file: Path, table: pa.Table) -> None:
 
 
 def shard_name(number: int) -> str:
-    """The folder of a shard within that of prepared data."""
+    """Returns the path of a shard within the folder of prepared data."""
     return f"shards/{number:05d}"
 
 
 def power_of_two(at_least: float) -> int:
-    """The smallest that is not less: hashes are split into so many ranges."""
+    """Returns the smallest power of two ≥ `at_least`: a number of ranges to split hashes into."""
     return 1 << max(0, ceil(log2(max(at_least, 1))))
 
 
 def shard_of(hashes: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
-    """The shard (of a power of two) of each hash: its highest bits."""
+    """Returns the shard of each hash: its highest bits. `shards` is a power of two."""
     bits = int(shards).bit_length() - 1
     if bits == 0:
         return np.zeros(len(hashes), dtype=np.int64)
@@ -191,7 +191,7 @@ def shard_of(hashes: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
 
 
 def user_hash(user_ids: pa.Array) -> NDArray[np.uint64]:
-    """A stable 64-bit hash (FNV-1a, then murmur's finalizer) of each id's UTF-8 bytes."""
+    """Returns a stable 64-bit hash (FNV-1a, then murmur's finalizer) of each id's UTF-8 bytes."""
     encoded = pc.dictionary_encode(user_ids.cast(pa.large_string()))
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
@@ -210,5 +210,5 @@ def user_hash(user_ids: pa.Array) -> NDArray[np.uint64]:
     for shift, factor in ((33, 0xFF51AFD7ED558CCD), (33, 0xC4CEB9FE1A85EC53)):
         hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
     hashes ^= hashes >> np.uint64(33)
-    of_each: NDArray[np.uint64] = hashes[encoded.indices.to_numpy(zero_copy_only=False)]
-    return of_each
+    by_row: NDArray[np.uint64] = hashes[encoded.indices.to_numpy(zero_copy_only=False)]
+    return by_row

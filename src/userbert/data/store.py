@@ -1,7 +1,7 @@
-"""Prepared data on disk: a folder of shards, which a manifest closes.
+"""Prepared data on disk: a folder of shards with a manifest.
 
-In: a folder. Out: `PreparedData`, whose shards are memory-mapped; `write_manifest` makes a folder
-of shards and descriptions one.
+In: a folder. Out: `PreparedData`, whose shards are memory-mapped. `write_manifest` completes a
+folder of shards.
 
 ```
 DATA/
@@ -11,7 +11,7 @@ DATA/
   summary.json         the row account, for people
   shards/00000/        users.arrow, profile.arrow, long_term.arrow, short_term.arrow
 ```
-Users stand in the order of (hash of the id, id) over all shards; a user's number in it is its row.
+Users are sorted by (hash of the id, id) over all shards; a user's row is the index in that order.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from userbert.data.batches import InputShape, input_shape
 from userbert.data.ragged import Int64
 from userbert.data.shards import (
-    AGAIN,
+    RESTORE_ADVICE,
     Shard,
     count_users,
     read_shard,
@@ -39,10 +39,10 @@ from userbert.data.shards import (
 )
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import DataError, InputError
-from userbert.folders import checksum, checksums, found_at, json_text, read_json
+from userbert.folders import checksum, checksums, describe_path, json_text, read_json
 from userbert.progress import progress
 from userbert.schema.models import Schema
-from userbert.workers import cores, threaded
+from userbert.workers import cores, map_threaded
 
 FORMAT = 1
 _DESCRIPTIONS = ("schema.yaml", "vocabularies.json")
@@ -50,40 +50,40 @@ _KEYS = ("users", "shards", "first_event", "last_event", "checksums")
 
 
 class Histories(Protocol):
-    """What users did, on disk or in memory: all that `cut` reads."""
+    """Histories of users, on disk or in memory: all that `cut` reads."""
 
     @property
     def schema(self) -> Schema:
-        """What the logs mean."""
+        """Meaning of the logs."""
 
     @property
     def vocabularies(self) -> Vocabularies:
-        """What the ids mean."""
+        """Meaning of the ids."""
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """All shards, in the order of their users' hashes."""
+        """All shards, sorted by the hashes of their users."""
 
     @property
     def first_rows(self) -> Int64:
-        """(S,): the row of each shard's first user."""
+        """(S,): row of each shard's first user."""
 
 
 class PreparedData:
-    """Prepared data, opened: nothing is read until it is looked at.
+    """Folder of prepared data. Large files are read on first use.
 
-    Raises `DataError` when the folder is missing, incomplete, damaged or of a newer format; of the
-    large files, which it does not read, `verify` tells.
+    Raises `DataError` if the folder is missing, incomplete, damaged or of another format. Only
+    `verify` checks the large files.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / "manifest.json").is_file():
             raise DataError(
-                f"{path} is not prepared data (it has no manifest.json; {found_at(path)}). "
+                f"{path} is not prepared data (it has no manifest.json; {describe_path(path)}). "
                 "Make it with `userbert prepare schema.yaml -o DATA`."
             )
-        with _told_of(path):
+        with _damage_reported(path):
             self.manifest: dict[str, Any] = {**read_json(path / "manifest.json")}
             written = self.manifest["format"]
         if written != FORMAT:
@@ -91,7 +91,7 @@ class PreparedData:
                 f"{path} has the format {written!r}, this version reads {FORMAT}. "
                 "Prepare the logs again, or use the version that wrote it."
             )
-        with _told_of(path):
+        with _damage_reported(path):
             for key in _KEYS:
                 self.manifest[key]
             _check_manifest(path / "manifest.json", self.manifest)
@@ -102,49 +102,49 @@ class PreparedData:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open a folder that `userbert prepare` wrote."""
+        """Opens a folder that `userbert prepare` wrote."""
         return cls(Path(path))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by name: opened again where it is read, and no rows are copied."""
+        """Pickles the path alone; the other process opens the folder again."""
         return type(self), (self.path,)
 
     def verify(self) -> None:
-        """Compare every file with its checksum; raise `DataError` that names what changed."""
+        """Compares every file with its checksum; raises `DataError` that names the changed file."""
         names = list(self.manifest["checksums"])
         with progress("checking files", len(names)) as advance:
-            for _ in threaded(self._check, names, cores()):
+            for _ in map_threaded(self._check, names, cores()):
                 advance(1, "")
 
     def _check(self, name: str) -> None:
         file = self.path / name
         if not file.is_file():
-            raise DataError(f"{file} is missing. {AGAIN}")
+            raise DataError(f"{file} is missing. {RESTORE_ADVICE}")
         if checksum(file) != self.manifest["checksums"].get(name):
-            raise DataError(f"{file} has changed since it was written. {AGAIN}")
+            raise DataError(f"{file} has changed since it was written. {RESTORE_ADVICE}")
 
     def __len__(self) -> int:
-        """Count the users."""
+        """Returns the number of users."""
         return int(self.manifest["users"])
 
     @property
     def first_event(self) -> int:
-        """Microseconds since 1970 of the first action."""
+        """Time of the first action, in microseconds since 1970."""
         return int(self.manifest["first_event"])
 
     @property
     def last_event(self) -> int:
-        """Microseconds since 1970 of the last action."""
+        """Time of the last action, in microseconds since 1970."""
         return int(self.manifest["last_event"])
 
     @property
     def default_cutoff(self) -> int:
-        """Just after the last action."""
+        """Instant just after the last action, in microseconds since 1970."""
         return self.last_event + 1
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of the manifest, which holds all other checksums: names the data in results."""
+        """SHA-256 of the manifest, which holds all other checksums. Results name the data by it."""
         return checksum(self.path / "manifest.json")
 
     @cached_property
@@ -158,84 +158,83 @@ class PreparedData:
         return opened
 
     def open_shard(self, number: int, first_row: int = 0) -> Shard:
-        """One shard, whose pages count as our memory until it is forgotten again."""
+        """Opens one shard. Its pages count as our memory for as long as the result lives."""
         return read_shard(self.path / shard_name(number), [*self.schema.segments], first_row)
 
     @cached_property
     def first_rows(self) -> Int64:
-        """(S,): the row of each shard's first user."""
+        """(S,): row of each shard's first user."""
         return np.array([shard.first_row for shard in self.shards], dtype=np.int64)
 
     def users_by_shard(self) -> Int64:
-        """(S,): how many users each shard has; nothing else of them is read."""
+        """Returns the number of users of each shard (S,) without reading their actions."""
         folders = [self.path / shard_name(number) for number in range(self.manifest["shards"])]
         return np.array([count_users(folder) for folder in folders], dtype=np.int64)
 
     @cached_property
     def user_ids(self) -> pa.ChunkedArray:
-        """The id of each row's user."""
+        """(U,): user id of each row."""
         return pa.chunked_array([shard.user_ids for shard in self.shards], pa.large_string())
 
     def rows_of(self, user_ids: Sequence[str] | pa.Array) -> Int64:
-        """(B,): the row of each user, -1 where the data do not know the user."""
-        wanted = pa.array(user_ids, pa.large_string())
-        hashes = user_hash(wanted)
-        owners = shard_of(hashes, len(self.shards))
-        rows = np.full(len(wanted), -1, dtype=np.int64)
+        """Returns the row of each user (B,), -1 for a user who is not in the data."""
+        ids = pa.array(user_ids, pa.large_string())
+        hashes = user_hash(ids)
+        shards = shard_of(hashes, len(self.shards))
+        rows = np.full(len(ids), -1, dtype=np.int64)
         for number, shard in enumerate(self.shards):
-            asked = np.flatnonzero(owners == number)
-            position = np.searchsorted(shard.user_hashes, hashes[asked])
-            # Two ids of one hash stand side by side.
-            while len(asked):
-                here = position < shard.users
-                asked, position = asked[here], position[here]
-                here = shard.user_hashes[position] == hashes[asked]
-                asked, position = asked[here], position[here]
-                ids = shard.user_ids.take(pa.array(position))
-                equal = pc.equal(ids, wanted.take(pa.array(asked))).to_numpy(zero_copy_only=False)
-                rows[asked[equal]] = position[equal] + shard.first_row
-                asked, position = asked[~equal], position[~equal] + 1
+            places = np.flatnonzero(shards == number)  # in `ids`
+            positions = np.searchsorted(shard.user_hashes, hashes[places])  # in the shard
+            # Ids with equal hashes are neighbours: move on until the id is equal, too.
+            while len(places):
+                is_open = positions < shard.users
+                places, positions = places[is_open], positions[is_open]
+                is_open = shard.user_hashes[positions] == hashes[places]
+                places, positions = places[is_open], positions[is_open]
+                stored = shard.user_ids.take(pa.array(positions))
+                equal = pc.equal(stored, ids.take(pa.array(places))).to_numpy(zero_copy_only=False)
+                rows[places[equal]] = positions[equal] + shard.first_row
+                places, positions = places[~equal], positions[~equal] + 1
         return rows
 
     def input_shape(self, hidden: Collection[str] = ()) -> InputShape:
-        """What a model must know of the data, without the `hidden` profile fields."""
+        """Returns the sizes that a model needs, without the `hidden` profile fields."""
         return input_shape(self.schema, self.vocabularies, hidden)
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    """Say that a folder is damaged when a description in it cannot be read."""
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Turns errors about unreadable descriptions into a `DataError`: the folder is damaged."""
     try:
         yield
     except KeyError as error:
-        raise DataError(f"{path} is damaged: it lacks {error}. {AGAIN}") from error
+        raise DataError(f"{path} is damaged: it lacks {error}. {RESTORE_ADVICE}") from error
     except DataError:
         raise
     except (InputError, TypeError, ValueError, AttributeError) as error:
-        told = str(error).removesuffix(".")
-        raise DataError(f"{path} is damaged: {told}. {AGAIN}") from error
+        reason = str(error).removesuffix(".")
+        raise DataError(f"{path} is damaged: {reason}. {RESTORE_ADVICE}") from error
 
 
 def _check_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise `DataError` if not every byte is as written: in it stand all other checksums."""
+    """Raises `DataError` if a byte of the manifest, which holds all checksums, has changed."""
     content = {key: value for key, value in manifest.items() if key != "checksum"}
-    # The first data that were written have no such line.
+    # Data of the first versions have no checksum of the manifest.
     text = json_text(content) if content == manifest else _manifest_text(content)
-    is_ours = content.keys() == {"format", "version", *_KEYS}
-    if not is_ours or file.read_bytes() != text.encode():
-        raise DataError(f"{file} has changed since it was written. {AGAIN}")
+    has_our_keys = content.keys() == {"format", "version", *_KEYS}
+    if not has_our_keys or file.read_bytes() != text.encode():
+        raise DataError(f"{file} has changed since it was written. {RESTORE_ADVICE}")
 
 
 def _manifest_text(content: Mapping[str, Any]) -> str:
-    own = hashlib.sha256(json_text(content).encode()).hexdigest()
-    return json_text({**content, "checksum": own})
+    own_checksum = hashlib.sha256(json_text(content).encode()).hexdigest()
+    return json_text({**content, "checksum": own_checksum})
 
 
 def write_manifest(
     folder: Path, content: Mapping[str, Any], known: Mapping[str, str] | None = None
 ) -> None:
-    """Close a folder: the manifest names every other file with its checksum, some `known`."""
-    made = {"format": FORMAT, "version": version("userbert")}
-    sums = {"checksums": checksums(folder, known)}
-    text = _manifest_text({**made, **content, **sums})
+    """Writes the manifest: `content`, and every file's checksum, unless it is `known` already."""
+    origin = {"format": FORMAT, "version": version("userbert")}
+    text = _manifest_text({**origin, **content, "checksums": checksums(folder, known)})
     (folder / "manifest.json").write_text(text, encoding="utf-8")

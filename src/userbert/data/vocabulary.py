@@ -1,8 +1,8 @@
-"""Value ↔ id, and numbers ↔ bins.
+"""Vocabularies: ids of categorical values, and bins of numbers.
 
-In: counts of values, which merge across partitions and workers. Out: `Vocabularies`, which the
-kernel encodes with and every model is sized by. Ids (design, decision 4): 0 = none, 1 = unknown,
-then by falling count, ties by value: the same on every engine.
+In: counts of values, which can be added over partitions and workers. Out: `Vocabularies`. The
+kernel encodes with them, and models take their sizes from them. Ids (design, decision 4): 0 = none,
+1 = unknown, then by falling count, ties by value, so every engine gives the same ids.
 """
 
 import hashlib
@@ -22,36 +22,36 @@ from numpy.typing import NDArray
 
 from userbert.data.ragged import Int32
 from userbert.errors import InputError
-from userbert.folders import checksum, found_at, read_json
+from userbert.folders import checksum, describe_path, read_json
 
 NONE = 0
-"""The id of an attribute that an action does not carry: embeds to zero, never a target."""
+"""Id of a missing attribute: embeds to zero, never a target."""
 UNKNOWN = 1
-"""The id of a value that is rare or was unseen; it is a target like any other."""
+"""Id of a rare or unseen value: a target like any other."""
 FIRST_VALUE = 2
-"""The id of the most frequent value, or of the lowest bin."""
+"""Id of the most frequent value, or of the lowest bin."""
 _FEW = 64
-"""So many values are looked up one by one: Arrow's calls would take longer."""
-_MANY_TIMES = 16
-"""Arrow hashes all values of a vocabulary at each call: with so many times fewer to encode, that
-takes longer than a dictionary that is kept."""
+"""Fewer values than this are looked up in a dict, as an Arrow call takes longer."""
+_LARGER = 16
+"""Ratio of vocabulary size to values above which a dict is used, too: Arrow hashes the whole
+vocabulary at each call."""
 
 
 @dataclass(frozen=True)
 class Categories:
-    """The values of a categorical attribute; value i has the id i + 2."""
+    """Values of a categorical attribute; value i has the id i + 2."""
 
     values: tuple[str, ...]
     is_categorical: ClassVar[bool] = True
 
     @property
     def size(self) -> int:
-        """The number of ids, none and unknown included."""
+        """Number of ids, none and unknown included."""
         return len(self.values) + FIRST_VALUE
 
     @property
     def names(self) -> list[str]:
-        """What each id stands for, as a person reads it."""
+        """Readable name of each id."""
         return ["(none)", "(unknown)", *self.values]
 
     @cached_property
@@ -63,19 +63,19 @@ class Categories:
         return {None: NONE} | {value: i for i, value in enumerate(self.values, FIRST_VALUE)}
 
     def encode(self, values: pa.Array) -> Int32:
-        """The id of each value; null is none, a value that is not here is unknown."""
-        if len(values) < max(_FEW, len(self.values) // _MANY_TIMES):
+        """Returns the id of each value: none for null, unknown for a value that is not listed."""
+        if len(values) < max(_FEW, len(self.values) // _LARGER):
             ids = [self._ids.get(value, UNKNOWN) for value in values.to_pylist()]
             return np.array(ids, np.int32)
-        found = pc.index_in(values.cast(pa.large_string()), self._value_set)
-        ids = pc.fill_null(pc.add(found, FIRST_VALUE), UNKNOWN)
+        places = pc.index_in(values.cast(pa.large_string()), self._value_set)
+        ids = pc.fill_null(pc.add(places, FIRST_VALUE), UNKNOWN)
         ids = pc.if_else(pc.is_null(values), NONE, ids)
         encoded: Int32 = ids.to_numpy(zero_copy_only=False).astype(np.int32)
         return encoded
 
     @classmethod
     def fit(cls, counts: pl.DataFrame, max_values: int, min_users: int) -> "Categories":
-        """Order values by falling count. `counts` has `value`, `count` and `users`."""
+        """Orders values by falling count. `counts` has the columns `value`, `count` and `users`."""
         kept = counts.filter(pl.col("value").is_not_null() & (pl.col("users") >= min_users))
         kept = kept.sort(["count", "value"], descending=[True, False]).head(max_values)
         return cls(tuple(kept["value"].to_list()))
@@ -83,19 +83,19 @@ class Categories:
 
 @dataclass(frozen=True)
 class Bins:
-    """The bins of a number: bin i, of id i + 2, ends before `edges[i]`."""
+    """Bins of a number; bin i has the id i + 2 and ends before `edges[i]`."""
 
     edges: tuple[float, ...]
     is_categorical: ClassVar[bool] = False
 
     @property
     def size(self) -> int:
-        """The number of ids, none and unknown included."""
+        """Number of ids, none and unknown included."""
         return len(self.edges) + 1 + FIRST_VALUE
 
     @property
     def names(self) -> list[str]:
-        """What each id stands for, as a person reads it."""
+        """Readable name of each id."""
         edges = [f"{edge:g}" for edge in self.edges]
         if not edges:
             return ["(none)", "(unknown)", "any"]
@@ -107,27 +107,26 @@ class Bins:
         return np.array(self.edges, np.float32)
 
     def encode(self, values: pa.Array) -> NDArray[np.float32]:
-        """Numbers stay as they are until they are read; null becomes NaN."""
-        # Null becomes NaN here, too.
+        """Returns numbers as float32, null as NaN; they are binned on reading."""
         numbers = values.cast(pa.float32()).to_numpy(zero_copy_only=False)
-        # There is one zero and one NaN: numbers that sort as equals must be equal bytes.
+        # Equal numbers must be equal bytes, so -0 becomes 0, and all NaNs become one.
         return np.where(np.isnan(numbers), np.float32(np.nan), numbers + np.float32(0))
 
     def ids(self, numbers: NDArray[np.float32]) -> Int32:
-        """The id of the bin of each number; NaN is none."""
+        """Returns the id of each number's bin; none for NaN."""
         ids = self._edge_array.searchsorted(numbers, side="right")
         return np.where(np.isnan(numbers), NONE, ids + FIRST_VALUE).astype(np.int32)
 
     @classmethod
     def fit(cls, counts: pl.DataFrame, bins: int) -> "Bins":
-        """Cut at quantiles of the counted numbers. `counts` has `value` and `count`."""
+        """Cuts at quantiles of the numbers. `counts` has the columns `value` and `count`."""
         counts = counts.filter(pl.col("value").is_not_nan()).sort("value")
         if counts.is_empty():
             return cls(())
         values = counts["value"].to_numpy()
         below = np.cumsum(counts["count"].to_numpy())
         ranks = below[-1] * np.arange(1, bins) / bins
-        # An edge is the first value of the upper bin; values that fill several bins leave fewer.
+        # An edge is the first value of the upper bin. A very frequent value leaves fewer bins.
         edges = np.unique(
             values[np.minimum(np.searchsorted(below, ranks, "right"), len(values) - 1)]
         )
@@ -138,11 +137,11 @@ Vocabulary = Categories | Bins
 
 
 def countable(numbers: pl.Series) -> pl.Series:
-    """Round float32 numbers down to 12 significant bits, so that counts of any log stay bounded.
+    """Rounds float32 numbers down to 12 significant bits, which bounds the number of values.
 
-    Down, not to zero: a number reaches an edge, of 12 bits, exactly when what is counted does.
+    Down, not towards zero: a number reaches an edge of 12 bits exactly if its rounded value does.
     """
-    # Plus zero: there is one zero.
+    # Adding zero turns -0 into 0.
     bits = (numbers.to_numpy().astype(np.float32) + np.float32(0)).view(np.int32)
     bits = (bits + np.where(bits < 0, np.int32(0xFFF), np.int32(0))) & ~np.int32(0xFFF)
     return pl.Series(numbers.name, bits.view(np.float32))
@@ -150,13 +149,13 @@ def countable(numbers: pl.Series) -> pl.Series:
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """All vocabularies of a schema; a shared attribute's is the same object in both segments."""
+    """All vocabularies of a schema. Segments that share an attribute share one object."""
 
     segments: Mapping[str, Mapping[str, Vocabulary]]
     profile: Mapping[str, Vocabulary]
 
     def to_json(self) -> dict[str, Any]:
-        """Write as plain JSON."""
+        """Returns the vocabularies as plain JSON."""
         return {
             "segments": {
                 segment: {name: _to_json(vocabulary) for name, vocabulary in attributes.items()}
@@ -167,7 +166,7 @@ class Vocabularies:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Vocabularies":
-        """Read what `to_json` wrote."""
+        """Reads what `to_json` returned."""
         return cls(
             {
                 segment: {name: _from_json(vocabulary) for name, vocabulary in attributes.items()}
@@ -178,18 +177,18 @@ class Vocabularies:
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabularies":
-        """Read those of a model or of prepared data; raise `InputError` if they are damaged."""
+        """Reads the file of a model or of prepared data; raises `InputError` if it is damaged."""
         path = folder / "vocabularies.json"
         if not path.is_file():
             raise InputError(
-                f"{folder} has no vocabularies.json ({found_at(folder)}). Name a folder of "
-                "prepared data or of a model; that of a task lies in it: TASK/model."
+                f"{folder} has no vocabularies.json ({describe_path(folder)}). Name a folder of "
+                "prepared data or of a model; the model of a task is TASK/model."
             )
-        listed = folder / "manifest.json"
-        if not listed.is_file():
-            listed = folder / "summary.json"
+        listing = folder / "manifest.json"
+        if not listing.is_file():
+            listing = folder / "summary.json"
         try:
-            if read_json(listed)["checksums"]["vocabularies.json"] == checksum(path):
+            if read_json(listing)["checksums"]["vocabularies.json"] == checksum(path):
                 return cls.from_json(read_json(path))
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{folder} is damaged: it lacks {error}. Copy it again.") from error
@@ -197,7 +196,7 @@ class Vocabularies:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 that is equal exactly when all ids mean the same."""
+        """SHA-256 of all values and edges: equal exactly if all ids mean the same."""
         content = json.dumps(self.to_json(), ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
