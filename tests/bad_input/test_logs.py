@@ -1,4 +1,4 @@
-"""Logs that cannot be used, as a user of `init` and `prepare` meets them: one table a kind."""
+"""Invalid logs, given to `init` and `prepare` on the command line: one table per kind."""
 
 import gzip
 import json
@@ -42,7 +42,7 @@ def parquet(table: pl.DataFrame) -> bytes:
 
 
 def edited(row: int, text: str) -> bytes:
-    """The log with another text in place of a row, which counts from 1."""
+    """Returns the log with `text` in place of a row; rows count from 1."""
     return "\n".join([HEADER, *ROWS[: row - 1], text, *ROWS[row:]]).encode() + b"\n"
 
 
@@ -165,12 +165,12 @@ UNREADABLE: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", UNREADABLE)
-def test_a_file_that_cannot_be_read(userbert: Userbert, tmp_path: Path, case: str) -> None:
-    name, content, told = UNREADABLE[case]
+def test_unreadable_file(userbert: Userbert, tmp_path: Path, case: str) -> None:
+    name, content, expected = UNREADABLE[case]
     write(tmp_path, **{name: content})
     for refused in (userbert("init", "logs"), userbert("prepare", "mine.yaml", "-o", "data")):
         assert refused.refusal.startswith(f"logs/{name}")
-        assert told in refused.refusal
+        assert expected in refused.refusal
 
 
 A_TIME = 'column "time": expected a time between 1900 and 2200 such as 2017-09-01T04:00:00'
@@ -196,7 +196,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("case", UNUSABLE)
-def test_a_row_that_cannot_be_used(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_invalid_row(userbert: Userbert, tmp_path: Path, case: str) -> None:
     row, reason = UNUSABLE[case]
     write(tmp_path, **{"log.csv": edited(18, row)})
     assert userbert("prepare", "mine.yaml", "-o", "data").refusal == (
@@ -204,13 +204,13 @@ def test_a_row_that_cannot_be_used(userbert: Userbert, tmp_path: Path, case: str
     )
     done = userbert("prepare", "mine.yaml", "-o", "data", "--on-invalid", "quarantine")
     assert done.code == 0, done.error
-    assert "data/rejected.parquet holds them, and why" in done.error
+    assert "data/rejected.parquet holds them with the reasons" in done.error
     assert pl.read_parquet("data/rejected.parquet").rows() == [("logs/log.csv", 18, reason)]
     assert accounts() == {"logs/log.csv": {"read": 60, "used": 59, "quarantined": 1}}
 
 
 def accounts() -> dict[str, dict[str, int]]:
-    """What became of the rows of each file, without the kinds that no row was of."""
+    """Returns the counts of rows by outcome for each file, without zero counts."""
     rows = json.loads(Path("data/summary.json").read_text())["rows"]
     for account in rows.values():
         del account["outside_by_action"]
@@ -259,7 +259,7 @@ OTHER_COLUMNS: dict[str, tuple[Change, str]] = {
     ),
     "times without a value": (
         lambda log: log.with_columns(time=pl.lit(None)),
-        ', column "time": expected times, found no value at all. Use another column (schema: ',
+        ', column "time": expected times, found no values. Use another column (schema: ',
     ),
     "true and false as times": (
         lambda log: log.with_columns(time=pl.lit(value=True)),
@@ -274,12 +274,14 @@ OTHER_COLUMNS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", OTHER_COLUMNS)
-def test_columns_other_than_the_schemas(userbert: Userbert, tmp_path: Path, case: str) -> None:
-    change, told = OTHER_COLUMNS[case]
+def test_columns_that_do_not_match_the_schema(
+    userbert: Userbert, tmp_path: Path, case: str
+) -> None:
+    change, expected = OTHER_COLUMNS[case]
     write(tmp_path, **{"log.parquet": parquet(change(TABLE))})
     refusal = userbert("prepare", "mine.yaml", "-o", "data").refusal
     assert refusal.startswith("logs/log.parquet")
-    assert told in refusal
+    assert expected in refusal
 
 
 CHANGES: dict[str, tuple[Change, str | None]] = {
@@ -304,17 +306,17 @@ CHANGES: dict[str, tuple[Change, str | None]] = {
 
 @pytest.mark.parametrize("case", CHANGES)
 def test_types_that_change_between_files(userbert: Userbert, tmp_path: Path, case: str) -> None:
-    change, told = CHANGES[case]
+    change, expected = CHANGES[case]
     write(tmp_path, **{"a.parquet": parquet(TABLE), "b.parquet": parquet(change(TABLE))})
     done = userbert("prepare", "mine.yaml", "-o", "data")
-    if told is None:
+    if expected is None:
         assert done.code == 0, done.error
         assert [account["used"] for account in accounts().values()] == [60, 60]
     else:
-        assert told in done.refusal
+        assert expected in done.refusal
 
 
-def test_no_row_that_can_be_used(userbert: Userbert, tmp_path: Path) -> None:
+def test_log_without_a_valid_row(userbert: Userbert, tmp_path: Path) -> None:
     write(tmp_path, **{"log.csv": CSV.replace(b".5\n", b".5 EUR\n")})
     done = userbert("prepare", "mine.yaml", "-o", "data", "--on-invalid", "quarantine")
     assert done.refusal == (
@@ -339,14 +341,14 @@ FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_a_folder(userbert: Userbert, tmp_path: Path, case: str) -> None:
-    files, told = FOLDERS[case]
+def test_folder_of_logs(userbert: Userbert, tmp_path: Path, case: str) -> None:
+    files, expected = FOLDERS[case]
     write(tmp_path, **files)
     for refused in (userbert("init", "logs"), userbert("prepare", "mine.yaml", "-o", "data")):
-        assert refused.refusal.startswith(told)
+        assert refused.refusal.startswith(expected)
 
 
-def test_a_log_that_is_not_there(userbert: Userbert, tmp_path: Path) -> None:
+def test_missing_log(userbert: Userbert, tmp_path: Path) -> None:
     write(tmp_path, **{"log.csv": CSV})
     (tmp_path / "logs").rename(tmp_path / "log")
     for refused in (userbert("init", "logs"), userbert("prepare", "mine.yaml", "-o", "data")):
@@ -368,7 +370,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("case", SMALL)
-def test_little_is_enough(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_small_log_is_accepted(userbert: Userbert, tmp_path: Path, case: str) -> None:
     write(tmp_path, **{"log.csv": "\n".join([HEADER, *SMALL[case]]).encode()})
     assert userbert("init", "logs").code == 0
     for schema in ("mine.yaml", "schema.yaml"):
@@ -378,8 +380,8 @@ def test_little_is_enough(userbert: Userbert, tmp_path: Path, case: str) -> None
         Path("data").rename(f"data of {schema}")
 
 
-def test_a_time_in_the_future_is_warned_of(userbert: Userbert, tmp_path: Path) -> None:
+def test_time_in_the_future_gives_a_warning(userbert: Userbert, tmp_path: Path) -> None:
     write(tmp_path, **{"log.csv": edited(18, "u1,2150-01-01T10:00:00,buy,g1,1")})
     done = userbert("prepare", "mine.yaml", "-o", "data")
     assert done.code == 0
-    assert "warning: the last event is at 2150-01-01 10:00, in the future" in done.error
+    assert "warning: the last event is in the future, at 2150-01-01 10:00" in done.error

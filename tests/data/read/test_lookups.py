@@ -46,7 +46,7 @@ def test_a_lookup_may_be_of_several_files(tmp_path: Path) -> None:
     assert [row[4] for row in rows] == ["bread", "milk", None]
     (folder / "c.csv").write_text("product,group\n7,wine\n")
     message = message_of(lambda: open_sources(Schema.parse(text, tmp_path), {"log": SALES}))
-    assert "\"product\": '7' stands in more than one row" in message
+    assert "\"product\": expected unique values, found '7' in more than one row" in message
 
 
 def test_a_lookup_may_lead_to_another(tmp_path: Path) -> None:
@@ -57,16 +57,16 @@ def test_a_lookup_may_lead_to_another(tmp_path: Path) -> None:
     assert [row[4] for row in rows] == ["dear", "cheap", None]
 
 
-def test_a_key_that_stands_twice_in_a_lookup_is_an_error(tmp_path: Path) -> None:
+def test_a_repeated_key_in_a_lookup_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("product,group\n7,bread\n7,milk\n")
     message = message_of(lambda: open_sources(Schema.parse(PRODUCTS, tmp_path), {"log": SALES}))
     assert message == (
-        f"{tmp_path}/products.csv, column \"product\": '7' stands in more than one row, so it is "
-        "not known which to join. Keep one row a value."
+        f"{tmp_path}/products.csv, column \"product\": expected unique values, found '7' in more "
+        "than one row. Keep one row a value."
     )
 
 
-def test_a_missing_key_column_of_a_lookup_is_told(tmp_path: Path) -> None:
+def test_a_missing_key_column_of_a_lookup_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("id,group\n7,bread\n")
     message = message_of(lambda: open_sources(Schema.parse(PRODUCTS, tmp_path), {"log": SALES}))
     assert message == (

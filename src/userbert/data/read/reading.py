@@ -1,8 +1,8 @@
-"""Rows of logs, each of them accounted for.
+"""`Reading`: yields the usable rows of logs, and accounts for all others.
 
-In: opened files. Out: the rows that can be used, some files' after the other, and what became of
-all others: `RowAccount`s, and a file of rows that were set aside, each with its reason. Every
-engine of preparation reads through this; what several readers found is added up.
+In: opened files. Out: usable rows, file after file; a `RowAccount` per file; and a file of rejected
+rows, each with its reason. Every engine of preparation reads through this, and adds the accounts of
+several readers.
 """
 
 from collections import Counter
@@ -23,30 +23,30 @@ from userbert.schema import files
 from userbert.schema.models import Schema
 
 _ROWS_AT_A_TIME = 1_048_576
-"""That are given together: small pieces are slow to write and to read."""
+"""Rows per chunk: small chunks are slow to write and to read."""
 
-FILE = 1 << 40
-"""`row` holds the number of its file, too: so many rows a file."""
+FILE_STRIDE = 1 << 40
+"""`row` is file number * FILE_STRIDE + row in the file, so this bounds the rows of a file."""
 
 REJECTED = "rejected.parquet"
-"""The file of rows that were set aside, in prepared data."""
+"""Name of the file of rejected rows in prepared data."""
 
 OnInvalid = Literal["fail", "quarantine"]
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Rows of some users that are not used."""
+class UnusedRows:
+    """Valid rows of some users that are not used."""
 
     duplicates: list[int]
-    """By file."""
-    second_rows: pl.DataFrame
-    """`file`, `row` and `reason` of profile rows of users who have one, in the order of users."""
+    """Number of duplicate events, by file."""
+    repeated_profiles: pl.DataFrame
+    """`file`, `row` and `reason` of profile rows of users who already have one, sorted by user."""
 
 
 @dataclass
 class RowAccount:
-    """What became of the rows of one file; the parts add up to what was read."""
+    """Counts of the rows of one file by outcome; the outcomes add up to `read`."""
 
     read: int = 0
     used: int = 0
@@ -56,55 +56,56 @@ class RowAccount:
     outside_by_action: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "RowAccount") -> None:
-        """Account for what other rows of the file became, too."""
-        for name, found in vars(other).items():
-            setattr(self, name, getattr(self, name) + found)
+        """Adds the account of other rows of the file."""
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
 
     def to_json(self) -> dict[str, Any]:
-        """Write as plain JSON: of the action types outside every segment the 50 most frequent."""
-        often = sorted(self.outside_by_action.items(), key=lambda item: (-item[1], item[0]))[:50]
-        return {**vars(self), "outside_by_action": dict(often)}
+        """Returns plain JSON, with the 50 most frequent action types outside all segments."""
+        frequent = sorted(self.outside_by_action.items(), key=lambda item: (-item[1], item[0]))[:50]
+        return {**vars(self), "outside_by_action": dict(frequent)}
 
 
 class Reading:
-    """Rows of files, checked and accounted for."""
+    """Reads files: checks rows, accounts for them, and collects rejected rows."""
 
     def __init__(
         self,
         schema: Schema,
         on_invalid: OnInvalid,
         numbers: Mapping[str, int],
-        aside: Path | None = None,
+        rejected_file: Path | None = None,
     ) -> None:
         self.schema = schema
         self.accounts = {name: RowAccount() for name in numbers}
         self.first_event: int = np.iinfo(np.int64).max
-        """Microseconds since 1970 of the first event that is used."""
+        """Time of the first used event, in microseconds since 1970."""
         self.last_event: int = np.iinfo(np.int64).min
         self.unseen = schema.actions
-        """Action types of segments that no event was found to have."""
+        """Action types of segments that no event had so far."""
         self.first_rejected: tuple[str, int, str] | None = None
-        """File, row and reason of the first row that was set aside."""
+        """File, row and reason of the first rejected row."""
         self.on_invalid = on_invalid
         self._numbers = numbers
-        """Of files, by which rows are in order."""
-        self._aside = aside
-        """The file of rows that are set aside; None: they are kept, to be taken over."""
-        self._waiting: list[pl.DataFrame] = []
+        """Numbers of files, which order the rows."""
+        self._rejected_file = rejected_file
+        """File of rejected rows; None keeps them in memory, for `add`."""
+        self._rejected: list[pl.DataFrame] = []
+        """Rejected rows that are not written yet."""
         self._writer: pq.ParquetWriter | None = None
 
     def events(self, logs: Iterable[LogFile], advance: Advance) -> Iterator[pl.DataFrame]:
-        """The events that a segment uses, many at a time.
+        """Yields the events that a segment uses, in chunks.
 
-        Where duplicates are dropped they have a `row`, by which the first of them is known.
+        They have a `row` only where duplicates are dropped, to keep the first.
         """
         actions = self.schema.actions
-        many = _many(self._used(log, actions, advance) for log in logs)
-        return many if self.schema.duplicates == "drop" else (rows.drop("row") for rows in many)
+        chunks = _in_chunks(self._used(log, actions, advance) for log in logs)
+        return chunks if self.schema.duplicates == "drop" else (rows.drop("row") for rows in chunks)
 
     def profile(self, logs: Iterable[LogFile], advance: Advance) -> Iterator[pl.DataFrame]:
-        """The profile rows, many at a time, with `row` for the order of all."""
-        return _many(self._usable(log, advance) for log in logs)
+        """Yields the profile rows in chunks, with `row` to order them."""
+        return _in_chunks(self._usable(log, advance) for log in logs)
 
     def _used(
         self, log: LogFile, actions: frozenset[str], advance: Advance
@@ -134,26 +135,26 @@ class Reading:
             yield valid
 
     def _check(self, batch: pl.DataFrame, name: str) -> pl.DataFrame:
-        """The rows that can be used; the others are refused or set aside."""
+        """Returns the valid rows; refuses or rejects the others."""
         self.accounts[name].read += len(batch)
         invalid = batch.filter(pl.col(INVALID).is_not_null())
         if len(invalid):
             rejected = invalid.select(pl.lit(name).alias("file"), "row", reason=INVALID)
             self.refuse(rejected)
-            self._set_aside(rejected)
+            self._reject(rejected)
             self.accounts[name].quarantined += len(rejected)
             batch = batch.filter(pl.col(INVALID).is_null())
-        return batch.drop(INVALID).with_columns(pl.col("row") + self._numbers[name] * FILE)
+        return batch.drop(INVALID).with_columns(pl.col("row") + self._numbers[name] * FILE_STRIDE)
 
     def refuse(self, rejected: pl.DataFrame) -> None:
-        """Raise `SourceError` for the first row, unless such rows are set aside."""
+        """Raises `SourceError` for the first of these rows, unless `on_invalid` is `quarantine`."""
         if self.on_invalid == "fail" and len(rejected):
             raise SourceError(
-                f"{_told(rejected.row(0))}. Fix the row, or run with --on-invalid quarantine."
+                f"{_describe(rejected.row(0))}. Fix the row, or run with --on-invalid quarantine."
             )
 
     def require_events(self, logs: Sequence[LogFile]) -> None:
-        """Raise `SourceError` that says what there is instead, if no event of logs is used."""
+        """Raises `SourceError` if no event is used, and says what the logs hold instead."""
         if self.first_event <= self.last_event:
             return
         names = files.join_names(dict.fromkeys(log.name for log in logs))
@@ -163,79 +164,79 @@ class Reading:
         if self.first_rejected and read == sum(self.accounts[log.name].quarantined for log in logs):
             raise SourceError(
                 f"{names}: none of the {read:,} rows can be used; the first is "
-                f"{_told(self.first_rejected)}. Correct the schema or the logs."
+                f"{_describe(self.first_rejected)}. Correct the schema or the logs."
             )
-        seen = {name for account in self.accounts.values() for name in account.outside_by_action}
+        outside = {name for account in self.accounts.values() for name in account.outside_by_action}
         raise SourceError(
             f"{names}: no event has an action type of a segment "
-            f"({', '.join(sorted(self.schema.actions))}); found: {files.join_names(sorted(seen))}. "
-            "Correct `actions:` in the schema."
+            f"({', '.join(sorted(self.schema.actions))}); found: "
+            f"{files.join_names(sorted(outside))}. Correct `actions:` in the schema."
         )
 
     def add(self, other: "Reading") -> None:
-        """Take over what was read elsewhere."""
+        """Adds the result of another reading."""
         for name, account in other.accounts.items():
             self.accounts[name].add(account)
         self.first_event = min(self.first_event, other.first_event)
         self.last_event = max(self.last_event, other.last_event)
         self.unseen &= other.unseen
-        for rows in other._waiting:
-            self._set_aside(rows)
+        for rows in other._rejected:
+            self._reject(rows)
 
     def add_rejected(self, file: Path) -> None:
-        """Take over the rows that were set aside in a file."""
+        """Adds the rejected rows in a file."""
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches():
-                self._set_aside(pl.DataFrame(batch))
+                self._reject(pl.DataFrame(batch))
 
-    def leave_out(self, left_out: LeftOut) -> None:
-        """Account for rows that were taken for used until all of their users' were there."""
-        for account, count in zip(self.accounts.values(), left_out.duplicates, strict=True):
+    def account_unused(self, unused: UnusedRows) -> None:
+        """Corrects the account for rows that counted as used until a user's rows were together."""
+        for account, count in zip(self.accounts.values(), unused.duplicates, strict=True):
             account.used -= count
             account.duplicates_dropped += count
-        for name, count in left_out.second_rows["file"].value_counts().rows():
+        for name, count in unused.repeated_profiles["file"].value_counts().rows():
             self.accounts[name].used -= count
             self.accounts[name].quarantined += count
-        self._set_aside(left_out.second_rows)
+        self._reject(unused.repeated_profiles)
 
-    def _set_aside(self, rows: pl.DataFrame) -> None:
+    def _reject(self, rows: pl.DataFrame) -> None:
         if len(rows):
             self.first_rejected = self.first_rejected or rows.row(0)
-            self._waiting.append(rows)
-        if self._aside is not None and sum(map(len, self._waiting)) >= _ROWS_AT_A_TIME:
+            self._rejected.append(rows)
+        if self._rejected_file is not None and sum(map(len, self._rejected)) >= _ROWS_AT_A_TIME:
             self._write(_ROWS_AT_A_TIME)
 
     def _write(self, multiple: int) -> None:
-        """Write so many rows, or several times as many, whatever the batches they came in."""
-        waiting = pl.concat(self._waiting)
-        size = len(waiting) // multiple * multiple
-        table = waiting[:size].to_arrow(compat_level=pl.CompatLevel.oldest())
+        """Writes a multiple of this number of rows, so the file does not depend on the batches."""
+        rejected = pl.concat(self._rejected)
+        size = len(rejected) // multiple * multiple
+        table = rejected[:size].to_arrow(compat_level=pl.CompatLevel.oldest())
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._aside, table.schema)
+            self._writer = pq.ParquetWriter(self._rejected_file, table.schema)
         self._writer.write_table(table, row_group_size=_ROWS_AT_A_TIME)
-        self._waiting = [waiting[size:]]
+        self._rejected = [rejected[size:]]
 
     def close(self) -> None:
-        """Complete the file of rows that were set aside; without any, there is none."""
-        if any(map(len, self._waiting)):
+        """Completes the file of rejected rows; without any, there is no file."""
+        if any(map(len, self._rejected)):
             self._write(multiple=1)
         if self._writer is not None:
             self._writer.close()
 
 
-def _told(rejected: tuple[Any, ...]) -> str:
+def _describe(rejected: tuple[Any, ...]) -> str:
     file, row, reason = rejected
     return f"{file}, row {row}, {reason}"
 
 
-def _many(batches: Iterable[Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
-    """Rows many at a time."""
-    waiting: list[pl.DataFrame] = []
-    for some in batches:
-        for batch in some:
-            waiting.append(batch)
-            if sum(map(len, waiting)) >= _ROWS_AT_A_TIME:
-                yield pl.concat(waiting)
-                waiting = []
-    if waiting:
-        yield pl.concat(waiting)
+def _in_chunks(batches_by_file: Iterable[Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
+    """Joins batches into chunks of at least `_ROWS_AT_A_TIME` rows."""
+    chunk: list[pl.DataFrame] = []
+    for batches in batches_by_file:
+        for batch in batches:
+            chunk.append(batch)
+            if sum(map(len, chunk)) >= _ROWS_AT_A_TIME:
+                yield pl.concat(chunk)
+                chunk = []
+    if chunk:
+        yield pl.concat(chunk)

@@ -1,8 +1,8 @@
-"""Raw rows → rows that can be used, or the reason why they cannot.
+"""Checks raw rows: converts their values, and says why a row is invalid.
 
-In: rows as they stand in a file, and a schema. Out: events with the columns `row`, `user_id`,
-`time` (µs since 1970), `action_type`, one an attribute, and `invalid`; or profile rows, with one a
-field. Used by `data/read/sources.py`.
+In: rows of a file, and a schema. Out: events with the columns `row`, `user_id`, `time` (µs since
+1970), `action_type`, one per attribute, and `invalid`; or profile rows, with one per field. Used by
+`data/read/sources.py` and `data/use/live.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ from userbert.schema.files import NULL_TEXTS
 from userbert.schema.models import Profile, Schema, Source, Time
 
 INVALID = "invalid"
-"""The column that says why a row cannot be used; null where it can."""
+"""Column with the reason why a row is invalid; null if it is valid."""
 
 _SMALL_NUMBERS = pl.Series(map(str, range(24)), dtype=pl.String)
-"""As text; to look them up is faster than to write them."""
+"""Hours and weekdays as text: a lookup is faster than formatting."""
 
 
 def checked_events(
     schema: Schema, source: Source, raw: pl.DataFrame, first_row: int
 ) -> pl.DataFrame:
-    """Columns as the kernel takes them, and why a row cannot be used."""
+    """Returns events with the columns that the kernel takes, and `invalid`."""
     time = instants(raw[source.time.column], source.time, schema.timezone)
     checks = [_check_users(raw, schema.user), _check_times(raw, time, source.time)]
     if isinstance(source.action, str):
@@ -50,26 +50,26 @@ def checked_events(
 def checked_profile(
     schema: Schema, profile: Profile, raw: pl.DataFrame, first_row: int
 ) -> pl.DataFrame:
-    """Columns as events have them, and why a row cannot be used."""
+    """Returns profile rows with columns like those of events, and `invalid`."""
     checks = [_check_users(raw, schema.user)]
     time: pl.Series | None = None
     if profile.time is not None:
         time = instants(raw[profile.time.column], profile.time, schema.timezone)
         checks.append(_check_times(raw, time, profile.time))
     values, bad = _values(profile.fields, raw)
-    when = _nothing(raw, pl.Int64) if time is None else time
+    when = _nulls(raw, pl.Int64) if time is None else time
     columns = {"user_id": _text(raw, schema.user), "time": when, **values}
     return _checked(raw, columns, [*checks, *bad], first_row)
 
 
 @dataclass(frozen=True)
 class _Check:
-    """Which rows cannot be used for what a column holds."""
+    """Which rows are invalid because of one column."""
 
     column: str
     expected: str
     bad: NDArray[np.bool_]
-    """(N,)"""
+    """(N,): whether the row fails the check."""
 
 
 def _checked(
@@ -98,7 +98,7 @@ def _check_times(raw: pl.DataFrame, instant: pl.Series, time: Time) -> _Check:
 def _values(
     attributes: Mapping[str, Category | Number | Derived], raw: pl.DataFrame
 ) -> tuple[dict[str, pl.Series], list[_Check]]:
-    """The values of categories and numbers, and which rows cannot be used for them."""
+    """Returns the values of categories and numbers, and the checks of numbers."""
     values: dict[str, pl.Series] = {}
     checks: list[_Check] = []
     for name, attribute in attributes.items():
@@ -106,7 +106,7 @@ def _values(
             continue
         if attribute.column not in raw.columns:
             dtype = pl.String if isinstance(attribute, Category) else pl.Float32
-            values[name] = _nothing(raw, dtype)
+            values[name] = _nulls(raw, dtype)
         elif isinstance(attribute, Category):
             values[name] = _text(raw, attribute.column)
         else:
@@ -116,7 +116,7 @@ def _values(
 
 
 def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
-    """A column's numbers as float32, null where there is none."""
+    """Returns a column's numbers as float32, null where there is none, and their check."""
     column = raw[attribute.column]
     if isinstance(column.dtype, pl.Categorical | pl.Enum):
         column = column.cast(pl.String)
@@ -125,7 +125,7 @@ def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
         column = column.str.strip_chars()
         none = none | _mask(column.str.to_lowercase().is_in(NULL_TEXTS))
     exact = column.cast(pl.Float64, strict=False).to_numpy()
-    with np.errstate(over="ignore"):  # to infinity, which is told
+    with np.errstate(over="ignore"):  # infinity is reported as invalid
         numbers = exact.astype(np.float32)
     bad = ~none & ~np.isfinite(numbers)
     expected = "a number"
@@ -138,21 +138,25 @@ def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
 def _derived(
     schema: Schema, source: Time, time: pl.Series, action: pl.Series
 ) -> dict[str, pl.Series]:
-    """Local hour, weekday and action type; a date has no hour."""
-    derived = {name: one.of for name, one in schema.attributes.items() if isinstance(one, Derived)}
-    parts = {"action": action, "hour": _nothing(time, pl.String)}
-    wanted = set(derived.values()) - {"action"}
+    """Returns the derived attributes: local hour, weekday, action type. A date has no hour."""
+    derived = {
+        name: attribute.of
+        for name, attribute in schema.attributes.items()
+        if isinstance(attribute, Derived)
+    }
+    parts = {"action": action, "hour": _nulls(time, pl.String)}
+    clock_parts = set(derived.values()) - {"action"}
     if source.resolution == "day":
-        wanted -= {"hour"}
-    if wanted:
-        told = time.to_frame("time").select(_of_clock(part, schema.timezone) for part in wanted)
-        parts |= told.to_dict()
+        clock_parts -= {"hour"}
+    if clock_parts:
+        expressions = (_clock_part(part, schema.timezone) for part in clock_parts)
+        parts |= time.to_frame("time").select(expressions).to_dict()
     return {name: parts[part] for name, part in derived.items()}
 
 
 @lru_cache(maxsize=64)
-def _of_clock(part: str, timezone: str) -> pl.Expr:
-    """The local hour or weekday of instants, as text."""
+def _clock_part(part: str, timezone: str) -> pl.Expr:
+    """Returns the local hour or weekday of `time`, as text."""
     local = pl.col("time").cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(timezone)
     number = local.dt.hour() if part == "hour" else local.dt.weekday()
     return pl.lit(_SMALL_NUMBERS).gather(number).alias(part)
@@ -165,7 +169,7 @@ def _text(raw: pl.DataFrame, column: str) -> pl.Series:
     return values.cast(pl.String)
 
 
-def _nothing(like: pl.DataFrame | pl.Series, dtype: type[pl.DataType]) -> pl.Series:
+def _nulls(like: pl.DataFrame | pl.Series, dtype: type[pl.DataType]) -> pl.Series:
     return pl.Series([None], dtype=dtype).new_from_index(0, len(like))
 
 
@@ -175,16 +179,16 @@ def _is_null(values: pl.Series) -> NDArray[np.bool_]:
     return values.is_null().to_numpy()
 
 
-def _mask(are: pl.Series) -> NDArray[np.bool_]:
-    """Which are true; null is not."""
-    return (are if are.null_count() == 0 else are.fill_null(value=False)).to_numpy()
+def _mask(values: pl.Series) -> NDArray[np.bool_]:
+    """Returns a boolean column as a mask; null is false."""
+    return (values if values.null_count() == 0 else values.fill_null(value=False)).to_numpy()
 
 
 def as_text(column: str, dtype: pl.DataType) -> pl.Expr:
-    """A column's values as text: 17.0, an integer that went through a table with gaps, is 17."""
+    """Returns a column's values as text. An integral float becomes its integer: 17, not 17.0."""
     value = pl.col(column)
     if isinstance(dtype, pl.Date | pl.Datetime):
-        # To write a time beyond all calendars is a panic; its number says as much.
+        # Polars panics if it formats a time outside the calendar, so that becomes its number.
         return pl.coalesce(within(value, dtype, 1, 9999).cast(pl.String), _number_of(value))
     if not dtype.is_float():
         return value.cast(pl.String)
@@ -198,17 +202,17 @@ def _number_of(time: pl.Expr) -> pl.Expr:
 
 
 def _reasons(raw: pl.DataFrame, checks: Sequence[_Check]) -> pl.Series:
-    """Why each row cannot be used: the first check that it fails; null where it can."""
-    reasons = _nothing(raw, pl.String).alias(INVALID)
+    """Returns why each row is invalid: the first check that it fails; null if none."""
+    reasons = _nulls(raw, pl.String).alias(INVALID)
     for check in reversed(checks):
         rows = np.flatnonzero(check.bad)
         if len(rows) == 0:
             continue
-        few = raw[rows]
-        found = few[check.column]
-        # A float is told as it stands: as a value, not a number is nothing.
-        found = found.cast(pl.String) if found.dtype.is_float() else _text(few, found.name)
-        shown = ('"' + found.str.slice(0, 60) + '"').fill_null("nothing")
-        told = f'column "{check.column}": expected {check.expected}, found ' + shown
-        reasons = reasons.scatter(rows, told)
+        bad = raw[rows]
+        values = bad[check.column]
+        # Floats are shown unconverted, as `_text` turns NaN into null.
+        values = values.cast(pl.String) if values.dtype.is_float() else _text(bad, values.name)
+        shown = ('"' + values.str.slice(0, 60) + '"').fill_null("nothing")
+        reason = f'column "{check.column}": expected {check.expected}, found ' + shown
+        reasons = reasons.scatter(rows, reason)
     return reasons

@@ -1,8 +1,8 @@
-"""Read, join and check raw logs.
+"""Opens raw logs, joins lookups, and checks rows.
 
 In: the sources of a schema (files or frames). Out: batches of checked events with the columns
-`user_id`, `time` (µs since 1970), `action_type` and one an attribute, or of profile rows; where a
-row cannot be used, with its reason. Used by preparation and by anything that reads raw events.
+`user_id`, `time` (µs since 1970), `action_type` and one per attribute, or of profile rows; invalid
+rows with a reason. Used by preparation.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,55 +22,56 @@ from userbert.schema.models import Lookup, Profile, Schema, Source, Time
 from userbert.schema.yaml_text import did_you_mean
 
 _BATCH_ROWS = 262_144
+"""Rows per batch: many enough to be fast, few enough for bounded memory."""
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A file, or a frame in memory, before the schema is applied to it."""
+    """File, or frame in memory, before the schema is applied."""
 
     name: str
-    """As errors and the row account call it."""
+    """Name in errors and in the row account."""
     frame: pl.LazyFrame
     columns: Mapping[str, pl.DataType]
     file: Path | None
-    """None: it is a frame."""
+    """None for a frame."""
     files: tuple[Path, ...]
-    """What is read; with lookups, more than one."""
+    """All files that are read, including lookups."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of a file, by names alone, so that they can be read elsewhere."""
+    """Range of rows of a file. Picklable, so that another process can read it."""
 
     name: str
-    """The file as errors and the row account call it."""
+    """Name of the file in errors and in the row account."""
     file: Path
     source: str | None
-    """That the file belongs to; None: it holds profile rows."""
+    """Source that the file belongs to; None for profile rows."""
     first_row: int
-    """Counted from 1."""
+    """First row, counted from 1."""
     rows: int | None
-    """None: the whole file."""
+    """Number of rows; None for the whole file."""
 
 
 @dataclass(frozen=True)
 class LogFile:
-    """Rows of one file of events or of profile rows, or of a frame in memory, to read in batches.
+    """Opened file (or frame in memory) of events or profile rows, to read in batches.
 
-    They are all of its rows, unless it was opened by a `Piece`.
+    Has all rows of the file, or those of a `Piece`.
     """
 
     name: str
     rows: int
     source: str | None
-    """That the file belongs to; None: it holds profile rows."""
+    """Source that the file belongs to; None for profile rows."""
     _table: _Table
     _checked: Callable[[pl.DataFrame, int], pl.DataFrame]
-    """Checks rows as they stand in the file, of which the first has the number given."""
+    """Checks raw rows, given the number of the first."""
     _first_row: int = 1
 
     def batches(self) -> Iterator[pl.DataFrame]:
-        """The rows, in order and in bounded memory, with `row` (1 is the first) and `invalid`."""
+        """Yields the rows in order, in bounded memory, with `row` (from 1) and `invalid`."""
         row = self._first_row
         with files.reading(*self._table.files):
             for raw in self._table.frame.collect_batches(
@@ -80,12 +81,12 @@ class LogFile:
                 row += len(raw)
 
     def pieces(self, rows: int) -> list[Piece]:
-        """Pieces of at most so many rows, if the file can be entered anywhere: Parquet alone can.
+        """Splits a Parquet file into pieces of at most `rows` rows; other files are one piece.
 
         Raises `SourceError` for a frame in memory.
         """
         if self._table.file is None:
-            raise SourceError(f"{self.name} is in memory here; write it to a file first.")
+            raise SourceError(f"{self.name} is in the driver's memory. Write it to a file first.")
         file = self._table.file.absolute()
         if file.suffix.lower() != ".parquet":
             return [Piece(self.name, file, self.source, 1, None)]
@@ -96,10 +97,10 @@ class LogFile:
 
 
 def open_sources(schema: Schema, events: Mapping[str, Any] | None = None) -> list[LogFile]:
-    """Open every file of every source. `events` gives frames in place of the sources' files.
+    """Opens every file of every source. `events` holds frames in place of files, by source.
 
-    Raises `SourceError` when a file cannot be opened, or when a column that the schema names is
-    missing or is of a type that cannot be used.
+    Raises `SourceError` if a file cannot be opened, or if a column of the schema is missing or has
+    an unsuitable type.
     """
     events = events or {}
     unknown = set(events) - set(schema.sources)
@@ -112,33 +113,33 @@ def open_sources(schema: Schema, events: Mapping[str, Any] | None = None) -> lis
     for name, source in schema.sources.items():
         lookups = _lookups(schema, source)
         tables = _tables(schema, name, source.path, events.get(name))
-        opened += [(name, _count_rows(table), _joined(table, lookups)) for table in tables]
+        opened += [(name, _count_rows(table), _join_lookups(table, lookups)) for table in tables]
     _check_columns(schema, [(name, table) for name, _, table in opened])
     return [_events_in(schema, name, table, rows) for name, rows, table in opened]
 
 
-def open_profile(schema: Schema, given: Any | None = None) -> list[LogFile]:
-    """Open every file of the profile, if there is one; `given` is a frame in their place.
+def open_profile(schema: Schema, frame: Any | None = None) -> list[LogFile]:
+    """Opens every file of the profile, if there is one. `frame` replaces the files.
 
-    `time` is null where the profile has none. Raises `SourceError` as `open_sources` does.
+    `time` is null if the profile has none. Raises `SourceError` as `open_sources` does.
     """
     profile = schema.profile
     if profile is None:
         return []
     return [
         _profile_in(schema, profile, table, _count_rows(table))
-        for table in _tables(schema, "profile", profile.path, given)
+        for table in _tables(schema, "profile", profile.path, frame)
     ]
 
 
 def open_piece(schema: Schema, piece: Piece) -> LogFile:
-    """Open some rows of a file that `open_sources` or `open_profile` opened before."""
+    """Opens a piece of a file that `open_sources` or `open_profile` has opened before."""
     table = _table(piece.file, piece.name)
     rows = _count_rows(table) if piece.rows is None else piece.rows
     if piece.rows is not None:
         table = replace(table, frame=table.frame.slice(piece.first_row - 1, rows))
     if piece.source is not None:
-        table = _joined(table, _lookups(schema, schema.sources[piece.source]))
+        table = _join_lookups(table, _lookups(schema, schema.sources[piece.source]))
         opened = _events_in(schema, piece.source, table, rows)
     else:
         assert schema.profile is not None
@@ -148,8 +149,8 @@ def open_piece(schema: Schema, piece: Piece) -> LogFile:
 
 def _events_in(schema: Schema, name: str, table: _Table, rows: int) -> LogFile:
     source = schema.sources[name]
-    wanted = [column for column in table.columns if column in columns_of_source(schema, source)]
-    narrow = replace(table, frame=table.frame.select(wanted))
+    columns = [column for column in table.columns if column in columns_of_source(schema, source)]
+    narrow = replace(table, frame=table.frame.select(columns))
     return LogFile(table.name, rows, name, narrow, partial(checked_events, schema, source))
 
 
@@ -165,10 +166,10 @@ def _profile_in(schema: Schema, profile: Profile, table: _Table, rows: int) -> L
     return LogFile(table.name, rows, None, narrow, partial(checked_profile, schema, profile))
 
 
-def _tables(schema: Schema, name: str, path: str | list[str], given: Any | None) -> list[_Table]:
-    if given is not None:
+def _tables(schema: Schema, name: str, path: str | list[str], frame: Any | None) -> list[_Table]:
+    if frame is not None:
         try:
-            frame = given if isinstance(given, pl.DataFrame) else pl.DataFrame(given)
+            frame = frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame)
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
             raise SourceError(f"frame {name!r} is not a table: {error}.") from error
         scanned = files.rename_patterns(frame.lazy(), frame.columns)
@@ -187,27 +188,27 @@ def _count_rows(table: _Table) -> int:
 
 
 def _dimension(schema: Schema, lookup: Lookup) -> _Table:
-    """Read the files of a lookup as one table, whose keys are text and stand once."""
+    """Reads the files of a lookup as one table with unique text keys."""
     tables = _tables(schema, "lookup", lookup.path, None)
-    named = {
+    used = {
         column for source in schema.sources.values() for column in columns_of_source(schema, source)
     }
     parts = []
     for table in tables:
         _require(table, "lookup.on", lookup.on)
-        values = [column for column in table.columns if column in named - {lookup.on}]
+        values = [column for column in table.columns if column in used - {lookup.on}]
         key = as_text(lookup.on, table.columns[lookup.on])
         with files.reading(*table.files):
             parts.append(table.frame.select(key, *values).collect(engine="streaming"))
     rows = pl.concat(parts, how="diagonal_relaxed").drop_nulls(lookup.on)
-    twice = rows.filter(pl.col(lookup.on).is_duplicated())
-    if len(twice):
+    repeated = rows.filter(pl.col(lookup.on).is_duplicated())
+    if len(repeated):
         raise SourceError(
             f'{", ".join(table.name for table in tables)}, column "{lookup.on}": '
-            f"{twice[lookup.on][0]!r} stands in more than one row, so it is not known which to "
-            "join. Keep one row a value."
+            f"expected unique values, found {repeated[lookup.on][0]!r} in more than one row. Keep "
+            "one row a value."
         )
-    # All columns, so that the message about a missing one can name them.
+    # All columns, for the message about a missing column.
     columns = {name: dtype for table in tables for name, dtype in table.columns.items()}
     paths = tuple(path for table in tables for path in table.files)
     return _Table(tables[0].name, rows.lazy(), {**columns, **rows.schema}, None, paths)
@@ -217,8 +218,8 @@ def _lookups(schema: Schema, source: Source) -> list[tuple[Lookup, _Table]]:
     return [(lookup, _dimension(schema, lookup)) for lookup in source.lookup]
 
 
-def _joined(table: _Table, lookups: list[tuple[Lookup, _Table]]) -> _Table:
-    """A log with the columns of lookups that it does not have itself."""
+def _join_lookups(table: _Table, lookups: list[tuple[Lookup, _Table]]) -> _Table:
+    """Adds the columns of lookups that a log does not have itself."""
     for lookup, dimension in lookups:
         table = _join(table, lookup, dimension)
     return table
@@ -240,7 +241,7 @@ def _join(table: _Table, lookup: Lookup, dimension: _Table) -> _Table:
 
 
 def _check_columns(schema: Schema, tables: list[tuple[str, _Table]]) -> None:
-    """Every table must hold its user, time and action; one must hold each attribute's column."""
+    """Raises `SourceError` if a table lacks user, time or action, or if all lack an attribute."""
     for name, table in tables:
         source = schema.sources[name]
         _require(table, "user", schema.user)
@@ -256,7 +257,7 @@ def _check_columns(schema: Schema, tables: list[tuple[str, _Table]]) -> None:
 
 
 def columns_of_source(schema: Schema, source: Source) -> list[str]:
-    """The columns of a source that the schema makes use of, those of lookups among them."""
+    """Returns the columns of a source that the schema uses, including those of lookups."""
     action = [] if isinstance(source.action, str) else [source.action.column]
     keys = [lookup.on for lookup in source.lookup]
     attributes = [
@@ -268,14 +269,14 @@ def columns_of_source(schema: Schema, source: Source) -> list[str]:
 
 
 def columns_of_profile(schema: Schema, profile: Profile) -> list[str]:
-    """The columns of profile rows that the schema makes use of."""
+    """Returns the columns of profile rows that the schema uses."""
     times = [] if profile.time is None else [profile.time.column]
     fields = [field.column for field in profile.fields.values()]
     return list(dict.fromkeys([schema.user, *times, *fields]))
 
 
 def _require(table: _Table, place: str, column: str) -> None:
-    """Raise `SourceError` unless a table has a column of single values."""
+    """Raises `SourceError` unless a table has the column, with one text or number a row."""
     if column not in table.columns:
         raise SourceError(
             f'{table.name}: the column "{column}" is missing (schema: {place})'
@@ -286,15 +287,15 @@ def _require(table: _Table, place: str, column: str) -> None:
     if dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object | pl.Duration):
         raise SourceError(
             f'{table.name}, column "{column}": expected one text or number a row, found the type '
-            f"{dtype}. Write it so, or use another column (schema: {place})."
+            f"{dtype}. Convert it, or use another column (schema: {place})."
         )
 
 
 def _require_times(table: _Table, place: str, time: Time) -> None:
     dtype = table.columns[time.column]
     if not can_be_times(dtype):
-        found = "no value at all" if dtype == pl.Null else f"the type {dtype}"
+        content = "no values" if dtype == pl.Null else f"the type {dtype}"
         raise SourceError(
-            f'{table.name}, column "{time.column}": expected times, found {found}. Use another '
+            f'{table.name}, column "{time.column}": expected times, found {content}. Use another '
             f"column (schema: {place}), or correct the file."
         )

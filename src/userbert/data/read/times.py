@@ -1,8 +1,8 @@
-"""Times as logs write them → instants (design, decision 1).
+"""Parses the times of logs (design, decision 1).
 
-In: a column of text, dates, timestamps or numbers, and what the schema says of it. Out:
-microseconds since 1970, null where there is no time between 1900 and 2200. Used by
-`data/read/sources.py`.
+In: a column of text, dates, timestamps or numbers, and its description in the schema. Out:
+microseconds since 1970, null if there is no time between 1900 and 2200. Used by
+`data/read/rows.py`.
 """
 
 import re
@@ -16,15 +16,15 @@ from userbert.schema.models import Time
 
 _NAIVE, _ABSOLUTE = pl.Datetime("us"), pl.Datetime("us", "UTC")
 
-# A time outside is a broken row, not a long history.
+# A time outside these bounds (1900, 2200) is an error, not a long history.
 _EARLIEST_US, _LATEST_US = -2_208_988_800_000_000, 7_258_118_400_000_000
 
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _PER_SECOND = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _INT64 = (1 << 63) - 1
 
-# A text that two of them read is the same time in both. Reading stops when every row is read, so
-# the most common come first; without %.f it is faster.
+# If several formats match a text, they give the same time. Parsing stops once all rows are parsed,
+# so common formats come first. Formats without %.f are faster.
 _FORMATS = (
     ("%Y-%m-%d %H:%M:%S", _NAIVE),
     ("%Y-%m-%dT%H:%M:%S", _NAIVE),
@@ -45,46 +45,46 @@ _FORMATS = (
     ("%Y%m%d", _NAIVE),
 )
 _LONGEST = 40
-"""No time is a longer text."""
+"""Characters of a text that are looked at to find its format."""
 
 
 def can_be_times(dtype: pl.DataType) -> bool:
-    """Whether `instants` reads columns of a type."""
+    """Returns whether `instants` can parse columns of a type."""
     return isinstance(dtype, pl.String | pl.Date | pl.Datetime) or dtype.is_numeric()
 
 
 def instants(column: pl.Series, time: Time, timezone: str) -> pl.Series:
-    """Microseconds since 1970 (int64) of each value; null where it is no time.
+    """Returns microseconds since 1970 (int64) of each value; null if it is not a time.
 
     `timezone` is the users' local zone, which `time.zone` may refer to.
     """
     zone = timezone if time.zone == "local" else time.zone
     naive, absolute = _read(column, time.unit)
     if time.resolution == "day":
-        # A date is known as a whole: it counts from its last microsecond, in its zone.
+        # A date stands for its whole day: it counts from its last microsecond, in its zone.
         if absolute is not None:
             local = absolute.dt.convert_time_zone(zone).dt.replace_time_zone(None)
             naive, absolute = _either(naive, local), None
         assert naive is not None
         naive = naive.dt.truncate("1d") + timedelta(days=1)
     located = None if naive is None else _located(naive, zone).cast(pl.Int64)
-    found = _either(located, None if absolute is None else absolute.cast(pl.Int64))
+    instant = _either(located, None if absolute is None else absolute.cast(pl.Int64))
     if time.resolution == "day":
-        found = found - 1
-    is_time = (found >= _EARLIEST_US) & (found <= _LATEST_US)
-    return found if is_time.all() else found.set(~is_time, None)
+        instant = instant - 1
+    is_time = (instant >= _EARLIEST_US) & (instant <= _LATEST_US)
+    return instant if is_time.all() else instant.set(~is_time, None)
 
 
 def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
-    """Naive times and absolute ones; a value is at most one of them, the other is null.
+    """Returns naive times and absolute times; for each value at least one of them is null.
 
-    One of the two is None where it would hold nothing.
+    A column of nulls alone may be None.
     """
     dtype = column.dtype
     if isinstance(dtype, pl.String):
         return _read_text(column, unit)
     if isinstance(dtype, pl.Date | pl.Datetime):
-        # Arithmetic beyond all calendars overflows, or panics.
+        # Arithmetic on times outside the calendar overflows or panics.
         column = pl.DataFrame([column]).select(within(pl.all(), dtype, 1899, 2202)).to_series()
     if isinstance(dtype, pl.Date):
         return column.cast(_NAIVE), None
@@ -95,46 +95,46 @@ def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | N
     numbers = column.cast(pl.Float64, strict=False)
     naive = None
     if unit == "auto":
-        written = numbers.is_between(19_000_101, 22_001_231)
-        if written.any():
-            # 20170301 is a date, as in text: as seconds all dates would lie in August 1970.
-            dates = numbers.set(~written, None).cast(pl.Int64, strict=False).cast(pl.String)
+        is_date = numbers.is_between(19_000_101, 22_001_231)
+        if is_date.any():
+            # 20170301 is a date, as in text; as seconds, all dates would be in August 1970.
+            dates = numbers.set(~is_date, None).cast(pl.Int64, strict=False).cast(pl.String)
             naive = dates.str.to_datetime("%Y%m%d", time_unit="us", strict=False)
-            numbers = numbers.set(written, None)
+            numbers = numbers.set(is_date, None)
     return naive, _from_numbers(numbers, unit)
 
 
 def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
-    """Read ISO 8601, its common kin, and numbers since 1970."""
+    """Parses ISO 8601, similar formats, and numbers since 1970."""
     if unit == "auto" and len(text):
-        # Most columns are written in one form, and without spaces around.
+        # Most columns have one format, and no surrounding spaces.
         pattern, kind = _formats_for(text[0])[0]
         times = _times(text, pattern, kind)
         if times.null_count() == text.null_count():
             return (times, None) if kind == _NAIVE else (None, times)
     text = text.str.strip_chars()
-    found: dict[pl.Datetime, pl.Series | None] = {_NAIVE: None, _ABSOLUTE: None}
+    parsed: dict[pl.Datetime, pl.Series | None] = {_NAIVE: None, _ABSOLUTE: None}
     if unit != "auto":
         numbers = _from_numbers(text.cast(pl.Float64, strict=False), unit)
-        found[_ABSOLUTE], text = numbers, text.set(numbers.is_not_null(), None)
+        parsed[_ABSOLUTE], text = numbers, text.set(numbers.is_not_null(), None)
     for pattern, kind in _formats_for(text[0] if len(text) else None):
         if text.null_count() == len(text):
             break
         times = _times(text, pattern, kind)
         if times.null_count() == len(times):
             continue
-        found[kind] = _either(found[kind], times)
+        parsed[kind] = _either(parsed[kind], times)
         if times.null_count() == text.null_count():
-            return found[_NAIVE], found[_ABSOLUTE]
+            return parsed[_NAIVE], parsed[_ABSOLUTE]
         text = text.set(times.is_not_null(), None)
     if unit == "auto" and text.null_count() < len(text):
-        # Fewer digits are a year, or nothing.
+        # Fewer digits are a year, or not a time.
         long = text.str.contains(r"^-?\d{9,16}(\.\d+)?$")
         numbers = text.set(~long, None).cast(pl.Float64, strict=False)
-        found[_ABSOLUTE] = _either(found[_ABSOLUTE], _from_numbers(numbers, unit))
-    if found[_NAIVE] is None and found[_ABSOLUTE] is None:
-        found[_NAIVE] = pl.Series(dtype=_NAIVE).clear(len(text))
-    return found[_NAIVE], found[_ABSOLUTE]
+        parsed[_ABSOLUTE] = _either(parsed[_ABSOLUTE], _from_numbers(numbers, unit))
+    if parsed[_NAIVE] is None and parsed[_ABSOLUTE] is None:
+        parsed[_NAIVE] = pl.Series(dtype=_NAIVE).clear(len(text))
+    return parsed[_NAIVE], parsed[_ABSOLUTE]
 
 
 def _times(text: pl.Series, pattern: str, kind: pl.Datetime) -> pl.Series:
@@ -145,8 +145,8 @@ def _times(text: pl.Series, pattern: str, kind: pl.Datetime) -> pl.Series:
 
 
 def _formats_for(value: str | None) -> Sequence[tuple[str, pl.Datetime]]:
-    """All formats, that of a value first: a column tends to be written in one."""
-    # What has the shape of a time is one with these digits: 1111-11-11 11:11:11.
+    """Returns all formats, starting with that of `value`, as most columns have one format."""
+    # Texts of one shape share a cached order; ones in place of digits are a valid time.
     return _FORMATS if value is None else _formats_of(re.sub(r"\d", "1", value)[:_LONGEST])
 
 
@@ -160,7 +160,7 @@ def _formats_of(shape: str) -> Sequence[tuple[str, pl.Datetime]]:
 
 
 def within(time: pl.Expr, dtype: pl.Date | pl.Datetime, first: int, last: int) -> pl.Expr:
-    """Dates or timestamps from the start of one year to that of another; null for others."""
+    """Returns dates or timestamps between the starts of two years; null for others."""
     days = [date(year, 1, 1).toordinal() - date(1970, 1, 1).toordinal() for year in (first, last)]
     unit = 1 if isinstance(dtype, pl.Date) else 86_400 * _PER_SECOND[dtype.time_unit]
     low, high = (max(-_INT64, min(_INT64, day * unit)) for day in days)
@@ -168,12 +168,12 @@ def within(time: pl.Expr, dtype: pl.Date | pl.Datetime, first: int, last: int) -
 
 
 def _from_numbers(numbers: pl.Series, unit: str) -> pl.Series:
-    """Times since 1970 in seconds, milliseconds or microseconds.
+    """Converts numbers since 1970, in seconds, milliseconds or microseconds, to times.
 
-    Whole microseconds of the years that count fit a float64 exactly.
+    Whole microseconds between 1900 and 2200 are exact in float64.
     """
     number = pl.col("number")
-    # 10^11 s is the year 5138 and 10^11 ms is 1973: sizes do not overlap in practice.
+    # 10^11 s is the year 5138 and 10^11 ms is 1973, so units do not overlap in practice.
     factor = (
         pl.when(number.abs() < 1e11).then(_UNITS["s"])
         .when(number.abs() < 1e14).then(_UNITS["ms"])
@@ -186,10 +186,10 @@ def _from_numbers(numbers: pl.Series, unit: str) -> pl.Series:
 
 
 def _located(naive: pl.Series, zone: str) -> pl.Series:
-    """Naive times of a zone as absolute ones.
+    """Converts naive times of a zone to absolute times.
 
-    Twice a year the clock is turned: of two equal local times it is the first, and one that was
-    skipped is an hour later.
+    At changes of daylight saving, a repeated local time means the first, and a skipped local time
+    moves an hour later.
     """
     located = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
     if located.null_count() > naive.null_count():
@@ -200,7 +200,7 @@ def _located(naive: pl.Series, zone: str) -> pl.Series:
 
 
 def _either(first: pl.Series | None, second: pl.Series | None) -> pl.Series:
-    """The first where it holds something, else the second; one of them may be missing."""
+    """Returns `first`, with its nulls filled from `second`; one of them may be None."""
     if first is None or second is None:
         present = second if first is None else first
         assert present is not None
