@@ -111,26 +111,26 @@ def test_new_values_are_unknown_or_stand_behind_the_old(yesterday: Path) -> None
     assert ids == {"a": [2, 4], "b": [3], "c": [3]}
 
 
-def test_what_cannot_be_appended_is_told(yesterday: Path) -> None:
+def test_known_files_other_schemas_and_wrong_options_are_errors(yesterday: Path) -> None:
     schema = Schema.load(yesterday / "schema2.yaml")
     data = PreparedData.open(yesterday / "data1")
     again = Schema.load(yesterday / "schema1.yaml")
-    with pytest.raises(SourceError, match=r"1\.csv is in the data appended to already"):
+    with pytest.raises(SourceError, match=r"1\.csv is already in the data that you append to"):
         prepare(again, yesterday / "out", append=data)
     elsewhere = schema.model_copy(update={"timezone": "Asia/Tokyo"})
-    with pytest.raises(SchemaError, match="timezone: not as in"):
+    with pytest.raises(SchemaError, match="timezone: differs from"):
         prepare(elsewhere, yesterday / "out", append=data)
-    for arguments, told in (
+    for arguments, message in (
         (("--append", "data1", "--vocabulary", "data1"), "leave --vocabulary out"),
         (("--grow",), "add --append or --vocabulary"),
     ):
         refused = userbert(yesterday, "prepare", "schema2.yaml", "-o", "out", *arguments)
         assert refused.returncode == 2
-        assert told in refused.stderr
+        assert message in refused.stderr
     assert not (yesterday / "out").exists()
 
 
-def test_profiles_are_replaced_and_what_was_forgotten_stays_counted(tmp_path: Path) -> None:
+def test_profiles_are_replaced_and_forgotten_users_stay_in_the_account(tmp_path: Path) -> None:
     old = prepare(
         WITH_PEOPLE,
         tmp_path / "0",
@@ -144,7 +144,7 @@ def test_profiles_are_replaced_and_what_was_forgotten_stays_counted(tmp_path: Pa
         WITH_PEOPLE,
         tmp_path / "1",
         events={"log": buys("a", "2017-03-02")},
-        # Of one who acts again, and of one who does not.
+        # One user has new events, the other has none.
         profile=pl.DataFrame({"user": ["a", "b"], "age": ["40", "30"]}),
         append=sealed_again(old.path),
     )
@@ -155,7 +155,7 @@ def test_profiles_are_replaced_and_what_was_forgotten_stays_counted(tmp_path: Pa
     assert read_json(both.path / "summary.json")["forgotten"]["users"] == 1
 
 
-def test_an_attribute_that_segments_share_grows_as_one(tmp_path: Path) -> None:
+def test_a_shared_attribute_has_one_vocabulary_after_growth(tmp_path: Path) -> None:
     schema = SCHEMA.replace("{column: genre}", "{column: genre, share: true, max_values: 3}")
     first = prepared(tmp_path, buys("a", "2017-03-01"), schema)
     new = pl.concat([buys("a", "2017-03-02", genre=genre) for genre in ("wine", "milk", "tea")])

@@ -84,25 +84,25 @@ def test_rejected_rows_that_name_the_user_are_removed(tmp_path: Path) -> None:
     assert '"b"' in reasons[0]
 
 
-def test_nobody_and_everybody_are_refused_and_change_nothing(tmp_path: Path) -> None:
+def test_forgetting_none_or_all_users_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
     data = prepared(tmp_path, pl.concat([buys("a", "2017-03-01"), buys("b", "2017-03-01")]))
     before = data.checksum
     with pytest.raises(InputError, match="none of the 1 users"):
         forget(data.path, ["stranger"])
-    with pytest.raises(InputError, match="holds no other users"):
+    with pytest.raises(InputError, match="hold no other users"):
         forget(data.path, ["a", "b"])
     assert PreparedData.open(data.path).checksum == before
 
 
-def test_command_line_says_what_it_cannot_undo(tmp_path: Path) -> None:
+def test_command_says_that_models_keep_what_they_learned(tmp_path: Path) -> None:
     prepared(tmp_path, pl.concat([buys("a", "2017-03-01"), buys("17", "2017-03-01")]))
     data = next(path for path in tmp_path.iterdir() if path.is_dir())
     pl.DataFrame({"user_id": np.array([17])}).write_csv(tmp_path / "left.csv")
     command = [sys.executable, "-m", "userbert", "forget", str(data), "--users", "left.csv"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "removed 1 users" in done.stdout
-    assert "pretrain again" in done.stdout
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert again.returncode == 2
-    assert "none of the 1 users" in again.stderr
+    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr
+    assert "removed 1 users" in first.stdout
+    assert "pretrain again" in first.stdout
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert "none of the 1 users" in second.stderr

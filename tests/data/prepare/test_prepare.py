@@ -255,7 +255,7 @@ def test_a_vocabulary_must_learn_from_some_events(tmp_path: Path) -> None:
     with pytest.raises(SchemaError) as caught:
         prepared(tmp_path, BREAD, schema)
     assert str(caught.value) == (
-        "fit_before: no event is before 2017-03-01 10:00:00, so no value could be known; the "
+        "fit_before: no event is before 2017-03-01 10:00:00, so vocabularies would be empty; the "
         "first is at 2017-03-01 10:00:00-05:00. Choose a later time."
     )
     assert list(tmp_path.iterdir()) == []

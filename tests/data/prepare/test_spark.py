@@ -175,7 +175,7 @@ def test_frames_of_this_process_are_refused(
     logs: Schema, tmp_path: Path, spark: "SparkSession"
 ) -> None:
     frame = pl.read_parquet(tmp_path / "shop" / "b.parquet")
-    with pytest.raises(SourceError, match="frame 'shop' is in memory here"):
+    with pytest.raises(SourceError, match="frame 'shop' is in the driver's memory"):
         prepare(logs, tmp_path / "data", events={"shop": frame}, spark=spark)
 
 

@@ -1,12 +1,7 @@
-"""New events behind those of prepared data: what must agree, and how the two are put together.
+"""Reads the rows of prepared data back, and merges new rows into them.
 
-In: prepared data, and the schema, files and rows that are new. Out: rows of all users, for the
-kernel to sort. Used by `data/prepare/prepare.py`.
-
-Actions and profile rows of prepared data as preparation has them on its way.
-
-In: prepared data and a range of its users. Out: these users, their actions by segment and their
-profile rows, with numbers in place of ids. Used where prepared data are made from others.
+In: prepared data, and a new schema, new files and new rows. Out: `UserRows` of old and new users,
+for the kernel to sort. Used by `prepare --append` and, for the rows that stay, by `forget`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,19 +24,18 @@ from userbert.schema.models import Schema
 
 @dataclass(frozen=True)
 class UserRows:
-    """Some users, in the order of (hash, id)."""
+    """Encoded rows of some users, sorted by (hash, id)."""
 
     users: pa.Array
-    """(U,): their ids."""
+    """(U,): user ids."""
     segments: dict[str, pl.DataFrame]
-    """Of each: `user`, a number among `users`, `time`, where they are known `word_start`, and
-    attributes."""
+    """By segment: `user` (an index into `users`), `time`, `word_start` if stored, attributes."""
     profile: pl.DataFrame
-    """The same of profile rows and their fields."""
+    """Profile rows, with the same columns and their fields."""
 
 
 def stored_users(shard: Shard, numbers: Int64) -> UserRows:
-    """Some users of a shard, by their ascending numbers (U,) in it."""
+    """Returns the rows of some users of a shard, by ascending index (U,) in it."""
     return UserRows(
         shard.user_ids.take(pa.array(numbers)),
         {name: _rows(columns, numbers) for name, columns in shard.segments.items()},
@@ -50,8 +44,8 @@ def stored_users(shard: Shard, numbers: Int64) -> UserRows:
 
 
 def stored_range(data: PreparedData, part: int, parts: int) -> UserRows:
-    """The users whose hashes fall into one of `parts` ranges, at least as many as shards."""
-    # Opened anew, as all shards together may be more than memory may hold.
+    """Returns the rows of users in hash range `part` of `parts`, at least as many as shards."""
+    # `data.shards` would keep all shards mapped, which may be more than memory may hold.
     shard = data.open_shard(part * data.manifest["shards"] // parts)
     bits = np.uint64(64 - (parts.bit_length() - 1))
     ends = [shard.users]
@@ -73,60 +67,58 @@ def _rows(columns: Columns, numbers: Int64) -> pl.DataFrame:
         **columns.values,
     }
     user = np.repeat(np.arange(len(numbers), dtype=np.int32), lengths)
-    return pl.DataFrame({"user": user, **{name: one[rows] for name, one in stored.items()}})
+    return pl.DataFrame({"user": user, **{name: column[rows] for name, column in stored.items()}})
 
 
-def check_same(schema: Schema, data: PreparedData) -> None:
-    """Raise `SchemaError` if words of the schema are not words of the data.
+def require_same_schema(schema: Schema, data: PreparedData) -> None:
+    """Raises `SchemaError` if the schema's time zone or segments differ from those of the data.
 
-    Raises `DataError` if these are damaged: what is written anew gets new checksums, which must not
-    vouch for that.
+    Also raises `DataError` if the data are damaged, as the copy gets new checksums.
     """
     data.verify()
     for name in ("timezone", "segments"):
-        mine, theirs = (getattr(one, name) for one in (schema, data.schema))
-        if mine != theirs:
+        if getattr(schema, name) != getattr(data.schema, name):
             raise SchemaError(
-                f"{name}: not as in {data.path / 'schema.yaml'}, so words would not be the same. "
-                "Take that schema, and name the new files in it."
+                f"{name}: differs from {data.path / 'schema.yaml'}, so words would differ, too. "
+                "Copy that schema, and list the new files in it."
             )
 
 
-def summary_of(data: PreparedData) -> dict[str, Any]:
-    """The account of prepared data."""
+def read_summary(data: PreparedData) -> dict[str, Any]:
+    """Returns the summary of prepared data."""
     summary: dict[str, Any] = read_json(data.path / "summary.json")
     return summary
 
 
-def refuse_again(files: Sequence[str], before: Mapping[str, Any]) -> None:
-    """Raise `SourceError` if a file is in the account of before."""
+def refuse_known_files(files: Sequence[str], before: Mapping[str, Any]) -> None:
+    """Raises `SourceError` if a file is in the row account of the old data."""
     for file in files:
         if file in before:
             raise SourceError(
-                f"{file} is in the data appended to already. Name the new files alone."
+                f"{file} is already in the data that you append to. List only new files."
             )
 
 
-def joined(old: UserRows, new: UserRows) -> UserRows:
-    """The rows of either, of all users in order.
+def merge_users(old: UserRows, new: UserRows) -> UserRows:
+    """Merges old and new rows, sorted by user.
 
-    Of profile rows without a time, a user's new one takes the place of the old.
+    A user's new profile row without a time replaces the old one.
     """
     users, numbers = number_users(pa.chunked_array([old.users, new.users]))
     of_old, of_new = numbers[: len(old.users)], numbers[len(old.users) :]
     segments = {
         name: pl.concat(
-            [_numbered(old.segments[name].drop("word_start"), of_old), _numbered(actions, of_new)]
+            [_renumber(old.segments[name].drop("word_start"), of_old), _renumber(actions, of_new)]
         )
         for name, actions in new.segments.items()
     }
-    profile = _numbered(new.profile, of_new)
-    before = _numbered(old.profile, of_old)
+    profile = _renumber(new.profile, of_new)
+    old_profile = _renumber(old.profile, of_old)
     is_replaced = (pl.col("time") == TIMELESS) & pl.col("user").is_in(profile["user"].implode())
-    profile = pl.concat([before.filter(~is_replaced), profile]).unique()
+    profile = pl.concat([old_profile.filter(~is_replaced), profile]).unique()
     return UserRows(users, segments, profile.sort(profile.columns))
 
 
-def _numbered(rows: pl.DataFrame, numbers: Int32) -> pl.DataFrame:
-    """Rows whose users have other numbers."""
+def _renumber(rows: pl.DataFrame, numbers: Int32) -> pl.DataFrame:
+    """Replaces the user numbers of rows by new ones (U,)."""
     return rows.with_columns(pl.Series("user", numbers[rows["user"].to_numpy()], pl.Int32))

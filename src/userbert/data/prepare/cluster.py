@@ -1,7 +1,7 @@
-"""A Spark cluster: its session, and work on it that is watched and whose failures are told.
+"""Spark sessions, and `collect`, which shows progress and reports failures of a cluster.
 
-In: a master's address. Out: a session; what actions on its data frames return. Used by whatever
-runs on Spark: preparation and embedding.
+In: a master's address. Out: a session; the rows of its data frames. Used by preparation and
+embedding.
 """
 
 import os
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
     from pyspark import StatusTracker
     from pyspark.sql import DataFrame, SparkSession
 
-_LOOKS_A_SECOND = 2
+_UPDATES_PER_SECOND = 2
+"""Updates of the progress bar."""
 
 
 @contextmanager
 def spark_session(master: str | None) -> Iterator["SparkSession"]:
-    """Start a session, and stop it in the end; without a `master` where `spark-submit` says.
+    """Starts a session and stops it at the end. Without `master`, `spark-submit` decides.
 
-    Raises `InputError` if Spark or Java is not there.
+    Raises `InputError` if Spark or Java is missing.
     """
     if find_spec("pyspark") is None or find_spec("pandas") is None:
         raise InputError("this needs Spark. Install it with: pip install 'userbert[spark]'")
     from pyspark.sql import SparkSession
 
-    # Executors on this machine take this Python, not the first that is found.
+    # Executors on this machine use this Python, not the first on the path.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("userbert")
     builder = builder.config("spark.ui.showConsoleProgress", "false")
@@ -43,26 +44,26 @@ def spark_session(master: str | None) -> Iterator["SparkSession"]:
         builder = builder.master(master)
     try:
         session = builder.getOrCreate()
-    except Exception as error:  # Spark's own, and Java's by way of its gateway
+    except Exception as error:  # of Spark, or of Java through its gateway
         raise InputError(
             f"Spark does not start ({_reason(error)}). It needs Java 17 or newer (JAVA_HOME), and "
             "a master such as local[2], spark://HOST:7077, yarn or k8s://HOST:PORT."
         ) from error
     if threading.current_thread() is threading.main_thread():
-        # Spark's handler of Ctrl-C lets it look as if the cluster had failed.
+        # Spark's handler of Ctrl-C makes an interrupt look like a failure of the cluster.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield session
     finally:
-        # Where Java has died, there is nothing to stop, and why is told already.
+        # If Java has died, there is nothing to stop, and its error is reported already.
         with suppress(Exception):
             session.stop()
 
 
-def collected(session: "SparkSession", frame: "DataFrame", description: str, tasks: int) -> Any:
-    """All rows of a data frame as an Arrow table, while a bar shows how many tasks are done.
+def collect(session: "SparkSession", frame: "DataFrame", description: str, tasks: int) -> Any:
+    """Returns all rows of a data frame as an Arrow table. A bar shows finished tasks.
 
-    Raises `ClusterError` if the cluster gives up.
+    Raises `ClusterError` if the job fails.
     """
     context, group = session.sparkContext, uuid4().hex
 
@@ -70,36 +71,36 @@ def collected(session: "SparkSession", frame: "DataFrame", description: str, tas
         context.setJobGroup(group, description, interruptOnCancel=True)
         return frame.toArrow()
 
-    # In a thread of its own, so that Ctrl-C finds this one waiting, and not amid a call of Java.
+    # In a thread, so that Ctrl-C interrupts this wait and not a call of Java.
     with ThreadPoolExecutor(1) as pool, progress(description, tasks) as advance:
-        running, shown = pool.submit(work), 0
+        future, shown = pool.submit(work), 0
         try:
-            while wait([running], 1 / _LOOKS_A_SECOND).not_done:
-                now = min(_done(context.statusTracker(), group), tasks)
-                advance(max(0, now - shown), "")
-                shown = max(now, shown)
-            return running.result()
+            while wait([future], 1 / _UPDATES_PER_SECOND).not_done:
+                done = min(_done(context.statusTracker(), group), tasks)
+                advance(max(0, done - shown), "")
+                shown = max(done, shown)
+            return future.result()
         except KeyboardInterrupt:
             context.cancelJobGroup(group)
             raise
-        except Exception as error:  # Spark's own, and Java's by way of its gateway
+        except Exception as error:  # of Spark, or of Java through its gateway
             raise ClusterError(
-                f"{description}: the cluster gave up ({_reason(error)}). Its executors' logs say "
-                "more; after what they say was mended, run the same again."
+                f"{description}: the Spark job failed ({_reason(error)}). See the executors' logs, "
+                "correct the cause and run the command again."
             ) from error
 
 
 def _done(tracker: "StatusTracker", group: str) -> int:
-    """How many tasks of a group of jobs are done."""
+    """Returns the number of finished tasks of a group of jobs."""
     jobs = map(tracker.getJobInfo, tracker.getJobIdsForGroup(group))
     stages = {stage for job in jobs if job is not None for stage in job.stageIds}
-    found = map(tracker.getStageInfo, stages)
-    return sum(stage.numCompletedTasks for stage in found if stage is not None)
+    infos = map(tracker.getStageInfo, stages)
+    return sum(info.numCompletedTasks for info in infos if info is not None)
 
 
 def _reason(error: Exception) -> str:
-    """The line that says what happened: Java's first, or the last, which is Python's."""
+    """Returns the line of an error that says what happened: Java's first, or Python's last."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("at ", "...", "File "))]
-    of_java = (line.removeprefix(": ") for line in told if line.startswith(": "))
-    return next(of_java, told[-1] if told else type(error).__name__).rstrip(".")
+    messages = [line for line in lines if line and not line.startswith(("at ", "...", "File "))]
+    java = (line.removeprefix(": ") for line in messages if line.startswith(": "))
+    return next(java, messages[-1] if messages else type(error).__name__).rstrip(".")

@@ -1,8 +1,8 @@
-"""Values as numbers in the order in which they came, until vocabularies say what their ids are.
+"""Dictionary encoding: text as codes, numbered in order of appearance, until values have ids.
 
-In: columns of text, batch by batch. Out: their codes, which take a tenth of the room and are
-counted, moved and sorted as integers; in the end, all values, and what turns codes into ids. Used
-by preparation between its two passes.
+In: columns of text, batch by batch. Out: their codes, which take a tenth of the space and are
+counted, moved and sorted as integers; at the end, all values, and the lookup from codes to ids.
+Used by preparation between its two passes.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,21 +19,21 @@ from userbert.data.vocabulary import NONE, Categories, Vocabulary
 from userbert.schema.attributes import Attribute, Number
 from userbert.schema.models import Schema
 
-KEYS = {"user_id": pl.String(), "time": pl.Int64(), "row": pl.Int64()}
-"""The columns that all rows have."""
+_KEYS = {"user_id": pl.String(), "time": pl.Int64(), "row": pl.Int64()}
+"""Columns of all rows, with their types."""
 
 
-class Codes:
-    """The values of an attribute that were seen, numbered from 0 as they came."""
+class Dictionary:
+    """Distinct values of a column, numbered from 0 in order of appearance: their codes."""
 
     def __init__(self) -> None:
         self._type = pl.Categorical(pl.Categories.random())
-        # Polars forgets categories of which there is no column.
-        self._held = pl.Series(dtype=self._type)
+        # Polars drops the categories when their last column is gone.
+        self._anchor = pl.Series(dtype=self._type)
         self._size = 0
 
     def encode(self, values: pl.Series) -> pl.Series:
-        """The code (uint32) of each value, null where there is none; new values get the next."""
+        """Returns the code (uint32) of each value, null for null. New values get the next codes."""
         codes = values.cast(self._type).to_physical()
         if codes.null_count() < len(codes):
             self._size = max(self._size, int(codes.max()) + 1)  # type: ignore[arg-type]
@@ -41,50 +41,50 @@ class Codes:
 
     @property
     def values(self) -> pl.Series:
-        """All values, in the order of their codes."""
+        """All values, sorted by code."""
         numbers = pl.Series(np.arange(self._size, dtype=np.uint32))
         return numbers.cat.to(self._type).cast(pl.String)
 
-    def encoder(self, vocabulary: Categories) -> "CodeEncoder":
-        """What gives the ids of a vocabulary to codes."""
-        return CodeEncoder(np.append(vocabulary.encode(self.values.to_arrow()), np.int32(NONE)))
+    def encoder(self, vocabulary: Categories) -> "IdLookup":
+        """Returns an encoder from codes to the ids of a vocabulary."""
+        return IdLookup(np.append(vocabulary.encode(self.values.to_arrow()), np.int32(NONE)))
 
 
 @dataclass(frozen=True)
-class CodeEncoder:
-    """The ids of values by their codes."""
+class IdLookup:
+    """Encoder from codes to ids."""
 
     ids: Int32
-    """(C + 1,): of each code, and last of none."""
+    """(C + 1,): id of each code; the last one is for null."""
 
     def encode(self, codes: pa.Array) -> Int32:
-        """The id of each code."""
-        found: Int32 = self.ids[pc.fill_null(codes, len(self.ids) - 1).to_numpy()]
-        return found
+        """Returns the id of each code."""
+        ids: Int32 = self.ids[pc.fill_null(codes, len(self.ids) - 1).to_numpy()]
+        return ids
 
 
-class CodedRows:
-    """The columns of events, or of profile rows: those of text as codes, the others as they are."""
+class RowDictionaries:
+    """Dictionaries of the text columns of events, or of profile rows; other columns stay."""
 
     def __init__(
-        self, attributes: Mapping[str, Attribute], *text: str, is_coded: bool = True
+        self, attributes: Mapping[str, Attribute], *text: str, is_encoded: bool = True
     ) -> None:
-        numbers = [name for name, one in attributes.items() if isinstance(one, Number)]
+        numbers = [name for name, kind in attributes.items() if isinstance(kind, Number)]
         texts = [*text, *(name for name in attributes if name not in numbers)]
-        self.codes = {name: Codes() for name in texts if is_coded}
+        self.dictionaries = {name: Dictionary() for name in texts if is_encoded}
         self.types: dict[str, pl.DataType] = {
-            **KEYS,
+            **_KEYS,
             **dict.fromkeys(texts, pl.String()),
             **dict.fromkeys(numbers, pl.Float32()),
         }
-        """Of the columns before they are encoded."""
+        """Types of the columns before they are encoded."""
 
     def encode(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Rows with codes in place of text."""
+        """Returns rows with codes in place of text."""
         return pl.DataFrame(
             [
-                self.codes[name].encode(rows[name]).alias(name)
-                if name in self.codes
+                self.dictionaries[name].encode(rows[name]).alias(name)
+                if name in self.dictionaries
                 else rows[name]
                 for name in self.types
                 if name in rows.columns
@@ -93,47 +93,47 @@ class CodedRows:
 
     @property
     def no_rows(self) -> pl.DataFrame:
-        """What `encode` makes of none."""
+        """Encoded frame without rows."""
         return self.encode(
-            pl.DataFrame([pl.Series(name, (), kind) for name, kind in self.types.items()])
+            pl.DataFrame([pl.Series(name, (), dtype) for name, dtype in self.types.items()])
         )
 
     def encoders(self, vocabularies: Mapping[str, Vocabulary]) -> dict[str, Encoder]:
-        """What gives ids to codes, and bins' numbers to numbers."""
+        """Returns the encoders of encoded rows: from codes to ids, or the vocabulary itself."""
         return {
-            name: self.codes[name].encoder(one)
-            if name in self.codes and isinstance(one, Categories)
-            else one
-            for name, one in vocabularies.items()
+            name: self.dictionaries[name].encoder(vocabulary)
+            if name in self.dictionaries and isinstance(vocabulary, Categories)
+            else vocabulary
+            for name, vocabulary in vocabularies.items()
         }
 
-    def have(self, events: pl.DataFrame, actions: Collection[str]) -> pl.Series:
-        """Whether each event has one of some action types; all have one."""
-        found = events["action_type"]
-        if "action_type" not in self.codes:
-            return pl.Series([action in actions for action in found.to_list()], dtype=pl.Boolean)
-        known = self.codes["action_type"].values.is_in(actions).arg_true()
-        return pl.Series(np.isin(found.to_numpy(), known.to_numpy()))
+    def has_action(self, events: pl.DataFrame, actions: Collection[str]) -> pl.Series:
+        """Returns whether the action type of each event is one of `actions`."""
+        types = events["action_type"]
+        if "action_type" not in self.dictionaries:
+            return pl.Series([action in actions for action in types.to_list()], dtype=pl.Boolean)
+        codes = self.dictionaries["action_type"].values.is_in(actions).arg_true()
+        return pl.Series(np.isin(types.to_numpy(), codes.to_numpy()))
 
 
 @dataclass(frozen=True)
-class CodedLogs:
-    """How events and profile rows of a schema are coded."""
+class LogDictionaries:
+    """Dictionaries of the events and of the profile rows of a schema."""
 
-    events: CodedRows
-    profile: CodedRows
+    events: RowDictionaries
+    profile: RowDictionaries
 
     @classmethod
-    def of(cls, schema: Schema) -> "CodedLogs":
-        """Without any value yet."""
+    def of(cls, schema: Schema) -> "LogDictionaries":
+        """Returns empty dictionaries for a schema."""
         fields = {} if schema.profile is None else schema.profile.fields
-        return cls(CodedRows(schema.attributes, "action_type"), CodedRows(fields))
+        return cls(RowDictionaries(schema.attributes, "action_type"), RowDictionaries(fields))
 
     @classmethod
-    def uncoded(cls, schema: Schema) -> "CodedLogs":
-        """Whose values stay as they are: of a few rows, codes cost more than they save."""
+    def without_encoding(cls, schema: Schema) -> "LogDictionaries":
+        """Returns an object that leaves text as it is, which is cheaper for few rows."""
         fields = {} if schema.profile is None else schema.profile.fields
         return cls(
-            CodedRows(schema.attributes, "action_type", is_coded=False),
-            CodedRows(fields, is_coded=False),
+            RowDictionaries(schema.attributes, "action_type", is_encoded=False),
+            RowDictionaries(fields, is_encoded=False),
         )

@@ -1,6 +1,6 @@
-"""What preparation asks of whatever runs its passes: this machine, or a cluster.
+"""Interface of the engines that run the passes of a preparation.
 
-In: a `Preparation`. Out: its shards. `local.py` and `spark.py` are such engines.
+In: a `Preparation`. Out: its shards. The engines are `local.py` and `spark.py`.
 """
 
 from dataclasses import dataclass
@@ -17,41 +17,41 @@ from userbert.schema.models import Schema
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is to be prepared."""
+    """Input of an engine: schema, opened files and where the output goes."""
 
     schema: Schema
     logs: list[LogFile]
     profile: list[LogFile]
     reading: Reading
-    """Accounts for every row, whoever reads it."""
+    """Account of every row."""
     append: PreparedData | None
-    """That the shards will hold, too."""
+    """Prepared data whose users and actions go into the shards, too."""
     rows: int
-    """Of all events, those of `append` included."""
+    """Number of all events, including those of `append`."""
     shards: int
-    """A power of two."""
+    """Number of shards, a power of two."""
     output: Path
-    """As its errors call it."""
+    """Output folder, as error messages name it."""
     folder: Path
-    """Where it is written; what is temporary may lie in it, too."""
+    """Folder to write into; may also hold temporary files."""
 
     @property
     def files(self) -> list[str]:
-        """The names of all files, in the order of their rows."""
+        """Names of all files, in the order of their numbers."""
         return list(self.reading.accounts)
 
 
 class Engine(Protocol):
-    """Runs the passes of a preparation, one after the other."""
+    """Runs the passes of a preparation, in this order."""
 
     def read(self) -> None:
-        """Check every row, account for it, and bring the rows of each user together."""
+        """Checks every row, accounts for it, and groups rows by user."""
 
     def fit(self) -> Vocabularies:
-        """Count values, and give them ids."""
+        """Counts values and gives them ids."""
 
     def build(self, vocabularies: Vocabularies) -> tuple[ShardSize, dict[str, str]]:
-        """Write all shards; return what they hold, and the checksums that are known.
+        """Writes all shards; returns their total size, and the checksums that it computed.
 
-        Afterwards nothing temporary is left.
+        Removes temporary files.
         """

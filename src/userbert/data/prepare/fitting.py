@@ -1,7 +1,7 @@
-"""Vocabularies from events: values counted, then given their ids.
+"""Vocabularies from logs: counts values, then gives them ids.
 
-In: all rows of some users, coded; then what was counted of all. Out: `Vocabularies`, or those of
-before with what is new. Used by every engine of preparation.
+In: encoded rows of some users; then the counts of all. Out: new `Vocabularies`, or old ones with
+new values appended. Used by every engine of preparation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,23 +9,23 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from userbert.data.prepare.building import UserLogs
-from userbert.data.prepare.dictionary import CodedLogs
+from userbert.data.prepare.dictionary import LogDictionaries
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, Vocabulary, countable
 from userbert.schema.attributes import Attribute, Category, Derived, Number
 from userbert.schema.models import Schema
 
 PROFILE, _SHARED = "profile", "shared"
 Key = tuple[str, str]
-"""Whose the values are, PROFILE, a segment, or segments that share them, and of what."""
+"""Owner of a vocabulary (PROFILE, a segment, or _SHARED for all segments), and its attribute."""
 Counts = Mapping[Key, pl.DataFrame]
-"""`value`, `count` of rows, and `users`."""
+"""Table per vocabulary with the columns `value`, `count` (rows) and `users` (their number)."""
 
 
-def counted_values(schema: Schema) -> dict[Key, Attribute]:
-    """What vocabularies are made for."""
+def counted_attributes(schema: Schema) -> dict[Key, Attribute]:
+    """Returns the attribute or field behind each vocabulary."""
     fields = {} if schema.profile is None else schema.profile.fields
-    of_events = {key: schema.attributes[key[1]] for key in _actions(schema)}
-    return {**of_events, **{(PROFILE, name): field for name, field in fields.items()}}
+    attributes = {key: schema.attributes[key[1]] for key in _actions(schema)}
+    return {**attributes, **{(PROFILE, name): field for name, field in fields.items()}}
 
 
 def _owner(schema: Schema, segment: str, name: str) -> str:
@@ -33,82 +33,89 @@ def _owner(schema: Schema, segment: str, name: str) -> str:
 
 
 def _actions(schema: Schema) -> dict[Key, set[str]]:
-    """The action types whose events are counted for a vocabulary.
+    """Returns the action types whose events count for each vocabulary.
 
-    Segments that share one count together, so that an event or a user that both hold counts once.
+    Segments with a shared vocabulary count together, so an event in both counts once.
     """
-    counted: dict[Key, set[str]] = {}
-    for segment, one in schema.segments.items():
-        for name in one.attributes:
-            counted.setdefault((_owner(schema, segment, name), name), set()).update(one.actions)
-    return counted
+    actions: dict[Key, set[str]] = {}
+    for name, segment in schema.segments.items():
+        for attribute in segment.attributes:
+            key = (_owner(schema, name, attribute), attribute)
+            actions.setdefault(key, set()).update(segment.actions)
+    return actions
 
 
-def count_values(schema: Schema, coded: CodedLogs, logs: UserLogs) -> Counts:
-    """Count the values of some users; their codes, where they have some.
+def count_values(schema: Schema, dictionaries: LogDictionaries, logs: UserLogs) -> Counts:
+    """Counts the values of some users, by code where text is encoded.
 
-    Values after the schema's `fit_before` are not counted.
+    Only rows before the schema's `fit_before` count.
     """
     events, profile = logs.events, logs.profile
     if schema.fit_before_us is not None:
         events = events.filter(pl.col("time") < schema.fit_before_us)
         profile = profile.filter(pl.col("time") < schema.fit_before_us)
-    found, actions = {}, _actions(schema)
-    for (owner, name), attribute in counted_values(schema).items():
+    counts, actions = {}, _actions(schema)
+    for (owner, name), attribute in counted_attributes(schema).items():
         if owner == PROFILE:
-            found[owner, name] = _count(profile, name, attribute)
+            counts[owner, name] = _count(profile, name, attribute)
             continue
-        columns = [name, "user_id"] if _matter_users(attribute) else [name]
-        is_counted = coded.events.have(events, actions[owner, name])
-        chosen = events.select(columns).filter(is_counted)
-        found[owner, name] = _count(chosen, name, attribute)
-    return found
+        columns = [name, "user_id"] if _needs_users(attribute) else [name]
+        is_counted = dictionaries.events.has_action(events, actions[owner, name])
+        counted = events.select(columns).filter(is_counted)
+        counts[owner, name] = _count(counted, name, attribute)
+    return counts
 
 
-def added_up(counts: Sequence[Counts]) -> Counts:
-    """What was counted of several ranges of users, as if they were one.
+def add_counts(counts: Sequence[Counts]) -> Counts:
+    """Adds the counts of several ranges of users.
 
-    A user's rows are in one range, so that numbers of users add up, too.
+    All rows of a user are in one range, so numbers of users can be added, too.
     """
     sums = (pl.col("count").sum(), pl.col("users").sum())
     return {
-        key: pl.concat([each[key] for each in counts]).group_by("value").agg(*sums)
+        key: pl.concat([tables[key] for tables in counts]).group_by("value").agg(*sums)
         for key in counts[0]
     }
 
 
-def fit_vocabularies(schema: Schema, counts: Counts, coded: CodedLogs | None) -> Vocabularies:
-    """Give ids to values that were counted (design, decision 4), as such or by their codes."""
+def fit_vocabularies(
+    schema: Schema, counts: Counts, dictionaries: LogDictionaries | None
+) -> Vocabularies:
+    """Gives ids to counted values (design, decision 4).
+
+    `dictionaries` decode values that were counted by code; None means that values are text.
+    """
     fitted: dict[Key, Vocabulary] = {}
-    for (owner, name), attribute in counted_values(schema).items():
-        found = counts[owner, name]
-        if coded is not None and not isinstance(attribute, Number):
-            codes = (coded.profile if owner == PROFILE else coded.events).codes[name]
-            found = found.with_columns(codes.values.gather(found["value"]).alias("value"))
-        fitted[owner, name] = _vocabulary(attribute, found)
+    for (owner, name), attribute in counted_attributes(schema).items():
+        table = counts[owner, name]
+        if dictionaries is not None and not isinstance(attribute, Number):
+            rows = dictionaries.profile if owner == PROFILE else dictionaries.events
+            text = rows.dictionaries[name].values.gather(table["value"])
+            table = table.with_columns(text.alias("value"))
+        fitted[owner, name] = _vocabulary(attribute, table)
     segments = {
-        segment: {name: fitted[_owner(schema, segment, name), name] for name in one.attributes}
-        for segment, one in schema.segments.items()
+        name: {key: fitted[_owner(schema, name, key), key] for key in segment.attributes}
+        for name, segment in schema.segments.items()
     }
-    return Vocabularies(
-        segments, {name: one for (owner, name), one in fitted.items() if owner == PROFILE}
-    )
+    profile = {name: fitted[owner, name] for owner, name in fitted if owner == PROFILE}
+    return Vocabularies(segments, profile)
 
 
 def _count(events: pl.DataFrame, name: str, attribute: Attribute) -> pl.DataFrame:
-    """Rows by value, and users where their number matters, for it is slow to find."""
+    """Counts rows by value, and users where their number matters."""
     value = events[name]
     if isinstance(attribute, Number):
         value = countable(value.cast(pl.Float32).fill_null(float("nan")))
     table, users = pl.DataFrame({"value": value}), pl.lit(1)
-    if _matter_users(attribute):
+    if _needs_users(attribute):
         table, users = table.with_columns(events["user_id"]), pl.col("user_id").n_unique()
     return table.group_by("value").agg(
         pl.len().cast(pl.Int64).alias("count"), users.cast(pl.Int64).alias("users")
     )
 
 
-def _matter_users(attribute: Attribute) -> bool:
+def _needs_users(attribute: Attribute) -> bool:
+    """Returns whether the number of users of a value matters; it is slow to count."""
     return isinstance(attribute, Category) and attribute.min_users > 1
 
 
@@ -121,25 +128,28 @@ def _vocabulary(attribute: Attribute, counts: pl.DataFrame) -> Vocabulary:
     return Categories.fit(counts, attribute.max_values, attribute.min_users)
 
 
-def grown(schema: Schema, old: Vocabularies, new: Vocabularies) -> Vocabularies:
-    """The vocabularies of before, whose ids stay, with the values of `new` behind them.
+def grow_vocabularies(schema: Schema, old: Vocabularies, new: Vocabularies) -> Vocabularies:
+    """Appends the values of `new` to the old vocabularies, whose ids do not change.
 
-    At most `max_values` in all; the bins of numbers stay as they are.
+    A vocabulary has at most `max_values`, or its old size if that is larger. Bins do not change.
     """
     fields = schema.profile.fields if schema.profile is not None else {}
     return Vocabularies(
         {
             segment: {
-                name: _grown(schema.attributes[name], one, new.segments[segment][name])
-                for name, one in attributes.items()
+                name: _append_values(schema.attributes[name], known, new.segments[segment][name])
+                for name, known in attributes.items()
             }
             for segment, attributes in old.segments.items()
         },
-        {name: _grown(fields[name], one, new.profile[name]) for name, one in old.profile.items()},
+        {
+            name: _append_values(fields[name], known, new.profile[name])
+            for name, known in old.profile.items()
+        },
     )
 
 
-def _grown(attribute: Attribute, old: Vocabulary, new: Vocabulary) -> Vocabulary:
+def _append_values(attribute: Attribute, old: Vocabulary, new: Vocabulary) -> Vocabulary:
     if not isinstance(old, Categories):
         return old
     assert isinstance(new, Categories)

@@ -1,9 +1,9 @@
-"""Raw logs → prepared data, by whatever engine runs the passes.
+"""`prepare`: turns raw logs into prepared data.
 
 In: a schema, and its logs as files or frames. Out: a folder that `PreparedData` opens. The first
-pass checks every row and brings those of a user together, by the hash of the user; then values are
-counted and get their ids; the second pass runs the words kernel on some users at a time. What is
-read, in which order, and which engine, changes no byte of the result.
+pass checks every row and groups rows by user hash; then values are counted and get ids; the second
+pass runs the words kernel on some users at a time. The result is the same, byte for byte, for any
+order of rows and any engine.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from userbert.data.prepare.appending import check_same, refuse_again, summary_of
+from userbert.data.prepare.appending import read_summary, refuse_known_files, require_same_schema
 from userbert.data.prepare.engine import Engine, Preparation
-from userbert.data.prepare.fitting import grown
+from userbert.data.prepare.fitting import grow_vocabularies
 from userbert.data.prepare.local import LocalEngine
 from userbert.data.read.reading import REJECTED, OnInvalid, Reading
 from userbert.data.read.sources import open_profile, open_sources
@@ -46,30 +46,30 @@ def prepare(
     grow: bool = False,
     spark: "SparkSession | None" = None,
 ) -> PreparedData:
-    """Turn logs into prepared data; return it opened.
+    """Turns logs into prepared data; returns it opened.
 
-    `events` gives frames (Polars, pandas, any Arrow table) in place of the sources' files, by the
-    source's name, `profile` one in place of the profile file; `memory` is in bytes; `vocabularies`,
-    of a model or of other data, are used in place of the logs' own, so that ids mean the same. With
-    `append` the result holds those data, too, by their vocabularies, and the schema's files are
-    those that are new. With `grow`, ids that are given stay, and new values are added behind them.
+    `events` holds frames (Polars, pandas, any Arrow table) by source name, in place of the sources'
+    files; `profile` is a frame in place of the profile file. `memory` is a limit in bytes. With
+    `vocabularies`, of a model or of other data, ids have the same meaning as there. With `append`,
+    the schema lists new files only, and the result also holds these data, by their vocabularies.
+    With `grow`, old ids keep their meaning, and new values get new ids.
 
-    With a `spark` session its cluster does the work, in place of this machine: files are read, and
-    the folder is written, by its executors, and `memory` is not looked at.
+    With a `spark` session, its executors read the files and write the folder, and `memory` has no
+    effect.
 
-    Raises `SourceError` at the first row that cannot be used, unless `on_invalid` is `quarantine`:
-    then such rows go into `rejected.parquet`, each with its reason. Raises `SchemaError` if the
-    schema is not that of the vocabularies or of the data appended to.
+    Raises `SourceError` at the first invalid row, unless `on_invalid` is `quarantine`: then invalid
+    rows go into `rejected.parquet`, each with its reason. Raises `SchemaError` if the schema does
+    not match the vocabularies or the data in `append`.
     """
     output = Path(output)
     if append is not None:
         vocabularies = append.vocabularies
-        check_same(schema, append)
+        require_same_schema(schema, append)
     if vocabularies is not None:
         _check_vocabularies(schema, vocabularies)
     logs, profiles = open_sources(schema, events), open_profile(schema, profile)
-    before: dict[str, Any] = {"rows": {}} if append is None else summary_of(append)
-    refuse_again([log.name for log in logs], before["rows"])
+    before: dict[str, Any] = {"rows": {}} if append is None else read_summary(append)
+    refuse_known_files([log.name for log in logs], before["rows"])
     rows = sum(log.rows for log in logs)
     rows += sum(account["read"] for account in before["rows"].values())
     names = dict.fromkeys(log.name for log in [*logs, *profiles])
@@ -87,8 +87,10 @@ def prepare(
         reading.require_events(logs)
         if vocabularies is None or grow:
             _check_fit_before(schema, reading.first_event)
-            found = engine.fit()
-            vocabularies = found if vocabularies is None else grown(schema, vocabularies, found)
+            fitted = engine.fit()
+            vocabularies = (
+                fitted if vocabularies is None else grow_vocabularies(schema, vocabularies, fitted)
+            )
         elif append is not None:
             schema = schema.model_copy(update={"fit_before": append.schema.fit_before})
         size, checksums = engine.build(vocabularies)
@@ -101,7 +103,10 @@ def prepare(
             **before,
             **asdict(size),
             "rows": {**before["rows"], **rows_by_file},
-            "warnings": [*_overlaps(schema), *([] if append is not None else _unseen(reading))],
+            "warnings": [
+                *_overlap_warnings(schema),
+                *([] if append is not None else _unseen_action_warnings(reading)),
+            ],
         }
         write_json(folder / "summary.json", summary)
         content = {"users": size.users, "shards": preparation.shards, **_span(reading, append)}
@@ -125,9 +130,9 @@ def _engine(preparation: Preparation, memory: int, spark: "SparkSession | None")
 
 
 def _check_vocabularies(schema: Schema, vocabularies: Vocabularies) -> None:
-    """Raise `SchemaError` unless the schema has the attributes and fields of the vocabularies."""
+    """Raises `SchemaError` unless schema and vocabularies have the same attributes and fields."""
     fields = schema.profile.fields if schema.profile is not None else {}
-    wanted = {
+    in_schema = {
         **{
             f"segments.{name}": {
                 attribute: not isinstance(schema.attributes[attribute], Number)
@@ -137,17 +142,20 @@ def _check_vocabularies(schema: Schema, vocabularies: Vocabularies) -> None:
         },
         "profile": {name: isinstance(field, Category) for name, field in fields.items()},
     }
-    given = {
-        **{f"segments.{name}": found for name, found in vocabularies.segments.items()},
+    in_vocabularies = {
+        **{f"segments.{name}": known for name, known in vocabularies.segments.items()},
         "profile": vocabularies.profile,
     }
-    for place in {**wanted, **given}:
-        here = wanted.get(place, {})
-        there = {name: one.is_categorical for name, one in given.get(place, {}).items()}
+    for place in {**in_schema, **in_vocabularies}:
+        here = in_schema.get(place, {})
+        there = {
+            name: vocabulary.is_categorical
+            for name, vocabulary in in_vocabularies.get(place, {}).items()
+        }
         if here != there:
             raise SchemaError(
                 f"{place}: the schema has {', '.join(here) or 'nothing'}, the vocabulary "
-                f"{', '.join(there) or 'nothing'}. Use the schema.yaml that lies beside it."
+                f"{', '.join(there) or 'nothing'}. Use the schema.yaml in the vocabulary's folder."
             )
 
 
@@ -155,8 +163,8 @@ def _check_fit_before(schema: Schema, first_event: int) -> None:
     if schema.fit_before_us is not None and first_event >= schema.fit_before_us:
         first = datetime.fromtimestamp(first_event // 1_000_000, schema.zone)
         raise SchemaError(
-            f"fit_before: no event is before {schema.fit_before}, so no value could be known; the "
-            f"first is at {first}. Choose a later time."
+            f"fit_before: no event is before {schema.fit_before}, so vocabularies would be empty; "
+            f"the first is at {first}. Choose a later time."
         )
 
 
@@ -169,20 +177,20 @@ def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:
             )
 
 
-def _unseen(reading: Reading) -> list[str]:
-    """Actions that a segment names and no event has: most likely they are misspelt."""
+def _unseen_action_warnings(reading: Reading) -> list[str]:
+    """Returns warnings of action types that no event has; most likely they are misspelt."""
     outside = {name for account in reading.accounts.values() for name in account.outside_by_action}
     return [
         f"segments.{name}.actions: no event is a {action!r}"
-        f"{did_you_mean(action, outside) or ', so nothing is learned of it'}"
+        f"{did_you_mean(action, outside) or ', so the segment has none of them'}"
         for name, segment in reading.schema.segments.items()
         for action in segment.actions
         if action in reading.unseen
     ]
 
 
-def _overlaps(schema: Schema) -> list[str]:
-    """Windows that the schema allows but that are seldom meant."""
+def _overlap_warnings(schema: Schema) -> list[str]:
+    """Returns a warning if the windows of segments that share actions overlap."""
     segments = schema.segments
     if len(segments) < 2 or not set(segments["long_term"].actions) & set(
         segments["short_term"].actions
@@ -192,7 +200,7 @@ def _overlaps(schema: Schema) -> list[str]:
     if long_term.to is not None and long_term.to >= short_term.from_:
         return []
     return [
-        "the segments share actions and their windows overlap, so a masked word can be read off "
-        "its twin; let the long-term window end where the short-term one begins, for example "
-        "`window: {from: 90d, to: 7d}`"
+        "the segments share actions and their windows overlap, so a masked word can be copied from "
+        "the other segment; end the long-term window where the short-term window begins, for "
+        "example `window: {from: 90d, to: 7d}`"
     ]

@@ -1,17 +1,17 @@
-"""Preparation on a Spark cluster: the same passes over the same rows, by its executors.
+"""Preparation on a Spark cluster, by its executors.
 
-In: a `Preparation` whose files and folder every executor reaches under the same name, and a
-session. Out: its shards, byte for byte those of this machine. Spark moves rows and tries again what
-fails; what is done with them is done by the code that all engines share, through `mapInArrow`:
+In: a `Preparation` whose files and folder have the same path on every executor, and a session. Out:
+its shards, byte for byte those of the local engine. Spark moves rows and retries failed tasks; the
+tasks run the code that all engines share, through `mapInArrow`:
 
-1. `_Read` checks pieces of files. It sends rows to the task that owns the shard of their user, many
-   at once as a block of Arrow, and notes what became of all others. `_Keep` writes the blocks of a
-   shard, as they are, into files beside the output.
-2. `_Count` counts the values of a shard; Spark adds them up.
+1. `_Read` checks pieces of files. It sends rows, as blocks of Arrow, to the task that owns their
+   user's shard, and sends an account of the rest. `_Keep` writes the blocks of a shard into files
+   in the output folder.
+2. `_Count` counts the values of a shard; Spark adds the counts.
 3. `_Build` writes a shard.
 
-Whatever a task writes gets its name when it is complete, so a try that was cut off, or two at the
-same time, do no harm.
+Files get their final name once they are complete, so interrupted or concurrent tries of a task do
+no harm.
 """
 
 import pickle
@@ -28,14 +28,19 @@ import polars as pl
 import pyarrow as pa
 
 from userbert.data.prepare.building import Builder, UserLogs, user_logs
-from userbert.data.prepare.cluster import collected
-from userbert.data.prepare.dictionary import CodedLogs, CodedRows
+from userbert.data.prepare.cluster import collect
+from userbert.data.prepare.dictionary import LogDictionaries, RowDictionaries
 from userbert.data.prepare.engine import Preparation
-from userbert.data.prepare.fitting import PROFILE, count_values, counted_values, fit_vocabularies
-from userbert.data.prepare.local import by_user
-from userbert.data.read.reading import LeftOut, OnInvalid, Reading
+from userbert.data.prepare.fitting import (
+    PROFILE,
+    count_values,
+    counted_attributes,
+    fit_vocabularies,
+)
+from userbert.data.prepare.local import split_by_user
+from userbert.data.read.reading import OnInvalid, Reading, UnusedRows
 from userbert.data.read.sources import Piece, open_piece
-from userbert.data.shards import ShardSize, shard_name, total, write_shard
+from userbert.data.shards import ShardSize, shard_name, total_size, write_shard
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError
@@ -47,9 +52,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _ROWS_PER_PIECE = 4_194_304
-"""Of a Parquet file, that one task reads."""
+"""Rows of a Parquet file that one task reads."""
 _ROWS_AT_A_TIME = 262_144
-"""That are encoded together."""
+"""Rows that are encoded together."""
 
 _EVENTS, _PROFILE, _NOTE = "events", "profile", "note"
 _BLOCKS = "shard int, kind string, content binary"
@@ -66,79 +71,85 @@ Batches = Iterator[pa.RecordBatch]
 
 
 class SparkEngine:
-    """Runs the passes on the executors of a session."""
+    """Runs the passes of a preparation on the executors of a session."""
 
     def __init__(self, preparation: Preparation, session: "SparkSession") -> None:
-        given = preparation
-        self.preparation = given
+        self.preparation = preparation
         self._session = session
-        # Where tasks run, relative paths would start elsewhere.
-        self._schema = Schema.parse(given.schema.dump(), given.schema.folder.absolute())
-        self._folder = given.folder.absolute()
-        logs = [*given.logs, *given.profile]
+        # Executors may have another working directory.
+        schema = preparation.schema
+        self._schema = Schema.parse(schema.dump(), schema.folder.absolute())
+        self._folder = preparation.folder.absolute()
+        logs = [*preparation.logs, *preparation.profile]
         self._pieces = [piece for log in logs for piece in log.pieces(_ROWS_PER_PIECE)]
 
     def read(self) -> None:
-        """Check pieces of files, and bring the rows of each shard's users together."""
-        given, tasks = self.preparation, len(self._pieces)
-        numbers = {name: number for number, name in enumerate(given.files)}
-        read = _Read(self._schema, self._pieces, numbers, given.reading.on_invalid, given.shards)
-        _kept(self._folder, _EVENTS, 0).parent.mkdir()
+        """Checks pieces of files, and groups rows by shard."""
+        preparation, tasks = self.preparation, len(self._pieces)
+        numbers = {name: number for number, name in enumerate(preparation.files)}
+        read = _Read(
+            self._schema,
+            self._pieces,
+            numbers,
+            preparation.reading.on_invalid,
+            preparation.shards,
+        )
+        _block_file(self._folder, _EVENTS, 0).parent.mkdir()
         notes = (
             self._tasks(tasks)
             .mapInArrow(read, _BLOCKS)
-            .repartitionById(given.shards, "shard")
+            .repartitionById(preparation.shards, "shard")
             .mapInArrow(_Keep(self._folder), _NOTES)
         )
-        for _, found in self._said(notes, "reading events", tasks + given.shards):
-            if isinstance(found, InputError):
-                raise found
-            given.reading.add(found)
+        for _, note in self._notes(notes, "reading events", tasks + preparation.shards):
+            if isinstance(note, InputError):
+                raise note
+            preparation.reading.add(note)
 
     def fit(self) -> Vocabularies:
-        """Count the values of each shard, and add them up."""
-        given = self.preparation
-        count = _Count(self._schema, given.files, self._folder)
-        counted = self._tasks(given.shards).mapInArrow(count, _COUNTS)
+        """Counts the values of each shard, and adds the counts."""
+        shards = self.preparation.shards
+        count = _Count(self._schema, self.preparation.files, self._folder)
+        counted = self._tasks(shards).mapInArrow(count, _COUNTS)
         summed = counted.groupBy("owner", "name", "text", "number").sum("count", "users")
-        table = collected(self._session, summed, "counting values", given.shards)
-        found = pl.DataFrame(table).rename({"sum(count)": "count", "sum(users)": "users"})
+        table = collect(self._session, summed, "counting values", shards)
+        all_counts = pl.DataFrame(table).rename({"sum(count)": "count", "sum(users)": "users"})
         counts = {}
-        for (owner, name), attribute in counted_values(self._schema).items():
-            rows = found.filter((pl.col("owner") == owner) & (pl.col("name") == name))
+        for (owner, name), attribute in counted_attributes(self._schema).items():
+            rows = all_counts.filter((pl.col("owner") == owner) & (pl.col("name") == name))
             value = "number" if isinstance(attribute, Number) else "text"
             counts[owner, name] = rows.select(pl.col(value).alias("value"), "count", "users")
-        return fit_vocabularies(self._schema, counts, coded=None)
+        return fit_vocabularies(self._schema, counts, dictionaries=None)
 
     def build(self, vocabularies: Vocabularies) -> tuple[ShardSize, dict[str, str]]:
-        """Write each shard in a task of its own."""
-        given = self.preparation
-        append = None if given.append is None else given.append.path.absolute()
-        build = _Build(self._schema, given.files, self._folder, vocabularies, append, given.shards)
+        """Writes each shard in its own task."""
+        preparation, shards = self.preparation, self.preparation.shards
+        append = None if preparation.append is None else preparation.append.path.absolute()
+        build = _Build(self._schema, preparation.files, self._folder, vocabularies, append, shards)
         (self._folder / shard_name(0)).parent.mkdir()
-        notes = self._tasks(given.shards).mapInArrow(build, _NOTES)
-        built = [one for _, one in self._said(notes, "building words", given.shards)]
-        shutil.rmtree(_kept(self._folder, _EVENTS, 0).parent)
-        for one in built:
-            given.reading.refuse(one.left_out.second_rows)
-            given.reading.leave_out(one.left_out)
-        sums = {name: found for one in built for name, found in one.checksums.items()}
-        return total([one.size for one in built]), sums
+        notes = self._tasks(shards).mapInArrow(build, _NOTES)
+        results = [result for _, result in self._notes(notes, "building words", shards)]
+        shutil.rmtree(_block_file(self._folder, _EVENTS, 0).parent)
+        for result in results:
+            preparation.reading.refuse(result.unused.repeated_profiles)
+            preparation.reading.account_unused(result.unused)
+        sums = {name: value for result in results for name, value in result.checksums.items()}
+        return total_size([result.size for result in results]), sums
 
     def _tasks(self, number: int) -> "DataFrame":
-        """So many tasks, each of which is given its number."""
+        """Returns a frame with one row per task, its number."""
         return self._session.range(0, number, 1, max(1, number))
 
-    def _said(self, frame: "DataFrame", description: str, tasks: int) -> list[tuple[int, Any]]:
-        """What tasks have to say, by their numbers."""
-        table = collected(self._session, frame, description, tasks)
+    def _notes(self, frame: "DataFrame", description: str, tasks: int) -> list[tuple[int, Any]]:
+        """Runs tasks; returns their notes, sorted by task number."""
+        table = collect(self._session, frame, description, tasks)
         notes = [pickle.loads(note) for note in table["content"].to_pylist()]
         return sorted(notes, key=lambda note: note[0])
 
 
 @dataclass(frozen=True)
 class _Read:
-    """Reads the pieces whose numbers it is given."""
+    """Task that reads pieces of files, by number."""
 
     schema: Schema
     pieces: Sequence[Piece]
@@ -147,26 +158,26 @@ class _Read:
     shards: int
 
     def __call__(self, numbers: Batches) -> Batches:
-        for number in _each(numbers):
+        for number in _task_numbers(numbers):
             yield from self._read(number)
 
     def _read(self, number: int) -> Batches:
         piece = self.pieces[number]
         reading = Reading(self.schema, self.on_invalid, {piece.name: self.files[piece.name]})
-        said: Reading | InputError = reading
+        note: Reading | InputError = reading
         try:
             log = open_piece(self.schema, piece)
             if piece.source is None:
-                yield from self._sent(_PROFILE, reading.profile([log], _not_shown))
+                yield from self._blocks(_PROFILE, reading.profile([log], _not_shown))
             else:
-                yield from self._sent(_EVENTS, reading.events([log], _not_shown))
-        except InputError as error:  # another try would end as this one
-            said = error
-        yield _row(shard=number % self.shards, kind=_NOTE, content=pickle.dumps((number, said)))
+                yield from self._blocks(_EVENTS, reading.events([log], _not_shown))
+        except InputError as error:  # sent, not raised, as Spark would retry in vain
+            note = error
+        yield _row(shard=number % self.shards, kind=_NOTE, content=pickle.dumps((number, note)))
 
-    def _sent(self, kind: str, rows: Iterator[pl.DataFrame]) -> Batches:
+    def _blocks(self, kind: str, rows: Iterator[pl.DataFrame]) -> Batches:
         for some in rows:
-            for shard, block in by_user(some, self.shards):
+            for shard, block in split_by_user(some, self.shards):
                 content = BytesIO()
                 block.write_ipc_stream(content, compression="lz4")
                 yield _row(shard=shard, kind=kind, content=content.getvalue())
@@ -174,7 +185,7 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Keep:
-    """Writes the blocks of a shard into files, and passes notes on."""
+    """Task that writes the blocks of shards into files, and passes notes on."""
 
     folder: Path
 
@@ -188,65 +199,65 @@ class _Keep:
                         yield _row(content=content)
                         continue
                     if (shard, kind) not in files:
-                        mine = _unfinished(self.folder)
-                        files[shard, kind] = mine, stack.enter_context(mine.open("wb"))
+                        file = _unfinished(self.folder)
+                        files[shard, kind] = file, stack.enter_context(file.open("wb"))
                     files[shard, kind][1].write(content)
-        for (shard, kind), (mine, _) in files.items():
-            mine.replace(_kept(self.folder, kind, shard))
+        for (shard, kind), (file, _) in files.items():
+            file.replace(_block_file(self.folder, kind, shard))
 
 
 @dataclass(frozen=True)
 class _Owner:
-    """Has all rows of the users of the shards whose numbers it is given."""
+    """Base of tasks that read all rows of a shard."""
 
     schema: Schema
     files: Sequence[str]
     folder: Path
 
-    def _gathered(self, shard: int) -> tuple[CodedLogs, UserLogs]:
-        coded = CodedLogs.of(self.schema)
-        events = self._rows(_EVENTS, shard, coded.events)
+    def _gathered(self, shard: int) -> tuple[LogDictionaries, UserLogs]:
+        dictionaries = LogDictionaries.of(self.schema)
+        events = self._rows(_EVENTS, shard, dictionaries.events)
         if self.schema.duplicates == "drop":
-            events = events.sort("row")  # blocks were kept in the order in which they came
-        profile = self._rows(_PROFILE, shard, coded.profile).sort("row")
-        return coded, user_logs(self.schema, self.files, events, profile)
+            events = events.sort("row")  # blocks arrive in any order
+        profile = self._rows(_PROFILE, shard, dictionaries.profile).sort("row")
+        return dictionaries, user_logs(self.schema, self.files, events, profile)
 
-    def _rows(self, kind: str, shard: int, coded: CodedRows) -> pl.DataFrame:
-        file = _kept(self.folder, kind, shard)
+    def _rows(self, kind: str, shard: int, dictionaries: RowDictionaries) -> pl.DataFrame:
+        file = _block_file(self.folder, kind, shard)
         if not file.exists():
-            return coded.no_rows
-        # Of many shards, each has many small blocks, which are encoded many at a time.
+            return dictionaries.no_rows
+        # If there are many shards, blocks are small, so many are encoded together.
         rows, waiting, size = [], [], 0
         with pa.OSFile(str(file)) as source:
             while source.tell() < source.size():
                 waiting.append(pa.ipc.open_stream(source).read_all())
                 size += len(waiting[-1])
                 if size >= _ROWS_AT_A_TIME or source.tell() == source.size():
-                    rows.append(coded.encode(pl.DataFrame(pa.concat_tables(waiting))))
+                    rows.append(dictionaries.encode(pl.DataFrame(pa.concat_tables(waiting))))
                     waiting, size = [], 0
         return pl.concat(rows)
 
 
 @dataclass(frozen=True)
 class _Count(_Owner):
-    """Counts the values of shards."""
+    """Task that counts the values of shards."""
 
     def __call__(self, numbers: Batches) -> Batches:
-        for shard in _each(numbers):
+        for shard in _task_numbers(numbers):
             yield from self._count(shard)
 
     def _count(self, shard: int) -> Batches:
-        coded, logs = self._gathered(shard)
-        attributes = counted_values(self.schema)
-        for (owner, name), counts in count_values(self.schema, coded, logs).items():
+        dictionaries, logs = self._gathered(shard)
+        attributes = counted_attributes(self.schema)
+        for (owner, name), counts in count_values(self.schema, dictionaries, logs).items():
             if isinstance(attributes[owner, name], Number):
-                found = counts.rename({"value": "number"}).with_columns(text=pl.lit(None))
+                columns = counts.rename({"value": "number"}).with_columns(text=pl.lit(None))
             else:
-                rows = coded.profile if owner == PROFILE else coded.events
-                text = rows.codes[name].values.gather(counts["value"]).alias("text")
-                found = counts.with_columns(text, number=pl.lit(None))
+                rows = dictionaries.profile if owner == PROFILE else dictionaries.events
+                text = rows.dictionaries[name].values.gather(counts["value"]).alias("text")
+                columns = counts.with_columns(text, number=pl.lit(None))
             table = (
-                found.with_columns(owner=pl.lit(owner), name=pl.lit(name))
+                columns.with_columns(owner=pl.lit(owner), name=pl.lit(name))
                 .select(_ARROW_COUNTS.names)
                 .to_arrow(compat_level=pl.CompatLevel.oldest())
             )
@@ -255,60 +266,62 @@ class _Count(_Owner):
 
 @dataclass(frozen=True)
 class _Build(_Owner):
-    """Writes shards."""
+    """Task that writes shards."""
 
     vocabularies: Vocabularies
     append: Path | None
     shards: int
 
     def __call__(self, numbers: Batches) -> Batches:
-        for shard in _each(numbers):
+        for shard in _task_numbers(numbers):
             yield _row(content=pickle.dumps((shard, self._build(shard))))
 
     def _build(self, shard: int) -> "_Built":
-        coded, logs = self._gathered(shard)
+        dictionaries, logs = self._gathered(shard)
         append = None if self.append is None else PreparedData.open(self.append)
-        builder = Builder(self.schema, self.vocabularies, coded, append, self.shards)
+        builder = Builder(self.schema, self.vocabularies, dictionaries, append, self.shards)
         target = self.folder / shard_name(shard)
-        mine = _unfinished(self.folder)
-        size = write_shard(mine, [builder.build(shard, logs)])
-        sums = {f"{shard_name(shard)}/{name}": one for name, one in checksums(mine).items()}
+        unfinished = _unfinished(self.folder)
+        size = write_shard(unfinished, [builder.build(shard, logs)])
+        sums = {
+            f"{shard_name(shard)}/{name}": value for name, value in checksums(unfinished).items()
+        }
         try:
-            mine.rename(target)
-        except OSError:  # an earlier try of this task was not cut off after all
+            unfinished.rename(target)
+        except OSError:  # another try of this task has written the shard
             if not target.is_dir():
                 raise
-            shutil.rmtree(mine)
-        return _Built(size, sums, logs.left_out)
+            shutil.rmtree(unfinished)
+        return _Built(size, sums, logs.unused)
 
 
 @dataclass(frozen=True)
 class _Built:
-    """What the task of a shard did."""
+    """Result of the task that wrote a shard."""
 
     size: ShardSize
     checksums: Mapping[str, str]
-    left_out: LeftOut
+    unused: UnusedRows
 
 
-def _each(numbers: Batches) -> Iterator[int]:
-    """The numbers of tasks, of which Spark gives each process one."""
+def _task_numbers(numbers: Batches) -> Iterator[int]:
+    """Yields the numbers of the tasks that Spark gives to this process."""
     for batch in numbers:
         yield from batch["id"].to_pylist()
 
 
-def _kept(folder: Path, kind: str, shard: int) -> Path:
-    """Where the blocks of a shard are kept between the passes."""
+def _block_file(folder: Path, kind: str, shard: int) -> Path:
+    """Returns the file that holds the blocks of a shard between the passes."""
     return folder / "temporary" / f"{kind}-{shard:05d}"
 
 
 def _unfinished(folder: Path) -> Path:
-    """A name of its own for what is not complete yet; it goes with all that is temporary."""
+    """Returns a unique temporary path for an incomplete file or folder."""
     return folder / "temporary" / uuid4().hex
 
 
 def _row(**values: Any) -> pa.RecordBatch:
-    """One row, of which whole numbers are `int`."""
+    """Returns a batch of one row; `shard` is an int32, as Spark expects."""
     columns = {name: pa.array([value]) for name, value in values.items()}
     if "shard" in columns:
         columns["shard"] = columns["shard"].cast(pa.int32())
@@ -316,4 +329,4 @@ def _row(**values: Any) -> pa.RecordBatch:
 
 
 def _not_shown(_done: int, _note: str = "") -> None:
-    """A task draws no bar; the driver counts tasks."""
+    """Ignores progress, as the driver shows the number of finished tasks."""

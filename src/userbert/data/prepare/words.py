@@ -1,8 +1,8 @@
-"""The kernel: events become the sorted, encoded actions of behavioral words (paper §3.2).
+"""The words kernel: turns events into sorted, encoded actions with word starts (paper §3.2).
 
 In: an Arrow table of a segment's checked events, in any order. Out: an Arrow table of its actions,
-sorted by user, time and then all columns, with a flag where a word starts. Pure: local preparation,
-clusters and the live service call these functions, so the same events are the same words.
+sorted by user, time and then all columns, with a flag where a word starts. Pure functions: local
+preparation, Spark and the live service call them, so equal events give equal words.
 """
 
 from collections.abc import Mapping
@@ -26,34 +26,35 @@ from userbert.schema.strict import to_instant
 _EPOCH = date(1970, 1, 1)
 _HOUR_US = 3_600_000_000
 DAY_US = 24 * _HOUR_US
-_FAR_YEARS = 400
+_MAX_YEARS = 400
+"""Grids cover this number of years around 1970; no action is farther away."""
 
 
 @dataclass(frozen=True)
 class DayGrid:
-    """Local days that begin at a time of day; with daylight saving they last 23 to 25 hours."""
+    """Local days that start at a time of day; with daylight saving they last 23 to 25 hours."""
 
     zone: ZoneInfo
     start: time
 
     def index(self, times: Int64) -> Int64:
-        """The number of the day (since 1970) in which each instant falls."""
+        """Returns the number of the day (since 1970) of each instant."""
         first, starts = self._starts(times)
         return first + np.maximum(np.searchsorted(starts, times, side="right") - 1, 0)
 
     def floor(self, times: Int64) -> Int64:
-        """The instant at which the day of each instant begins."""
+        """Returns the start of the day of each instant."""
         first, starts = self._starts(times)
         return starts[self.index(times) - first]
 
     def _starts(self, times: Int64) -> tuple[int, Int64]:
-        """The first instants of all days around `times`, and the number of the first day."""
+        """Returns the number of the first day and the starts of all days around `times`."""
         if len(times) == 0:
             return 0, np.zeros(1, dtype=np.int64)
         year_us = 366 * 24 * _HOUR_US
-        # A cut-off may be any, such as one in the year 9999; no action lies so far away.
+        # A cut-off may be far away, such as in the year 9999.
         first, last = (
-            min(max(int(moment) // year_us, -_FAR_YEARS), _FAR_YEARS)
+            min(max(int(moment) // year_us, -_MAX_YEARS), _MAX_YEARS)
             for moment in (times.min(), times.max())
         )
         return _day_starts(self.zone, self.start, first, last)
@@ -61,7 +62,7 @@ class DayGrid:
 
 @lru_cache(maxsize=64)
 def _day_starts(zone: ZoneInfo, start: time, first: int, last: int) -> tuple[int, Int64]:
-    """Day starts that cover the spans of 366 days numbered `first` to `last`, with a margin."""
+    """Returns the starts of days in the 366-day spans `first` to `last`, with a margin."""
     days = range(first * 366 - 2, (last + 1) * 366 + 3)
     instants = [
         to_instant(datetime.combine(_EPOCH + timedelta(days=day), start), zone) for day in days
@@ -71,14 +72,14 @@ def _day_starts(zone: ZoneInfo, start: time, first: int, last: int) -> tuple[int
 
 @dataclass(frozen=True)
 class HourGrid:
-    """Hours since 1970: the grid on which gap words are placed."""
+    """Hours since 1970: the grid for positions of gap words."""
 
     def index(self, times: Int64) -> Int64:
-        """The number of the hour in which each instant falls."""
+        """Returns the number of the hour (since 1970) of each instant."""
         return times // _HOUR_US
 
     def floor(self, times: Int64) -> Int64:
-        """The instant at which the hour of each instant begins."""
+        """Returns the start of the hour of each instant."""
         return times // _HOUR_US * _HOUR_US
 
 
@@ -86,12 +87,12 @@ Grid = DayGrid | HourGrid
 
 
 def grid_of(words: DayWords | GapWords, zone: ZoneInfo) -> Grid:
-    """The grid that counts a word's position: days for day words, hours for gap words."""
+    """Returns the grid of word positions: days for day words, hours for gap words."""
     return DayGrid(zone, words.start) if isinstance(words, DayWords) else HourGrid()
 
 
 def number_users(user_ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, Int32]:
-    """All users in the order of (hash, id), (U,), and the number of each row's among them, (N,)."""
+    """Returns the distinct users (U,), sorted by (hash, id), and each row's index in them (N,)."""
     encoded = pc.dictionary_encode(user_ids.cast(pa.large_string()))
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
@@ -107,19 +108,19 @@ def number_users(user_ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, Int32]
 
 
 class Encoder(Protocol):
-    """What turns values into ids: a vocabulary, or whatever knows values by another name."""
+    """Turns values into ids: a vocabulary, or a lookup from dictionary codes."""
 
     def encode(self, values: pa.Array) -> NDArray[Any]:
-        """The id (int32) of each value, or the number (float32, NaN for none)."""
+        """Returns the id (int32) of each value, or the number (float32, NaN for none)."""
 
 
 def encode_actions(events: pa.Table, encoders: Mapping[str, Encoder]) -> pl.DataFrame:
-    """Give ids to the events of a segment.
+    """Encodes the events of a segment.
 
     `events` has the columns `user` (int32, see `number_users`), `time` (int64, µs since 1970) and
-    one an attribute, as its encoder takes it; others are ignored. The result has `user`, `time`,
-    and each attribute's ids (int32) or raw numbers (float32, NaN for none), which are binned on
-    reading.
+    one per attribute, as its encoder expects; other columns are ignored. The result has `user`,
+    `time`, and each attribute's ids (int32) or raw numbers (float32, NaN for none), which are
+    binned on reading.
     """
     encoded = {
         name: encoder.encode(events[name].combine_chunks()) for name, encoder in encoders.items()
@@ -129,9 +130,9 @@ def encode_actions(events: pa.Table, encoders: Mapping[str, Encoder]) -> pl.Data
 
 
 def build_words(actions: pl.DataFrame, words: DayWords | GapWords, zone: ZoneInfo) -> pa.Table:
-    """Sort encoded actions by user, time and then all other columns, and mark where words start.
+    """Sorts encoded actions by user, time and then all other columns, and marks word starts.
 
-    The result has the columns of `actions`, and third `word_start` (uint8).
+    The result has the columns of `actions`, with `word_start` (uint8) as the third.
     """
     columns = {name: actions[name].to_numpy() for name in actions.columns}
     order = _order(columns)
@@ -142,40 +143,40 @@ def build_words(actions: pl.DataFrame, words: DayWords | GapWords, zone: ZoneInf
 
 
 def _order(columns: Mapping[str, NDArray[Any]]) -> Int64:
-    """The rows by user, time, and then all other columns.
+    """Returns the order of rows by user, time, and then all other columns.
 
-    What is equal in all of them is equal in the result, in any order.
+    Rows that are equal in all columns may come in any order.
     """
     user, time, *others = columns.values()
     order = _by_time(user, time)
     tied = np.zeros(len(order) + 1, np.bool_)
     tied[1:-1] = (np.diff(user[order]) == 0) & (np.diff(time[order]) == 0)
-    again = np.flatnonzero(tied[1:] | tied[:-1])  # of the same time as the one before or after
-    if len(again):
-        rows = order[again]
-        order[again] = rows[np.lexsort([column[rows] for column in (*others[::-1], time, user)])]
+    ties = np.flatnonzero(tied[1:] | tied[:-1])  # same user and time as a neighbour
+    if len(ties):
+        rows = order[ties]
+        order[ties] = rows[np.lexsort([column[rows] for column in (*others[::-1], time, user)])]
     return order
 
 
 def _by_time(users: Int32, times: Int64) -> Int64:
-    """The rows by user and time; those that are equal in both stand in any order."""
+    """Returns the order of rows by user and time; ties are in any order."""
     if len(users) == 0:
         return np.zeros(0, np.int64)
     first = int(times.min())
     span = int(times.max()) - first + 1
     if (int(users.max()) + 1) * span > np.iinfo(np.int64).max:
         return np.lexsort((times, users))
-    # As one number, which is several times as fast.
+    # Sorting one number that holds both is several times as fast.
     return np.argsort(users.astype(np.int64) * span + (times - first))
 
 
 def word_starts(
     users: NDArray[np.integer], times: Int64, words: DayWords | GapWords, zone: ZoneInfo
 ) -> NDArray[np.bool_]:
-    """Where a word starts among actions that are sorted by user and time.
+    """Returns where words start (N,) among actions that are sorted by user and time.
 
-    Whether an action starts a word depends on the action and the one before it alone, so cutting
-    a history anywhere moves no boundary.
+    This depends only on an action and its predecessor, so cutting a history anywhere moves no word
+    boundary.
     """
     starts = np.ones(len(times), dtype=np.bool_)
     if len(times) == 0:
