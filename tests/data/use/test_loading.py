@@ -12,7 +12,12 @@ from small_logs import buys, instant, prepared
 from userbert.data.batches import UserBatch
 from userbert.data.store import PreparedData
 from userbert.data.use import loading
-from userbert.data.use.loading import SequenceBatches, ahead, in_length_order, sequence_lengths
+from userbert.data.use.loading import (
+    SequenceBatches,
+    batches_by_length,
+    read_ahead,
+    sequence_lengths,
+)
 from userbert.data.use.sequences import cut
 from userbert.errors import InputError
 
@@ -138,7 +143,7 @@ def test_inference_reads_every_pair_once(
     monkeypatch.setattr(loading, "_CHUNK", chunk)
     rows, cutoffs = pairs
     seen = []
-    for batch in in_length_order(data, rows[::-1], cutoffs, batch_size=size):
+    for batch in batches_by_length(data, rows[::-1], cutoffs, batch_size=size):
         assert 0 < len(batch) <= size
         lengths = sum(segment.word_counts for segment in batch.segments)
         assert np.all(np.diff(lengths) >= 0)
@@ -149,7 +154,7 @@ def test_inference_reads_every_pair_once(
 
 def test_inference_of_nobody_reads_nothing(data: PreparedData) -> None:
     none = np.zeros(0, np.int64)
-    assert list(in_length_order(data, none, none, batch_size=4)) == []
+    assert list(batches_by_length(data, none, none, batch_size=4)) == []
 
 
 class _Noted:
@@ -169,7 +174,7 @@ class _Noted:
 
 def test_batches_ahead_come_in_order_from_another_thread() -> None:
     batches = _Noted()
-    with closing(ahead(batches, 2, 6)) as coming:
+    with closing(read_ahead(batches, 2, 6)) as coming:
         assert [int(batch.index[0]) for batch in coming] == [2, 3, 4, 5]
     assert batches.steps == [2, 3, 4, 5]
     assert len(batches.threads) == 1
@@ -177,7 +182,7 @@ def test_batches_ahead_come_in_order_from_another_thread() -> None:
 
 
 def test_error_ahead_is_raised_at_its_step() -> None:
-    coming = ahead(_Noted(), 6, 20)
+    coming = read_ahead(_Noted(), 6, 20)
     assert int(next(coming).index[0]) == 6
     with pytest.raises(InputError, match="step 7"):
         next(coming)
@@ -185,7 +190,7 @@ def test_error_ahead_is_raised_at_its_step() -> None:
 
 def test_leaving_early_stops_the_thread() -> None:
     batches = _Noted()
-    with closing(ahead(batches, 10, 1000)) as coming:
+    with closing(read_ahead(batches, 10, 1000)) as coming:
         next(coming)
     taken = len(batches.steps)
     assert taken <= 4

@@ -1,9 +1,8 @@
-"""Raw events of a few users, as they come in a request → histories that `cut` reads.
+"""Histories of a few users from the raw events in a request, in memory.
 
-In: events as plain records, by the source that the schema names. Out: `LiveHistories`, and which
-row each user is. Every step is one of preparation (checks of rows, codes, the kernel), so the same
-events are the same words here and there. Nothing is quarantined: a row that cannot be used is an
-error that says whose it is.
+In: events as plain records, by source of the schema. Out: `LiveHistories` for `cut`, and the row of
+each user. Rows are checked and encoded by the code of preparation, so equal events give equal
+words. An invalid row is an error that names its user.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from userbert.data.prepare.building import Builder, user_logs
-from userbert.data.prepare.dictionary import CodedLogs
+from userbert.data.prepare.dictionary import LogDictionaries
 from userbert.data.ragged import Int64
 from userbert.data.read.rows import INVALID, checked_events, checked_profile
 from userbert.data.read.sources import columns_of_profile, columns_of_source
@@ -28,18 +27,18 @@ from userbert.schema.models import Schema
 from userbert.schema.yaml_text import did_you_mean
 
 Record = Mapping[str, Any]
-"""A row, by the names of its columns."""
+"""Row of a log: values by column."""
 
 
 @dataclass(frozen=True)
 class UserEvents:
-    """What is known of one user."""
+    """Events and profile of one user."""
 
     user_id: str
     events: Mapping[str, Sequence[Record]]
-    """By source, in any order; the user column may be left out."""
+    """Records by source, in any order. They may omit the user column."""
     profile: Sequence[Record] = ()
-    """One record, or several where the schema's profile has a time."""
+    """One record, or several if the schema's profile has a time."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class LiveHistories:
 
     @property
     def first_rows(self) -> Int64:
-        """(S,): the row of each shard's first user."""
+        """(S,): row of each shard's first user."""
         return np.zeros(1, np.int64)
 
 
@@ -62,14 +61,14 @@ def live_histories(
     users: Sequence[UserEvents],
     cutoffs: Int64 | None = None,
 ) -> tuple[LiveHistories, Int64]:
-    """Histories of users, and (B,) the row of each of them, -1 of one without a usable event.
+    """Returns histories of users, and each user's row (B,), -1 for a user without a usable event.
 
-    Who stands there twice has two histories. With `cutoffs` (B,), all events lie before them.
-    Raises `InputError` that names the user, the event, what was expected and found.
+    A user who is listed twice has two histories. With `cutoffs` (B,), a later event is an error.
+    Raises `InputError` that names the user, the event, what was expected and what was found.
     """
     for user in users:
-        _check_places(schema, user)
-    coded = CodedLogs.uncoded(schema)
+        _check_sources(schema, user)
+    dictionaries = LogDictionaries.without_encoding(schema)
     parts = []
     for name, source in schema.sources.items():
         raw = _frame(schema, users, name, columns_of_source(schema, source))
@@ -77,9 +76,10 @@ def live_histories(
             checked = checked_events(schema, source, raw.rows, 0)
             _refuse_invalid(users, raw, checked, name)
             _refuse_late(users, raw, checked, name, cutoffs)
-            is_used = coded.events.have(checked, schema.actions)
-            parts.append(coded.events.encode(checked if is_used.all() else checked.filter(is_used)))
-    profiles = coded.profile.no_rows
+            is_used = dictionaries.events.has_action(checked, schema.actions)
+            used = checked if is_used.all() else checked.filter(is_used)
+            parts.append(dictionaries.events.encode(used))
+    profiles = dictionaries.profile.no_rows
     if schema.profile is not None:
         raw = _frame(schema, users, None, columns_of_profile(schema, schema.profile))
         if raw is not None:
@@ -87,29 +87,29 @@ def live_histories(
             _refuse_invalid(users, raw, checked, "profile")
             if schema.profile.time is not None:
                 _refuse_late(users, raw, checked, "profile", cutoffs)
-            profiles = coded.profile.encode(checked)
-    events = pl.concat(parts or [coded.events.no_rows])
-    logs = user_logs(schema, ["the events given"], events, profiles)
-    tables = Builder(schema, vocabularies, coded, None, 1).build(0, logs)
+            profiles = dictionaries.profile.encode(checked)
+    events = pl.concat(parts or [dictionaries.events.no_rows])
+    logs = user_logs(schema, ["the request"], events, profiles)
+    tables = Builder(schema, vocabularies, dictionaries, None, 1).build(0, logs)
     ids = pa.array(map(str, range(len(users))), pa.large_string())
     rows = pc.fill_null(pc.index_in(ids, tables.users), -1).to_numpy().astype(np.int64)
     return LiveHistories(schema, vocabularies, [shard_in_memory(tables)]), rows
 
 
-def _check_places(schema: Schema, user: UserEvents) -> None:
-    told = f"user {user.user_id!r}"
+def _check_sources(schema: Schema, user: UserEvents) -> None:
+    place = f"user {user.user_id!r}"
     for name in user.events:
         if name not in schema.sources:
             raise InputError(
-                f"{told}: the schema has no source {name!r}"
+                f"{place}: the schema has no source {name!r}"
                 f"{did_you_mean(name, schema.sources) or '.'} It has: {join_names(schema.sources)}."
             )
     if user.profile and schema.profile is None:
-        raise InputError(f"{told}, profile: the schema has none. Leave it out.")
+        raise InputError(f"{place}: the schema has no profile. Leave it out.")
     if len(user.profile) > 1 and schema.profile is not None and schema.profile.time is None:
         raise InputError(
-            f"{told}, profile: expected one record, found {len(user.profile)}. Give one: the "
-            "schema's profile has no time that would say which counts when."
+            f"{place}, profile: expected one record, found {len(user.profile)}. Give one, as the "
+            "schema's profile has no time to order them by."
         )
 
 
@@ -119,19 +119,22 @@ class _Raw:
 
     rows: pl.DataFrame
     owners: list[tuple[int, int]]
-    """Of each row: the number of its user, and its own number among the user's."""
+    """By row: index of the user, and index of the row among the user's rows."""
 
 
 def _frame(
     schema: Schema, users: Sequence[UserEvents], source: str | None, columns: Sequence[str]
 ) -> _Raw | None:
-    """The rows of a source, or of profiles, that have no other `columns`. None: no row."""
+    """Returns the rows of a source, or of profiles if None, with these `columns`; None if empty.
+
+    Raises `InputError` for a column that the schema lacks, another user's id or a nested value.
+    """
     owners: list[tuple[int, int]] = []
     records: list[Record] = []
     for number, user in enumerate(users):
-        own = user.profile if source is None else user.events.get(source, ())
-        owners += ((number, place) for place in range(len(own)))
-        records += own
+        of_user = user.profile if source is None else user.events.get(source, ())
+        owners += ((number, row) for row in range(len(of_user)))
+        records += of_user
     if not records:
         return None
     place = "profile" if source is None else source
@@ -139,34 +142,34 @@ def _frame(
     for (number, row), record in zip(owners, records, strict=True):
         if str(record.get(schema.user, users[number].user_id)) != users[number].user_id:
             raise InputError(
-                f"{_told(users, number, place, row)}, column {schema.user!r}: expected the same "
-                f"user or none, found {record[schema.user]!r}. Give it to the user whose it is."
+                f"{_event(users, number, place, row)}, column {schema.user!r}: expected the same "
+                f"user or none, found {record[schema.user]!r}. List it with its own user."
             )
         if not record.keys() <= known:
             name = next(name for name in record if name not in known)
             raise InputError(
-                f"{_told(users, number, place, row)}: the schema has no column {name!r}"
+                f"{_event(users, number, place, row)}: the schema has no column {name!r}"
                 f"{did_you_mean(name, columns) or '.'} It has: {join_names(columns)}. Leave it out."
             )
     values = {name: [record.get(name) for record in records] for name in columns}
-    # By number: a user may stand there twice, in calls of two who know different events.
+    # Numbers in place of ids: two requests in one call may list a user with different events.
     values[schema.user] = [str(number) for number, _ in owners]
-    made = []
+    series = []
     for name, column in values.items():
         kinds = set(map(type, column)) - {type(None)}
         if any(issubclass(kind, list | dict) for kind in kinds):
             first = next(i for i, value in enumerate(column) if isinstance(value, list | dict))
             number, row = owners[first]
             raise InputError(
-                f"{_told(users, number, place, row)}, column {name!r}: expected a text or a "
+                f"{_event(users, number, place, row)}, column {name!r}: expected a text or a "
                 "number, found a list or an object. Flatten it."
             )
-        made.append(_series(name, column, kinds))
-    return _Raw(pl.DataFrame(made), owners)
+        series.append(_series(name, column, kinds))
+    return _Raw(pl.DataFrame(series), owners)
 
 
 def _series(name: str, values: list[Any], kinds: set[type]) -> pl.Series:
-    """A column of the type that JSON Lines of the same values have."""
+    """Returns a column of the type that it would have in JSON Lines."""
     if kinds <= {int, float} or len(kinds) == 1:
         return pl.Series(name, values, strict=False)
     return pl.Series(name, [None if value is None else _text(value) for value in values])
@@ -183,7 +186,7 @@ def _refuse_invalid(
     if reasons.null_count() < len(reasons):
         first = reasons.is_not_null().arg_true()[0]
         number, row = raw.owners[first]
-        raise InputError(f"{_told(users, number, place, row)}, {reasons[first]}.")
+        raise InputError(f"{_event(users, number, place, row)}, {reasons[first]}.")
 
 
 def _refuse_late(
@@ -204,11 +207,11 @@ def _refuse_late(
             for instant in (times[late[0]], cutoffs[number])
         )
         raise InputError(
-            f"{_told(users, number, place, row)}: it is of {when}, and the cut-off is {until}. "
-            "Leave out what is not before the cut-off, or give a later one; a date counts from its "
-            "last microsecond."
+            f"{_event(users, number, place, row)}: expected a time before the cut-off {until}, "
+            f"found {when}. Remove the event, or give a later cut-off. A date counts from its last "
+            "microsecond."
         )
 
 
-def _told(users: Sequence[UserEvents], number: int, place: str, row: int) -> str:
+def _event(users: Sequence[UserEvents], number: int, place: str, row: int) -> str:
     return f"user {users[number].user_id!r}, {place}, event {row + 1}"

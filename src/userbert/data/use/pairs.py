@@ -1,7 +1,7 @@
-"""(user, cut-off) pairs: of whom, and up to when.
+"""(user, cut-off) pairs, from cut-offs for all users or from a table of users.
 
 In: cut-offs, or a file or frame with `user_id` and perhaps `cutoff`. Out: `Pairs`. Used by labels,
-embedding and pretraining (`--cutoff`, `--at`).
+embedding and pretraining.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from userbert.data.ragged import Int64, by_shard
 from userbert.data.shards import Shard
 from userbert.data.store import Histories, PreparedData
 from userbert.errors import InputError
-from userbert.folders import found_at
+from userbert.folders import describe_path
 from userbert.schema.files import ENDINGS, reading, scan
 
 _EXAMPLES = 3
@@ -33,79 +33,86 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Pairs:
-    """Users by row, and the instant before which their events are visible."""
+    """Users by row, and the instant before which each user's events are visible."""
 
     rows: Int64
-    """(B,)"""
+    """(B,): row of each user in the data."""
     cutoffs: Int64
     """(B,): microseconds since 1970."""
 
     def __len__(self) -> int:
-        """Count the pairs."""
+        """Returns the number of pairs."""
         return len(self.rows)
 
 
 def pairs_at(data: PreparedData, cutoffs: Sequence[int], name: str = "the cut-off") -> Pairs:
-    """Pair every user who has an event before a cut-off with it, one cut-off after the other.
+    """Pairs each cut-off with all users who have an event before it, one cut-off after the other.
 
-    Raises `InputError` for a cut-off, called `name`, at which nothing of anybody is visible.
+    Raises `InputError`, which calls the cut-off `name`, if no event can be visible at one of them.
     """
     cutoffs = list(dict.fromkeys(cutoffs))
     for cutoff in cutoffs:
-        refuse_blind(data, cutoff, name)
+        require_visible_events(data, cutoff, name)
     first = first_events(data)
     rows = [np.flatnonzero(first < cutoff) for cutoff in cutoffs]
     return Pairs(np.concatenate(rows), np.repeat(np.array(cutoffs, np.int64), [*map(len, rows)]))
 
 
-def pairs_asked(data: PreparedData, cutoff: str | date | datetime | None, at: Any | None) -> Pairs:
-    """Every user who has an event before `cutoff`, or the rows of `at`, a frame of pairs.
+def pairs_from(data: PreparedData, cutoff: str | date | datetime | None, at: Any | None) -> Pairs:
+    """Returns all users who have an event before `cutoff`, or the pairs of the frame `at`.
 
-    Without either, the cut-off is just after the last event; both together are an `InputError`.
+    Without either, the cut-off is just after the last event. Raises `InputError` if both are given.
     """
+    refuse_both(cutoff, at)
     if at is None:
         return pairs_at(
             data, [data.default_cutoff if cutoff is None else instant_of(cutoff, data, "cutoff")]
         )
-    if cutoff is not None:
-        raise InputError("`at` says each user's cut-off; leave `cutoff` out.")
-    return pairs_of(pl.DataFrame(at), data, "at")
+    return pairs_in(pl.DataFrame(at), data, "at")
+
+
+def refuse_both(
+    cutoff: Any | None, at: Any | None, names: tuple[str, str] = ("`cutoff`", "`at`")
+) -> None:
+    """Raises `InputError` if there are both a cut-off for all and pairs; `names` are theirs."""
+    if cutoff is not None and at is not None:
+        raise InputError(f"{names[1]} names each user's cut-off; leave {names[0]} out.")
 
 
 def first_events(data: PreparedData) -> Int64:
-    """(U,): when each user's first action was, in microseconds since 1970."""
+    """Returns the time of each user's first action (U,), in microseconds since 1970."""
     first = np.full(len(data), np.iinfo(np.int64).max)
     for shard in data.shards:
-        first[shard.first_row : shard.first_row + shard.users] = first_events_of(shard)
+        first[shard.first_row : shard.first_row + shard.users] = first_events_in(shard)
     return first
 
 
-def first_events_of(shard: Shard) -> Int64:
-    """The same of one shard's users."""
+def first_events_in(shard: Shard) -> Int64:
+    """Returns the time of the first action of each user of a shard (U,), in µs since 1970."""
     first = np.full(shard.users, np.iinfo(np.int64).max)
     for columns in shard.segments.values():
-        some = np.flatnonzero(np.diff(columns.offsets))
-        first[some] = np.minimum(first[some], columns.times[columns.offsets[some]])
+        active = np.flatnonzero(np.diff(columns.offsets))
+        first[active] = np.minimum(first[active], columns.times[columns.offsets[active]])
     return first
 
 
 def last_events(data: Histories, rows: Int64) -> Int64:
-    """(B,): when the last action of each user was, in microseconds since 1970."""
+    """Returns the time of the last action of each user (B,), in microseconds since 1970."""
     last = np.full(len(rows), np.iinfo(np.int64).min)
     for number, here in by_shard(data.first_rows, rows):
         shard = data.shards[number]
         local = rows[here] - shard.first_row
         for columns in shard.segments.values():
-            some = columns.offsets[local + 1] > columns.offsets[local]
-            newest = columns.times[columns.offsets[local[some] + 1] - 1]
-            last[here[some]] = np.maximum(last[here[some]], newest)
+            active = columns.offsets[local + 1] > columns.offsets[local]
+            newest = columns.times[columns.offsets[local[active] + 1] - 1]
+            last[here[active]] = np.maximum(last[here[active]], newest)
     return last
 
 
 def user_ids_of(data: Histories, rows: Int64) -> pa.Array:
-    """The ids (B,) of the users in some rows.
+    """Returns the user ids of rows (B,).
 
-    Arrow's own `take` of chunks puts the ids of all users together first, at each call.
+    Shard by shard, as `ChunkedArray.take` copies the ids of all users at each call.
     """
     ids, places = [], []
     for number, here in by_shard(data.first_rows, rows):
@@ -117,42 +124,42 @@ def user_ids_of(data: Histories, rows: Int64) -> pa.Array:
 
 
 def read_pairs(path: Path, data: PreparedData) -> Pairs:
-    """Read a CSV, JSON Lines or Parquet file of pairs; raise `InputError` as `pairs_of` does."""
-    return pairs_of(read_table(path), data, str(path))
+    """Reads a CSV, JSON Lines or Parquet file of pairs; raises `InputError` as `pairs_in` does."""
+    return pairs_in(read_table(path), data, str(path))
 
 
 def instant_of(moment: str | date | datetime, data: PreparedData, name: str) -> int:
-    """Microseconds since 1970 of a moment, which messages call `name`."""
+    """Returns a moment in microseconds since 1970. Errors call it `name`."""
     try:
         return data.schema.instant(moment)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
 
 
-def refuse_blind(data: PreparedData, cutoff: int, name: str) -> None:
-    """Raise `InputError` if at a cut-off, called `name`, nothing of anybody can be visible.
+def require_visible_events(data: PreparedData, cutoff: int, name: str) -> None:
+    """Raises `InputError`, which calls the cut-off `name`, if no event can be visible at it.
 
-    That is before the first event, or so long after the last that no window reaches back to it.
+    None is before the first event, or so long after the last that all windows are empty.
     """
     window = max(segment.window.from_ for segment in data.schema.segments.values())
     if cutoff <= data.first_event:
         raise InputError(
-            f"{name}, {_told(data, cutoff)}, is not after the first event of {data.path}, at "
-            f"{_told(data, data.first_event)}: nobody has done anything yet. Choose a later one."
+            f"{name}, {_local(data, cutoff)}, is not after the first event of {data.path}, at "
+            f"{_local(data, data.first_event)}, so no event is visible. Choose a later cut-off."
         )
-    # Words reach back to the beginning of their day.
+    # Windows start at the beginning of a day.
     if cutoff > data.last_event + window // timedelta(microseconds=1) + DAY_US:
         days = (cutoff - data.last_event) // DAY_US
         raise InputError(
-            f"{name}, {_told(data, cutoff)}, is {days:,} days after the last event of {data.path}, "
-            f"at {_told(data, data.last_event)}: the windows of {window.days} days are empty. "
-            "Choose an earlier one, or prepare the later logs, too."
+            f"{name}, {_local(data, cutoff)}, is {days:,} days after the last event of "
+            f"{data.path}, at {_local(data, data.last_event)}: the windows of "
+            f"{window.days} days are empty. Choose an earlier cut-off, or prepare later logs, too."
         )
 
 
-def _told(data: PreparedData, instant: int) -> str:
+def _local(data: PreparedData, instant: int) -> str:
     moment = np.datetime64(instant, "us").item()
-    if not isinstance(moment, datetime):  # a year that Python's own type does not have
+    if not isinstance(moment, datetime):  # a year beyond Python's datetime
         return str(np.datetime64(instant, "us"))
     try:
         local = moment.replace(tzinfo=UTC).astimezone(data.schema.zone)
@@ -162,9 +169,11 @@ def _told(data: PreparedData, instant: int) -> str:
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """Read a small table; of text files all columns are strings."""
+    """Reads a small table. Columns of text files are strings."""
     if path.is_dir():
-        raise InputError(f"{path}: expected a table in a file, found a folder ({found_at(path)}).")
+        raise InputError(
+            f"{path}: expected a table in a file, found a folder ({describe_path(path)})."
+        )
     if path.is_file() and not any(ending in ENDINGS for ending in path.suffixes[-2:]):
         raise InputError(
             f"{path}: expected a table, in a file whose name ends in {', '.join(ENDINGS)}. Convert "
@@ -180,11 +189,11 @@ def read_table(path: Path) -> pl.DataFrame:
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
-    """Read a Parquet file by Arrow, which compares pages with their checksums if they have any."""
+    """Reads a Parquet file with Arrow, which verifies the checksums of pages that have one."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             content = file.read().replace_schema_metadata()
-            ",".join(content.column_names).encode()  # Polars panics at names that are no text
+            ",".join(content.column_names).encode()  # Polars panics if a name is not valid text
             return pl.DataFrame(content)
     except _UNREADABLE as error:
         raise InputError(
@@ -193,38 +202,40 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         ) from error
 
 
-def pairs_of(
+def pairs_in(
     frame: pl.DataFrame, data: PreparedData, name: str, *, may_repeat: bool = False
 ) -> Pairs:
-    """Find the pairs of a frame with `user_id` and perhaps `cutoff`, called `name` in messages.
+    """Returns the pairs in a frame with `user_id` and perhaps `cutoff`. Errors call it `name`.
 
-    A naive cut-off is in the schema's `timezone`; without the column all are just after the last
-    event. Raises `InputError` for users that the data do not know, missing values and, unless they
-    `may_repeat`, pairs that stand twice.
+    A naive cut-off is in the schema's `timezone`. Without the column, all cut-offs are just after
+    the last event. Raises `InputError` for unknown users, missing values and, unless `may_repeat`,
+    repeated pairs.
     """
     require_column(frame, "user_id", name)
     if frame.is_empty():
-        raise InputError(f"{name}: expected one row a user, found no rows. Write it again.")
+        raise InputError(f"{name}: expected one row a user, found no rows. Add rows to the table.")
     if "cutoff" in frame.columns:
         require_column(frame, "cutoff", name)
-    rows = data.rows_of(users_of(frame, name).to_arrow())
-    strangers = np.flatnonzero(rows < 0)
-    if len(strangers):
-        examples = ", ".join(map(str, frame["user_id"].gather(strangers[:_EXAMPLES])))
+    rows = data.rows_of(user_id_column(frame, name).to_arrow())
+    unknown = np.flatnonzero(rows < 0)
+    if len(unknown):
+        examples = ", ".join(map(str, frame["user_id"].gather(unknown[:_EXAMPLES])))
         raise InputError(
-            f"{name}: {len(strangers):,} of {len(rows):,} users are not in {data.path}, the first "
-            f"in row {strangers[0] + 1}: {examples}. {_strangers(data, len(strangers), len(rows))}"
+            f"{name}: {len(unknown):,} of {len(rows):,} users are not in {data.path}, the first "
+            f"in row {unknown[0] + 1}: {examples}. {_advice(data, len(unknown), len(rows))}"
         )
     pairs = Pairs(rows, _cutoffs(frame, data, name))
     for number in map(int, (pairs.cutoffs.argmin(), pairs.cutoffs.argmax())):
-        refuse_blind(data, int(pairs.cutoffs[number]), f"{name}, row {number + 1}: the cut-off")
+        require_visible_events(
+            data, int(pairs.cutoffs[number]), f"{name}, row {number + 1}: the cut-off"
+        )
     keys = pl.DataFrame({"row": rows, "cutoff": pairs.cutoffs})
-    twice = keys.is_duplicated().arg_true()
-    if len(twice) and not may_repeat:
-        first = twice[0]
+    repeated = keys.is_duplicated().arg_true()
+    if len(repeated) and not may_repeat:
+        first = repeated[0]
         same = np.flatnonzero((rows == rows[first]) & (pairs.cutoffs == pairs.cutoffs[first]))
-        others = len(twice) - len(same)
-        more = f" ({others} more rows are like that)" if others else ""
+        others = len(repeated) - len(same)
+        more = f" ({others} more rows repeat other pairs)" if others else ""
         raise InputError(
             f"{name}: user {frame['user_id'][first]} has the same cut-off in the rows "
             f"{', '.join(map(str, same[:_EXAMPLES] + 1))}{more}. Keep one row a user and cut-off."
@@ -232,10 +243,10 @@ def pairs_of(
     return pairs
 
 
-def users_of(frame: pl.DataFrame, name: str) -> pl.Series:
-    """The column `user_id` of a frame, as text; raise `InputError` if it holds no ids."""
+def user_id_column(frame: pl.DataFrame, name: str) -> pl.Series:
+    """Returns the column `user_id` of a frame as text; raises `InputError` if it holds no ids."""
     users = frame["user_id"]
-    with suppress(pl.exceptions.PolarsError):  # bytes that are no text
+    with suppress(pl.exceptions.PolarsError):  # bytes that are not valid text
         if not (users.dtype.is_nested() or users.dtype.is_temporal()):
             return users.cast(pl.String)
     raise InputError(
@@ -244,19 +255,22 @@ def users_of(frame: pl.DataFrame, name: str) -> pl.Series:
     )
 
 
-def _strangers(data: PreparedData, count: int, of: int) -> str:
-    """The way out: a few may have no logs; all are other ids, or those of other data."""
-    if count < of:
+def _advice(data: PreparedData, unknown: int, users: int) -> str:
+    """Returns advice on unknown users. If all are unknown, ids are written in another way."""
+    if unknown < users:
         return "Remove their rows, or prepare their logs too."
-    return f"Ids must be written as in the logs, such as {data.user_ids[0]}. Is it of other data?"
+    return (
+        f"Write ids as the logs do, such as {data.user_ids[0]}, and check that the table belongs "
+        "to these data."
+    )
 
 
 def require_column(frame: pl.DataFrame, column: str, name: str) -> None:
-    """Raise `InputError` if a column is not there or lacks values."""
+    """Raises `InputError` if a column is missing or has missing values."""
     if column not in frame.columns:
         raise InputError(
             f"{name}: expected a column {column}, found {', '.join(frame.columns) or 'none'}. "
-            "Rename the column that is meant."
+            "Rename the column that holds it."
         )
     missing = frame[column].is_null().arg_true()
     if len(missing):

@@ -1,9 +1,8 @@
-"""Cut: what was visible of users before their cut-offs, as user sequences.
+"""`cut`: user sequences with what is visible of users before their cut-offs.
 
 In: histories, of prepared data or of a request, and (user, cut-off) pairs. Out: a `UserBatch`, or
-plain `Actions` for labels and aggregates. All of it is slicing (design, decisions 2 and 3): an
-action at the cut-off is not visible, and no cut moves a word boundary. Used by training, embedding,
-labels and aggregates.
+plain `Actions` for labels and aggregates. Both are slices of sorted actions (design, decisions 2
+and 3): an action at the cut-off is not visible, and no cut moves a word boundary.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -25,33 +24,33 @@ from userbert.schema.models import DayWords, Segment
 _T = TypeVar("_T", bound=np.generic)
 
 _FEW = 64
-"""So many users are searched one by one: for fewer, numpy's overhead a call weighs more."""
+"""Number of users up to which a loop is faster than the vectorized binary search."""
 
 
 @dataclass(frozen=True)
 class Actions:
-    """All actions of some users in a span of time, without the limits of a window or a word."""
+    """All actions of users in a time span, without the limits of windows and words."""
 
     ids: Int32
-    """(A, N): the id of each attribute of each action."""
+    """(A, N): id of each attribute of each action."""
     numbers: dict[str, NDArray[np.float32]]
-    """(N,) each: the raw value of each attribute that is binned; NaN is none."""
+    """By binned attribute (N,): raw numbers; NaN is none."""
     times: Int64
     """(N,): microseconds since 1970."""
     word_starts: NDArray[np.bool_]
-    """(N,): where a word starts; the span may begin inside one."""
+    """(N,): whether a word starts here. The span may begin inside a word."""
     offsets: Int64
     """(B + 1,): the actions of user b are `offsets[b]:offsets[b + 1]`, oldest first."""
 
 
 @dataclass(frozen=True)
 class _Slices:
-    """For each of B users, a range of a segment's rows in the shard that holds the user."""
+    """Range of a segment's rows for each of B users, in the user's shard."""
 
     low: Int64
     high: Int64
     shards: list[tuple[Columns, Int64]]
-    """The shards that hold some of the users, and which of them."""
+    """Shards that hold some of the users, each with the numbers of its users."""
 
     @property
     def lengths(self) -> Int64:
@@ -60,18 +59,18 @@ class _Slices:
 
 @dataclass(frozen=True)
 class _Rows:
-    """N rows of one segment, users in their order."""
+    """N rows of one segment, in the order of users."""
 
     offsets: Int64
     """(B + 1,): the rows of user b are `offsets[b]:offsets[b + 1]`."""
     parts: list[tuple[Columns, Int64, Int64]]
-    """Of each shard: rows in it, and where each of them stands among the N."""
+    """Per shard: its columns, rows in it, and the places of these rows among the N."""
 
     def gather(self, values_of: Callable[[Columns], NDArray[_T]]) -> NDArray[_T]:
-        """(N,): a column's values."""
-        (columns, rows, _), *others = self.parts
+        """Returns the values of a column (N,)."""
+        (columns, rows, _), *more = self.parts
         first = values_of(columns)
-        if not others:
+        if not more:
             return first[rows]
         gathered = np.empty(self.offsets[-1], dtype=first.dtype)
         for columns, rows, places in self.parts:
@@ -79,7 +78,7 @@ class _Rows:
         return gathered
 
     def values(self, name: str) -> NDArray[Any]:
-        """(N,): an attribute's ids or raw numbers."""
+        """Returns an attribute's ids or raw numbers (N,)."""
         return self.gather(lambda columns: columns.values[name])
 
     @property
@@ -89,7 +88,7 @@ class _Rows:
 
     @property
     def word_starts(self) -> NDArray[np.bool_]:
-        """(N,): where a word starts."""
+        """(N,): whether a word starts here."""
         return self.gather(lambda columns: columns.word_start).astype(np.bool_)
 
 
@@ -100,19 +99,19 @@ def actions_between(
     start: Int64 | int | None,
     end: Int64 | int | None,
 ) -> Actions:
-    """All actions of a segment with `start` ≤ time < `end`, for users by row.
+    """Returns all actions of a segment with `start` ≤ time < `end`, for users by row (B,).
 
-    `start` and `end` are microseconds since 1970, one for all or (B,); none means no limit.
+    `start` and `end` are microseconds since 1970, one for all users or (B,). None means no limit.
     """
-    chosen = _rows(_slice(data, segment, rows, _instants(start, rows), _instants(end, rows)))
+    actions = _rows(_slice(data, segment, rows, _instants(start, rows), _instants(end, rows)))
     vocabularies = data.vocabularies.segments[segment]
     numbers = {
-        name: chosen.values(name)
+        name: actions.values(name)
         for name, vocabulary in vocabularies.items()
         if not vocabulary.is_categorical
     }
-    ids = _ids(chosen, vocabularies)
-    return Actions(ids, numbers, chosen.times, chosen.word_starts, chosen.offsets)
+    ids = _ids(actions, vocabularies)
+    return Actions(ids, numbers, actions.times, actions.word_starts, actions.offsets)
 
 
 def cut(
@@ -122,17 +121,17 @@ def cut(
     hidden: Collection[str] = (),
     until: Int64 | None = None,
 ) -> UserBatch:
-    """The user sequences of (user, cut-off) pairs, in the pairs' order.
+    """Returns the user sequences of (user, cut-off) pairs, in the order of the pairs.
 
-    `rows` and `cutoffs` are (B,). With `until` (B,), what each user did from the cut-off until then
-    is the batch's future; where it is the cut-off, the future is not known. A segment whose window
-    ends before the cut-off ends where any segment of the same actions begins, so that nothing is in
-    both (design, decision 8).
+    `rows` and `cutoffs` are (B,). With `until` (B,), the batch's future holds what each user did
+    from the cut-off to that instant; where the two are equal, the future is unknown. A segment
+    whose window ends before the cut-off ends where the other segment with the same actions begins,
+    so no action is in both (design, decision 8).
     """
     segments = data.schema.segments
     batches: dict[str, SegmentBatch] = {}
     begins: dict[str, Int64] = {}
-    # Segments that reach closer to the cut-off come first: they bound the others.
+    # Segments that end later come first, as they bound the others.
     for name, segment in sorted(
         segments.items(), key=lambda item: item[1].window.to or timedelta(0)
     ):
@@ -161,26 +160,27 @@ def _future(data: Histories, rows: Int64, cutoffs: Int64, until: Int64) -> Futur
 
 
 def times_within(data: Histories, rows: Int64, cutoffs: Int64, shares: Float64) -> Int64:
-    """(B,): when each user did the action that stands at a share, in [0, 1), of all before.
+    """Returns the time of one action of each user (B,), at a share in [0, 1) of the user's actions.
 
-    Actions count in the order of segments, then of time. The cut-off, if there is none.
+    Actions before the cut-off count, in the order of segments, then of time. A user without any
+    has the cut-off.
     """
-    slices = [_slice(data, name, rows, None, cutoffs) for name in data.schema.segments]
-    lengths = np.stack([part.lengths for part in slices])  # (S, B)
-    wanted = (shares * lengths.sum(axis=0)).astype(np.int64)
+    by_segment = [_slice(data, name, rows, None, cutoffs) for name in data.schema.segments]
+    lengths = np.stack([slices.lengths for slices in by_segment])  # (S, B)
+    ranks = (shares * lengths.sum(axis=0)).astype(np.int64)
     times = cutoffs.copy()
-    for part, before in zip(slices, np.cumsum(lengths, axis=0) - lengths, strict=True):
-        place = wanted - before
-        for columns, where in part.shards:
-            here = where[(place[where] >= 0) & (place[where] < part.lengths[where])]
-            times[here] = columns.times[part.low[here] + place[here]]
+    for slices, before in zip(by_segment, np.cumsum(lengths, axis=0) - lengths, strict=True):
+        place = ranks - before
+        for columns, where in slices.shards:
+            here = where[(place[where] >= 0) & (place[where] < slices.lengths[where])]
+            times[here] = columns.times[slices.low[here] + place[here]]
     return times
 
 
 def profile_ids(
     data: Histories, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()
 ) -> Int32:
-    """(B, F): profile fields, of each user's newest profile row before the cut-off."""
+    """Returns profile ids (B, F), from each user's newest profile row before the cut-off."""
     visible = [
         (name, vocabulary)
         for name, vocabulary in data.vocabularies.profile.items()
@@ -197,7 +197,7 @@ def profile_ids(
 
 
 def profile_numbers(data: Histories, rows: Int64, cutoffs: Int64, field: str) -> Float64:
-    """(B,): a profile field that is a number, as it was before it was binned; NaN is none."""
+    """Returns the raw numbers (B,) of a binned profile field; NaN is none."""
     numbers = np.full(len(rows), np.nan)
     for columns, known, newest in _newest_profiles(data, rows, cutoffs):
         numbers[known] = columns.values[field][newest]
@@ -207,7 +207,7 @@ def profile_numbers(data: Histories, rows: Int64, cutoffs: Int64, field: str) ->
 def _newest_profiles(
     data: Histories, rows: Int64, cutoffs: Int64
 ) -> Iterator[tuple[Columns, Int64, Int64]]:
-    """Of each shard, which of the users have a profile row before the cut-off, and the newest."""
+    """Yields per shard: profile rows, users with one before the cut-off, and their newest one."""
     for shard, where in _by_shard(data, rows):
         columns = shard.profile
         local = rows[where] - shard.first_row
@@ -220,7 +220,7 @@ def _newest_profiles(
 def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
     data: Histories, name: str, segment: Segment, rows: Int64, cutoffs: Int64, end: Int64
 ) -> tuple[SegmentBatch, Int64]:
-    """One segment's words, and (B,) the instant of each user's first visible action."""
+    """Returns a segment's words, and the time of each user's first visible action (B,)."""
     grid = grid_of(segment.words, data.schema.zone)
     start = cutoffs - _microseconds(segment.window.from_)
     if isinstance(segment.words, DayWords):
@@ -230,15 +230,15 @@ def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
         slices = _whole_words(slices)
     actions = _rows(slices)
     times, starts = actions.times, actions.word_starts
-    # A slice begins with a word: days are cut at their grid, sessions were made whole.
-    some = slices.lengths > 0
+    # Slices start with a word: day words are cut on their grid, gap words were completed above.
+    is_active = slices.lengths > 0
     begin = np.full(len(rows), np.iinfo(np.int64).max)
-    begin[some] = times[actions.offsets[:-1][some]]
+    begin[is_active] = times[actions.offsets[:-1][is_active]]
 
     word_first = np.flatnonzero(starts)
     word_of_action = np.cumsum(starts) - 1
     user_of_word = list_numbers(actions.offsets)[word_first]
-    # A gap word may begin before the window does: it is whole, at position 0.
+    # A gap word that begins before the window is kept whole, at position 0.
     positions = grid.index(times[word_first]) - grid.index(start)[user_of_word]
     positions = np.maximum(positions, 0).astype(np.int32)
 
@@ -265,7 +265,7 @@ def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
 
 
 def _rank_from_end(group: Int64) -> Int64:
-    """(N,): how many members of the same group follow each; groups stand together."""
+    """Returns how many members of the same group follow each (N,). Groups are contiguous."""
     ends = np.cumsum(np.bincount(group))
     return ends[group] - 1 - np.arange(len(group)) if len(group) else np.zeros(0, np.int64)
 
@@ -289,7 +289,7 @@ def _slice(
 
 
 def _whole_words(slices: _Slices) -> _Slices:
-    """Extend each slice back to the start of the word in which it begins."""
+    """Extends each slice back to the start of its first word."""
     low = slices.low.copy()
     for columns, where in slices.shards:
         inside = where[slices.lengths[where] > 0]
@@ -309,7 +309,7 @@ def _rows(slices: _Slices) -> _Rows:
 
 
 def _ids(rows: _Rows, vocabularies: Mapping[str, Vocabulary]) -> Int32:
-    """(A, N): the ids of all attributes; numbers are binned here."""
+    """Returns the ids of all attributes (A, N); bins numbers."""
     ids = np.empty((len(vocabularies), int(rows.offsets[-1])), dtype=np.int32)
     for attribute, (name, vocabulary) in enumerate(vocabularies.items()):
         values = rows.values(name)
@@ -318,21 +318,21 @@ def _ids(rows: _Rows, vocabularies: Mapping[str, Vocabulary]) -> Int32:
 
 
 def _by_shard(data: Histories, rows: Int64) -> Iterator[tuple[Shard, Int64]]:
-    """Each shard that holds some of the users, and which of the users."""
+    """Yields each shard that holds some of the users, and the places of these in `rows`."""
     for number, where in by_shard(data.first_rows, rows):
         yield data.shards[number], where
 
 
 def _first_at_or_after(times: Int64, low: Int64, high: Int64, instants: Int64) -> Int64:
-    """Binary search in many sorted slices at once: the first row not before each instant."""
+    """Returns the first row not before each instant, by binary search in many slices at once."""
     if len(low) <= _FEW:
-        found = [
+        rows = [
             first + times[first:last].searchsorted(instant)
             for first, last, instant in zip(
                 low.tolist(), high.tolist(), instants.tolist(), strict=True
             )
         ]
-        return np.array(found, np.int64)
+        return np.array(rows, np.int64)
     lengths = high - low
     for _ in range(int(lengths.max()).bit_length()):
         half = lengths >> 1

@@ -1,7 +1,7 @@
-"""One user's sequence as a person reads it.
+"""A user's sequence as text: words and profile fields with names in place of ids.
 
-In: prepared data, a user's row and a cut-off. Out: `WordView`s and profile values, with names in
-place of ids. Used by `inspect` and by the report.
+In: prepared data, a user's row and a cut-off. Out: `WordView`s and profile values. Used by
+`inspect` and by the report.
 """
 
 from collections import Counter
@@ -21,20 +21,20 @@ _EPOCH = datetime(1970, 1, 1)
 
 @dataclass(frozen=True)
 class WordView:
-    """A behavioral word with the values of its actions."""
+    """Behavioral word with the values of its actions."""
 
     segment: str
     number: int
-    """Its place among the segment's words of the user, from 0."""
+    """Index among the user's words of the segment."""
     begins: datetime
-    """Local: the day of a day word, the hour in which a gap word begins."""
+    """Local time: the day of a day word, the hour in which a gap word begins."""
     actions: int
     values: dict[str, list[tuple[str, int]]]
-    """For each attribute, its values in the word and how many actions carry them, most first."""
+    """By attribute: values and their numbers of actions, most frequent first."""
 
 
 def timeline(data: PreparedData, row: int, cutoff: int) -> list[WordView]:
-    """The words of a user before a cut-off (µs since 1970), segment by segment, oldest first."""
+    """Returns the words of a user before a cut-off (µs since 1970), by segment, oldest first."""
     batch = cut(data, np.array([row]), np.array([cutoff]))
     return [
         _view(data, segment, number, cutoff)
@@ -44,7 +44,7 @@ def timeline(data: PreparedData, row: int, cutoff: int) -> list[WordView]:
 
 
 def profile_values(data: PreparedData, row: int, cutoff: int) -> dict[str, str]:
-    """The user's profile fields that are known at a cut-off."""
+    """Returns the values of the profile fields that are known at a cut-off."""
     ids = cut(data, np.array([row]), np.array([cutoff])).profile_ids[0]
     fields = data.vocabularies.profile.items()
     return {name: field.names[i] for i, (name, field) in zip(ids, fields, strict=True) if i != NONE}
