@@ -1,4 +1,4 @@
-"""Aggregates count what lies before the cut-off, and nothing else."""
+"""Aggregates count events before the cut-off and no others."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from handmade import instant, make_data
 from userbert.data.store import PreparedData
-from userbert.tasks.aggregates import aggregates, of_all_history
+from userbert.tasks.aggregates import aggregates, all_history_columns
 from userbert.tasks.popularity import own_popularity, popularity, words_with_each_value
 
 EVENTS = [
@@ -52,7 +52,7 @@ def test_counts_by_hand(tmp_path: Path) -> None:
     assert sum(value for name, value in bob.items() if name.startswith("profile")) == 0
 
 
-def test_the_future_never_moves_a_feature(tmp_path: Path) -> None:
+def test_events_after_the_cutoff_change_no_feature(tmp_path: Path) -> None:
     past = [event for event in EVENTS if event[1] < CUTOFF]
     assert features(make_data(tmp_path / "all", EVENTS)) == features(
         make_data(tmp_path / "past", past)
@@ -65,7 +65,7 @@ def test_hidden_fields_have_no_columns(tmp_path: Path) -> None:
     assert ann["profile age=old"] == 1
 
 
-def test_users_without_a_past_have_zeros_and_the_longest_recency(tmp_path: Path) -> None:
+def test_users_without_history_have_zeros_and_the_longest_recency(tmp_path: Path) -> None:
     _, bob = features(make_data(tmp_path / "data", EVENTS), cutoff="2020-03-01T12:00")
     assert bob.pop("long_term days since the last action") == 60
     assert bob.pop("long_term days since the first action") == 60
@@ -83,7 +83,7 @@ def test_order_of_the_pairs_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(matrix.toarray(), swapped.toarray()[::-1])
 
 
-def test_a_word_counts_once_for_a_value_however_often_it_holds_it(tmp_path: Path) -> None:
+def test_a_word_counts_once_per_value(tmp_path: Path) -> None:
     data = make_data(
         tmp_path / "data",
         [
@@ -113,16 +113,16 @@ def test_own_popularity_breaks_ties_by_popularity(tmp_path: Path) -> None:
     shares = popularity(targets)
     assert ((shares > 0) & (shares < 1)).all()
     scores = own_popularity(counts, shares)
-    # apple in two words; bread and cheese in one each, cheese being more popular; date in none.
+    # Apple is in two words, bread and cheese in one (cheese is more popular), date in none.
     assert np.argsort(-scores[0]).tolist() == [0, 2, 1, 3]
 
 
-def test_the_features_come_without_torch() -> None:
+def test_the_modules_import_without_torch() -> None:
     modules = "aggregates, labels, metrics, popularity"
     check = f"import sys; from userbert.tasks import {modules}; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", check], check=False).returncode == 0
 
 
-def test_columns_of_all_history_leave_out_shorter_windows() -> None:
+def test_all_history_columns_exclude_shorter_windows() -> None:
     names = ["shop=a, 7d", "shop=a, ever", "days since the last action", "shop=90d", "n, 90d"]
-    assert of_all_history(names).tolist() == [1, 2, 3]
+    assert all_history_columns(names).tolist() == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Models of next-value tasks rank what users do, and see no test answer."""
+"""Models of next-value tasks learn what users do, and read no test labels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,13 +32,13 @@ COUNTS = sparse.csr_matrix(_words)
 
 
 def _frozen_trees(targets: NDArray[np.bool_]) -> Scored:
-    told = candidates.cross_fitted_ridge(VECTORS, targets, SPLIT, PAIRS)
-    return candidates.candidate_gbm(None, told, HISTORY.popularity, targets, SPLIT)
+    ridge_scores = candidates.cross_fitted_ridge(VECTORS, targets, SPLIT, PAIRS)
+    return candidates.candidate_gbm(None, ridge_scores, HISTORY.popularity, targets, SPLIT)
 
 
 def _fused_trees(targets: NDArray[np.bool_]) -> Scored:
-    told = candidates.cross_fitted_ridge(VECTORS, targets, SPLIT, PAIRS)
-    return candidates.candidate_gbm(HISTORY, told, HISTORY.popularity, targets, SPLIT)
+    ridge_scores = candidates.cross_fitted_ridge(VECTORS, targets, SPLIT, PAIRS)
+    return candidates.candidate_gbm(HISTORY, ridge_scores, HISTORY.popularity, targets, SPLIT)
 
 
 MODELS: dict[str, Callable[[NDArray[np.bool_]], Scored]] = {
@@ -54,29 +54,29 @@ MODELS: dict[str, Callable[[NDArray[np.bool_]], Scored]] = {
 }
 
 
-def test_own_popularity_lets_words_fade_and_popularity_weigh_where_that_is_better() -> None:
-    # All had apples and bread long ago, and each lately what they take next; or all take dates.
+def test_own_popularity_chooses_the_half_life_and_the_prior_by_validation() -> None:
+    # All bought apples and bread long ago, and each lately the next value; then: all buy dates.
     targets = np.eye(4, dtype=bool)[np.arange(60) % 2]
     old = sparse.csr_matrix(np.tile([2.0, 2.0, 0, 0], (60, 1)))
     late = sparse.csr_matrix(np.tile([0.5, 0.5, 0, 0], (60, 1)) + targets)
     split = Split((np.arange(20, 40), np.arange(20)), np.arange(40, 60))
     recency = old
     for fading, value in (({90: old, 30: late}, 1.0), ({90: old, 30: old}, 0.75)):
-        told = candidates.own_popular(OwnHistory({"ever": old}, fading, recency), targets, split)
-        assert told.validation == value
-        assert map_at_k(told.scores, targets[split.test]) == value
+        scored = candidates.own_popular(OwnHistory({"ever": old}, fading, recency), targets, split)
+        assert scored.validation == value
+        assert map_at_k(scored.scores, targets[split.test]) == value
     dates = np.eye(4, dtype=bool)[np.full(60, 3)]
-    told = candidates.own_popular(OwnHistory({"ever": old}, {}, recency), dates, split)
-    assert told.validation == map_at_k(told.scores, dates[split.test]) == 1
+    scored = candidates.own_popular(OwnHistory({"ever": old}, {}, recency), dates, split)
+    assert scored.validation == map_at_k(scored.scores, dates[split.test]) == 1
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_no_test_answer_moves_a_score(name: str) -> None:
+def test_test_labels_change_no_score(name: str) -> None:
     swapped = TARGETS.copy()
     swapped[SPLIT.test] = ~swapped[SPLIT.test]
-    told, again = MODELS[name](TARGETS), MODELS[name](swapped)
-    np.testing.assert_array_equal(told.scores, again.scores)
-    assert told.scores.shape == (len(SPLIT.test), VALUES)
+    scored, again = MODELS[name](TARGETS), MODELS[name](swapped)
+    np.testing.assert_array_equal(scored.scores, again.scores)
+    assert scored.scores.shape == (len(SPLIT.test), VALUES)
 
 
 @pytest.mark.parametrize("name", ["own", "trees of counts", "trees of both", "ridge of vectors"])
@@ -93,7 +93,7 @@ def test_ridge_equals_scikit_learn() -> None:
     np.testing.assert_allclose(ours.intercept, theirs.intercept_, atol=1e-4)
 
 
-def test_history_dates_each_value_by_its_last_time_before_the_cutoff(tmp_path: Path) -> None:
+def test_history_dates_each_value_by_its_last_occurrence_before_the_cutoff(tmp_path: Path) -> None:
     data = make_data(
         tmp_path / "data",
         [

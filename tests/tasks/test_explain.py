@@ -1,4 +1,4 @@
-"""Explanations: planted causes are found; what is left out is gone; effects by hand."""
+"""Explanations find planted causes, and effects equal differences of the output."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from small_logs import buys, prepared
-from userbert.data.batches import without_actions
+from userbert.data.batches import drop_actions
 from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
 from userbert.data.use.sequences import cut
@@ -20,7 +20,7 @@ from userbert.experiments.ecosystem import Ecosystem, Service, Trait
 from userbert.experiments.simulate import simulate
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema import Schema
-from userbert.tasks.explain import MovedWord, explain
+from userbert.tasks.explain import WordEffect, explain
 from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.task_model import TaskModel
@@ -47,7 +47,7 @@ USERS = 240
 
 
 def events() -> pl.DataFrame:
-    """Half of the users buy golf balls once, among ten days of other things."""
+    """Half of the users buy golf balls once in ten days of other purchases."""
     rng = np.random.default_rng(0)
     frames = []
     for user in range(USERS):
@@ -79,38 +79,40 @@ def golfers(data: PreparedData) -> TaskModel:
     return task
 
 
-def test_the_planted_cause_moves_the_score_most(data: PreparedData, golfers: TaskModel) -> None:
+def test_the_planted_cause_has_the_largest_effect(data: PreparedData, golfers: TaskModel) -> None:
     for user in range(1, 60, 2):
-        found = explain(golfers, data, f"u{user:03d}")
-        first, second = found.words[:2]
+        explanation = explain(golfers, data, f"u{user:03d}")
+        first, second = explanation.words[:2]
         assert first.word.values["genre"] == [("golf", 1)]
         assert first.effect > 2 * abs(second.effect)
         assert first.attributes["genre"] > 2 * abs(first.attributes["hour"])
-        assert found.score > 0.5
+        assert explanation.score > 0.5
 
 
 def test_effects_are_differences_of_the_output(data: PreparedData, golfers: TaskModel) -> None:
-    found = explain(golfers, data, "u001", most=2)
-    assert found.unit == "log odds"
-    assert [len(word.attributes) for word in found.words] == [2, 2, *[0] * 8]
+    explanation = explain(golfers, data, "u001", most=2)
+    assert explanation.unit == "log odds"
+    assert [len(word.attributes) for word in explanation.words] == [2, 2, *[0] * 8]
     batch = cut(data, data.rows_of(["u001"]), np.array([data.default_cutoff]))
     with torch.inference_mode():
-        whole = golfers(batch).item()
-        for word in found.words:
-            # Each word is of one action.
-            without = without_actions(batch, [np.arange(10) == word.word.number])
-            assert np.isclose(word.effect, whole - golfers(without).item(), atol=1e-5)
-    assert np.isclose(found.score, 1 / (1 + np.exp(-whole)), atol=1e-5)
+        full = golfers(batch).item()
+        for word in explanation.words:
+            # Each word has one action.
+            without = drop_actions(batch, [np.arange(10) == word.word.number])
+            assert np.isclose(word.effect, full - golfers(without).item(), atol=1e-5)
+    assert np.isclose(explanation.score, 1 / (1 + np.exp(-full)), atol=1e-5)
 
 
-def test_what_cannot_be_explained_says_why(data: PreparedData, golfers: TaskModel) -> None:
-    with pytest.raises(InputError, match="does not know the user 'nobody'"):
+def test_scores_that_cannot_be_explained_are_refused(
+    data: PreparedData, golfers: TaskModel
+) -> None:
+    with pytest.raises(InputError, match="has no user 'nobody'"):
         explain(golfers, data, "nobody")
-    with pytest.raises(InputError, match=r"--cutoff, 2017-02-01 .* is not after the first event"):
+    with pytest.raises(InputError, match=r"^cutoff, 2017-02-01 .* is not after the first event"):
         explain(golfers, data, "u001", "2017-02-01")
-    forgotten = datetime.fromtimestamp(data.last_event / 1e6, UTC) + timedelta(days=91, hours=-1)
-    with pytest.raises(InputError, match="neither a word nor a profile"):
-        explain(golfers, data, "u001", forgotten)
+    too_late = datetime.fromtimestamp(data.last_event / 1e6, UTC) + timedelta(days=91, hours=-1)
+    with pytest.raises(InputError, match="no word and no profile"):
+        explain(golfers, data, "u001", too_late)
     with pytest.raises(InputError, match="no classes to choose from"):
         explain(golfers, data, "u001", value="golf")
 
@@ -126,8 +128,9 @@ def test_a_class_is_explained_by_its_share(data: PreparedData) -> None:
     task = TaskModel(model, Labels.of(frame, data)).eval()
     torch.nn.init.normal_(task.head.weight)
     both = [explain(task, data, "u001", value=value) for value in ("golfer", "other")]
-    assert np.isclose(sum(found.score for found in both), 1, atol=1e-5)
-    assert explain(task, data, "u001").value == max(both, key=lambda found: found.score).value
+    assert np.isclose(sum(explanation.score for explanation in both), 1, atol=1e-5)
+    likeliest = max(both, key=lambda explanation: explanation.score)
+    assert explain(task, data, "u001").value == likeliest.value
     assert both[0].unit == "log share"
     with pytest.raises(InputError, match="no class 'x'; it has golfer, other"):
         explain(task, data, "u001", value="x")
@@ -135,7 +138,7 @@ def test_a_class_is_explained_by_its_share(data: PreparedData) -> None:
 
 @pytest.mark.slow
 def test_words_that_show_a_trait_of_the_simulated_ecosystem_move_its_score(tmp_path: Path) -> None:
-    golfer = Trait("golfer", base=0, peak_age=50, at_peak=0)  # half of all, whatever their age
+    golfer = Trait("golfer", base=0, peak_age=50, at_peak=0)  # half of all users at any age
     service = Service("golf_booking", -2, (("golfer", 2),))
     world = replace(
         Ecosystem(), traits=(golfer,), services=(service,), trait_intensity=0.3, shops=12_000
@@ -152,7 +155,7 @@ def test_words_that_show_a_trait_of_the_simulated_ecosystem_move_its_score(tmp_p
     planted = {f"genre-{number:05d}" for number in catalogue.trait_genres[0]}
     planted |= {f"channel-{number:03d}" for number in catalogue.trait_channels[0]}
 
-    def shows(word: MovedWord) -> bool:
+    def is_planted(word: WordEffect) -> bool:
         values = [*word.word.values.get("genre", []), *word.word.values.get("channel", [])]
         return any(value in planted for value, _ in values)
 
@@ -160,8 +163,8 @@ def test_words_that_show_a_trait_of_the_simulated_ecosystem_move_its_score(tmp_p
     others: list[bool] = []
     for user in truth.filter("golfer")["user_id"].head(60):
         words = [word for word in explain(task, data, user).words if word.effect != 0]
-        if any(map(shows, words)):
-            first.append(shows(max(words, key=lambda word: word.effect)))
-            others += map(shows, words)
+        if any(map(is_planted, words)):
+            first.append(is_planted(max(words, key=lambda word: word.effect)))
+            others += map(is_planted, words)
     assert np.mean(first) > 0.8
     assert np.mean(others) < 0.4

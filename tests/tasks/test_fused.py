@@ -1,4 +1,4 @@
-"""A network beside counts: three models, each made alike, whose mean scores users."""
+"""The fused model: its members are standardised, and their mean scores users."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_it_learns_is_saved_and_loaded(
     assert isinstance(load_task(tmp_path / "task/network"), TaskModel)
 
 
-def test_a_score_does_not_depend_on_who_else_is_asked_for(
+def test_a_score_does_not_depend_on_who_else_is_in_the_call(
     data: PreparedData, task: FusedModel
 ) -> None:
     pairs = pairs_at(data, [instant(CUTOFF)])
@@ -62,26 +62,26 @@ def test_a_score_does_not_depend_on_who_else_is_asked_for(
 
 
 def test_tasks_of_many_classes_are_refused(data: PreparedData) -> None:
-    with pytest.raises(LabelError, match="Fine-tune it without --with-aggregates"):
+    with pytest.raises(LabelError, match="Use finetune without aggregates"):
         finetune_with_aggregates(tiny_model(data), data, taste_labels(data, "multiclass"))
 
 
-def test_one_user_of_an_answer_is_refused_and_two_are_learned_from(data: PreparedData) -> None:
+def test_one_user_with_an_answer_is_refused_and_two_are_enough(data: PreparedData) -> None:
     labels = taste_labels(data)
     rare = np.flatnonzero(labels.targets == 1)
     common = np.flatnonzero(labels.targets == 0)
     config = FinetuneConfig(epochs=1)
-    one = labels.take(np.append(common, rare[:1]))
+    one_rare = labels.take(np.append(common, rare[:1]))
     with pytest.raises(LabelError, match="too few users have the rarer answer"):
-        finetune_with_aggregates(tiny_model(data), data, one, config=config)
-    two = labels.take(np.append(common, rare[:2]))
-    fused = finetune_with_aggregates(tiny_model(data), data, two, config=config)
+        finetune_with_aggregates(tiny_model(data), data, one_rare, config=config)
+    two_rare = labels.take(np.append(common, rare[:2]))
+    fused = finetune_with_aggregates(tiny_model(data), data, two_rare, config=config)
     assert np.isfinite([*fused.weights.values(), fused.record["quality"]]).all()
 
 
 @pytest.mark.parametrize("name", ["fused.json", "regression.safetensors", "trees.txt"])
 @pytest.mark.parametrize("damage", ["flip", "remove"])
-def test_damage_is_told(task: FusedModel, tmp_path: Path, name: str, damage: str) -> None:
+def test_damage_is_refused(task: FusedModel, tmp_path: Path, name: str, damage: str) -> None:
     task.save(tmp_path / "task")
     file = tmp_path / "task" / name
     content = bytearray(file.read_bytes())
@@ -101,16 +101,16 @@ def test_the_command_line_learns_scores_and_shows_it(
     taste_labels(data, "binary").save(tmp_path / "labels.parquet")
 
     def run(*arguments: str) -> str:
-        done = CliRunner().invoke(app, list(arguments))
-        assert done.exit_code == 0, done.output
-        return done.output
+        result = CliRunner().invoke(app, list(arguments))
+        assert result.exit_code == 0, result.output
+        return result.output
 
     learn = ["finetune", "model", str(data.path), "--labels", "labels.parquet"]
-    told = run(*learn, "--with-aggregates", "-o", "task")
-    assert "network 0." in told.replace("\n", " ")
+    output = run(*learn, "--with-aggregates", "-o", "task")
+    assert "network 0." in output.replace("\n", " ")
     assert "60 users" in run("predict", "task", str(data.path), "-o", "scores.parquet")
     assert "trees alone" in run("inspect", "task")
     refused = CliRunner().invoke(app, [*learn, "--with-aggregates", "--from-scratch", "-o", "new"])
     assert refused.exit_code != 0
-    asked = CliRunner().invoke(app, ["explain", "task", str(data.path), "--user", "u1"])
-    assert "task/network" in str(asked.exception)
+    result = CliRunner().invoke(app, ["explain", "task", str(data.path), "--user", "u1"])
+    assert "task/network" in str(result.exception)

@@ -1,4 +1,4 @@
-"""Labels use what lies at or after the cut-off, and nothing else."""
+"""Labels depend only on events at or after the cut-off."""
 
 from datetime import datetime
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_next_holds_the_first_word_at_or_after_the_cutoff(tmp_path: Path) -> Non
     assert labels.classes == ("apple", "bread", "cheese", "date")
 
 
-def test_of_a_word_that_the_cutoff_divides_only_the_later_part_counts(tmp_path: Path) -> None:
+def test_only_the_part_of_a_word_after_the_cutoff_counts(tmp_path: Path) -> None:
     data = make_data(
         tmp_path / "data",
         [
@@ -109,7 +109,7 @@ event_times = st.lists(st.integers(-5, 9), min_size=1, max_size=12)
 
 @settings(max_examples=25, deadline=None)
 @given(event_times, st.integers(1, 5))
-def test_no_label_moves_when_the_past_changes(
+def test_events_before_the_cutoff_change_no_label(
     tmp_path_factory: pytest.TempPathFactory, days: list[int], horizon: int
 ) -> None:
     base = instant(CUTOFF)
@@ -146,18 +146,20 @@ def test_response_takes_all_negatives_or_a_drawn_share(tmp_path: Path) -> None:
     people = [f"user{i:02}" for i in range(20)]
     events = [(user, "2020-01-01T12:00", "purchase", "date", None) for user in people]
     data = make_data(tmp_path / "data", events)
-    said_yes = [*people[:3], "never seen"]
-    everyone = label_response(data, at(data), said_yes)
+    responders = [*people[:3], "never seen"]
+    everyone = label_response(data, at(data), responders)
     assert sum(everyone.targets) == 3
     assert len(everyone) == 20
-    audience = label_response(data, at(data), said_yes, among=people[2:10])
+    audience = label_response(data, at(data), responders, among=people[2:10])
     assert set(audience.user_ids) == set(people[:10])
-    drawn = label_response(data, at(data), said_yes, negatives=3, seed=5)
+    drawn = label_response(data, at(data), responders, negatives=3, seed=5)
     assert len(drawn) == 12
-    again = label_response(data, at(data), said_yes, negatives=3, seed=5)
+    again = label_response(data, at(data), responders, negatives=3, seed=5)
     assert answers(drawn) == answers(again)
-    assert answers(drawn) != answers(label_response(data, at(data), said_yes, negatives=3, seed=6))
-    with pytest.raises(LabelError, match="written as in the logs"):
+    assert answers(drawn) != answers(
+        label_response(data, at(data), responders, negatives=3, seed=6)
+    )
+    with pytest.raises(LabelError, match="Write the ids as in the logs"):
         label_response(data, at(data), ["7"])
 
 
@@ -165,10 +167,10 @@ def test_several_cutoffs_make_several_pairs_a_user(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", [*PAST, ("ann", "2020-02-20", "click", "apple", None)])
     moments = (CUTOFF, "2020-02-10T12:00", CUTOFF)
     pairs = pairs_at(data, [instant(moment) for moment in moments])
-    assert len(pairs) == 6  # of three users; a cut-off that is given twice is one
+    assert len(pairs) == 6  # of three users; a repeated cut-off counts once
     labels = label_return(data, pairs, "10d")
-    found = zip(labels.user_ids, labels.cutoffs.tolist(), labels.targets.tolist(), strict=True)
-    assert {(user, cutoff) for user, cutoff, target in found if target} == {
+    rows = zip(labels.user_ids, labels.cutoffs.tolist(), labels.targets.tolist(), strict=True)
+    assert {(user, cutoff) for user, cutoff, target in rows if target} == {
         ("ann", instant(moments[1]))
     }
     assert labels.user_ids.count("ann") == 2
@@ -179,19 +181,19 @@ def test_labels_survive_saving(tmp_path: Path) -> None:
     data = make_data(
         tmp_path / "data", [*PAST, *later, ("bob", "2020-02-09", "click", "bread", None)], PEOPLE
     )
-    for made in (
+    for labels in (
         label_next(data, "genre", at(data), horizon="60d"),
         label_return(data, at(data), "3d"),
         label_attribute(data, at(data), "kids", ["2"], ["age"]),
     ):
-        made.save(tmp_path / f"{made.name}.parquet")
-        loaded = Labels.load(tmp_path / f"{made.name}.parquet", data)
+        labels.save(tmp_path / f"{labels.name}.parquet")
+        loaded = Labels.load(tmp_path / f"{labels.name}.parquet", data)
         for field in ("name", "question", "kind", "user_ids", "classes", "attribute", "hide"):
-            assert getattr(loaded, field) == getattr(made, field)
-        assert loaded.horizon == made.horizon
-        np.testing.assert_array_equal(loaded.cutoffs, made.cutoffs)
-        np.testing.assert_array_equal(loaded.targets, made.targets)
-        assert loaded.targets.dtype == made.targets.dtype
+            assert getattr(loaded, field) == getattr(labels, field)
+        assert loaded.horizon == labels.horizon
+        np.testing.assert_array_equal(loaded.cutoffs, labels.cutoffs)
+        np.testing.assert_array_equal(loaded.targets, labels.targets)
+        assert loaded.targets.dtype == labels.targets.dtype
 
 
 def load(tmp_path: Path, **columns: object) -> Labels:
@@ -222,7 +224,7 @@ def test_own_labels_are_read_with_naive_cutoffs_in_the_schemas_zone(tmp_path: Pa
         ([["b"], ["a", "b"], []], "multilabel", ("a", "b")),
     ],
 )
-def test_the_kind_follows_from_the_labels(
+def test_the_kind_is_inferred_from_the_labels(
     tmp_path: Path, values: list[object], kind: str, classes: tuple[str, ...]
 ) -> None:
     labels = load(tmp_path, user_id=["ann", "bob", "cid"], label=values)
@@ -262,7 +264,7 @@ def test_numbers_in_text_files_are_numbers(
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         ({"user_id": ["ann", "eve"], "label": [0, 1]}, "1 of 2 users are not in .* row 2: eve"),
         ({"user_id": ["ann", "bob"], "label": [1, 1]}, "all 2 labels are 1"),
@@ -278,9 +280,9 @@ def test_numbers_in_text_files_are_numbers(
     ],
 )
 def test_labels_that_cannot_be_used_are_refused_with_advice(
-    tmp_path: Path, columns: dict[str, object], told: str
+    tmp_path: Path, columns: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(LabelError, match=told):
+    with pytest.raises(LabelError, match=message):
         load(tmp_path, **columns)
 
 

@@ -1,4 +1,4 @@
-"""Metrics equal scikit-learn's; intervals resample users."""
+"""Metrics equal scikit-learn's, and intervals resample users."""
 
 import time
 
@@ -33,7 +33,7 @@ def test_ranking_metrics_equal_scikit_learn_with_ties(pairs: list[tuple[bool, in
     assert pr_auc(targets, scores) == pytest.approx(average_precision_score(targets, scores))
 
 
-def test_roc_auc_of_one_class_is_undefined_and_chooses_like_chance() -> None:
+def test_roc_auc_of_one_class_is_nan_or_chance() -> None:
     assert np.isnan(roc_auc(np.zeros(3), np.arange(3.0)))
     assert roc_auc_or_chance(np.zeros(3), np.arange(3.0)) == 0.5
     assert roc_auc_or_chance(np.array([0, 0, 1]), np.arange(3.0)) == 1
@@ -52,7 +52,7 @@ def test_average_precision_by_hand() -> None:
     np.testing.assert_allclose(average_precision_at_k(scores, relevant, 3), expected)
 
 
-def test_map_divides_by_k_where_more_is_relevant_than_k() -> None:
+def test_map_divides_by_k_if_more_than_k_classes_are_relevant() -> None:
     scores = np.array([[4.0, 3.0, 2.0, 1.0]])
     assert map_at_k(scores, np.ones((1, 4), bool), k=2) == 1.0
 
@@ -74,9 +74,9 @@ def test_best_k_agree_with_a_full_stable_sort(seed: int, k: int) -> None:
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     hits = np.take_along_axis(relevant, order, axis=1)
     for user in range(4):
-        found = [hits[user, : i + 1].mean() for i in range(hits.shape[1]) if hits[user, i]]
+        precisions = [hits[user, : i + 1].mean() for i in range(hits.shape[1]) if hits[user, i]]
         possible = min(k, int(relevant[user].sum()))
-        expected = sum(found) / possible if possible else 0.0
+        expected = sum(precisions) / possible if possible else 0.0
         assert average_precision_at_k(scores, relevant, k)[user] == pytest.approx(expected)
 
 
@@ -134,7 +134,7 @@ def test_paired_differences_are_narrower_than_their_parts() -> None:
     other = score + 0.01 * generator.normal(size=400)
     weights = resample_users([str(user) for user in range(400)], resamples=200)
     folds = np.arange(400) % 5
-    a, b = (estimate("roc_auc", targets, [one], folds, weights) for one in (score, other))
+    a, b = (estimate("roc_auc", targets, [scores], folds, weights) for scores in (score, other))
     difference = a.minus(b)
     assert isinstance(difference, Estimate)
     assert difference.low <= difference.value <= difference.high
@@ -142,7 +142,7 @@ def test_paired_differences_are_narrower_than_their_parts() -> None:
     assert a.low < a.value < a.high
 
 
-def test_the_interval_covers_what_it_promises() -> None:
+def test_the_interval_covers_the_truth_in_about_95_of_100_draws() -> None:
     generator = np.random.default_rng(4)
     covered = 0
     for _ in range(100):
@@ -151,8 +151,8 @@ def test_the_interval_covers_what_it_promises() -> None:
             [str(user) for user in range(200)], 200, int(generator.integers(9))
         )
         truth = np.ones(200, int)
-        found = estimate("accuracy", truth, [hits.astype(float)], np.zeros(200, int), weights)
-        covered += found.low <= 0.7 <= found.high
+        accuracy = estimate("accuracy", truth, [hits.astype(float)], np.zeros(200, int), weights)
+        covered += accuracy.low <= 0.7 <= accuracy.high
     assert 88 <= covered <= 99
 
 

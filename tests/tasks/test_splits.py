@@ -1,4 +1,4 @@
-"""All pairs of a user are on one side, and classes are dealt evenly."""
+"""Splits keep all pairs of a user together and stratify by class."""
 
 import numpy as np
 from hypothesis import given
@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from userbert.tasks.splits import (
     Split,
-    parts_of_users,
-    parts_to_learn_from,
+    deal_users,
+    learning_parts,
     split_off_validation,
 )
 
@@ -15,17 +15,17 @@ pairs = st.lists(st.tuples(st.integers(0, 15), st.integers(0, 1)), min_size=10, 
 
 
 @given(pairs, st.integers(0, 5))
-def test_all_pairs_of_a_user_are_in_one_part(found: list[tuple[int, int]], seed: int) -> None:
-    users = [str(user) for user, _ in found]
-    part = parts_of_users(users, np.array([target for _, target in found]), 3, seed)
+def test_all_pairs_of_a_user_are_in_one_part(drawn: list[tuple[int, int]], seed: int) -> None:
+    users = [str(user) for user, _ in drawn]
+    part = deal_users(users, np.array([target for _, target in drawn]), 3, seed)
     for user in set(users):
-        assert len({int(p) for p, one in zip(part, users, strict=True) if one == user}) == 1
+        assert len({int(p) for p, owner in zip(part, users, strict=True) if owner == user}) == 1
 
 
 @given(st.lists(st.integers(0, 1), min_size=10, max_size=80), st.integers(0, 5))
 def test_classes_are_dealt_evenly(targets: list[int], seed: int) -> None:
     users = [str(number) for number in range(len(targets))]
-    part = parts_of_users(users, np.array(targets), 5, seed)
+    part = deal_users(users, np.array(targets), 5, seed)
     for value in (0, 1):
         counts = np.bincount(part[np.array(targets) == value], minlength=5)
         assert counts.max() - counts.min() <= 2
@@ -43,10 +43,10 @@ def test_validation_is_split_off_by_user_and_repeatably() -> None:
 
 
 @given(pairs, st.integers(0, 5))
-def test_parts_to_learn_from_hold_each_pair_once(found: list[tuple[int, int]], seed: int) -> None:
-    users = [str(user) for user, _ in found]
-    targets, learning = np.array([target for _, target in found]), np.arange(len(found))[::2]
-    split = Split(parts_to_learn_from(users, targets, learning, seed), np.arange(1))
+def test_learning_parts_hold_each_pair_once(drawn: list[tuple[int, int]], seed: int) -> None:
+    users = [str(user) for user, _ in drawn]
+    targets, learning = np.array([target for _, target in drawn]), np.arange(len(drawn))[::2]
+    split = Split(learning_parts(users, targets, learning, seed), np.arange(1))
     np.testing.assert_array_equal(split.learning, learning)
     train, validation = split_off_validation(users, targets, learning, seed)
     np.testing.assert_array_equal(split.train, train)

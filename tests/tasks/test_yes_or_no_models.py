@@ -1,4 +1,4 @@
-"""Regressions and trees of yes-or-no tasks find what is there, and see no test answer."""
+"""Regressions and trees of binary tasks find the signal, and read no test labels."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from userbert.tasks import splits
 from userbert.tasks.blending import Scored, blend, trust
 from userbert.tasks.metrics import roc_auc
 from userbert.tasks.popularity import base_rate
-from userbert.tasks.regression import SHARES, Regression, Scales, _halves, linear
+from userbert.tasks.regression import SHARES, Regression, Scales, _blend_factors, linear
 from userbert.tasks.splits import Split
 from userbert.tasks.trees import FORESTS, Trees, gbm, learn_gbm, with_timing
 
@@ -45,31 +45,33 @@ def test_models_find_the_signal_and_give_probabilities(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_no_test_answer_moves_a_score(name: str) -> None:
+def test_test_labels_change_no_score(name: str) -> None:
     swapped = TARGETS.copy()
     swapped[SPLIT.test] = 1 - swapped[SPLIT.test]
-    told, again = MODELS[name](TARGETS), MODELS[name](swapped)
-    np.testing.assert_array_equal(told.scores, again.scores)
-    assert told.validation == again.validation
+    scored, again = MODELS[name](TARGETS), MODELS[name](swapped)
+    np.testing.assert_array_equal(scored.scores, again.scores)
+    assert scored.validation == again.validation
 
 
-def test_the_base_rate_is_that_of_the_pairs_learned_from() -> None:
+def test_the_base_rate_comes_from_the_training_pairs() -> None:
     scored = base_rate(TARGETS, SPLIT)
     assert set(scored.scores) == {TARGETS[:280].mean()}
 
 
-def test_vectors_stand_beside_all_columns_and_beside_their_leading_directions() -> None:
+def test_designs_join_vectors_with_all_columns_or_their_leading_directions() -> None:
     scales = Scales.of(COUNTS, VECTORS, SPLIT.train)
-    whole, leading = (scales.design(COUNTS, VECTORS, is_leading=each) for each in (False, True))
-    assert sparse.issparse(whole)
-    assert whole.shape == (PAIRS, 30 + 8)
+    full, leading = (
+        scales.design(COUNTS, VECTORS, is_leading=is_leading) for is_leading in (False, True)
+    )
+    assert sparse.issparse(full)
+    assert full.shape == (PAIRS, 30 + 8)
     assert leading.shape == (PAIRS, 30 - 1 + 8)
-    np.testing.assert_allclose(whole[:, 30:].toarray(), leading[:, -8:], atol=1e-6)
+    np.testing.assert_allclose(full[:, 30:].toarray(), leading[:, -8:], atol=1e-6)
     alone = Scales.of(COUNTS, None, SPLIT.train).design(COUNTS, None, is_leading=False)
-    np.testing.assert_allclose(whole[:, :30].toarray(), alone.toarray())
+    np.testing.assert_allclose(full[:, :30].toarray(), alone.toarray())
 
 
-def test_of_vectors_all_but_the_timing_is_made_narrower() -> None:
+def test_share_scales_all_columns_of_vectors_except_the_timing() -> None:
     scales = Scales.of(None, VECTORS, SPLIT.train)
     wide = scales.design(None, VECTORS, is_leading=False)
     for share in SHARES:
@@ -80,18 +82,18 @@ def test_of_vectors_all_but_the_timing_is_made_narrower() -> None:
 
 def test_the_mean_of_two_regressions_is_their_blend() -> None:
     scales, generator = Scales.of(None, VECTORS, SPLIT.train), np.random.default_rng(1)
-    two = [
+    regressions = [
         Regression(
             scales.with_share(share, 3), False, generator.normal(size=VECTORS.shape[1]), share
         )
         for share in (1.0, 0.1)
     ]
-    told = [one.scores(None, VECTORS) for one in two]
-    mean = two[0].plus(two[1], *_halves([[one] for one in told]))
-    np.testing.assert_allclose(mean.scores(None, VECTORS), blend(told), atol=1e-4)
+    scores = [regression.scores(None, VECTORS) for regression in regressions]
+    mean = regressions[0].plus(regressions[1], *_blend_factors([[part] for part in scores]))
+    np.testing.assert_allclose(mean.scores(None, VECTORS), blend(scores), atol=1e-4)
 
 
-def test_few_labels_of_what_timing_tells_are_not_drowned_by_the_rest_of_the_vectors() -> None:
+def test_with_few_labels_the_other_columns_do_not_drown_out_the_timing() -> None:
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(PAIRS, 200)).astype(np.float32)
     targets = (vectors[:, -1] + 0.3 * generator.normal(size=PAIRS) > 0).astype(int)
@@ -103,10 +105,10 @@ def test_few_labels_of_what_timing_tells_are_not_drowned_by_the_rest_of_the_vect
     assert timed > plain + 0.1
 
 
-def test_a_blend_is_the_mean_of_log_odds_of_one_width() -> None:
+def test_a_blend_is_the_mean_of_standardised_log_odds() -> None:
     one, sure = expit(np.array([-2.0, 0.0, 2.0])), expit(np.array([6.0, 0.0, -6.0]))
     np.testing.assert_allclose(blend([one, one]), one)
-    # Both are as wide as they are on average, so that the sure one does not outweigh the other.
+    # Both are scaled to the average deviation, so that the sure one does not outweigh the other.
     np.testing.assert_allclose(blend([one, sure]), [0.5, 0.5, 0.5])
     np.testing.assert_allclose(logit(blend([one, 1 - sure])), [-4, 0, 4], atol=1e-5)
     same = np.full(3, expit(1.0))
@@ -114,7 +116,7 @@ def test_a_blend_is_the_mean_of_log_odds_of_one_width() -> None:
     np.testing.assert_allclose(blend([same]), same)
 
 
-def test_a_model_that_knows_little_moves_little() -> None:
+def test_a_weak_model_gets_a_small_weight() -> None:
     sure = trust([0.8, 0.8, 0.6], judges=10_000)
     assert sure[0] == sure[1]
     assert sure[2] < 0.05
@@ -126,37 +128,39 @@ def test_a_model_that_knows_little_moves_little() -> None:
     np.testing.assert_allclose(blend([one, other], [1.0, 0.0]), one)
 
 
-def test_vectors_that_say_nothing_leave_a_regression_on_counts_as_it_is() -> None:
+def test_vectors_of_noise_hardly_harm_a_regression_on_counts() -> None:
     noise = np.random.default_rng(1).normal(size=(PAIRS, 300)).astype(np.float32)
     alone = linear(COUNTS, None, TARGETS, SPLIT)
-    beside = linear(COUNTS, noise, TARGETS, SPLIT)
-    right, with_noise = (roc_auc(TARGETS[SPLIT.test], one.scores) for one in (alone, beside))
-    assert with_noise > right - 0.02
+    noisy = linear(COUNTS, noise, TARGETS, SPLIT)
+    alone_auc, noisy_auc = (
+        roc_auc(TARGETS[SPLIT.test], scored.scores) for scored in (alone, noisy)
+    )
+    assert noisy_auc > alone_auc - 0.02
 
 
 @pytest.mark.parametrize("timing", [0, 3])
-def test_trees_read_the_timing_alone_of_vectors(timing: int) -> None:
-    found = with_timing(COUNTS, VECTORS, timing).toarray()
-    assert np.array_equal(found[:, :30], COUNTS.toarray())
-    assert np.array_equal(found[:, 30:], VECTORS[:, 8 - timing :])
+def test_trees_read_only_the_timing_of_vectors(timing: int) -> None:
+    columns = with_timing(COUNTS, VECTORS, timing).toarray()
+    assert np.array_equal(columns[:, :30], COUNTS.toarray())
+    assert np.array_equal(columns[:, 30:], VECTORS[:, 8 - timing :])
 
 
-def test_of_few_labels_trees_are_the_mean_of_several() -> None:
+def test_with_few_labels_several_forests_are_averaged() -> None:
     trees, value, held = learn_gbm(COUNTS, TARGETS, SPLIT)
     assert len(trees.boosters) == FORESTS
-    each = [np.asarray(booster.predict(COUNTS)) for booster in trees.boosters]
-    assert not np.allclose(each[0], each[1])
-    assert np.allclose(trees.scores(COUNTS), np.mean(each, axis=0))
+    scores = [np.asarray(booster.predict(COUNTS)) for booster in trees.boosters]
+    assert not np.allclose(scores[0], scores[1])
+    assert np.allclose(trees.scores(COUNTS), np.mean(scores, axis=0))
     assert value == roc_auc(TARGETS[SPLIT.validation], held)
 
 
-def test_of_many_labels_one_draw_of_trees_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "ENOUGH", len(SPLIT.train))
+def test_with_many_labels_one_forest_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "MANY_PAIRS", len(SPLIT.train))
     trees, *_ = learn_gbm(COUNTS, TARGETS, SPLIT)
     assert len(trees.boosters) == 1
 
 
-def test_trees_are_read_as_they_were_written() -> None:
+def test_trees_survive_saving() -> None:
     trees, *_ = learn_gbm(COUNTS, TARGETS, SPLIT)
     again = Trees.from_text(trees.to_text())
     assert len(again.boosters) == len(trees.boosters)

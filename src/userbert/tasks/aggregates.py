@@ -1,8 +1,8 @@
-"""The features that a data scientist has already: counts, recency, frequency, money, profile.
+"""The usual hand-made features of users: counts, recency, frequency, money, profile.
 
-In: prepared data and (user, cut-off) pairs. Out: a sparse matrix with named columns, from the same
-events before the same cut-offs as a model's user sequences. It may see more than a model does: all
-history, not a window's, and every action of a word. What vectors add, they add to this.
+In: prepared data and (user, cut-off) pairs. Out: a sparse matrix with named columns, counted from
+events before the cut-offs. Contestants without vectors read it. It may see more than a network
+does: all history, not only a window, and every action of a word.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -18,7 +18,7 @@ from userbert.data.store import PreparedData
 from userbert.data.use.sequences import Actions, actions_between, profile_ids
 
 WINDOWS: dict[str, int | None] = {"7d": 7, "30d": 30, "90d": 90, "ever": None}
-"""The spans before the cut-off, in days, over which actions are counted."""
+"""Windows before the cut-off over which actions are counted, in days; `None`: all history."""
 
 _USERS_AT_A_TIME = 50_000
 
@@ -26,11 +26,11 @@ _USERS_AT_A_TIME = 50_000
 def aggregates(
     data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()
 ) -> tuple[sparse.csr_matrix, list[str]]:
-    """Count what users did before their cut-offs: (B, D) float32, and the D names.
+    """Counts what users did before their cut-offs: (B, D) float32, and the D column names.
 
-    By segment and window: how often each attribute had each value, actions, words, active days,
-    and of each number its sum, mean and largest; days since the last and the first action; the
-    profile fields that are not `hidden`, one column a value.
+    For each segment and window: how often each attribute had each value; actions, words and active
+    days; the sum, mean and largest of each number. For each segment: days since the last and the
+    first action. For each profile field that is not `hidden`: one column per value.
     """
     blocks = [
         _block(
@@ -44,8 +44,8 @@ def aggregates(
     return sparse.vstack([matrix for matrix, _ in blocks], format="csr"), blocks[0][1]
 
 
-def of_all_history(names: Sequence[str]) -> Int64:
-    """The columns, by their names, that look at all of the history: no shorter window's."""
+def all_history_columns(names: Sequence[str]) -> Int64:
+    """Returns the indices of columns, given by their names, that no shorter window limits."""
     recent = tuple(f", {window}" for window, length in WINDOWS.items() if length is not None)
     return np.flatnonzero([not name.endswith(recent) for name in names])
 
@@ -77,12 +77,13 @@ def _segment_columns(
             "words": inside & actions.word_starts,
             "active days": inside & new_day,
         }
-        for what, counted in frequency.items():
+        for measure, counted in frequency.items():
             counts = np.bincount(users[counted], minlength=len(rows))
-            yield _dense(counts), [f"{segment} {what}{suffix}"]
+            yield _dense(counts), [f"{segment} {measure}{suffix}"]
         for name, numbers in actions.numbers.items():
             money = _money(numbers[inside], users[inside], len(rows))
-            names = [f"{segment} {name} {what}{suffix}" for what in ("sum", "mean", "largest")]
+            statistics = ("sum", "mean", "largest")
+            names = [f"{segment} {name} {statistic}{suffix}" for statistic in statistics]
             yield _dense(money), names
         for attribute, name in enumerate(data.schema.segments[segment].attributes):
             if not _is_counted_elsewhere(data, segment, name):
@@ -108,22 +109,22 @@ def count_ids(
     size: int,
     weights: NDArray[np.float32] | None = None,
 ) -> sparse.csr_matrix:
-    """How often each user's counted actions have each id: (B, size - 1); id 0, none, is left out.
+    """Counts how often each user's `counted` actions have each id: (B, size - 1).
 
-    The actions of user b are `offsets[b]:offsets[b + 1]`; column i is the id i + 1. An action
-    counts one, or what `weights` (N,) say.
+    The actions of user b are `offsets[b]:offsets[b + 1]`. Column i counts the id i + 1; id 0 (none)
+    has no column. An action counts 1, or its weight in `weights` (N,).
     """
     counted = counted & (ids > 0)
     ends = offsets_of(counted)[offsets]
     columns = ids[counted] - 1
-    each = np.ones(len(columns), np.float32) if weights is None else weights[counted]
-    counts = sparse.csr_matrix((each, columns, ends), shape=(len(offsets) - 1, size - 1))
+    values = np.ones(len(columns), np.float32) if weights is None else weights[counted]
+    counts = sparse.csr_matrix((values, columns, ends), shape=(len(offsets) - 1, size - 1))
     counts.sum_duplicates()
     return counts
 
 
 def _is_counted_elsewhere(data: PreparedData, segment: str, attribute: str) -> bool:
-    """Whether an earlier segment counts the same values of the same actions already."""
+    """Whether an earlier segment already counts this attribute of the same actions."""
     segments = data.schema.segments
     for earlier in list(segments)[: list(segments).index(segment)]:
         if attribute in segments[earlier].attributes and set(segments[segment].actions) <= set(
@@ -134,7 +135,7 @@ def _is_counted_elsewhere(data: PreparedData, segment: str, attribute: str) -> b
 
 
 def _money(numbers: NDArray[np.float32], users: Int64, count: int) -> NDArray[np.float64]:
-    """Sum, mean and largest of each user's numbers: (N,), (N,) → (count, 3); NaN is none."""
+    """Sum, mean and largest of each user's numbers: (N,), (N,) → (count, 3). NaN is skipped."""
     known = ~np.isnan(numbers)
     values, users = numbers[known].astype(np.float64), users[known]
     total = np.bincount(users, values, minlength=count)
@@ -147,12 +148,15 @@ def _money(numbers: NDArray[np.float32], users: Int64, count: int) -> NDArray[np
 
 
 def _recency(data: PreparedData, actions: Actions, cutoffs: Int64) -> sparse.csr_matrix:
-    """Days since the last and the first action; users without one count from the data's first."""
-    some = np.diff(actions.offsets) > 0
+    """Days since each user's last and first action (B, 2).
+
+    For users without actions: days since the first event of the data.
+    """
+    is_active = np.diff(actions.offsets) > 0
     last = np.full(len(cutoffs), data.first_event)
     first = last.copy()
-    last[some] = actions.times[actions.offsets[1:][some] - 1]
-    first[some] = actions.times[actions.offsets[:-1][some]]
+    last[is_active] = actions.times[actions.offsets[1:][is_active] - 1]
+    first[is_active] = actions.times[actions.offsets[:-1][is_active]]
     return _dense((cutoffs[:, None] - np.stack([last, first], axis=1)) / DAY_US)
 
 
@@ -161,10 +165,10 @@ def _profile_columns(
 ) -> Iterator[tuple[sparse.csr_matrix, list[str]]]:
     visible = [name for name in data.vocabularies.profile if name not in hidden]
     ids = profile_ids(data, rows, cutoffs, hidden)
-    one_each = np.arange(len(rows) + 1)
+    offsets = np.arange(len(rows) + 1)
     for field, name in enumerate(visible):
         vocabulary = data.vocabularies.profile[name]
-        counts = count_ids(ids[:, field], np.ones(len(rows), bool), one_each, vocabulary.size)
+        counts = count_ids(ids[:, field], np.ones(len(rows), bool), offsets, vocabulary.size)
         yield counts, [f"profile {name}={value}" for value in vocabulary.names[1:]]
 
 

@@ -1,7 +1,7 @@
-"""What models say of users who were not learned from, and the mean of several.
+"""Scores of test pairs by a model, and the weighted mean of several models.
 
-In: probabilities of pairs (B,). Out: `Scored`; `blend`, the mean of log odds, weighed by `trust`.
-Regressions and trees of `evaluate` give the first, `out_of_fold` and `fused` take the mean.
+In: probabilities (B,). Out: `Scored`; `blend`, the mean of standardised log-odds; `trust`, its
+weights. Regressions and trees return `Scored`; `out_of_fold` and `fused` blend.
 """
 
 from collections.abc import Sequence
@@ -12,58 +12,60 @@ from scipy.special import expit, logit
 
 from userbert.data.ragged import Floats
 
-LEAST = 1e-6
-"""Of a probability, before its log odds; and of their deviation."""
+EPSILON = 1e-6
+"""Lower bound of a probability before its log-odds are taken, and of a deviation of log-odds."""
 _SPREAD, _POWER = 0.08, 6
-"""How much the ROC-AUCs of models on one task differ, and how steeply trust follows them; see
-docs/decisions/0010."""
+"""Typical deviation of ROC-AUC between models on one task, and the power that turns ROC-AUC above
+chance into a weight; see docs/decisions/0010."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model says of the test pairs, and what it was worth on the validation pairs."""
+    """A model's scores of the test pairs, and its quality on the validation pairs."""
 
     scores: Floats
-    """(B,) or (B, C), in the order of the split's test pairs."""
+    """Scores of the test pairs (B,) or (B, C), in the split's order."""
     validation: float
-    """The task's first metric on the validation pairs."""
+    """First metric of the task on the validation pairs."""
     held: Floats | None = None
-    """Of yes-or-no tasks: what the model that was chosen said of the validation pairs."""
+    """Scores of the validation pairs, for binary tasks."""
 
 
 def log_odds(scores: Floats) -> Floats:
-    """Of probabilities (B,) that are neither 0 nor 1, or drawn away from them."""
-    found: Floats = logit(np.clip(scores.astype(np.float64), LEAST, 1 - LEAST))
-    return found
+    """Returns the log-odds of probabilities (B,), clipped away from 0 and 1."""
+    odds: Floats = logit(np.clip(scores.astype(np.float64), EPSILON, 1 - EPSILON))
+    return odds
 
 
 def blend(scores: Sequence[Floats], weights: Sequence[float] | None = None) -> Floats:
-    """The mean of several models' log odds, each as wide as they are on average, as a probability.
+    """Returns the mean of several models' standardised log-odds as probabilities (B,).
 
-    A model that is sure of itself, as those are that learned few labels by heart, has no more to
-    say than the others; one that gives everybody the same has nothing to say. `weights` are those
-    of `trust`; none: all alike.
+    Standardising keeps an overconfident (overfitted) model from outweighing the others. The mean is
+    then scaled to the models' average mean and deviation. A model with constant scores is ignored.
+    `weights` come from `trust`; `None`: equal weights.
     """
-    odds = [log_odds(one) for one in scores]
-    center, width = np.mean(odds), np.mean([one.std() for one in odds])
+    odds = [log_odds(model_scores) for model_scores in scores]
+    center, width = np.mean(odds), np.mean([model.std() for model in odds])
     weights = weights if weights is not None else [1.0] * len(odds)
-    standard = [(one - one.mean()) / max(one.std(), LEAST) for one in odds]
-    telling = [weight * (one.std() > LEAST) for weight, one in zip(weights, odds, strict=True)]
-    if not any(telling):
+    standard = [(model - model.mean()) / max(model.std(), EPSILON) for model in odds]
+    used_weights = [
+        weight * (model.std() > EPSILON) for weight, model in zip(weights, odds, strict=True)
+    ]
+    if not any(used_weights):
         return np.full(len(scores[0]), expit(center))
-    mean: Floats = expit(center + width * np.average(standard, axis=0, weights=telling))
+    mean: Floats = expit(center + width * np.average(standard, axis=0, weights=used_weights))
     return mean
 
 
 def trust(values: Sequence[float], judges: float) -> list[float]:
-    """How much each of several models counts in their mean, by its ROC-AUC on validation pairs.
+    """Returns the models' weights in their mean, from their ROC-AUC `values` on validation pairs.
 
-    By the sixth power of what it is better than chance, so that one that knows little moves
-    little. Of `judges` on the rarer side of those pairs, values differ by chance: the fewer there
-    are, the nearer they are drawn to their mean.
+    A weight is the sixth power of the ROC-AUC above chance, so that weak models hardly count.
+    `judges` is the number of validation pairs on the rarer side: with few of them ROC-AUC is
+    noisy, so the values are shrunk towards their mean.
     """
-    found = np.array(values)
-    mean = found.mean()
-    kept = _SPREAD**2 / (_SPREAD**2 + mean * (1 - mean) / judges)
-    skill = np.maximum(mean + kept * (found - mean) - 0.5, 0.005) ** _POWER
-    return [float(one) for one in skill / skill.sum()]
+    aucs = np.array(values)
+    mean = aucs.mean()
+    shrinkage = _SPREAD**2 / (_SPREAD**2 + mean * (1 - mean) / judges)
+    skill = np.maximum(mean + shrinkage * (aucs - mean) - 0.5, 0.005) ** _POWER
+    return [float(weight) for weight in skill / skill.sum()]

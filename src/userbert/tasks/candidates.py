@@ -1,8 +1,8 @@
-"""Models of next-value tasks: ridge regression to all values, and boosted trees on candidates.
+"""Models of next-value tasks: ridge regression on all values, and boosted trees on candidates.
 
 In: counts and vectors of all pairs, sets of values (B, C), a split. Out: `Scored`. Used by
-`evaluate`. A candidate is a (pair, value): trees see what the user did with this value, or what a
-ridge regression of the vector says of it, and learn from the values that the next word held.
+`evaluate`. A candidate is a (pair, value). Trees read the user's history of the value, or the
+value's score by a ridge regression on the vector; the target is whether the next word held it.
 
 Letters in shapes: B pairs, C values, K candidates, D columns.
 """
@@ -32,13 +32,13 @@ from userbert.tasks.trees import GBM, PATIENCE
 PENALTIES = tuple(10.0**power for power in range(0, 6))
 """Strengths of the ridge regression's L2 penalty."""
 HALF_LIVES = (30, 90, 180)
-"""In days, of words that fade."""
+"""Half-lives tried for the weight of older words, in days."""
 PRIORS = (1.0, 3.0, 10.0)
-"""What the popularity of all users may weigh, in words of one's own."""
+"""Weights tried for the popularity among all users; 1 weighs as much as one word of the user."""
 CANDIDATES = 200
-"""A score's best so many values of a user are candidates; the metric looks at ten."""
+"""Candidates per user and base score: its best values. The metric looks at ten."""
 NEGATIVES = 30
-"""Candidates a user to learn from, besides the values that the next word held."""
+"""Negative candidates sampled per user for training."""
 ROUNDS = 300
 RANKER = {
     **GBM,
@@ -47,29 +47,29 @@ RANKER = {
     "learning_rate": 0.1,
     "feature_fraction": 0.8,
 }
-"""Ranking inside each user: on Complete Journey's next category mAP@10 is .274, where trees that
-tell yes from no over all users have .263 and own popularity .264."""
+"""LightGBM's parameters: ranking inside each user. On Complete Journey's next category its mAP@10
+is .274; binary trees over all users reach .263 and own popularity .264."""
 PARTS = 4
-"""A learning pair's ridge score comes from the other parts, as a test pair's does."""
+"""Parts of cross-fitting: a training pair's ridge score comes from the other parts."""
 
 
 @dataclass(frozen=True)
 class OwnHistory:
-    """What each user did with each value before the cut-off."""
+    """Each user's history of each value before the cut-off."""
 
     words: dict[str, sparse.csr_matrix]
-    """(B, C) by window: how many of the user's words held the value."""
+    """Number of the user's words that held the value (B, C), by window."""
     fading: dict[int, sparse.csr_matrix]
-    """(B, C) by half-life in days: the same, of words that count the less the older they are."""
+    """Number of such words, weighted down with age (B, C), by half-life in days."""
     recency: sparse.csr_matrix
-    """(B, C): days since the value was last there, plus one; nothing stored: never."""
+    """Days since the value last occurred, plus one (B, C); nothing stored means never."""
 
     @property
     def popularity(self) -> NDArray[np.float64]:
-        """(C,): the share of all words that held each value, below one.
+        """Share of all words that held each value (C,), below 1.
 
-        Trees must not see how often a value is the answer: of a rare value, that the other pairs
-        lack it says that this one has it.
+        It is counted from words, not from targets, because target frequencies leak: if all other
+        pairs lack a rare value, this pair must have it.
         """
         words = self.words["ever"]
         shares: NDArray[np.float64] = np.asarray(words.sum(axis=0)).ravel() / (words.sum() + 1)
@@ -79,7 +79,7 @@ class OwnHistory:
 def own_history(
     data: PreparedData, attribute: tuple[str, str], rows: Int64, cutoffs: Int64
 ) -> OwnHistory:
-    """Count and date every value of an attribute, (segment, attribute), by user."""
+    """Counts and dates every value of an attribute, given as (segment, attribute), by user."""
     words = {
         window: words_with_each_value(data, attribute, rows, cutoffs, days=days)
         for window, days in WINDOWS.items()
@@ -94,7 +94,7 @@ def own_history(
     users = list_numbers(actions.offsets)
     known = ids >= FIRST_VALUE
     users, values, times = users[known], ids[known] - FIRST_VALUE, actions.times[known]
-    # Actions are in the order of time: of equal (user, value), the last one stands last.
+    # Actions are sorted by time, so the last of equal (user, value) pairs is the newest.
     key = users * words["ever"].shape[1] + values
     _, last = np.unique(key[::-1], return_index=True)
     last = len(key) - 1 - last
@@ -104,17 +104,16 @@ def own_history(
 
 
 def popular(targets: NDArray[np.bool_], split: Split) -> Scored:
-    """Give everybody what is popular among the pairs to learn from."""
+    """Scores values by their popularity among the training pairs, the same for every user."""
     held = np.tile(popularity(targets[split.train]), (len(split.validation), 1))
     value = map_at_k(held, targets[split.validation])
     return Scored(np.tile(popularity(targets[split.learning]), (len(split.test), 1)), value)
 
 
 def own_popular(history: OwnHistory, targets: NDArray[np.bool_], split: Split) -> Scored:
-    """Give everybody what was in most of their own words, then what is popular.
+    """Scores values by how many of the user's words held them, then by popularity.
 
-    How fast words fade, and how much the popularity of all weighs, is chosen on the validation
-    pairs.
+    The half-life of words and the weight of popularity are chosen on the validation pairs.
     """
     shares, held = popularity(targets[split.train]), targets[split.validation]
     best, chosen = -np.inf, (history.words["ever"], PRIORS[0])
@@ -134,7 +133,7 @@ def ridge(
     targets: NDArray[np.bool_],
     split: Split,
 ) -> Scored:
-    """Regress all values at once on the SVD of log counts and on vectors (ridge)."""
+    """Fits one ridge regression of all values on the SVD of log counts and on vectors."""
     design = _dense(counts, vectors, split.train)
     fits = _ridge(design[split.train], targets[split.train], PENALTIES)
     held = targets[split.validation]
@@ -148,10 +147,10 @@ def ridge(
 def cross_fitted_ridge(
     vectors: NDArray[np.float32], targets: NDArray[np.bool_], split: Split, pairs: int
 ) -> NDArray[np.float32]:
-    """Ridge scores of the vectors (B, C) that trees may learn from; `pairs` is B.
+    """Returns cross-fitted ridge scores of the vectors (B, C) as input for trees; `pairs` is B.
 
-    A pair to learn from is scored by a regression of the other parts, a test pair by one of all
-    pairs to learn from. The penalty is chosen on the validation pairs.
+    A non-test pair is scored by a regression on the other parts, a test pair by a regression on all
+    non-test pairs. The penalty is chosen on the validation pairs.
     """
     learning = split.learning
     design = _dense(None, vectors, learning)
@@ -176,9 +175,9 @@ def candidate_gbm(
     targets: NDArray[np.bool_],
     split: Split,
 ) -> Scored:
-    """Boosted trees on (pair, value) rows: the user's history of the value, the vector's score.
+    """Fits boosted trees on (pair, value) rows: the user's history and the vector's ridge score.
 
-    Values that no base score has among its best are ranked below all candidates, by popularity.
+    Values that are not candidates rank below all candidates, by popularity.
     """
     features = _Features(history, ridge_scores, popularity)
     train = features.sampled(split.train, targets)
@@ -188,8 +187,8 @@ def candidate_gbm(
     for number in range(1, ROUNDS + 1):
         booster.update()
         if number % 10 == 0:
-            told = features.spread(split.validation, held, booster.predict(held.columns))
-            value = map_at_k(told, targets[split.validation])
+            scores = features.spread(split.validation, held, booster.predict(held.columns))
+            value = map_at_k(scores, targets[split.validation])
             if value > best:
                 best, rounds = value, number
             elif number - rounds >= PATIENCE:
@@ -208,7 +207,7 @@ class _Candidates:
     """(K, D)."""
 
     def dataset(self, targets: NDArray[np.bool_]) -> lightgbm.Dataset:
-        """What trees learn from: the candidates of a pair, which stand together, are a group."""
+        """Returns LightGBM's training data; the candidates of a pair are one group."""
         _, sizes = np.unique(self.pairs, return_counts=True)
         held = targets[self.pairs, self.values].astype(np.float32)
         return lightgbm.Dataset(self.columns, held, group=sizes)
@@ -216,14 +215,14 @@ class _Candidates:
 
 @dataclass(frozen=True)
 class _Features:
-    """Columns of candidates, from whatever base scores there are."""
+    """Makes candidates and their columns from the base scores that are available."""
 
     history: OwnHistory | None
     ridge_scores: NDArray[np.float32] | None
     popularity: NDArray[np.float64]
 
     def sampled(self, pairs: Int64, targets: NDArray[np.bool_]) -> _Candidates:
-        """Rows to learn from: the values that the next word held, and some of the others."""
+        """Returns training rows: the values that the next word held, and sampled others."""
         generator = np.random.default_rng(0)
         chance = generator.random((len(pairs), len(self.popularity)), np.float32)
         chance[~self._among_best(pairs)] = 2
@@ -234,15 +233,15 @@ class _Features:
         return self._columns(pairs[taken], values)
 
     def all_of(self, pairs: Int64) -> _Candidates:
-        """Every candidate of the pairs."""
+        """Returns every candidate of the pairs."""
         taken, values = np.nonzero(self._among_best(pairs))
         return self._columns(pairs[taken], values)
 
-    def spread(self, pairs: Int64, candidates: _Candidates, told: Any) -> Floats:
-        """Scores of candidates as (B, C), from zero up; the others have popularity - 1."""
+    def spread(self, pairs: Int64, candidates: _Candidates, predicted: Any) -> Floats:
+        """Returns scores (B, C): candidates from 0 up, all other values popularity - 1."""
         scores = np.tile(self.popularity - 1, (len(pairs), 1))
         place = np.searchsorted(pairs, candidates.pairs)
-        scores[place, candidates.values] = told - told.min()
+        scores[place, candidates.values] = predicted - predicted.min()
         return scores
 
     def _among_best(self, pairs: Int64) -> NDArray[np.bool_]:
@@ -288,7 +287,7 @@ class _Ridge:
 def _ridge(
     design: NDArray[np.float32], targets: NDArray[np.bool_], penalties: Sequence[float]
 ) -> list[_Ridge]:
-    """Fit one ridge regression a penalty, all from one decomposition of the Gram matrix."""
+    """Fits a ridge regression per penalty, all from one decomposition of the Gram matrix."""
     intercept = targets.mean(axis=0)
     values, directions = np.linalg.eigh((design.T @ design).astype(np.float64))
     turned = directions.T @ (design.T @ (targets - intercept))
@@ -299,9 +298,10 @@ def _ridge(
 def _dense(
     counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, fit: Int64
 ) -> NDArray[np.float32]:
-    """All pairs' vectors and, of counts, the leading directions; `fit` says what scales are of.
+    """Returns the design matrix: vectors and leading directions of the counts.
 
-    Thousands of columns for each of thousands of values take minutes, and rank no better.
+    Both are scaled by the statistics of the rows `fit`. All columns of the counts, for
+    thousands of values, would take minutes and rank no better.
     """
     scales = Scales.of(counts, vectors, fit)
     design: NDArray[np.float32] = scales.design(counts, vectors, is_leading=counts is not None)

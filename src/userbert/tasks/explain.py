@@ -1,12 +1,12 @@
-"""Why a user got a score: what changes when one thing of the sequence is left out.
+"""Explains a user's score: how it changes when one part of the user sequence is removed.
 
-In: a task model, prepared data, a user and a cut-off. Out: an `Explanation`: each word, its
-attributes, each profile field, and how far it moved the model's output. `userbert explain` prints
-it. Left out means gone: a word's token is not there, an attribute's values are *none*, a field is
-not known. Effects are of this model, not of the world, and need not add up: where two words tell
-the same, leaving out either changes little.
+In: a task model, prepared data, a user and a cut-off. Out: an `Explanation`: for each word, its
+attributes and each profile field, how far it moves the model's output. `userbert explain` prints
+it. A removed word has no token, a removed attribute has the value *none*, a removed field is not
+known. Effects describe this model, not the world, and need not add up: where two words carry the
+same information, removing either changes little.
 
-Letters in shapes: B users, W words of a segment, N actions of a segment, K parts left out.
+Letters in shapes: B users, W words of a segment, N actions of a segment, K removed parts.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from datetime import date, datetime
 import numpy as np
 import torch
 
-from userbert.data.batches import UserBatch, without_actions
+from userbert.data.batches import UserBatch, drop_actions
 from userbert.data.ragged import Floats
 from userbert.data.store import PreparedData
-from userbert.data.use.pairs import instant_of, refuse_blind
+from userbert.data.use.pairs import instant_of, require_visible_events
 from userbert.data.use.sequences import cut
 from userbert.data.use.timeline import WordView, profile_values, timeline
 from userbert.errors import InputError
@@ -27,23 +27,23 @@ from userbert.progress import progress
 from userbert.tasks.task_model import TaskModel
 
 _COPIES = 64
-"""So many copies of the user, each without a part, are encoded at once."""
+"""Batch size: copies of the user, each without one part, that are encoded at once."""
 
 
 @dataclass(frozen=True)
-class MovedWord:
-    """A word, and what it did to the output."""
+class WordEffect:
+    """A word and its effect on the output."""
 
     word: WordView
     effect: float
-    """The output with it less the output without it."""
+    """Output with the word minus output without it."""
     attributes: dict[str, float]
-    """The same of each attribute of the word alone; of the words that moved most."""
+    """Effect of each attribute of the word alone; filled for the words with the largest effects."""
 
 
 @dataclass(frozen=True)
-class MovedField:
-    """A profile field, and what it did to the output."""
+class FieldEffect:
+    """A profile field and its effect on the output."""
 
     name: str
     value: str
@@ -52,20 +52,20 @@ class MovedField:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What moved a user's score."""
+    """A user's score and the effects of the parts of the user sequence."""
 
     user_id: str
     cutoff: int
     """Microseconds since 1970."""
     value: str | None
-    """Of a task of classes, the class that is explained."""
+    """The explained class; `None` where the task has no classes."""
     score: float
-    """As `predict` gives it."""
+    """The score that `predict` gives."""
     unit: str
-    """What effects are measured in: log odds, the log of a share, or the quantity itself."""
-    words: list[MovedWord]
-    """Those that moved it most first, whichever way."""
-    fields: list[MovedField]
+    """Unit of the effects: `log odds`, `log share` or `the quantity`."""
+    words: list[WordEffect]
+    """By the size of the effect, largest first, whatever its sign."""
+    fields: list[FieldEffect]
 
 
 def explain(
@@ -77,59 +77,62 @@ def explain(
     value: str | None = None,
     most: int = 10,
 ) -> Explanation:
-    """Say what moved a user's score; of the `most` moving words also by attribute.
+    """Explains a user's score by word and profile field; the `most` top words also by attribute.
 
-    Effects are in the explanation's `unit`, and need not add up. A naive `cutoff` is in the
-    schema's `timezone`; none: just after the last event. `value` names the class that is explained,
-    by default the likeliest. Raises `InputError` if the user or the class is not known or nothing
-    of the user is visible, `ModelError` if the data have other ids than the model.
+    Effects are in the explanation's `unit` and need not add up. A naive `cutoff` is in the schema's
+    `timezone`; the default is just after the last event. `value` names the class to explain; the
+    default is the likeliest. Raises `InputError` if the user or the class is unknown or the user
+    has no word or profile before the cut-off, `ModelError` if the data have other ids than the
+    model.
     """
     task.user_bert.check_fits(data)
     instant = data.default_cutoff
     if cutoff is not None:
-        instant = instant_of(cutoff, data, "--cutoff")
-        refuse_blind(data, instant, "--cutoff")
+        instant = instant_of(cutoff, data, "cutoff")
+        require_visible_events(data, instant, "cutoff")
     row = int(data.rows_of([user])[0])
     if row < 0:
-        raise InputError(f"{data.path} does not know the user {user!r}.")
+        raise InputError(f"{data.path} has no user {user!r}. Write the id exactly as in the logs.")
     words = timeline(data, row, instant)
     fields = {
-        name: held
-        for name, held in profile_values(data, row, instant).items()
+        name: field_value
+        for name, field_value in profile_values(data, row, instant).items()
         if name not in task.hidden
     }
     if not words and not fields:
         raise InputError(
-            f"user {user} has neither a word nor a profile before the cut-off: the score is that "
-            "of an empty sequence. Choose a later --cutoff."
+            f"user {user} has no word and no profile in the model's windows before the cut-off, so "
+            "there is nothing to explain. Choose a later cutoff."
         )
-    asked = _Asked(task, data, row, instant)
-    place = asked.choose(value)
-    whole = [_Part(word.segment, word.number) for word in words]
-    told = asked.effects([*whole, *(_Part(field=name) for name in fields)], place)
-    effects, of_fields = told[: len(words)], told[len(words) :]
-    order = sorted(range(len(words)), key=lambda number: -abs(effects[number]))
-    single = [
+    scorer = _UserScorer(task, data, row, instant)
+    class_index = scorer.choose(value)
+    word_parts = [_Part(word.segment, word.number) for word in words]
+    field_parts = [_Part(field=name) for name in fields]
+    effects = scorer.effects([*word_parts, *field_parts], class_index)
+    word_effects, field_effects = effects[: len(words)], effects[len(words) :]
+    order = sorted(range(len(words)), key=lambda number: -abs(word_effects[number]))
+    word_attributes = [
         (number, name)
         for number in order[:most]
-        for name, held in words[number].values.items()
-        if held
+        for name, values in words[number].values.items()
+        if values
     ]
-    parts = [replace(whole[number], attribute=name) for number, name in single]
+    parts = [replace(word_parts[number], attribute=name) for number, name in word_attributes]
     by_attribute: dict[int, dict[str, float]] = {number: {} for number in order}
-    for (number, name), effect in zip(single, asked.effects(parts, place), strict=True):
+    attribute_effects = scorer.effects(parts, class_index)
+    for (number, name), effect in zip(word_attributes, attribute_effects, strict=True):
         by_attribute[number][name] = effect
     return Explanation(
         user,
         instant,
-        None if place is None else task.labels.classes[place],
-        asked.score(place),
+        None if class_index is None else task.labels.classes[class_index],
+        scorer.score(class_index),
         {"binary": "log odds", "regression": "the quantity"}.get(task.kind, "log share"),
-        [MovedWord(words[number], effects[number], by_attribute[number]) for number in order],
+        [WordEffect(words[number], word_effects[number], by_attribute[number]) for number in order],
         sorted(
             (
-                MovedField(name, held, effect)
-                for (name, held), effect in zip(fields.items(), of_fields, strict=True)
+                FieldEffect(name, field_value, effect)
+                for (name, field_value), effect in zip(fields.items(), field_effects, strict=True)
             ),
             key=lambda field: -abs(field.effect),
         ),
@@ -138,7 +141,7 @@ def explain(
 
 @dataclass(frozen=True)
 class _Part:
-    """What is left out: a word, one attribute of it, or a profile field."""
+    """A part to remove: a word, one attribute of a word, or a profile field."""
 
     segment: str | None = None
     word: int = 0
@@ -146,49 +149,52 @@ class _Part:
     field: str | None = None
 
 
-class _Asked:
-    """A user at a cut-off, and what a task model says of them."""
+class _UserScorer:
+    """Scores one user at a cut-off by a task model, with and without parts of the sequence."""
 
     def __init__(self, task: TaskModel, data: PreparedData, row: int, cutoff: int) -> None:
         self._task, self._data, self._row, self._cutoff = task, data, row, cutoff
         self._segments = list(data.schema.segments)
         self._fields = [name for name in data.vocabularies.profile if name not in task.hidden]
-        self._whole = self._outputs(self._copies(1))[0]
+        self._full_outputs = self._outputs(self._copies(1))[0]
 
     def choose(self, value: str | None) -> int | None:
-        """The number of the class that is explained; none where there are no classes."""
+        """Returns the index of the class to explain; `None` where there are no classes."""
         classes = self._task.labels.classes
         if not classes:
             if value is not None:
-                raise InputError("the task has no classes to choose from; leave --value out.")
+                raise InputError(
+                    f"value: the task has no classes to choose from, found {value!r}. Leave it out."
+                )
             return None
         if value is None:
-            return int(self._whole.argmax())
+            return int(self._full_outputs.argmax())
         if value not in classes:
             raise InputError(f"the task has no class {value!r}; it has {', '.join(classes[:20])}.")
         return classes.index(value)
 
-    def score(self, place: int | None) -> float:
-        """What `predict` says."""
-        scores = self._task.head.scores(torch.from_numpy(self._whole[None]))
-        return float(scores[0] if place is None else scores[0, place])
+    def score(self, class_index: int | None) -> float:
+        """Returns the score that `predict` gives."""
+        scores = self._task.head.scores(torch.from_numpy(self._full_outputs[None]))
+        return float(scores[0] if class_index is None else scores[0, class_index])
 
-    def effects(self, parts: Sequence[_Part], place: int | None) -> list[float]:
-        """How far the output falls when each part is left out: (K,)."""
-        found: list[float] = []
-        with progress("explaining (parts left out)", len(parts)) as advance:
+    def effects(self, parts: Sequence[_Part], class_index: int | None) -> list[float]:
+        """Returns how far the output falls when each part is removed: (K,)."""
+        effects: list[float] = []
+        full_value = self._value(self._full_outputs, class_index)
+        with progress("explaining (removing parts)", len(parts)) as advance:
             for first in range(0, len(parts), _COPIES):
-                some = parts[first : first + _COPIES]
-                outputs = self._outputs(self._without(some))
-                found += (self._told(self._whole, place) - self._told(outputs, place)).tolist()
-                advance(len(some), "")
-        return found
+                chunk = parts[first : first + _COPIES]
+                outputs = self._outputs(self._without(chunk))
+                effects += (full_value - self._value(outputs, class_index)).tolist()
+                advance(len(chunk), "")
+        return effects
 
-    def _told(self, outputs: Floats, place: int | None) -> Floats:
-        """The outputs (…, C) of one class: its log share; log odds or the quantity of none."""
+    def _value(self, outputs: Floats, class_index: int | None) -> Floats:
+        """Outputs (…, C) → (…): log share of the class; without classes, log odds or quantity."""
         tensor = torch.from_numpy(outputs)
-        if place is not None:
-            return tensor.log_softmax(-1)[..., place].numpy()
+        if class_index is not None:
+            return tensor.log_softmax(-1)[..., class_index].numpy()
         spread = float(self._task.head.spread) if self._task.kind == "regression" else 1.0
         return tensor[..., 0].numpy() * spread
 
@@ -197,10 +203,10 @@ class _Asked:
         return cut(self._data, rows, cutoffs, self._task.hidden)
 
     def _without(self, parts: Sequence[_Part]) -> UserBatch:
-        """A copy of the user for each part, which it lacks."""
+        """Returns copies of the user, one per part, each without its part."""
         copies = self._copies(len(parts))
         ids = [segment.ids.copy() for segment in copies.segments]
-        left_out = [np.zeros(segment.ids.shape[1], bool) for segment in copies.segments]
+        is_removed = [np.zeros(segment.ids.shape[1], bool) for segment in copies.segments]
         profile = copies.profile_ids.copy()
         for user, part in enumerate(parts):
             if part.segment is None:
@@ -211,15 +217,15 @@ class _Asked:
             word = segment.word_offsets[user] + part.word
             actions = slice(*segment.action_offsets[word : word + 2])
             if part.attribute is None:
-                left_out[number][actions] = True
+                is_removed[number][actions] = True
             else:
                 names = list(self._data.vocabularies.segments[part.segment])
                 ids[number][names.index(part.attribute), actions] = 0
         segments = tuple(
-            replace(segment, ids=changed)
-            for segment, changed in zip(copies.segments, ids, strict=True)
+            replace(segment, ids=segment_ids)
+            for segment, segment_ids in zip(copies.segments, ids, strict=True)
         )
-        return without_actions(replace(copies, segments=segments, profile_ids=profile), left_out)
+        return drop_actions(replace(copies, segments=segments, profile_ids=profile), is_removed)
 
     def _outputs(self, batch: UserBatch) -> Floats:
         with torch.inference_mode():

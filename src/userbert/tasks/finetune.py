@@ -1,9 +1,9 @@
-"""Fine-tuning: a pretrained network, a head, labels → a task model (paper §4.4).
+"""Fine-tuning: trains a pretrained network and a head on labels (paper §4.4).
 
-In: a `UserBert`, prepared data, `Labels`. Out: `TaskModel`, which scores users and is saved in a
-folder of its own. The head begins as a regression on the vectors that pretraining gave; then all
-learns end to end, by the one training loop.
-`evaluate`, `predict`, `explain` and the service use it.
+In: a `UserBert`, prepared data, `Labels`. Out: a `TaskModel`, which scores users and can be saved
+as a task folder. The head starts as a regression on the pretrained vectors (a linear probe); then
+the whole network is trained end to end by the one training loop. `evaluate` and the command line
+use it.
 """
 
 from collections.abc import Sequence
@@ -31,32 +31,32 @@ from userbert.tasks.task_head import mean_loss
 from userbert.tasks.task_model import TaskModel
 from userbert.training.loop import LoopConfig, train
 from userbert.training.pretrain import fingerprint
-from userbert.training.tracking import Tracked, Tracker
+from userbert.training.tracking import Tracker, Tracking
 
 __all__ = ["FinetuneConfig", "TaskModel", "finetune", "quality", "refuse_hidden", "refuse_leaks"]
 
 PENALTIES = tuple(10.0**power for power in range(1, -4, -1))
-"""Of a head's squared weights before the network learns, the strongest first."""
-FEW_CLASSES = 20
-"""A regression to more of them takes longer than the network's own learning."""
+"""L2 penalties tried for the linear probe, strongest first."""
+MAX_PROBED_CLASSES = 20
+"""With more classes no probe is fitted: it would take longer than fine-tuning itself."""
 
 
 class FinetuneConfig(Strict):
-    """How a task is learned.
+    """Settings of fine-tuning.
 
-    The head starts as the best regression on fixed vectors, and the best epoch is kept. (The
-    paper's 1e-4, batches of 128 and ten epochs, §4.4, make hundreds of labels too few steps.)
+    The weights of the best epoch are kept. The defaults differ from the paper's (1e-4, batches of
+    128, ten epochs, §4.4), which give too few steps with a few hundred labels.
     """
 
     learning_rate: float = Field(default=3e-4, gt=0)
-    """Of Adam, at the start; it falls evenly to nothing."""
+    """Adam's learning rate at the first step; it falls linearly to zero."""
     batch_size: int = Field(default=32, ge=1)
     """Users in a batch."""
     epochs: int = Field(default=3, ge=1)
     max_words: int | None = Field(default=None, ge=1)
-    """Learn from about so many words in all at most: of many long histories, epochs end sooner."""
+    """Stop after about this many words in total, even within an epoch; `None`: no bound."""
     validation: float = Field(default=0.1, gt=0, lt=1)
-    """The share of users on whom epochs are compared; the best one's weights are kept."""
+    """Share of the users that is held out to choose the best epoch."""
     seed: int = Field(default=0, ge=0)
 
 
@@ -71,12 +71,13 @@ def finetune(
     validate_on: Int64 | None = None,
     trackers: Sequence[Tracker] = (),
 ) -> TaskModel:
-    """Learn a task (paper §4.4) from labels, or a frame of `user_id`, `label`, perhaps `cutoff`.
+    """Fine-tunes a model on a task (paper §4.4) and returns the task model; `model` is unchanged.
 
-    `from_scratch` starts from new weights in the model's size. `train_on` and `validate_on` are
-    indices into the labels; without the second a share of the users is set apart.
-    `trackers` are told the settings and every line of metrics. Raises `LabelError` if the labels
-    leak (see `refuse_leaks`), `ModelError` if the data have other ids than the model.
+    `labels` are `Labels`, or a frame of `user_id`, `label` and optionally `cutoff`. `from_scratch`
+    starts from new random weights instead of the pretrained ones. `train_on` and `validate_on` are
+    indices into the labels; without `validate_on` a share of the users is held out. `trackers`
+    receive the settings and every line of metrics. Raises `LabelError` if the labels leak (see
+    `refuse_leaks`), `ModelError` if the data have other ids than the model.
     """
     config = config or FinetuneConfig()
     labels = labels if isinstance(labels, Labels) else Labels.of(labels, data)
@@ -84,21 +85,21 @@ def finetune(
     refuse_hidden(model, labels)
     if not from_scratch:
         refuse_leaks(model, data, labels)
-    chosen = np.arange(len(labels)) if train_on is None else train_on
+    train_rows = np.arange(len(labels)) if train_on is None else train_on
     if validate_on is None:
-        chosen, validate_on = split_off_validation(
-            labels.user_ids, _classes(labels), chosen, config.seed, config.validation
+        train_rows, validate_on = split_off_validation(
+            labels.user_ids, _classes(labels), train_rows, config.seed, config.validation
         )
-    task = _new_task(model, labels, chosen, config.seed, from_scratch)
+    task = _new_task(model, labels, train_rows, config.seed, from_scratch)
     pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
     batches = LabelledBatches(
-        data, pairs, chosen, batch_size=config.batch_size, seed=config.seed, hidden=task.hidden
+        data, pairs, train_rows, batch_size=config.batch_size, seed=config.seed, hidden=task.hidden
     )
     precision = model.fastest_precision(next(task.parameters()).device)
-    is_probed = not from_scratch and len(labels.classes) <= FEW_CLASSES
-    # The network stands in the middle of an epoch when the loop has ended; the best is kept here.
-    # What a probe gives is looked at before the first epoch.
-    best = _Best(seen=-1 if is_probed else 0)
+    is_probed = not from_scratch and len(labels.classes) <= MAX_PROBED_CLASSES
+    # The loop may end within an epoch, so the best epoch's weights are kept here.
+    # The probe is evaluated first and counts as epoch 0.
+    best = _Best(current=-1 if is_probed else 0)
 
     def validate() -> dict[str, float]:
         scores = task.scores(data, pairs.rows[validate_on], pairs.cutoffs[validate_on])
@@ -107,13 +108,13 @@ def finetune(
         return {"quality": value}
 
     if is_probed:
-        _probe(task, data, pairs, labels, train_on=chosen, validate_on=validate_on)
+        _probe(task, data, pairs, labels, train_on=train_rows, validate_on=validate_on)
         validate()
     settings = {
         **config.model_dump(mode="json"),
         "from_scratch": from_scratch,
         "precision": precision,
-        "labels": len(chosen),
+        "labels": len(train_rows),
         "validation_labels": len(validate_on),
         "data": data.checksum,
     }
@@ -131,7 +132,7 @@ def finetune(
             checkpoint_every=batches.per_epoch,
         ),
         validate=validate,
-        tracked=Tracked(trackers, settings),
+        tracking=Tracking(trackers, settings),
         description=f"fine-tuning {labels.name}",
     )
     task.load_state_dict(best.weights)
@@ -145,7 +146,10 @@ def finetune(
 
 
 def quality(labels: Labels, targets: NDArray[Any], scores: Floats) -> float:
-    """What is better the higher it is: ROC-AUC, mAP@10, or the mean squared error's negative."""
+    """Returns the metric that epochs are chosen by; higher is better.
+
+    ROC-AUC for binary tasks, minus the mean squared error for regressions, else mAP@10.
+    """
     if labels.kind == "binary":
         return roc_auc_or_chance(targets, scores)
     if labels.kind == "regression":
@@ -164,21 +168,22 @@ def _steps(config: FinetuneConfig, batches: LabelledBatches) -> int:
 
 
 def refuse_hidden(model: UserBert, labels: Labels) -> None:
-    """Raise `LabelError` if a model sees a field that gives the labels away (decision 9)."""
-    seen = [name for name in labels.hide if name not in model.hidden]
-    if seen:
-        fields = " ".join(f"--hide {name}" for name in (*model.hidden, *seen))
+    """Raises `LabelError` if the model reads a field that leaks the label (design, decision 9)."""
+    leaking = [name for name in labels.hide if name not in model.hidden]
+    if leaking:
+        options = " ".join(f"--hide {name}" for name in (*model.hidden, *leaking))
         raise LabelError(
-            f"{labels.name}: the model sees {', '.join(seen)}, which give the answer away. "
-            f"Pretrain one that does not: userbert pretrain DATA -o MODEL {fields}"
+            f"{labels.name}: the model sees {', '.join(leaking)}, which give the answer away "
+            "(target leakage). Pretrain a model that does not: "
+            f"userbert pretrain DATA -o MODEL {options}"
         )
 
 
 def refuse_leaks(model: UserBert, data: PreparedData, labels: Labels) -> None:
-    """Raise `LabelError` if pretraining saw what comes after a cut-off (design, decision 7).
+    """Raises `LabelError` if pretraining saw events after a cut-off (design, decision 7).
 
-    Cut-offs before the model's bound are allowed if it was pretrained up to exactly these pairs
-    (`--at`).
+    Cut-offs before the model's bound are allowed if the model was pretrained up to exactly these
+    (user, cut-off) pairs (`pretrain --at`).
     """
     bound = model.record.get("before")
     early = 0 if bound is None else int(np.count_nonzero(labels.cutoffs < bound))
@@ -189,8 +194,9 @@ def refuse_leaks(model: UserBert, data: PreparedData, labels: Labels) -> None:
         return
     first = np.datetime_as_string(np.datetime64(int(labels.cutoffs.min()), "us"), unit="s")
     raise LabelError(
-        f"{labels.name}: {early} of {len(labels)} labels have a cut-off before the end of what the "
-        f"model was pretrained on, so it has seen what they ask for. Pretrain one that has not: "
+        f"{labels.name}: {early} of {len(labels)} labels have a cut-off before the end of the "
+        "events that the model was pretrained on, so it may have seen the answers (future "
+        "leakage). Pretrain a model that has not: "
         f"userbert pretrain DATA -o MODEL --before {first}Z (or --at with the labels' file)"
     )
 
@@ -204,10 +210,10 @@ def _probe(
     train_on: Int64,
     validate_on: Int64,
 ) -> None:
-    """Let the head begin as the best regression on the vectors that pretraining gave.
+    """Starts the head as the best linear probe of the pretrained vectors.
 
-    A head that begins anywhere pulls the network along while it learns, and away from what
-    pretraining knew (Kumar et al., 2022).
+    A randomly started head would pull the network away from what pretraining learned (Kumar et
+    al., 2022).
     """
     vectors, held = (
         torch.from_numpy(
@@ -227,7 +233,7 @@ def _probe(
 
 
 def _new_task(
-    model: UserBert, labels: Labels, chosen: Int64, seed: int, from_scratch: bool
+    model: UserBert, labels: Labels, train_rows: Int64, seed: int, from_scratch: bool
 ) -> TaskModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -240,32 +246,32 @@ def _new_task(
                 hidden=model.hidden,
             )
             if network.embedding.timing is not None and model.embedding.timing is not None:
-                # What users' times are like is not learned.
+                # Statistics of users' timing are not learned weights, so they are kept.
                 network.embedding.timing.load_state_dict(model.embedding.timing.state_dict())
         else:
             network = deepcopy(model)
         task = TaskModel(network, labels)
-        task.head.start(labels.targets[chosen])
+        task.head.start(labels.targets[train_rows])
     return task
 
 
 def _classes(labels: Labels) -> NDArray[Any]:
-    """What is dealt evenly to both sides: classes, but not quantities."""
+    """Returns the targets to stratify the split by; quantities are not stratified."""
     return np.zeros(len(labels)) if labels.kind == "regression" else labels.targets
 
 
 @dataclass
 class _Best:
-    """The best epoch so far."""
+    """Quality and weights of the best epoch so far."""
 
     value: float = -np.inf
     epoch: int = 0
-    seen: int = 0
+    current: int = 0
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def note(self, value: float, task: nn.Module) -> None:
-        """Look at an epoch."""
-        self.seen += 1
+        """Records an epoch's quality; keeps its weights if it is the best."""
+        self.current += 1
         if value > self.value:
-            self.value, self.epoch = value, self.seen
+            self.value, self.epoch = value, self.current
             self.weights = {name: tensor.clone() for name, tensor in task.state_dict().items()}

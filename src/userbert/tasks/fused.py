@@ -1,19 +1,19 @@
-"""A yes-or-no task by all that is known: the network, vectors beside counts, trees on counts.
+"""The fused model of a binary task: network, regression and boosted trees, averaged.
 
-In: a `UserBert`, prepared data, `Labels`. Out: `FusedModel`, the mean of several models' log odds,
-which is what `evaluate` calls `fused`; it scores users and is saved in a folder of its own.
-`finetune --with-aggregates` makes it and `predict` reads it.
+In: a `UserBert`, prepared data, `Labels`. Out: a `FusedModel`, the weighted mean of its members'
+log-odds, which `evaluate` calls `fused`; it can be saved as a task folder. `finetune
+--with-aggregates` makes it, `predict` reads it.
 
 ```
 TASK/
-  summary.json             format, version, checksums of every other file
-  fused.json               how it was learned; by whose log odds scores are made alike
-  network/                 a task folder: the fine-tuned network
-  pretrained/              a model folder: whose vectors the regression reads
-  regression.safetensors   its weights, and what its columns are divided by
-  trees.txt                of the trees on counts: LightGBM's own texts, one after the other
-  timed-trees.txt          of those that read the vectors' timing, too, if vectors have one
-  README.md                the same for people, who may edit it: it is not checked
+  summary.json             format, version, checksum of every other file
+  fused.json               training record, weights of the members, scales of their log-odds
+  network/                 the fine-tuned network, a task folder
+  pretrained/              the model whose vectors the regression reads, a model folder
+  regression.safetensors   the regression's weights and the standardisation of its columns
+  trees.txt                trees on counts: LightGBM's texts, concatenated
+  timed-trees.txt          trees on counts and the vectors' timing, if vectors have timing
+  README.md                the record for people; may be edited, so it has no checksum
 ```
 """
 
@@ -33,7 +33,7 @@ from scipy.special import expit
 
 from userbert.data.ragged import Floats, Int64
 from userbert.data.store import PreparedData
-from userbert.data.use.pairs import Pairs, pairs_asked
+from userbert.data.use.pairs import Pairs, pairs_from
 from userbert.errors import InputError, LabelError, ModelError
 from userbert.folders import (
     CARD,
@@ -45,13 +45,13 @@ from userbert.folders import (
 )
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
-from userbert.tasks.aggregates import aggregates, of_all_history
-from userbert.tasks.blending import LEAST, log_odds, trust
+from userbert.tasks.aggregates import aggregates, all_history_columns
+from userbert.tasks.blending import EPSILON, log_odds, trust
 from userbert.tasks.finetune import FinetuneConfig, finetune, quality
 from userbert.tasks.labels import Labels
-from userbert.tasks.predictions import answered
+from userbert.tasks.predictions import predictions_frame
 from userbert.tasks.regression import Regression, Scales, learn_linear
-from userbert.tasks.splits import Split, parts_to_learn_from
+from userbert.tasks.splits import Split, learning_parts
 from userbert.tasks.task_card import task_card
 from userbert.tasks.task_model import TaskModel
 from userbert.tasks.trees import Trees, learn_gbm, with_timing
@@ -59,58 +59,62 @@ from userbert.training.tracking import Tracker
 
 FORMAT = 1
 FUSED = "fused.json"
-"""The file by which a folder of this kind is known."""
+"""The file that marks a folder as a fused task."""
 _FILES = (FUSED, "regression.safetensors", "trees.txt")
 _TIMED = "timed-trees.txt"
 _PAIRS = 50_000
-"""Scored at a time: of so many the counts are in memory."""
+"""Pairs scored at once; bounds the memory of the counts."""
 
 
 @dataclass(frozen=True)
-class Alike:
-    """How a model's log odds are made as wide as those of the others, whoever is asked together."""
+class OddsScale:
+    """Held-out mean and deviation of a member's log-odds.
+
+    They standardise the member's scores, so that a score does not depend on who else is in the
+    call.
+    """
 
     center: float
     width: float
 
     @classmethod
-    def of(cls, scores: Floats) -> "Alike":
-        """As those have them whom the model did not learn from."""
+    def of(cls, scores: Floats) -> "OddsScale":
+        """Computes the scale from the scores of users that the member was not fitted on."""
         odds = log_odds(scores)
-        return cls(float(odds.mean()), max(float(odds.std()), LEAST))
+        return cls(float(odds.mean()), max(float(odds.std()), EPSILON))
 
 
 @dataclass(frozen=True)
 class FusedModel:
-    """The models of a yes-or-no task, and how their mean is taken."""
+    """The members of a binary task's fused model, and the weights of their mean."""
 
     network: TaskModel
     pretrained: UserBert
-    """Whose vectors are read beside counts: as they were before fine-tuning."""
+    """Model before fine-tuning; the regression and the timed trees read its vectors."""
     regression: Regression
     trees: Trees
-    """On counts."""
+    """Trees on counts."""
     timed_trees: Trees | None
-    """On counts and the vectors' timing, if they have one."""
-    alike: Mapping[str, Alike]
-    """By the names of the models."""
+    """Trees on counts and the vectors' timing; `None` if vectors have no timing."""
+    odds_scales: Mapping[str, OddsScale]
+    """Scale of each member's log-odds, by the member's name."""
     weights: Mapping[str, float]
-    """Of each in their mean; see `blending.trust`."""
+    """Weight of each member in the mean; see `blending.trust`."""
     record: Mapping[str, Any]
-    """How it was learned."""
+    """Training record."""
 
     @property
     def kind(self) -> str:
-        """A yes-or-no task always."""
+        """Kind of the task: always binary."""
         return self.network.kind
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Profile fields that it does not see."""
+        """Profile fields that the model does not read."""
         return self.network.hidden
 
     def scores(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> Floats:
-        """The probability of yes of (user, cut-off) pairs, given as (B,) each: (B,).
+        """Returns the probability of yes (B,) of pairs, given as `rows` (B,) and `cutoffs` (B,).
 
         Raises `ModelError` if the data have other ids than the model.
         """
@@ -118,24 +122,24 @@ class FusedModel:
         parts = []
         with progress("scoring", len(rows)) as advance:
             for first in range(0, len(rows), _PAIRS):
-                some = slice(first, first + _PAIRS)
-                each = self._each(data, rows[some], cutoffs[some])
-                parts.append(_mean(each, self.alike, self.weights))
+                part = slice(first, first + _PAIRS)
+                scores = self._each(data, rows[part], cutoffs[part])
+                parts.append(_mean(scores, self.odds_scales, self.weights))
                 advance(len(parts[-1]), "")
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _each(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> dict[str, Floats]:
         counts, names = aggregates(data, rows, cutoffs, self.hidden)
         vectors = embed_pairs(self.pretrained, data, rows, cutoffs)
-        found = {
+        scores = {
             "network": self.network.scores(data, rows, cutoffs),
-            "regression": self.regression.scores(counts[:, of_all_history(names)], vectors),
+            "regression": self.regression.scores(counts[:, all_history_columns(names)], vectors),
             "trees": self.trees.scores(counts),
         }
         if self.timed_trees is not None:
             timed = with_timing(counts, vectors, self.pretrained.timing_width())
-            found["timed trees"] = self.timed_trees.scores(timed)
-        return found
+            scores["timed trees"] = self.timed_trees.scores(timed)
+        return scores
 
     def predict(
         self,
@@ -143,15 +147,15 @@ class FusedModel:
         cutoff: str | date | datetime | None = None,
         at: Any | None = None,
     ) -> pl.DataFrame:
-        """Score users as a frame `user_id`, `cutoff`, `score`; as `TaskModel.predict` does."""
-        return self.predict_pairs(data, pairs_asked(data, cutoff, at))
+        """Returns a frame of `user_id`, `cutoff`, `score`; see `TaskModel.predict`."""
+        return self.predict_pairs(data, pairs_from(data, cutoff, at))
 
     def predict_pairs(self, data: PreparedData, pairs: Pairs) -> pl.DataFrame:
-        """Score pairs as `predict` does."""
-        return answered(data, pairs, self.scores(data, pairs.rows, pairs.cutoffs))
+        """Scores pairs; returns the frame that `predict` returns."""
+        return predictions_frame(data, pairs, self.scores(data, pairs.rows, pairs.cutoffs))
 
     def save(self, folder: str | Path) -> None:
-        """Write a task folder, whole or not at all; raise `InputError` if it exists."""
+        """Writes a task folder atomically; raises `InputError` if it exists."""
         with publishing_folder(Path(folder)) as temporary:
             for name in ("network", "pretrained"):
                 (temporary / name).mkdir()
@@ -171,18 +175,18 @@ class FusedModel:
                     (temporary / name).write_text(trees.to_text(), encoding="utf-8")
             about = {
                 "is_leading": self.regression.is_leading,
-                "alike": {name: asdict(one) for name, one in self.alike.items()},
+                "alike": {name: asdict(scale) for name, scale in self.odds_scales.items()},
                 "weights": self.weights,
                 "record": self.record,
             }
             write_json(temporary / FUSED, about)
-            told = task_card(self.network.about, "TASK/network/model", self.record)
-            (temporary / CARD).write_text(told, encoding="utf-8")
+            card = task_card(self.network.about, "TASK/network/model", self.record)
+            (temporary / CARD).write_text(card, encoding="utf-8")
             write_summary(temporary, "task", format=FORMAT)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Load a task folder; raise `ModelError` if it is damaged or of a newer format."""
+        """Loads a task folder; raises `ModelError` if it is damaged or its format is newer."""
         folder = Path(folder)
         check_summary(folder, FORMAT, _FILES)
         try:
@@ -206,7 +210,7 @@ class FusedModel:
                 Trees.from_text((folder / _TIMED).read_text(encoding="utf-8"))
                 if (folder / _TIMED).is_file()
                 else None,
-                {name: Alike(**one) for name, one in about["alike"].items()},
+                {name: OddsScale(**scale) for name, scale in about["alike"].items()},
                 about["weights"],
                 about["record"],
             )
@@ -221,7 +225,7 @@ class FusedModel:
 
 
 def load_task(folder: str | Path) -> TaskModel | FusedModel:
-    """Load a task folder of either kind; raise `ModelError` as their own `load` does."""
+    """Loads a task folder of either kind; raises `ModelError` as the kinds' `load` do."""
     if (Path(folder) / FUSED).is_file():
         return FusedModel.load(folder)
     return TaskModel.load(folder)
@@ -235,28 +239,28 @@ def finetune_with_aggregates(
     config: FinetuneConfig | None = None,
     trackers: Sequence[Tracker] = (),
 ) -> FusedModel:
-    """Learn a yes-or-no task by network, regression and two kinds of trees; see `finetune`.
+    """Fits network, regression and one or two kinds of trees to a binary task; see `finetune`.
 
-    Raises `LabelError` for another kind of task, and as `finetune` does.
+    Raises `LabelError` for other kinds of task and too few labels, and the errors of `finetune`.
     """
     config = config or FinetuneConfig()
     labels = labels if isinstance(labels, Labels) else Labels.of(labels, data)
     if labels.kind != "binary":
         raise LabelError(
-            f"{labels.name}: counts stand beside the network in yes-or-no tasks alone, and this is "
-            f"a {labels.kind} one. Fine-tune it without --with-aggregates."
+            f"{labels.name} is a {labels.kind} task, but only a binary (yes or no) task can "
+            "combine a network with aggregates. Use finetune without aggregates."
         )
-    everyone = np.arange(len(labels))
-    parts = parts_to_learn_from(
-        labels.user_ids, labels.targets, everyone, config.seed, config.validation
+    all_pairs = np.arange(len(labels))
+    parts = learning_parts(
+        labels.user_ids, labels.targets, all_pairs, config.seed, config.validation
     )
-    if any(len(set(labels.targets[np.setdiff1d(everyone, part)].tolist())) < 2 for part in parts):
+    if any(len(set(labels.targets[np.setdiff1d(all_pairs, part)].tolist())) < 2 for part in parts):
         raise LabelError(
-            f"{labels.name}: too few users have the rarer answer to learn it without some of them. "
-            "Give two users of each answer at least, or fine-tune without --with-aggregates."
+            f"{labels.name}: too few users have the rarer answer to hold some of them out for "
+            "validation. Give at least two users per answer, or use finetune without aggregates."
         )
-    # Nobody is asked: all that are not set apart are learned from.
-    split = Split(parts, everyone[:0])
+    # There are no test pairs: all pairs are for training and validation.
+    split = Split(parts, all_pairs[:0])
     validation = split.validation
     network = finetune(
         model, data, labels, config=config, train_on=split.train, validate_on=validation,
@@ -265,21 +269,21 @@ def finetune_with_aggregates(
     rows = data.rows_of(labels.user_ids)
     counts, names = aggregates(data, rows, labels.cutoffs, model.hidden)
     vectors = embed_pairs(model, data, rows, labels.cutoffs)
-    lasting = sparse.csr_matrix(counts[:, of_all_history(names)])
+    lasting = sparse.csr_matrix(counts[:, all_history_columns(names)])
     timing = model.timing_width()
-    regression, of_regression, by_regression = learn_linear(
+    regression, regression_quality, regression_scores = learn_linear(
         lasting, vectors, labels.targets, split, timing
     )
-    trees, of_trees, by_trees = learn_gbm(counts, labels.targets, split)
+    trees, trees_quality, trees_scores = learn_gbm(counts, labels.targets, split)
     held = {
         "network": network.scores(data, rows[validation], labels.cutoffs[validation]),
-        "regression": by_regression,
-        "trees": by_trees,
+        "regression": regression_scores,
+        "trees": trees_scores,
     }
     qualities = {
         "network": network.record["quality"],
-        "regression": of_regression,
-        "trees": of_trees,
+        "regression": regression_quality,
+        "trees": trees_quality,
     }
     timed_trees = None
     if timing:
@@ -287,30 +291,35 @@ def finetune_with_aggregates(
         timed_trees, qualities["timed trees"], held["timed trees"] = learn_gbm(
             timed, labels.targets, split
         )
-    alike = {name: Alike.of(scores) for name, scores in held.items()}
-    told = labels.targets[validation]
-    judges = max(1, min(told.sum(), len(told) - told.sum()))
+    odds_scales = {name: OddsScale.of(scores) for name, scores in held.items()}
+    targets = labels.targets[validation]
+    judges = max(1, min(targets.sum(), len(targets) - targets.sum()))
     weights = dict(zip(qualities, trust([*qualities.values()], judges), strict=True))
     record = {
         **network.record,
         "qualities": qualities,
-        "quality": quality(labels, told, _mean(held, alike, weights)),
+        "quality": quality(labels, targets, _mean(held, odds_scales, weights)),
     }
-    return FusedModel(network, model, regression, trees, timed_trees, alike, weights, record)
+    return FusedModel(network, model, regression, trees, timed_trees, odds_scales, weights, record)
 
 
 def _mean(
-    scores: Mapping[str, Floats], alike: Mapping[str, Alike], weights: Mapping[str, float]
+    scores: Mapping[str, Floats],
+    odds_scales: Mapping[str, OddsScale],
+    weights: Mapping[str, float],
 ) -> Floats:
-    """The mean of log odds, each as wide as they are on average, as a probability.
+    """Returns the weighted mean of the members' standardised log-odds as probabilities.
 
-    As `blending.blend`, but by the widths of users set apart: a score must not depend on who else
-    is asked for. A model that gives everybody the same has nothing to say.
+    Differs from `blending.blend` in that the scales come from held-out users, so that a score does
+    not depend on who else is in the call. A member with constant scores is ignored.
     """
-    told = [name for name in scores if alike[name].width > LEAST] or [*scores]
-    standard = [(log_odds(scores[name]) - alike[name].center) / alike[name].width for name in told]
-    center = np.mean([one.center for one in alike.values()])
-    width = np.mean([one.width for one in alike.values()])
-    mean = np.average(standard, axis=0, weights=[weights[name] for name in told])
-    found: Floats = expit(center + width * mean)
-    return found
+    names = [name for name in scores if odds_scales[name].width > EPSILON] or [*scores]
+    standard = [
+        (log_odds(scores[name]) - odds_scales[name].center) / odds_scales[name].width
+        for name in names
+    ]
+    center = np.mean([scale.center for scale in odds_scales.values()])
+    width = np.mean([scale.width for scale in odds_scales.values()])
+    mean = np.average(standard, axis=0, weights=[weights[name] for name in names])
+    probabilities: Floats = expit(center + width * mean)
+    return probabilities

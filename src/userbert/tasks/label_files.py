@@ -1,12 +1,8 @@
-"""Labels in Parquet files: what else is known of them, and whether they still are what was written.
+"""Files of labels: the `label` column, the metadata, and the checksum of both.
 
-In: the columns of `Labels` and what is asked. Out: a file whose metadata say it, with a checksum of
-all of it. Used by `labels.py` alone.
-
-Labels as a column of a table, and as the arrays that are learned from.
-
-In: the `label` column of a file. Out: what kind of task it makes, its classes and targets; and the
-way back. Used by `labels.py` alone.
+In: a file's `label` column, or the fields of `Labels`. Out: the kind of task, its classes and its
+targets; or a Parquet file whose metadata describe the task and hold a checksum. Used by `labels.py`
+and `inspect`.
 """
 
 import hashlib
@@ -29,19 +25,18 @@ from userbert.schema.strict import Strict
 
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
 
-_MOST_CLASSES_OF_NUMBERS = 20
-"""Whole numbers of more distinct values than this are quantities, not classes."""
+_MAX_NUMBER_CLASSES = 20
+"""A column with more distinct whole numbers than this is a quantity, not a class."""
 _LARGEST = float(np.finfo(np.float32).max)
 _WORDS = (pl.String, pl.Boolean, pl.Categorical, pl.Enum)
 _YES_AND_NO = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0, "yes": 1, "no": 0}
 
 
 def kind_of(column: pl.Series) -> Kind:
-    """Tell the kind of a task by its labels.
+    """Infers the kind of a task from its labels.
 
-    Lists make a multilabel task; 0 and 1, yes and no, true and false a binary one; words or a few
-    whole numbers a multiclass one; other numbers a regression. Codes that are written as text are
-    words, even if all are of digits.
+    Lists: multilabel. 0 and 1, yes and no, true and false: binary. Text, or few distinct whole
+    numbers: multiclass. Other numbers: regression. Text stays text, even if it is all digits.
     """
     if isinstance(column.dtype, pl.List):
         return "multilabel"
@@ -50,14 +45,14 @@ def kind_of(column: pl.Series) -> Kind:
         return "binary"
     if not column.dtype.is_numeric():
         return "multiclass"
-    whole = bool((column == column.floor()).all())
-    return "multiclass" if whole and len(texts) <= _MOST_CLASSES_OF_NUMBERS else "regression"
+    is_whole = bool((column == column.floor()).all())
+    return "multiclass" if is_whole and len(texts) <= _MAX_NUMBER_CLASSES else "regression"
 
 
 def check_labels(column: pl.Series, name: str) -> pl.Series:
-    """The labels of a file called `name`, as they can be used; raise `LabelError` if they cannot.
+    """Returns the labels of a file called `name`; raises `LabelError` if they cannot be used.
 
-    They are numbers, words, yes or no, or lists of words; each is there, and none is NaN.
+    Labels are finite numbers, text, booleans, or lists of text without nulls.
     """
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
@@ -70,9 +65,11 @@ def check_labels(column: pl.Series, name: str) -> pl.Series:
         )
     if isinstance(column.dtype, pl.List):
         gaps = column.list.eval(pl.element().is_null()).list.any()
-        _refuse(column, gaps, name, "a list without gaps")
+        _refuse(column, gaps, name, "a list without nulls")
         if not (column.list.len() > 0).any():
-            raise LabelError(f"{name}, column label: all lists are empty. Nothing can be learned.")
+            raise LabelError(
+                f"{name}, column label: all lists are empty. At least one must hold a value."
+            )
     elif column.dtype.is_float():
         _refuse(column, ~column.is_finite(), name, "a number")
         _refuse(column, column.abs() > _LARGEST, name, f"a number below {_LARGEST:.2g}")
@@ -84,13 +81,13 @@ def _refuse(column: pl.Series, is_bad: pl.Series, name: str, expected: str) -> N
     if len(rows):
         raise LabelError(
             f"{name}, row {rows[0] + 1}, column label: expected {expected}, found "
-            f"{column[rows[0]]} ({len(rows):,} of {len(column):,} rows are like that). Correct or "
-            "remove them."
+            f"{column[rows[0]]} ({len(rows):,} of {len(column):,} rows have this fault). Correct "
+            "or remove them."
         )
 
 
-def as_numbers(column: pl.Series) -> pl.Series:
-    """Read a column of a text file, which has no types, as numbers if it holds nothing else."""
+def parse_numbers(column: pl.Series) -> pl.Series:
+    """Converts a column of an untyped text file to numbers if all its values are numbers."""
     for dtype in (pl.Int64, pl.Float64):
         numbers = column.cast(dtype, strict=False)
         if numbers.null_count() == column.null_count():
@@ -99,7 +96,7 @@ def as_numbers(column: pl.Series) -> pl.Series:
 
 
 def classes_of(column: pl.Series, kind: Kind) -> list[str]:
-    """List the classes of a task in the order of the alphabet; none of binary ones and numbers."""
+    """Returns the classes of a task, sorted; empty for binary tasks and regressions."""
     if kind in ("binary", "regression"):
         return []
     values = column.explode() if kind == "multilabel" else column
@@ -107,7 +104,7 @@ def classes_of(column: pl.Series, kind: Kind) -> list[str]:
 
 
 def targets_of(column: pl.Series, kind: Kind, classes: Sequence[str]) -> NDArray[Any]:
-    """Read targets: (B,), or (B, C) of a multilabel task."""
+    """Converts labels to targets: (B,), or (B, C) for a multilabel task."""
     if kind == "binary":
         texts = column.cast(pl.String).str.to_lowercase()
         return texts.replace_strict(_YES_AND_NO, return_dtype=pl.Int64).to_numpy()
@@ -117,14 +114,14 @@ def targets_of(column: pl.Series, kind: Kind, classes: Sequence[str]) -> NDArray
     if kind == "multiclass":
         return column.cast(pl.String).replace_strict(number, return_dtype=pl.Int64).to_numpy()
     targets = np.zeros((len(column), len(classes)), dtype=bool)
-    held = column.cast(pl.List(pl.String)).explode(empty_as_null=False)
-    users = np.repeat(np.arange(len(column)), column.list.len().to_numpy())
-    targets[users, held.replace_strict(number, return_dtype=pl.Int64).to_numpy()] = True
+    values = column.cast(pl.List(pl.String)).explode(empty_as_null=False)
+    rows = np.repeat(np.arange(len(column)), column.list.len().to_numpy())
+    targets[rows, values.replace_strict(number, return_dtype=pl.Int64).to_numpy()] = True
     return targets
 
 
 def column_of(targets: NDArray[Any], kind: Kind, classes: Sequence[str]) -> pa.Array:
-    """Write targets as people read them: numbers, a class's name, or a list of names."""
+    """Converts targets back to labels: numbers, class names, or lists of class names."""
     names = pa.array(classes, pa.large_string())
     if kind == "multilabel":
         offsets = offsets_of(targets.sum(axis=1))
@@ -132,13 +129,13 @@ def column_of(targets: NDArray[Any], kind: Kind, classes: Sequence[str]) -> pa.A
     return names.take(pa.array(targets)) if kind == "multiclass" else pa.array(targets)
 
 
-_METADATA = b"userbert"
+_METADATA_KEY = b"userbert"
 _TYPES: Mapping[str, type] = {"multilabel": np.bool_, "regression": np.float32}
-"""Of targets; those of other kinds are numbers of classes."""
+"""Target types by kind of task; int64 class indices for all other kinds."""
 
 
-class About(Strict):
-    """What labels ask."""
+class LabelsMetadata(Strict):
+    """Description of a task in the metadata of its file of labels."""
 
     question: str
     kind: Kind
@@ -147,81 +144,86 @@ class About(Strict):
     hide: tuple[str, ...] = ()
     horizon: str | None = None
     checksum: str | None = None
-    """SHA-256 of all of it and of the labels; the first files that were written have none."""
+    """SHA-256 of the other fields and the rows; `None` in files from before checksums existed."""
 
 
 def write_labels(
-    path: Path, about: About, user_ids: Sequence[str], cutoffs: Int64, targets: NDArray[Any]
+    path: Path,
+    metadata: LabelsMetadata,
+    user_ids: Sequence[str],
+    cutoffs: Int64,
+    targets: NDArray[Any],
 ) -> None:
-    """Write `user_id`, `cutoff`, `label`, each (B,), whole or not at all."""
+    """Writes a Parquet file of `user_id`, `cutoff`, `label`, each (B,), atomically."""
     require_ending(path, ".parquet")
     table = pa.table(
         {
             "user_id": pa.array(user_ids, pa.large_string()),
             "cutoff": pa.array(cutoffs, pa.timestamp("us", "UTC")),
-            "label": column_of(targets, about.kind, about.classes),
+            "label": column_of(targets, metadata.kind, metadata.classes),
         }
     )
-    checksum = checksum_of(about, user_ids, cutoffs, targets)
-    content = about.model_copy(update={"checksum": checksum}).model_dump(mode="json")
-    told = {_METADATA: json.dumps(content, ensure_ascii=False)}
+    checksum = checksum_of(metadata, user_ids, cutoffs, targets)
+    content = metadata.model_copy(update={"checksum": checksum}).model_dump(mode="json")
+    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(content, ensure_ascii=False)})
     with publishing_file(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(told), temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd")
 
 
-def read_about(path: Path) -> About | None:
-    """What `write_labels` left in a file; none if another program wrote it.
+def read_metadata(path: Path) -> LabelsMetadata | None:
+    """Reads the metadata that `write_labels` wrote; `None` if another program wrote the file.
 
-    Raises `LabelError` if it is damaged.
+    Raises `LabelError` if the metadata are damaged.
     """
     if path.suffix.lower() != ".parquet" or not path.is_file():
         return None
     try:
         with pq.ParquetFile(path) as file:
-            # It stands there twice, in Arrow's own description too: one may be damaged.
-            told = (file.schema_arrow.metadata or {}).get(_METADATA)
-            again = (file.metadata.metadata or {}).get(_METADATA)
-        if told is None and again is None:
+            # Parquet stores the metadata twice: once in Arrow's schema. One copy may be damaged.
+            arrow_copy = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
+            parquet_copy = (file.metadata.metadata or {}).get(_METADATA_KEY)
+        if arrow_copy is None and parquet_copy is None:
             return None
-        about = About.model_validate_json(told or b"") if told == again else None
+        is_intact = arrow_copy == parquet_copy
+        metadata = LabelsMetadata.model_validate_json(arrow_copy or b"") if is_intact else None
     except (OSError, ValueError, pa.ArrowException, ValidationError):
-        about = None
-    if about is None:
-        raise changed(path)
-    return about
+        metadata = None
+    if metadata is None:
+        raise changed_error(path)
+    return metadata
 
 
-def refuse_changed(path: Path, about: About, frame: pl.DataFrame) -> None:
-    """Raise `LabelError` if the rows of a file are not those that were written."""
-    if about.checksum is None:
+def refuse_changed(path: Path, metadata: LabelsMetadata, frame: pl.DataFrame) -> None:
+    """Raises `LabelError` if the rows of a file do not match its checksum."""
+    if metadata.checksum is None:
         return
     try:
         users = frame["user_id"].cast(pl.String).to_list()
         cutoffs = frame["cutoff"].cast(pl.Datetime("us", "UTC")).cast(pl.Int64).to_numpy()
-        targets = targets_of(frame["label"], about.kind, about.classes)
-        is_same = checksum_of(about, users, cutoffs, targets) == about.checksum
+        targets = targets_of(frame["label"], metadata.kind, metadata.classes)
+        is_same = checksum_of(metadata, users, cutoffs, targets) == metadata.checksum
     except (pl.exceptions.PolarsError, TypeError, ValueError, IndexError):
         is_same = False
     if not is_same:
-        raise changed(path)
+        raise changed_error(path)
 
 
 def checksum_of(
-    about: About, user_ids: Sequence[str], cutoffs: Int64, targets: NDArray[Any]
+    metadata: LabelsMetadata, user_ids: Sequence[str], cutoffs: Int64, targets: NDArray[Any]
 ) -> str:
-    """SHA-256 of labels and of what they ask."""
-    content = about.model_dump(mode="json", exclude={"checksum"})
+    """SHA-256 of the labels and their metadata."""
+    content = metadata.model_dump(mode="json", exclude={"checksum"})
     digest = hashlib.sha256(json.dumps(content).encode())
     digest.update("\0".join(user_ids).encode(errors="surrogatepass"))
     digest.update(np.ascontiguousarray(cutoffs).data)
-    digest.update(np.ascontiguousarray(targets, _TYPES.get(about.kind, np.int64)).data)
+    digest.update(np.ascontiguousarray(targets, _TYPES.get(metadata.kind, np.int64)).data)
     return digest.hexdigest()
 
 
-def changed(path: Path | str) -> LabelError:
-    """The error of a file that is not as it was written."""
+def changed_error(path: Path | str) -> LabelError:
+    """Returns the error for a file whose content does not match its checksum."""
     return LabelError(
         f"{path} has changed since it was written. Copy it again, or make the labels again. If you "
-        "changed them yourself, write them without the file's metadata: then they are labels of "
-        "your own, and hide no profile fields."
+        "edited it yourself, write it without the file's metadata: it then counts as your own "
+        "labels, which hide no profile fields."
     )

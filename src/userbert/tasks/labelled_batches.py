@@ -1,7 +1,7 @@
-"""The order in which labels are learned from: epoch after epoch, each label once in each.
+"""Batches of labelled users for fine-tuning: epoch after epoch, each label once per epoch.
 
-In: labels' pairs, and which of them to learn from. Out: `UserBatch` by step, whose `index` points
-into the labels. `finetune` and the experiments learn from it.
+In: the labels' (user, cut-off) pairs and the indices to train on. Out: a `UserBatch` for each step,
+whose `index` points into the labels. Used by `finetune` and the experiments.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from userbert.data.batches import UserBatch, users_of
+from userbert.data.batches import UserBatch, slice_users
 from userbert.data.ragged import Int64
 from userbert.data.store import PreparedData
 from userbert.data.use.loading import sequence_lengths
@@ -18,44 +18,46 @@ from userbert.data.use.pairs import Pairs
 from userbert.data.use.sequences import cut
 
 _PARTS = 3
-"""As many as pay: of a few users, a call costs more than what it does for them."""
+"""Parts of a batch by length; with more, the overhead of a call exceeds the saved padding."""
 
 
 class LabelledBatches:
-    """Batches of an epoch after another, in a random order; every pair once an epoch.
+    """Batches in random order, every pair once per epoch; users in a batch are sorted by length.
 
-    `chosen` are indices into `pairs`. In a batch, users stand in the order of their lengths.
+    `train_rows` are the indices into `pairs` to train on.
     """
 
     def __init__(
         self,
         data: PreparedData,
         pairs: Pairs,
-        chosen: Int64,
+        train_rows: Int64,
         *,
         batch_size: int,
         seed: int,
         hidden: tuple[str, ...],
     ) -> None:
-        self.per_epoch = -(-len(chosen) // batch_size)
-        self._chosen, self._seed = chosen, seed
+        self.per_epoch = -(-len(train_rows) // batch_size)
+        self._train_rows, self._seed = train_rows, seed
         self._epoch = -1
         self._batches: list[Int64] = []
         self._data, self._pairs, self._hidden = data, pairs, hidden
-        # Of the few that are chosen alone: all would take longer than to learn from them.
+        # Only for the training rows: lengths of all pairs may take longer than the training.
         self._lengths = np.zeros(len(pairs.rows), np.int64)
-        self._lengths[chosen] = sequence_lengths(data, pairs.rows[chosen], pairs.cutoffs[chosen])
+        self._lengths[train_rows] = sequence_lengths(
+            data, pairs.rows[train_rows], pairs.cutoffs[train_rows]
+        )
 
     @property
     def words_per_epoch(self) -> int:
-        """The words of all that are learned from."""
-        return int(self._lengths[self._chosen].sum())
+        """Total number of words of the training pairs."""
+        return int(self._lengths[self._train_rows].sum())
 
     def __getitem__(self, step: int, /) -> UserBatch:
-        """The batch of a step, counted from 0."""
+        """Returns the batch of a step; steps count from 0."""
         epoch, number = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            order = np.random.default_rng([self._seed, epoch]).permutation(self._chosen)
+            order = np.random.default_rng([self._seed, epoch]).permutation(self._train_rows)
             self._epoch, self._batches = epoch, np.array_split(order, self.per_epoch)
         index = self._batches[number]
         index = index[np.argsort(self._lengths[index], kind="stable")]
@@ -63,8 +65,8 @@ class LabelledBatches:
         return replace(cut(self._data, rows, cutoffs, self._hidden), index=index)
 
 
-def parts_of(batch: UserBatch) -> Iterator[UserBatch]:
-    """Slice a batch, users in the order of their lengths, into parts of similar lengths."""
+def split_by_length(batch: UserBatch) -> Iterator[UserBatch]:
+    """Splits a batch, whose users are sorted by length, into parts of similar lengths."""
     ends = np.linspace(0, len(batch), min(_PARTS, len(batch)) + 1).astype(int).tolist()
     for first, last in pairwise(ends):
-        yield users_of(batch, first, last)
+        yield slice_users(batch, first, last)

@@ -1,7 +1,7 @@
-"""Labels that do not leak: what is known only at or after each cut-off.
+"""Labels of a task: read from a file or frame, or made from events at or after each cut-off.
 
-In: prepared data and (user, cut-off) pairs, or a file of the user's own. Out: `Labels`, which say
-what is predicted, of whom, from when, and which profile fields would give the answer away. Used by
+In: prepared data and (user, cut-off) pairs, or the user's own file. Out: `Labels`: the targets of
+the pairs, the question, and the profile fields to hide because they leak the label. Used by
 `finetune` and `evaluate`; the command line's `label` writes them.
 """
 
@@ -23,63 +23,63 @@ from userbert.data.store import PreparedData
 from userbert.data.use.pairs import (
     Pairs,
     first_events,
-    pairs_of,
+    pairs_in,
     read_table,
     require_column,
-    users_of,
+    user_id_column,
 )
 from userbert.data.use.sequences import actions_between, profile_ids
 from userbert.data.vocabulary import FIRST_VALUE, UNKNOWN, Categories
 from userbert.errors import InputError, LabelError
 from userbert.schema.strict import parse_duration
 from userbert.tasks.label_files import (
-    About,
     Kind,
-    as_numbers,
-    changed,
+    LabelsMetadata,
+    changed_error,
     check_labels,
     checksum_of,
     classes_of,
     kind_of,
-    read_about,
+    parse_numbers,
+    read_metadata,
     targets_of,
     write_labels,
 )
 
-_ABOUT = ("question", "kind", "classes", "attribute", "hide", "horizon")
+_METADATA_FIELDS = ("question", "kind", "classes", "attribute", "hide", "horizon")
 _USERS_AT_A_TIME = 20_000
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is to be predicted of each (user, cut-off) pair."""
+    """Targets of (user, cut-off) pairs, and what they mean."""
 
     name: str
-    """Of the task: the file's name without its ending."""
+    """Name of the task: the file's name without its ending."""
     question: str
-    """What is predicted, as a plain sentence."""
+    """The question that the labels answer, as a plain sentence."""
     kind: Kind
     user_ids: tuple[str, ...]
     cutoffs: Int64
-    """(B,): microseconds since 1970."""
+    """Microseconds since 1970 (B,)."""
     targets: NDArray[Any]
     """Binary: int64 0 or 1 (B,); multiclass: int64 class (B,); multilabel: bool (B, C);
     regression: float32 (B,)."""
     classes: tuple[str, ...] = ()
-    """Of multiclass and multilabel tasks."""
+    """Class names of multiclass and multilabel tasks."""
     attribute: tuple[str, str] | None = None
-    """(segment, attribute) where class c is the attribute's value of the id c + 2."""
+    """(segment, attribute) whose values are the classes: class c is the id c + 2."""
     hide: tuple[str, ...] = ()
-    """Profile fields that give the answer away: hidden from every model."""
+    """Profile fields that leak the label; they are hidden from every model."""
     horizon: str | None = None
-    """How long after the cut-off the answer is looked for."""
+    """Time after the cut-off within which the answer is looked for, such as `28d`."""
 
     def __len__(self) -> int:
-        """Count the pairs."""
+        """Number of pairs."""
         return len(self.user_ids)
 
     def take(self, index: NDArray[np.integer[Any]]) -> Self:
-        """Keep the pairs at `index`, in its order."""
+        """Returns the pairs at `index`, in that order."""
         return replace(
             self,
             user_ids=tuple(self.user_ids[i] for i in index),
@@ -88,59 +88,60 @@ class Labels:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write Parquet: `user_id`, `cutoff`, `label`; what else is known in its metadata."""
-        write_labels(Path(path), self._about(), self.user_ids, self.cutoffs, self.targets)
+        """Writes a Parquet file: `user_id`, `cutoff`, `label`, and all other fields as metadata."""
+        write_labels(Path(path), self._metadata(), self.user_ids, self.cutoffs, self.targets)
 
-    def _about(self) -> About:
-        return About(**{name: getattr(self, name) for name in _ABOUT})
+    def _metadata(self) -> LabelsMetadata:
+        return LabelsMetadata(**{name: getattr(self, name) for name in _METADATA_FIELDS})
 
     @classmethod
     def load(cls, path: str | Path, data: PreparedData) -> "Labels":
-        """Read labels that `save` wrote, or a file of the user's own; see `of`."""
+        """Reads a file that `save` wrote, or the user's own file; see `of` for its columns."""
         path = Path(path)
         try:
             frame = read_table(path)
         except InputError as error:
             raise LabelError(str(error)) from error
         if path.suffix.lower() != ".parquet" and "label" in frame.columns:
-            frame = frame.with_columns(as_numbers(frame["label"]))
-        labels = cls._of(frame, data, str(path), read_about(path))
+            frame = frame.with_columns(parse_numbers(frame["label"]))
+        labels = cls._of(frame, data, str(path), read_metadata(path))
         return replace(labels, name=path.stem)
 
     @classmethod
     def of(cls, frame: Any, data: PreparedData, name: str = "labels") -> "Labels":
-        """Read labels from a frame or any Arrow table, called `name` in messages.
+        """Reads labels from a frame or any Arrow table; messages call it `name`.
 
-        That is `user_id`, `label` and perhaps `cutoff` (a naive one is in the schema's `timezone`;
-        without the column: just after the last event). The kind follows from the labels. Raises
-        `LabelError`.
+        Columns: `user_id`, `label` and optionally `cutoff`. A naive cut-off is in the schema's
+        `timezone`; without the column it is just after the last event. The kind of the task is
+        inferred from the labels. Raises `LabelError` if the labels cannot be used.
         """
         return cls._of(pl.DataFrame(frame), data, name, None)
 
     @classmethod
     def _of(
-        cls, frame: pl.DataFrame, data: PreparedData, name: str, about: About | None
+        cls, frame: pl.DataFrame, data: PreparedData, name: str, stored: LabelsMetadata | None
     ) -> "Labels":
         try:
-            pairs = pairs_of(frame, data, name)
+            pairs = pairs_in(frame, data, name)
             require_column(frame, "label", name)
         except InputError as error:
             raise LabelError(str(error)) from error
         column = check_labels(frame["label"], name)
-        users = tuple(users_of(frame, name))
-        told = about
-        if told is None:
+        users = tuple(user_id_column(frame, name))
+        metadata = stored
+        if metadata is None:
             kind = kind_of(column)
             classes = tuple(classes_of(column, kind))
-            told = About(question=f"What is {Path(name).stem}?", kind=kind, classes=classes)
+            question = f"What is {Path(name).stem}?"
+            metadata = LabelsMetadata(question=question, kind=kind, classes=classes)
         try:
-            targets = targets_of(column, told.kind, told.classes)
-        except pl.exceptions.PolarsError as error:  # values that the file's own list does not have
-            raise changed(name) from error
-        if told.checksum not in (None, checksum_of(told, users, pairs.cutoffs, targets)):
-            raise changed(name)
-        asked = {field: getattr(told, field) for field in _ABOUT}
-        labels = cls(name, user_ids=users, cutoffs=pairs.cutoffs, targets=targets, **asked)
+            targets = targets_of(column, metadata.kind, metadata.classes)
+        except pl.exceptions.PolarsError as error:  # a value that the metadata's classes lack
+            raise changed_error(name) from error
+        if metadata.checksum not in (None, checksum_of(metadata, users, pairs.cutoffs, targets)):
+            raise changed_error(name)
+        fields = {field: getattr(metadata, field) for field in _METADATA_FIELDS}
+        labels = cls(name, user_ids=users, cutoffs=pairs.cutoffs, targets=targets, **fields)
         return _checked(labels, data)
 
 
@@ -152,18 +153,18 @@ def label_next(
     segment: str | None = None,
     horizon: str | None = None,
 ) -> Labels:
-    """Ask which values of an attribute a user's next word holds (paper §4.2, next genre).
+    """Labels users with the values of an attribute in their next word (paper §4.2, next genre).
 
-    The next word is the first at or after the cut-off, of the short-term segment if that has the
-    attribute; of a word that the cut-off divides, only the actions at or after it count. Users
-    without a word (within `horizon`) or without a known value in it are left out.
+    The next word is the first at or after the cut-off, in the short-term segment if that has the
+    attribute. If the cut-off divides a word, only the actions at or after it count. Users without
+    a next word (within `horizon`), or without a known value in it, are left out.
     """
     segment = _segment_with(data, attribute, segment)
     vocabulary = data.vocabularies.segments[segment][attribute]
     if not isinstance(vocabulary, Categories):
         raise LabelError(
-            f"{attribute} is a number; the next word is asked for values of a category. "
-            f"Choose one of: {', '.join(_categorical(data))}."
+            f"attribute: {attribute} is a number, but next-value labels need a categorical "
+            f"attribute. Choose one of: {', '.join(_categorical(data))}."
         )
     pairs = _eligible(data, pairs)
     targets = np.zeros((len(pairs), len(vocabulary.values)), dtype=bool)
@@ -175,12 +176,12 @@ def label_next(
         users = list_numbers(actions.offsets)
         # The first action of a span begins a word or continues one; both are the next word.
         word = np.cumsum(actions.word_starts)
-        some = np.diff(actions.offsets) > 0
+        has_actions = np.diff(actions.offsets) > 0
         first_word = np.zeros(len(cutoffs), np.int64)
-        first_word[some] = word[actions.offsets[:-1][some]]
+        first_word[has_actions] = word[actions.offsets[:-1][has_actions]]
         ids = actions.ids[position]
-        held = (word == first_word[users]) & (ids >= FIRST_VALUE)
-        targets[part][users[held], ids[held] - FIRST_VALUE] = True
+        is_counted = (word == first_word[users]) & (ids >= FIRST_VALUE)
+        targets[part][users[is_counted], ids[is_counted] - FIRST_VALUE] = True
     labels = _labels(data, pairs, f"next_{attribute}", "multilabel", targets)
     labels = replace(
         labels,
@@ -193,17 +194,17 @@ def label_next(
 
 
 def label_return(data: PreparedData, pairs: Pairs, horizon: str) -> Labels:
-    """Ask whether a user acts again within `horizon` of the cut-off, its end not included.
+    """Labels users by whether they act within `horizon` of the cut-off, its end excluded.
 
-    Raises `LabelError` where the horizon ends more than a day after the last event: the answer is
-    not known yet.
+    Raises `LabelError` if the horizon ends more than a day after the last event: then the answers
+    are not known yet.
     """
     pairs = _eligible(data, pairs)
     ends = pairs.cutoffs + _duration_us(horizon)
     if len(pairs) and ends.max() > data.last_event + DAY_US:
         raise LabelError(
             f"a horizon of {horizon} after the latest cut-off ends after the last event of "
-            f"{data.path}: the answer is not known yet. Choose an earlier --cutoff."
+            f"{data.path}: the answer is not known yet. Choose an earlier cutoff."
         )
     returns = np.zeros(len(pairs), dtype=np.int64)
     for part in _parts(len(pairs)):
@@ -223,10 +224,10 @@ def label_attribute(
     positive: Collection[str],
     hide: Collection[str] = (),
 ) -> Labels:
-    """Ask whether a profile field has one of the `positive` values (paper §4.2).
+    """Labels users by whether a profile field has one of the `positive` values (paper §4.2).
 
-    The field itself is hidden always; `hide` adds those that give it away. Users of whom the field
-    is not known, or whose value is too rare for the vocabulary, are left out.
+    The field itself is always hidden; `hide` adds fields that leak it. Users without a known value,
+    or with a value too rare for the vocabulary, are left out.
     """
     profile = data.vocabularies.profile
     for name in (field, *hide):
@@ -240,8 +241,9 @@ def label_attribute(
     pairs = _eligible(data, pairs)
     others = [name for name in profile if name != field]
     ids = profile_ids(data, pairs.rows, pairs.cutoffs, others)[:, 0]
-    wanted = [values.index(value) + FIRST_VALUE for value in positive]
-    labels = _labels(data, pairs, field, "binary", np.isin(ids, wanted).astype(np.int64))
+    positive_ids = [values.index(value) + FIRST_VALUE for value in positive]
+    targets = np.isin(ids, positive_ids).astype(np.int64)
+    labels = _labels(data, pairs, field, "binary", targets)
     labels = replace(
         labels,
         question=f"Is the user's {field} {' or '.join(positive)}?",
@@ -259,31 +261,32 @@ def label_response(
     negatives: int | None = None,
     seed: int = 0,
 ) -> Labels:
-    """Ask whether a user is one of the `positives`, who responded after the cut-off (paper §4.2).
+    """Labels users by whether they are among the `positives`, who responded (paper §4.2).
 
-    The others `among` (none: all users) are negative: all of them, or `negatives` a positive,
-    drawn uniformly (the paper's 3:1). When they responded is not checked: that is not in the data.
+    The other users of `among` (`None`: all users) are negative: all of them, or `negatives` per
+    positive, drawn uniformly (the paper's ratio is 3). That the responses came after the cut-off is
+    not checked, as the data do not hold them.
     """
     pairs = _eligible(data, pairs)
     known = data.rows_of(sorted(positives))
     if not (known >= 0).any():
         raise LabelError(
-            f"none of the {len(known)} users who responded is in {data.path}. Their ids must be "
-            "written as in the logs."
+            f"positives: none of the {len(known)} users who responded is in {data.path}. Write the "
+            "ids as in the logs."
         )
     responded = np.isin(pairs.rows, known)
-    asked = np.ones(len(pairs), dtype=bool)
+    is_labelled = np.ones(len(pairs), dtype=bool)
     if among is not None:
-        asked = responded | np.isin(pairs.rows, data.rows_of(sorted(among)))
+        is_labelled = responded | np.isin(pairs.rows, data.rows_of(sorted(among)))
     if negatives is not None:
-        others = np.flatnonzero(asked & ~responded)
+        others = np.flatnonzero(is_labelled & ~responded)
         number = min(len(others), negatives * int(responded.sum()))
         drawn = np.random.default_rng(seed).choice(others, number, replace=False)
-        asked = responded.copy()
-        asked[drawn] = True
+        is_labelled = responded.copy()
+        is_labelled[drawn] = True
     labels = _labels(data, pairs, "response", "binary", responded.astype(np.int64))
     labels = replace(labels, question="Does the user respond?")
-    return _checked(labels.take(np.flatnonzero(asked)), data)
+    return _checked(labels.take(np.flatnonzero(is_labelled)), data)
 
 
 def _labels(
@@ -294,30 +297,31 @@ def _labels(
 
 
 def _eligible(data: PreparedData, pairs: Pairs) -> Pairs:
-    """Keep the pairs of users with at least one event before their cut-off."""
-    seen = first_events(data)[pairs.rows] < pairs.cutoffs
-    return Pairs(pairs.rows[seen], pairs.cutoffs[seen])
+    """Keeps the pairs whose user has at least one event before the cut-off."""
+    has_past = first_events(data)[pairs.rows] < pairs.cutoffs
+    return Pairs(pairs.rows[has_past], pairs.cutoffs[has_past])
 
 
 def _checked(labels: Labels, data: PreparedData) -> Labels:
     if len(labels) == 0:
         raise LabelError(
-            f"{labels.name}: no user is left who has an event before the cut-off and an answer "
-            "after it. Choose another --cutoff."
+            f"{labels.name}: no user has both an event before the cut-off and an answer after it. "
+            "Choose another cutoff."
         )
     if labels.kind != "multilabel" and len(np.unique(labels.targets)) == 1:
         value = labels.targets[0]
         if labels.kind == "multiclass":
             value = labels.classes[value]
         raise LabelError(
-            f"{labels.name}: all {len(labels)} labels are {value}; nothing can be learned from "
-            "one answer alone. Check the question, or choose another --cutoff."
+            f"{labels.name}: all {len(labels)} labels are {value}; a model needs at least two "
+            "different answers. Check the question, or choose another cutoff."
         )
     unknown = set(labels.hide) - set(data.vocabularies.profile)
     if unknown:
         raise LabelError(
             f"{labels.name} hides the profile fields {', '.join(sorted(unknown))}, which "
-            f"{data.path} does not have. Were the labels made of other data?"
+            f"{data.path} does not have. Use the data that the labels were made from, or make the "
+            "labels again."
         )
     if labels.attribute is not None:
         segment, attribute = labels.attribute
@@ -332,17 +336,17 @@ def _checked(labels: Labels, data: PreparedData) -> Labels:
 
 def _segment_with(data: PreparedData, attribute: str, segment: str | None) -> str:
     segments = data.vocabularies.segments
-    holding = [name for name in ("short_term", "long_term") if attribute in segments.get(name, {})]
-    if segment is not None and segment not in holding:
+    matching = [name for name in ("short_term", "long_term") if attribute in segments.get(name, {})]
+    if segment is not None and segment not in matching:
         raise LabelError(
             f"the segment {segment!r} has no attribute {attribute!r}."
             f"{_choose(attribute, segments.get(segment, {}))}"
         )
-    if not holding:
+    if not matching:
         raise LabelError(
             f"no segment has an attribute {attribute!r}.{_choose(attribute, _categorical(data))}"
         )
-    return segment if segment is not None else holding[0]
+    return segment if segment is not None else matching[0]
 
 
 def _categorical(data: PreparedData) -> list[str]:
@@ -359,14 +363,14 @@ def _choose(name: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     if close:
         return f" Did you mean {close[0]!r}?"
-    return f" Choose one of: {', '.join(list(known)[:20]) or 'nothing is there'}."
+    return f" Choose one of: {', '.join(list(known)[:20]) or '(none)'}."
 
 
 def _duration_us(horizon: str) -> int:
     try:
         return parse_duration(horizon) // timedelta(microseconds=1)
     except ValueError as error:
-        raise LabelError(f"--horizon: {error}.") from error
+        raise LabelError(f"horizon: {error}.") from error
 
 
 def _parts(count: int) -> Iterator[slice]:

@@ -1,8 +1,8 @@
-"""What is popular, with all users and with each: the yardsticks of every comparison.
+"""Popularity baselines: popular values of all users, of each user, and the base rate.
 
-In: the words before a cut-off, or a task's targets. Out: scores (B, C) of an attribute's values,
-or of yes-or-no tasks the share of yes.
-Used by `evaluate`; C classes are the attribute's known values, class c being the id c + 2.
+In: the words before a cut-off, or a task's targets. Out: scores (B, C) of an attribute's values;
+for binary tasks, the share of positives. Used by `evaluate` and the experiments. The C classes are
+the attribute's known values: class c is the id c + 2.
 """
 
 from typing import Any
@@ -22,9 +22,9 @@ from userbert.tasks.splits import Split
 
 
 def popularity(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Share of the pairs (B, C) whose next word holds each value: (C,). Give training pairs only.
+    """Share of the pairs (B, C) whose next word holds each value: (C,). Pass training pairs only.
 
-    One imaginary pair that holds everything keeps unseen values above nothing at all.
+    One pseudo-pair that holds every value a little keeps the share of unseen values above zero.
     """
     return (targets.sum(axis=0) + 1 / targets.shape[1]) / (len(targets) + 1)  # type: ignore[no-any-return]
 
@@ -32,10 +32,9 @@ def popularity(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
 def own_popularity(
     words_with: sparse.csr_matrix, popularity: NDArray[np.float64], prior: float = 1
 ) -> NDArray[np.float64]:
-    """Score values by how many of the user's words held them, (B, C), and by popularity (C,).
+    """Scores values by how many of the user's words held them (B, C), plus popularity (C,).
 
-    Popularity is below one, so that of whole words and without a larger `prior` it only breaks
-    ties.
+    Popularity is below 1, so with unweighted words and `prior` 1 it only breaks ties.
     """
     return words_with.toarray() + prior * popularity  # type: ignore[no-any-return]
 
@@ -49,11 +48,11 @@ def words_with_each_value(
     days: int | None = None,
     half_life: int | None = None,
 ) -> sparse.csr_matrix:
-    """Count the words of each user before the cut-off that held each value: (B, C) float32.
+    """Counts the words of each user before the cut-off that held each value: (B, C) float32.
 
-    `attribute` is (segment, attribute). Words, not actions: ten packs in one basket are one wish.
-    With `days`, only the actions of so many days before the cut-off count; with a `half_life`, in
-    days, a word counts half as much for each that lies between.
+    `attribute` is (segment, attribute). Words are counted, not actions, so that ten packs in one
+    basket count once. With `days`, only actions of the last `days` days count. With `half_life`, in
+    days, a word's weight halves with each half-life of its age.
     """
     segment, name = attribute
     start = None if days is None else cutoffs - days * DAY_US
@@ -61,28 +60,28 @@ def words_with_each_value(
     vocabularies = data.vocabularies.segments[segment]
     ids = actions.ids[list(vocabularies).index(name)]
     size = vocabularies[name].size
-    once = _first_of_its_value_in_its_word(ids, actions.word_starts, actions.offsets)
+    is_first = _is_first_in_word(ids, actions.word_starts, actions.offsets)
     weights = None
     if half_life is not None:
         ages = (np.repeat(cutoffs, np.diff(actions.offsets)) - actions.times) / DAY_US
         weights = (0.5 ** (ages / half_life)).astype(np.float32)
-    return count_ids(ids, once, actions.offsets, size, weights)[:, FIRST_VALUE - 1 :]
+    return count_ids(ids, is_first, actions.offsets, size, weights)[:, FIRST_VALUE - 1 :]
 
 
-def _first_of_its_value_in_its_word(
+def _is_first_in_word(
     ids: Int32, word_starts: NDArray[np.bool_], offsets: Int64
 ) -> NDArray[np.bool_]:
-    """(N,): whether no earlier action of the same word and user has the same id."""
+    """Whether no earlier action of the same word and user has the same id (N,)."""
     starts: NDArray[Any] = word_starts.copy()
     starts[offsets[:-1][np.diff(offsets) > 0]] = True
     words = np.cumsum(starts)
     order = np.lexsort((ids, words))
-    first = np.ones(len(ids), bool)
-    same = (np.diff(words[order]) == 0) & (np.diff(ids[order]) == 0)
-    first[order[1:][same]] = False
-    return first
+    is_first = np.ones(len(ids), bool)
+    is_repeat = (np.diff(words[order]) == 0) & (np.diff(ids[order]) == 0)
+    is_first[order[1:][is_repeat]] = False
+    return is_first
 
 
 def base_rate(targets: NDArray[Any], split: Split) -> Scored:
-    """Give everybody the share of positives: what one knows without looking at users."""
+    """Scores every test pair with the share of positives among the training pairs."""
     return Scored(np.full(len(split.test), targets[split.learning].mean()), 0.5)

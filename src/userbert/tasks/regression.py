@@ -1,9 +1,9 @@
-"""Logistic regressions of yes-or-no tasks: on aggregates, on frozen vectors, on both.
+"""Logistic regressions for binary tasks: on aggregates, on frozen vectors, or on both.
 
-In: features of all pairs, targets, a split. Out: `Scored`, or a `Regression` that can be kept. What
-it chooses (penalty, kind of counts, width of vectors) it tries on each part of the pairs to learn
-from, or of many on the validation pairs alone; then it learns again from all of them. Used by
-`evaluate` and `fused`.
+In: features of all pairs, targets, a split. Out: `Scored`, or a `Regression`, which can be saved.
+Penalty, form of the counts and scale of the vectors are chosen by cross-validation on the split's
+parts; with many pairs, on the validation part alone. The choice is then refitted on all
+non-test pairs. Used by `evaluate` and `fused`.
 
 Letters in shapes: B pairs, D counts, H numbers of a vector, K directions.
 """
@@ -22,22 +22,23 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 
 from userbert.data.ragged import Floats, Int64
-from userbert.tasks.blending import LEAST, Scored, log_odds
+from userbert.tasks.blending import EPSILON, Scored, log_odds
 from userbert.tasks.metrics import roc_auc_or_chance
 from userbert.tasks.splits import Split
 
 Matrix = Any
-"""(B, D), dense or in sparse rows; scipy has no types."""
+"""(B, D), dense or sparse by row; scipy has no types."""
 
 PENALTIES = tuple(10.0**power for power in range(-5, 0))
-"""Inverse strengths of the L2 penalty of a logistic regression; the best is mostly inside."""
+"""Inverse strengths of the L2 penalty; the best is mostly inside the range."""
 STRONG_PENALTIES = PENALTIES[:3]
-"""Of thousands of columns, to save time; whether weaker ones would do better was not measured."""
+"""Inverse penalties tried on sparse counts, with thousands of columns, to save time; weaker
+penalties were not measured there."""
 SHARES = (1.0, 0.3, 0.1, 0.0)
-"""Of the width of counts and timing, which what was learned of a user may have beside them:
-hundreds of columns that say little would drown a few that say much, as one penalty is for all."""
+"""Scales tried for the learned columns of vectors, relative to counts and timing. All columns have
+one penalty, so hundreds of weak columns at full scale would drown out a few strong ones."""
 DIMENSIONS = 100
-"""Of the truncated SVD of counts."""
+"""Dimensions of the truncated SVD of the counts."""
 
 
 def linear(
@@ -47,12 +48,14 @@ def linear(
     split: Split,
     timing: int = 0,
 ) -> Scored:
-    """Logistic regression on log counts (or their SVD) and vectors, both standardised.
+    """Fits a regression on log counts (or their SVD) and vectors; scores the test pairs.
 
-    The last columns of the vectors, as many as `timing`, say when and how often users acted.
+    Both are standardised. The last `timing` columns of the vectors describe when and how often
+    users acted.
     """
-    model, value, held = learn_linear(counts, vectors, targets, split, timing)
-    return Scored(model.scores(_rows(counts, split.test), _rows(vectors, split.test)), value, held)
+    model, value, held_scores = learn_linear(counts, vectors, targets, split, timing)
+    scores = model.scores(_rows(counts, split.test), _rows(vectors, split.test))
+    return Scored(scores, value, held_scores)
 
 
 def learn_linear(
@@ -62,67 +65,74 @@ def learn_linear(
     split: Split,
     timing: int = 0,
 ) -> tuple["Regression", float, Floats]:
-    """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
+    """Fits a regression; returns it, its validation ROC-AUC, and its validation scores (B,).
+
+    The validation figures come from regressions that were fitted without the validation pairs.
+    """
     learning = split.learning
-    known = _Known(_rows(counts, learning), _rows(vectors, learning), targets[learning], timing)
+    training = _TrainingData(
+        _rows(counts, learning), _rows(vectors, learning), targets[learning], timing
+    )
     shares = _shares(counts, vectors, timing) if split.is_small else SHARES[:1]
     values: dict[_Choice, list[float]] = defaultdict(list)
-    told: dict[_Choice, list[Floats]] = defaultdict(list)  # first of the validation pairs
+    held_scores: dict[_Choice, list[Floats]] = defaultdict(list)  # the first: validation pairs
     for part in split.tried:
         held = np.searchsorted(learning, part)
-        for choice, scores in known.tried(shares, held):
-            values[choice].append(roc_auc_or_chance(known.targets[held], scores))
-            told[choice].append(scores)
+        for choice, scores in training.try_choices(shares, held):
+            values[choice].append(roc_auc_or_chance(training.targets[held], scores))
+            held_scores[choice].append(scores)
 
-    def worth(choice: _Choice) -> float:
+    def mean_value(choice: _Choice) -> float:
         return float(np.mean(values[choice]))
 
-    chosen = max(values, key=worth)
-    if counts is not None or chosen.share == 1:
-        return known.learned(chosen), values[chosen][0], told[chosen][0]
-    # By few labels vectors may seem to tell nothing. The mean with them as they are loses little
-    # where that is so, and has most of what there is to gain where it is not.
-    whole = max((choice for choice in values if choice.share == 1), key=worth)
-    factors, shift = _halves([told[whole], told[chosen]])
-    regression = known.learned(whole).plus(known.learned(chosen), factors, shift)
-    both = factors @ [log_odds(told[choice][0]) for choice in (whole, chosen)] + shift
-    return regression, roc_auc_or_chance(targets[split.validation], both), expit(both)
+    best = max(values, key=mean_value)
+    if counts is not None or best.share == 1:
+        return training.fit(best), values[best][0], held_scores[best][0]
+    # With few labels, vectors may look useless by chance. Averaging with the best regression on
+    # full-scale vectors costs little if they are useless, and keeps most of the gain if not.
+    best_unscaled = max((choice for choice in values if choice.share == 1), key=mean_value)
+    factors, shift = _blend_factors([held_scores[best_unscaled], held_scores[best]])
+    regression = training.fit(best_unscaled).plus(training.fit(best), factors, shift)
+    odds = factors @ [log_odds(held_scores[choice][0]) for choice in (best_unscaled, best)] + shift
+    return regression, roc_auc_or_chance(targets[split.validation], odds), expit(odds)
 
 
-def _halves(told: Sequence[Sequence[Floats]]) -> tuple[Floats, float]:
-    """By what two models' log odds are multiplied, and what is added, to be their `blend`.
+def _blend_factors(held_scores: Sequence[Sequence[Floats]]) -> tuple[Floats, float]:
+    """Returns factors (2,) and a shift that turn two models' log-odds into those of their `blend`.
 
-    `told` is what each said of some parts of the pairs. Widths are those inside a part: from part
-    to part, with what was learned there, the center moves.
+    `held_scores` are each model's scores of the parts it was not fitted on. Deviations are taken
+    inside each part, because the mean moves from part to part.
     """
-    odds = [[log_odds(part) for part in parts] for parts in told]
+    odds = [[log_odds(part) for part in parts] for parts in held_scores]
     centers, widths = (
-        np.array([[f(one) for one in parts] for parts in odds]).mean(axis=1)
-        for f in (np.mean, np.std)
+        np.array([[statistic(part) for part in parts] for parts in odds]).mean(axis=1)
+        for statistic in (np.mean, np.std)
     )
-    factors: Floats = widths.mean() / np.maximum(widths, LEAST) / len(odds)
+    factors: Floats = widths.mean() / np.maximum(widths, EPSILON) / len(odds)
     return factors, float(centers.mean() - factors @ centers)
 
 
 class _Choice(NamedTuple):
+    """Hyper-parameters of a regression."""
+
     share: float
     is_leading: bool
     penalty: float
 
 
 @dataclass(frozen=True)
-class _Known:
-    """The features and answers of all pairs to learn from."""
+class _TrainingData:
+    """Features and targets of all non-test pairs."""
 
     counts: sparse.csr_matrix | None
     vectors: NDArray[np.float32] | None
     targets: NDArray[Any]
     timing: int
 
-    def tried(self, shares: Sequence[float], held: Int64) -> Iterator[tuple[_Choice, Floats]]:
-        """All that may be chosen: what each, learned from the others, says of the pairs `held`."""
-        fit = np.setdiff1d(np.arange(len(self.targets)), held)
-        scales = Scales.of(self.counts, self.vectors, fit)
+    def try_choices(self, shares: Sequence[float], held: Int64) -> Iterator[tuple[_Choice, Floats]]:
+        """Yields each choice with the scores of the pairs `held` after fitting on all others."""
+        rows = np.setdiff1d(np.arange(len(self.targets)), held)
+        scales = Scales.of(self.counts, self.vectors, rows)
         for share, is_leading in product(shares, (False, True)):
             if is_leading and self.counts is None:
                 continue
@@ -131,14 +141,14 @@ class _Known:
             )
             model = _regression()
             for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
-                model.set_params(C=penalty).fit(design[fit], self.targets[fit])
-                told = model.predict_proba(design[held])[:, 1]
-                yield _Choice(share, is_leading, penalty), told
+                model.set_params(C=penalty).fit(design[rows], self.targets[rows])
+                scores = model.predict_proba(design[held])[:, 1]
+                yield _Choice(share, is_leading, penalty), scores
 
-    def learned(self, choice: _Choice) -> "Regression":
-        """What was chosen, learned from all."""
-        everyone = np.arange(len(self.targets))
-        scales = Scales.of(self.counts, self.vectors, everyone).with_share(
+    def fit(self, choice: _Choice) -> "Regression":
+        """Fits the chosen regression on all rows."""
+        all_rows = np.arange(len(self.targets))
+        scales = Scales.of(self.counts, self.vectors, all_rows).with_share(
             choice.share, self.timing
         )
         design = scales.design(self.counts, self.vectors, is_leading=choice.is_leading)
@@ -149,7 +159,7 @@ class _Known:
 def _shares(
     counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, timing: int
 ) -> tuple[float, ...]:
-    """The widths to choose from: nothing of vectors need be left beside counts."""
+    """Returns the scales to try; 0, which drops the learned columns, only if there are counts."""
     if vectors is None:
         return SHARES[:1]
     if counts is None:
@@ -159,42 +169,42 @@ def _shares(
 
 @dataclass(frozen=True)
 class Scales:
-    """What makes columns alike, as some users have them; for those of no kind it is empty."""
+    """Standardisation of the columns; arrays of features that are not used are empty."""
 
     counts: Floats
-    """(D,): the factor of each log count."""
+    """Factor of each log count (D,)."""
     directions: Floats
-    """(K, D): the leading directions of scaled log counts."""
+    """Leading directions (truncated SVD) of the scaled log counts (K, D)."""
     center: Floats
-    """(K,): the means along them."""
+    """Means along the directions (K,)."""
     width: Floats
-    """(K,): the deviations along them."""
+    """Deviations along the directions (K,)."""
     vector_center: Floats
-    """(H,)"""
+    """Means of the vectors' columns (H,)."""
     vector_width: Floats
-    """(H,)"""
+    """Divisors of the vectors' columns (H,); infinite for dropped columns."""
 
     @classmethod
     def of(
         cls, counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, fit: Int64
     ) -> "Scales":
-        """As the rows `fit` have them."""
-        none: Floats = np.zeros(0)
-        of_counts, center, width = none, none, none
+        """Computes the standardisation from the rows `fit`."""
+        empty: Floats = np.zeros(0)
+        factors, center, width = empty, empty, empty
         directions: Floats = np.zeros((0, 0))
         if counts is not None:
-            of_counts = _factors(_logs(counts[fit]))
-            seen = _logs(counts[fit]) @ sparse.diags_array(of_counts)
-            svd = TruncatedSVD(min(DIMENSIONS, min(seen.shape) - 1), random_state=0).fit(seen)
+            factors = _factors(_logs(counts[fit]))
+            scaled = _logs(counts[fit]) @ sparse.diags_array(factors)
+            svd = TruncatedSVD(min(DIMENSIONS, min(scaled.shape) - 1), random_state=0).fit(scaled)
             directions = svd.components_
-            center, width = _moments((seen @ directions.T).astype(np.float32))
-        of_vectors = (none, none) if vectors is None else _moments(vectors[fit])
-        return cls(of_counts, directions, center, width, *of_vectors)
+            center, width = _moments((scaled @ directions.T).astype(np.float32))
+        vector_moments = (empty, empty) if vectors is None else _moments(vectors[fit])
+        return cls(factors, directions, center, width, *vector_moments)
 
     def with_share(self, share: float, timing: int) -> "Scales":
-        """The same with vectors so wide in place of 1, but for their last columns, the `timing`.
+        """Returns a copy that scales the vectors' columns by `share`, except the last `timing`.
 
-        Of a width of 0 nothing is left of them.
+        A share of 0 drops these columns.
         """
         width = self.vector_width.copy()
         learned = len(width) - timing
@@ -208,15 +218,18 @@ class Scales:
         *,
         is_leading: bool,
     ) -> Matrix:
-        """Rows as a linear model likes them: of counts all columns, or the leading directions."""
+        """Returns the standardised design matrix.
+
+        With `is_leading` it has the leading directions of the counts instead of all columns.
+        """
         standard = None if vectors is None else (vectors - self.vector_center) / self.vector_width
         if counts is None:
             assert standard is not None
             return standard
         scaled = sparse.csr_matrix(_logs(counts) @ sparse.diags_array(self.counts))
         if is_leading:
-            along = (scaled @ self.directions.T).astype(np.float32)
-            leading = (along - self.center) / self.width
+            projected = (scaled @ self.directions.T).astype(np.float32)
+            leading = (projected - self.center) / self.width
             return leading if standard is None else np.hstack([leading, standard])
         if standard is None:
             return scaled
@@ -225,30 +238,33 @@ class Scales:
 
 @dataclass(frozen=True)
 class Regression:
-    """A logistic regression that was learned."""
+    """A fitted logistic regression."""
 
     scales: Scales
     is_leading: bool
-    """Whether it reads the leading directions of counts, not all columns."""
+    """Whether it reads the leading directions of the counts instead of all columns."""
     weights: Floats
     intercept: float
 
     def scores(
         self, counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None
     ) -> Floats:
-        """The probability of yes, (B,)."""
+        """Returns the probability of yes (B,)."""
         design = self.scales.design(counts, vectors, is_leading=self.is_leading)
-        found: Floats = expit(design @ self.weights + self.intercept)
-        return found
+        probabilities: Floats = expit(design @ self.weights + self.intercept)
+        return probabilities
 
     def plus(self, other: "Regression", factors: Floats, shift: float) -> "Regression":
-        """The log odds of two that read the same vectors and no counts, by `factors`, and more."""
-        own, others = factors
+        """Returns the weighted sum of two regressions' log-odds, plus `shift`, as one regression.
+
+        Both must read the same vectors and no counts. `factors` (2,) are their weights.
+        """
+        own_factor, other_factor = factors
         ratio = self.scales.vector_width / other.scales.vector_width
         return replace(
             self,
-            weights=own * self.weights + others * other.weights * ratio,
-            intercept=float(own * self.intercept + others * other.intercept + shift),
+            weights=own_factor * self.weights + other_factor * other.weights * ratio,
+            intercept=float(own_factor * self.intercept + other_factor * other.intercept + shift),
         )
 
 
@@ -258,25 +274,28 @@ def _rows(matrix: Matrix | None, rows: Int64) -> Matrix | None:
 
 def _logs(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     logs = counts.astype(np.float64)
-    # Refunds make sums negative.
+    # Refunds can make sums negative.
     logs.data = np.sign(logs.data) * np.log1p(np.abs(logs.data))
     return logs
 
 
 def _factors(logs: sparse.csr_matrix) -> Floats:
-    """(D,): what gives columns the deviation 1 where they vary; zeros stay zeros."""
+    """Factors (D,) that scale columns to deviation 1; 0 for constant columns.
+
+    Scaling keeps zeros at zero, so the matrix stays sparse.
+    """
     mean = np.asarray(logs.mean(axis=0)).ravel()
     square = np.asarray(logs.multiply(logs).mean(axis=0)).ravel()
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
-    # A column that one user in a hundred has would outweigh all others if it were scaled fully.
+    # Fully scaled, a column that one user in a hundred has would outweigh all others.
     return np.where(deviation > 0, 1 / np.maximum(deviation, 0.1), 0)
 
 
 def _moments(values: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """The mean of each column, and its deviation, which is not 0."""
+    """Mean of each column, and its deviation, bounded away from 0."""
     return values.mean(axis=0), np.maximum(values.std(axis=0), 1e-6)
 
 
 def _regression() -> LogisticRegression:
-    """A regression that starts each fit, of a weaker penalty, where the one before it ended."""
+    """Returns a regression with warm starts: a fit starts from the previous, stronger penalty."""
     return LogisticRegression(max_iter=2000, tol=1e-3, warm_start=True)

@@ -1,7 +1,7 @@
-"""Who is learned from and who is asked: folds of users, and what is chosen on inside them.
+"""Cross-validation by user: folds, and training and validation parts inside them.
 
-In: labels. Out: `Split`s into training, validation and test pairs. Used by `evaluate` and
-`finetune`. All pairs of a user are on one side.
+In: labels. Out: `Split`s into training, validation and test pairs; all pairs of a user are in one
+part. Used by `evaluate` and `finetune`.
 """
 
 from collections.abc import Sequence
@@ -15,52 +15,56 @@ from numpy.typing import NDArray
 from userbert.data.ragged import Int64
 
 VALIDATION_SHARE = 0.2
-"""Of the training part of a fold, on which penalties, rounds, epochs and the best are chosen."""
-ENOUGH = 10_000
-"""Of so many pairs one fifth says what is better, and one draw of trees is like the next."""
+"""Share of a fold's training part on which penalties, rounds, epochs and models are chosen."""
+MANY_PAIRS = 10_000
+"""From this many pairs on, one validation part is enough to choose by, and one draw of trees
+hardly differs from another."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the pairs of a task. Whatever is learned or chosen comes from `parts`."""
+    """Indices into the pairs of a task. Models are fitted and chosen on `parts` alone."""
 
     parts: tuple[Int64, ...]
-    """Pairs to learn from, in equal parts."""
+    """Non-test pairs in equal parts; the first is for validation, the others for training."""
     test: Int64
 
     @cached_property
     def learning(self) -> Int64:
-        """All pairs that may be learned from, in rising order."""
+        """All pairs of training and validation, ascending."""
         return np.sort(np.concatenate(self.parts))
 
     @property
     def validation(self) -> Int64:
-        """The first part, on which models are compared."""
+        """First part, on which models are chosen."""
         return self.parts[0]
 
     @cached_property
     def train(self) -> Int64:
-        """The other parts, in rising order."""
+        """All parts but the first, ascending."""
         return np.sort(np.concatenate(self.parts[1:]))
 
     @property
     def is_small(self) -> bool:
-        """Whether fewer than `ENOUGH` are learned from, so that luck is worth the time it takes."""
-        return len(self.train) < ENOUGH
+        """Whether there are fewer than `MANY_PAIRS` training pairs.
+
+        Chance then matters more, so models are chosen on all parts and averaged over draws.
+        """
+        return len(self.train) < MANY_PAIRS
 
     @property
     def tried(self) -> tuple[Int64, ...]:
-        """Parts to choose on: all, or of many pairs the first, which then says it as well."""
+        """Parts that hyper-parameters are chosen on: all parts, or only the first of many pairs."""
         return self.parts if self.is_small else self.parts[:1]
 
 
-def parts_of_users(
+def deal_users(
     user_ids: Sequence[str], targets: NDArray[Any], parts: int, seed: int
 ) -> NDArray[np.int64]:
-    """Deal users into equal parts at random: (B,) part numbers.
+    """Deals users into equal parts at random and returns part numbers (B,).
 
-    Classes (B,) are dealt evenly, a user with several pairs counting as the largest; of sets
-    (B, C) nothing is evened out.
+    Parts are stratified by class (B,); a user with several pairs counts with the largest class.
+    Sets (B, C) are not stratified.
     """
     users, codes = np.unique(np.asarray(user_ids), return_inverse=True)
     stratum = np.zeros(len(users))
@@ -72,17 +76,17 @@ def parts_of_users(
     return part[codes]
 
 
-def parts_to_learn_from(
+def learning_parts(
     user_ids: Sequence[str],
     targets: NDArray[Any],
     learning: Int64,
     seed: int,
     share: float = VALIDATION_SHARE,
 ) -> tuple[Int64, ...]:
-    """Deal pairs to learn from into parts, each such a share of them, by user."""
+    """Splits the pairs at `learning` by user into parts, each holding about `share` of them."""
     ids = [user_ids[i] for i in learning]
     parts = max(2, round(1 / share))
-    part = parts_of_users(ids, targets[learning], parts, seed)
+    part = deal_users(ids, targets[learning], parts, seed)
     return tuple(learning[part == number] for number in range(parts))
 
 
@@ -93,6 +97,6 @@ def split_off_validation(
     seed: int,
     share: float = VALIDATION_SHARE,
 ) -> tuple[Int64, Int64]:
-    """Split pairs to learn from into training and validation pairs, by user."""
-    split = Split(parts_to_learn_from(user_ids, targets, learning, seed, share), learning[:0])
+    """Splits the pairs at `learning` by user into training and validation pairs."""
+    split = Split(learning_parts(user_ids, targets, learning, seed, share), learning[:0])
     return split.train, split.validation

@@ -1,7 +1,7 @@
-"""What a task says of itself: facts for people, and the card that lies in its folder.
+"""Facts of a task for people, and the card in its folder.
 
 In: `task.json`, or its `record`. Out: facts by name, or `README.md`; see `model/model_card.py`. The
-question stands there as it was asked; classes, which are values of the logs, are counted alone.
+card repeats the question, but only the number of classes, because classes are values of the logs.
 """
 
 from collections.abc import Mapping
@@ -13,17 +13,18 @@ _USE = """```sh
 userbert predict task data -o scores.parquet
 ```
 
-Data have the ids of its network: `userbert prepare schema.yaml -o data --vocabulary {network}`."""
-_LIMITS = """- Its quality is that on the users set apart to choose when to stop, so a little too
-  high. The honest figure is that of `userbert evaluate`.
-- At cut-offs before those that it learned from, scores may tell what came after.
-- Look at whom a decision by its scores would leave out, and take none by them alone that weighs
-  on a person."""
+Prepare data with the ids of its network:
+`userbert prepare schema.yaml -o data --vocabulary {network}`."""
+_LIMITS = """- The quality above was measured on the users that chose the best epoch (early
+  stopping), so it is a little too high. Use `userbert evaluate` for an unbiased figure.
+- Scores at cut-offs before those of the training labels may leak the future.
+- Check which users a decision based on the scores would exclude, and make no decision that weighs
+  on a person by scores alone."""
 
 
 def task_facts(about: Mapping[str, Any]) -> Facts:
-    """What was asked, and how it was learned."""
-    asked = {
+    """Returns what the task predicts and how it was trained, by name."""
+    facts = {
         "question": about["question"],
         "kind": about["kind"],
         "classes": f"{len(about['classes']):,}" if about["classes"] else None,
@@ -32,29 +33,29 @@ def task_facts(about: Mapping[str, Any]) -> Facts:
     }
     record = about["record"]
     if not record:
-        return {**asked, "learning": "none: its head is as it was drawn"}
+        return {**facts, "training": "none: its head has random weights"}
     return {
-        **asked,
-        "labels": f"{record['labels']:,}, and {record['validation_labels']:,} set apart",
-        "quality on those": f"{record['quality']:.3f}",
-        "best after": f"{record['best_epoch']} of {record['epochs']} epochs",
+        **facts,
+        "labels": f"{record['labels']:,}, and {record['validation_labels']:,} for validation",
+        "validation quality": f"{record['quality']:.3f}",
+        "best epoch": f"{record['best_epoch']} of {record['epochs']}",
         "started from": "new weights" if record["from_scratch"] else "the pretrained network",
-        "learning": f"seed {record['seed']}, batches of {record['batch_size']}, "
+        "training": f"seed {record['seed']}, batches of {record['batch_size']}, "
         f"learning rate {record['learning_rate']:g}, {record['precision']}",
     }
 
 
 def fused_facts(record: Mapping[str, Any]) -> Facts:
-    """How well several models do together, and each of them."""
-    each = {f"{name} alone": f"{value:.3f}" for name, value in record["qualities"].items()}
-    return {"quality on those set apart": f"{record['quality']:.3f}", **each}
+    """Returns the validation quality of a fused model and of each of its models, by name."""
+    alone = {f"{name} alone": f"{value:.3f}" for name, value in record["qualities"].items()}
+    return {"validation quality": f"{record['quality']:.3f}", **alone}
 
 
 def task_card(
     about: Mapping[str, Any], network: str, together: Mapping[str, Any] | None = None
 ) -> str:
-    """A task's card; `network` is its model's folder, `together` the record of a fused task."""
-    of_three = (
+    """Returns a task's card. `network` is its model's folder, `together` a fused task's record."""
+    blend_note = (
         "" if together is None else " It is the mean of this network, a regression and trees."
     )
     sections = {
@@ -63,5 +64,7 @@ def task_card(
         "Together": "" if together is None else in_rows(fused_facts(together)),
         "Limits": _LIMITS,
     }
-    told = f"This model reads what a user did before an instant, and answers: *{about['question']}*"
-    return card("A task about users", told + of_three, sections, (about["kind"],))
+    summary = (
+        f"This model reads what a user did before a cut-off and predicts: *{about['question']}*"
+    )
+    return card("A task about users", summary + blend_note, sections, (about["kind"],))

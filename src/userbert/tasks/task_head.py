@@ -1,7 +1,7 @@
-"""The head of a task: one linear layer, the loss that it learns by, what its outputs mean.
+"""The head of a task: one linear layer, its losses and its scores.
 
-In: vectors of users, targets. Out: losses to learn from, or scores. `TaskModel` puts one on a
-`UserBert` and `finetune` learns it; the experiments put the same on the paper's baselines.
+In: vectors of users, targets. Out: losses, or scores. `TaskModel` puts it on a `UserBert` and
+`finetune` trains it; the experiments also put it on the paper's baselines.
 
 Letters in shapes: B users, H width of their vectors, C classes.
 """
@@ -17,29 +17,30 @@ from torch.nn import functional
 
 from userbert.data.batches import UserBatch
 from userbert.model.tables import INIT_DEVIATION
-from userbert.tasks.labelled_batches import parts_of
+from userbert.tasks.labelled_batches import split_by_length
 from userbert.tasks.labels import Labels
 
 _STEPS = 50
-"""Of a quasi-Newton solver; from the weights of a stronger penalty, fewer are needed."""
-_LEAST_DEVIATION = 0.1
-"""Where users differ by less, in vectors of about unit deviation, there is not much to read."""
+"""Most steps of L-BFGS; a start at the weights of a stronger penalty needs fewer."""
+_MIN_DEVIATION = 0.1
+"""Lower bound of the deviation that columns are scaled by, so that near-constant columns of the
+vectors (whose deviation is about 1) are not blown up."""
 
 
 class TaskHead(nn.Linear):
-    """Outputs (B, 1), or (B, C) where there are classes."""
+    """Linear layer from vectors (B, H) to outputs (B, 1), or (B, C) with classes."""
 
     def __init__(self, width: int, labels: Labels) -> None:
         super().__init__(width, max(1, len(labels.classes)))
         self.kind = labels.kind
-        # Regression learns (target - center) / spread; other kinds leave these as they are.
+        # A regression predicts (target - center) / spread; other kinds do not use these.
         self.register_buffer("center", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
         self.center: Tensor
         self.spread: Tensor
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Map vectors (B, H) to outputs, in float32 also where the network runs in bf16.
+        """Maps vectors (B, H) to outputs, always in float32.
 
         In bf16 the logits of thousands of classes would tie.
         """
@@ -48,9 +49,9 @@ class TaskHead(nn.Linear):
 
     @torch.no_grad()
     def start(self, targets: NDArray[Any]) -> None:
-        """Draw the weights, and begin from what is frequent in the targets to learn from.
+        """Draws random weights and sets the bias to the base rates of the training targets.
 
-        What is the same for all need not be learned first, nor unlearned.
+        Training then starts from what all users share and learns only the differences.
         """
         nn.init.normal_(self.weight, std=INIT_DEVIATION)
         targets = targets.astype(np.float64)
@@ -61,12 +62,12 @@ class TaskHead(nn.Linear):
 
     @torch.no_grad()
     def probe(self, vectors: Tensor, targets: NDArray[Any], penalty: float) -> None:
-        """Go on to the best weights for vectors (B, H) that stay as they are, as one regression.
+        """Fits the head to fixed vectors (B, H), from its current weights (a linear probe).
 
-        `penalty` is the share of the squared weights, of standardised vectors, in the loss.
+        `penalty` is the L2 penalty of the weights of the standardised vectors.
         """
         mean = vectors.mean(dim=0)
-        scale = vectors.std(dim=0, correction=0).clamp(min=_LEAST_DEVIATION)
+        scale = vectors.std(dim=0, correction=0).clamp(min=_MIN_DEVIATION)
         weight = (self.weight * scale).requires_grad_()
         bias = (self.bias + self.weight @ mean).requires_grad_()
         standard = (vectors - mean) / scale
@@ -85,7 +86,7 @@ class TaskHead(nn.Linear):
         self.bias.copy_(bias.detach() - self.weight @ mean)
 
     def _frequencies(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Log odds of a yes, or the log of each class's share; of quantities zero, their center."""
+        """Base rates as outputs: log odds of yes, log share of each class, or 0 for quantities."""
         if self.kind == "regression":
             return np.zeros(1)
         if self.kind == "binary":
@@ -99,26 +100,26 @@ class TaskHead(nn.Linear):
         return shares
 
     def losses(self, outputs: Tensor, targets: NDArray[Any]) -> Tensor:
-        """The loss of each user (B,)."""
+        """Returns the loss of each user (B,)."""
         if self.kind == "multiclass":
             return functional.cross_entropy(outputs, torch.from_numpy(targets), reduction="none")
-        wanted = torch.from_numpy(targets.astype(np.float32))
+        expected = torch.from_numpy(targets.astype(np.float32))
         if self.kind == "binary":
             return functional.binary_cross_entropy_with_logits(
-                outputs[:, 0], wanted, reduction="none"
+                outputs[:, 0], expected, reduction="none"
             )
         if self.kind == "regression":
-            wanted = (wanted - self.center) / self.spread
-            return functional.mse_loss(outputs[:, 0], wanted, reduction="none")
-        # The same loss as of a word's set in pretraining, but a user counts once whatever its size.
-        shares = wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1)
+            expected = (expected - self.center) / self.spread
+            return functional.mse_loss(outputs[:, 0], expected, reduction="none")
+        # As the loss of a word's set in pretraining, but users weigh the same whatever their sets.
+        shares = expected / expected.sum(dim=1, keepdim=True).clamp(min=1)
         return functional.cross_entropy(outputs, shares, reduction="none")
 
     def scores(self, outputs: Tensor) -> Tensor:
-        """What outputs mean, by kind.
+        """Converts outputs to scores, by kind.
 
-        Binary: the probability of yes (B,); multiclass and multilabel: shares of the classes
-        (B, C), 1 in all; regression: the quantity (B,).
+        Binary: probability of yes (B,). Multiclass and multilabel: class shares (B, C) that sum to
+        1. Regression: predicted quantity (B,).
         """
         if self.kind == "binary":
             return outputs[:, 0].sigmoid()
@@ -130,9 +131,9 @@ class TaskHead(nn.Linear):
 def mean_loss(
     network: Callable[[UserBatch], Tensor], head: TaskHead, batch: UserBatch, targets: NDArray[Any]
 ) -> Tensor:
-    """The loss averaged over the users of a batch, whose index points into the targets.
+    """Returns the mean loss over the users of a batch, whose `index` points into the targets.
 
-    `network` gives the head's outputs. Attention pads less in parts of similar lengths.
+    `network` returns the head's outputs. The batch is split by length so that attention pads less.
     """
-    losses = [head.losses(network(part), targets[part.index]) for part in parts_of(batch)]
+    losses = [head.losses(network(part), targets[part.index]) for part in split_by_length(batch)]
     return torch.cat(losses).mean()

@@ -1,15 +1,15 @@
-"""A task model: a network, a head, and what its answers mean.
+"""A task model: a network with a task head, and its folder.
 
-In: prepared data and (user, cut-off) pairs. Out: scores. `finetune` makes one; `predict`,
-`explain`, `evaluate` and the service use it. Its folder needs nothing else:
+In: prepared data and (user, cut-off) pairs. Out: scores. `finetune` makes it; `predict`, `explain`,
+`evaluate` and the service use it. Its folder is self-contained:
 
 ```
 TASK/
-  summary.json         format, version, checksums of every other file
-  task.json            the question, its classes, the hidden fields, how it was learned
+  summary.json         format, version, checksum of every other file
+  task.json            the question, classes, hidden fields, training record
   head.safetensors     the head's weights
   model/               the network, a model folder
-  README.md            the same for people, who may edit it: it is not checked
+  README.md            task.json for people; may be edited, so it has no checksum
 ```
 """
 
@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from userbert.data.batches import UserBatch
 from userbert.data.ragged import Floats, Int64
 from userbert.data.store import PreparedData
-from userbert.data.use.loading import in_length_order
-from userbert.data.use.pairs import Pairs, pairs_asked
+from userbert.data.use.loading import batches_by_length
+from userbert.data.use.pairs import Pairs, pairs_from
 from userbert.errors import InputError, ModelError
 from userbert.folders import (
     CARD,
     check_summary,
-    found_at,
+    describe_path,
     publishing_folder,
     read_json,
     write_json,
@@ -44,7 +44,7 @@ from userbert.folders import (
 from userbert.model.artifact import save_tensors
 from userbert.model.userbert import Pool, UserBert
 from userbert.tasks.labels import Labels
-from userbert.tasks.predictions import Asked, answered
+from userbert.tasks.predictions import TaskSpec, predictions_frame
 from userbert.tasks.task_card import task_card
 from userbert.tasks.task_head import TaskHead
 
@@ -56,7 +56,7 @@ _FILES = ("head.safetensors", "task.json")
 class TaskModel(nn.Module):
     """A network with a linear head on the first token's final vector (paper §4.4).
 
-    Where the network's user embedding is all there is (`pool=all`), the head reads all of it.
+    If the network's user embedding is the whole vector (`pool=all`), the head reads the whole.
     """
 
     def __init__(self, user_bert: UserBert, labels: Labels) -> None:
@@ -65,43 +65,45 @@ class TaskModel(nn.Module):
         self.labels = replace(
             labels, user_ids=(), cutoffs=labels.cutoffs[:0], targets=labels.targets[:0]
         )
-        """The task without its pairs: its name, question, kind, classes, hidden fields."""
+        """Name, question, kind, classes and hidden fields of the task; holds no pairs."""
         self.record: dict[str, Any] = {}
-        """How it was learned."""
+        """Training record: settings, best epoch, quality."""
         self.pool: Pool = "all" if user_bert.config.pool == "all" else "cls"
         self.head = TaskHead(user_bert.width(self.pool), labels)
 
     @property
     def kind(self) -> str:
-        """Binary, multiclass, multilabel or regression."""
+        """Kind of the task: binary, multiclass, multilabel or regression."""
         return self.labels.kind
 
     @property
-    def asked(self) -> Asked:
-        """The question."""
-        return Asked(**{field.name: getattr(self.labels, field.name) for field in fields(Asked)})
+    def spec(self) -> TaskSpec:
+        """Specification of the task."""
+        return TaskSpec(
+            **{field.name: getattr(self.labels, field.name) for field in fields(TaskSpec)}
+        )
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Profile fields that it does not see."""
+        """Profile fields that the model does not read."""
         return self.user_bert.hidden
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What was asked, and how it was learned, as JSON."""
-        return {**self.asked.to_json(), "record": self.record}
+        """Content of `task.json`: the specification and the training record."""
+        return {**self.spec.to_json(), "record": self.record}
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Outputs of the head, (B, 1) or (B, C), before they are made scores."""
+        """Returns the head's raw outputs, (B, 1) or (B, C)."""
         vectors = self.user_bert.user_vectors(self.user_bert(batch), self.pool)
         return self.head(vectors)  # type: ignore[no-any-return]
 
     def scores(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> Floats:
-        """Score (user, cut-off) pairs, given as (B,) each.
+        """Scores (user, cut-off) pairs, given as `rows` (B,) and `cutoffs` (B,).
 
-        Binary: the probability of yes (B,); multiclass and multilabel: shares of the classes
-        (B, C), 1 in all; regression: the quantity (B,). Raises `ModelError` if the data have other
-        ids than the model.
+        Binary: probability of yes (B,). Multiclass and multilabel: class shares (B, C) that sum to
+        1. Regression: predicted quantity (B,). Raises `ModelError` if the data have other ids than
+        the model.
         """
         self.user_bert.check_fits(data)
         has_classes = self.kind not in ("binary", "regression")
@@ -110,7 +112,7 @@ class TaskModel(nn.Module):
         was_training = self.training
         self.eval()
         with torch.inference_mode():
-            for batch in in_length_order(
+            for batch in batches_by_length(
                 data, rows, cutoffs, batch_size=_BATCH, hidden=self.hidden, description="scoring"
             ):
                 scores[batch.index] = self.head.scores(self(batch)).cpu().numpy()
@@ -123,28 +125,28 @@ class TaskModel(nn.Module):
         cutoff: str | date | datetime | None = None,
         at: Any | None = None,
     ) -> pl.DataFrame:
-        """Score users as a frame `user_id`, `cutoff`, and `score`, or `values` and their `scores`.
+        """Returns a frame of `user_id`, `cutoff` and `score`, or `values` and their `scores`.
 
-        Every user who has an event before `cutoff` (default: just after the last event), or the
-        rows of `at`, a frame of `user_id` and perhaps `cutoff`. Of a task of many classes, the ten
-        best `values` are named, best first.
+        Scores all users with an event before `cutoff` (default: just after the last event), or the
+        rows of `at`, a frame of `user_id` and optionally `cutoff`. For tasks with classes, `values`
+        holds the ten best classes, best first.
         """
-        return self.predict_pairs(data, pairs_asked(data, cutoff, at))
+        return self.predict_pairs(data, pairs_from(data, cutoff, at))
 
     def predict_pairs(self, data: PreparedData, pairs: Pairs) -> pl.DataFrame:
-        """Score pairs as `predict` does."""
+        """Scores pairs; returns the frame that `predict` returns."""
         scores = self.scores(data, pairs.rows, pairs.cutoffs)
-        return answered(data, pairs, scores, self.labels.classes)
+        return predictions_frame(data, pairs, scores, self.labels.classes)
 
     def save(self, folder: str | Path) -> None:
-        """Write a task folder, whole or not at all; raise `InputError` if it exists."""
+        """Writes a task folder atomically; raises `InputError` if it exists."""
         with publishing_folder(Path(folder)) as temporary:
             self.write(temporary)
 
     def write(self, folder: Path) -> None:
-        """Write the task's files into a folder that exists."""
+        """Writes the task's files into an existing folder."""
         (folder / "model").mkdir()
-        # Its own card would tell of pretraining alone.
+        # The model's own card would describe only pretraining.
         self.user_bert.write(folder / "model", with_card=False)
         weights = self.head.state_dict()
         save_tensors(
@@ -157,15 +159,15 @@ class TaskModel(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Load a task folder; raise `ModelError` if it is damaged or of a newer format."""
+        """Loads a task folder; raises `ModelError` if it is damaged or its format is newer."""
         folder = Path(folder)
         _check(folder)
         network = UserBert.from_pretrained(folder / "model")
         try:
             about = read_json(folder / "task.json")
             record = about.pop("record")
-            asked, none = Asked.from_json(about), np.zeros(0, np.int64)
-            task = cls(network, Labels(**vars(asked), user_ids=(), cutoffs=none, targets=none))
+            spec, empty = TaskSpec.from_json(about), np.zeros(0, np.int64)
+            task = cls(network, Labels(**vars(spec), user_ids=(), cutoffs=empty, targets=empty))
             task.head.load_state_dict(load_file(folder / "head.safetensors"))
         except (InputError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
             raise ModelError(f"{folder} is not a task model that can be read: {error}.") from error
@@ -174,11 +176,11 @@ class TaskModel(nn.Module):
 
 
 def _check(folder: Path) -> None:
-    """Compare every file with its checksum."""
+    """Raises `ModelError` if a file is missing or its checksum differs."""
     if not (folder / "summary.json").is_file() or not (folder / "task.json").is_file():
         raise ModelError(
             f"{folder} is not a task model (it has no summary.json with a task.json; "
-            f"{found_at(folder)}). "
+            f"{describe_path(folder)}). "
             "Make one with `userbert finetune MODEL DATA --labels FILE -o TASK`."
         )
     check_summary(folder, FORMAT, _FILES)

@@ -1,8 +1,8 @@
-"""Boosted trees (LightGBM) of yes-or-no tasks, on aggregates and on the timing of vectors.
+"""Boosted trees (LightGBM) for binary tasks, on aggregates and on the timing columns of vectors.
 
-In: columns of all pairs, targets, a split. Out: `Scored`, or `Trees` that can be kept. How many
-they are is tried on each part of the pairs to learn from, or of many on the validation pairs alone.
-Used by `evaluate` and `fused`.
+In: columns of all pairs, targets, a split. Out: `Scored`, or `Trees`, which can be saved. The
+number of rounds is chosen by early stopping on the split's parts; with many pairs, on the
+validation part alone. Used by `evaluate` and `fused`.
 
 Letters in shapes: B pairs, D counts, H numbers of a vector.
 """
@@ -23,7 +23,9 @@ from userbert.tasks.metrics import roc_auc_or_chance
 from userbert.tasks.splits import Split
 
 ROUNDS = 400
+"""Most boosting rounds."""
 PATIENCE = 40
+"""Rounds without improvement after which early stopping ends training."""
 GBM = {
     "learning_rate": 0.05,
     "num_leaves": 15,
@@ -37,18 +39,19 @@ GBM = {
     "force_col_wise": True,
     "verbosity": -1,
 }
-"""Small trees that see few columns each: hundreds of users, thousands of columns."""
-_TOLD = {**GBM, "objective": "binary", "metric": "binary_logloss"}
+"""LightGBM's parameters: small trees on few columns each, for hundreds of users and thousands of
+columns."""
+_PARAMETERS = {**GBM, "objective": "binary", "metric": "binary_logloss"}
 FORESTS = 3
-"""Of few labels the same trees by other draws differ by some .01 ROC-AUC, so a mean is taken."""
+"""Forests averaged when labels are few: forests of different seeds differ by about .01 ROC-AUC."""
 
 
 def gbm(
     columns: sparse.csr_matrix, targets: NDArray[Any], split: Split, forests: int = FORESTS
 ) -> Scored:
-    """Boosted trees (LightGBM) on all columns, as many as tell best how likely an answer is.
+    """Fits boosted trees to the columns and scores the test pairs.
 
-    Of fewer pairs than `splits.ENOUGH`, the mean of so many that differ in what they draw.
+    With fewer pairs than `splits.MANY_PAIRS`, averages `forests` models of different seeds.
     """
     model, value, held = learn_gbm(columns, targets, split, forests)
     return Scored(model.scores(columns[split.test]), value, held)
@@ -56,62 +59,65 @@ def gbm(
 
 @dataclass(frozen=True)
 class Trees:
-    """Boosted trees that were learned; of several, the mean counts."""
+    """Fitted boosted trees; several models are averaged."""
 
     boosters: tuple[lightgbm.Booster, ...]
 
     def scores(self, columns: sparse.csr_matrix) -> Floats:
-        """The probability of yes, (B,)."""
-        return _mean_of(booster.predict(columns) for booster in self.boosters)
+        """Returns the probability of yes (B,)."""
+        return _mean(booster.predict(columns) for booster in self.boosters)
 
     def to_text(self) -> str:
-        """LightGBM's own texts, one after the other."""
+        """Returns the models in LightGBM's text format, concatenated."""
         return "".join(booster.model_to_string() for booster in self.boosters)
 
     @classmethod
     def from_text(cls, text: str) -> "Trees":
-        """What `to_text` wrote; raise LightGBM's own error if it is something else."""
+        """Reads what `to_text` wrote; raises LightGBM's error for anything else."""
         texts = re.split(r"(?m)^(?=tree\nversion=)", text)
-        return cls(tuple(lightgbm.Booster(model_str=one) for one in texts if one.strip()))
+        return cls(tuple(lightgbm.Booster(model_str=model) for model in texts if model.strip()))
 
 
 def learn_gbm(
     columns: sparse.csr_matrix, targets: NDArray[Any], split: Split, forests: int = FORESTS
 ) -> tuple[Trees, float, Floats]:
-    """The same as a model, how it ranks the validation pairs, and what its choice said of them."""
+    """Fits boosted trees; returns them, their validation ROC-AUC, and their validation scores.
+
+    The validation figures come from trees that were fitted without the validation pairs.
+    """
     learning = split.learning
     columns, targets = columns[learning], targets[learning]
-    everyone = np.arange(len(learning))
+    all_rows = np.arange(len(learning))
     folds = [
-        (np.setdiff1d(everyone, held), held)
+        (np.setdiff1d(all_rows, held), held)
         for held in (np.searchsorted(learning, part) for part in split.tried)
     ]
-    tried = lightgbm.cv(
-        {**_TOLD, "seed": 0}, lightgbm.Dataset(columns, targets), ROUNDS, folds=folds,
+    history = lightgbm.cv(
+        {**_PARAMETERS, "seed": 0}, lightgbm.Dataset(columns, targets), ROUNDS, folds=folds,
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
     )  # fmt: skip
-    rounds = len(np.asarray(tried["valid binary_logloss-mean"]))
+    rounds = len(np.asarray(history["valid binary_logloss-mean"]))
     train, validation = folds[0]
 
-    def grown(rows: Int64, seed: int) -> lightgbm.Booster:
+    def fit(rows: Int64, seed: int) -> lightgbm.Booster:
         data = lightgbm.Dataset(columns[rows], targets[rows])
-        return lightgbm.train({**_TOLD, "seed": seed}, data, rounds)
+        return lightgbm.train({**_PARAMETERS, "seed": seed}, data, rounds)
 
     seeds = range(forests if split.is_small else 1)
-    told = _mean_of(grown(train, seed).predict(columns[validation]) for seed in seeds)
-    value = roc_auc_or_chance(targets[validation], told)
-    boosters = tuple(grown(everyone, seed) for seed in seeds)
-    return Trees(boosters), value, told
+    held_scores = _mean(fit(train, seed).predict(columns[validation]) for seed in seeds)
+    value = roc_auc_or_chance(targets[validation], held_scores)
+    boosters = tuple(fit(all_rows, seed) for seed in seeds)
+    return Trees(boosters), value, held_scores
 
 
-def _mean_of(scores: Iterable[Any]) -> Floats:
-    mean: Floats = np.mean([np.asarray(one) for one in scores], axis=0)
+def _mean(scores: Iterable[Any]) -> Floats:
+    mean: Floats = np.mean([np.asarray(array) for array in scores], axis=0)
     return mean
 
 
 def with_timing(
     counts: sparse.csr_matrix, vectors: NDArray[np.float32], timing: int
 ) -> sparse.csr_matrix:
-    """Counts (B, D) and the last columns of vectors (B, H), as many as `timing`, as trees read."""
-    last = sparse.csr_matrix(vectors[:, vectors.shape[1] - timing :])
-    return sparse.hstack([counts, last], format="csr", dtype=np.float32)
+    """Joins counts (B, D) and the last `timing` columns of vectors (B, H)."""
+    timing_columns = sparse.csr_matrix(vectors[:, vectors.shape[1] - timing :])
+    return sparse.hstack([counts, timing_columns], format="csr", dtype=np.float32)
