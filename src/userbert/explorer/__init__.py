@@ -1,1 +1,1 @@
-"""The explorer's page, and the figures that it shows."""
+"""The explorer's web page and the figures it shows."""

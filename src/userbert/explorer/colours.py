@@ -1,7 +1,7 @@
-"""What colours a map of users: their cluster, what tasks say of them, what is known of them.
+"""Colours of the user map: cluster, task scores, profile fields, counts.
 
-In: prepared data, rows of users (S,), what models say. Out: the `Colour`s there are, and the
-`Coloured` values of one. A colour's name says where it comes from: `score:TASK`, `profile:FIELD`.
+In: prepared data, rows of users (S,), scores. Out: the available `Colour`s, and the `ColourValues`
+of one of them. A colour's name says where it comes from: `score:TASK`, `profile:FIELD`.
 """
 
 from collections.abc import Mapping
@@ -18,22 +18,23 @@ from userbert.data.use.pairs import last_events
 from userbert.data.use.sequences import cut, profile_ids, profile_numbers
 from userbert.data.vocabulary import FIRST_VALUE
 from userbert.errors import InputError
-from userbert.schema.files import listed
-from userbert.tasks.predictions import Asked, Scores
+from userbert.schema.files import join_names
+from userbert.tasks.predictions import Scores, TaskSpec
 
 CLUSTER, WORDS, ACTIONS, RECENCY = "cluster", "words", "actions", "recency"
 _SCORE, _FIELD = "score:", "profile:"
-_NAMED = 12
-"""Of more values the most frequent have colours of their own."""
+_MOST_COLOURS = 12
+"""Values with a colour of their own: the most frequent ones; the rest become `_OTHERS`."""
 _OTHERS = "(others)"
-_AT_ONCE = 5_000
+_CHUNK_USERS = 5_000
+"""Users whose sequences are cut at once, to bound memory."""
 
 Kind = Literal["category", "number"]
 
 
 @dataclass(frozen=True)
 class Colour:
-    """Something by which users can be coloured."""
+    """A property that users can be coloured by."""
 
     name: str
     title: str
@@ -41,16 +42,17 @@ class Colour:
 
 
 @dataclass(frozen=True, eq=False)
-class Coloured:
-    """What colours each user: numbers (S,), NaN unknown; or codes (S,) of values, -1 unknown."""
+class ColourValues:
+    """A colour's value of each user: numbers (S,), NaN unknown; or codes (S,), -1 unknown."""
 
     values: list[str] | None
+    """Names of the codes."""
     codes: Int64 | None
     numbers: NDArray[np.float64] | None
 
 
-def colours_of(data: PreparedData, tasks: Mapping[str, Asked]) -> list[Colour]:
-    """What users of some data can be coloured by, beside tasks by the names of their models."""
+def available_colours(data: PreparedData, tasks: Mapping[str, TaskSpec]) -> list[Colour]:
+    """Lists the colours of prepared data and of tasks, which are keyed by model name."""
     scores = [
         Colour(
             f"{_SCORE}{name}",
@@ -77,80 +79,85 @@ def colours_of(data: PreparedData, tasks: Mapping[str, Asked]) -> list[Colour]:
     ]
 
 
-def chosen_colour(colours: list[Colour], name: str) -> Colour:
-    """The colour of a name; raise `InputError` if there is none."""
+def find_colour(colours: list[Colour], name: str) -> Colour:
+    """Returns the colour with a name; raises `InputError` if there is none."""
     for colour in colours:
         if colour.name == name:
             return colour
-    names = listed([colour.name for colour in colours])
-    raise InputError(f"name: there is no colour {name!r}. There is: {names}.")
+    names = join_names([colour.name for colour in colours])
+    raise InputError(f"name: there is no colour {name!r}. Choose one of {names}.")
 
 
-def task_of(colour: Colour) -> str | None:
-    """The model whose scores a colour shows; none: it shows something else."""
+def scored_model(colour: Colour) -> str | None:
+    """Returns the name of the model whose scores a colour shows; None for other colours."""
     return colour.name.removeprefix(_SCORE) if colour.name.startswith(_SCORE) else None
 
 
-def by_cluster(clusters: Int64) -> Coloured:
-    """Users by their cluster (S,)."""
+def by_cluster(clusters: Int64) -> ColourValues:
+    """Colours users by their cluster (S,)."""
     count = int(clusters.max(initial=-1)) + 1
-    return Coloured([f"cluster {number + 1}" for number in range(count)], clusters, None)
+    return ColourValues([f"cluster {number + 1}" for number in range(count)], clusters, None)
 
 
-def by_score(asked: Asked, scores: Scores) -> Coloured:
-    """Users by their score (S,), or by the likeliest class of (S, C)."""
+def by_score(task: TaskSpec, scores: Scores) -> ColourValues:
+    """Colours users by their score (S,), or by the most likely class of scores (S, C)."""
     if scores.ndim == 1:
-        return Coloured(None, None, scores.astype(np.float64))
-    return _frequent([*asked.classes], scores.argmax(axis=1))
+        return ColourValues(None, None, scores.astype(np.float64))
+    return _merge_rare([*task.classes], scores.argmax(axis=1))
 
 
-def by_data(data: PreparedData, rows: Int64, cutoff: int, name: str) -> Coloured:
-    """Users in some rows by what is known of them before a cut-off."""
+def by_data(data: PreparedData, rows: Int64, cutoff: int, name: str) -> ColourValues:
+    """Colours users by recency, counts or a profile field, as known before a cut-off."""
     cutoffs = np.full(len(rows), cutoff)
     if name == RECENCY:
-        return Coloured(None, None, (cutoff - last_events(data, rows)) / DAY_US)
+        return ColourValues(None, None, (cutoff - last_events(data, rows)) / DAY_US)
     if name in (WORDS, ACTIONS):
-        return Coloured(None, None, _sizes(data, rows, cutoff, name).astype(np.float64))
+        return ColourValues(
+            None, None, _visible_counts(data, rows, cutoff, name).astype(np.float64)
+        )
     field = name.removeprefix(_FIELD)
     vocabulary = data.vocabularies.profile[field]
     if not vocabulary.is_categorical:
-        return Coloured(None, None, profile_numbers(data, rows, cutoffs, field).astype(np.float64))
+        return ColourValues(
+            None, None, profile_numbers(data, rows, cutoffs, field).astype(np.float64)
+        )
     others = [other for other in data.vocabularies.profile if other != field]
     ids = profile_ids(data, rows, cutoffs, others)[:, 0].astype(np.int64)
-    return _frequent(vocabulary.names[FIRST_VALUE:], np.maximum(ids - FIRST_VALUE, -1))
+    return _merge_rare(vocabulary.names[FIRST_VALUE:], np.maximum(ids - FIRST_VALUE, -1))
 
 
-def as_json(colour: Colour, coloured: Coloured) -> dict[str, Any]:
-    """A colour and its values as plain JSON and arrays."""
-    told: dict[str, Any] = {"name": colour.name, "title": colour.title, "kind": colour.kind}
-    if coloured.numbers is not None:
-        return told | {"numbers": np.round(coloured.numbers, 6)}
-    return told | {"values": coloured.values, "codes": coloured.codes}
+def as_json(colour: Colour, values: ColourValues) -> dict[str, Any]:
+    """Returns a colour and its values as plain JSON and arrays."""
+    content: dict[str, Any] = {"name": colour.name, "title": colour.title, "kind": colour.kind}
+    if values.numbers is not None:
+        return content | {"numbers": np.round(values.numbers, 6)}
+    return content | {"values": values.values, "codes": values.codes}
 
 
-def _sizes(data: PreparedData, rows: Int64, cutoff: int, name: str) -> Int64:
-    """(S,): how many words, or actions, are visible of each user."""
-    found = np.zeros(len(rows), np.int64)
-    for start in range(0, len(rows), _AT_ONCE):
-        some = slice(start, start + _AT_ONCE)
-        batch = cut(data, rows[some], np.full(len(rows[some]), cutoff))
+def _visible_counts(data: PreparedData, rows: Int64, cutoff: int, name: str) -> Int64:
+    """Number of visible words, or actions, of each user (S,)."""
+    counts = np.zeros(len(rows), np.int64)
+    for start in range(0, len(rows), _CHUNK_USERS):
+        chunk = slice(start, start + _CHUNK_USERS)
+        batch = cut(data, rows[chunk], np.full(len(rows[chunk]), cutoff))
         for segment in batch.segments:
             if name == WORDS:
-                found[some] += segment.word_counts
+                counts[chunk] += segment.word_counts
             else:
-                found[some] += np.diff(segment.action_offsets[segment.word_offsets])
-    return found
+                counts[chunk] += np.diff(segment.action_offsets[segment.word_offsets])
+    return counts
 
 
-def _frequent(names: list[str], codes: Int64) -> Coloured:
-    """The most frequent values by name, all others as one; -1 stays unknown."""
+def _merge_rare(names: list[str], codes: Int64) -> ColourValues:
+    """Keeps the most frequent values and merges the rest into `_OTHERS`; -1 stays unknown."""
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     order = np.argsort(-counts, kind="stable")
-    shown = order[: _NAMED if len(order) > _NAMED else len(order)]
+    shown = order[: _MOST_COLOURS if len(order) > _MOST_COLOURS else len(order)]
     shown = shown[counts[shown] > 0]
-    place = np.full(len(names) + 1, len(shown))
-    place[shown] = np.arange(len(shown))
-    place[-1] = -1  # where -1 points
-    told = place[codes]
+    new_code = np.full(len(names) + 1, len(shown))
+    new_code[shown] = np.arange(len(shown))
+    new_code[-1] = -1  # the entry that code -1 reads
+    new_codes = new_code[codes]
     values = [names[number] for number in shown]
-    return Coloured(values + ([_OTHERS] if (told == len(shown)).any() else []), told, None)
+    has_others = (new_codes == len(shown)).any()
+    return ColourValues(values + ([_OTHERS] if has_others else []), new_codes, None)

@@ -1,7 +1,7 @@
-"""What prepared data hold, at a glance: `/v1/data`.
+"""Summary of prepared data for the explorer's first view, `/v1/data`.
 
-In: `PreparedData`. Out: an `Overview`. Of many actions a sample is looked at, and counts of it are
-brought up to all: what is asked for first must be there at once.
+In: `PreparedData`. Out: an `Overview`. Large data are sampled and the counts scaled up, so that the
+first view appears at once.
 """
 
 from dataclasses import dataclass, replace
@@ -33,30 +33,32 @@ from userbert.inspection.data_statistics import (
 from userbert.schema.attributes import Derived, Number
 from userbert.schema.models import DayWords
 
-_ACTIONS = 5_000_000
-"""So many of a segment's actions are looked at, or a shard's if it has more."""
-_NAMED = 12
-"""Action types that are counted by their names."""
+_MOST_ACTIONS = 5_000_000
+"""Actions of a segment to sample at most, though always one whole shard."""
+_MOST_ACTION_TYPES = 12
+"""Action types with counts of their own: the most frequent ones; the rest become `_OTHERS`."""
 _OTHERS = "(others)"
-_VALUES = 12
-_BARS = 30
-_MOST_DAYS = 400
-"""More days are summed to weeks, more weeks to months."""
-_REJECTED = 20
-_MONDAY = 3
-"""1970 began three days after a Monday."""
+_TOP_VALUES = 12
+"""Most frequent values to list per attribute."""
+_HISTOGRAM_BARS = 30
+_MOST_BARS = 400
+"""Bars of the time chart: more days are summed by week, more weeks by month."""
+_REJECTED_ROWS = 20
+"""Rejected rows to list as examples."""
+_DAYS_SINCE_MONDAY = 3
+"""Weekday of 1970-01-01, a Thursday, in days since Monday."""
 
 Unit = Literal["day", "week", "month"]
 
 
 @dataclass(frozen=True)
 class WordsPerUser:
-    """How many words users have, in all of the log."""
+    """Histogram of the number of words per user, over the whole log."""
 
     edges: list[int]
-    """(n + 1,): bar i holds `edges[i]` up to but without `edges[i + 1]`."""
+    """Bar i holds `edges[i] <= words < edges[i + 1]` (n + 1,)."""
     counts: list[int]
-    """(n,): users."""
+    """Users per bar (n,)."""
     median: float
     p90: float
     max: int
@@ -64,49 +66,50 @@ class WordsPerUser:
 
 @dataclass(frozen=True)
 class SegmentOverview:
-    """A segment."""
+    """Size of a segment."""
 
     name: str
     by: Literal["day", "gap"]
     actions: int
     words: int
     users: int
-    """With a word."""
+    """Users with a word in the segment."""
     words_per_user: WordsPerUser
 
 
 @dataclass(frozen=True)
-class Days:
-    """Actions over time."""
+class ActionCounts:
+    """Number of actions over time."""
 
     unit: Unit
     days: list[str]
-    """Local dates: of a week the Monday, of a month the first."""
+    """Local dates on which each day, week (Monday) or month (first day) starts."""
     actions: dict[str, list[int]]
-    """By action type; of those that a segment does not tell apart, by its name."""
+    """Counts by action type; by segment name where a segment does not tell its types apart."""
     is_sampled: bool
-    """Whether they were counted of some users at random, and brought up to all."""
+    """Whether the counts are of a random sample of users, scaled up."""
 
 
 @dataclass(frozen=True)
-class Values:
-    """An attribute, or a profile field."""
+class ValueSummary:
+    """Coverage and most frequent values of an attribute or a profile field."""
 
     place: str
     attribute: str
     kind: Literal["category", "number", "derived"]
     known: int
-    """Values, or bins."""
+    """Number of values in the vocabulary, or of bins."""
     missing: float
     unknown: float
     rows: int
-    """So many were looked at."""
+    """Rows that were counted."""
     top: list[tuple[str, float]]
+    """Most frequent values and their shares of the rows."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Prepared data at a glance; times are microseconds since 1970, shares 0 to 1."""
+    """Summary of prepared data; times are microseconds since 1970, shares are from 0 to 1."""
 
     name: str
     users: int
@@ -117,8 +120,8 @@ class Overview:
     fit_before: int | None
     version: str
     segments: list[SegmentOverview]
-    days: Days
-    values: list[Values]
+    days: ActionCounts
+    values: list[ValueSummary]
     rows: list[FileRows]
     outside: list[tuple[str, int]]
     rejected: Rejected
@@ -126,19 +129,19 @@ class Overview:
 
 
 def overview(data: PreparedData) -> Overview:
-    """Look at prepared data; files are told without the folder that all lie in."""
+    """Summarizes prepared data; file names omit the folder that they have in common."""
     summary, schema = read_summary(data), data.schema
-    shards = {name: some_shards(data, name, _ACTIONS) for name in (*schema.segments, PROFILE)}
+    shards = {name: some_shards(data, name, _MOST_ACTIONS) for name in (*schema.segments, PROFILE)}
     accounts = row_accounts(summary)
     short = below_common([row.file for row in accounts.files])
     files = [replace(row, file=name) for row, name in zip(accounts.files, short, strict=True)]
-    named = dict(zip((row.file for row in accounts.files), short, strict=True))
-    aside = rejected_rows(data, _REJECTED) or Rejected(0, [])
-    first = [{**row, "file": named.get(row["file"], "")} for row in aside.first]
+    short_names = dict(zip((row.file for row in accounts.files), short, strict=True))
+    rejected = rejected_rows(data, _REJECTED_ROWS) or Rejected(0, [])
+    first = [{**row, "file": short_names.get(row["file"], "")} for row in rejected.first]
     values = [
-        _values(data, found)
-        for place, some in shards.items()
-        for found in counts_of_values(data, some, place)
+        _value_summary(data, counts)
+        for place, place_shards in shards.items()
+        for counts in counts_of_values(data, place_shards, place)
     ]
     return Overview(
         data.path.resolve().name,
@@ -150,11 +153,11 @@ def overview(data: PreparedData) -> Overview:
         None if schema.fit_before is None else schema.instant(schema.fit_before),
         str(data.manifest["version"]),
         [_segment(data, name, shards[name], summary) for name in schema.segments],
-        _days(data, shards),
+        _count_actions(data, shards),
         values,
         files,
         accounts.outside,
-        Rejected(aside.rows, first),
+        Rejected(rejected.rows, first),
         [*summary["warnings"]],
     )
 
@@ -171,34 +174,34 @@ def _segment(
         int(summary["actions"][name]),
         int(summary["words"][name]),
         round(int(np.count_nonzero(words)) * scale),
-        _spread(words, scale),
+        _histogram(words, scale),
     )
 
 
-def _spread(words: Int64, scale: float) -> WordsPerUser:
-    """Bars of equal width, but for the last: in it are the few who have very many."""
+def _histogram(words: Int64, scale: float) -> WordsPerUser:
+    """Makes bars of equal width up to the 99th percentile; the last bar holds all above it."""
     if not len(words):
         return WordsPerUser([0, 1], [0], 0.0, 0.0, 0)
-    most, usual = int(words.max()), float(np.percentile(words, 99))
-    width = max(1, -(-int(usual + 1) // _BARS))
-    edges = [*range(0, int(usual) + 1, width), most + 1]
+    most, percentile_99 = int(words.max()), float(np.percentile(words, 99))
+    width = max(1, -(-int(percentile_99 + 1) // _HISTOGRAM_BARS))
+    edges = [*range(0, int(percentile_99) + 1, width), most + 1]
     counts, _ = np.histogram(words, edges)
     median, p90 = np.percentile(words, [50, 90])
     scaled = [round(int(count) * scale) for count in counts]
     return WordsPerUser(edges, scaled, float(median), float(p90), most)
 
 
-def _values(data: PreparedData, found: ValueCounts) -> Values:
-    rows = max(found.rows, 1)
-    return Values(
-        found.place,
-        found.attribute,
-        _kind(data, found.place, found.attribute),
-        found.vocabulary.size - FIRST_VALUE,
-        found.missing / rows,
-        found.unknown / rows,
-        found.rows,
-        [(value, count / rows) for value, count in found.top(_VALUES)],
+def _value_summary(data: PreparedData, counts: ValueCounts) -> ValueSummary:
+    rows = max(counts.rows, 1)
+    return ValueSummary(
+        counts.place,
+        counts.attribute,
+        _kind(data, counts.place, counts.attribute),
+        counts.vocabulary.size - FIRST_VALUE,
+        counts.missing / rows,
+        counts.unknown / rows,
+        counts.rows,
+        [(value, count / rows) for value, count in counts.top(_TOP_VALUES)],
     )
 
 
@@ -207,81 +210,83 @@ def _kind(
 ) -> Literal["category", "number", "derived"]:
     profile = data.schema.profile
     fields = {} if profile is None else profile.fields
-    meant = fields[attribute] if place == PROFILE else data.schema.attributes[attribute]
-    if isinstance(meant, Derived):
+    column = fields[attribute] if place == PROFILE else data.schema.attributes[attribute]
+    if isinstance(column, Derived):
         return "derived"
-    return "number" if isinstance(meant, Number) else "category"
+    return "number" if isinstance(column, Number) else "category"
 
 
-def _days(data: PreparedData, shards: dict[str, list[Shard]]) -> Days:
+def _count_actions(data: PreparedData, shards: dict[str, list[Shard]]) -> ActionCounts:
     grid = DayGrid(data.schema.zone, time())
     first, last = grid.index(np.array([data.first_event, data.last_event])).tolist()
     unit, bars = _unit(np.arange(first, last + 1))
-    numbers = np.cumsum(np.diff(bars, prepend=bars[0]) != 0)  # (D,): the bar of each day
+    bar_of_day = np.cumsum(np.diff(bars, prepend=bars[0]) != 0)  # (D,)
     total: dict[str, Int64] = {}
     is_sampled = False
-    for name, some in shards.items():
+    for name, segment_shards in shards.items():
         if name == PROFILE:
             continue
-        fresh = _fresh(data, name, total)
-        if not fresh:  # an event that stands in several segments is counted once
+        new_names = _uncounted(data, name, total)
+        if not new_names:  # an event that is in several segments is counted once
             continue
-        users = sum(shard.users for shard in some)
+        users = sum(shard.users for shard in segment_shards)
         is_sampled |= users < len(data)
-        counts = np.zeros((len(fresh), int(numbers[-1]) + 1), np.int64)
-        for shard in some:
+        counts = np.zeros((len(new_names), int(bar_of_day[-1]) + 1), np.int64)
+        for shard in segment_shards:
             columns = columns_of(shard, name)
             day = (grid.index(columns.times) - first).clip(0, last - first)
-            for action, own in enumerate(_actions(data, name, columns.values, fresh)):
-                here = numbers[day] if own is None else numbers[day[own]]
-                counts[action] += np.bincount(here, minlength=counts.shape[1])
+            for action, mask in enumerate(_action_masks(data, name, columns.values, new_names)):
+                bar = bar_of_day[day] if mask is None else bar_of_day[day[mask]]
+                counts[action] += np.bincount(bar, minlength=counts.shape[1])
         scale = len(data) / max(users, 1)
         total |= {
             action: np.rint(row * scale).astype(np.int64)
-            for action, row in zip(fresh, counts, strict=True)
+            for action, row in zip(new_names, counts, strict=True)
         }
     starts = np.unique(bars)
-    return Days(unit, [str(day) for day in _dates(starts, unit)], _most(total), is_sampled)
+    return ActionCounts(
+        unit, [str(day) for day in _dates(starts, unit)], _most_frequent(total), is_sampled
+    )
 
 
 def _unit(days: Int64) -> tuple[Unit, Int64]:
-    """What is summed, and (D,) the number of each day's sum."""
-    if len(days) <= _MOST_DAYS:
+    """Returns the unit of the bars, and the day, week or month number of each day (D,)."""
+    if len(days) <= _MOST_BARS:
         return "day", days
-    if len(days) <= _MOST_DAYS * 7:
-        return "week", (days + _MONDAY) // 7
+    if len(days) <= _MOST_BARS * 7:
+        return "week", (days + _DAYS_SINCE_MONDAY) // 7
     return "month", days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
 
 
 def _dates(starts: Int64, unit: Unit) -> NDArray[np.datetime64]:
     if unit == "month":
         return starts.astype("datetime64[M]").astype("datetime64[D]")
-    days = starts * 7 - _MONDAY if unit == "week" else starts
+    days = starts * 7 - _DAYS_SINCE_MONDAY if unit == "week" else starts
     return days.astype("datetime64[D]")
 
 
-def _action_of(data: PreparedData, segment: str) -> str | None:
-    """The attribute that says which action type an event is; none if there is none."""
+def _action_attribute(data: PreparedData, segment: str) -> str | None:
+    """Returns the attribute that holds an event's action type, or None."""
     for name in data.vocabularies.segments[segment]:
-        meant = data.schema.attributes[name]
-        if isinstance(meant, Derived) and meant.of == "action":
+        attribute = data.schema.attributes[name]
+        if isinstance(attribute, Derived) and attribute.of == "action":
             return name
     return None
 
 
-def _fresh(data: PreparedData, segment: str, counted: dict[str, Int64]) -> list[str]:
-    """The names by which a segment's actions are counted that no segment before it has."""
+def _uncounted(data: PreparedData, segment: str, counted: dict[str, Int64]) -> list[str]:
+    """Lists the names of a segment's action counts that no earlier segment has counted."""
     types = data.schema.segments[segment].actions
-    if len(types) == 1 or _action_of(data, segment) is not None:
+    if len(types) == 1 or _action_attribute(data, segment) is not None:
         return [name for name in types if name not in counted]
     return [] if set(types) & set(counted) else [segment]
 
 
-def _actions(
+def _action_masks(
     data: PreparedData, segment: str, values: Any, names: list[str]
 ) -> list[NDArray[np.bool_] | None]:
-    """Of each name, which rows are its own; none: all."""
-    attribute = _action_of(data, segment)
+    """Returns a mask of the rows of each name; None for all rows."""
+    attribute = _action_attribute(data, segment)
     if attribute is None:
         return [None]
     known = data.vocabularies.segments[segment][attribute].names
@@ -291,8 +296,8 @@ def _actions(
     ]
 
 
-def _most(total: dict[str, Int64]) -> dict[str, list[int]]:
+def _most_frequent(total: dict[str, Int64]) -> dict[str, list[int]]:
     order = sorted(total, key=lambda name: -int(total[name].sum()))
-    shown = {name: total[name].tolist() for name in order[:_NAMED]}
-    rest = [total[name] for name in order[_NAMED:]]
+    shown = {name: total[name].tolist() for name in order[:_MOST_ACTION_TYPES]}
+    rest = [total[name] for name in order[_MOST_ACTION_TYPES:]]
     return shown | ({_OTHERS: np.sum(rest, axis=0).tolist()} if rest else {})

@@ -1,6 +1,7 @@
-"""What evaluations found: sentences, rows, and where the page of each lies.
+"""Evaluation reports for the explorer: sentences, metrics, and the address of each page.
 
-In: a folder under which they lie. Out: `Report`s. What is damaged is left out, and named.
+In: a folder to search for reports. Out: `Report`s. A damaged report is left out and named in a
+warning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,17 +12,17 @@ from urllib.parse import quote
 
 from userbert.evaluation import findings
 from userbert.evaluation.findings import Score
-from userbert.explorer.runs import under, unreadable
+from userbert.explorer.runs import folders_under, unreadable_warning
 from userbert.folders import read_json
 
 _REPORT, _PAGE = "report.json", "report.html"
 _MOST = 100
-"""Reports that are told."""
+"""Reports to read at most."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model's metric on a task, with its 95 % interval."""
+    """Metric of a model on a task, with its 95 % interval."""
 
     task: str
     model: str
@@ -33,38 +34,38 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation."""
+    """Result of an evaluation."""
 
     name: str
     sentences: list[str]
     rows: list[Row]
-    """Of each task the models by its first metric, the best first, differences last."""
+    """First metric of each task: models, best first, then differences between models."""
     warnings: list[str]
     page: str | None
-    """Where the service has its page."""
+    """Address of the report's page in the service; None without a page."""
 
 
 @dataclass(frozen=True)
 class Reports:
-    """All evaluations, and what could not be read."""
+    """Reports, and warnings about those that cannot be read."""
 
     reports: list[Report] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def all_reports(folder: Path | None) -> Reports:
-    """Tell the evaluations under a folder."""
+def read_reports(folder: Path | None) -> Reports:
+    """Reads the reports under a folder."""
     reports, warnings = [], []
     for name, path in _reports_under(folder)[:_MOST]:
         try:
             reports.append(_read(name, path))
-        except Exception:  # as of runs
-            warnings.append(unreadable(name))
+        except Exception:  # any kind of damage: one report must not hide the others
+            warnings.append(unreadable_warning(name))
     return Reports(reports, warnings)
 
 
-def page_of(folder: Path | None, name: str) -> bytes | None:
-    """The page of a report; none if there is none. Names are looked up, never made to paths."""
+def read_page(folder: Path | None, name: str) -> bytes | None:
+    """Reads a report's page; None if there is none. Names are looked up, never used as paths."""
     path = dict(_reports_under(folder)).get(name)
     try:
         return None if path is None else (path / _PAGE).read_bytes()
@@ -73,8 +74,8 @@ def page_of(folder: Path | None, name: str) -> bytes | None:
 
 
 def _reports_under(folder: Path | None) -> list[tuple[str, Path]]:
-    found = [] if folder is None else under(folder)
-    return [(name, path) for name, path in found if (path / _REPORT).is_file()]
+    folders = [] if folder is None else folders_under(folder)
+    return [(name, path) for name, path in folders if (path / _REPORT).is_file()]
 
 
 def _read(name: str, path: Path) -> Report:
@@ -84,7 +85,7 @@ def _read(name: str, path: Path) -> Report:
         name,
         _sentences([Score.from_row(row) for row in content["rows"]]),
         _rows(content["rows"]),
-        [str(one) for one in (*content["warnings"], *content["giveaways"])],
+        [str(warning) for warning in (*content["warnings"], *content["giveaways"])],
         f"/v1/reports/{quote(name)}/page" if has_page else None,
     )
 
@@ -97,13 +98,13 @@ def _sentences(scores: Sequence[Score]) -> list[str]:
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    read = [
+    table = [
         Row(*(row[key] for key in ("task", "model", "metric", "mean", "low", "high")))
         for row in rows
     ]
-    first = {row.task: row.metric for row in reversed(read)}
-    place = {task: number for number, task in enumerate(dict.fromkeys(row.task for row in read))}
+    first_metric = {row.task: row.metric for row in reversed(table)}
+    rank = {task: number for number, task in enumerate(dict.fromkeys(row.task for row in table))}
     return sorted(
-        (row for row in read if row.metric == first[row.task]),
-        key=lambda row: (place[row.task], " " in row.model, -row.mean),
+        (row for row in table if row.metric == first_metric[row.task]),
+        key=lambda row: (rank[row.task], " " in row.model, -row.mean),
     )

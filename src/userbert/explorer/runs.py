@@ -1,7 +1,7 @@
-"""How models learned: loss curves and facts of those that are whole, and of those that still learn.
+"""Loss curves and facts of training runs, finished or still running.
 
-In: folders of models, and a folder under which more lie. Out: `Run`s. What is damaged or half
-written is left out and named in a warning: of a run that goes on, the last line may lack its end.
+In: folders of models, and a folder to search for more. Out: `Run`s. A damaged run is left out and
+named in a warning. A half-written last line of a running run's metrics is ignored.
 """
 
 import json
@@ -26,20 +26,20 @@ from userbert.tasks.task_card import task_facts
 
 METRICS = "metrics.jsonl"
 _TRAINING = ".training"
-"""Of the folder in which a run lives until its model is whole: `.NAME.training`."""
+"""Suffix of the folder of an unfinished run: `.NAME.training`."""
 _POINTS = 300
-"""Of a curve: more are thinned out to means."""
+"""Points of a curve; longer curves are averaged down to this."""
 _RESULTS = {"config.json", "task.json", "fused.json", "manifest.json"}
-"""Of a folder that holds one, what lies deeper is its own."""
-_DEEP = 4
-"""Folders below the one that is looked through."""
-_MOST = 200
-"""Runs that are told."""
+"""Files that mark a folder as one result; its subfolders are not searched."""
+_MOST_LEVELS = 4
+"""Levels of subfolders to search."""
+_MOST_RUNS = 200
+"""Runs to read at most."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Losses after so many steps."""
+    """Losses at a training step."""
 
     step: float
     loss: float
@@ -48,13 +48,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Run:
-    """A model's training."""
+    """Training run of a model."""
 
     name: str
     kind: Literal["model", "running"]
     preset: str | None
     steps: int | None
-    """That were or will be done."""
+    """Steps of the whole run."""
     seconds: float | None
     learned: list[Point]
     held_out: list[Point]
@@ -63,50 +63,55 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """All runs, and what could not be read."""
+    """Runs, and warnings about those that cannot be read."""
 
     runs: list[Run] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def all_runs(served: Mapping[str, Path], folder: Path | None) -> Runs:
-    """Tell the runs of models that are served, and of those under a folder."""
+def read_runs(served: Mapping[str, Path], folder: Path | None) -> Runs:
+    """Reads the runs of the models being served and of those under a folder."""
     runs, warnings = [], []
-    known = {path.resolve() for path in served.values()}
-    found = [] if folder is None else [
-        (name, path) for name, path in under(folder) if path.resolve() not in known
+    served_paths = {path.resolve() for path in served.values()}
+    others = [] if folder is None else [
+        (name, path) for name, path in folders_under(folder) if path.resolve() not in served_paths
     ]  # fmt: skip
-    for name, path in [*served.items(), *found][:_MOST]:
+    for name, path in [*served.items(), *others][:_MOST_RUNS]:
         try:
-            run = _running(name, path) if _is_running(path) else _whole(name, path)
-        except Exception:  # files of any kind: what is wrong with one takes no other away
-            warnings.append(unreadable(name))
+            run = _read_running(name, path) if _is_running(path) else _read_finished(name, path)
+        except Exception:  # any kind of damage: one run must not hide the others
+            warnings.append(unreadable_warning(name))
             continue
         if run is not None:
             runs.append(run)
     return Runs(runs, warnings)
 
 
-def unreadable(name: str) -> str:
-    """What is said of a result that is left out."""
+def unreadable_warning(name: str) -> str:
+    """Returns the warning about a result that is left out."""
     return f"{name} cannot be read: it is damaged, or is being written."
 
 
-def under(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Folders in a folder, by their names below it; what a result holds is not looked into."""
+def folders_under(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Walks the folders in a folder and yields their relative names; skips a result's subfolders.
+
+    Does not follow links.
+    """
     root = folder.resolve()
-    for text, inner, files in os.walk(root):  # follows no link
+    for text, subfolders, files in os.walk(root):
         path = Path(text)
         depth = len(path.relative_to(root).parts)
-        may_go_on = depth < _DEEP and not _RESULTS & set(files)
-        inner[:] = sorted(name for name in inner if may_go_on and _is_shown(path / name))
+        may_descend = depth < _MOST_LEVELS and not _RESULTS & set(files)
+        subfolders[:] = sorted(
+            name for name in subfolders if may_descend and _is_shown(path / name)
+        )
         yield "/".join((root.name, *path.relative_to(root).parts)), path
         if _is_running(path):
-            inner.clear()
+            subfolders.clear()
 
 
 def read_lines(file: Path) -> list[Any]:
-    """Lines of JSON that are whole; none of a file that is not there."""
+    """Reads the complete lines of a JSONL file; an empty list if there is no file."""
     if not file.is_file():
         return []
     texts = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -121,17 +126,17 @@ def _is_running(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(_TRAINING)
 
 
-def _running(name: str, path: Path) -> Run | None:
+def _read_running(name: str, path: Path) -> Run | None:
     if not (path / METRICS).is_file():
         return None
     learned, held_out = _curves(read_lines(path / METRICS))
     record = read_json(path / "run.json") if (path / "run.json").is_file() else {}
-    parent, _, own = name.rpartition("/")
-    own = own.removeprefix(".").removesuffix(_TRAINING)
+    parent, _, base = name.rpartition("/")
+    base = base.removeprefix(".").removesuffix(_TRAINING)
     config = record.get("config") or {}
     last = max([point.step for point in (*learned, *held_out)], default=0)
     return Run(
-        f"{parent}/{own}" if parent else own,
+        f"{parent}/{base}" if parent else base,
         "running",
         record.get("preset"),
         config.get("steps"),
@@ -142,18 +147,18 @@ def _running(name: str, path: Path) -> Run | None:
     )
 
 
-def _whole(name: str, path: Path) -> Run | None:
-    """The run of a model or a task; none of another folder."""
+def _read_finished(name: str, path: Path) -> Run | None:
+    """Reads the run of a finished model or task; None for any other folder."""
     if (path / "task.json").is_file():
         facts = {**task_facts(read_json(path / "task.json")), **_network_facts(path / "model")}
-        return Run(name, "model", None, None, None, [], [], _told(facts))
+        return Run(name, "model", None, None, None, [], [], _known_facts(facts))
     if not (path / "training.json").is_file():
         return None
     record = read_json(path / "training.json")
     learned, held_out = _curves(read_lines(path / METRICS))
     steps, seconds = record.get("config", {}).get("steps"), record.get("seconds")
-    told = _told(_network_facts(path))
-    return Run(name, "model", record.get("preset"), steps, seconds, learned, held_out, told)
+    rows = _known_facts(_network_facts(path))
+    return Run(name, "model", record.get("preset"), steps, seconds, learned, held_out, rows)
 
 
 def _network_facts(model: Path) -> Facts:
@@ -164,12 +169,12 @@ def _network_facts(model: Path) -> Facts:
     return {**facts, **pretraining_facts(record, Schema.load(model / "schema.yaml"))}
 
 
-def _told(facts: Facts) -> list[tuple[str, str]]:
+def _known_facts(facts: Facts) -> list[tuple[str, str]]:
     return [(title, text) for title, text in facts.items() if text is not None]
 
 
 def _curves(lines: Sequence[Any]) -> tuple[list[Point], list[Point]]:
-    """The losses that were learned from, and of users held out."""
+    """Returns the training losses and the losses of held-out users."""
     learned = [
         Point(float(line["step"]), float(line["loss"]), _numbers(line["losses"]))
         for line in lines
@@ -191,14 +196,15 @@ def _numbers(named: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _thinned(points: list[Point]) -> list[Point]:
-    """Means of neighbours, if there are more than the eye can part."""
+    """Averages neighbouring points if there are more than `_POINTS`."""
     if len(points) <= _POINTS:
         return points
     thinned = []
-    for part in np.array_split(np.arange(len(points)), _POINTS):
-        some = [points[number] for number in part.tolist()]
+    for numbers in np.array_split(np.arange(len(points)), _POINTS):
+        group = [points[number] for number in numbers.tolist()]
         by = {
-            name: float(np.mean([one.by.get(name, np.nan) for one in some])) for name in some[0].by
+            name: float(np.mean([point.by.get(name, np.nan) for point in group]))
+            for name in group[0].by
         }
-        thinned.append(Point(some[-1].step, float(np.mean([one.loss for one in some])), by))
+        thinned.append(Point(group[-1].step, float(np.mean([point.loss for point in group])), by))
     return thinned

@@ -1,10 +1,10 @@
-"""What some users have in common against the rest, and two users with each other.
+"""Values that set a group of users apart from the rest, and values that two users share.
 
-In: prepared data and rows of users. Out: `Trait`s: values of attributes and profile fields that
-more of them carry than of the others, and `Shared` values. Whether a user carries a value is looked
-up in what is visible at the cut-off, as models see it: numbers by their bins.
+In: prepared data and rows of users. Out: `Trait`s, the values of attributes and profile fields that
+are more frequent in the group than among the other users; and `SharedValue`s. A user has a value if
+it is visible at the cut-off, as a model sees it: numbers by their bins.
 
-Letters in shapes: B users, K values of all places, N pairs of a user and a value of theirs.
+Letters in shapes: B users, K values of all attributes and fields, N (user, value) pairs.
 """
 
 from dataclasses import dataclass
@@ -18,54 +18,56 @@ from userbert.data.use.sequences import cut
 from userbert.data.vocabulary import FIRST_VALUE, Vocabulary
 from userbert.inspection.data_statistics import PROFILE
 
-_AT_ONCE = 1_000
-"""Users who are cut together: their values lie in memory one action after the other."""
-_PAIRS = 20_000_000
-"""So many pairs of a user and a value are kept of a sample, or those of fewer users."""
-_TRAITS, _SHARED = 100, 20
+_CHUNK_USERS = 1_000
+"""Users whose sequences are cut at once: memory holds one entry per action."""
+_MOST_PAIRS = 20_000_000
+"""(user, value) pairs to collect at most, to bound memory; further users are skipped."""
+_MOST_TRAITS, _MOST_SHARED = 100, 20
 
 
 @dataclass(frozen=True)
 class Trait:
-    """A value that more of some users carry than of the others."""
+    """A value that is more frequent in a group of users than among the others."""
 
     place: str
     attribute: str
     value: str
     share: float
+    """Fraction of the group that has the value."""
     share_of_others: float
     lift: float
-    """The one by the other, as if half a user more of each carried it."""
+    """Ratio of the two shares, with half a user added to each count."""
     users: int
-    """Of those looked at, who carry it."""
+    """Users of the group that have the value."""
 
 
 @dataclass(frozen=True)
-class Shared:
-    """A value that two users carry."""
+class SharedValue:
+    """A value that two users have in common."""
 
     place: str
     attribute: str
     value: str
     own: int
-    """Actions that carry it; of a profile field one."""
+    """Actions of the first user with the value; 1 for a profile field."""
     other: int
+    """Actions of the second user with the value."""
     share_of_all: float
-    """Of all users, who carry it."""
+    """Fraction of all users that have the value."""
 
 
 @dataclass(frozen=True, eq=False)
-class Named:
-    """Numbers for the values of all attributes and fields."""
+class ValueIndex:
+    """Numbers the values of all attributes and profile fields from 0 to K - 1."""
 
     columns: list[tuple[str, str, Vocabulary]]
-    """Place, attribute, and what its ids mean."""
+    """Place, attribute and vocabulary of each column."""
     first: Int64
-    """(columns + 1,): the number of each column's id 0."""
+    """Number of each column's id 0, then K (columns + 1,)."""
 
     @classmethod
-    def of(cls, data: PreparedData) -> "Named":
-        """Number the values of some data."""
+    def of(cls, data: PreparedData) -> "ValueIndex":
+        """Numbers the values of prepared data."""
         known = data.vocabularies
         places = [*known.segments.items(), (PROFILE, known.profile)]
         columns = [
@@ -75,17 +77,17 @@ class Named:
         return cls(columns, offsets_of(sizes))
 
     def __len__(self) -> int:
-        """Count the values, none and unknown of each column among them."""
+        """Number of values K, including each column's "none" and "unknown"."""
         return int(self.first[-1])
 
     def name(self, number: int) -> tuple[str, str, str]:
-        """Place, attribute and value."""
+        """Returns the place, attribute and value of a number."""
         column = int(np.searchsorted(self.first, number, side="right")) - 1
         place, attribute, vocabulary = self.columns[column]
         return place, attribute, vocabulary.names[number - int(self.first[column])]
 
     def codes(self, batch: UserBatch) -> Int64:
-        """What the users of a batch carry, action by action: user x K + value."""
+        """Returns `user * K + value` for each known value of each action and profile field."""
         parts, column, size = [], 0, len(self)
         for segment in batch.segments:
             users = segment.user_of_action * size
@@ -102,72 +104,75 @@ class Named:
 
 
 @dataclass(frozen=True, eq=False)
-class Carried:
-    """Which values some users carry."""
+class UserValues:
+    """Values that each of B users has."""
 
     offsets: Int64
-    """(B + 1,): those of user b are `offsets[b]:offsets[b + 1]`."""
+    """User b has the entries `offsets[b]:offsets[b + 1]` (B + 1,)."""
     values: Int64
-    """(N,): numbers of values, each once a user."""
+    """Numbers of values, each once per user (N,)."""
     actions: Int64
-    """(N,): how many actions carry each."""
+    """Actions of the user with that value (N,)."""
 
     def __len__(self) -> int:
-        """Count the users."""
+        """Number of users B."""
         return len(self.offsets) - 1
 
     def users_by_value(self, users: Int64 | None, size: int) -> Int64:
-        """(K,): how many of the users, by number, or of all, carry each value."""
+        """Number of users with each value (K,), among some users or, by default, all of them."""
         if users is None:
             return np.bincount(self.values, minlength=size)
         return np.bincount(self.values[take_lists(self.offsets, users)[0]], minlength=size)
 
 
-def carried(
-    data: PreparedData, named: Named, rows: Int64, cutoff: int, most: int = _PAIRS
-) -> Carried:
-    """Look up what users carry just before a cut-off; beyond `most` pairs those that come first."""
-    size, kept = len(named), 0
+def values_of_users(
+    data: PreparedData, index: ValueIndex, rows: Int64, cutoff: int, most: int = _MOST_PAIRS
+) -> UserValues:
+    """Collects users' values just before a cut-off; stops after a chunk that exceeds `most` pairs.
+
+    The users that are left out are the last rows.
+    """
+    size, pair_count = len(index), 0
     lengths: list[Int64] = []
     values: list[Int64] = []
     actions: list[Int64] = []
-    for start in range(0, len(rows), _AT_ONCE):
-        some = rows[start : start + _AT_ONCE]
-        codes = named.codes(cut(data, some, np.full(len(some), cutoff)))
+    for start in range(0, len(rows), _CHUNK_USERS):
+        chunk = rows[start : start + _CHUNK_USERS]
+        codes = index.codes(cut(data, chunk, np.full(len(chunk), cutoff)))
         pairs, counts = np.unique(codes, return_counts=True)
-        lengths.append(np.bincount(pairs // size, minlength=len(some)))
+        lengths.append(np.bincount(pairs // size, minlength=len(chunk)))
         values.append(pairs % size)
         actions.append(counts)
-        kept += len(pairs)
-        if kept > most:
+        pair_count += len(pairs)
+        if pair_count > most:
             break
-    none = [np.zeros(0, np.int64)]
-    return Carried(
-        offsets_of(np.concatenate(lengths or none)),
-        np.concatenate(values or none),
-        np.concatenate(actions or none),
+    empty = [np.zeros(0, np.int64)]
+    return UserValues(
+        offsets_of(np.concatenate(lengths or empty)),
+        np.concatenate(values or empty),
+        np.concatenate(actions or empty),
     )
 
 
-def traits(named: Named, own: Int64, users: int, others: Int64, rest: int) -> list[Trait]:
-    """What sets users apart, strongest first.
+def find_traits(index: ValueIndex, own: Int64, users: int, others: Int64, rest: int) -> list[Trait]:
+    """Finds the values that set a group apart, strongest first.
 
-    Of `users` users and of `rest` others (K,) are known to carry each value. Strong is what chance
-    would hardly bring about, by the likelihood ratio G² (Dunning 1993); what it would, among so
-    many values, is left out.
+    `own` (K,) counts the users of the group with each value, out of `users`; `others` (K,) counts
+    the other users, out of `rest`. Strength is the likelihood ratio G² (Dunning 1993). Values whose
+    G² chance would reach among this number of values are left out.
     """
     if not users or not rest:
         return []
     shares, shares_of_others = own / users, others / rest
     strength = _g2(own, users, others, rest)
-    is_seen = (own > 0) & (shares > shares_of_others)
+    is_more_frequent = (own > 0) & (shares > shares_of_others)
     by_chance = 2 * np.log(max(int(np.count_nonzero(own + others)), 1))
-    chosen = np.flatnonzero(is_seen & (strength > by_chance))
-    order = chosen[np.argsort(-strength[chosen], kind="stable")][:_TRAITS]
+    chosen = np.flatnonzero(is_more_frequent & (strength > by_chance))
+    order = chosen[np.argsort(-strength[chosen], kind="stable")][:_MOST_TRAITS]
     lift = ((own + 0.5) / (users + 1)) / ((others + 0.5) / (rest + 1))
     return [
         Trait(
-            *named.name(number),
+            *index.name(number),
             float(shares[number]),
             float(shares_of_others[number]),
             float(lift[number]),
@@ -177,31 +182,38 @@ def traits(named: Named, own: Int64, users: int, others: Int64, rest: int) -> li
     ]
 
 
-def shared(named: Named, two: Carried, everybody: Int64, users: int) -> list[Shared]:
-    """Values that both of two users carry, the rarest first; of `users` (K,) carry each."""
-    (one, other), (many, more) = (
-        np.split(part, [two.offsets[1]]) for part in (two.values, two.actions)
+def find_shared_values(
+    index: ValueIndex, two: UserValues, all_counts: Int64, users: int
+) -> list[SharedValue]:
+    """Finds the values that two users share, rarest first.
+
+    `all_counts` (K,) counts the users with each value, out of `users`.
+    """
+    (first_values, second_values), (first_actions, second_actions) = (
+        np.split(array, [two.offsets[1]]) for array in (two.values, two.actions)
     )
-    both, left, right = np.intersect1d(one, other, assume_unique=True, return_indices=True)
-    order = np.argsort(everybody[both], kind="stable")[:_SHARED]
+    shared, in_first, in_second = np.intersect1d(
+        first_values, second_values, assume_unique=True, return_indices=True
+    )
+    order = np.argsort(all_counts[shared], kind="stable")[:_MOST_SHARED]
     return [
-        Shared(
-            *named.name(int(both[place])),
-            int(many[left[place]]),
-            int(more[right[place]]),
-            min(1.0, int(everybody[both[place]]) / max(users, 1)),
+        SharedValue(
+            *index.name(int(shared[place])),
+            int(first_actions[in_first[place]]),
+            int(second_actions[in_second[place]]),
+            min(1.0, int(all_counts[shared[place]]) / max(users, 1)),
         )
         for place in order.tolist()
     ]
 
 
 def _g2(own: Int64, users: int, others: Int64, rest: int) -> Float64:
-    """(K,): twice the log of how much likelier two shares are than one."""
-    together = (own + others) / (users + rest)
-    found = np.zeros(len(own))
-    for seen, of in ((own, users), (others, rest)):
-        for count, share in ((seen, together), (of - seen, 1 - together)):
+    """Twice the log-likelihood ratio of two separate shares against one common share (K,)."""
+    common_share = (own + others) / (users + rest)
+    log_ratio = np.zeros(len(own))
+    for having, total in ((own, users), (others, rest)):
+        for count, share in ((having, common_share), (total - having, 1 - common_share)):
             with np.errstate(divide="ignore", invalid="ignore"):
-                term = count * np.log(count / (of * share))
-            found += np.where(count > 0, term, 0.0)
-    return 2 * found
+                term = count * np.log(count / (total * share))
+            log_ratio += np.where(count > 0, term, 0.0)
+    return 2 * log_ratio
