@@ -1,4 +1,4 @@
-"""The explorer's page in a browser, for tests: services, and pages that tell of faults."""
+"""Helpers for browser tests of the explorer's page."""
 
 import json
 import socket
@@ -18,7 +18,7 @@ from test_explorer import as_if_pretrained
 from small_logs import log
 from userbert.data.store import PreparedData
 from userbert.service.app import Settings, create_app
-from userbert.service.loaded_models import load_all
+from userbert.service.loaded_models import load_models
 
 ODD = "a/b?c=<script>\"'ü"
 MARKUP = "<img src=x onerror=document.title='bad'>"
@@ -27,8 +27,8 @@ GENRES = ("bread", "milk", MARKUP)
 VIEWS = ("data", "map", "user", "user/u3", "lookalike", "training")
 
 
-def made(folder: Path, users: list[str]) -> Path:
-    """Data of some users, `data`, beside the models `model`, `returns` and `genre`."""
+def make_folder(folder: Path, users: list[str]) -> Path:
+    """Writes prepared `data` of some users, and the models `model`, `returns` and `genre`."""
     events = log(
         *(
             (user, f"2017-05-{1 + (number + day) % 28:02}T10:00", "buy", GENRES[number % 3], 1.0)
@@ -43,11 +43,11 @@ def made(folder: Path, users: list[str]) -> Path:
 
 @contextmanager
 def serving_at(folder: Path, *names: str, **settings: Any) -> Iterator[str]:
-    """Serve what is in a folder from this process; its address."""
-    served = load_all([folder / name for name in names], "torch")
+    """Serves the models and data of a folder from this process; yields the address."""
+    models = load_models([folder / name for name in names], "torch")
     data = folder / "data"
     app = create_app(
-        served, Settings(**settings), PreparedData.open(data) if data.is_dir() else None
+        models, Settings(**settings), PreparedData.open(data) if data.is_dir() else None
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", lifespan="on"))
@@ -63,47 +63,47 @@ def serving_at(folder: Path, *names: str, **settings: Any) -> Iterator[str]:
 
 
 @contextmanager
-def opened(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
-    """A page that must not have told of a fault, nor of a policy that was not kept, by its end."""
-    with browser.new_context(base_url=address, **context) as made:
-        page = made.new_page()
-        faults: list[str] = []
+def open_page(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
+    """Yields a page; at its end, asserts that it logged no error and no policy violation."""
+    with browser.new_context(base_url=address, **context) as browser_context:
+        page = browser_context.new_page()
+        errors: list[str] = []
 
-        def hear(message: ConsoleMessage) -> None:
-            # Refusals by status are answers; the page shows them.
+        def collect(message: ConsoleMessage) -> None:
+            # An error status is an answer, which the page shows.
             if message.type == "error" and "Failed to load resource" not in message.text:
-                faults.append(message.text)
+                errors.append(message.text)
 
-        page.on("console", hear)
-        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", collect)
+        page.on("pageerror", lambda error: errors.append(str(error)))
         yield page
-        assert not faults
+        assert not errors
 
 
-def settled(page: Page) -> None:
-    """Wait until nothing is asked any more."""
+def wait_until_idle(page: Page) -> None:
+    """Waits until all calls of the page are answered."""
     expect(page.locator("main [aria-busy]")).to_have_count(0)
     page.wait_for_load_state("networkidle")
 
 
-def told(route: Route, answer: Any, status: int = 200, **headers: str) -> None:
-    """Answer in place of the service."""
+def respond(route: Route, answer: Any, status: int = 200, **headers: str) -> None:
+    """Answers a call in place of the service."""
     route.fulfill(
         status=status, body=json.dumps(answer), headers=headers, content_type="application/json"
     )
 
 
-def barriers(page: Page) -> list[str]:
-    """What keeps people who use a keyboard, a screen reader or little contrast from a view."""
-    found = Axe().run(page).response["violations"]
+def accessibility_violations(page: Page) -> list[str]:
+    """Lists the serious accessibility violations of a view, as found by axe."""
+    violations = Axe().run(page).response["violations"]
     return [
-        f"{one['id']}: {node['html'][:200]}"
-        for one in found
-        if one["impact"] in ("serious", "critical")
-        for node in one["nodes"]
+        f"{violation['id']}: {node['html'][:200]}"
+        for violation in violations
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
     ]
 
 
-def fits(page: Page) -> bool:
+def fits_screen(page: Page) -> bool:
     """Whether nothing is wider than the screen."""
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))

@@ -1,4 +1,4 @@
-"""The explorer's calls: what the page shows, a program can have."""
+"""The explorer's calls: data summary, search, map, traits, explanations, runs and reports."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def as_if_pretrained(model: Path) -> None:
-    """As if a model had been pretrained."""
+    """Adds the records of a pretraining run to a model folder."""
     write_json(model / "training.json", PRETRAINED)
     _write_lines(model)
     files = [
@@ -97,7 +97,7 @@ def _wait(client: TestClient, model: str) -> None:
         if answer.status_code == 200 and answer.json()["is_final"]:
             return
         time.sleep(0.02)
-    raise AssertionError("there is no map that stays")
+    raise AssertionError("the map did not become final")
 
 
 def _get(client: TestClient, path: str, **params: Any) -> Any:
@@ -106,29 +106,34 @@ def _get(client: TestClient, path: str, **params: Any) -> Any:
     return answer.json()
 
 
-def test_data_are_told_at_a_glance(client: TestClient, folder: Path) -> None:
-    found = _get(client, "/v1/data")
+def test_data_are_summarized(client: TestClient, folder: Path) -> None:
+    summary = _get(client, "/v1/data")
     data = PreparedData.open(folder / "data")
-    assert (found["name"], found["users"], found["cutoff"]) == ("data", 41, data.default_cutoff)
-    assert [(one["name"], one["by"]) for one in found["segments"]] == [
+    assert (summary["name"], summary["users"], summary["cutoff"]) == (
+        "data", 41, data.default_cutoff,
+    )  # fmt: skip
+    assert [(segment["name"], segment["by"]) for segment in summary["segments"]] == [
         ("long_term", "day"), ("short_term", "gap"),
     ]  # fmt: skip
-    long_term, short_term = found["segments"]
+    long_term, short_term = summary["segments"]
     assert (long_term["actions"], long_term["words"], long_term["users"]) == (41, 41, 41)
     assert sum(long_term["words_per_user"]["counts"]) == 41
     assert short_term["words_per_user"]["max"] == 2
-    assert found["days"]["unit"] == "day"
-    assert found["days"]["days"][0] == "2017-05-01"
-    assert sum(found["days"]["actions"]["buy"]) == 41
+    assert summary["days"]["unit"] == "day"
+    assert summary["days"]["days"][0] == "2017-05-01"
+    assert sum(summary["days"]["actions"]["buy"]) == 41
     (genre,) = (
-        one for one in found["values"] if (one["place"], one["attribute"]) == ("long_term", "genre")
+        column
+        for column in summary["values"]
+        if (column["place"], column["attribute"]) == ("long_term", "genre")
     )
     assert genre["top"] == [["bread", 21 / 41], ["milk", 20 / 41]]
-    assert [one["kind"] for one in found["values"] if one["place"] == "profile"] == ["number"]
-    assert {row["file"] for row in found["rows"]} == {"frame 'log'", "frame 'profile'"}
+    profile = [column for column in summary["values"] if column["place"] == "profile"]
+    assert [column["kind"] for column in profile] == ["number"]
+    assert {row["file"] for row in summary["rows"]} == {"frame 'log'", "frame 'profile'"}
 
 
-def test_nothing_tells_where_files_lie(client: TestClient, folder: Path) -> None:
+def test_no_answer_contains_the_folder_of_the_files(client: TestClient, folder: Path) -> None:
     calls = (
         "/v1/data", "/v1/runs", "/v1/reports", "/v1/users/u1?cutoff=1990-01-01",
         "/v1/expected?user_id=u1&segment=long_term&number=7&model=model",
@@ -149,33 +154,33 @@ def test_users_are_found_by_parts_of_their_ids(client: TestClient) -> None:
     assert _get(client, "/v1/find", text="nobody") == {"users": [], "more": False}
 
 
-def test_a_map_shows_all_of_few_users(client: TestClient) -> None:
-    found = _get(client, "/v1/map", model="model")
-    assert (found["users"], found["shown"]) == (41, 41)
-    assert sorted(found["user_ids"]) == sorted(USERS)
-    assert np.isfinite([found["x"], found["y"]]).all()
-    assert len(found["x"]) == len(found["y"]) == 41
-    names = [one["name"] for one in found["colours"]]
+def test_a_map_shows_all_of_a_few_users(client: TestClient) -> None:
+    user_map = _get(client, "/v1/map", model="model")
+    assert (user_map["users"], user_map["shown"]) == (41, 41)
+    assert sorted(user_map["user_ids"]) == sorted(USERS)
+    assert np.isfinite([user_map["x"], user_map["y"]]).all()
+    assert len(user_map["x"]) == len(user_map["y"]) == 41
+    names = [colour["name"] for colour in user_map["colours"]]
     assert names == [
         "cluster", "score:returns", "score:genre", "profile:age", "words", "actions", "recency",
     ]  # fmt: skip
-    assert _get(client, "/v1/map", model="model") == found
+    assert _get(client, "/v1/map", model="model") == user_map
 
 
-def test_each_colour_has_a_value_of_each_user(client: TestClient) -> None:
-    shown = _get(client, "/v1/map", model="model")
-    for colour in shown["colours"]:
-        found = _get(client, "/v1/map/colour", model="model", name=colour["name"])
-        assert (found["name"], found["kind"]) == (colour["name"], colour["kind"])
+def test_each_colour_has_a_value_for_each_user(client: TestClient) -> None:
+    user_map = _get(client, "/v1/map", model="model")
+    for colour in user_map["colours"]:
+        answer = _get(client, "/v1/map/colour", model="model", name=colour["name"])
+        assert (answer["name"], answer["kind"]) == (colour["name"], colour["kind"])
         if colour["kind"] == "number":
-            assert len(found["numbers"]) == 41
+            assert len(answer["numbers"]) == 41
         else:
-            assert len(found["codes"]) == 41
-            assert -1 <= min(found["codes"]) <= max(found["codes"]) < len(found["values"])
+            assert len(answer["codes"]) == 41
+            assert -1 <= min(answer["codes"]) <= max(answer["codes"]) < len(answer["values"])
     numbers = {
         name: dict(
             zip(
-                shown["user_ids"],
+                user_map["user_ids"],
                 _get(client, "/v1/map/colour", model="model", name=name)["numbers"],
                 strict=True,
             )
@@ -188,84 +193,86 @@ def test_each_colour_has_a_value_of_each_user(client: TestClient) -> None:
     assert numbers["score:returns"]["u5"] == pytest.approx(score["score"], abs=1e-5)
 
 
-def test_traits_are_what_the_others_carry_less(client: TestClient) -> None:
+def test_traits_are_less_frequent_among_the_others(client: TestClient) -> None:
     call = {"users": [*BAKERS, "nobody", "u0"], "model": "model"}
-    found = client.post("/v1/traits", json=call).json()
-    assert (found["users"], found["unknown"], found["others"]) == (20, 1, 21)
-    first = found["traits"][0]
+    answer = client.post("/v1/traits", json=call).json()
+    assert (answer["users"], answer["unknown"], answer["others"]) == (20, 1, 21)
+    first = answer["traits"][0]
     assert (first["attribute"], first["value"]) == ("genre", "bread")
     assert (first["share"] > first["share_of_others"], first["lift"] > 1) == (True, True)
-    assert all(one["share"] > one["share_of_others"] for one in found["traits"])
+    assert all(trait["share"] > trait["share_of_others"] for trait in answer["traits"])
 
 
-def test_traits_of_everybody_and_of_nobody_are_none(client: TestClient) -> None:
+def test_all_users_and_unknown_users_have_no_traits(client: TestClient) -> None:
     everybody = client.post("/v1/traits", json={"users": USERS}).json()
     assert (everybody["users"], everybody["others"], everybody["traits"]) == (41, 0, [])
     nobody = client.post("/v1/traits", json={"users": ["x"]}).json()
     assert (nobody["users"], nobody["unknown"], nobody["traits"]) == (0, 1, [])
 
 
-def test_two_users_share_what_both_carry(client: TestClient) -> None:
-    found = _get(client, "/v1/shared", user_id="u0", other="u2")["traits"]
-    shares = [one["share_of_all"] for one in found]
+def test_shared_values_are_those_that_both_users_have(client: TestClient) -> None:
+    shared = _get(client, "/v1/shared", user_id="u0", other="u2")["traits"]
+    shares = [value["share_of_all"] for value in shared]
     assert shares == sorted(shares)
-    assert ("genre", "bread") in {(one["attribute"], one["value"]) for one in found}
+    assert ("genre", "bread") in {(value["attribute"], value["value"]) for value in shared}
     genres = {
-        one["value"]
-        for one in _get(client, "/v1/shared", user_id="u0", other="u1")["traits"]
-        if one["attribute"] == "genre"
+        value["value"]
+        for value in _get(client, "/v1/shared", user_id="u0", other="u1")["traits"]
+        if value["attribute"] == "genre"
     }
     assert genres == set()
 
 
-def test_expected_values_stand_beside_those_there(client: TestClient) -> None:
-    found = _get(client, "/v1/expected", model="model", user_id="u0", segment="long_term", number=0)
-    genre = next(one for one in found["attributes"] if one["attribute"] == "genre")
+def test_expected_values_are_compared_with_actual_values(client: TestClient) -> None:
+    answer = _get(
+        client, "/v1/expected", model="model", user_id="u0", segment="long_term", number=0
+    )
+    genre = next(column for column in answer["attributes"] if column["attribute"] == "genre")
     assert genre["there"] == [["bread", 1]]
-    is_there = {one["value"]: one["is_there"] for one in genre["expected"]}
+    is_there = {value["value"]: value["is_there"] for value in genre["expected"]}
     assert (is_there["bread"], is_there["milk"]) == (True, False)
-    assert all(0 <= one["probability"] <= 1 for one in genre["expected"])
+    assert all(0 <= value["probability"] <= 1 for value in genre["expected"])
 
 
 def test_an_explanation_names_words_and_fields(client: TestClient) -> None:
-    found = _get(client, "/v1/explanation", model="returns", user_id="u0")
-    assert (found["task"], found["unit"], found["value"]) == ("returns", "log odds", None)
-    assert [(one["segment"], one["number"]) for one in found["words"]] == [("long_term", 0)]
-    assert set(found["words"][0]["attributes"]) == {"genre", "price", "hour"}
-    assert [one["name"] for one in found["fields"]] == ["age"]
+    answer = _get(client, "/v1/explanation", model="returns", user_id="u0")
+    assert (answer["task"], answer["unit"], answer["value"]) == ("returns", "log odds", None)
+    assert [(word["segment"], word["number"]) for word in answer["words"]] == [("long_term", 0)]
+    assert set(answer["words"][0]["attributes"]) == {"genre", "price", "hour"}
+    assert [field["name"] for field in answer["fields"]] == ["age"]
     of_class = _get(client, "/v1/explanation", model="genre", user_id="u0", value="milk")
     assert of_class["value"] == "milk"
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "told"),
+    ("path", "status", "message"),
     [
         ("/v1/map", 422, "model: expected one of"),
         ("/v1/map?model=x", 422, "there is no 'x'"),
         ("/v1/map/colour?model=model&name=x", 422, "there is no colour 'x'"),
         ("/v1/find", 422, "text"),
-        ("/v1/shared?user_id=u1&other=nobody", 404, "do not know the user 'nobody'"),
+        ("/v1/shared?user_id=u1&other=nobody", 404, "the data have no user 'nobody'"),
         ("/v1/expected?user_id=u1&segment=week&number=0&model=model", 422, "segment: expected"),
         ("/v1/expected?user_id=u1&segment=long_term&number=5&model=model", 422, "no word 5"),
         ("/v1/expected?user_id=u1&segment=long_term&number=0&model=returns", 422, "pretrained"),
         ("/v1/explanation?user_id=u1&model=model", 422, "no task"),
         ("/v1/explanation?user_id=u1&model=genre&value=x", 422, "no class 'x'"),
-        ("/v1/explanation?user_id=nobody&model=returns", 404, "do not know"),
+        ("/v1/explanation?user_id=nobody&model=returns", 404, "the data have no user"),
         ("/v1/explanation?user_id=u1&model=returns&cutoff=9999-12-31", 422, "windows"),
         ("/v1/reports/..%2F..%2Fetc/page", 404, "no such report"),
         ("/v1/reports/runs/page", 404, "no such report"),
     ],
 )
-def test_what_cannot_be_answered_is_told(
-    client: TestClient, path: str, status: int, told: str
+def test_calls_that_cannot_be_answered_say_why(
+    client: TestClient, path: str, status: int, message: str
 ) -> None:
     answer = client.get(path)
-    assert (answer.status_code, told in answer.json()["detail"]) == (status, True), answer.text
+    assert (answer.status_code, message in answer.json()["detail"]) == (status, True), answer.text
 
 
-def test_runs_are_told_with_their_curves(client: TestClient) -> None:
-    found = _get(client, "/v1/runs")
-    runs = {run["name"]: run for run in found["runs"]}
+def test_runs_have_their_curves(client: TestClient) -> None:
+    answer = _get(client, "/v1/runs")
+    runs = {run["name"]: run for run in answer["runs"]}
     assert set(runs) == {"model", "returns", "genre", "runs/deep/other", "runs/going"}
     learned = [(point["step"], point["loss"]) for point in runs["model"]["learned"]]
     assert learned == [(10, 3.0), (20, 2.0)]
@@ -274,10 +281,10 @@ def test_runs_are_told_with_their_curves(client: TestClient) -> None:
     ]
     going = runs["runs/going"]
     assert (going["kind"], going["steps"], len(going["learned"])) == ("running", 99, 2)
-    assert found["warnings"] == []
+    assert answer["warnings"] == []
 
 
-def test_what_runs_is_read_anew(client: TestClient, folder: Path) -> None:
+def test_a_running_run_is_read_again_by_each_call(client: TestClient, folder: Path) -> None:
     file = folder / "runs/.going.training/metrics.jsonl"
     before = file.read_text()
     file.write_text(before + "0}\n".replace("0}", '0, "losses": {"a": 1.0}}'))
@@ -286,10 +293,10 @@ def test_what_runs_is_read_anew(client: TestClient, folder: Path) -> None:
     file.write_text(before)
 
 
-def test_reports_are_told_and_can_do_nothing(client: TestClient) -> None:
+def test_reports_are_listed_and_their_pages_run_no_script(client: TestClient) -> None:
     (report,) = _get(client, "/v1/reports")["reports"]
     assert report["name"] == "runs/verdict ü"
-    assert "They add something" in report["sentences"][0]
+    assert "They improve" in report["sentences"][0]
     assert [row["model"] for row in report["rows"]][:2] == ["fused", "aggregates-gbm"]
     page = client.get(report["page"])
     assert page.status_code == 200
@@ -301,7 +308,7 @@ def test_reports_are_told_and_can_do_nothing(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda model: (model / "config.json").unlink(),
         lambda model: (model / "config.json").write_text("{"),
@@ -313,9 +320,9 @@ def test_reports_are_told_and_can_do_nothing(client: TestClient) -> None:
         lambda model: (model / "schema.yaml").write_text("a: ["),
     ],
 )
-def test_damaged_runs_are_left_out_and_named(folder: Path, tmp_path: Path, spoil: Any) -> None:
+def test_damaged_runs_are_left_out_and_named(folder: Path, tmp_path: Path, damage: Any) -> None:
     shutil.copytree(folder / "runs", tmp_path / "runs")
-    spoil(tmp_path / "runs/deep/other")
+    damage(tmp_path / "runs/deep/other")
     (tmp_path / "runs/verdict ü/report.json").write_text('{"rows": [1]}')
     with client_of(folder, "model", runs=tmp_path / "runs") as client:
         runs, reports = _get(client, "/v1/runs"), _get(client, "/v1/reports")
@@ -325,7 +332,7 @@ def test_damaged_runs_are_left_out_and_named(folder: Path, tmp_path: Path, spoil
     assert "runs/verdict ü cannot be read" in reports["warnings"][0]
 
 
-def test_without_data_nobody_is_shown(folder: Path) -> None:
+def test_without_data_calls_about_data_answer_404(folder: Path) -> None:
     with client_of(folder, "model") as client:
         for path in (
             "/v1/data", "/v1/find?text=u", "/v1/map", "/v1/map/colour?name=cluster",
@@ -340,7 +347,7 @@ def test_without_data_nobody_is_shown(folder: Path) -> None:
         assert _get(client, "/v1/reports") == {"reports": [], "warnings": []}
 
 
-def test_a_map_waits_for_vectors_and_says_how_far_they_are(
+def test_a_map_without_vectors_answers_503_with_the_progress(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("userbert.service.population.Population._embed", lambda _: None)
@@ -349,7 +356,7 @@ def test_a_map_waits_for_vectors_and_says_how_far_they_are(
         assert answer.status_code == 503
         assert (answer.json()["done"], answer.json()["of"]) == (0, 41)
         assert answer.headers["retry-after"] == "5"
-        # What needs no vectors is there.
+        # Calls that need no vectors are answered.
         assert _get(client, "/v1/data")["users"] == 41
         assert client.post("/v1/traits", json={"users": BAKERS}).json()["users"] == 20
 

@@ -1,4 +1,4 @@
-"""The page's files as they are served: whole, under their policy, sent once."""
+"""The page's files: their content, security headers and caching."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +11,7 @@ from small_logs import buys
 from userbert.service.explorer_routes import PAGE
 
 ECHARTS = "b66b25aeb4df84e33199dc21694014d336d222cbd9deb0e5a7c14bd6aa0d0fd0"
-"""dist/echarts.min.js of echarts 6.1.0, as npm has it."""
+"""SHA-256 of dist/echarts.min.js in the npm package echarts 6.1.0."""
 TOKEN = b"0123456789abcdef"
 
 
@@ -29,7 +29,7 @@ def test_echarts_is_what_was_published() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/page/main.js", "/page/views/map.js", "/page/style.css"])
-def test_files_need_no_token_and_may_do_little(client: TestClient, path: str) -> None:
+def test_files_need_no_token_and_have_strict_headers(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
@@ -40,7 +40,7 @@ def test_files_need_no_token_and_may_do_little(client: TestClient, path: str) ->
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_whoever_has_a_file_is_not_sent_it_again(client: TestClient) -> None:
+def test_an_unchanged_file_is_not_sent_again(client: TestClient) -> None:
     first = client.get("/page/echarts.min.js")
     again = client.get("/page/echarts.min.js", headers={"if-none-match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -49,8 +49,13 @@ def test_whoever_has_a_file_is_not_sent_it_again(client: TestClient) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/page/", "/page/nothing.js", "/page/..%2Fservice/app.py", "/page/%2e%2e/service/guard.py"],
-)
+    [
+        "/page/",
+        "/page/nothing.js",
+        "/page/..%2Fservice/app.py",
+        "/page/%2e%2e/service/middleware.py",
+    ],
+)  # fmt: skip
 def test_nothing_else_is_served(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
@@ -62,17 +67,17 @@ def test_answers_still_need_a_token(client: TestClient) -> None:
         assert client.get(path, follow_redirects=False).status_code in {401, 404}
 
 
-def test_no_file_asks_for_what_is_elsewhere() -> None:
-    ours = [path for path in PAGE.rglob("*") if path.is_file() and "echarts" not in path.name]
-    assert len(ours) > 15
-    for path in ours:
-        told = path.read_text().replace("http://www.w3.org/2000/svg", "")
-        assert "http://" not in told
-        assert "https://" not in told
-        assert "innerHTML" not in told
+def test_no_file_loads_from_another_site() -> None:
+    own = [path for path in PAGE.rglob("*") if path.is_file() and "echarts" not in path.name]
+    assert len(own) > 15
+    for path in own:
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text
+        assert "https://" not in text
+        assert "innerHTML" not in text
         assert _has_header(path), path
 
 
 def _has_header(path: Path) -> bool:
-    """Whether a module says first what comes in and goes out."""
+    """Whether a script starts with a comment that describes it."""
     return path.suffix != ".js" or path.read_text().startswith("// ")

@@ -1,4 +1,4 @@
-"""The explorer's page on real logs, and on those of very many users."""
+"""The explorer's page on real logs, and on logs of many users."""
 
 import subprocess
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browsing import barriers, opened, settled
+from browsing import accessibility_violations, open_page, wait_until_idle
 from playwright.sync_api import Browser, expect
 from test_explorer import as_if_pretrained
 from test_service_process import service
@@ -23,12 +23,12 @@ from userbert.schema import Schema
 pytestmark = pytest.mark.slow
 MANY = 200_000
 PROMISED, NOISE = 2.0, 2.0
-"""Seconds to the first view, and how many times as long it may take where others compute, too."""
+"""Seconds to the first view, and the factor allowed on a machine with other work."""
 
 
 @contextmanager
 def serving(folder: Path, data: PreparedData) -> Iterator[str]:
-    """Serve data with a model that has learned nothing, in a process of its own."""
+    """Serves data with an untrained model, in a process of its own."""
     torch.manual_seed(0)
     config = UserBertConfig(layers=2, hidden=64, heads=2, feed_forward=128)
     model = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
@@ -43,7 +43,7 @@ def test_every_view_shows_real_shoppers(browser: Browser, tmp_path: Path) -> Non
     schema = tmp_path / "schema.yaml"
     schema.write_text(complete_journey.schema_text())
     data = prepare(Schema.load(schema), tmp_path / "data")
-    with serving(tmp_path, data) as address, opened(browser, address) as page:
+    with serving(tmp_path, data) as address, open_page(browser, address) as page:
         page.set_default_timeout(30_000)
         for view, seen in {
             "data": "2,469",
@@ -54,15 +54,15 @@ def test_every_view_shows_real_shoppers(browser: Browser, tmp_path: Path) -> Non
         }.items():
             page.goto(f"/#/{view}")
             expect(page.get_by_text(seen).first).to_be_visible()
-            settled(page)
-            assert barriers(page) == [], view
+            wait_until_idle(page)
+            assert accessibility_violations(page) == [], view
 
 
 def test_the_first_view_of_many_users_comes_at_once(browser: Browser, tmp_path: Path) -> None:
     simulate(tmp_path / "logs", MANY)
     data = prepare(Schema.load(tmp_path / "logs/schema.yaml"), tmp_path / "data")
-    with serving(tmp_path, data) as address, opened(browser, address) as page:
-        # All users are being embedded meanwhile.
+    with serving(tmp_path, data) as address, open_page(browser, address) as page:
+        # The service embeds all users at the same time.
         begin = time.perf_counter()
         page.goto(f"{address}/")
         expect(page.locator(".facts")).to_contain_text("200,000")

@@ -1,4 +1,4 @@
-"""The service: raw events in, vectors and scores out; whatever else comes is told what to mend."""
+"""The service answers raw events with vectors and scores, and anything else with advice."""
 
 import json
 import logging
@@ -49,11 +49,11 @@ def records(user: str) -> list[dict[str, Any]]:
 
 
 def body(*users: str, **more: Any) -> dict[str, Any]:
-    each = [{"user_id": user, "events": {"log": records(user)}} for user in users]
-    return {"model": "model", "cutoff": CUTOFF, "users": each, **more}
+    user_bodies = [{"user_id": user, "events": {"log": records(user)}} for user in users]
+    return {"model": "model", "cutoff": CUTOFF, "users": user_bodies, **more}
 
 
-def test_vectors_are_those_of_prepared_data(folder: Path, client: TestClient) -> None:
+def test_vectors_equal_those_of_prepared_data(folder: Path, client: TestClient) -> None:
     users = body("b", "a", "c")
     for user in users["users"]:
         user["profile"] = [{"age": 20.0}]
@@ -61,16 +61,16 @@ def test_vectors_are_those_of_prepared_data(folder: Path, client: TestClient) ->
     assert answer.status_code == 200, answer.text
     assert [user["user_id"] for user in answer.json()["users"]] == ["b", "a", "c"]
     data = prepared_in(folder)
-    there = UserBert.from_pretrained(folder / "model").embed(data, cutoff=CUTOFF)
-    of_user = dict(zip(there["user_id"], there["embedding"], strict=True))
+    expected = UserBert.from_pretrained(folder / "model").embed(data, cutoff=CUTOFF)
+    of_user = dict(zip(expected["user_id"], expected["embedding"], strict=True))
     for user in answer.json()["users"]:
         assert user["embedding"] == pytest.approx(list(of_user[user["user_id"]]), abs=1e-5)
 
 
-def test_scores_are_those_of_the_task(folder: Path, client: TestClient) -> None:
+def test_scores_equal_those_of_the_task(folder: Path, client: TestClient) -> None:
     data = prepared_in(folder)
-    there = TaskModel.load(folder / "returns").predict(data, cutoff=CUTOFF)
-    of_user = dict(zip(there["user_id"], there["score"], strict=True))
+    expected = TaskModel.load(folder / "returns").predict(data, cutoff=CUTOFF)
+    of_user = dict(zip(expected["user_id"], expected["score"], strict=True))
     users = body("a", "b", model="returns")
     for user in users["users"]:
         user["profile"] = [{"age": 20.0}]
@@ -87,7 +87,7 @@ def test_many_classes_are_answered_best_first(client: TestClient) -> None:
     assert sum(user["scores"]) == pytest.approx(1, abs=1e-5)
 
 
-def test_who_has_no_event_has_no_vector(client: TestClient) -> None:
+def test_a_user_without_events_has_no_vector(client: TestClient) -> None:
     call = body("a")
     call["users"].append({"user_id": "new"})
     known, new = client.post("/v1/embed", json=call).json()["users"]
@@ -100,46 +100,46 @@ def test_who_has_no_event_has_no_vector(client: TestClient) -> None:
     }
 
 
-def test_without_a_cut_off_it_is_now(client: TestClient) -> None:
+def test_the_default_cut_off_is_now(client: TestClient) -> None:
     call = body("a")
     del call["cutoff"]
     late = {"user_id": "b", "events": {"log": [{**records("b")[0], "time": "2199-01-01T00:00"}]}}
     assert client.post("/v1/embed", json=call).status_code == 200
     refused = client.post("/v1/embed", json={**call, "users": [late]})
     assert refused.status_code == 422
-    assert "the cut-off is" in refused.json()["detail"]
+    assert "expected a time before the cut-off" in refused.json()["detail"]
 
 
-def test_calls_at_once_get_their_own_answers(client: TestClient) -> None:
+def test_concurrent_calls_get_their_own_answers(client: TestClient) -> None:
     alone = {user: client.post("/v1/embed", json=body(user)).json() for user in "abc"}
     wrong = body("a")
     wrong["users"][0]["events"]["log"][0]["time"] = "yesterday"
 
-    def ask(number: int) -> None:
+    def call(number: int) -> None:
         user = "abc"[number % 3]
         if number % 5 == 4:
             answer = client.post("/v1/embed", json=wrong)
             assert answer.status_code == 422
             assert "user 'a', log, event 1" in answer.json()["detail"]
             return
-        found = client.post("/v1/embed", json=body(user)).json()["users"][0]["embedding"]
-        assert found == pytest.approx(alone[user]["users"][0]["embedding"], abs=1e-5)
+        embedding = client.post("/v1/embed", json=body(user)).json()["users"][0]["embedding"]
+        assert embedding == pytest.approx(alone[user]["users"][0]["embedding"], abs=1e-5)
 
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(ask, range(60)))
+        list(threads.map(call, range(60)))
 
 
-def test_models_say_what_they_take(client: TestClient) -> None:
-    found = {model["name"]: model for model in client.get("/v1/models").json()["models"]}
-    assert list(found) == ["model", "returns", "genre"]
-    assert found["model"]["sources"] == {"log": ["time", "action", "genre", "price"]}
-    assert found["model"]["profile"] == ["age"]
-    assert found["model"]["task"] is None
-    assert found["returns"]["task"]["kind"] == "binary"
+def test_models_describe_their_input(client: TestClient) -> None:
+    models = {model["name"]: model for model in client.get("/v1/models").json()["models"]}
+    assert list(models) == ["model", "returns", "genre"]
+    assert models["model"]["sources"] == {"log": ["time", "action", "genre", "price"]}
+    assert models["model"]["profile"] == ["age"]
+    assert models["model"]["task"] is None
+    assert models["returns"]["task"]["kind"] == "binary"
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "told"),
+    ("content", "status", "message"),
     [
         (b"", 422, "the body: Field required"),
         (b"nonsense", 400, "expected JSON in UTF-8"),
@@ -152,15 +152,15 @@ def test_models_say_what_they_take(client: TestClient) -> None:
         (b'{"users": [{"user_id": "a", "event": {}}]}', 422, "users.0.event: Extra inputs"),
     ],
 )
-def test_malformed_bodies_are_told(
-    client: TestClient, content: bytes, status: int, told: str
+def test_malformed_bodies_are_refused_with_the_reason(
+    client: TestClient, content: bytes, status: int, message: str
 ) -> None:
     answer = client.post("/v1/embed", content=content, headers={"content-type": "application/json"})
-    assert (answer.status_code, told in answer.json()["detail"]) == (status, True), answer.text
+    assert (answer.status_code, message in answer.json()["detail"]) == (status, True), answer.text
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"model": "../model"}, "there is no '../model'"),
         ({"model": None}, "expected one of model, returns, genre"),
@@ -168,19 +168,21 @@ def test_malformed_bodies_are_told(
         ({"users": [{"user_id": "a", "events": {"logs": []}}]}, "did you mean 'log'"),
         ({"users": [{"user_id": "a", "events": {"log": [{"gener": "x"}]}}]}, "no column 'gener'"),
         ({"users": [{"user_id": "a", "events": {"log": [{"genre": ["x"]}]}}]}, "found a list"),
-        ({"cutoff": "2017-04-01"}, "and the cut-off is 2017-04-01"),
+        ({"cutoff": "2017-04-01"}, "expected a time before the cut-off 2017-04-01"),
         ({"users": [{"user_id": "a", "cutoff": "x"}]}, "user 'a', cutoff: expected a date"),
         ({"users": [{"user_id": "a", "profile": [{"age": 1}, {"age": 2}]}]}, "one record, found 2"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_told(client: TestClient, change: dict[str, Any], told: str) -> None:
+def test_unusable_values_are_refused_with_the_reason(
+    client: TestClient, change: dict[str, Any], message: str
+) -> None:
     answer = client.post("/v1/embed", json={**body("a"), **change})
     assert answer.status_code == 422
-    assert told in answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/nowhere"), ("DELETE", "/v1/models")])
-def test_calls_that_there_are_not_are_told_where_all_stand(
+def test_unknown_paths_and_methods_refer_to_the_description(
     client: TestClient, method: str, path: str
 ) -> None:
     answer = client.request(method, path)
@@ -194,7 +196,7 @@ def test_a_model_without_a_task_has_no_scores(client: TestClient) -> None:
     assert "no task" in answer.json()["detail"]
 
 
-def test_numbers_beyond_all_measure_are_told(client: TestClient) -> None:
+def test_huge_numbers_are_no_server_error(client: TestClient) -> None:
     for number in ("1" + "0" * 30, "1e308"):
         call = json.dumps(body("a")).replace('"price": 1.0', f'"price": {number}')
         answer = client.post(
@@ -203,7 +205,7 @@ def test_numbers_beyond_all_measure_are_told(client: TestClient) -> None:
         assert answer.status_code in {200, 422}
 
 
-def test_too_much_is_refused_before_it_is_read(folder: Path) -> None:
+def test_calls_over_a_limit_are_refused(folder: Path) -> None:
     limits = Limits(body=10_000, users=2, events=3)
     with client_of(folder, "model", limits=limits) as client:
         assert "at most 2" in client.post("/v1/embed", json=body("a", "b", "c")).json()["detail"]
@@ -219,7 +221,7 @@ def test_too_much_is_refused_before_it_is_read(folder: Path) -> None:
         assert "Send fewer" in streamed.json()["detail"]
 
 
-def test_other_content_is_refused(client: TestClient) -> None:
+def test_other_content_types_are_refused(client: TestClient) -> None:
     content = json.dumps(body("a")).encode()
     text = client.post("/v1/embed", content=content, headers={"content-type": "text/plain"})
     assert text.status_code == 415
@@ -227,7 +229,7 @@ def test_other_content_is_refused(client: TestClient) -> None:
     assert client.post("/v1/embed", content=content, headers=packed).status_code == 415
 
 
-def test_tokens_are_asked_for(folder: Path) -> None:
+def test_a_known_token_is_required(folder: Path) -> None:
     tokens = (b"0123456789abcdef", b"fedcba9876543210")
     with client_of(folder, "model", tokens=tokens) as client:
         assert client.get("/healthz").status_code == 200
@@ -243,7 +245,7 @@ def test_tokens_are_asked_for(folder: Path) -> None:
             assert client.get("/v1/models", headers=right).status_code == 200
 
 
-def test_other_hosts_names_are_refused(client: TestClient) -> None:
+def test_other_host_names_are_refused(client: TestClient) -> None:
     assert client.get("/v1/models", headers={"host": "evil.example"}).status_code == 400
     assert client.get("/v1/models", headers={"host": "127.0.0.1:80"}).status_code == 200
 
@@ -256,7 +258,7 @@ def test_a_full_queue_answers_429(folder: Path, monkeypatch: pytest.MonkeyPatch)
         assert refused.headers["retry-after"] == "1"
 
 
-def test_neither_metrics_nor_logs_tell_of_users(
+def test_metrics_and_logs_contain_no_user_data(
     client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("userbert.service").propagate = True
@@ -270,8 +272,8 @@ def test_neither_metrics_nor_logs_tell_of_users(
     metrics = client.get("/metrics").text
     assert 'userbert_requests_total{route="/v1/embed",status="422"} 1.0' in metrics
     assert 'userbert_users_total{model="model"} 1.0' in metrics
-    told = metrics + caplog.text + "".join(str(record.__dict__) for record in caplog.records)
-    assert "secret" not in told
+    output = metrics + caplog.text + "".join(str(record.__dict__) for record in caplog.records)
+    assert "secret" not in output
     assert len(caplog.records) == 3
 
 
@@ -287,9 +289,9 @@ def test_a_model_that_changes_on_disk_is_noticed(folder: Path, tmp_path: Path) -
         assert client.post("/v1/embed", json=body("a", model="copy")).json() == before
 
 
-def test_what_began_is_finished_when_it_stops(folder: Path) -> None:
+def test_calls_in_progress_finish_at_shutdown(folder: Path) -> None:
     client = client_of(folder, "model")
     with client, ThreadPoolExecutor(4) as threads:
         calls = [threads.submit(client.post, "/v1/embed", json=body("a")) for _ in range(20)]
-        done = [call.result().status_code for call in calls]
-    assert done == [200] * 20
+        statuses = [call.result().status_code for call in calls]
+    assert statuses == [200] * 20

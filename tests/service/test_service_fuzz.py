@@ -1,4 +1,4 @@
-"""Whatever fits the description of the service, or nearly does, is answered and never a fault."""
+"""Calls generated from the service's description never cause a server error."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from small_logs import buys, prepared
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.service.app import create_app
-from userbert.service.loaded_models import load_all
+from userbert.service.loaded_models import load_models
 
 VALUES = st.one_of(
     st.none(),
@@ -35,9 +35,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     folder = tmp_path_factory.mktemp("fuzz")
     data = prepared(folder, buys("a", "2017-05-01T10:00"))
     config = UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=32, attribute_width=8)
-    made = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
-    made.save_pretrained(folder / "model")
-    app = create_app(load_all([folder / "model"], "torch"), None, data, folder)
+    model = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
+    model.save_pretrained(folder / "model")
+    app = create_app(load_models([folder / "model"], "torch"), None, data, folder)
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         while client.get("/v1/map").status_code == 503:  # until there are vectors
             time.sleep(0.02)
@@ -46,27 +46,27 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def cases(client: TestClient) -> st.SearchStrategy[Any]:
-    """Calls by the description."""
-    described: Any = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
-    found = [operation.ok() for operation in described.get_all_operations()]
-    return st.one_of([operation.as_strategy() for operation in found if operation is not None])
+    """Strategy of calls that follow the description."""
+    description: Any = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    operations = [operation.ok() for operation in description.get_all_operations()]
+    return st.one_of([operation.as_strategy() for operation in operations if operation is not None])
 
 
 @pytest.mark.slow
 @given(st.data())
 @settings(max_examples=200, suppress_health_check=list(HealthCheck))
-def test_calls_by_the_description_are_no_faults(
+def test_calls_that_follow_the_description_cause_no_server_error(
     client: TestClient, cases: st.SearchStrategy[Any], data: st.DataObject
 ) -> None:
     case = data.draw(cases)
-    sent = {"json": case.body} if case.method == "POST" else {}
-    answer = client.request(case.method, case.formatted_path, params=case.query, **sent)
+    content = {"json": case.body} if case.method == "POST" else {}
+    answer = client.request(case.method, case.formatted_path, params=case.query, **content)
     assert answer.status_code < 500, answer.text
 
 
 @given(st.lists(RECORDS, max_size=4))
 @settings(max_examples=150)
-def test_events_of_any_values_are_used_or_told(
+def test_events_with_any_values_are_answered_or_refused(
     client: TestClient, records: list[dict[str, Any]]
 ) -> None:
     user = {"user_id": "someone", "events": {"log": records}}

@@ -1,4 +1,4 @@
-"""The service as a process: where it may listen, and how it stops."""
+"""The service as a process: its address, tokens, start and shutdown."""
 
 import json
 import os
@@ -26,12 +26,12 @@ CALL = json.dumps({"cutoff": "2017-06-01", "users": [{"user_id": "a"}]}).encode(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has learned nothing."""
+    """Folder of an untrained model."""
     folder = tmp_path_factory.mktemp("process")
     data = prepared(folder, buys("a", "2017-05-01T10:00"))
     config = UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=32, attribute_width=8)
-    made = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
-    made.save_pretrained(folder / "model")
+    model = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
+    model.save_pretrained(folder / "model")
     return folder / "model"
 
 
@@ -61,24 +61,24 @@ def post(address: str) -> int:
 
 
 @pytest.mark.slow
-def test_it_answers_and_stops_when_told(model: Path) -> None:
+def test_it_answers_and_stops_on_sigterm(model: Path) -> None:
     with service(model) as (process, address):
         assert post(address) == 200
         with ThreadPoolExecutor(8) as threads:
             calls = [threads.submit(post, address) for _ in range(100)]
             calls[0].result()
             process.send_signal(signal.SIGTERM)
-            # Whoever was let in is answered; the others find nobody.
-            done = [call.exception() or call.result() for call in calls]
-        assert {one for one in done if isinstance(one, int)} <= {200, 503}
-        _, told = process.communicate(timeout=20)
+            # Accepted calls are answered; later ones cannot connect.
+            results = [call.exception() or call.result() for call in calls]
+        assert {result for result in results if isinstance(result, int)} <= {200, 503}
+        _, log = process.communicate(timeout=20)
         assert process.returncode == 0
-    lines = [json.loads(line) for line in told.splitlines()]
+    lines = [json.loads(line) for line in log.splitlines()]
     assert {line["status"] for line in lines} <= {200, 503}
 
 
 @pytest.mark.slow
-def test_tokens_open_it_to_others(model: Path, tmp_path: Path) -> None:
+def test_with_tokens_it_serves_other_machines(model: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"# the shop's\n{TOKEN}\n")
     with service(model, "--host", "0.0.0.0", "--tokens", str(tokens)) as (_, address):
@@ -88,57 +88,57 @@ def test_tokens_open_it_to_others(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_body_that_does_not_come_is_not_waited_for(model: Path) -> None:
+def test_a_body_that_never_arrives_answers_408(model: Path) -> None:
     with service(model) as (_, address), socket.socket() as caller:
         caller.connect(("127.0.0.1", int(address.rsplit(":", 1)[1])))
         head = "POST /v1/embed HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         caller.sendall(f"{head}content-length: 100\r\n\r\n".encode() + b"{")
-        began = time.monotonic()
+        start = time.monotonic()
         assert b" 408 " in caller.recv(1000)
-        assert 5 < time.monotonic() - began < 20
+        assert 5 < time.monotonic() - start < 20
 
 
-def test_others_are_not_let_in_without_tokens(model: Path, userbert: Userbert) -> None:
-    told = userbert("serve", str(model), "--host", "0.0.0.0").refusal
-    assert "--tokens FILE" in told
+def test_a_public_address_needs_tokens(model: Path, userbert: Userbert) -> None:
+    message = userbert("serve", str(model), "--host", "0.0.0.0").refusal
+    assert "--tokens FILE" in message
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        ("", "expected a token a line, found none"),
-        ("# nothing", "expected a token a line, found none"),
+        ("", "expected one token per line, found none"),
+        ("# nothing", "expected one token per line, found none"),
         ("short", "line 1: expected a token of at least 16"),
         (f"{TOKEN}\nwith spaces in the middle", "line 2: expected a token"),
     ],
 )
-def test_tokens_that_can_be_guessed_are_refused(
-    model: Path, userbert: Userbert, tmp_path: Path, content: str, told: str
+def test_missing_and_weak_tokens_are_refused(
+    model: Path, userbert: Userbert, tmp_path: Path, content: str, message: str
 ) -> None:
     (tmp_path / "tokens").write_text(content)
-    assert told in userbert("serve", str(model), "--tokens", "tokens").refusal
+    assert message in userbert("serve", str(model), "--tokens", "tokens").refusal
     missing = userbert("serve", str(model), "--tokens", "missing")
-    assert "expected a file of tokens" in missing.refusal
+    assert "expected a file with one token per line" in missing.refusal
 
 
-def test_a_port_that_is_taken_is_told(model: Path, userbert: Userbert) -> None:
+def test_a_port_in_use_is_refused(model: Path, userbert: Userbert) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        told = userbert("serve", str(model), "--port", port).refusal
-    assert f"127.0.0.1, port {port}: cannot serve there" in told
+        message = userbert("serve", str(model), "--port", port).refusal
+    assert f"127.0.0.1, port {port}: cannot listen" in message
 
 
-def test_two_models_of_one_name_are_refused(model: Path, userbert: Userbert) -> None:
+def test_two_models_with_one_name_are_refused(model: Path, userbert: Userbert) -> None:
     assert "two models are called 'model'" in userbert("serve", str(model), str(model)).refusal
 
 
-def test_what_is_no_model_is_refused(userbert: Userbert, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(userbert: Userbert, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "is neither a model nor a task" in userbert("serve", "empty").refusal
 
 
 def test_runs_must_be_a_folder(model: Path, userbert: Userbert) -> None:
-    told = userbert("serve", str(model), "--runs", "nowhere").refusal
-    assert "--runs nowhere: expected a folder" in told
+    message = userbert("serve", str(model), "--runs", "nowhere").refusal
+    assert "--runs nowhere: expected a folder" in message

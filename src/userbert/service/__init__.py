@@ -1,1 +1,1 @@
-"""The HTTP service: vectors and scores of live events, and the explorer."""
+"""HTTP service: vectors and scores from raw events, and the explorer."""

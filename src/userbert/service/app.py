@@ -1,11 +1,7 @@
-"""The service: raw events in, vectors and scores out, over HTTP.
+"""The service's ASGI application, and the server that runs it on a port.
 
-In: loaded models and limits. Out: an ASGI application. Its description is at /openapi.json.
-
-A service on a port of this machine.
-
-In: an application, an address. Out: answers, until it is told to stop; then what has begun is
-finished.
+In: loaded models, settings and, optionally, prepared data. Out: an application, described at
+/openapi.json; `run` serves it until it is stopped, and finishes the calls in progress.
 """
 
 import asyncio
@@ -30,97 +26,104 @@ from userbert.service.batching import Batcher
 from userbert.service.data_routes import data_routes
 from userbert.service.explorer import Explorer
 from userbert.service.explorer_routes import explorer_routes, page_routes
-from userbert.service.json_http import PROBLEMS, tell_problems
+from userbert.service.json_http import ERROR_RESPONSES, add_error_handlers
 from userbert.service.live_routes import live_routes
-from userbert.service.loaded_models import Answers, Call, Served
-from userbert.service.middleware import LOOPBACK, Guard, Limits
+from userbert.service.loaded_models import Call, CallAnswer, LoadedModel
+from userbert.service.middleware import LOOPBACK, AccessMiddleware, Limits
 from userbert.service.population import Population
-from userbert.service.telemetry import Metrics, Telemetry, log, log_to_stderr
+from userbert.service.telemetry import Metrics, TelemetryMiddleware, log, log_to_stderr
 
-_LOOKS_EVERY = 5.0
-"""Seconds between looks at the files of models."""
+_FILE_CHECK_SECONDS = 5.0
+"""Seconds between checks for changed model files."""
+_SHUTDOWN_SECONDS = 30
+"""Seconds for calls in progress to finish at shutdown."""
+_KEEP_ALIVE_SECONDS = 60
+"""Seconds an idle connection stays open; load balancers close theirs within a minute."""
+_BACKLOG = 2_048
+"""Connections that may wait to be accepted; clients may connect as soon as the address is shown."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a service is run."""
+    """Settings of the service."""
 
     tokens: Sequence[bytes] = ()
+    """Accepted bearer tokens; with none, no token is needed."""
     hosts: Sequence[str] = LOOPBACK
-    """Names by which it may be called; none: any."""
+    """Accepted values of the Host header; empty: any."""
     limits: Limits = field(default_factory=Limits)
     queue: int = 128
-    """So many users may wait."""
+    """Users that may wait."""
     batch: int = 64
-    """So many users are answered together."""
+    """Users per batch at most."""
     patience: float = 0.05
-    """Seconds that a call may wait before its batch begins."""
+    """Seconds a call may wait before its batch starts."""
 
 
 def create_app(
-    served: dict[str, Served],
+    models: dict[str, LoadedModel],
     settings: Settings | None = None,
     data: PreparedData | None = None,
     runs: Path | None = None,
 ) -> FastAPI:
-    """Make the application that serves some models, and the users of prepared data.
+    """Creates the application for models and, optionally, the users of prepared data.
 
-    Under `runs` lie models and evaluations that are told of, too. Raises `ModelError` if data and
-    models know values by other ids.
+    `runs` is a folder whose models and evaluation reports the explorer shows as well. Raises
+    `ModelError` if the data and a model have different vocabularies.
     """
     settings = settings or Settings()
-    batcher: Batcher[Call, Answers] = Batcher(
-        lambda calls: _work(calls, metrics),
+    batcher: Batcher[Call, CallAnswer] = Batcher(
+        lambda calls: _answer_calls(calls, metrics),
         queue=settings.queue,
         batch=settings.batch,
         patience=settings.patience,
     )
-    population = None if data is None else Population(data, served)
-    explorer = None if population is None else Explorer(population, served)
+    population = None if data is None else Population(data, models)
+    explorer = None if population is None else Explorer(population, models)
     metrics = Metrics(lambda: batcher.waiting)
     app = FastAPI(
         title="userbert",
         version=package_version(),
-        summary="Vectors of who users are, and scores, from what they did.",
-        docs_url=None,  # its page would be loaded from elsewhere
+        summary="User vectors and scores from raw events.",
+        docs_url=None,  # these pages would load scripts from other sites
         redoc_url=None,
-        lifespan=_lifespan(served, population, explorer, batcher, metrics),
+        lifespan=_lifespan(models, population, explorer, batcher, metrics),
         middleware=[
-            Middleware(Telemetry, metrics=metrics),
+            Middleware(TelemetryMiddleware, metrics=metrics),
             Middleware(
-                Guard, tokens=settings.tokens, hosts=settings.hosts, limits=settings.limits,
-                is_full=lambda: batcher.is_full,
+                AccessMiddleware, tokens=settings.tokens, hosts=settings.hosts,
+                limits=settings.limits, is_full=lambda: batcher.is_full,
             ),
         ],
     )  # fmt: skip
-    tell_problems(app)
-    app.include_router(_about(served, batcher, metrics))
-    app.include_router(live_routes(served, batcher, settings.limits))
-    app.include_router(explorer_routes(served, explorer, population, runs, settings.limits))
-    app.include_router(data_routes(served, population, settings.limits))
+    add_error_handlers(app)
+    app.include_router(_status_routes(models, batcher, metrics))
+    app.include_router(live_routes(models, batcher, settings.limits))
+    app.include_router(explorer_routes(models, explorer, population, runs, settings.limits))
+    app.include_router(data_routes(models, population, settings.limits))
     app.include_router(page_routes())
     return app
 
 
-def _work(calls: Sequence[Call], metrics: Metrics) -> list[Answers]:
-    """Answer calls to one model."""
-    served, users = calls[0].served, sum(map(len, calls))
-    answers = served.answers(calls)
+def _answer_calls(calls: Sequence[Call], metrics: Metrics) -> list[CallAnswer]:
+    """Answers calls to one model, and counts their users."""
+    model, users = calls[0].model, sum(map(len, calls))
+    answers = model.answer_calls(calls)
     metrics.batch.observe(users)
-    metrics.users.labels(served.name).inc(users)
+    metrics.users.labels(model.name).inc(users)
     return answers
 
 
 def _lifespan(
-    served: dict[str, Served],
+    models: dict[str, LoadedModel],
     population: Population | None,
     explorer: Explorer | None,
-    batcher: Batcher[Call, Answers],
+    batcher: Batcher[Call, CallAnswer],
     metrics: Metrics,
 ) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watch = asyncio.create_task(_watch(served, metrics))
+        watch = asyncio.create_task(_watch_files(models, metrics))
         if population is not None and explorer is not None:
             population.start(before=explorer.overview, on_sample=explorer.begin_layout)
         yield
@@ -133,21 +136,21 @@ def _lifespan(
     return lifespan
 
 
-async def _watch(served: dict[str, Served], metrics: Metrics) -> None:
-    """Tell once of each model whose files have changed."""
-    told: set[str] = set()
+async def _watch_files(models: dict[str, LoadedModel], metrics: Metrics) -> None:
+    """Watches the models' files; sets a metric, and logs a warning once per changed model."""
+    warned: set[str] = set()
     while True:
-        for name, one in served.items():
-            has_changed = await asyncio.to_thread(one.files.has_changed)
+        for name, model in models.items():
+            has_changed = await asyncio.to_thread(model.files.has_changed)
             metrics.changed.labels(name).set(has_changed)
-            if has_changed and name not in told:
-                told.add(name)
-                log.warning("%s changed on disk; start again to serve what is there now", name)
-        await asyncio.sleep(_LOOKS_EVERY)
+            if has_changed and name not in warned:
+                warned.add(name)
+                log.warning("%s changed on disk; restart the service to load it again", name)
+        await asyncio.sleep(_FILE_CHECK_SECONDS)
 
 
-def _about(
-    served: dict[str, Served], batcher: Batcher[Call, Answers], metrics: Metrics
+def _status_routes(
+    models: dict[str, LoadedModel], batcher: Batcher[Call, CallAnswer], metrics: Metrics
 ) -> APIRouter:
     router = APIRouter(tags=["about"])
 
@@ -155,48 +158,49 @@ def _about(
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @router.get("/readyz", summary="Whether it answers calls", responses={503: PROBLEMS[503]})
+    @router.get(
+        "/readyz",
+        summary="Whether the service answers calls",
+        responses={503: ERROR_RESPONSES[503]},
+    )
     async def readyz() -> dict[str, str]:
         if not batcher.is_alive:
-            raise HTTPException(503, "the thread that answers has ended. Start the service again.")
+            raise HTTPException(503, "the worker thread has stopped. Restart the service.")
         return {"status": "ready"}
 
-    @router.get("/metrics", summary="Metrics for Prometheus", responses={401: PROBLEMS[401]})
-    async def tell_metrics() -> Response:
+    @router.get("/metrics", summary="Metrics for Prometheus", responses={401: ERROR_RESPONSES[401]})
+    async def metrics_text() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @router.get("/v1/models", summary="What is served", responses={401: PROBLEMS[401]})
-    async def models() -> dict[str, list[dict[str, Any]]]:
-        return {"models": [one.facts() for one in served.values()]}
+    @router.get(
+        "/v1/models",
+        summary="Models that the service answers with",
+        responses={401: ERROR_RESPONSES[401]},
+    )
+    async def list_models() -> dict[str, list[dict[str, Any]]]:
+        return {"models": [model.describe() for model in models.values()]}
 
     return router
 
 
-_FINISH_SECONDS = 30
-_KEEP_ALIVE_SECONDS = 60
-"""Between calls on one connection; load balancers close theirs within a minute."""
-_BACKLOG = 2_048
-"""Connections that wait to be taken; who calls as soon as the address is told does."""
-
-
 def check_address(host: str, tokens: Sequence[bytes]) -> None:
-    """Raise `InputError` for an address that others reach, unless they need a token."""
+    """Raises `InputError` for an address that other machines can reach if there are no tokens."""
     if host not in LOOPBACK and not tokens:
         raise InputError(
-            f"--host {host}: others could read who your users are. Give --tokens FILE with a token "
-            "a line, or leave --host out. The service speaks HTTP: put it behind a proxy that "
-            "speaks HTTPS."
+            f"--host {host}: other machines could read your users' data. Give --tokens FILE with "
+            "one token per line, or leave --host out. The service speaks plain HTTP: put it behind "
+            "an HTTPS proxy."
         )
 
 
 def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is told the address before the first call.
+    """Serves until SIGINT or SIGTERM; calls `ready` with the address before the first call.
 
-    Raises `InputError` if the address cannot be had.
+    Raises `InputError` if it cannot listen at the address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named TCP, or asyncio leaves Nagle's algorithm on: an answer's body would wait for the
-    # caller to acknowledge its head, 40 ms.
+    # With IPPROTO_TCP asyncio turns Nagle's algorithm off. Otherwise a response's body would wait
+    # 40 ms for the client to acknowledge its headers.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -204,19 +208,19 @@ def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> Non
             listener.listen(_BACKLOG)
         except (OSError, OverflowError) as error:
             raise InputError(
-                f"{host}, port {port}: cannot serve there: {error}. Choose another by --port."
+                f"{host}, port {port}: cannot listen: {error}. Choose another port with --port."
             ) from error
         log_to_stderr()
-        # Models stay; to look for garbage among them takes a tenth of a second each time.
+        # Exempts the models from garbage collection: scanning them takes 0.1 s each time.
         gc.collect()
         gc.freeze()
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, lifespan="on",
-            timeout_graceful_shutdown=_FINISH_SECONDS, timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS, timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )  # fmt: skip
-        shown = f"[{host}]" if family == socket.AF_INET6 else host
-        ready(f"http://{shown}:{listener.getsockname()[1]}")
+        url_host = f"[{host}]" if family == socket.AF_INET6 else host
+        ready(f"http://{url_host}:{listener.getsockname()[1]}")
         for number in (signal.SIGINT, signal.SIGTERM):
-            # It is raised again when all is finished; then it has been heeded.
+            # uvicorn raises the signal again after its shutdown; ignore it then.
             signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listener])

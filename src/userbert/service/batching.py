@@ -1,9 +1,9 @@
-"""Calls that wait become one batch: a network reads many users in little more time than one.
+"""Dynamic batching: calls that are waiting run as one batch, oldest first.
 
-In: jobs of some users each. Out: what the work makes of each. One thread works, on all that has
-come while it was busy, oldest first; nothing waits for others to come. Who would have to wait too
-long is refused at once: the queue is as long as what was worked off lately in the time that a call
-may wait.
+In: jobs of one or more users each. Out: a result for each job. One thread does the work; when it is
+free it takes the jobs that have arrived, and never waits for more. A job that would have to wait
+too long is refused at once: the queue holds as many users as the recent pace allows in `patience`
+seconds.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from userbert.errors import InputError, UserBertError
 
 
 class Job(Protocol):
-    """A call's work."""
+    """Work of one call."""
 
     def __len__(self) -> int:
-        """Count its users."""
+        """Number of users."""
         ...
 
     @property
     def kind(self) -> Any:
-        """Jobs of one kind can be done together."""
+        """Key of the jobs that can share a batch."""
         ...
 
 
@@ -34,8 +34,8 @@ J = TypeVar("J", bound=Job)
 R = TypeVar("R")
 
 
-_REMEMBERED = 0.9
-"""How much of what is known of the pace stays when a batch is done."""
+_PACE_DECAY = 0.9
+"""Weight of the earlier seconds per user in their moving average, per batch."""
 
 
 class BusyError(UserBertError):
@@ -43,19 +43,19 @@ class BusyError(UserBertError):
 
 
 class Batcher(Generic[J, R]):
-    """A bounded queue, and the thread that works it off.
+    """Bounded queue with one worker thread.
 
-    At most `queue` users wait, and no more than are worked off in `patience` seconds, though half a
-    batch always may. `work` does jobs of one kind together. If it raises `InputError`, one of them
-    is to blame: each is done again alone, so that it is told to the one whose it is.
+    At most `queue` users wait, and no more than the thread finishes in `patience` seconds, but half
+    a batch always may. `work` runs jobs of one kind together. If it raises `InputError`, each job
+    runs again alone, so that only the faulty one gets the error.
     """
 
     def __init__(
         self, work: Callable[[Sequence[J]], Sequence[R]], *, queue: int, batch: int, patience: float
     ) -> None:
         self._work = work
-        self._longest, self._batch = queue, batch
-        self._patience, self._seconds_each = patience, patience / queue
+        self._queue, self._batch = queue, batch
+        self._patience, self._seconds_per_user = patience, patience / queue
         self._waiting: deque[tuple[J, Future[R]]] = deque()
         self._users = 0
         self._changed = threading.Condition()
@@ -65,34 +65,34 @@ class Batcher(Generic[J, R]):
 
     @property
     def is_full(self) -> bool:
-        """Whether any call would be refused."""
+        """Whether the queue refuses every job."""
         return self._users >= self._limit
 
     @property
     def _limit(self) -> int:
-        """Users who may wait."""
-        in_time = int(self._patience / max(self._seconds_each, 1e-9))
-        return min(self._longest, max(self._batch // 2, in_time))
+        """Users that may wait at the present pace."""
+        in_time = int(self._patience / max(self._seconds_per_user, 1e-9))
+        return min(self._queue, max(self._batch // 2, in_time))
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread works."""
+        """Whether the worker thread runs."""
         return self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
-        """Users whose calls wait."""
+        """Users that are waiting."""
         return self._users
 
-    async def do(self, job: J) -> R:
-        """Have a job done; raise `BusyError` if too many users wait already."""
+    async def submit(self, job: J) -> R:
+        """Runs a job and returns its result; raises `BusyError` if the queue is full."""
         future: Future[R] = Future()
         with self._changed:
-            # A call that is larger than the queue is done when nobody else waits.
+            # A job larger than the queue is accepted when the queue is empty.
             if self._users and self._users + len(job) > self._limit:
                 raise BusyError(
-                    f"{self._users} users wait already, of at most {self._limit} now. "
-                    "Try again in a second, and send fewer at a time."
+                    f"the queue is full: {self._users} users are waiting, and at most "
+                    f"{self._limit} may now. Try again in a second, with fewer users per call."
                 )
             self._waiting.append((job, future))
             self._users += len(job)
@@ -100,41 +100,42 @@ class Batcher(Generic[J, R]):
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Finish what waits, and stop."""
+        """Finishes the waiting jobs and stops the thread."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._take():
-            jobs, began = [job for job, _ in batch], time.perf_counter()
+        while batch := self._next_batch():
+            jobs, start = [job for job, _ in batch], time.perf_counter()
             try:
-                done: Sequence[R | Exception] = self._work(jobs)
+                results: Sequence[R | Exception] = self._work(jobs)
             except InputError:
-                done = [self._alone(job) for job in jobs]
+                results = [self._run_alone(job) for job in jobs]
             except Exception as error:
-                done = [error] * len(jobs)
-            each = (time.perf_counter() - began) / max(1, sum(map(len, jobs)))
-            self._seconds_each += (1 - _REMEMBERED) * (each - self._seconds_each)
-            for (_, future), result in zip(batch, done, strict=True):
+                results = [error] * len(jobs)
+            pace = (time.perf_counter() - start) / max(1, sum(map(len, jobs)))
+            self._seconds_per_user += (1 - _PACE_DECAY) * (pace - self._seconds_per_user)
+            for (_, future), result in zip(batch, results, strict=True):
                 if isinstance(result, Exception):
                     future.set_exception(result)
                 else:
                     future.set_result(result)
 
-    def _take(self) -> list[tuple[J, Future[R]]]:
-        """The oldest job, and those of its kind that fit beside it; none: the end."""
+    def _next_batch(self) -> list[tuple[J, Future[R]]]:
+        """Waits for jobs and returns a batch; empty when the queue is closed and done."""
         with self._changed:
             batch: list[tuple[J, Future[R]]] = []
             while not batch:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
                 if not self._waiting:
                     break
-                batch = self._picked()
+                batch = self._take_batch()
             return batch
 
-    def _picked(self) -> list[tuple[J, Future[R]]]:
+    def _take_batch(self) -> list[tuple[J, Future[R]]]:
+        """Takes the oldest job, and the later jobs of its kind that fit into its batch."""
         batch: list[tuple[J, Future[R]]] = []
         rest: deque[tuple[J, Future[R]]] = deque()
         room = self._batch
@@ -143,14 +144,14 @@ class Batcher(Generic[J, R]):
                 rest.append((job, future))
                 continue
             self._users -= len(job)
-            # Who has gone away is not worked for.
+            # Skip jobs whose caller has disconnected.
             if future.set_running_or_notify_cancel():
                 batch.append((job, future))
                 room -= len(job)
         self._waiting = rest
         return batch
 
-    def _alone(self, job: J) -> R | Exception:
+    def _run_alone(self, job: J) -> R | Exception:
         try:
             return self._work([job])[0]
         except Exception as error:

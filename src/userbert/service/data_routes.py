@@ -1,6 +1,6 @@
-"""Users of the data that are served: what they did, their vectors, their like.
+"""Routes about the users of prepared data: their words, vectors, scores and look-alikes.
 
-In: loaded models and the population. Out: routes; without data, they say so.
+In: loaded models and the population. Out: routes; without data they answer 404.
 """
 
 import asyncio
@@ -9,129 +9,140 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 from fastapi import APIRouter, Query, Response
 from starlette.exceptions import HTTPException
 
+from userbert.data.use.timeline import profile_values, timeline
 from userbert.errors import InputError
 from userbert.search.lookalike import find_lookalikes
-from userbert.service.json_http import PROBLEMS, JsonRoute, json_answer
-from userbert.service.loaded_models import Served, chosen, told_scores
+from userbert.service.json_http import ERROR_RESPONSES, JsonRoute, json_response
+from userbert.service.loaded_models import LoadedModel, choose_model, scores_as_json
 from userbert.service.middleware import Limits
 from userbert.service.population import (
     NotReadyError,
     Population,
     UnknownUserError,
-    as_json,
+    word_as_json,
 )
 from userbert.service.schemas import KnownUser, LookalikeBody, Lookalikes
 
 T = TypeVar("T")
 _NEAREST = 10
-_ONE_AT_A_TIME = 1
-"""A list looks at all vectors, with all cores."""
+_PARALLEL_LISTS = 1
+"""Look-alike lists to compute at a time: each reads all vectors with all cores."""
 
 
-class Answering:
-    """How calls that need data are answered: in threads, in time, or with what is wrong."""
+class DataCalls:
+    """Runs calls that need prepared data, in threads, and turns their errors into HTTP answers."""
 
     def __init__(self, population: Population | None, limits: Limits) -> None:
         self._population, self._limits = population, limits
 
-    def there(self) -> Population:
-        """The population; 404 without one."""
+    def population(self) -> Population:
+        """Returns the population; answers 404 if the service has no data."""
         if self._population is None:
-            raise HTTPException(404, "no data are served. Start the service with --data DATA.")
+            raise HTTPException(404, "the service has no data. Start it with --data DATA.")
         return self._population
 
-    async def known(self, work: Callable[[], T]) -> T:
-        """Do what takes a while."""
+    async def run(self, work: Callable[[], T]) -> T:
+        """Runs `work` in a thread, within the time limit."""
         seconds = self._limits.seconds
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.to_thread(self.there().check)
+                await asyncio.to_thread(self.population().check_files)
                 return await asyncio.to_thread(work)
         except UnknownUserError as error:
             raise HTTPException(404, str(error)) from error
         except NotReadyError as error:
             raise HTTPException(503, str(error), {"Retry-After": "5"}) from error
         except InputError as error:
-            # Where the data lie is nobody's business but this machine's.
-            raise InputError(_without_place(str(error), self.there().data.path)) from error
+            # A client must not learn paths of this machine.
+            raise InputError(_without_folder(str(error), self.population().data.path)) from error
         except TimeoutError:
-            told = f"no answer within {seconds:g} s. Ask for less."
-            raise HTTPException(503, told, {"Retry-After": "5"}) from None
+            message = f"no answer within {seconds:g} s. Ask for less."
+            raise HTTPException(503, message, {"Retry-After": "5"}) from None
 
 
 def data_routes(
-    served: dict[str, Served], population: Population | None, limits: Limits
+    models: dict[str, LoadedModel], population: Population | None, limits: Limits
 ) -> APIRouter:
-    """Routes of users that are known."""
-    router = APIRouter(tags=["data"], route_class=JsonRoute, responses=PROBLEMS)
-    lists = asyncio.Semaphore(_ONE_AT_A_TIME)
-    answering = Answering(population, limits)
-    there, known = answering.there, answering.known
+    """Creates the routes about users of the data."""
+    router = APIRouter(tags=["data"], route_class=JsonRoute, responses=ERROR_RESPONSES)
+    list_slots = asyncio.Semaphore(_PARALLEL_LISTS)
+    calls = DataCalls(population, limits)
 
     @router.get(
-        "/v1/users/{user_id:path}", summary="What is known of a user", response_model=KnownUser
-    )
+        "/v1/users/{user_id:path}", summary="Words, vectors and scores of a user",
+        response_model=KnownUser,
+    )  # fmt: skip
     async def user(
         user_id: str,
         model: str | None = None,
         cutoff: Annotated[str | None, Query(max_length=40)] = None,
         k: Annotated[int, Query(ge=0, le=1000)] = _NEAREST,
     ) -> Response:
-        names = [model] if model is not None else list(served)
-        return json_answer(
-            await known(lambda: _user(there(), [chosen(served, name) for name in names],
-                                      user_id, cutoff, k))
-        )  # fmt: skip
+        names = [model] if model is not None else list(models)
+        return json_response(
+            await calls.run(
+                lambda: _describe_user(
+                    calls.population(),
+                    [choose_model(models, name) for name in names],
+                    user_id,
+                    cutoff,
+                    k,
+                )
+            )
+        )
 
-    @router.post("/v1/lookalike", summary="Users like others", response_model=Lookalikes)
+    @router.post("/v1/lookalike", summary="Users most like some seeds", response_model=Lookalikes)
     async def lookalike(body: LookalikeBody) -> Response:
-        model = chosen(served, body.model)
-        async with lists:
-            return json_answer(await known(lambda: _list(there(), model.name, body)))
+        model = choose_model(models, body.model)
+        async with list_slots:
+            return json_response(
+                await calls.run(lambda: _list_lookalikes(calls.population(), model.name, body))
+            )
 
     return router
 
 
-def _without_place(told: str, path: Path) -> str:
-    return told.replace(str(path), path.name) if len(path.parts) > 1 else told
+def _without_folder(message: str, path: Path) -> str:
+    return message.replace(str(path), path.name) if len(path.parts) > 1 else message
 
 
-def _user(
-    population: Population, models: list[Served], user_id: str, cutoff: str | None, k: int
+def _describe_user(
+    population: Population, models: list[LoadedModel], user_id: str, cutoff: str | None, k: int
 ) -> dict[str, Any]:
-    row = population.row_of(user_id)
-    instant = population.cutoff if cutoff is None else population.data.schema.instant(cutoff)
-    said: dict[str, Any] = {}
-    for served in models:
-        answer = population.answer(served, row, instant)
-        told: dict[str, Any] = {"embedding": answer.vectors[0], "neighbours": None}
-        if answer.scores is not None and served.backend.task is not None:
-            told |= told_scores(answer.scores, served.backend.task.classes)[0]
-        near = population.near(served.name, row, answer.vectors[0], k)
-        if near is not None:
-            told["neighbours"] = [asdict(one) for one in near]
-        said[served.name] = told
+    data, row = population.data, population.row_of(user_id)
+    instant = population.cutoff if cutoff is None else data.schema.instant(cutoff)
+    answers: dict[str, Any] = {}
+    for model in models:
+        answer = model.run(data, np.array([row]), np.array([instant]))
+        content: dict[str, Any] = {"embedding": answer.vectors[0], "neighbours": None}
+        if answer.scores is not None and model.backend.task is not None:
+            content |= scores_as_json(answer.scores, model.backend.task.classes)[0]
+        neighbours = population.nearest(model.name, row, answer.vectors[0], k)
+        if neighbours is not None:
+            content["neighbours"] = [asdict(neighbour) for neighbour in neighbours]
+        answers[model.name] = content
     return {
         "user_id": user_id,
         "cutoff": instant,
-        "profile": population.profile(row, instant),
-        "words": [as_json(word) for word in population.words(row, instant)],
-        "models": said,
+        "profile": profile_values(data, row, instant),
+        "words": [word_as_json(word) for word in timeline(data, row, instant)],
+        "models": answers,
     }
 
 
-def _list(population: Population, model: str, body: LookalikeBody) -> dict[str, Any]:
-    embeddings = population.everybody(model).embeddings
-    found = find_lookalikes(embeddings, body.seeds, body.k, by=body.by, exclude=body.exclude)
+def _list_lookalikes(population: Population, model: str, body: LookalikeBody) -> dict[str, Any]:
+    embeddings = population.vector_index(model).embeddings
+    lookalikes = find_lookalikes(embeddings, body.seeds, body.k, by=body.by, exclude=body.exclude)
     return {
         "model": model,
-        "by": found.way,
-        "seeds": found.seeds,
-        "unknown": found.unknown,
-        "others": found.others,
-        "held_out": [asdict(one) for one in found.compared],
-        "users": found.users.to_dicts(),
+        "by": lookalikes.by,
+        "seeds": lookalikes.seeds,
+        "unknown": lookalikes.unknown,
+        "others": lookalikes.others,
+        "held_out": [asdict(one) for one in lookalikes.compared],
+        "users": lookalikes.users.to_dicts(),
     }

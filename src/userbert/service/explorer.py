@@ -1,7 +1,7 @@
-"""What the explorer's calls are answered with, made once where it does not change.
+"""Computes the answers of the explorer's routes, and caches what does not change.
 
-In: the population, the models that are served, a folder of runs. Out: `Explorer`, whose methods
-compute; whoever calls them waits, so they are called in threads.
+In: the population and the loaded models. Out: `Explorer`. Its methods block, so routes call them in
+threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,154 +19,167 @@ from userbert.data.use.timeline import timeline
 from userbert.errors import InputError
 from userbert.explorer import colours
 from userbert.explorer.overview import Overview, overview
-from userbert.explorer.traits import Carried, Named, Trait, carried, shared, traits
-from userbert.explorer.user_map import Aside, UserMap, can_lay_out, map_of, note
-from userbert.export.backend import Place
-from userbert.service.loaded_models import Served
-from userbert.service.population import Found, Population, find_users
+from userbert.explorer.traits import (
+    Trait,
+    UserValues,
+    ValueIndex,
+    find_shared_values,
+    find_traits,
+    values_of_users,
+)
+from userbert.explorer.user_map import LayoutProcess, UserMap, can_run_tsne, pca_map, tsne_note
+from userbert.export.backend import WordLocation
+from userbert.service.loaded_models import LoadedModel
+from userbert.service.population import Population, UserMatches, find_users
 from userbert.service.telemetry import log
 
 T = TypeVar("T")
-_OTHERS = 20_000
-"""Users at random against whom a selection is held."""
-_SELECTED = 10_000
-"""Of a larger selection, so many at random."""
-_EXPECTED = 8
+_COMPARISON_USERS = 20_000
+"""Random users that a group is compared with."""
+_GROUP_USERS = 10_000
+"""Users of a group to read: of a larger group, a random sample."""
+_EXPECTED_VALUES = 8
+"""Most likely values to list per attribute."""
 
 
-class Once(Generic[T]):
-    """What is made when it is first asked for, by one thread, while the others wait."""
+class Lazy(Generic[T]):
+    """Value that the first caller computes; other threads wait for it."""
 
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make, self._lock = make, Lock()
-        self._made: list[T] = []
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute, self._lock = compute, Lock()
+        self._values: list[T] = []
 
     def __call__(self) -> T:
-        """Make it, or return what was made."""
+        """Returns the value."""
         with self._lock:
-            if not self._made:
-                self._made.append(self._make())
-            return self._made[0]
+            if not self._values:
+                self._values.append(self._compute())
+            return self._values[0]
 
 
 class Explorer:
-    """Users of prepared data as the explorer shows them."""
+    """Computes what the explorer shows about the users of prepared data."""
 
-    def __init__(self, population: Population, served: dict[str, Served]) -> None:
-        self._population, self._served = population, served
-        self._named = Named.of(population.data)
-        self.overview: Once[Overview] = Once(lambda: overview(population.data))
-        self._maps = {name: Once(self._mapper(name)) for name in served}
-        self._laid_out: dict[str, UserMap] = {}
-        self._unsettled = set(served)
-        self._laying_out = ThreadPoolExecutor(1, "layout")
-        self._aside: Aside | None = None
+    def __init__(self, population: Population, models: dict[str, LoadedModel]) -> None:
+        self._population, self._models = population, models
+        self._index = ValueIndex.of(population.data)
+        self.overview: Lazy[Overview] = Lazy(lambda: overview(population.data))
+        self._pca_maps = {name: Lazy(self._map_maker(name)) for name in models}
+        self._tsne_maps: dict[str, UserMap] = {}
+        self._without_final_map = set(models)
+        self._layout_thread = ThreadPoolExecutor(1, "layout")
+        self._layout_process: LayoutProcess | None = None
         self._is_closed = Event()
-        self._others = Once(self._look_at_others)
-        self._by_data = {
-            one.name: Once(self._colourer(one.name)) for one in colours.colours_of(self.data, {})
+        self._others = Lazy(self._read_others)
+        self._data_colours = {
+            colour.name: Lazy(self._colour_maker(colour.name))
+            for colour in colours.available_colours(self.data, {})
         }
 
     @property
     def data(self) -> PreparedData:
-        """The data."""
+        """Prepared data of the users."""
         return self._population.data
 
     def begin_layout(self, model: str) -> None:
-        """Make a model's map, and begin to lay it out by neighbourhoods, which takes longer."""
-        made = self._maps[model]()
-        if can_lay_out(len(made.points)):
-            self._laying_out.submit(self._lay_out, model, made)
+        """Makes a model's PCA map, and starts its t-SNE in the background."""
+        pca = self._pca_maps[model]()
+        if can_run_tsne(len(pca.points)):
+            self._layout_thread.submit(self._run_tsne, model, pca)
         else:
-            self._unsettled.discard(model)
+            self._without_final_map.discard(model)
 
     def close(self) -> None:
-        """End what is being laid out."""
+        """Stops the layouts in progress."""
         self._is_closed.set()
-        self._laying_out.shutdown(wait=False, cancel_futures=True)
-        if self._aside is not None:
-            self._aside.end()
-        self._laying_out.shutdown()
+        self._layout_thread.shutdown(wait=False, cancel_futures=True)
+        if self._layout_process is not None:
+            self._layout_process.end()
+        self._layout_thread.shutdown()
 
-    def find(self, text: str, limit: int) -> Found:
-        """Users by a part of their id."""
+    def find(self, text: str, limit: int) -> UserMatches:
+        """Finds users by a part of their id."""
         return find_users(self.data, text, limit)
 
     def map(self, model: str) -> dict[str, Any]:
-        """Users of the sample, by neighbourhoods as soon as they are laid out so.
+        """Returns the map of the sampled users: by t-SNE once that is done, else by PCA.
 
-        Raises `NotReadyError` until they are embedded.
+        Raises `NotReadyError` until the users are embedded.
         """
-        made = self._laid_out.get(model) or self._maps[model]()
+        user_map = self._tsne_maps.get(model) or self._pca_maps[model]()
         return {
             "model": model,
-            "method": made.method,
-            "note": made.note,
-            "is_final": model not in self._unsettled,
+            "method": user_map.method,
+            "note": user_map.note,
+            "is_final": model not in self._without_final_map,
             "users": len(self._population),
-            "shown": len(made.points),
+            "shown": len(user_map.points),
             "user_ids": self._population.sample_ids.to_pylist(),
-            "x": np.round(made.points[:, 0], 5),
-            "y": np.round(made.points[:, 1], 5),
-            "colours": [asdict(one) for one in self._colours()],
+            "x": np.round(user_map.points[:, 0], 5),
+            "y": np.round(user_map.points[:, 1], 5),
+            "colours": [asdict(colour) for colour in self._colours()],
         }
 
     def colour(self, model: str, name: str) -> dict[str, Any]:
-        """What colours each user of the map."""
-        chosen = colours.chosen_colour(self._colours(), name)
-        task = colours.task_of(chosen)
-        population = self._population
+        """Returns a colour's value of each user of the map."""
+        chosen = colours.find_colour(self._colours(), name)
+        task_model = colours.scored_model(chosen)
         if name == colours.CLUSTER:
-            found = colours.by_cluster(self._maps[model]().clusters)
-        elif task is not None:
-            sampled, asked = population.sampled(task), self._served[task].backend.task
-            assert sampled.scores is not None
-            assert asked is not None
-            found = colours.by_score(asked, sampled.scores)
+            values = colours.by_cluster(self._pca_maps[model]().clusters)
+        elif task_model is not None:
+            answer = self._population.sample_answer(task_model)
+            task = self._models[task_model].backend.task
+            assert answer.scores is not None
+            assert task is not None
+            values = colours.by_score(task, answer.scores)
         else:
-            found = self._by_data[name]()
-        return colours.as_json(chosen, found)
+            values = self._data_colours[name]()
+        return colours.as_json(chosen, values)
 
     def traits(self, user_ids: Sequence[str]) -> dict[str, Any]:
-        """What users have in common against the others."""
+        """Returns the values that set a group of users apart from the others."""
         rows = np.unique(self.data.rows_of(pa.array(user_ids, pa.large_string())))
         unknown = len(set(user_ids)) - int(np.count_nonzero(rows >= 0))
         rows = rows[rows >= 0]
-        if len(rows) > _SELECTED:
-            rows = np.sort(np.random.default_rng(0).choice(rows, _SELECTED, replace=False))
-        others, own = self._others(), self._of(rows)
-        size = len(self._named)
+        if len(rows) > _GROUP_USERS:
+            rows = np.sort(np.random.default_rng(0).choice(rows, _GROUP_USERS, replace=False))
+        others, group = self._others(), self._values_of(rows)
+        size = len(self._index)
         sample = self._population.sample_rows[: len(others)]
         rest = np.flatnonzero(~np.isin(sample, rows))
-        found: list[Trait] = traits(
-            self._named,
-            own.users_by_value(None, size),
-            len(own),
+        traits: list[Trait] = find_traits(
+            self._index,
+            group.users_by_value(None, size),
+            len(group),
             others.users_by_value(rest, size),
             len(rest),
         )
-        return {"users": len(own), "unknown": unknown, "others": len(rest), "traits": found}
+        return {"users": len(group), "unknown": unknown, "others": len(rest), "traits": traits}
 
     def shared(self, user_id: str, other: str, cutoff: int) -> dict[str, Any]:
-        """Values that two users carry."""
-        rows = np.array([self._population.row_of(one) for one in (user_id, other)])
+        """Returns the values that two users have in common."""
+        rows = np.array([self._population.row_of(user) for user in (user_id, other)])
         others = self._others()
-        two = carried(self.data, self._named, rows, cutoff)
-        everybody = others.users_by_value(None, len(self._named))
-        return {"traits": shared(self._named, two, everybody, len(others))}
+        two = values_of_users(self.data, self._index, rows, cutoff)
+        all_counts = others.users_by_value(None, len(self._index))
+        return {"traits": find_shared_values(self._index, two, all_counts, len(others))}
 
-    def expected(self, model: Served, user_id: str, segment: str, number: int, cutoff: int) -> Any:
-        """What a model thinks likely in a word, beside what is there."""
+    def expected(
+        self, model: LoadedModel, user_id: str, segment: str, number: int, cutoff: int
+    ) -> Any:
+        """Returns the values that a model expects in a word, and those that are there."""
         if segment not in self.data.schema.segments:
             raise InputError(
                 f"segment: expected {' or '.join(self.data.schema.segments)}, found {segment!r}."
             )
         row = self._population.row_of(user_id)
-        found = model.expect(self.data, Place(row, cutoff, segment, number), _EXPECTED)
+        expected = model.expect(
+            self.data, WordLocation(row, cutoff, segment, number), _EXPECTED_VALUES
+        )
         (word,) = (
-            one
-            for one in timeline(self.data, row, cutoff)
-            if (one.segment, one.number) == (segment, number)
+            word
+            for word in timeline(self.data, row, cutoff)
+            if (word.segment, word.number) == (segment, number)
         )
         return {
             "model": model.name,
@@ -185,60 +198,62 @@ class Explorer:
                     ],
                     "there": word.values[name],
                 }
-                for name, likely in found.items()
+                for name, likely in expected.items()
             ],
         }
 
-    def explanation(self, model: Served, user_id: str, value: str | None, cutoff: int) -> Any:
-        """What moved a user's score."""
+    def explanation(self, model: LoadedModel, user_id: str, value: str | None, cutoff: int) -> Any:
+        """Returns a user's score and the effect of each word and profile field on it."""
         self._population.row_of(user_id)
-        found = model.explain(self.data, user_id, cutoff, value)
+        explanation = model.explain(self.data, user_id, cutoff, value)
         task = model.backend.task
         return {
             "model": model.name,
             "task": None if task is None else task.name,
-            "value": found.value,
-            "score": found.score,
-            "unit": found.unit,
+            "value": explanation.value,
+            "score": explanation.score,
+            "unit": explanation.unit,
             "words": [
                 {
-                    "segment": one.word.segment,
-                    "number": one.word.number,
-                    "effect": one.effect,
-                    "attributes": one.attributes,
+                    "segment": effect.word.segment,
+                    "number": effect.word.number,
+                    "effect": effect.effect,
+                    "attributes": effect.attributes,
                 }
-                for one in found.words
+                for effect in explanation.words
             ],
-            "fields": [asdict(one) for one in found.fields],
+            "fields": [asdict(effect) for effect in explanation.fields],
         }
 
-    def _lay_out(self, model: str, made: UserMap) -> None:
-        self._aside = Aside(made.leading)
-        points = None if self._is_closed.is_set() else self._aside.points()
+    def _run_tsne(self, model: str, pca: UserMap) -> None:
+        self._layout_process = LayoutProcess(pca.leading)
+        points = None if self._is_closed.is_set() else self._layout_process.points()
         if points is not None:
-            self._laid_out[model] = replace(
-                made, points=points, method="t-sne", note=note(len(points))
+            self._tsne_maps[model] = replace(
+                pca, points=points, method="t-sne", note=tsne_note(len(points))
             )
-            log.info("the map of %s keeps neighbourhoods now", model)
-        self._unsettled.discard(model)
+            log.info("the t-SNE map of %s is ready", model)
+        self._without_final_map.discard(model)
 
-    def _mapper(self, model: str) -> Callable[[], UserMap]:
-        return lambda: map_of(self._population.sampled(model).vectors)
+    def _map_maker(self, model: str) -> Callable[[], UserMap]:
+        return lambda: pca_map(self._population.sample_answer(model).vectors)
 
-    def _colourer(self, name: str) -> Callable[[], colours.Coloured]:
-        known = self._population
-        return lambda: colours.by_data(known.data, known.sample_rows, known.cutoff, name)
+    def _colour_maker(self, name: str) -> Callable[[], colours.ColourValues]:
+        population = self._population
+        return lambda: colours.by_data(
+            population.data, population.sample_rows, population.cutoff, name
+        )
 
     def _colours(self) -> list[colours.Colour]:
         tasks = {
-            name: one.backend.task
-            for name, one in self._served.items()
-            if one.backend.task is not None
+            name: model.backend.task
+            for name, model in self._models.items()
+            if model.backend.task is not None
         }
-        return colours.colours_of(self.data, tasks)
+        return colours.available_colours(self.data, tasks)
 
-    def _look_at_others(self) -> Carried:
-        return self._of(self._population.sample_rows[:_OTHERS])
+    def _read_others(self) -> UserValues:
+        return self._values_of(self._population.sample_rows[:_COMPARISON_USERS])
 
-    def _of(self, rows: Int64) -> Carried:
-        return carried(self.data, self._named, rows, self._population.cutoff)
+    def _values_of(self, rows: Int64) -> UserValues:
+        return values_of_users(self.data, self._index, rows, self._population.cutoff)

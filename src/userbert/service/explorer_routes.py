@@ -1,10 +1,7 @@
-"""The explorer's calls: data at a glance, a map of users, what sets some apart, how models learned.
+"""Routes of the explorer: its page, and the calls that the page makes.
 
-In: loaded models, the population, a folder of runs. Out: routes; without data, they say so.
-
-The explorer's page: files that hold no data, under headers that let them do little.
-
-In: the files of `explorer/page`. Out: routes for `/`, its start, and for what lies under /page/.
+In: the files of `explorer/page`, loaded models, the population, a folder of runs. Out: routes. The
+page's files hold no data and have strict security headers. Calls that need data answer 404 without.
 """
 
 import asyncio
@@ -17,22 +14,22 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from userbert.data.use.pairs import refuse_blind
+from userbert.data.use.pairs import require_visible_events
 from userbert.explorer.overview import Overview
-from userbert.explorer.reports import Reports, all_reports, page_of
-from userbert.explorer.runs import Runs, all_runs
-from userbert.service.data_routes import Answering
+from userbert.explorer.reports import Reports, read_page, read_reports
+from userbert.explorer.runs import Runs, read_runs
+from userbert.service.data_routes import DataCalls
 from userbert.service.explorer import Explorer
-from userbert.service.json_http import PROBLEMS, JsonRoute, json_answer
-from userbert.service.loaded_models import Served, chosen
+from userbert.service.json_http import ERROR_RESPONSES, JsonRoute, json_response
+from userbert.service.loaded_models import LoadedModel, choose_model
 from userbert.service.middleware import Limits
-from userbert.service.population import Found, NotReadyError, Population
+from userbert.service.population import NotReadyError, Population, UserMatches
 from userbert.service.schemas import (
     ColourAnswer,
+    EmbeddingProgress,
     ExpectedAnswer,
     ExplanationAnswer,
     MapAnswer,
-    NotYet,
     SharedAnswer,
     TraitsAnswer,
     TraitsBody,
@@ -40,16 +37,16 @@ from userbert.service.schemas import (
 )
 
 PAGE = Path(__file__).parents[1] / "explorer/page"
-HEADERS = {
+PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # Files of one version fit each other alone: ask each time, and send what has changed.
+    # Files of different versions do not fit together: browsers must revalidate each time.
     "Cache-Control": "no-cache",
 }
-_KINDS = {
+_MEDIA_TYPES = {
     ".html": "text/html",
     ".css": "text/css",
     ".js": "text/javascript",
@@ -58,35 +55,50 @@ _KINDS = {
 }
 
 
+Cutoff = Annotated[str | None, Query(max_length=40)]
+Text = Annotated[str, Query(min_length=1, max_length=512)]
+_REPORT_HEADERS = {
+    "Content-Security-Policy": (
+        "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+"""A report may contain text from logs: it is shown, but can run no script and load nothing."""
+
+
 @dataclass(frozen=True)
-class File:
-    """A file of the page, as it is sent."""
+class PageFile:
+    """File of the page, with its media type and ETag."""
 
     content: bytes
-    kind: str
+    media_type: str
     tag: str
 
     @classmethod
-    def read(cls, path: Path) -> "File":
-        """Read it from the package."""
+    def read(cls, path: Path) -> "PageFile":
+        """Reads the file from the package."""
         content = path.read_bytes()
-        return cls(content, _KINDS[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
+        return cls(content, _MEDIA_TYPES[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
 
     def answer(self, request: Request) -> Response:
-        """Send it, unless the caller has it."""
-        headers = {**HEADERS, "ETag": self.tag}
+        """Returns the file, or 304 if the client has this version."""
+        headers = {**PAGE_HEADERS, "ETag": self.tag}
         if self.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        return Response(self.content, media_type=self.kind, headers=headers)
+        return Response(self.content, media_type=self.media_type, headers=headers)
 
 
 def page_routes() -> APIRouter:
-    """The page's files, kept in memory: they come at once while all cores embed users."""
+    """Creates the routes of the page's files.
+
+    The files are kept in memory, so that they are sent at once while all cores embed users.
+    """
     router = APIRouter(include_in_schema=False)
     files = {
-        str(path.relative_to(PAGE)): File.read(path)
+        str(path.relative_to(PAGE)): PageFile.read(path)
         for path in sorted(PAGE.rglob("*"))
-        if path.suffix in _KINDS
+        if path.suffix in _MEDIA_TYPES
     }
 
     @router.get("/")
@@ -96,126 +108,126 @@ def page_routes() -> APIRouter:
     @router.get("/page/{name:path}")
     async def file(name: str, request: Request) -> Response:
         if name not in files:
-            raise HTTPException(404, f"the page has no file {name!r}. Begin at /.")
+            raise HTTPException(404, f"the page has no file {name!r}. Start at /.")
         return files[name].answer(request)
 
     return router
 
 
-Cutoff = Annotated[str | None, Query(max_length=40)]
-Text = Annotated[str, Query(min_length=1, max_length=512)]
-_PAGE_POLICY = {
-    "Content-Security-Policy": (
-        "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-"""A report holds what logs held: it may show it, and do nothing."""
-
-
 def explorer_routes(
-    served: dict[str, Served],
+    models: dict[str, LoadedModel],
     explorer: Explorer | None,
     population: Population | None,
     runs: Path | None,
     limits: Limits,
 ) -> APIRouter:
-    """Routes of the explorer."""
-    router = APIRouter(tags=["explorer"], route_class=JsonRoute, responses=PROBLEMS)
-    answering = Answering(population, limits)
+    """Creates the routes of the explorer's calls."""
+    router = APIRouter(tags=["explorer"], route_class=JsonRoute, responses=ERROR_RESPONSES)
+    calls = DataCalls(population, limits)
 
-    def there() -> Explorer:
-        answering.there()
+    def require_explorer() -> Explorer:
+        calls.population()
         assert explorer is not None
         return explorer
 
-    async def answered(work: Callable[[], Any]) -> Response:
-        return json_answer(await answering.known(work))
+    async def respond(work: Callable[[], Any]) -> Response:
+        return json_response(await calls.run(work))
 
-    def instant(text: str | None) -> int:
-        known = answering.there()
+    def read_cutoff(text: str | None) -> int:
+        population = calls.population()
         if text is None:
-            return known.cutoff
-        moment = known.data.schema.instant(text)
-        refuse_blind(known.data, moment, "cutoff")
-        return moment
+            return population.cutoff
+        instant = population.data.schema.instant(text)
+        require_visible_events(population.data, instant, "cutoff")
+        return instant
 
-    @router.get("/v1/data", summary="The data at a glance", response_model=Overview)
+    @router.get("/v1/data", summary="Summary of the prepared data", response_model=Overview)
     async def data() -> Response:
-        return await answered(lambda: there().overview())
+        return await respond(lambda: require_explorer().overview())
 
-    @router.get("/v1/find", summary="Users by a part of their id", response_model=Found)
+    @router.get("/v1/find", summary="Users by a part of their id", response_model=UserMatches)
     async def find(text: Text, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> Response:
-        return await answered(lambda: there().find(text, limit))
+        return await respond(lambda: require_explorer().find(text, limit))
 
     @router.get(
-        "/v1/map", summary="Users in two directions", response_model=MapAnswer,
-        responses={503: {"model": NotYet, "description": "Not all shown are embedded yet."}},
+        "/v1/map", summary="Two-dimensional map of users", response_model=MapAnswer,
+        responses={
+            503: {"model": EmbeddingProgress, "description": "The users are not embedded yet."}
+        },
     )  # fmt: skip
     async def user_map(model: str | None = None) -> Response:
-        there()
-        name = chosen(served, model).name
+        require_explorer()
+        name = choose_model(models, model).name
         try:
-            return await answered(lambda: there().map(name))
+            return await respond(lambda: require_explorer().map(name))
         except HTTPException as error:
             if isinstance(error.__cause__, NotReadyError):
-                done, of = answering.there().done(name)
-                told = {"detail": str(error.detail), "done": done, "of": of}
-                return json_answer(told, 503, error.headers)
+                done, of = calls.population().sample_progress(name)
+                content = {"detail": str(error.detail), "done": done, "of": of}
+                return json_response(content, 503, error.headers)
             raise
 
-    @router.get("/v1/map/colour", summary="What colours the map", response_model=ColourAnswer)
+    @router.get("/v1/map/colour", summary="Values that colour the map", response_model=ColourAnswer)
     async def colour(name: Text, model: str | None = None) -> Response:
-        there()
-        return await answered(lambda: there().colour(chosen(served, model).name, name))
+        require_explorer()
+        return await respond(
+            lambda: require_explorer().colour(choose_model(models, model).name, name)
+        )
 
-    @router.post("/v1/traits", summary="What users have in common", response_model=TraitsAnswer)
+    @router.post("/v1/traits", summary="Values that set users apart", response_model=TraitsAnswer)
     async def traits(body: TraitsBody) -> Response:
-        there()
+        require_explorer()
         if body.model is not None:
-            chosen(served, body.model)
-        return await answered(lambda: there().traits(body.users))
-
-    @router.get("/v1/shared", summary="What two users have in common", response_model=SharedAnswer)
-    async def shared(user_id: UserId, other: UserId, cutoff: Cutoff = None) -> Response:
-        return await answered(lambda: there().shared(user_id, other, instant(cutoff)))
+            choose_model(models, body.model)
+        return await respond(lambda: require_explorer().traits(body.users))
 
     @router.get(
-        "/v1/expected", summary="What a model expects in a word", response_model=ExpectedAnswer
+        "/v1/shared", summary="Values that two users have in common", response_model=SharedAnswer
+    )
+    async def shared(user_id: UserId, other: UserId, cutoff: Cutoff = None) -> Response:
+        return await respond(lambda: require_explorer().shared(user_id, other, read_cutoff(cutoff)))
+
+    @router.get(
+        "/v1/expected", summary="Values a model expects in a word", response_model=ExpectedAnswer
     )
     async def expected(
         user_id: UserId, segment: Text, number: Annotated[int, Query(ge=0, le=1_000_000)],
         model: str | None = None, cutoff: Cutoff = None,
     ) -> Response:  # fmt: skip
-        there()
-        asked = chosen(served, model)
-        return await answered(
-            lambda: there().expected(asked, user_id, segment, number, instant(cutoff))
+        require_explorer()
+        network = choose_model(models, model)
+        return await respond(
+            lambda: require_explorer().expected(
+                network, user_id, segment, number, read_cutoff(cutoff)
+            )
         )
 
-    @router.get("/v1/explanation", summary="What moved a score", response_model=ExplanationAnswer)
+    @router.get(
+        "/v1/explanation", summary="Explanation of a score", response_model=ExplanationAnswer
+    )
     async def explanation(
         user_id: UserId, model: str | None = None, value: str | None = None, cutoff: Cutoff = None
     ) -> Response:
-        there()
-        asked = chosen(served, model)
-        return await answered(lambda: there().explanation(asked, user_id, value, instant(cutoff)))
+        require_explorer()
+        task_model = choose_model(models, model)
+        return await respond(
+            lambda: require_explorer().explanation(task_model, user_id, value, read_cutoff(cutoff))
+        )
 
-    @router.get("/v1/runs", summary="How models learned", response_model=Runs)
-    async def learned() -> Response:
-        paths = {name: one.files.path for name, one in served.items()}
-        return json_answer(await asyncio.to_thread(all_runs, paths, runs))
+    @router.get("/v1/runs", summary="Training runs", response_model=Runs)
+    async def training_runs() -> Response:
+        paths = {name: model.files.path for name, model in models.items()}
+        return json_response(await asyncio.to_thread(read_runs, paths, runs))
 
-    @router.get("/v1/reports", summary="What evaluations found", response_model=Reports)
+    @router.get("/v1/reports", summary="Evaluation reports", response_model=Reports)
     async def reports() -> Response:
-        return json_answer(await asyncio.to_thread(all_reports, runs))
+        return json_response(await asyncio.to_thread(read_reports, runs))
 
-    @router.get("/v1/reports/{name:path}/page", summary="A report for people")
-    async def page(name: str) -> Response:
-        found = await asyncio.to_thread(page_of, runs, name)
-        if found is None:
+    @router.get("/v1/reports/{name:path}/page", summary="A report as an HTML page")
+    async def report_page(name: str) -> Response:
+        content = await asyncio.to_thread(read_page, runs, name)
+        if content is None:
             raise HTTPException(404, "there is no such report. /v1/reports lists all.")
-        return Response(found, media_type="text/html; charset=utf-8", headers=_PAGE_POLICY)
+        return Response(content, media_type="text/html; charset=utf-8", headers=_REPORT_HEADERS)
 
     return router

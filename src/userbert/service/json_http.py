@@ -1,6 +1,6 @@
-"""JSON as it goes over the wire: strict when it comes, fast when it goes, one form for refusals.
+"""JSON requests and responses: strict parsing, fast writing, one form for errors.
 
-In: requests and answers. Out: the same as JSON. Routes are made with `JsonRoute`.
+Routes that take a JSON body use `JsonRoute`; they answer with `json_answer`.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -17,87 +17,88 @@ from starlette.exceptions import HTTPException
 from userbert.errors import InputError
 
 
-class Problem(BaseModel):
-    """Why a call was not answered, and what to mend."""
+class ErrorBody(BaseModel):
+    """What is wrong with a call, and how to correct it."""
 
     detail: str
 
 
-class JsonRequest(Request):
-    """A request whose body is JSON by the letter: no NaN, no infinity, UTF-8 alone."""
+class StrictJsonRequest(Request):
+    """Request whose body must be strict JSON in UTF-8: NaN and infinity are errors."""
 
     async def json(self) -> Any:
-        """Read the body."""
+        """Parses the body."""
         return orjson.loads(await self.body())
 
 
 class JsonRoute(APIRoute):
-    """Reads bodies as `JsonRequest` does."""
+    """Route that parses bodies with `JsonRequest`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Handle requests as FastAPI does, but for their bodies."""
+        """Returns FastAPI's handler with the request replaced by a `JsonRequest`."""
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
-            return await handle(JsonRequest(request.scope, request.receive))
+            return await handle(StrictJsonRequest(request.scope, request.receive))
 
         return strict
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": told}
-    for status, told in {
-        400: "Not JSON, or not for this host.",
-        401: "No token that is known.",
-        408: "The body came too slowly.",
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in {
+        400: "The body is not JSON, or the Host header is not accepted.",
+        401: "The token is missing or unknown.",
+        408: "The body arrived too slowly.",
         413: "The body is too large.",
         415: "The body is not application/json.",
-        422: "Something in it cannot be used; the answer says what, and what to mend.",
-        429: "Too many users wait.",
-        503: "No answer in time.",
+        422: "A value cannot be used; the detail says which, and how to correct it.",
+        429: "The queue is full.",
+        503: "No answer in time, or not ready yet.",
     }.items()
 }
+"""Error responses of every route, for /openapi.json."""
 
 
-def json_answer(
+def json_response(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Answer with plain values, records and arrays; NaN is null."""
+    """Returns a response of plain values, records and arrays; NaN becomes null."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, status, headers, media_type="application/json")
 
 
-def tell_problems(app: FastAPI) -> None:
-    """Answer every refusal in one form, which says what to mend."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Makes the application answer every error with an `ErrorBody`."""
 
-    def problem(status: int, told: str, headers: Any = None) -> Response:
+    def respond(status: int, detail: str, headers: Any = None) -> Response:
         return Response(
-            orjson.dumps({"detail": told}), status, headers, media_type="application/json"
+            orjson.dumps({"detail": detail}), status, headers, media_type="application/json"
         )
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
-        told = str(error.detail)
-        if told == HTTPStatus(error.status_code).phrase:  # the router's own, which says no more
-            told = f"{told.lower()}. /openapi.json lists all calls."
-        return problem(error.status_code, told, error.headers)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        detail = str(error.detail)
+        if detail == HTTPStatus(error.status_code).phrase:  # raised by the router, without advice
+            detail = f"{detail.lower()}. /openapi.json lists all calls."
+        return respond(error.status_code, detail, error.headers)
 
     @app.exception_handler(InputError)
-    async def unusable(_: Request, error: InputError) -> Response:
-        return problem(422, str(error))
+    async def input_error(_: Request, error: InputError) -> Response:
+        return respond(422, str(error))
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, error: RequestValidationError) -> Response:
+    async def invalid_request(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            told = f"expected JSON in UTF-8, found a fault at character {first['loc'][-1]}: "
-            return problem(400, told + f"{first['ctx']['error']}. Mend it.")
+            detail = f"expected JSON in UTF-8, found an error at character {first['loc'][-1]}: "
+            return respond(400, detail + f"{first['ctx']['error']}. Correct it.")
         kind = request.headers.get("content-type", "").split(";")[0].strip()
         if request.method == "POST" and kind != "application/json":
-            return problem(415, "content-type: expected application/json. Say so in the header.")
+            return respond(415, "content-type: expected application/json. Set the header to it.")
         place = ".".join(map(str, first["loc"][1:])) or "the body"
-        return problem(422, f"{place}: {first['msg']}. See /openapi.json for what is expected.")
+        return respond(422, f"{place}: {first['msg']}. /openapi.json says what is expected.")
 
     @app.exception_handler(Exception)
-    async def fault(_: Request, __: Exception) -> Response:
-        return problem(500, "a fault of the service; its log says where. Please report it.")
+    async def internal_error(_: Request, __: Exception) -> Response:
+        return respond(500, "a bug in the service; its log says where. Please report it.")

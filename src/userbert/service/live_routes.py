@@ -1,6 +1,6 @@
-"""Vectors and scores of users whose raw events are in the call.
+"""Routes that embed or score users from raw events in the request.
 
-In: loaded models, the queue. Out: routes.
+In: loaded models and the batcher. Out: routes.
 """
 
 import asyncio
@@ -13,8 +13,14 @@ from starlette.exceptions import HTTPException
 from userbert.data.use.live import UserEvents
 from userbert.errors import InputError
 from userbert.service.batching import Batcher, BusyError
-from userbert.service.json_http import PROBLEMS, JsonRoute, json_answer
-from userbert.service.loaded_models import Answers, Call, Served, chosen, told_scores
+from userbert.service.json_http import ERROR_RESPONSES, JsonRoute, json_response
+from userbert.service.loaded_models import (
+    Call,
+    CallAnswer,
+    LoadedModel,
+    choose_model,
+    scores_as_json,
+)
 from userbert.service.middleware import Limits
 from userbert.service.schemas import (
     Embeddings,
@@ -25,59 +31,62 @@ from userbert.service.schemas import (
 
 
 def live_routes(
-    served: dict[str, Served], batcher: Batcher[Call, Answers], limits: Limits
+    models: dict[str, LoadedModel], batcher: Batcher[Call, CallAnswer], limits: Limits
 ) -> APIRouter:
-    """Routes of raw events."""
-    router = APIRouter(tags=["live"], route_class=JsonRoute, responses=PROBLEMS)
+    """Creates the routes for raw events."""
+    router = APIRouter(tags=["live"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
-    async def answered(body: UsersBody) -> tuple[Served, Answers]:
-        call = _call(served, body, limits)
+    async def run(body: UsersBody) -> tuple[LoadedModel, CallAnswer]:
+        call = _read_call(models, body, limits)
         try:
             async with asyncio.timeout(limits.seconds):
-                return call.served, await batcher.do(call)
+                return call.model, await batcher.submit(call)
         except BusyError as error:
             raise HTTPException(429, str(error), {"Retry-After": "1"}) from error
         except TimeoutError:
-            told = f"no answer within {limits.seconds:g} s. Send fewer users at a time."
-            raise HTTPException(503, told, {"Retry-After": "1"}) from None
+            message = f"no answer within {limits.seconds:g} s. Send fewer users per call."
+            raise HTTPException(503, message, {"Retry-After": "1"}) from None
 
     @router.post("/v1/embed", summary="Vectors of users", response_model=Embeddings)
     async def embed(body: UsersBody) -> Response:
-        model, answers = await answered(body)
-        vectors = iter(answers.answer.vectors)
+        model, result = await run(body)
+        vectors = iter(result.answer.vectors)
         users = [
             {"user_id": user.user_id, "embedding": next(vectors) if is_known else None}
-            for user, is_known in zip(body.users, answers.is_known, strict=True)
+            for user, is_known in zip(body.users, result.is_known, strict=True)
         ]
-        return json_answer({"model": model.name, "users": users})
+        return json_response({"model": model.name, "users": users})
 
     @router.post(
         "/v1/score", summary="Scores of users", response_model=Scores,
         response_model_exclude_unset=True,
     )  # fmt: skip
     async def score(body: UsersBody) -> Response:
-        task = chosen(served, body.model).backend.task
+        task = choose_model(models, body.model).backend.task
         if task is None:
-            raise InputError("model: it has no task, so it has no scores. Name a task, or embed.")
-        model, answers = await answered(body)
-        assert answers.answer.scores is not None
-        scores = iter(told_scores(answers.answer.scores, task.classes))
+            raise InputError(
+                "model: this model has no task, so it gives no scores. Name a task, or call "
+                "/v1/embed."
+            )
+        model, result = await run(body)
+        assert result.answer.scores is not None
+        scores = iter(scores_as_json(result.answer.scores, task.classes))
         users = [
             {"user_id": user.user_id, **(next(scores) if is_known else {"score": None})}
-            for user, is_known in zip(body.users, answers.is_known, strict=True)
+            for user, is_known in zip(body.users, result.is_known, strict=True)
         ]
-        return json_answer({"model": model.name, "task": task.name, "users": users})
+        return json_response({"model": model.name, "task": task.name, "users": users})
 
     return router
 
 
-def _call(served: dict[str, Served], body: UsersBody, limits: Limits) -> Call:
-    """What a body asks for; raise `InputError` if it is more than a call may, or not to be read."""
-    model = chosen(served, body.model)
+def _read_call(models: dict[str, LoadedModel], body: UsersBody, limits: Limits) -> Call:
+    """Reads a request body; raises `InputError` if it is over a limit or cannot be read."""
+    model = choose_model(models, body.model)
     if len(body.users) > limits.users:
         raise InputError(
-            f"users: expected at most {limits.users:,}, found {len(body.users):,}. Send several "
-            "calls, or embed prepared data."
+            f"users: expected at most {limits.users:,}, found {len(body.users):,}. Split the call, "
+            "or embed prepared data."
         )
     schema = model.backend.schema
     now = time.time_ns() // 1_000
@@ -103,7 +112,6 @@ def _events_of(user: User, limits: Limits) -> UserEvents:
     if count > limits.events:
         raise InputError(
             f"user {user.user_id!r}: expected at most {limits.events:,} events, found {count:,}. "
-            "Send the newest: those before the windows change nothing but what is counted of all "
-            "history."
+            "Send the newest: events before the windows change only counts over the whole history."
         )
     return UserEvents(user.user_id, user.events, user.profile)

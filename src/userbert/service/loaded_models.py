@@ -1,13 +1,8 @@
-"""Models as the service has them: what they are called, and what they make of raw events.
+"""Models loaded by the service, and snapshots of the files they were loaded from.
 
-In: folders of models and tasks, or files of exported ones. Out: `Served` by name; each answers
-several calls at once.
-
-Whether files are still those that were read.
-
-In: a file or folder. Out: `Watched`, which knows their sizes and times. A model is read whole when
-the service begins, and prepared data lie in memory by their files; what is written over them later
-must not be mistaken for them.
+In: folders of models and tasks, or exported files. Out: `LoadedModel`s by name; each answers
+several calls in one batch. Models are read once at startup, and prepared data are memory-mapped:
+a `FileSnapshot` notices when their files change on disk.
 """
 
 import time
@@ -25,29 +20,32 @@ from userbert.data.read.sources import columns_of_profile, columns_of_source
 from userbert.data.store import Histories, PreparedData
 from userbert.data.use.live import UserEvents, live_histories
 from userbert.errors import InputError
-from userbert.export.backend import Answer, Backend, Expected, Place, RunsOn
+from userbert.export.backend import Answer, Backend, RunsOn, ValueProbabilities, WordLocation
 from userbert.export.load import load_backend
 from userbert.schema.files import join_names
 from userbert.schema.yaml_text import did_you_mean
 from userbert.tasks.predictions import Scores, best_values
 
+if TYPE_CHECKING:
+    from userbert.tasks.explain import Explanation
+
 _Stamps = dict[str, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A file or folder as it was."""
+class FileSnapshot:
+    """Inode, size and modification time of each file of a file or folder."""
 
     path: Path
     _stamps: _Stamps
 
     @classmethod
-    def at(cls, path: Path) -> Self:
-        """As it is now."""
+    def take(cls, path: Path) -> Self:
+        """Takes a snapshot of the present files."""
         return cls(path, dict(_stamps_of(path)))
 
     def has_changed(self) -> bool:
-        """Whether any file is another, or gone, or new."""
+        """Whether any file was changed, replaced, removed or added."""
         return dict(_stamps_of(self.path)) != self._stamps
 
 
@@ -55,32 +53,28 @@ def _stamps_of(path: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in files:
         try:
-            found = file.stat()
-        except OSError:  # gone meanwhile
+            status = file.stat()
+        except OSError:  # removed after it was listed
             continue
         if not file.is_dir():
-            yield str(file), (found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-if TYPE_CHECKING:
-    from userbert.tasks.explain import Explanation
+            yield str(file), (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model that answers."""
+class LoadedModel:
+    """A loaded model or task; its methods may be called from several threads."""
 
     backend: Backend
-    files: Watched
-    _is_running: Lock = field(default_factory=Lock)
+    files: FileSnapshot
+    _lock: Lock = field(default_factory=Lock)
 
     @property
     def name(self) -> str:
-        """That of its folder."""
+        """Name of its folder or file."""
         return self.backend.name
 
-    def answers(self, calls: Sequence["Call"]) -> list["Answers"]:
-        """Answer several calls as one batch; raise `InputError` for events that are not usable."""
+    def answer_calls(self, calls: Sequence["Call"]) -> list["CallAnswer"]:
+        """Answers several calls as one batch; raises `InputError` for unusable events."""
         users = [user for call in calls for user in call.users]
         cutoffs = np.concatenate([call.cutoffs for call in calls])
         schema, vocabularies = self.backend.schema, self.backend.vocabularies
@@ -88,41 +82,43 @@ class Served:
         is_known = rows >= 0
         answer = self.run(histories, rows[is_known], cutoffs[is_known])
         ends = np.cumsum([len(call) for call in calls])
-        places = np.cumsum(is_known) - 1
+        places = np.cumsum(is_known) - 1  # of each known user in `answer`
         return [
-            Answers(is_known[first:last], _part(answer, places[first:last][is_known[first:last]]))
+            CallAnswer(
+                is_known[first:last], _select(answer, places[first:last][is_known[first:last]])
+            )
             for first, last in zip([0, *ends[:-1]], ends, strict=True)
         ]
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
-        """Answer for (user, cut-off) pairs, (B,) each, one thread at a time."""
-        with self._is_running:
+        """Embeds and scores (user, cut-off) pairs, (B,) each."""
+        with self._lock:
             return self.backend.run(data, rows, cutoffs)
 
-    def expect(self, data: PreparedData, place: Place, best: int) -> Expected:
-        """Say what is likely in a word, one thread at a time."""
-        with self._is_running:
-            return self.backend.expect(data, place, best)
+    def expect(self, data: PreparedData, location: WordLocation, best: int) -> ValueProbabilities:
+        """Returns the values that are likely in a hidden word."""
+        with self._lock:
+            return self.backend.expect(data, location, best)
 
     def explain(
         self, data: PreparedData, user: str, cutoff: int, value: str | None
     ) -> "Explanation":
-        """Say what moved a score, one thread at a time."""
-        with self._is_running:
+        """Explains a user's score."""
+        with self._lock:
             return self.backend.explain(data, user, cutoff, value)
 
-    def warm(self) -> None:
-        """Answer for one made up, so that the first caller does not wait for what is made once."""
+    def warm_up(self) -> None:
+        """Answers for a made-up user, so that the first call does not wait for initialization."""
         schema = self.backend.schema
         name, source = next(iter(schema.sources.items()))
         event = {source.time.column: "2000-01-01T00:00:00"}
         if not isinstance(source.action, str):
             event[source.action.column] = min(schema.actions)
         users = [UserEvents("nobody", {name: [event]})]
-        self.answers([Call(self, users, np.array([time.time_ns() // 1_000]))])
+        self.answer_calls([Call(self, users, np.array([time.time_ns() // 1_000]))])
 
-    def facts(self) -> dict[str, Any]:
-        """What a client must know, as JSON."""
+    def describe(self) -> dict[str, Any]:
+        """Returns what a client needs to know, as JSON."""
         schema = self.backend.schema
         profile, task = schema.profile, self.backend.task
         return {
@@ -147,66 +143,66 @@ class Served:
 
 @dataclass(frozen=True)
 class Call:
-    """Users of one call to one model."""
+    """Users whose events one HTTP call sends to one model."""
 
-    served: Served
+    model: LoadedModel
     users: Sequence[UserEvents]
     cutoffs: Int64
-    """(B,): microseconds since 1970."""
+    """Microseconds since 1970 (B,)."""
 
     def __len__(self) -> int:
-        """Count the users."""
+        """Number of users."""
         return len(self.users)
 
     @property
     def kind(self) -> str:
-        """Calls to one model are answered together."""
-        return self.served.name
+        """Name of the model: calls to one model can share a batch."""
+        return self.model.name
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a model made of a call."""
+class CallAnswer:
+    """A model's answer to a call."""
 
     is_known: NDArray[np.bool_]
-    """(B,): who has an event that the model knows of."""
+    """Users with an event that the model's segments read (B,)."""
     answer: Answer
-    """Of these alone, in order."""
+    """Vectors and scores of the known users, in order."""
 
 
-def load_all(paths: Sequence[Path], runs_on: RunsOn) -> dict[str, Served]:
-    """Load models by the names of their folders; two of one name are an `InputError`."""
-    served: dict[str, Served] = {}
+def load_models(paths: Sequence[Path], runs_on: RunsOn) -> dict[str, LoadedModel]:
+    """Loads models and tasks by name; raises `InputError` if two have the same name."""
+    models: dict[str, LoadedModel] = {}
     for path in paths:
-        # Looked at before it is read: what changes meanwhile is noticed.
-        files = Watched.at(path)
-        one = Served(load_backend(path, runs_on), files)
-        if one.name in served:
+        # Taken before loading, so that changes during loading are noticed.
+        files = FileSnapshot.take(path)
+        model = LoadedModel(load_backend(path, runs_on), files)
+        if model.name in models:
             raise InputError(
-                f"two models are called {one.name!r}: {served[one.name].files.path} and {path}. "
-                "Rename one of them."
+                f"two models are called {model.name!r}: {models[model.name].files.path} and "
+                f"{path}. Rename one of them."
             )
-        one.warm()
-        served[one.name] = one
-    return served
+        model.warm_up()
+        models[model.name] = model
+    return models
 
 
-def chosen(served: dict[str, Served], name: str | None) -> Served:
-    """The model of a name, or the only one; raise `InputError` if there is none."""
-    if name is None and len(served) == 1:
-        return next(iter(served.values()))
+def choose_model(models: dict[str, LoadedModel], name: str | None) -> LoadedModel:
+    """Returns the model with a name; without a name the only model, else raises `InputError`."""
+    if name is None and len(models) == 1:
+        return next(iter(models.values()))
     if name is None:
-        raise InputError(f"model: expected one of {join_names(served)}, found none. Name one.")
-    if name not in served:
+        raise InputError(f"model: expected one of {join_names(models)}, found none. Name one.")
+    if name not in models:
         raise InputError(
-            f"model: there is no {name!r}{did_you_mean(name, served) or '.'} "
-            f"There is: {join_names(served)}."
+            f"model: there is no {name!r}{did_you_mean(name, models) or '.'} "
+            f"Choose one of {join_names(models)}."
         )
-    return served[name]
+    return models[name]
 
 
-def told_scores(scores: Scores, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Each user's score, or of many classes the best values and their scores."""
+def scores_as_json(scores: Scores, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Returns each user's score; for multi-class tasks the best values and their scores."""
     if scores.ndim == 1:
         return [{"score": score} for score in scores]
     return [
@@ -215,7 +211,7 @@ def told_scores(scores: Scores, classes: tuple[str, ...]) -> list[dict[str, Any]
     ]
 
 
-def _part(answer: Answer, places: Int64) -> Answer:
+def _select(answer: Answer, places: Int64) -> Answer:
     scores = None if answer.scores is None else answer.scores[places]
     return Answer(answer.vectors[places], scores)
 

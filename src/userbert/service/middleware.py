@@ -1,6 +1,6 @@
-"""Who may call, and how large a call may be, before any of it is read.
+"""Access checks before a request is read: host, token, free queue space, body size and time.
 
-In: requests. Out: those that may pass; the others are answered here, in the form of all answers.
+In: requests. Out: requests that pass; the others are answered here, with the usual error body.
 """
 
 import asyncio
@@ -18,41 +18,43 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from userbert.errors import InputError
 
-OPEN = ("/healthz", "/readyz", "/")
-"""Whoever starts and watches the service has no token, and learns nothing from these."""
+OPEN_PATHS = ("/healthz", "/readyz", "/")
+"""Paths that need no token: for health checks and the empty page; they reveal no data."""
 _PAGE = "/page/"
-"""Its files hold no data either."""
+"""Prefix of the page's files, which need no token either: they hold no data."""
 _SHORTEST_TOKEN = 16
+"""Characters of a token at least, so that it cannot be guessed."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Host names of this machine."""
 
 
 _Refusal = tuple[int, str, dict[str, str]]
-"""The status, what to mend, headers."""
+"""Status, detail and headers of an error response."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a call may ask for."""
+    """Limits of a call."""
 
     body: int = 16 * 2**20
-    """Bytes."""
+    """Bytes of a request body."""
     users: int = 1_024
-    """Of a call."""
+    """Users per call."""
     events: int = 20_000
-    """Of a user, profile records among them."""
+    """Events per user, including profile records."""
     seconds: float = 10.0
-    """For a body to arrive, and for an answer to be made."""
+    """Seconds for a body to arrive, and again for the answer."""
 
 
 def read_tokens(file: Path) -> tuple[bytes, ...]:
-    """The tokens of a file, one a line; empty lines and those that begin with # are passed over.
+    """Reads a file with one token per line; skips empty lines and lines that start with #.
 
-    Raises `InputError` if there is none, or if one is so short that it can be guessed.
+    Raises `InputError` if there is no token or one is too short.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: expected a file of tokens, one a line: {error}.") from error
+        raise InputError(f"{file}: expected a file with one token per line: {error}.") from error
     tokens = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
@@ -64,12 +66,14 @@ def read_tokens(file: Path) -> tuple[bytes, ...]:
             )
         tokens.append(line.encode())
     if not tokens:
-        raise InputError(f"{file}: expected a token a line, found none.")
+        raise InputError(
+            f"{file}: expected one token per line, found none. `openssl rand -hex 32` makes one."
+        )
     return tuple(tokens)
 
 
-class Guard:
-    """Checks the address, the token, the room in the queue and the size of each request."""
+class AccessMiddleware:
+    """Checks the host, the token, free queue space, the size and the duration of each request."""
 
     def __init__(
         self,
@@ -85,7 +89,7 @@ class Guard:
         self._is_full = is_full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, or answer it."""
+        """Passes a request on, or answers it with an error."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -96,61 +100,62 @@ class Guard:
         await self._app(scope, self._limited(receive), send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> _Refusal | None:
-        # A page of elsewhere whose name leads here could read what needs no token.
+        # DNS rebinding: a foreign web page whose host name resolves to this machine could
+        # otherwise read whatever needs no token.
         host = urlsplit(f"//{headers.get('host', '')}").hostname
         if self._hosts and host not in self._hosts:
-            return 400, f"host: expected {' or '.join(self._hosts)}. Call by that name.", {}
-        is_open = scope["path"] in OPEN or scope["path"].startswith(_PAGE)
-        if self._tokens and not is_open and not self._may(headers):
-            told = "expected a header Authorization: Bearer TOKEN with a token that is known."
-            return 401, told, {"WWW-Authenticate": "Bearer"}
+            return 400, f"host: expected {' or '.join(self._hosts)}. Use that name.", {}
+        is_open = scope["path"] in OPEN_PATHS or scope["path"].startswith(_PAGE)
+        if self._tokens and not is_open and not self._has_token(headers):
+            detail = "expected a header Authorization: Bearer TOKEN with a known token."
+            return 401, detail, {"WWW-Authenticate": "Bearer"}
         return self._refusal_of_body(headers) if scope["method"] == "POST" else None
 
     def _refusal_of_body(self, headers: Headers) -> _Refusal | None:
         if self._is_full():
-            return 429, "too many users wait already. Try again in a second.", {"Retry-After": "1"}
+            return 429, "the queue is full. Try again in a second.", {"Retry-After": "1"}
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._limits.body:
-            return 413, self._told_size(), {}
+            return 413, self._too_large(), {}
         if headers.get("content-encoding", "identity") != "identity":
-            return 415, "content-encoding: expected none. Send the JSON as it is.", {}
+            return 415, "content-encoding: expected none. Send the JSON uncompressed.", {}
         return None
 
-    def _may(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        found = [hmac.compare_digest(given.strip().encode(), known) for known in self._tokens]
-        return scheme.lower() == "bearer" and any(found)
+    def _has_token(self, headers: Headers) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        matches = [hmac.compare_digest(token.strip().encode(), known) for known in self._tokens]
+        return scheme.lower() == "bearer" and any(matches)
 
     def _limited(self, receive: Receive) -> Receive:
-        """A body that is not longer, nor comes slower, than it may."""
-        size, until, is_complete = 0, time.monotonic() + self._limits.seconds, False
+        """Wraps `receive` so that a body that is too long or too slow raises `HTTPException`."""
+        size, deadline, is_complete = 0, time.monotonic() + self._limits.seconds, False
 
         async def limited() -> Message:
             nonlocal size, is_complete
-            if is_complete:  # what comes then is that the caller has gone
+            if is_complete:  # only a disconnect can follow, and may take its time
                 return await receive()
             try:
-                async with asyncio.timeout(until - time.monotonic()):
+                async with asyncio.timeout(deadline - time.monotonic()):
                     message = await receive()
             except TimeoutError:
-                told = f"the body took longer than {self._limits.seconds:g} s. Send it at once."
-                raise HTTPException(408, told) from None
+                detail = f"the body took longer than {self._limits.seconds:g} s. Send it faster."
+                raise HTTPException(408, detail) from None
             size += len(message.get("body", b""))
             if size > self._limits.body:
-                raise HTTPException(413, self._told_size())
+                raise HTTPException(413, self._too_large())
             is_complete = not message.get("more_body", False)
             return message
 
         return limited
 
-    def _told_size(self) -> str:
+    def _too_large(self) -> str:
         most = self._limits.body // 2**20
-        return f"the body is larger than {most} MiB. Send fewer users, or fewer events, at a time."
+        return f"the body is larger than {most} MiB. Send fewer users or events per call."
 
 
-async def _refuse(send: Send, status: int, told: str, headers: dict[str, str]) -> None:
-    body = json.dumps({"detail": told}).encode()
-    named = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-    raw = [(name.lower().encode(), value.encode()) for name, value in named.items()]
+async def _refuse(send: Send, status: int, detail: str, headers: dict[str, str]) -> None:
+    body = json.dumps({"detail": detail}).encode()
+    fields = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+    raw = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -1,13 +1,8 @@
-"""All users of prepared data: what they did, their vectors, who is near whom.
+"""All users of prepared data: search by id, vectors and nearest neighbours.
 
-In: prepared data and the models that are served. Out: `Population`. The vectors of all users are
-made in the background when the service begins; until they are there, who asks is told how far it
-is.
-
-Users by a part of their id.
-
-In: prepared data and a text. Out: `Found`. An id that is the text is found by its hash, whatever
-the number of users; the others are looked for shard by shard, among so many users at most.
+In: prepared data and the loaded models. Out: `Population`, which embeds all users in the background
+when the service starts, and raises `NotReadyError` with the progress until that is done; and
+`find_users`.
 """
 
 import threading
@@ -24,110 +19,113 @@ import pyarrow.compute as pc
 from userbert.data.ragged import Float32, Int64
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import pairs_at, user_ids_of
-from userbert.data.use.timeline import WordView, profile_values, timeline
+from userbert.data.use.timeline import WordView
 from userbert.embedding.embeddings import Embeddings
 from userbert.errors import UserBertError
-from userbert.export.backend import Answer
 from userbert.search.neighbours import Neighbours
-from userbert.service.loaded_models import Served, Watched
+from userbert.service.loaded_models import FileSnapshot, LoadedModel
 from userbert.service.telemetry import log
 from userbert.tasks.predictions import Scores
 
-_MOST = 5_000_000
-"""Users who are looked at: a third of a second."""
-_KEPT = 1_000
-"""Of a shard's, from which the first by name are told; at least as many as a call may ask for."""
+_MOST_SEARCHED = 5_000_000
+"""Users to search at most; takes a third of a second."""
+_MOST_MATCHES = 1_000
+"""Matches to take from a shard; at least the largest `limit` of a call."""
+_CHUNK_USERS = 64
+"""Users to embed before the waiting calls are answered."""
+_SAMPLE_USERS = 50_000
+"""Users to embed first and to show on the map: more points than pixels show nothing new."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """Users whose ids hold a text."""
+class UserMatches:
+    """Users whose ids contain a text."""
 
     users: list[str]
     more: bool
-    """Whether there are, or may be, others."""
+    """Whether there are, or may be, more matches."""
 
 
-def find_users(data: PreparedData, text: str, limit: int) -> Found:
-    """Find users: the one of that id, then whose id begins with it, then whose id holds it."""
+def find_users(data: PreparedData, text: str, limit: int) -> UserMatches:
+    """Finds users by id: the exact match, then ids that start with the text, then that contain it.
+
+    The exact match is found by its hash; the others in the first `_MOST_SEARCHED` users.
+    """
     exact = [text] if int(data.rows_of([text])[0]) >= 0 else []
-    begin: list[str] = []
-    hold: list[str] = []
-    looked_at = 0
+    starting: list[str] = []
+    containing: list[str] = []
+    searched = 0
     for shard in data.shards:
-        if len(begin) > limit or looked_at > _MOST:
+        if len(starting) > limit or searched > _MOST_SEARCHED:
             break
-        looked_at += shard.users
+        searched += shard.users
         ids = shard.user_ids
-        holding = ids.filter(pc.match_substring(ids, text))
-        is_begin = pc.starts_with(holding, text)
-        begin += holding.filter(is_begin).slice(0, _KEPT + 2).to_pylist()
-        if len(hold) <= limit:
-            hold += holding.filter(pc.invert(is_begin)).slice(0, _KEPT + 2).to_pylist()
-    others = [*sorted(begin), *sorted(hold)]
+        matches = ids.filter(pc.match_substring(ids, text))
+        is_start = pc.starts_with(matches, text)
+        starting += matches.filter(is_start).slice(0, _MOST_MATCHES + 2).to_pylist()
+        if len(containing) <= limit:
+            containing += (
+                matches.filter(pc.invert(is_start)).slice(0, _MOST_MATCHES + 2).to_pylist()
+            )
+    others = [*sorted(starting), *sorted(containing)]
     users = [*exact, *(user for user in others if user != text)]
-    return Found(users[:limit], len(users) > limit or looked_at < len(data))
-
-
-_AT_A_TIME = 64
-"""Users who are embedded before calls that came meanwhile are answered."""
-_SAMPLE = 50_000
-"""Users who are embedded first, and shown: more points than pixels tell no more."""
+    return UserMatches(users[:limit], len(users) > limit or searched < len(data))
 
 
 class NotReadyError(UserBertError):
-    """What was asked for is not there yet, or no longer what it was."""
+    """The vectors are not ready yet, or the data have changed on disk."""
 
 
 class UnknownUserError(UserBertError):
-    """The data do not hold a user."""
+    """The data have no user with this id."""
 
 
 @dataclass(frozen=True, eq=False)
-class Everybody:
-    """The vectors of all users by one model."""
+class VectorIndex:
+    """Vectors of all users by one model, and their nearest-neighbour search."""
 
     embeddings: Embeddings
     neighbours: Neighbours
 
 
 @dataclass(frozen=True, eq=False)
-class Sampled:
-    """What a model says of the users of the sample, (S,) of them."""
+class SampleAnswer:
+    """A model's vectors (S, H) and scores of the S sampled users."""
 
     vectors: Float32
     scores: Scores | None
 
 
 @dataclass(frozen=True)
-class Near:
-    """A user near another."""
+class Neighbour:
+    """A user and the cosine similarity to another user."""
 
     user_id: str
     cosine: float
 
 
 class Population:
-    """Users of prepared data, as the models see them just after the last event."""
+    """All users of prepared data, as of just after the last event."""
 
-    def __init__(self, data: PreparedData, served: Mapping[str, Served]) -> None:
+    def __init__(self, data: PreparedData, models: Mapping[str, LoadedModel]) -> None:
         self.data = data
         self.cutoff = data.default_cutoff
-        self._files = Watched.at(data.path)
-        self._served = served
+        self._files = FileSnapshot.take(data.path)
+        self._models = models
         self._pairs = pairs_at(data, [self.cutoff])
         self._ids = data.user_ids.take(pa.array(self._pairs.rows))
-        self._everybody: dict[str, Everybody] = {}
-        self._sampled: dict[str, Sampled] = {}
-        self._done = dict.fromkeys(served, 0)
+        self._indexes: dict[str, VectorIndex] = {}
+        self._sample_answers: dict[str, SampleAnswer] = {}
+        self._embedded_counts = dict.fromkeys(models, 0)
         count = len(self._pairs)
-        self._sample = np.random.default_rng(0).choice(count, min(count, _SAMPLE), replace=False)
+        sample_size = min(count, _SAMPLE_USERS)
+        self._sample = np.random.default_rng(0).choice(count, sample_size, replace=False)
         is_other = np.ones(count, bool)
         is_other[self._sample] = False
         self._rest = np.flatnonzero(is_other)
         self._is_stopped = threading.Event()
-        for one in served.values():  # ids of the data that a model does not know are told now
-            one.run(data, self._pairs.rows[:1], self._pairs.cutoffs[:1])
+        for model in models.values():  # raises at once if the vocabularies differ
+            model.run(data, self._pairs.rows[:1], self._pairs.cutoffs[:1])
         self._thread: threading.Thread | None = None
         self._on_sample: Callable[[str], object] = lambda _: None
 
@@ -136,112 +134,103 @@ class Population:
         before: Callable[[], object] = lambda: None,
         on_sample: Callable[[str], object] = lambda _: None,
     ) -> None:
-        """Begin to embed all users, after what is asked for `before`.
+        """Starts to embed all users in a thread that calls `before` first.
 
-        `on_sample` is called with the name of each model that has embedded the sample.
+        `on_sample` is called with each model's name once that model has embedded the sample.
         """
         self._on_sample = on_sample
 
         def work() -> None:
-            _tried(before)
+            _call_or_log(before)
             self._embed()
 
         self._thread = threading.Thread(target=work, name="population", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End before all are embedded."""
+        """Stops embedding, and waits for the thread to end."""
         self._is_stopped.set()
         if self._thread is not None:
             self._thread.join()
 
-    def check(self) -> None:
-        """Raise `NotReadyError` if the data's files have changed since they were opened."""
+    def check_files(self) -> None:
+        """Raises `NotReadyError` if the data's files have changed since they were opened."""
         if self._files.has_changed():
             raise NotReadyError(
-                f"{self.data.path.name} has changed since the service began. Start it again."
+                f"{self.data.path.name} has changed since the service started. Restart the service."
             )
 
     def row_of(self, user_id: str) -> int:
-        """The row of a user; raise `UnknownUserError` if there is none."""
+        """Returns the row of a user; raises `UnknownUserError` if there is none."""
         row = int(self.data.rows_of([user_id])[0])
         if row < 0:
-            raise UnknownUserError(f"the data do not know the user {user_id!r}.")
+            raise UnknownUserError(f"the data have no user {user_id!r}.")
         return row
 
-    def words(self, row: int, cutoff: int) -> list[WordView]:
-        """What a user did before a cut-off, as words."""
-        return timeline(self.data, row, cutoff)
-
-    def profile(self, row: int, cutoff: int) -> dict[str, str]:
-        """The profile fields that were known of a user."""
-        return profile_values(self.data, row, cutoff)
-
-    def answer(self, served: Served, row: int, cutoff: int) -> Answer:
-        """What a model says of a user."""
-        return served.run(self.data, np.array([row]), np.array([cutoff]))
-
-    def everybody(self, model: str) -> Everybody:
-        """All vectors by a model; raise `NotReadyError` until they are there."""
-        found = self._everybody.get(model)
-        if found is None:
+    def vector_index(self, model: str) -> VectorIndex:
+        """Returns a model's vectors of all users; raises `NotReadyError` until they are ready."""
+        index = self._indexes.get(model)
+        if index is None:
             raise NotReadyError(
-                f"{self._done[model]:,} of {len(self._pairs):,} users are embedded by now. "
-                "Try again soon."
+                f"{self._embedded_counts[model]:,} of {len(self._pairs):,} users are embedded so "
+                "far. Try again soon."
             )
-        return found
+        return index
 
     @property
     def sample_rows(self) -> Int64:
-        """(S,): the rows of users at random, all of few; embedded before the others."""
+        """Rows of the sampled users, in random order (S,); they are embedded first."""
         return self._pairs.rows[self._sample]
 
     @property
     def sample_ids(self) -> pa.Array:
-        """(S,): who they are."""
+        """Ids of the sampled users (S,)."""
         return user_ids_of(self.data, self.sample_rows)
 
     def __len__(self) -> int:
-        """Count the users who can be embedded."""
+        """Number of users that can be embedded."""
         return len(self._pairs)
 
-    def sampled(self, model: str) -> Sampled:
-        """What a model says of the sample; raise `NotReadyError` until it is there."""
-        found = self._sampled.get(model)
-        if found is None:
-            done, of = self._done[model], len(self._sample)
-            raise NotReadyError(f"{done:,} of {of:,} users are embedded by now. Try again soon.")
-        return found
+    def sample_answer(self, model: str) -> SampleAnswer:
+        """Returns a model's answer for the sample; raises `NotReadyError` until it is ready."""
+        answer = self._sample_answers.get(model)
+        if answer is None:
+            done, total = self._embedded_counts[model], len(self._sample)
+            raise NotReadyError(f"{done:,} of {total:,} users are embedded so far. Try again soon.")
+        return answer
 
-    def done(self, model: str) -> tuple[int, int]:
-        """How many users of the sample are embedded, and how many there are."""
-        return min(self._done[model], len(self._sample)), len(self._sample)
+    def sample_progress(self, model: str) -> tuple[int, int]:
+        """Returns the number of sampled users that are embedded, and of all sampled users."""
+        return min(self._embedded_counts[model], len(self._sample)), len(self._sample)
 
-    def near(self, model: str, row: int, vector: Float32, k: int) -> list[Near] | None:
-        """The k users nearest to a vector (H,), but for a row; none until all are embedded."""
-        everybody = self._everybody.get(model)
-        if everybody is None:
+    def nearest(self, model: str, row: int, vector: Float32, k: int) -> list[Neighbour] | None:
+        """Finds the k users nearest to a vector (H,), except the user in `row`.
+
+        Returns None until all users are embedded.
+        """
+        index = self._indexes.get(model)
+        if index is None:
             return None
-        places, cosines = everybody.neighbours.search(vector[None], k + 1)
-        found = [
-            Near(self._ids[int(place)].as_py(), float(cosine))
+        places, cosines = index.neighbours.search(vector[None], k + 1)
+        neighbours = [
+            Neighbour(self._ids[int(place)].as_py(), float(cosine))
             for place, cosine in zip(places[0], cosines[0], strict=True)
             if place >= 0 and self._pairs.rows[place] != row
         ]
-        return found[:k]
+        return neighbours[:k]
 
     def _embed(self) -> None:
-        """Embed the sample by each model, then all others."""
+        """Embeds the sample with each model, then the other users."""
         all_vectors: dict[str, Float32] = {}
-        for name, served in self._served.items():
-            vectors = np.empty((len(self._pairs), served.backend.width), np.float32)
+        for name, model in self._models.items():
+            vectors = np.empty((len(self._pairs), model.backend.width), np.float32)
             scores = self._run(name, self._sample, vectors)
             if self._is_stopped.is_set():
                 return
-            self._sampled[name] = Sampled(vectors[self._sample], scores)
+            self._sample_answers[name] = SampleAnswer(vectors[self._sample], scores)
             all_vectors[name] = vectors
-            log.info("%s users are embedded by %s", f"{len(self._sample):,}", name)
-            _tried(partial(self._on_sample, name))
+            log.info("%s embedded %s users", name, f"{len(self._sample):,}")
+            _call_or_log(partial(self._on_sample, name))
         for name, vectors in all_vectors.items():
             self._run(name, self._rest, vectors)
             if self._is_stopped.is_set():
@@ -253,36 +242,36 @@ class Population:
                     "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])),
                 }
             )
-            self._everybody[name] = Everybody(Embeddings.of(frame), Neighbours.of(vectors))
-            log.info("all users are embedded by %s", name)
+            self._indexes[name] = VectorIndex(Embeddings.of(frame), Neighbours.of(vectors))
+            log.info("%s embedded all users", name)
 
     def _run(self, name: str, places: Int64, vectors: Float32) -> Scores | None:
-        """Embed some users into the vectors of all; return their scores, if there are any."""
+        """Writes the vectors of some users into `vectors` (all users, H); returns their scores."""
         scores: list[Scores] = []
-        for first in range(0, len(places), _AT_A_TIME):
+        for first in range(0, len(places), _CHUNK_USERS):
             if self._is_stopped.is_set():
                 break
-            some = places[first : first + _AT_A_TIME]
-            answer = self._served[name].run(
-                self.data, self._pairs.rows[some], self._pairs.cutoffs[some]
+            chunk = places[first : first + _CHUNK_USERS]
+            answer = self._models[name].run(
+                self.data, self._pairs.rows[chunk], self._pairs.cutoffs[chunk]
             )
-            vectors[some] = answer.vectors
+            vectors[chunk] = answer.vectors
             if answer.scores is not None:
                 scores.append(answer.scores)
-            self._done[name] += len(some)
+            self._embedded_counts[name] += len(chunk)
         return np.concatenate(scores) if scores else None
 
 
-def _tried(make: Callable[[], object]) -> None:
-    """Make what is not needed here: who asks for it is told what is wrong with it."""
+def _call_or_log(prepare: Callable[[], object]) -> None:
+    """Prepares an answer of the explorer early; a call that needs it will meet the error again."""
     try:
-        make()
+        prepare()
     except Exception:
-        log.exception("what the explorer shows could not be made")
+        log.exception("an answer of the explorer could not be prepared")
 
 
-def as_json(word: WordView) -> dict[str, Any]:
-    """A word as plain JSON."""
+def word_as_json(word: WordView) -> dict[str, Any]:
+    """Returns a word as plain JSON."""
     return {
         "segment": word.segment,
         "number": word.number,

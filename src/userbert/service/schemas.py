@@ -1,9 +1,7 @@
-"""What calls say, and what they are answered, as the description of the service has them.
+"""Bodies of requests and responses, as /openapi.json describes them.
 
-In: JSON. Out: models whose types are checked; what events hold is checked by `data/use/live.py`, as
-preparation checks it.
-
-What the explorer's calls say and are answered, where it is no record of `explorer/`.
+In: JSON. Out: pydantic models with checked types. The contents of events are checked by
+`data/use/live.py`, as `prepare` checks them. Records of `explorer/` serve as response bodies too.
 """
 
 from typing import Annotated, Any, Literal
@@ -11,13 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from userbert.explorer.colours import Colour
-from userbert.explorer.traits import Shared, Trait
+from userbert.explorer.traits import SharedValue, Trait
 
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 _SCALAR = {"anyOf": [{"type": kind} for kind in ("string", "number", "boolean", "null")]}
 _RECORD = {"type": "object", "additionalProperties": _SCALAR}
 Record = Annotated[dict[str, Any], WithJsonSchema(_RECORD)]
-"""A row of a log, or of profiles: values by the names of the columns."""
+"""A row of a log or of profiles: values by column name."""
 Instant = Annotated[
     str,
     StringConstraints(max_length=40),
@@ -25,68 +23,72 @@ Instant = Annotated[
 ]
 
 
-class Body(BaseModel):
-    """A call, whose keys are known."""
+class RequestBody(BaseModel):
+    """Base of request bodies: unknown keys are errors, and types are not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class User(Body):
-    """What is known of one user."""
+class User(RequestBody):
+    """Raw events and profile of a user."""
 
     user_id: UserId
     events: dict[str, list[Record]] = Field(
-        default_factory=dict, description="Raw events by the schema's sources, in any order."
+        default_factory=dict, description="Raw events by source of the schema, in any order."
     )
     profile: list[Record] = Field(
         default_factory=list,
-        description="A record of profile fields; several where the schema's profile has a time.",
+        description="One record of profile fields; several if the schema's profile has a time.",
     )
     cutoff: Instant | None = Field(
-        default=None, description="Instead of the call's, for this user alone."
+        default=None, description="Cut-off of this user, in place of the call's."
     )
 
 
-class UsersBody(Body):
-    """Users whose vectors or scores are asked for."""
+class UsersBody(RequestBody):
+    """Users to embed or score."""
 
-    model: str | None = Field(default=None, description="Its name; needed where several serve.")
+    model: str | None = Field(
+        default=None, description="Name of the model; required if the service has several."
+    )
     users: list[User] = Field(min_length=1)
     cutoff: Instant | None = Field(
         default=None,
-        description="All events lie before this instant; a time without a zone is in the "
-        "schema's. Default: now.",
+        description="Instant that all events must precede; a time without a zone is in the "
+        "schema's time zone. Default: now.",
     )
 
 
-class LookalikeBody(Body):
-    """Seeds whose like is looked for."""
+class LookalikeBody(RequestBody):
+    """Seeds to find look-alikes of."""
 
-    model: str | None = Field(default=None, description="Its name; needed where several serve.")
+    model: str | None = Field(
+        default=None, description="Name of the model; required if the service has several."
+    )
     seeds: list[UserId] = Field(min_length=1, max_length=100_000)
     exclude: list[UserId] = Field(default_factory=list, max_length=1_000_000)
-    k: int = Field(default=100, ge=1, le=100_000, description="So many users.")
+    k: int = Field(default=100, ge=1, le=100_000, description="Length of the list.")
     by: Literal["centroid", "nearest", "linear"] = Field(
-        default="centroid", description="How seeds are combined."
+        default="centroid", description="Way to score users by the seeds."
     )
 
 
 class Embedding(BaseModel):
-    """A user's vector."""
+    """Vector of a user."""
 
     user_id: str
     embedding: list[float] | None = Field(description="null: no event in any window.")
 
 
 class Embeddings(BaseModel):
-    """Answers in the order of the users."""
+    """Vectors, in the order of the request's users."""
 
     model: str
     users: list[Embedding]
 
 
 class Score(BaseModel):
-    """A user's score, or of a task of many classes the best values."""
+    """Score of a user; for multi-class tasks the best values and their scores."""
 
     user_id: str
     score: float | None = Field(default=None, description="null: no event in any window.")
@@ -95,7 +97,7 @@ class Score(BaseModel):
 
 
 class Scores(BaseModel):
-    """Answers in the order of the users."""
+    """Scores, in the order of the request's users."""
 
     model: str
     task: str
@@ -110,39 +112,39 @@ class Word(BaseModel):
     begins: str
     actions: int
     values: dict[str, list[tuple[str, int]]] = Field(
-        description="By attribute: values, and how many actions carry each."
+        description="Values of each attribute, with the number of actions that have each."
     )
 
 
-class Near(BaseModel):
-    """A user near another."""
+class Neighbour(BaseModel):
+    """A user and the cosine similarity to another user."""
 
     user_id: str
     cosine: float
 
 
-class Said(BaseModel):
-    """What a model says of a user."""
+class ModelAnswer(BaseModel):
+    """A model's vector, scores and nearest users of a user."""
 
     embedding: list[float]
     score: float | None = None
     values: list[str] | None = None
     scores: list[float] | None = None
-    neighbours: list[Near] | None = Field(description="null: not all users are embedded yet.")
+    neighbours: list[Neighbour] | None = Field(description="null: not all users are embedded yet.")
 
 
 class KnownUser(BaseModel):
-    """What is known of a user of the data."""
+    """A user of the prepared data, and each model's answer."""
 
     user_id: str
-    cutoff: int = Field(description="Microseconds since 1970: what is told lies before it.")
+    cutoff: int = Field(description="Microseconds since 1970; only events before it are used.")
     profile: dict[str, str]
     words: list[Word]
-    models: dict[str, Said]
+    models: dict[str, ModelAnswer]
 
 
-class Alike(BaseModel):
-    """A user of a list."""
+class LookalikeUser(BaseModel):
+    """User in a look-alike list."""
 
     user_id: str
     score: float
@@ -150,7 +152,7 @@ class Alike(BaseModel):
 
 
 class HeldOut(BaseModel):
-    """How many seeds a way finds that it does not know, a fifth at a time."""
+    """Number of held-out seeds that a way finds, by five-fold cross-validation."""
 
     way: str
     seeds: int
@@ -159,43 +161,43 @@ class HeldOut(BaseModel):
 
 
 class Lookalikes(BaseModel):
-    """Users like the seeds, best first."""
+    """Users most like the seeds, best first."""
 
     model: str
     by: str
-    seeds: int = Field(description="With a vector.")
-    unknown: list[str] = Field(description="Seeds without one.")
-    others: int = Field(description="Users who could be in the list.")
+    seeds: int = Field(description="Number of seeds with a vector.")
+    unknown: list[str] = Field(description="Seeds without a vector.")
+    others: int = Field(description="Number of users to choose from.")
     held_out: list[HeldOut]
-    users: list[Alike]
+    users: list[LookalikeUser]
 
 
-class TraitsBody(Body):
-    """Users who are held against the rest."""
+class TraitsBody(RequestBody):
+    """Group of users to compare with the others."""
 
     users: list[UserId] = Field(min_length=1, max_length=100_000)
     model: str | None = Field(
-        default=None, description="On whose map they were chosen: traits do not depend on it."
+        default=None, description="Model whose map shows the users; traits do not depend on it."
     )
 
 
 class MapAnswer(BaseModel):
-    """Users in two directions."""
+    """Two-dimensional map of users."""
 
     model: str
     method: str
-    note: str = Field(description="What the way they are laid out means.")
-    is_final: bool = Field(description="Or a better layout is being made.")
-    users: int = Field(description="Of the data.")
-    shown: int
+    note: str = Field(description="Explanation of the layout.")
+    is_final: bool = Field(description="false while a better layout is being computed.")
+    users: int = Field(description="Number of users in the data.")
+    shown: int = Field(description="Number of users on the map.")
     user_ids: list[str]
     x: list[float]
     y: list[float]
     colours: list[Colour]
 
 
-class NotYet(BaseModel):
-    """How far the vectors are."""
+class EmbeddingProgress(BaseModel):
+    """Number of users embedded so far."""
 
     detail: str
     done: int
@@ -203,7 +205,7 @@ class NotYet(BaseModel):
 
 
 class ColourAnswer(BaseModel):
-    """What colours the users of a map, in their order."""
+    """Values that colour the users of a map, in the map's order."""
 
     name: str
     title: str
@@ -214,22 +216,22 @@ class ColourAnswer(BaseModel):
 
 
 class TraitsAnswer(BaseModel):
-    """What users have in common against the rest, strongest first."""
+    """Values that set a group of users apart from the others, strongest first."""
 
-    users: int = Field(description="Who were looked at; of very many some at random.")
-    unknown: int
+    users: int = Field(description="Users compared; of a very large group, a random sample.")
+    unknown: int = Field(description="Users of the group that are not in the data.")
     others: int
     traits: list[Trait]
 
 
 class SharedAnswer(BaseModel):
-    """Values that two users carry, rarest first."""
+    """Values that two users have in common, rarest first."""
 
-    traits: list[Shared]
+    traits: list[SharedValue]
 
 
 class ExpectedValue(BaseModel):
-    """A value that a model thinks likely in a word."""
+    """A value that a model expects in a word."""
 
     value: str
     probability: float
@@ -237,15 +239,17 @@ class ExpectedValue(BaseModel):
 
 
 class ExpectedAttribute(BaseModel):
-    """What a model expects of an attribute, and what is there."""
+    """Expected and actual values of an attribute in a word."""
 
     attribute: str
     expected: list[ExpectedValue]
-    there: list[tuple[str, int]] = Field(description="Values, and how many actions carry each.")
+    there: list[tuple[str, int]] = Field(
+        description="Actual values, with the number of actions that have each."
+    )
 
 
 class ExpectedAnswer(BaseModel):
-    """What a model expects in a word that is hidden from it."""
+    """Values that a model expects in a word that is hidden from it."""
 
     model: str
     segment: str
@@ -253,8 +257,8 @@ class ExpectedAnswer(BaseModel):
     attributes: list[ExpectedAttribute]
 
 
-class MovedWord(BaseModel):
-    """A word, and how far the output falls without it."""
+class WordEffect(BaseModel):
+    """Effect of a word: how much the score falls without it."""
 
     segment: str
     number: int
@@ -262,8 +266,8 @@ class MovedWord(BaseModel):
     attributes: dict[str, float]
 
 
-class MovedField(BaseModel):
-    """A profile field, and how far the output falls without it."""
+class FieldEffect(BaseModel):
+    """Effect of a profile field: how much the score falls without it."""
 
     name: str
     value: str
@@ -271,12 +275,12 @@ class MovedField(BaseModel):
 
 
 class ExplanationAnswer(BaseModel):
-    """What moved a score, most first."""
+    """Explanation of a score, largest effects first."""
 
     model: str
     task: str
     value: str | None
     score: float
     unit: str
-    words: list[MovedWord]
-    fields: list[MovedField]
+    words: list[WordEffect]
+    fields: list[FieldEffect]

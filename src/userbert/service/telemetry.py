@@ -1,7 +1,7 @@
-"""What the service tells of itself: metrics for Prometheus, and a line of JSON a request.
+"""Metrics for Prometheus, and a JSON log line per request.
 
-Neither holds anything of a user: no id, no event, no score. A route is named as it is written in
-the description, so ids in addresses do not appear.
+Neither contains user data: no id, event or score. A route is named by its template, as in
+/openapi.json, so ids in URLs do not appear.
 """
 
 import json
@@ -16,13 +16,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _SECONDS = (0.002, 0.004, 0.008, 0.016, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+"""Histogram buckets of request durations."""
 _USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Histogram buckets of users per batch."""
 
 log = logging.getLogger("userbert.service")
 
 
 class Metrics:
-    """The metrics of one service."""
+    """Metrics of one service."""
 
     def __init__(self, waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
@@ -30,7 +32,7 @@ class Metrics:
             "userbert_requests", "Requests answered.", ["route", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "userbert_request_seconds", "From a request's first byte to its answer's last.",
+            "userbert_request_seconds", "Seconds from a request's first byte to the answer's last.",
             ["route"], buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self.users = Counter(
@@ -40,57 +42,57 @@ class Metrics:
             "userbert_batch_users", "Users in a batch.", buckets=_USERS, registry=self.registry
         )
         self.changed = Gauge(
-            "userbert_changed_on_disk", "1: files are others than those that were read.",
+            "userbert_changed_on_disk", "1 if a model's files changed since they were loaded.",
             ["name"], registry=self.registry,
         )  # fmt: skip
-        Gauge(
-            "userbert_waiting_users", "Users whose calls wait.", registry=self.registry
-        ).set_function(waiting)
+        Gauge("userbert_waiting_users", "Users in the queue.", registry=self.registry).set_function(
+            waiting
+        )
 
     def text(self) -> bytes:
-        """As Prometheus reads them."""
+        """Returns the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-class Telemetry:
-    """Counts and logs each request."""
+class TelemetryMiddleware:
+    """Counts, times and logs each request."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and see what becomes of it."""
+        """Passes a request on, adds an `x-request-id` to the answer, and records the outcome."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status, request = time.perf_counter(), 500, uuid4().hex[:12]
+        start, status, request_id = time.perf_counter(), 500, uuid4().hex[:12]
 
-        async def seen(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request.encode())]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
-            await self._app(scope, receive, seen)
+            await self._app(scope, receive, send_with_id)
         except Exception:
-            log.exception("a fault of the service; please report it", extra={"request": request})
+            log.exception("a bug in the service; please report it", extra={"request": request_id})
             raise
         finally:
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.requests.labels(route, status).inc()
             self._metrics.seconds.labels(route).observe(seconds)
-            told = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
-            log.info("request", extra={"request": request, "told": told})
+            fields = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
+            log.info("request", extra={"request": request_id, "fields": fields})
 
 
-class JsonLines(logging.Formatter):
-    """A line of JSON a record."""
+class JsonFormatter(logging.Formatter):
+    """Formats a log record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record, with what was told beside its message."""
+        """Returns the record's message and its extra fields as JSON."""
         content = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -98,9 +100,9 @@ class JsonLines(logging.Formatter):
         }
         if hasattr(record, "request"):
             content["request"] = record.request
-        content |= getattr(record, "told", {})
+        content |= getattr(record, "fields", {})
         if record.exc_info:
-            # The place alone: an exception's own words may hold a value of a user.
+            # Type and location only: an exception's message may contain user data.
             kind, _, trace = record.exc_info
             content["fault"] = getattr(kind, "__name__", "")
             while trace is not None:
@@ -110,8 +112,8 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Write the service's log as lines of JSON to standard error."""
+    """Sends the service's log to standard error, as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
