@@ -1,4 +1,4 @@
-"""Prepared data from a handful of events, written out in the tests."""
+"""Prepared data from a handful of events that tests write out by hand, and a tiny model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +52,7 @@ KIDS = Categories(("0", "1", "2"))
 
 
 def instant(text: str) -> int:
-    """Microseconds since 1970 of a UTC time."""
+    """Converts a UTC time to microseconds since 1970."""
     return to_instant(text, ZoneInfo("UTC"))
 
 
@@ -61,7 +61,7 @@ def make_data(
     events: Sequence[Event],
     profiles: Sequence[tuple[str, str | None, str | None]] = (),
 ) -> PreparedData:
-    """Write events and profiles `(user, age, kids)` as prepared data into a new folder."""
+    """Writes events and profiles `(user, age, kids)` as prepared data into a new folder."""
     schema = Schema.parse(SCHEMA)
     expense = Bins((2.0, 5.0))
     segments: dict[str, dict[str, Vocabulary]] = {
@@ -99,7 +99,7 @@ def make_data(
         )
         for name, segment in schema.segments.items()
     }
-    # Strangers, whose number is -1, are no users.
+    # Profiles of people without events have the number -1 and are dropped.
     profile = people.filter(pl.col("user") >= 0).sort("user").to_arrow()
     write_shard(folder / "shards" / "00000", [ShardTables(users, tables, profile)])
     (folder / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
@@ -112,11 +112,11 @@ def make_data(
 
 
 CUTOFF = "2020-02-01T12:00"
-"""Of `tastes`."""
+"""Cut-off for the data of `tastes`."""
 
 
 def tastes(folder: Path, users: int = 60) -> PreparedData:
-    """Users of whom every second likes apples and the others bread; each act again at the end."""
+    """Data in which odd users like apples and even users bread; all act again after `CUTOFF`."""
     random = np.random.default_rng(0)
     events: list[Event] = []
     for number in range(users):
@@ -133,7 +133,7 @@ def tastes(folder: Path, users: int = 60) -> PreparedData:
 def tiny_model(
     data: PreparedData, seed: int = 0, hide: Sequence[str] = ("kids",), *, timing: bool = False
 ) -> UserBert:
-    """A network that has learned nothing, but says that it has seen what is before `CUTOFF`."""
+    """Returns an untrained network whose record claims pretraining on events before `CUTOFF`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return UserBert(
@@ -155,7 +155,7 @@ def tiny_model(
 
 
 def taste_labels(data: PreparedData, kind: str = "binary") -> Labels:
-    """What each of `tastes` likes, as a task of the kind asked for."""
+    """Returns what each user of `tastes` likes, as a task of the given kind."""
     pairs = pairs_at(data, [instant(CUTOFF)])
     if kind == "binary":
         return label_attribute(data, pairs, "kids", ["1"])
