@@ -106,11 +106,11 @@ def test_models_card_says_what_it_learned_from_and_how(data: PreparedData, model
     assert "steps=4 (not 400000)" in told
     assert "learning_rate=0.001 (not 0.0001)" in told
     assert "model.dropout" not in told
-    assert "| learned from events before | 2017-03-05 00:00:00-05:00 |" in told
+    assert "| trained on events before | 2017-03-05 00:00:00-05:00 |" in told
     assert "| users | 22 |" in told
     assert "4 batches of 4, 16 user sequences" in told
     assert f"| data | {data.checksum[:12]} |" in told
-    assert "| all together |" in told
+    assert "| total |" in told
     assert "held-out loss: " in told
     assert "after 2 steps" in told
     assert "| long_term | genre | 4 | long_term/genre |" in told

@@ -1,4 +1,4 @@
-"""A model folder: whole, checked, and nothing unpickled."""
+"""Model folders are complete, checked, and never unpickled."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_loaded_model_is_the_saved_one(folder: Path) -> None:
+def test_loaded_model_equals_the_saved_one(folder: Path) -> None:
     torch.manual_seed(0)
     saved, loaded = model().eval(), UserBert.from_pretrained(folder)
     users = batch([[3, 1], [0, 2]])
@@ -61,7 +61,7 @@ def test_missing_or_changed_file_is_named(folder: Path, name: str) -> None:
         UserBert.from_pretrained(folder)
 
 
-def test_other_folder_is_no_model(tmp_path: Path) -> None:
+def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(ModelError, match="userbert pretrain DATA -o MODEL"):
             UserBert.from_pretrained(path)

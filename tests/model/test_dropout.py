@@ -1,4 +1,4 @@
-"""Dropout by keys: what is dropped, how much, and that it follows tokens."""
+"""Dropout by keys: hash, rate, independence, and dependence on tokens alone."""
 
 import numpy as np
 import pytest
@@ -12,20 +12,20 @@ from userbert.model.dropout import Dropout, random_bits, token_keys
 WORD = 0xFFFFFFFF
 
 
-def mix(word: int) -> int:
+def murmur_finalizer(word: int) -> int:
     word = (word ^ word >> 16) * 0x85EBCA6B & WORD
     word = (word ^ word >> 13) * 0xC2B2AE35 & WORD
     return word ^ word >> 16
 
 
 @given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 60), st.integers(0, 63))
-def test_bits_are_those_of_the_hash(key: int, site: int, column: int) -> None:
-    word = mix((key & WORD ^ site * 0x9E3779B9 & WORD) + column * 0x85EBCA6B & WORD)
+def test_bits_equal_the_hash(key: int, site: int, column: int) -> None:
+    word = murmur_finalizer((key & WORD ^ site * 0x9E3779B9 & WORD) + column * 0x85EBCA6B & WORD)
     bits = random_bits(torch.tensor([key], dtype=torch.int32), site, 128)
     assert bits[0, [column, column + 64]].tolist() == [word & 0xFFFF, word >> 16]
 
 
-def test_share_dropped_is_the_rate_and_the_mean_stays() -> None:
+def test_dropped_fraction_is_the_rate_and_the_mean_stays() -> None:
     keys = token_keys(1, torch.arange(500) // 20, torch.arange(500) % 20)
     dropped = Dropout(0.1)(torch.ones(500, 128), keys, 3)
     assert (dropped == 0).float().mean().item() == pytest.approx(0.1, abs=0.004)
@@ -46,22 +46,22 @@ def correlation(a: Tensor, b: Tensor) -> float:
 def test_neighbouring_tokens_columns_sites_and_seeds_are_independent() -> None:
     users, numbers = torch.arange(4000) // 40, torch.arange(4000) % 40
     keys = token_keys(7, users, numbers)
-    counted = torch.arange(4000, dtype=torch.int32)  # also keys that nobody mixed
-    for chosen in (keys, counted):
-        bits = random_bits(chosen, 1, 64)
+    unhashed = torch.arange(4000, dtype=torch.int32)
+    for some_keys in (keys, unhashed):
+        bits = random_bits(some_keys, 1, 64)
         levels = bits.flatten().bincount(minlength=65536).float()
         expected = bits.numel() / 65536
-        # A chi-square of 65,535 degrees of freedom: five deviations either way.
+        # Chi-square with 65,535 degrees of freedom, within five standard deviations.
         assert ((levels - expected) ** 2 / expected).sum() == pytest.approx(65535, abs=5 * 362)
-        others = {
+        pairs = {
             "token": (bits[1:], bits[:-1]),
             "column": (bits[:, 1:], bits[:, :-1]),
             "half": (bits[:, :32], bits[:, 32:]),
-            "site": (bits, random_bits(chosen, 2, 64)),
+            "site": (bits, random_bits(some_keys, 2, 64)),
         }
-        for name, (one, other) in others.items():
-            # 256,000 pairs: a deviation is .002.
-            assert abs(correlation(one, other)) < 0.01, name
+        for name, (first, second) in pairs.items():
+            # 256,000 pairs: the standard deviation is .002.
+            assert abs(correlation(first, second)) < 0.01, name
     assert abs(correlation(keys, token_keys(8, users, numbers))) < 0.08
 
 
@@ -70,16 +70,16 @@ def test_key_depends_on_seed_user_and_number(seed: int, user: int, number: int) 
     def key(seed: int, user: int, number: int) -> int:
         return int(token_keys(seed, torch.tensor([user]), torch.tensor([number]))[0])
 
-    here = key(seed, user, number)
-    assert here == key(seed, user, number)
-    assert here != key(seed, user, number + 1)
-    assert here != key(seed, user + 1, number)
-    assert here != key(seed + 1, user, number)
+    base = key(seed, user, number)
+    assert base == key(seed, user, number)
+    assert base != key(seed, user, number + 1)
+    assert base != key(seed, user + 1, number)
+    assert base != key(seed + 1, user, number)
 
 
-def test_keys_of_a_large_table_hardly_meet() -> None:
+def test_keys_of_many_tokens_hardly_collide() -> None:
     users, numbers = torch.arange(300).repeat_interleave(300), torch.arange(300).repeat(300)
     keys = token_keys(0, users, numbers)
     assert keys.dtype == torch.int32
-    # By chance one pair in 2^32: of 90,000 keys, about one pair.
+    # A pair collides with probability 1 in 2^32: among 90,000 keys, about one pair.
     assert len(torch.unique(keys)) >= len(keys) - 6

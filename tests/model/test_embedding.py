@@ -1,4 +1,4 @@
-"""Input representations: hand-computed words, order of tokens, zeroed words."""
+"""The input embedding: words computed by hand, order of tokens, zeroed words."""
 # mypy: disable-error-code="no-untyped-call"
 
 import numpy as np
@@ -22,7 +22,7 @@ def embedding() -> InputEmbedding:
 
 
 def hand_batch() -> UserBatch:
-    """One user, one word of three actions: (genre 3, shop 2), (genre none, shop 2), (3, none)."""
+    """Return a user with one word of three actions: (genre 3, shop 2), (none, 2), (3, none)."""
     ids = np.array([[3, 0, 3], [2, 2, 0]], np.int32)
     ends = np.array([0, 1], np.int64)
     return UserBatch(
@@ -44,7 +44,7 @@ def test_word_is_the_mean_of_its_actions_plus_position_and_segment(
     encoded = embedding(hand_batch())
     [genre, shop], _ = embedding.attribute_vectors()
     long_term = embedding.segments[0]
-    # Two of three actions carry each attribute; the third counts, with zero.
+    # Two of three actions have each attribute; the third counts as zero.
     word = torch.cat([genre[3] * 2 / 3, shop[2] * 2 / 3])
     raw = long_term.project(word) + long_term.position.weight[5] + long_term.segment
     city = embedding.profile.vectors(1)[2] + embedding.profile_segment
@@ -53,7 +53,7 @@ def test_word_is_the_mean_of_its_actions_plus_position_and_segment(
     assert torch.allclose(encoded.tokens, expected, atol=1e-6)
 
 
-def test_tokens_stand_by_user_as_cls_then_words_then_profile(embedding: InputEmbedding) -> None:
+def test_tokens_of_a_user_are_cls_then_words_then_profile(embedding: InputEmbedding) -> None:
     users = batch([[2, 1], [0, 3], [0, 0]])
     users.profile_ids[:] = [[1, 2], [0, 3], [0, 0]]
     encoded = embedding(users)
@@ -67,7 +67,7 @@ def test_tokens_stand_by_user_as_cls_then_words_then_profile(embedding: InputEmb
     assert torch.equal(encoded.tokens[encoded.cls_index], cls.expand(3, -1))
 
 
-def test_all_there_is_of_a_user_holds_the_mean_of_the_profile() -> None:
+def test_pool_all_contains_the_mean_of_the_profile() -> None:
     network = model().eval()
     users = batch([[2, 1], [0, 3], [0, 0]])
     users.profile_ids[:] = [[1, 2], [0, 3], [0, 0]]
@@ -76,18 +76,18 @@ def test_all_there_is_of_a_user_holds_the_mean_of_the_profile() -> None:
     tokens = encoded.tokens
     expected = torch.stack(
         [tokens[4:6].mean(0), tokens[10], tokens[11]]
-    )  # the last has [CLS] alone
+    )  # the last user has only [CLS]
     torch.testing.assert_close(part, expected)
 
 
-def test_none_is_zero_and_never_learned() -> None:
-    fresh = model().embedding
+def test_none_is_zero_and_never_trained() -> None:
+    embedding = model().embedding
     users = batch([[9, 9], [1, 0]])
     users.profile_ids[:] = [[1, 2], [0, 0]]
-    # LayerNorm leaves sums and sums of squares as they are, so weigh the outputs.
-    tokens = fresh(users).tokens
+    # LayerNorm fixes sums and sums of squares, so weight the outputs.
+    tokens = embedding(users).tokens
     (tokens * torch.randn_like(tokens)).sum().backward()
-    for tables in (fresh.tables, fresh.profile):
+    for tables in (embedding.tables, embedding.profile):
         assert not tables.weight[0].any()
         assert tables.weight.grad is not None
         gradient = tables.weight.grad.to_dense()
@@ -101,7 +101,7 @@ def test_shared_attribute_has_one_table() -> None:
     assert len(model().embedding.tables.weight) == 1 + (12 - 1) + (7 - 1)
 
 
-def test_zeroed_word_is_zero_as_a_whole_and_nothing_else_changes() -> None:
+def test_zeroed_word_is_all_zero_and_nothing_else_changes() -> None:
     layer = model(config=UserBertConfig(dropout=0.5)).embedding
     users = batch([[2, 1], [1, 2]])
     zeroed = (np.array([False, True, False]), np.array([True, False, False]))
@@ -109,11 +109,11 @@ def test_zeroed_word_is_zero_as_a_whole_and_nothing_else_changes() -> None:
     plain = layer(users)
     torch.manual_seed(3)
     masked = layer(users, zeroed).tokens
-    gone = torch.stack([plain.word_index[0][1], plain.word_index[1][0]])
-    assert not masked[gone].any()
-    stays = torch.ones(len(masked), dtype=torch.bool)
-    stays[gone] = False
-    assert torch.equal(masked[stays], plain.tokens[stays])
+    zeroed_tokens = torch.stack([plain.word_index[0][1], plain.word_index[1][0]])
+    assert not masked[zeroed_tokens].any()
+    unchanged = torch.ones(len(masked), dtype=torch.bool)
+    unchanged[zeroed_tokens] = False
+    assert torch.equal(masked[unchanged], plain.tokens[unchanged])
 
 
 def test_zeroed_word_that_keeps_its_position_has_no_actions() -> None:
@@ -121,14 +121,14 @@ def test_zeroed_word_that_keeps_its_position_has_no_actions() -> None:
     users = batch([[2, 1], [1, 2]])
     zeroed = (np.array([False, True, False]), np.array([True, False, False]))
     plain, masked = layer(users), layer(users, zeroed, keep_position=True)
-    stays = torch.ones(len(plain.tokens), dtype=torch.bool)
+    unchanged = torch.ones(len(plain.tokens), dtype=torch.bool)
     for number, word in ((0, 1), (1, 0)):
         embed, token = layer.segments[number], plain.word_index[number][word]
         position = int(users.segments[number].positions[word])
-        where = embed.position.weight[position] + embed.segment
-        torch.testing.assert_close(masked.tokens[token], layer.norm(where))
-        stays[token] = False
-    assert torch.equal(masked.tokens[stays], plain.tokens[stays])
+        without_actions = embed.position.weight[position] + embed.segment
+        torch.testing.assert_close(masked.tokens[token], layer.norm(without_actions))
+        unchanged[token] = False
+    assert torch.equal(masked.tokens[unchanged], plain.tokens[unchanged])
 
 
 def test_order_of_users_and_of_actions_changes_no_token(embedding: InputEmbedding) -> None:
@@ -139,7 +139,7 @@ def test_order_of_users_and_of_actions_changes_no_token(embedding: InputEmbeddin
     assert torch.allclose(shuffled, torch.cat([parts[i] for i in order]), atol=1e-6)
 
 
-def test_batch_without_any_word_is_cls_and_profile(embedding: InputEmbedding) -> None:
+def test_batch_without_words_has_cls_and_profile(embedding: InputEmbedding) -> None:
     users = batch([[0, 0], [0, 0]])
     users.profile_ids[:] = [[1, 1], [0, 0]]
     encoded = embedding(users, (np.zeros(0, np.bool_), np.zeros(0, np.bool_)))
@@ -147,7 +147,7 @@ def test_batch_without_any_word_is_cls_and_profile(embedding: InputEmbedding) ->
     encoded.tokens.sum().backward()
 
 
-def test_read_only_arrays_are_welcome(embedding: InputEmbedding) -> None:
+def test_read_only_arrays_are_accepted(embedding: InputEmbedding) -> None:
     users = batch([[2, 1]])
     for segment in users.segments:
         segment.ids.flags.writeable = False

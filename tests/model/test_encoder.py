@@ -1,4 +1,4 @@
-"""The encoder: BERT's, and blind to padding and to the order of users."""
+"""The encoder equals BERT's and does not depend on padding or the order of users."""
 # mypy: disable-error-code="no-untyped-call, call-arg, union-attr, operator, index, arg-type"
 
 import pytest
@@ -51,37 +51,37 @@ def test_outputs_and_gradients_equal_those_of_hugging_face(
             (ours.narrow, theirs.output.dense),
             (ours.output_norm, theirs.output.LayerNorm),
         ]
-    for mine, other in pairs:
-        torch.nn.init.normal_(other.bias)
-        mine.load_state_dict(other.state_dict())
-        if hasattr(mine, "eps"):
-            assert mine.eps == other.eps
+    for our_layer, their_layer in pairs:
+        torch.nn.init.normal_(their_layer.bias)
+        our_layer.load_state_dict(their_layer.state_dict())
+        if hasattr(our_layer, "eps"):
+            assert our_layer.eps == their_layer.eps
 
-    mine_in = tokens.clone().requires_grad_()
-    ours_out = encoder(mine_in, LENGTHS)
-    their_in = tokens.clone().requires_grad_()
-    padded = pad_sequence(their_in.split(LENGTHS.tolist()), batch_first=True)
+    our_input = tokens.clone().requires_grad_()
+    our_output = encoder(our_input, LENGTHS)
+    their_input = tokens.clone().requires_grad_()
+    padded = pad_sequence(their_input.split(LENGTHS.tolist()), batch_first=True)
     valid = torch.arange(padded.shape[1]) < LENGTHS[:, None]
     mask = valid[:, None, None, :].expand(-1, 1, padded.shape[1], -1)
-    their_out = peer.encoder(padded, attention_mask=mask).last_hidden_state[valid]
-    assert torch.allclose(ours_out, their_out, atol=1e-5)
+    their_output = peer.encoder(padded, attention_mask=mask).last_hidden_state[valid]
+    assert torch.allclose(our_output, their_output, atol=1e-5)
 
-    weights = torch.randn_like(ours_out)
-    (ours_out * weights).sum().backward()
-    (their_out * weights).sum().backward()
-    assert mine_in.grad is not None
-    assert their_in.grad is not None
-    assert torch.allclose(mine_in.grad, their_in.grad, atol=1e-5)
-    for mine, other in pairs:
-        assert torch.allclose(mine.weight.grad, other.weight.grad, atol=1e-4, rtol=1e-5)
-        assert torch.allclose(mine.bias.grad, other.bias.grad, atol=1e-4, rtol=1e-5)
+    weights = torch.randn_like(our_output)
+    (our_output * weights).sum().backward()
+    (their_output * weights).sum().backward()
+    assert our_input.grad is not None
+    assert their_input.grad is not None
+    assert torch.allclose(our_input.grad, their_input.grad, atol=1e-5)
+    for our_layer, their_layer in pairs:
+        assert torch.allclose(our_layer.weight.grad, their_layer.weight.grad, atol=1e-4, rtol=1e-5)
+        assert torch.allclose(our_layer.bias.grad, their_layer.bias.grad, atol=1e-4, rtol=1e-5)
     first, their_first = encoder.blocks[0], peer.encoder.layer[0].attention.self
     assert torch.allclose(
         first.query_key_value.weight.grad[:32], their_first.query.weight.grad, atol=1e-4, rtol=1e-5
     )
 
 
-def test_each_user_alone_gives_the_same_as_the_batch(encoder: Encoder, tokens: Tensor) -> None:
+def test_vectors_of_a_user_alone_equal_those_in_a_batch(encoder: Encoder, tokens: Tensor) -> None:
     together = encoder(tokens, LENGTHS)
     alone = [encoder(part, torch.tensor([len(part)])) for part in tokens.split(LENGTHS.tolist())]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)

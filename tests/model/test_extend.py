@@ -1,4 +1,4 @@
-"""Extended models: new values begin as unknown, and nothing else changes."""
+"""Extended models: new values start as *unknown*, and nothing else changes."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def people(*rows: tuple[str, str]) -> pl.DataFrame:
 
 
 def pair(folder: Path, text: str = SCHEMA) -> tuple[PreparedData, PreparedData]:
-    """The same events by the old vocabularies, and by those that have grown."""
+    """Return data of the same events with the old and with the grown vocabularies."""
     schema = Schema.parse(text + PROFILE)
     first = prepare(
         schema, folder / "0", events={"log": OLD}, profile=people(("a", "30"), ("b", "40"))
@@ -60,63 +60,65 @@ def model(data: PreparedData, *, summary: bool) -> UserBert:
         word_sizes=True, summary=summary, timing=summary, tells_hidden=True, tells_future=True,
     )  # fmt: skip
     torch.manual_seed(0)
-    made = UserBert(
+    network = UserBert(
         config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies
     ).eval()
-    for parameter in made.parameters():
+    for parameter in network.parameters():
         torch.nn.init.normal_(parameter)
     with torch.no_grad():
-        for tables in (made.embedding.tables, made.embedding.profile):
+        for tables in (network.embedding.tables, network.embedding.profile):
             tables.weight[0] = 0
-    return made
+    return network
 
 
 @pytest.mark.parametrize("summary", [False, True])
 @pytest.mark.parametrize("text", [SCHEMA, SHARED])
-def test_vectors_stay_what_they_were(tmp_path: Path, text: str, summary: bool) -> None:
+def test_vectors_do_not_change(tmp_path: Path, text: str, summary: bool) -> None:
     frozen, grown = pair(tmp_path, text)
     old = model(frozen, summary=summary)
     new = extend(old, grown)
-    # An age; wine in one segment, wine and tea in the other, or both in what they share.
+    # One age; wine in one segment and wine and tea in the other, or both in the shared table.
     assert new.record["extended_by"] == (3 if text == SHARED else 4)
     before, after = (
-        one.embed(data)["embedding"].to_numpy() for one, data in ((old, frozen), (new, grown))
+        network.embed(data)["embedding"].to_numpy()
+        for network, data in ((old, frozen), (new, grown))
     )
     users = grown.user_ids.to_pylist()
     assert frozen.user_ids.to_pylist() == users
-    same = [users.index("b")] if summary else range(3)
-    for user in same:
+    unchanged = [users.index("b")] if summary else range(3)
+    for user in unchanged:
         assert after[user] == pytest.approx(before[user], abs=1e-6)
 
 
-def test_heads_expect_known_values_as_often_as_before(tmp_path: Path) -> None:
+def test_heads_keep_the_probabilities_of_known_values(tmp_path: Path) -> None:
     frozen, grown = pair(tmp_path)
     old = model(frozen, summary=True)
     new = extend(old, grown)
     vectors = torch.randn(5, 16)
     heads = ("heads.0", "user_heads.hidden.segments.0", "user_heads.future.segments.0")
     for name in heads:
-        mine, theirs = (
-            one.get_submodule(f"{name}.attributes.0")(vectors).softmax(dim=1) for one in (old, new)
+        before, after = (
+            network.get_submodule(f"{name}.attributes.0")(vectors).softmax(dim=1)
+            for network in (old, new)
         )
-        known = mine.shape[1]
-        assert theirs.shape[1] == known + 1
-        assert torch.allclose(theirs[:, 1:known], mine[:, 1:], atol=1e-6)
-        assert torch.allclose(theirs[:, [0, known]].sum(dim=1), mine[:, 0], atol=1e-6)
+        size = before.shape[1]
+        assert after.shape[1] == size + 1
+        assert torch.allclose(after[:, 1:size], before[:, 1:], atol=1e-6)
+        assert torch.allclose(after[:, [0, size]].sum(dim=1), before[:, 0], atol=1e-6)
 
 
-def test_extended_model_is_saved_and_learns_on(tmp_path: Path) -> None:
+def test_extended_model_can_be_saved_and_trained_further(tmp_path: Path) -> None:
     frozen, grown = pair(tmp_path)
     extend(model(frozen, summary=True), grown).save_pretrained(tmp_path / "extended")
     loaded = UserBert.from_pretrained(tmp_path / "extended")
     settings = ["steps=2", "batch_size=2", "held_out=0", "start_from_counts=false"]
-    learned = pretrain(grown, config=configure("default", settings), from_model=loaded)
-    assert learned.vocabularies.fingerprint == grown.vocabularies.fingerprint
+    trained = pretrain(grown, config=configure("default", settings), from_model=loaded)
+    assert trained.vocabularies.fingerprint == grown.vocabularies.fingerprint
 
 
 def test_data_of_other_ids_are_refused(tmp_path: Path) -> None:
     frozen, grown = pair(tmp_path)
-    with pytest.raises(ModelError, match="with new ones behind them"):
+    with pytest.raises(ModelError, match="ids followed by new ones"):
         extend(model(grown, summary=False), frozen)
     unchanged = extend(model(frozen, summary=False), frozen)
     assert unchanged.record["extended_by"] == 0

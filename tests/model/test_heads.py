@@ -1,4 +1,4 @@
-"""The multi-label loss equals a plain dense one, with gradients."""
+"""The multi-label loss and its gradients equal those of a dense loss."""
 # mypy: disable-error-code="no-untyped-call"
 
 import numpy as np
@@ -35,13 +35,13 @@ def test_loss_and_gradients_equal_the_dense_binary_cross_entropy() -> None:
     heads.zero_grad()
     total.backward()
     expected = [dense_vectors.grad, *(parameter.grad for parameter in heads.parameters())]
-    for ours, plain in zip(gradients, expected, strict=True):
-        assert ours is not None
-        assert plain is not None
-        assert torch.allclose(ours, plain, atol=1e-5)
+    for actual, dense_gradient in zip(gradients, expected, strict=True):
+        assert actual is not None
+        assert dense_gradient is not None
+        assert torch.allclose(actual, dense_gradient, atol=1e-5)
 
 
-def test_sets_hold_each_value_once_and_never_none() -> None:
+def test_sets_contain_each_value_once_and_never_none() -> None:
     ids = np.array([[3, 3, 0, 1, 5], [0, 0, 0, 2, 2]], np.int32)
     segment = SegmentBatch(
         "long_term", ids, np.array([0, 3, 4, 5]), np.array([0, 3]), np.zeros(3, np.int32)
@@ -51,7 +51,7 @@ def test_sets_hold_each_value_once_and_never_none() -> None:
     assert (shop.words.tolist(), shop.ids.tolist()) == ([1], [2])
 
 
-def test_no_selected_word_costs_nothing() -> None:
+def test_loss_without_selected_words_is_zero() -> None:
     heads = SegmentHeads(shape().segments[0], hidden=16)
     segment = batch([[2, 0]]).segments[0]
     losses = heads.losses(torch.zeros(0, 16), segment, np.zeros(2, np.bool_))

@@ -1,4 +1,4 @@
-"""Models of a hub, which is a small server on this machine."""
+"""Downloads from a hub and uploads to it; the hub is a small local server."""
 
 import base64
 import hashlib
@@ -26,20 +26,20 @@ from userbert.model.userbert import UserBert
 
 @dataclass
 class Hub:
-    """What a hub holds, and how it answers."""
+    """The hub's models, and its answers to requests."""
 
     address: str = ""
     files: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
-    """By name of the model and commit."""
+    """Files by name of the model and commit."""
     branches: dict[str, str] = field(default_factory=dict)
-    """By name of the model: the commit of `main`."""
+    """Commit of `main` by name of the model."""
     refuses: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """By name of the model: status and code of the error."""
+    """Status and error code by name of the model."""
     private: dict[str, bool] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     def commit(self, name: str, files: dict[str, bytes]) -> str:
-        """Hold files as the newest of a model."""
+        """Store files as the newest commit of a model."""
         content = b"".join(path.encode() + data for path, data in sorted(files.items()))
         commit = hashlib.sha1(content).hexdigest()
         self.files.setdefault(name, {})[commit] = files
@@ -47,7 +47,7 @@ class Hub:
         return commit
 
     def commit_folder(self, name: str, folder: Path) -> str:
-        """Hold a folder's files."""
+        """Store a folder's files as the newest commit of a model."""
         return self.commit(name, {file.name: file.read_bytes() for file in folder.iterdir()})
 
 
@@ -73,7 +73,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path).strip("/")
-            hub.asked.append(path)
+            hub.requests.append(path)
             parts = path.removeprefix("api/models/").split("/")
             name, verb = "/".join(parts[:2]), parts[2] if len(parts) > 2 else "revision"
             if name in hub.refuses or name not in hub.files:
@@ -89,11 +89,11 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 siblings = [{"rfilename": file} for file in files]
                 self.answer(200, {"id": name, "sha": commit, "siblings": siblings})
             elif verb == "tree":
-                told = [
+                entries = [
                     {"type": "file", "path": file, "size": len(data), "oid": _oid(data)}
                     for file, data in files.items()
                 ]
-                self.answer(200, told)
+                self.answer(200, entries)
             else:
                 data = files["/".join(parts[4:])]
                 self.answer(200, data, ETag=f'"{_oid(data)}"', X_Repo_Commit=commit)
@@ -104,18 +104,18 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if self.headers.get("Authorization") != "Bearer hf_writer":
                 self.answer(401, {"error": "Invalid username or password."})
             elif path == "api/repos/create":
-                told = json.loads(body)
-                name = f"{told['organization']}/{told['name']}"
+                request = json.loads(body)
+                name = f"{request['organization']}/{request['name']}"
                 if name in hub.files:
                     self.answer(409, {"url": f"{hub.address}/{name}"})
                     return
-                hub.private[name] = told["visibility"] == "private"
+                hub.private[name] = request["visibility"] == "private"
                 hub.commit(name, {})
                 self.answer(200, {"url": f"{hub.address}/{name}"})
             elif "/preupload/" in path:
-                asked = [one["path"] for one in json.loads(body)["files"]]
+                paths = [file["path"] for file in json.loads(body)["files"]]
                 plain = {"uploadMode": "regular", "shouldIgnore": False}
-                self.answer(200, {"files": [{"path": one, **plain} for one in asked]})
+                self.answer(200, {"files": [{"path": path, **plain} for path in paths]})
             elif path == "api/validate-yaml":
                 self.answer(200, {"errors": [], "warnings": []})
             else:
@@ -125,11 +125,11 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             name = "/".join(path.removeprefix("api/models/").split("/")[:2])
             files = dict(hub.files[name][hub.branches[name]])
             for line in lines:
-                told = line["value"]
+                value = line["value"]
                 if line["key"] == "file":
-                    files[told["path"]] = base64.b64decode(told["content"])
+                    files[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "deletedFile":
-                    del files[told["path"]]
+                    del files[value["path"]]
             commit = hub.commit(name, files)
             self.answer(
                 200, {"commitUrl": f"{hub.address}/{name}/commit/{commit}", "commitOid": commit}
@@ -167,28 +167,26 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    model().save_pretrained(tmp_path / "made")
-    return tmp_path / "made"
+    model().save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
 
 
 def tokens(network: UserBert) -> torch.Tensor:
-    found: torch.Tensor = network.eval()(batch([[3, 1], [0, 2]])).tokens
-    return found
+    vectors: torch.Tensor = network.eval()(batch([[3, 1], [0, 2]])).tokens
+    return vectors
 
 
-def test_a_name_is_downloaded_once_and_read_from_then_on_without_the_hub(
-    hub: Hub, folder: Path
-) -> None:
+def test_model_is_downloaded_once_and_then_read_without_the_hub(hub: Hub, folder: Path) -> None:
     hub.commit_folder("acme/buyers", folder)
     expected = tokens(UserBert.from_pretrained(folder))
     assert torch.equal(tokens(UserBert.from_pretrained("acme/buyers")), expected)
-    hub.asked.clear()
+    hub.requests.clear()
     again = UserBert.from_pretrained("acme/buyers", local_files_only=True)
     assert torch.equal(tokens(again), expected)
-    assert not hub.asked
+    assert not hub.requests
 
 
-def test_what_was_downloaded_is_a_model_folder_as_any(hub: Hub, folder: Path) -> None:
+def test_download_is_an_ordinary_model_folder(hub: Hub, folder: Path) -> None:
     hub.commit_folder("acme/buyers", folder)
     cached = folder_of("acme/buyers", cache_dir=folder.parent / "elsewhere")
     assert cached.is_relative_to(folder.parent / "elsewhere")
@@ -199,7 +197,7 @@ def test_what_was_downloaded_is_a_model_folder_as_any(hub: Hub, folder: Path) ->
     inspect(cached)
 
 
-def test_a_revision_is_the_one_that_is_asked_for(hub: Hub, folder: Path, tmp_path: Path) -> None:
+def test_requested_revision_is_downloaded(hub: Hub, folder: Path, tmp_path: Path) -> None:
     first = hub.commit_folder("acme/buyers", folder)
     torch.manual_seed(1)
     model().save_pretrained(tmp_path / "later")
@@ -210,24 +208,24 @@ def test_a_revision_is_the_one_that_is_asked_for(hub: Hub, folder: Path, tmp_pat
     assert torch.equal(older, tokens(UserBert.from_pretrained(folder)))
 
 
-def test_a_folder_of_that_name_goes_before_the_hub(hub: Hub, folder: Path, tmp_path: Path) -> None:
+def test_local_folder_takes_precedence_over_the_hub(hub: Hub, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "acme").mkdir()
     folder.rename(tmp_path / "acme/buyers")
     UserBert.from_pretrained("acme/buyers")
-    with pytest.raises(InputError, match="revision: acme/buyers is a folder here"):
+    with pytest.raises(InputError, match="revision: acme/buyers is a local folder"):
         UserBert.from_pretrained("acme/buyers", revision="main")
-    assert not hub.asked
+    assert not hub.requests
 
 
 @pytest.mark.parametrize("name", [Path("acme/buyers"), "buyers", "../acme/buyers", "a/b/c", "/a/b"])
-def test_what_is_no_name_of_a_hub_is_never_sent_to_it(hub: Hub, name: str | Path) -> None:
+def test_other_names_are_never_sent_to_the_hub(hub: Hub, name: str | Path) -> None:
     with pytest.raises(ModelError, match="nothing is there"):
         UserBert.from_pretrained(name)
-    assert not hub.asked
+    assert not hub.requests
 
 
 @pytest.mark.parametrize("harm", ["changed", "missing", "forged link"])
-def test_a_download_is_checked_as_any_folder(hub: Hub, folder: Path, harm: str) -> None:
+def test_download_is_checked_like_any_folder(hub: Hub, folder: Path, harm: str) -> None:
     files = {file.name: file.read_bytes() for file in folder.iterdir()}
     if harm == "changed":
         files["training.json"] += b" "
@@ -252,38 +250,38 @@ def test_links_that_lead_out_of_a_download_are_refused(hub: Hub, folder: Path) -
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "told"),
+    ("status", "code", "message"),
     [
-        (404, "RepoNotFound", "neither a folder here nor a model on http.*for a private one log"),
-        (401, "RepoNotFound", "neither a folder here nor a model on http.*for a private one log"),
+        (404, "RepoNotFound", "neither a local folder nor a model on http.*private model, log in"),
+        (401, "RepoNotFound", "neither a local folder nor a model on http.*private model, log in"),
         (403, "GatedRepo", "is gated. Ask for access on its page"),
-        (500, "Broken", "was not asked or cannot be reached"),
+        (500, "Broken", "cannot be reached or local_files_only is set"),
     ],
 )
-def test_what_the_hub_refuses_is_told(hub: Hub, status: int, code: str, told: str) -> None:
+def test_refusals_of_the_hub_are_explained(hub: Hub, status: int, code: str, message: str) -> None:
     hub.refuses["acme/buyers"] = (status, code)
-    with pytest.raises(ModelError, match=f"^acme/buyers .*{told}") as raised:
+    with pytest.raises(ModelError, match=f"^acme/buyers .*{message}") as raised:
         UserBert.from_pretrained("acme/buyers")
     assert "\n" not in str(raised.value)
 
 
-def test_other_names_that_cannot_be_had_are_told(hub: Hub, folder: Path) -> None:
+def test_other_failed_downloads_are_explained(hub: Hub, folder: Path) -> None:
     hub.commit_folder("acme/buyers", folder)
     with pytest.raises(ModelError, match=r"has no revision 'v9'\. Name a branch"):
         UserBert.from_pretrained("acme/buyers", revision="v9")
-    with pytest.raises(ModelError, match="nor among the models that were downloaded"):
+    with pytest.raises(ModelError, match="nor a downloaded model"):
         UserBert.from_pretrained("acme/others", local_files_only=True)
     with pytest.raises(ModelError, match=r"^acme/a--b: .* says: "):
         UserBert.from_pretrained("acme/a--b")
 
 
-def test_a_hub_that_is_away_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_explained(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ModelError, match=r"http://127.0.0.1:9 was not asked or cannot be reached"):
+    with pytest.raises(ModelError, match=r"http://127.0.0.1:9 cannot be reached"):
         UserBert.from_pretrained("acme/buyers")
 
 
-def test_a_model_is_pushed_and_comes_back_the_same(hub: Hub, folder: Path) -> None:
+def test_pushed_model_equals_the_downloaded_one(hub: Hub, folder: Path) -> None:
     pushed = UserBert.from_pretrained(folder)
     assert pushed.push_to_hub("acme/buyers", token="hf_writer") == f"{hub.address}/acme/buyers"
     assert hub.private == {"acme/buyers": True}
@@ -293,7 +291,7 @@ def test_a_model_is_pushed_and_comes_back_the_same(hub: Hub, folder: Path) -> No
     assert b"library_name: userbert" in files["README.md"]
 
 
-def test_a_push_leaves_nothing_that_told_of_the_model_before(hub: Hub, folder: Path) -> None:
+def test_push_removes_the_metrics_of_the_previous_model(hub: Hub, folder: Path) -> None:
     before = {"metrics.jsonl": b"{}", "picture.png": b"", "README.md": b"old"}
     hub.commit("acme/buyers", before)
     UserBert.from_pretrained(folder).push_to_hub("acme/buyers", token="hf_writer", private=False)
@@ -302,27 +300,27 @@ def test_a_push_leaves_nothing_that_told_of_the_model_before(hub: Hub, folder: P
     assert not hub.private
 
 
-def test_a_push_that_is_refused_is_told(hub: Hub, folder: Path) -> None:
+def test_refused_push_is_explained(hub: Hub, folder: Path) -> None:
     network = UserBert.from_pretrained(folder)
-    with pytest.raises(InputError, match=r"acme/buyers: .*401.* log in by `hf auth login`"):
+    with pytest.raises(InputError, match=r"acme/buyers: .*401.* log in with `hf auth login`"):
         network.push_to_hub("acme/buyers", token="hf_reader")
-    with pytest.raises(InputError, match="expected the owner's and the model's name"):
+    with pytest.raises(InputError, match="expected OWNER/MODEL"):
         network.push_to_hub("buyers", token="hf_writer")
     assert not hub.files
 
 
-def test_without_the_hubs_library_folders_are_read_all_the_same(
+def test_local_folders_load_without_the_hubs_library(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     network = UserBert.from_pretrained(folder)
-    with pytest.raises(ModelError, match=r"no such folder here.*pip install 'userbert\[hub\]'"):
+    with pytest.raises(ModelError, match=r"no such local folder.*pip install 'userbert\[hub\]'"):
         UserBert.from_pretrained("acme/buyers")
     with pytest.raises(InputError, match=r"pip install 'userbert\[hub\]'"):
         network.push_to_hub("acme/buyers")
 
 
-def test_only_the_cache_of_a_hub_may_hold_links(folder: Path, tmp_path: Path) -> None:
+def test_only_the_hubs_cache_may_contain_links(folder: Path, tmp_path: Path) -> None:
     summary = read_json(folder / "summary.json")
     (folder / "schema.yaml").rename(tmp_path / "outside.yaml")
     (folder / "schema.yaml").symlink_to(tmp_path / "outside.yaml")

@@ -1,4 +1,4 @@
-"""What a model expects at a hidden word."""
+"""Predictions of the values in a masked word."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from small_logs import Event, log, prepared
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
-from userbert.model.masked_prediction import expect
+from userbert.model.masked_prediction import predict_masked_word
 from userbert.model.userbert import UserBert, UserBertConfig
 
 OTHERS = [
@@ -18,7 +18,7 @@ OTHERS = [
 
 
 def _data(folder: Path, second_word: str = "bread") -> PreparedData:
-    """Ann has two long-term words and one short-term word, a click."""
+    """Return data in which Ann has two long-term words and a short-term word, a click."""
     ann: list[Event] = [
         ("ann", "2024-03-01T15:00", "buy", "bread", 1.0),
         ("ann", "2024-03-01T15:01", "buy", "milk", 3.0),
@@ -46,38 +46,40 @@ def _model(data: PreparedData) -> UserBert:
 
 
 def test_each_attribute_has_a_distribution_over_its_values(data: PreparedData) -> None:
-    expected = expect(_model(data), data, _row(data), data.default_cutoff, "long_term", 0, best=99)
-    assert list(expected) == ["genre", "price", "hour"]
-    assert {value for value, _ in expected["genre"]} == {"(unknown)", "bread", "milk"}
-    for values in expected.values():
+    predicted = predict_masked_word(
+        _model(data), data, _row(data), data.default_cutoff, "long_term", 0, best=99
+    )
+    assert list(predicted) == ["genre", "price", "hour"]
+    assert {value for value, _ in predicted["genre"]} == {"(unknown)", "bread", "milk"}
+    for values in predicted.values():
         probabilities = [probability for _, probability in values]
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert probabilities == sorted(probabilities, reverse=True)
 
 
-def test_what_stands_in_the_hidden_word_changes_nothing(data: PreparedData, tmp_path: Path) -> None:
+def test_prediction_does_not_depend_on_the_masked_word(data: PreparedData, tmp_path: Path) -> None:
     others = _data(tmp_path, second_word="milk")
     assert others.vocabularies.fingerprint == data.vocabularies.fingerprint
     model, row, cutoff = _model(data), _row(data), data.default_cutoff
-    seen = expect(model, data, row, cutoff, "long_term", 1)
-    assert seen == expect(model, others, row, cutoff, "long_term", 1)
-    assert seen != expect(model, data, row, cutoff, "long_term", 0)
+    prediction = predict_masked_word(model, data, row, cutoff, "long_term", 1)
+    assert prediction == predict_masked_word(model, others, row, cutoff, "long_term", 1)
+    assert prediction != predict_masked_word(model, data, row, cutoff, "long_term", 0)
 
 
-def test_model_is_left_as_it_was(data: PreparedData) -> None:
+def test_model_stays_in_training_mode(data: PreparedData) -> None:
     model = _model(data)
-    expect(model, data, _row(data), data.default_cutoff, "short_term", 0)
+    predict_masked_word(model, data, _row(data), data.default_cutoff, "short_term", 0)
     assert model.training
 
 
 @pytest.mark.parametrize(("segment", "number"), [("long_term", 2), ("long_term", -1), ("week", 0)])
-def test_word_that_is_not_there_is_refused(data: PreparedData, segment: str, number: int) -> None:
+def test_missing_word_is_refused(data: PreparedData, segment: str, number: int) -> None:
     with pytest.raises(InputError, match="no word"):
-        expect(_model(data), data, _row(data), data.default_cutoff, segment, number)
+        predict_masked_word(_model(data), data, _row(data), data.default_cutoff, segment, number)
 
 
-def _tells(data: PreparedData, *, hidden: bool, future: bool) -> UserBert:
-    """A model that learned from no masked words."""
+def _without_masked_words(data: PreparedData, *, hidden: bool, future: bool) -> UserBert:
+    """Return a model that was not pretrained on masked words."""
     torch.manual_seed(0)
     config = UserBertConfig(
         layers=1, hidden=16, heads=2, feed_forward=32, tells_hidden=hidden, tells_future=future
@@ -89,20 +91,24 @@ def _tells(data: PreparedData, *, hidden: bool, future: bool) -> UserBert:
     )  # fmt: skip
 
 
-def test_heads_that_learned_nothing_are_not_asked(data: PreparedData, tmp_path: Path) -> None:
-    model, row, cutoff = _tells(data, hidden=True, future=True), _row(data), data.default_cutoff
-    expected = expect(model, data, row, cutoff, "long_term", 1)
+def test_untrained_heads_are_not_used(data: PreparedData, tmp_path: Path) -> None:
+    model, row, cutoff = (
+        _without_masked_words(data, hidden=True, future=True),
+        _row(data),
+        data.default_cutoff,
+    )
+    predicted = predict_masked_word(model, data, row, cutoff, "long_term", 1)
     with torch.no_grad():
-        for weight in model.heads[0].parameters():  # those of masked words
+        for weight in model.heads[0].parameters():  # the heads of masked words
             weight.fill_(9.0)
-    assert expect(model, data, row, cutoff, "long_term", 1) == expected
-    assert list(expected) == ["genre", "price", "hour"]
-    # The word is gone: its values change nothing.
+    assert predict_masked_word(model, data, row, cutoff, "long_term", 1) == predicted
+    assert list(predicted) == ["genre", "price", "hour"]
+    # The word is removed, so its values change nothing.
     others = _data(tmp_path, second_word="milk")
-    assert expect(model, others, row, cutoff, "long_term", 1) == expected
+    assert predict_masked_word(model, others, row, cutoff, "long_term", 1) == predicted
 
 
-def test_model_that_learned_the_future_alone_expects_nothing(data: PreparedData) -> None:
-    model = _tells(data, hidden=False, future=True)
+def test_model_pretrained_on_the_future_alone_is_refused(data: PreparedData) -> None:
+    model = _without_masked_words(data, hidden=False, future=True)
     with pytest.raises(InputError, match="neither masked words nor hidden actions"):
-        expect(model, data, _row(data), data.default_cutoff, "long_term", 0)
+        predict_masked_word(model, data, _row(data), data.default_cutoff, "long_term", 0)

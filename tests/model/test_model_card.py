@@ -1,4 +1,4 @@
-"""Cards: what model folders say to people, and that people may edit it."""
+"""Model cards: their facts, and that people may edit them."""
 
 import re
 from pathlib import Path
@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
         buys(user, *(f"2017-03-0{day}" for day in range(1, 2 + number % 6)), genre="secret")
         for number, user in enumerate(USERS)
     ]
-    people = pl.DataFrame({"user": USERS, "age": ["hidden"] * 24, "kids": ["none"] * 24})
+    people = pl.DataFrame({"user": USERS, "age": ["confidential"] * 24, "kids": ["none"] * 24})
     folder = tmp_path_factory.mktemp("shop")
     return prepared(folder, pl.concat(events), SCHEMA + PROFILE, profile=people)
 
@@ -50,36 +50,36 @@ def folder(data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def cells(card: str, name: str) -> list[str]:
-    """The row of a card's tables that begins so."""
-    found = re.search(rf"^\| {re.escape(name)} \| (.*) \|$", card, re.M)
-    assert found, f"{name} is not in the card"
-    return found[1].split(" | ")
+    """Return the cells after `name` in a row of the card's tables."""
+    match = re.search(rf"^\| {re.escape(name)} \| (.*) \|$", card, re.M)
+    assert match, f"{name} is not in the card"
+    return match[1].split(" | ")
 
 
-def test_a_pretrained_model_tells_where_it_is_from(folder: Path) -> None:
+def test_card_of_a_pretrained_model_has_its_training(folder: Path) -> None:
     card = (folder / CARD).read_text(encoding="utf-8")
     record = read_json(folder / "training.json")
-    assert "learned from events before **2017-03-05 00:00:00-05:00**" in card
-    assert cells(card, "learned from events before") == ["2017-03-05 00:00:00-05:00"]
-    assert cells(card, "the first of them") == ["2017-03-01 00:00:00-05:00"]
+    assert "trained on events before **2017-03-05 00:00:00-05:00**" in card
+    assert cells(card, "trained on events before") == ["2017-03-05 00:00:00-05:00"]
+    assert cells(card, "first event") == ["2017-03-01 00:00:00-05:00"]
     assert cells(card, "preset") == ["paper"]
     assert cells(card, "users") == ["24"]
     assert cells(card, "steps") == ["4 batches of 4, 16 user sequences"]
-    assert re.match(r"userbert \S+, torch \S+, python 3", cells(card, "by")[0])
-    assert cells(card, "never saw") == ["kids"]
+    assert re.match(r"userbert \S+, torch \S+, python 3", cells(card, "software")[0])
+    assert cells(card, "hidden fields") == ["kids"]
     assert cells(card, "long_term") == ["genre", "3"]
     assert cells(card, "profile") == ["age", "3"]
-    assert cells(card, "all together") == [
+    assert cells(card, "total") == [
         f"{record['loss']:.3f}", f"{record['validation']['loss']:.3f}"
     ]  # fmt: skip
 
 
 def test_a_card_names_no_user_and_no_value(folder: Path) -> None:
     card = (folder / CARD).read_text(encoding="utf-8")
-    assert not re.search(r"person\d|secret|hidden", card)
+    assert not re.search(r"person\d|secret|confidential", card)
 
 
-def test_hubs_read_its_heading(folder: Path) -> None:
+def test_hubs_read_the_header(folder: Path) -> None:
     card = ModelCard.load(folder / CARD)
     assert card.data.library_name == "userbert"
     assert card.data.tags == [
@@ -87,7 +87,7 @@ def test_hubs_read_its_heading(folder: Path) -> None:
     ]  # fmt: skip
 
 
-def test_an_edited_or_missing_card_harms_no_model(folder: Path, data: PreparedData) -> None:
+def test_model_loads_with_an_edited_or_missing_card(folder: Path, data: PreparedData) -> None:
     vectors = UserBert.from_pretrained(folder).embed(data)
     card = folder / CARD
     text = card.read_text(encoding="utf-8")
@@ -99,14 +99,14 @@ def test_an_edited_or_missing_card_harms_no_model(folder: Path, data: PreparedDa
     assert CARD not in read_json(folder / "summary.json")["checksums"]
 
 
-def test_a_model_that_was_never_trained_says_so(tmp_path: Path) -> None:
+def test_card_of_an_untrained_model_says_so(tmp_path: Path) -> None:
     model().save_pretrained(tmp_path / "model")
     card = (tmp_path / "model" / CARD).read_text(encoding="utf-8")
     assert "has not been pretrained" in card
-    assert "must not be used" not in card
+    assert "Earliest cut-off" not in card
 
 
-def test_records_of_earlier_versions_make_a_card_too() -> None:
+def test_records_of_earlier_versions_make_a_card() -> None:
     config = {
         "model": UserBertConfig().model_dump(),
         "input": {"segments": [], "profile": []},
@@ -115,8 +115,8 @@ def test_records_of_earlier_versions_make_a_card_too() -> None:
     record = {"config": {"steps": 7}, "from": {"seed": 3}, "extended_by": 2}
     card = model_card(config, record, Schema.parse(SCHEMA), 10)
     assert cells(card, "steps") == ["7 batches of None"]
-    assert cells(card, "went on from") == ["a model of seed 3, 0 steps"]
-    assert cells(card, "new values since") == ["2"]
+    assert cells(card, "started from") == ["a model of seed 3, 0 steps"]
+    assert cells(card, "values added by extend") == ["2"]
 
 
 def test_names_do_not_break_tables() -> None:
@@ -126,26 +126,28 @@ def test_names_do_not_break_tables() -> None:
 
 def test_inputs_are_those_of_the_shape() -> None:
     segments = shape().segments
-    both = [(one.name, a.name, str(a.size)) for one in segments for a in one.attributes]
-    told = [{"name": one.name, "attributes": [vars(a) for a in one.attributes]} for one in segments]
-    found = inputs({"input": {"segments": told, "profile": []}})
-    assert [row[:3] for row in found] == both
+    expected = [(part.name, a.name, str(a.size)) for part in segments for a in part.attributes]
+    config = [
+        {"name": part.name, "attributes": [vars(a) for a in part.attributes]} for part in segments
+    ]
+    rows = inputs({"input": {"segments": config, "profile": []}})
+    assert [row[:3] for row in rows] == expected
 
 
 def labels() -> pl.DataFrame:
     return pl.DataFrame({"user_id": USERS, "label": [number % 2 for number in range(24)]})
 
 
-def test_a_task_tells_what_it_answers(folder: Path, data: PreparedData, tmp_path: Path) -> None:
+def test_card_of_a_task_has_its_question(folder: Path, data: PreparedData, tmp_path: Path) -> None:
     task = finetune(
         UserBert.from_pretrained(folder), data, labels(), config=FinetuneConfig(epochs=1)
     )
     task.save(tmp_path / "task")
     file = tmp_path / "task" / CARD
     card = file.read_text(encoding="utf-8")
-    assert f"answers: *{task.labels.question}*" in card
+    assert f"predicts: *{task.labels.question}*" in card
     assert cells(card, "kind") == ["binary"]
-    assert cells(card, "quality on those") == [f"{task.record['quality']:.3f}"]
+    assert cells(card, "validation quality") == [f"{task.record['quality']:.3f}"]
     assert "--vocabulary TASK/model" in card
     assert not (tmp_path / "task/model" / CARD).exists()
     file.write_text("ours", encoding="utf-8")
@@ -155,26 +157,26 @@ def test_a_task_tells_what_it_answers(folder: Path, data: PreparedData, tmp_path
         TaskModel.load(tmp_path / "task")
 
 
-def test_a_task_that_was_never_learned_says_so(
+def test_card_of_an_untrained_task_says_so(
     folder: Path, data: PreparedData, tmp_path: Path
 ) -> None:
     TaskModel(UserBert.from_pretrained(folder), Labels.of(labels(), data)).save(tmp_path / "task")
     card = (tmp_path / "task" / CARD).read_text(encoding="utf-8")
-    assert cells(card, "learning") == ["none: its head is as it was drawn"]
+    assert cells(card, "training") == ["none: its head has random weights"]
     inspect(tmp_path / "task")
 
 
-def test_cards_inside_a_task_may_be_edited_too(
+def test_cards_inside_a_task_may_be_edited(
     folder: Path, data: PreparedData, tmp_path: Path
 ) -> None:
     network = UserBert.from_pretrained(folder)
     task = finetune_with_aggregates(network, data, labels(), config=FinetuneConfig(epochs=1))
     task.save(tmp_path / "task")
-    found = sorted((tmp_path / "task").rglob(CARD))
-    assert [str(card.parent.relative_to(tmp_path)) for card in found] == [
+    cards = sorted((tmp_path / "task").rglob(CARD))
+    assert [str(card.parent.relative_to(tmp_path)) for card in cards] == [
         "task", "task/network", "task/pretrained"
     ]  # fmt: skip
-    assert cells(found[0].read_text(encoding="utf-8"), "trees alone")
-    for card in found:
+    assert cells(cards[0].read_text(encoding="utf-8"), "trees alone")
+    for card in cards:
         card.write_text("ours", encoding="utf-8")
     assert load_task(tmp_path / "task").predict(data).equals(task.predict(data))

@@ -1,4 +1,4 @@
-"""The softmax losses: exact in chunks, and unbiased when sampled."""
+"""The softmax losses: exact in chunks, unbiased if sampled."""
 # mypy: disable-error-code="no-untyped-call"
 
 import numpy as np
@@ -24,7 +24,7 @@ Parts = tuple[Tensor, Tensor, Tensor]
 def problem(
     words: int, ids: int, seed: int, hidden: int = 4, scale: float = 1.0
 ) -> tuple[Parts, WordSets]:
-    """Word vectors, weights and bias, and sets, some empty; of even seeds their ids are weighed."""
+    """Return word vectors, weights, bias and sets, some empty; even seeds give ids weights."""
     generator = torch.Generator().manual_seed(seed)
     vectors, weight, bias = (
         (torch.randn(*size, generator=generator) * factor).requires_grad_()
@@ -53,41 +53,43 @@ def gradients(loss: Tensor, parts: Parts) -> list[Tensor]:
 
 
 def rounded(parts: Parts) -> Parts:
-    """The numbers whose products the kernel sums: vectors and weights of 8 significant bits."""
+    """Return vectors and weights rounded to bf16, as the kernel multiplies them."""
     vectors, weight, bias = (part.detach() for part in parts)
     return vectors.bfloat16().float(), weight.bfloat16().float(), bias
 
 
-def off_by_rounding(loss: Tensor, of_rounded: Tensor, parts: Parts, sets: WordSets) -> Tensor:
-    """How far a kernel's loss is off, in units of what rounding its shares may do to it.
+def error_by_rounding(loss: Tensor, rounded_loss: Tensor, parts: Parts, sets: WordSets) -> Tensor:
+    """Return the error of a kernel's loss, in units of the error that rounding may cause.
 
-    The right answers' own logits are of exact numbers; shares, and so sums, have 8 bits.
+    The kernel computes the targets' logits exactly, but exponentials, and so their sums, in bf16.
     """
     weights = torch.ones(len(sets.ids)) if sets.weights is None else torch.tensor(sets.weights)
     own = [
         (vectors[sets.words] * weight[sets.ids - 1]).sum(dim=1)
         for vectors, weight, _ in (parts, rounded(parts))
     ]
-    expected = of_rounded - (weights * (own[0] - own[1])).sum()
+    expected = rounded_loss - (weights * (own[0] - own[1])).sum()
     single = 1e-6 * (len(parts[1]) + expected.abs() + (weights * own[0].abs()).sum())
     return (loss - expected).abs() / (2**-9 * weights.sum() + single)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 6), st.integers(1, 20), st.integers(0, 2**31))
-def test_exact_loss_and_gradients_equal_the_dense_ones(words: int, ids: int, seed: int) -> None:
+def test_exact_loss_and_gradients_equal_those_of_a_dense_loss(
+    words: int, ids: int, seed: int
+) -> None:
     parts, sets = problem(words, ids, seed)
     expected = dense(parts, sets)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(softmax, "_CHUNK", 7)
         loss = set_cross_entropy(*parts, sets)
         assert torch.allclose(loss, expected, rtol=1e-4, atol=1e-5)
-        found = gradients(loss, parts)
-    for mine, theirs in zip(found, gradients(expected, parts), strict=True):
-        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+        actual_gradients = gradients(loss, parts)
+    for actual, exact in zip(actual_gradients, gradients(expected, parts), strict=True):
+        assert torch.allclose(actual, exact, rtol=1e-3, atol=1e-5)
 
 
-def test_exact_loss_holds_for_logits_that_would_overflow() -> None:
+def test_exact_loss_does_not_overflow() -> None:
     parts, sets = problem(3, 9, 0)
     with torch.no_grad():
         parts[0].mul_(300)
@@ -96,17 +98,17 @@ def test_exact_loss_holds_for_logits_that_would_overflow() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 6), st.integers(1, 20), st.integers(0, 2**31))
-def test_sample_of_all_ids_is_the_exact_loss(words: int, ids: int, seed: int) -> None:
+def test_sample_of_all_ids_equals_the_exact_loss(words: int, ids: int, seed: int) -> None:
     parts, sets = problem(words, ids, seed)
     candidates = draw_candidates(ids, 1_000, 0.5, sets)
     assert candidates.places.tolist() == list(range(ids))
     loss, expected = sampled_set_cross_entropy(*parts, sets, candidates), dense(parts, sets)
     assert torch.allclose(loss, expected, rtol=1e-4, atol=1e-5)
-    for mine, theirs in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
-        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+    for actual, exact in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
+        assert torch.allclose(actual, exact, rtol=1e-3, atol=1e-5)
 
 
-def test_sampled_gradients_hold_the_candidates_alone() -> None:
+def test_sampled_gradients_contain_only_the_candidates() -> None:
     parts, sets = problem(3, 500, 1)
     candidates = draw_candidates(500, 20, 0.3, sets)
     sampled_set_cross_entropy(*parts, sets, candidates).backward()
@@ -127,14 +129,14 @@ def test_sampled_sum_under_the_logarithm_is_unbiased() -> None:
         own = torch.zeros(4, 300)
         own[sets.words, sets.ids - 1] = 1
         sums.append((weights * logits[:, candidates.places]).sum(dim=1))
-    # A word's own ids count once, drawn or not; they are what makes the sum exact on average.
+    # A word's own ids count once, drawn or not, which makes the sum exact on average.
     expected = logits.sum(dim=1)
     assert torch.allclose(torch.stack(sums).mean(dim=0), expected, rtol=0.02)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 5_000), st.integers(1, 300), st.floats(0, 0.999))
-def test_ids_are_drawn_once_each_and_as_many_as_asked(ids: int, count: int, start: float) -> None:
+def test_ids_are_distinct_and_their_number_is_bounded(ids: int, count: int, start: float) -> None:
     none = WordSets(np.zeros(0, np.int64), np.zeros(0, np.int64))
     candidates = draw_candidates(ids, count, start, none)
     assert len(np.unique(candidates.places)) == len(candidates.places)
@@ -158,11 +160,11 @@ def test_kernel_equals_the_exact_loss_but_for_rounding(
     expected = set_cross_entropy(*parts, sets)
     with torch.autocast("cpu", torch.bfloat16):
         loss = set_cross_entropy(*parts, sets)
-    of_rounded = set_cross_entropy(*rounded(parts), sets)
-    assert off_by_rounding(loss, of_rounded, parts, sets) <= 1
-    for mine, theirs in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
+    rounded_loss = set_cross_entropy(*rounded(parts), sets)
+    assert error_by_rounding(loss, rounded_loss, parts, sets) <= 1
+    for actual, exact in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
         rounding = 0.03 * (1 + len(sets.ids)) * max(1, scale)
-        assert (mine - theirs).norm() <= (0.02 + 0.02 * scale) * theirs.norm() + rounding
+        assert (actual - exact).norm() <= (0.02 + 0.02 * scale) * exact.norm() + rounding
 
 
 @needs_kernels
@@ -176,16 +178,16 @@ def test_kernel_equals_the_sampled_loss_but_for_rounding(
     expected = sampled_set_cross_entropy(*parts, sets, candidates)
     with torch.autocast("cpu", torch.bfloat16):
         loss = sampled_set_cross_entropy(*parts, sets, candidates)
-    of_rounded = sampled_set_cross_entropy(*rounded(parts), sets, candidates)
-    assert off_by_rounding(loss, of_rounded, parts, sets) <= 1
-    for mine, theirs in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
+    rounded_loss = sampled_set_cross_entropy(*rounded(parts), sets, candidates)
+    assert error_by_rounding(loss, rounded_loss, parts, sets) <= 1
+    for actual, exact in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
         rounding = 0.03 * (1 + len(sets.ids)) * max(1, scale)
-        assert (mine - theirs).norm() <= (0.02 + 0.02 * scale) * theirs.norm() + rounding
+        assert (actual - exact).norm() <= (0.02 + 0.02 * scale) * exact.norm() + rounding
 
 
 @needs_kernels
-def test_kernel_takes_words_that_are_sure_of_an_id_that_was_rarely_drawn() -> None:
-    # Its weight of 1,000 is not the word's: to add it to the sum and take it off leaves noise.
+def test_kernel_is_exact_for_words_with_a_likely_id_that_is_rarely_drawn() -> None:
+    # The id's weight of 1,000 does not apply in these words: adding and subtracting leaves noise.
     (vectors, weight, bias), sets = problem(100, 2_100, 3, hidden=128)
     sets = WordSets(np.arange(100), sets.ids[:100])
     with torch.no_grad():
@@ -196,12 +198,12 @@ def test_kernel_takes_words_that_are_sure_of_an_id_that_was_rarely_drawn() -> No
     with torch.autocast("cpu", torch.bfloat16):
         loss = sampled_set_cross_entropy(*parts, sets, candidates)
     assert torch.allclose(loss, expected, rtol=0.01)
-    for mine, theirs in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
-        assert (mine - theirs).norm() <= 0.02 * theirs.norm()
+    for actual, exact in zip(gradients(loss, parts), gradients(expected, parts), strict=True):
+        assert (actual - exact).norm() <= 0.02 * exact.norm()
 
 
 @needs_kernels
-def test_kernel_holds_for_wide_vectors() -> None:
+def test_kernel_supports_wide_vectors() -> None:
     parts, sets = problem(5, 300, 4, hidden=1_280)
     expected = set_cross_entropy(*parts, sets)
     with torch.autocast("cpu", torch.bfloat16):
@@ -210,36 +212,36 @@ def test_kernel_holds_for_wide_vectors() -> None:
 
 
 @needs_kernels
-def test_kernel_keeps_nothing_where_no_gradient_is_asked_for() -> None:
+def test_kernel_keeps_no_memory_without_gradients() -> None:
     parts, sets = problem(500, 1_300, 5, hidden=32)
-    before = len(kernels.softmax._shares)
+    before = len(kernels.softmax._exps)
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
-        found = set_cross_entropy(*parts, sets)
-    assert len(kernels.softmax._shares) == before
+        loss = set_cross_entropy(*parts, sets)
+    assert len(kernels.softmax._exps) == before
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(found, set_cross_entropy(*parts, sets))
+        assert torch.equal(loss, set_cross_entropy(*parts, sets))
 
 
 @needs_kernels
-def test_kernels_memory_does_not_grow_with_each_number_of_candidates() -> None:
-    before = set(kernels.softmax._shares)
+def test_kernel_memory_does_not_grow_with_each_number_of_candidates() -> None:
+    before = set(kernels.softmax._exps)
     for ids in range(300, 340):
         parts, sets = problem(3, ids, 6, hidden=32)
         with torch.autocast("cpu", torch.bfloat16):
             set_cross_entropy(*parts, sets)
-    assert len(set(kernels.softmax._shares) - before) <= 1
+    assert len(set(kernels.softmax._exps) - before) <= 1
 
 
 @needs_kernels
-def test_kernels_results_do_not_depend_on_the_number_of_threads() -> None:
+def test_kernel_results_do_not_depend_on_the_number_of_threads() -> None:
     parts, sets = problem(9, 3_000, 5, hidden=32)
-    found = []
+    results = []
     threads = torch.get_num_threads()
     for count in (1, 2):
         torch.set_num_threads(count)
         with torch.autocast("cpu", torch.bfloat16):
             loss = set_cross_entropy(*parts, sets)
-        found.append([loss, *gradients(loss, parts)])
+        results.append([loss, *gradients(loss, parts)])
     torch.set_num_threads(threads)
-    for one, two in zip(*found, strict=True):
-        assert torch.equal(one, two)
+    for one_thread, two_threads in zip(*results, strict=True):
+        assert torch.equal(one_thread, two_threads)

@@ -1,4 +1,4 @@
-"""The summary of a history: hand-counted values, what it must not tell, gradients."""
+"""The summary token: values counted by hand, masked words, gradients."""
 # mypy: disable-error-code="no-untyped-call"
 
 import numpy as np
@@ -22,7 +22,7 @@ def summary() -> HistorySummary:
 
 
 def one_user(*genres: int) -> UserBatch:
-    """One user with a long-term word an action, of these genres and without shops."""
+    """Return a user with one long-term word per action, of these genres and without shops."""
     ids = np.array([genres, [0] * len(genres)], np.int32)
     ends = np.arange(len(genres) + 1)
     none = np.zeros(1, np.int64)
@@ -41,16 +41,16 @@ def one_user(*genres: int) -> UserBatch:
     )  # fmt: skip
 
 
-def test_values_weigh_by_the_logarithm_of_their_counts(summary: HistorySummary) -> None:
+def test_values_are_weighted_by_the_logarithm_of_their_counts(summary: HistorySummary) -> None:
     genre = summary.tables.vectors(0)
     weights = np.log1p([3, 1])
     expected = (genre[5] * weights[0] + genre[2] * weights[1]) / np.linalg.norm(weights)
     totals = torch.tensor([np.log1p(5), np.log1p(5), 0, 0], dtype=torch.float32)
-    found = summary(one_user(5, 2, 5, 0, 5))[0]
-    assert torch.allclose(found, expected.float() + summary.totals(totals), atol=1e-5)
+    actual = summary(one_user(5, 2, 5, 0, 5))[0]
+    assert torch.allclose(actual, expected.float() + summary.totals(totals), atol=1e-5)
 
 
-def test_a_user_without_actions_is_the_bias(summary: HistorySummary) -> None:
+def test_summary_of_a_user_without_actions_is_the_bias(summary: HistorySummary) -> None:
     assert torch.allclose(summary(one_user())[0], summary.totals.bias)
 
 
@@ -61,21 +61,21 @@ def test_order_of_users_and_actions_does_not_matter(summary: HistorySummary) -> 
     assert torch.allclose(summary(one_user(3, 4, 4)), summary(one_user(4, 3, 4)), atol=1e-6)
 
 
-def test_gradients_are_those_of_a_dense_sum(summary: HistorySummary) -> None:
+def test_gradients_equal_those_of_a_dense_sum(summary: HistorySummary) -> None:
     users = batch([[3, 2], [0, 4], [7, 0]])
-    probe = torch.randn(3, 8)
-    (summary(users) * probe).sum().backward()
-    found = summary.tables.weight.grad
-    assert found is not None
-    counted = summary.counted(users)
-    owners = np.repeat(np.arange(3), np.diff(counted.offsets))
+    output_gradient = torch.randn(3, 8)
+    (summary(users) * output_gradient).sum().backward()
+    actual = summary.tables.weight.grad
+    assert actual is not None
+    summed = summary.summary_rows(users)
+    owners = np.repeat(np.arange(3), np.diff(summed.offsets))
     dense = torch.zeros_like(summary.tables.weight)
-    weights = torch.from_numpy(counted.weights)[:, None]
-    dense.index_add_(0, torch.from_numpy(counted.rows), probe[owners] * weights)
-    assert torch.allclose(found.to_dense(), dense, atol=1e-5)
+    weights = torch.from_numpy(summed.weights)[:, None]
+    dense.index_add_(0, torch.from_numpy(summed.rows), output_gradient[owners] * weights)
+    assert torch.allclose(actual.to_dense(), dense, atol=1e-5)
 
 
-def test_a_masked_word_is_not_told_by_the_summary() -> None:
+def test_summary_does_not_reveal_a_masked_word() -> None:
     torch.manual_seed(0)
     network = model(config=TINY.model_copy(update={"summary": True, "word_sizes": True})).eval()
     first, second = one_user(5, 2, 7), one_user(5, 9, 7)

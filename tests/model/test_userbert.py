@@ -1,4 +1,4 @@
-"""UserBERT as a whole: user embeddings and their invariances."""
+"""User embeddings of the whole model, and their invariances."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def network() -> UserBert:
     return model().eval()
 
 
-def test_defaults_are_the_papers() -> None:
+def test_defaults_equal_the_papers_sizes() -> None:
     config = UserBertConfig()
     assert (config.layers, config.hidden, config.heads) == (4, 128, 4)
 
@@ -28,14 +28,14 @@ def test_user_embedding_is_the_mean_of_the_words(network: UserBert) -> None:
     assert torch.allclose(vectors[0], words.mean(0), atol=1e-6)
 
 
-def test_user_without_words_is_its_cls_vector(network: UserBert) -> None:
+def test_embedding_of_a_user_without_words_is_its_cls_vector(network: UserBert) -> None:
     encoded = network(batch(WORDS))
     assert torch.equal(
         network.user_vectors(encoded, "mean")[1], network.user_vectors(encoded, "cls")[1]
     )
 
 
-def test_order_and_company_of_users_change_no_vector(network: UserBert) -> None:
+def test_vectors_do_not_depend_on_the_other_users_of_the_batch(network: UserBert) -> None:
     users = batch(WORDS)
     together = network.user_vectors(network(users))
     order = [3, 1, 0]
@@ -43,7 +43,7 @@ def test_order_and_company_of_users_change_no_vector(network: UserBert) -> None:
     assert torch.allclose(others, together[order], atol=1e-5)
 
 
-def test_weights_start_as_berts() -> None:
+def test_weights_are_initialised_as_in_bert() -> None:
     torch.manual_seed(0)
     network = model(config=UserBertConfig())
     for layer in network.modules():

@@ -59,7 +59,7 @@ def fits(hidden: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Memory:
+class AdamState:
     """Adam's moments of a layer, and the factors of its next step."""
 
     weight_mean: Tensor
@@ -100,7 +100,7 @@ class LayerGradient:
         self._run(to_weight=to_weight.data_ptr(), to_bias=to_bias.data_ptr())
         return to_weight, to_bias
 
-    def take_step(self, memory: Memory) -> None:
+    def take_step(self, memory: AdamState) -> None:
         """Update weights, biases and Adam's moments of them in place."""
         self._run(
             weight_mean=memory.weight_mean.data_ptr(),

@@ -1,18 +1,18 @@
-"""A model folder, which needs nothing else: the network, what its ids mean, how it was trained.
+"""Reads and writes model folders, which contain all that a model needs.
 
 In and out: `Artifact`, the parts of a model. `UserBert` is saved and loaded through it.
 
 ```
 MODEL/
   summary.json         format, version, checksums of every other file
-  config.json          the network's size, its inputs, the profile fields that it never saw
+  config.json          the network's size, its inputs, its hidden profile fields
   model.safetensors    its weights
-  schema.yaml          what the logs meant
-  vocabularies.json    what the ids mean
+  schema.yaml          the schema of the logs
+  vocabularies.json    the values of the ids
   training.json        how it was trained
-  README.md            the same for people, who may edit it: it is not checked
+  README.md            the model card, not checked because people may edit it
 ```
-Nothing is unpickled: a folder from a stranger can at worst be refused.
+Nothing is unpickled, so a folder from an untrusted source cannot run code.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from userbert.errors import InputError, ModelError
 from userbert.folders import (
     CARD,
     check_summary,
-    found_at,
+    describe_path,
     read_json,
     write_json,
     write_summary,
@@ -49,19 +49,19 @@ class Artifact:
     """The parts of a model."""
 
     config: Mapping[str, Any]
-    """The size of the network, as JSON."""
+    """Size of the network, as JSON."""
     shape: InputShape
     hidden: tuple[str, ...]
-    """Profile fields that it never saw."""
+    """Profile fields that the model never reads."""
     schema: Schema
     vocabularies: Vocabularies
     record: Mapping[str, Any]
-    """How it was trained, as JSON."""
+    """Record of the training, as JSON."""
     weights: Mapping[str, Tensor]
 
 
 def write_artifact(folder: Path, artifact: Artifact, *, with_card: bool = True) -> None:
-    """Write a model into a folder that exists; what else is in the folder belongs to it."""
+    """Write a model into an existing folder; files already there become part of the model."""
     config = {
         "model": artifact.config,
         "input": INPUT_SHAPE.dump_python(artifact.shape, mode="json"),
@@ -74,14 +74,14 @@ def write_artifact(folder: Path, artifact: Artifact, *, with_card: bool = True) 
     weights = {name: tensor.detach().contiguous() for name, tensor in artifact.weights.items()}
     save_tensors(weights, folder / "model.safetensors")
     if with_card:
-        numbers = sum(tensor.numel() for tensor in weights.values())
-        told = model_card(config, artifact.record, artifact.schema, numbers)
-        (folder / CARD).write_text(told, encoding="utf-8")
+        weight_count = sum(tensor.numel() for tensor in weights.values())
+        text = model_card(config, artifact.record, artifact.schema, weight_count)
+        (folder / CARD).write_text(text, encoding="utf-8")
     write_summary(folder, "model", format=FORMAT)
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """Read a model; raise `ModelError` if it is missing, damaged, or of a newer format."""
+    """Read a model. Raises `ModelError` if it is missing, damaged, or in a newer format."""
     _check(folder)
     try:
         config = read_json(folder / "config.json")
@@ -95,23 +95,23 @@ def read_artifact(folder: Path) -> Artifact:
             load_file(folder / "model.safetensors"),
         )
     except (InputError, SafetensorError, ValidationError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder} is not a model that can be read: {error}.") from error
+        raise ModelError(f"{folder} is not a readable model: {error}.") from error
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write tensors as safetensors; raise `OSError` if the disk does not take them."""
+    """Write tensors as safetensors. Raises `OSError` if they cannot be written."""
     try:
         save_file(dict(tensors), file)
-    except SafetensorError as error:  # which is no OSError, but says its number
+    except SafetensorError as error:  # not an OSError, but its text has the error number
         raise OSError(str(error)) from error
 
 
 def _check(folder: Path) -> None:
-    """Compare every file with its checksum."""
+    """Raise `ModelError` if this is no model folder or a file does not match its checksum."""
     if not (folder / "summary.json").is_file() or not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is not a model folder (it has no summary.json with a config.json; "
-            f"{found_at(folder)}). "
+            f"{folder} is not a model folder (summary.json or config.json is missing; "
+            f"{describe_path(folder)}). "
             "Make one with `userbert pretrain DATA -o MODEL`."
         )
     check_summary(folder, FORMAT, _FILES)

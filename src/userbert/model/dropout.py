@@ -1,21 +1,22 @@
-"""Dropout whose masks depend on tokens alone: not on batches, padding, threads or kernels.
+"""Dropout whose masks depend only on tokens, not on batches, padding, threads or kernels.
 
-In: vectors (T, H), a key of each token, and a site: which of the network's dropouts it is, 0 of
-the input embedding, 2i + 1 and 2i + 2 of block i. Out: vectors with some values zeroed and the rest
-scaled. Each value is decided by a hash of key, site and column, so a mask is known from its token's
-key anywhere: `kernels/vectors.h` forms the same in C. The input embedding makes the keys.
+In: vectors (T, H), a key per token, and a site, the number of the dropout in the network: 0 for the
+input embedding, 2i + 1 and 2i + 2 for block i. Out: vectors with some values zeroed and the rest
+scaled. A hash of key, site and column decides each value, so `kernels/vectors.h` computes the same
+masks in C. The input embedding makes the keys.
 """
 
 import torch
 from torch import Tensor, nn
 
 _LEVELS = 1 << 16
-"""Each value is decided by 16 bits."""
+"""Number of dropout levels: 16 random bits decide each value."""
 _WORD = 0xFFFFFFFF
+"""Mask of the lower 32 bits."""
 
 
 class Dropout(nn.Module):
-    """Zeroes a share of all values in training, and scales the rest to the same mean."""
+    """Zeroes a fraction of all values in training, and scales the rest so that the mean stays."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -23,16 +24,16 @@ class Dropout(nn.Module):
 
     @property
     def threshold(self) -> int:
-        """How many of 65,536 values are zeroed: none outside training."""
+        """Dropout probability in 1/65,536ths; 0 in eval."""
         return round(self.rate * _LEVELS) if self.training else 0
 
     @property
     def scale(self) -> float:
-        """Of what is kept."""
+        """Factor of the values that are not dropped."""
         return 1 / (1 - self.rate) if self.threshold else 1.0
 
     def forward(self, vectors: Tensor, keys: Tensor | None, site: int) -> Tensor:
-        """Drop values of (T, H), H even. Keys (T,) are int32; without threshold none are needed."""
+        """Drop values of (T, H), H even. Keys (T,) are int32; they may be None in eval."""
         if not self.threshold:
             return vectors
         assert keys is not None
@@ -41,7 +42,7 @@ class Dropout(nn.Module):
 
 
 def random_bits(keys: Tensor, site: int, columns: int) -> Tensor:
-    """16 random bits (T, H) for each value of tokens with keys (T,)."""
+    """Return 16 random bits (T, H) for each value of tokens with keys (T,)."""
     starts = keys.to(torch.int64) & _WORD ^ (site * 0x9E3779B9 & _WORD)
     steps = torch.arange(columns // 2, device=keys.device) * 0x85EBCA6B
     words = _mix(starts[:, None] + steps & _WORD)  # (T, H / 2)
@@ -49,9 +50,10 @@ def random_bits(keys: Tensor, site: int, columns: int) -> Tensor:
 
 
 def token_keys(seed: int, users: Tensor, numbers: Tensor) -> Tensor:
-    """Keys (T,), int32, of tokens: the user's number and the token's among the user's, both (T,).
+    """Return keys (T,), int32, of tokens.
 
-    Tokens have the same keys wherever users stand in a batch; another seed gives other keys.
+    `users` (T,) are the users' numbers, `numbers` (T,) count a user's tokens. A token's key does
+    not depend on the user's place in a batch; another seed gives other keys.
     """
     words = torch.zeros_like(users, dtype=torch.int64)
     users, numbers = users.to(torch.int64), numbers.to(torch.int64)
@@ -61,7 +63,7 @@ def token_keys(seed: int, users: Tensor, numbers: Tensor) -> Tensor:
 
 
 def random_keys(count: int, device: torch.device) -> Tensor:
-    """Keys (T,) drawn from torch's own generator."""
+    """Draw keys (T,), int32, from torch's default generator."""
     return torch.randint(-(1 << 31), 1 << 31, (count,), dtype=torch.int32, device=device)
 
 
@@ -70,7 +72,7 @@ def _as_int32(words: Tensor) -> Tensor:
 
 
 def _mix(words: Tensor) -> Tensor:
-    """The finaliser of MurmurHash3, of 32-bit words in int64."""
+    """Return the finalizer of MurmurHash3 of 32-bit words, stored as int64."""
     words = (words ^ words >> 16) * 0x85EBCA6B & _WORD
     words = (words ^ words >> 13) * 0xC2B2AE35 & _WORD
     return words ^ words >> 16

@@ -1,9 +1,9 @@
-"""Input representations: words and profile fields become token vectors (paper §3.2).
+"""The input embedding: turns words and profile fields into token vectors (paper §3.2).
 
 In: a `UserBatch`. Out: `Encoded`, the vectors of all users' tokens, one user after the other. A
-user's tokens are `[CLS]`, the words of each segment oldest first, the profile fields that are
-known, and, beyond the paper, a summary of the history. `UserBert` passes the vectors through the
-encoder and gives them on in the same record.
+user's tokens are `[CLS]`, the words of each segment oldest first, the known profile fields and,
+beyond the paper, a summary of the history. `UserBert` runs the encoder on the vectors and returns
+the same record.
 
 Letters in shapes: B users, T tokens, W words of a segment, N actions of a segment, A attributes of
 a segment, F profile fields, H hidden, E width of an attribute.
@@ -21,7 +21,7 @@ from userbert.data.batches import InputShape, SegmentBatch, SegmentShape, UserBa
 from userbert.data.ragged import Int64, list_numbers, ranges
 from userbert.model.dropout import Dropout, token_keys
 from userbert.model.encoder import NORM_EPSILON
-from userbert.model.indices import by_word, interleave, word_tables
+from userbert.model.indices import interleave, order_by_word, word_tables
 from userbert.model.summary import HistorySummary
 from userbert.model.tables import INIT_DEVIATION, AttributeTables, as_tensor
 from userbert.model.timing import HistoryTiming
@@ -29,32 +29,32 @@ from userbert.model.timing import HistoryTiming
 
 @dataclass(frozen=True)
 class Encoded:
-    """User sequences as packed token vectors: the input embedding's, or the encoder's."""
+    """User sequences as packed token vectors, before or after the encoder."""
 
     tokens: Tensor
     """(T, H)."""
     lengths: Tensor
-    """(B,): how many tokens each user has; at least one."""
+    """(B,): number of tokens of each user, at least one."""
     cls_index: Tensor
-    """(B,): where each user's [CLS] stands among the T tokens."""
+    """(B,): index of each user's [CLS] among the T tokens."""
     word_index: tuple[Tensor, ...]
-    """(W,) of each segment: where each word stands among the T tokens."""
+    """(W,) per segment: index of each word among the T tokens."""
     user_of_word: tuple[Tensor, ...]
-    """(W,) of each segment: whose word it is."""
+    """(W,) per segment: index of each word's user."""
     field_index: Tensor
-    """(K,): where each profile field that is known stands among the T tokens."""
+    """(K,): index of each known profile field among the T tokens."""
     user_of_field: Tensor
-    """(K,): whose field it is."""
+    """(K,): index of each known profile field's user."""
     keys: Tensor | None = None
-    """(T,): what decides dropout, in training."""
+    """(T,): dropout keys of the tokens, in training."""
     summary: Tensor | None = None
-    """(B, H): the summary of each user's history, as it enters the encoder but for norm."""
+    """(B, H): summary of each user's history, before the norm of the input embedding."""
     timing: Tensor | None = None
-    """(B, K): when and how often each user acted, standardised; no encoder sees it."""
+    """(B, K): standardised timing of each user's actions; the encoder does not read it."""
 
 
 class SegmentEmbedding(nn.Module):
-    """Words of one segment: the mean of their actions, mapped to H, plus position and segment."""
+    """Embeds words of one segment: mean of the actions mapped to H, plus position and segment."""
 
     def __init__(
         self, shape: SegmentShape, hidden: int, width: int, *, sizes: bool = False
@@ -66,7 +66,7 @@ class SegmentEmbedding(nn.Module):
         self.size = nn.Linear(1, hidden, bias=False) if sizes else None
 
     def reset_parameters(self) -> None:
-        """Draw the segment's vector as BERT does."""
+        """Initialise the segment's vector as in BERT."""
         nn.init.normal_(self.segment, std=INIT_DEVIATION)
 
     def forward(
@@ -76,16 +76,16 @@ class SegmentEmbedding(nn.Module):
         numbers: Int64,
         zeroed: NDArray[np.bool_] | None = None,
     ) -> Tensor:
-        """Represent the words of a segment: (W, H).
+        """Return the vectors (W, H) of a segment's words.
 
-        `numbers` (A,) says which of the tables are its attributes', in order. Of words that are
-        `zeroed` (W,) position and segment alone are seen.
+        `numbers` (A,) are the indices of its attributes' tables. Words that are `zeroed` (W,) keep
+        only their position and segment.
         """
         rows = tables.rows(batch.ids, numbers[:, None])  # (A, N)
-        rows, groups = by_word(rows, batch.action_offsets)
+        rows, groups = order_by_word(rows, batch.action_offsets)
         sums = tables.sum_groups(rows, groups)  # (W * A, E)
         device = self.segment.device
-        # Actions without an attribute count too: its share of the word's mean is smaller.
+        # Actions without the attribute count too, which lowers its weight in the word's mean.
         sizes = as_tensor(np.diff(batch.action_offsets).astype(np.float32), device)
         hide = None if zeroed is None else as_tensor(zeroed, device)
         return self.of_sums(sums, sizes, as_tensor(batch.positions, device), hide)
@@ -93,9 +93,9 @@ class SegmentEmbedding(nn.Module):
     def of_sums(
         self, sums: Tensor, sizes: Tensor, positions: Tensor, zeroed: Tensor | None = None
     ) -> Tensor:
-        """Words (W, H), given the sums (W * A, E) over their actions, of which there are `sizes`.
+        """Return words (W, H) from the sums (W * A, E) over their actions.
 
-        Positions, sizes and `zeroed` are (W,).
+        `sizes` (W,) are the numbers of actions. Positions and `zeroed` are (W,).
         """
         means = sums.view(sizes.shape[0], self.project.in_features) / sizes[:, None]  # (W, A * E)
         tokens = self.project(means)
@@ -107,7 +107,7 @@ class SegmentEmbedding(nn.Module):
 
 
 class InputEmbedding(nn.Module):
-    """The input representation of user sequences (paper §3.2, figure 1)."""
+    """Embeds user sequences as token vectors (paper §3.2, figure 1)."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class InputEmbedding(nn.Module):
         timing: bool = False,
     ) -> None:
         super().__init__()
-        # Segments may share a table, so they are kept here and not by segment.
+        # The tables are not part of the segments, because segments may share a table.
         sizes, self._numbers = word_tables(shape)
         self.tables = AttributeTables(sizes, width)
         self.segments: Sequence[SegmentEmbedding] = nn.ModuleList(  # type: ignore[assignment]
@@ -136,14 +136,14 @@ class InputEmbedding(nn.Module):
         self.dropout = Dropout(dropout)
 
     def attribute_vectors(self) -> list[list[Tensor]]:
-        """Of each segment, the vectors (size, E) of each attribute's ids."""
+        """Return the vectors (size, E) of each attribute's ids, per segment."""
         return [
             [self.tables.vectors(number) for number in numbers.tolist()]
             for numbers in self._numbers
         ]
 
     def reset_parameters(self) -> None:
-        """Draw [CLS] and the profile's segment vector as BERT does."""
+        """Initialise [CLS] and the profile's segment vector as in BERT."""
         nn.init.normal_(self.cls, std=INIT_DEVIATION)
         nn.init.normal_(self.profile_segment, std=INIT_DEVIATION)
 
@@ -154,11 +154,11 @@ class InputEmbedding(nn.Module):
         *,
         keep_position: bool = False,
     ) -> Encoded:
-        """Represent a batch.
+        """Embed a batch.
 
-        `zeroed`, (W,) of each segment, says which words' vectors are zero as a whole, position
-        and segment included: forming the input representations "is followed by the masking step"
-        (§3.2). `keep_position` is the other reading: of these words the actions alone are zero.
+        `zeroed`, (W,) per segment, marks words whose whole vector is zeroed, position and segment
+        included: forming the input representations "is followed by the masking step" (§3.2). With
+        `keep_position`, the other reading of the paper, only their actions are zeroed.
         """
         predicted = zeroed
         without_actions: Sequence[NDArray[np.bool_] | None] = [None] * len(self.segments)
@@ -183,7 +183,7 @@ class InputEmbedding(nn.Module):
         counts.extend(known.T.astype(np.int64))
         summary: Tensor | None = None
         if self.summary is not None:
-            # It must not tell what stands in words that are to be predicted.
+            # The summary must not reveal the words that are to be predicted.
             summary = self.summary(batch, predicted)
             pieces.append(summary)
             counts.append(np.ones(len(batch), np.int64))
@@ -197,7 +197,7 @@ class InputEmbedding(nn.Module):
 
         kinds = np.split(places, np.cumsum([count.sum() for count in counts]))
         words = kinds[1 : 1 + len(batch.segments)]
-        fields_at = kinds[1 + len(batch.segments) :][: known.shape[1]]
+        field_places = kinds[1 + len(batch.segments) :][: known.shape[1]]
         if zeroed is not None:
             hide = np.zeros(len(places), np.bool_)
             hide[np.concatenate(words)] = np.concatenate(list(zeroed))
@@ -207,7 +207,7 @@ class InputEmbedding(nn.Module):
             as_tensor(lengths, device),
             as_tensor(places[: len(batch)], device),
             tuple(as_tensor(index, device) for index in words),
-            field_index=as_tensor(np.concatenate([places[:0], *fields_at]), device),
+            field_index=as_tensor(np.concatenate([places[:0], *field_places]), device),
             user_of_field=as_tensor(np.nonzero(known.T)[1], device),
             keys=keys,
             summary=summary,
@@ -218,7 +218,7 @@ class InputEmbedding(nn.Module):
         )
 
     def _keys(self, batch: UserBatch, lengths: Int64) -> Tensor | None:
-        """Keys (T,) for dropout: of user and token, so that it is the same in any batch."""
+        """Return dropout keys (T,) that depend on user and token, not on the batch."""
         if not self.dropout.threshold:
             return None
         seed = int(torch.randint(1 << 62, ()))
@@ -230,7 +230,7 @@ class InputEmbedding(nn.Module):
 
 
 def draw_as_bert(module: nn.Module) -> None:
-    """Draw the weights of one module, without those below it, as BERT does."""
+    """Initialise one module's own weights, without its submodules', as in BERT."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=INIT_DEVIATION)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -1,8 +1,9 @@
-"""A model for data whose vocabularies have grown: rows for the new values, all else kept.
+"""Extends a model to data whose vocabularies have grown, by adding rows for the new values.
 
-In: a model, and data that `prepare --grow` made with its ids. Out: a model of the data's ids. A new
-value begins as the unknown value, which it was until now: the vectors of users without new values
-stay the same, those of others begin where they were, and `pretrain --from` learns the difference.
+In: a model, and data that `prepare --grow` made with its ids. Out: a model with the data's ids. A
+new value starts with the weights of *unknown*, which it counted as until now. So vectors of users
+without new values stay the same, those of others start as they were, and `pretrain --from` learns
+the difference.
 """
 
 import math
@@ -19,16 +20,15 @@ from userbert.model.userbert import UserBert
 
 
 def extend(model: UserBert, data: PreparedData) -> UserBert:
-    """Give a model rows for the values that data have behind its own.
+    """Return a copy of the model with rows for the data's new values.
 
-    In tables a new value gets the vector of *unknown*. In heads it gets its weights, and *unknown*
-    and the new values share what was expected of *unknown*, so that nothing else is expected more
-    or less often than before. Raises `ModelError` if the data's ids are not the model's with others
-    behind them.
+    In tables a new value gets the vector of *unknown*. In heads it gets the weights of *unknown*,
+    and *unknown* and the new values divide its probability, so that the probabilities of all other
+    values stay. Raises `ModelError` if the data's ids are not the model's ids followed by new ones.
     """
-    if not _begin(data.vocabularies, model.vocabularies):
+    if not _extends(data.vocabularies, model.vocabularies):
         raise ModelError(
-            f"the ids in {data.path} are not the model's with new ones behind them. Prepare its "
+            f"the ids in {data.path} are not the model's ids followed by new ones. Prepare the "
             "logs with: userbert prepare schema.yaml -o DATA --vocabulary MODEL --grow"
         )
     shape = data.input_shape(model.hidden)
@@ -42,10 +42,10 @@ def extend(model: UserBert, data: PreparedData) -> UserBert:
         record={**model.record, "extended_by": new_values},
     )
     sizes = {name: weight.shape for name, weight in extended.state_dict().items()}
-    same = {
+    unchanged = {
         name: weight for name, weight in model.state_dict().items() if weight.shape == sizes[name]
     }
-    extended.load_state_dict(same, strict=False)
+    extended.load_state_dict(unchanged, strict=False)
     with torch.no_grad():
         for old, new in zip(model.modules(), extended.modules(), strict=True):
             if isinstance(old, AttributeTables) and isinstance(new, AttributeTables):
@@ -56,42 +56,46 @@ def extend(model: UserBert, data: PreparedData) -> UserBert:
 
 
 def _sizes(shape: InputShape) -> dict[str, int]:
-    """The number of each table's ids."""
+    """Return the number of ids of each table."""
     attributes = [attribute for segment in shape.segments for attribute in segment.attributes]
     return {attribute.table: attribute.size for attribute in (*attributes, *shape.profile)}
 
 
-def _begin(new: Vocabularies, old: Vocabularies) -> bool:
-    """Whether vocabularies are others with values behind theirs; bins of numbers never grow."""
-    mine, theirs = _places(new), _places(old)
-    return list(mine) == list(theirs) and all(
-        mine[place].names[: one.size] == one.names if one.is_categorical else mine[place] == one
-        for place, one in theirs.items()
+def _extends(new: Vocabularies, old: Vocabularies) -> bool:
+    """Return whether `new` is `old` with values appended; bins of numbers never grow."""
+    new_by_place, old_by_place = _by_place(new), _by_place(old)
+    return list(new_by_place) == list(old_by_place) and all(
+        new_by_place[place].names[: vocabulary.size] == vocabulary.names
+        if vocabulary.is_categorical
+        else new_by_place[place] == vocabulary
+        for place, vocabulary in old_by_place.items()
     )
 
 
-def _places(vocabularies: Vocabularies) -> dict[tuple[str, str], Vocabulary]:
-    """All vocabularies, by segment (or `profile`) and name."""
-    everywhere = {**vocabularies.segments, "profile": vocabularies.profile}
+def _by_place(vocabularies: Vocabularies) -> dict[tuple[str, str], Vocabulary]:
+    """Return all vocabularies by segment (or `profile`) and name."""
+    groups = {**vocabularies.segments, "profile": vocabularies.profile}
     return {
-        (place, name): one for place, found in everywhere.items() for name, one in found.items()
+        (segment, name): vocabulary
+        for segment, group in groups.items()
+        for name, vocabulary in group.items()
     }
 
 
 def _grow_tables(old: AttributeTables, new: AttributeTables) -> None:
-    for number in range(len(old.before_first) - 1):
-        first, last = old.before_first[number : number + 2] + 1
-        start, end = new.before_first[number : number + 2] + 1
-        new.weight[start:end] = old.weight[first]  # of id 1, unknown
+    for number in range(len(old.row_offsets) - 1):
+        first, last = old.row_offsets[number : number + 2] + 1
+        start, end = new.row_offsets[number : number + 2] + 1
+        new.weight[start:end] = old.weight[first]  # row of id 1, unknown
         new.weight[start : start + last - first] = old.weight[first:last]
     new.weight[0] = 0
 
 
 def _grow_head(old: AttributeHead, new: AttributeHead) -> None:
-    known, all_ids = old.project.out_features, new.project.out_features
-    new.project.weight[:] = old.project.weight[0]  # of id 1, unknown
-    new.project.weight[:known] = old.project.weight
-    new.project.bias[:known] = old.project.bias
-    share = old.project.bias[0] - math.log(1 + all_ids - known)
-    new.project.bias[0] = share
-    new.project.bias[known:] = share
+    old_size, new_size = old.project.out_features, new.project.out_features
+    new.project.weight[:] = old.project.weight[0]  # row of id 1, unknown
+    new.project.weight[:old_size] = old.project.weight
+    new.project.bias[:old_size] = old.project.bias
+    divided_bias = old.project.bias[0] - math.log(1 + new_size - old_size)
+    new.project.bias[0] = divided_bias
+    new.project.bias[old_size:] = divided_bias

@@ -1,8 +1,8 @@
-"""What pretraining predicts: the set of each attribute's values in a word (paper §3.2, eq. 1).
+"""Pretraining heads: predict the set of each attribute's values in a word (paper §3.2, eq. 1).
 
-In: final vectors at selected words, and which ids stand in these words. Out: the multi-label
-cross-entropy of each attribute. The binary vector of equation 1 is never built: with S the set of
-a word's ids, -Σ y log softmax(z) = |S| · logsumexp(z) - Σ z[S].
+In: final vectors at selected words, and the ids in these words. Out: the multi-label cross-entropy
+of each attribute. The binary vector of equation 1 is never built: with S the set of a word's ids,
+-Σ y log softmax(z) = |S| · logsumexp(z) - Σ z[S].
 
 Letters in shapes: M selected words, W words, H hidden, V ids without *none*, P (word, id) pairs.
 """
@@ -28,7 +28,7 @@ from userbert.model.tables import RowSparse, as_tensor, sorted_set
 
 
 def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> list[WordSets]:
-    """For each attribute of a segment, the sets of ids in the selected (W,) words.
+    """Return, for each attribute of a segment, the sets of ids in the selected (W,) words.
 
     `size` is at least the number of ids of any attribute.
     """
@@ -38,44 +38,44 @@ def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> li
     return sets_of(words, batch.ids[:, actions], size)
 
 
-def sets_of(groups: Int64, ids: Int32, size: int, *, shares: bool = False) -> list[WordSets]:
-    """For each attribute of actions (A, N), the sets of ids in the actions of each group.
+def sets_of(groups: Int64, ids: Int32, size: int, *, normalize: bool = False) -> list[WordSets]:
+    """Return, for each attribute of actions (A, N), the sets of ids in each group's actions.
 
-    `groups` (N,) says whose each action is. With `shares` each set weighs one, whatever its size.
+    `groups` (N,) is each action's group. With `normalize`, each set has weight 1 for any size.
     """
     sets = []
     for attribute in ids:
         pairs = sorted_set((groups * size + attribute)[attribute != 0])
         owners, values = pairs // size, pairs % size
         weights = None
-        if shares:
+        if normalize:
             weights = (1 / np.bincount(owners)[owners]).astype(np.float32)
         sets.append(WordSets(owners, values, weights))
     return sets
 
 
 class AttributeHead(RowSparse):
-    """One linear layer from a word's final vector to an attribute's ids; *none* has no output."""
+    """Linear layer from a word's final vector to an attribute's ids; *none* has no output."""
 
     samples: int | None = None
-    """In training, sum the softmax over a sample of so many ids; none: over all of them."""
+    """Number of ids sampled for the softmax in training; None: all ids."""
     deferred: list[LayerGradient] | None = None
-    """Where the optimizer wants this layer's gradient, if it can take it by its factors."""
+    """List that collects this layer's gradient in factors, if the optimizer set one."""
 
     def __init__(self, hidden: int, size: int) -> None:
         super().__init__()
         self.project = nn.Linear(hidden, size - 1)
 
     def row_parameters(self) -> Sequence[nn.Parameter]:
-        """The weights, by row if ids are sampled."""
+        """Return the weights if ids are sampled, else nothing."""
         return () if self.samples is None else tuple(self.project.parameters())
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Logits (M, V) of the ids 1, 2, … at words (M, H)."""
+        """Return the logits (M, V) of the ids 1, 2, … at words (M, H)."""
         return self.project(vectors)  # type: ignore[no-any-return]
 
     def loss(self, vectors: Tensor, sets: WordSets) -> Tensor:
-        """Cross-entropy against the words' sets, summed over the words (M, H)."""
+        """Return the cross-entropy against the words' sets, summed over the words (M, H)."""
         weight, bias = self.project.weight, self.project.bias
         if self.samples is None or not self.training:
             return set_cross_entropy(vectors, weight, bias, sets, self.deferred)
@@ -99,18 +99,19 @@ class SegmentHeads(nn.Module):
     def losses(
         self, vectors: Tensor, batch: SegmentBatch, selected: NDArray[np.bool_]
     ) -> dict[str, Tensor]:
-        """The loss of each attribute, summed over the selected words.
+        """Return the loss of each attribute, summed over the selected words.
 
-        `vectors` (M, H) are the final vectors at the words that `selected` (W,) says.
+        `vectors` (M, H) are the final vectors at the words that `selected` (W,) marks.
         """
         return self._losses(vectors, word_sets(batch, selected, self._size))
 
     def user_losses(self, vectors: Tensor, groups: Int64, ids: Int32) -> dict[str, Tensor]:
-        """The loss of each attribute, summed over users, each of whom weighs one.
+        """Return the loss of each attribute, summed over users with weight 1 each.
 
-        `vectors` (B, H) are the users'; `groups` (N,) says whose each of the actions (A, N) is.
+        `vectors` (B, H) are the users' vectors; `groups` (N,) is the user of each of the actions
+        (A, N).
         """
-        return self._losses(vectors, sets_of(groups, ids, self._size, shares=True))
+        return self._losses(vectors, sets_of(groups, ids, self._size, normalize=True))
 
     def _losses(self, vectors: Tensor, sets: Sequence[WordSets]) -> dict[str, Tensor]:
         return {
@@ -120,7 +121,7 @@ class SegmentHeads(nn.Module):
 
 
 class UserHeads(nn.Module):
-    """What a set of a user's actions holds, told from the user's vector."""
+    """Heads that predict a set of a user's actions from the user's vector."""
 
     def __init__(self, shape: InputShape, hidden: int, *, activity: bool) -> None:
         super().__init__()
@@ -132,9 +133,9 @@ class UserHeads(nn.Module):
     def losses(
         self, vectors: Tensor, owners: Sequence[Int64], ids: Sequence[Int32]
     ) -> dict[str, Tensor]:
-        """Losses by attribute, and of activity if that is told: sums over the users (B, H).
+        """Return losses by attribute, and of activity if predicted, summed over the users (B, H).
 
-        For each segment `owners` (N,) says whose each of the actions' `ids` (A, N) is.
+        For each segment, `owners` (N,) is the user of each action and `ids` (A, N) are its ids.
         """
         losses = {
             f"{heads.segment}.{name}": loss
@@ -143,13 +144,13 @@ class UserHeads(nn.Module):
         }
         if self.activity is None:
             return losses
-        told = self.activity(vectors).float()  # (B, 2 S)
+        activity = self.activity(vectors).float()  # (B, 2 S)
         for number, (heads, users) in enumerate(zip(self.segments, owners, strict=True)):
             counts = as_tensor(np.bincount(users, minlength=len(vectors)), vectors.device).float()
             losses[f"{heads.segment} active"] = functional.binary_cross_entropy_with_logits(
-                told[:, 2 * number], (counts > 0).float(), reduction="sum"
+                activity[:, 2 * number], (counts > 0).float(), reduction="sum"
             )
             losses[f"{heads.segment} count"] = functional.smooth_l1_loss(
-                told[:, 2 * number + 1], counts.log1p(), reduction="sum"
+                activity[:, 2 * number + 1], counts.log1p(), reduction="sum"
             )
         return losses

@@ -1,8 +1,8 @@
-"""Models on a hub: from a name to a folder that was downloaded, and from a folder to the hub.
+"""Downloads models from a hub and uploads them.
 
-In: a name such as `acme/buyers`. Out: the folder in the hub's own cache, which is read and checked
-as any other. Nothing but transport is done here; a model has one format wherever it lies. The hub's
-library is optional and takes longer to import than NumPy, so it is imported when it is asked.
+In: a name such as `acme/buyers`. Out: the folder in the hub's own cache, which is then read and
+checked like any model folder. The hub's library is optional and slower to import than NumPy, so it
+is imported only when needed.
 """
 
 import re
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from userbert.errors import InputError, ModelError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_LOG_IN = "log in by `hf auth login`, or give a token"
+_LOG_IN = "log in with `hf auth login`, or pass a token"
 
 
 def folder_of(
@@ -27,26 +27,26 @@ def folder_of(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder that is meant: the one of this name here, else a hub's, which is downloaded.
+    """Return the local folder of this name, or else download the hub's model of this name.
 
-    Raises `ModelError` if the hub has no such model, or it cannot be had.
+    Raises `ModelError` if the hub has no such model or cannot be reached.
     """
-    is_hubs = isinstance(name, str) and _NAME.fullmatch(name) and not Path(name).exists()
-    if not is_hubs:
+    is_hub_name = isinstance(name, str) and _NAME.fullmatch(name) and not Path(name).exists()
+    if not is_hub_name:
         if revision is not None:
             raise InputError(
-                f"revision: {name} is a folder here, which has none. Leave it out, or give a "
-                "hub's name, such as acme/buyers."
+                f"revision: {name} is a local folder, which has no revisions. Leave it out, or "
+                "give the name of a hub's model, such as acme/buyers."
             )
         return Path(name)
     if find_spec("huggingface_hub") is None:
         raise ModelError(
-            f"{name}: there is no such folder here, and models of a hub need huggingface_hub. "
-            "Install it with: pip install 'userbert[hub]'"
+            f"{name}: there is no such local folder, and downloading from a hub needs "
+            "huggingface_hub. Install it with: pip install 'userbert[hub]'"
         )
     from huggingface_hub import snapshot_download
 
-    with _told(str(name), revision):
+    with _hub_errors(str(name), revision):
         return Path(
             snapshot_download(
                 str(name),
@@ -63,38 +63,40 @@ def folder_of(
 def upload(
     write: Callable[[Path], None], name: str, *, private: bool, token: str | bool | None
 ) -> str:
-    """Let `write` fill a folder, put it on the hub as one commit, and return its address.
+    """Upload the folder that `write` fills as one commit, and return its address.
 
-    Raises `InputError` if the hub does not take it.
+    Raises `InputError` if the hub refuses it.
     """
     if not _NAME.fullmatch(name):
-        raise InputError(f"{name}: expected the owner's and the model's name: acme/buyers.")
+        raise InputError(f"{name}: expected OWNER/MODEL, such as acme/buyers.")
     if find_spec("huggingface_hub") is None:
-        raise InputError("hubs need huggingface_hub. Install it with: pip install 'userbert[hub]'")
+        raise InputError(
+            "uploading to a hub needs huggingface_hub. Install it with: pip install 'userbert[hub]'"
+        )
     from huggingface_hub import HfApi
 
     hub = HfApi(token=token, library_name="userbert", library_version=version("userbert"))
     with TemporaryDirectory() as folder:
         write(Path(folder))
-        with _told(name, None):
+        with _hub_errors(name, None):
             hub.create_repo(name, private=private, exist_ok=True)
             hub.upload_folder(
                 repo_id=name,
                 folder_path=folder,
                 commit_message="Upload a model of userbert",
-                delete_patterns="metrics.jsonl",  # the curve of a model that was there before
+                delete_patterns="metrics.jsonl",  # metrics of the model that was there before
             )
     return f"{hub.endpoint}/{name}"
 
 
 @contextmanager
-def _told(name: str, revision: str | None) -> Iterator[None]:
-    """Say in one message what the hub's library raises."""
+def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
+    """Raise errors of the hub's library as `ModelError`, with advice in the message."""
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT
-    # That of the client that it uses, which is another by its version.
-    of_transport: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    # The error class of the HTTP client, which depends on the library's version.
+    http_error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
     try:
         yield
     except InputError:
@@ -109,15 +111,15 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
-            f"{name} is neither a folder here nor a model on {hub} that you may reach. Correct the "
-            f"name; for a private one {_LOG_IN}."
+            f"{name} is neither a local folder nor a model on {hub} that you can access. Correct "
+            f"the name; for a private model, {_LOG_IN}."
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise ModelError(
-            f"{name} is neither a folder here nor among the models that were downloaded, and {hub} "
-            "was not asked or cannot be reached. Connect to it, or copy the model's folder here."
+            f"{name} is neither a local folder nor a downloaded model, and {hub} cannot be reached "
+            "or local_files_only is set. Connect to the hub, or copy the model's folder here."
         ) from error
-    except (of_transport, OSError, ValueError) as error:
+    except (http_error, OSError, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         remedy = f"You may have to {_LOG_IN}." if status in (401, 403) else "Try again later."
         lines = str(error).splitlines() or [type(error).__name__]

@@ -1,14 +1,14 @@
-"""What a pretrained model expects where it cannot look.
+"""Predicts the values of a masked word with the heads of pretraining.
 
-In: a model, a user's sequence and one of its words. Out: for each attribute, the values that the
-model thinks likely in that word. The report and the explorer show them beside what was there.
+In: a model, a user's sequence and one of its words. Out: for each attribute, the likeliest values
+in that word. The report and the explorer show them next to the true values.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from userbert.data.batches import UserBatch, without_actions
+from userbert.data.batches import UserBatch, drop_actions
 from userbert.data.store import PreparedData
 from userbert.data.use.sequences import cut
 from userbert.data.vocabulary import UNKNOWN
@@ -17,7 +17,7 @@ from userbert.model.heads import SegmentHeads
 from userbert.model.userbert import UserBert
 
 
-def expect(  # noqa: PLR0917 - a word's address: the user, the instant, the segment, the number
+def predict_masked_word(  # noqa: PLR0917 - a word's address: the user, the instant, the segment, the number
     model: UserBert,
     data: PreparedData,
     row: int,
@@ -26,13 +26,13 @@ def expect(  # noqa: PLR0917 - a word's address: the user, the instant, the segm
     number: int,
     best: int = 5,
 ) -> dict[str, list[tuple[str, float]]]:
-    """Hide one word as pretraining did, and read the heads that learned to tell what is hidden.
+    """Hide one word as in pretraining, and return the `best` values that the heads predict in it.
 
-    Of a model that learned masked words (paper §3.2) the word's input is zero, and its heads are
-    read at its place; of one that learned hidden actions the word is taken out, and they are read
-    at [CLS]. The word is the `number`-th of the user's segment, counted from 0, oldest first. Each
-    attribute has its `best` values with their probability among all values, likeliest first.
-    Raises `InputError` if the user has no such word, or the model learned neither.
+    If the model was pretrained on masked words (paper §3.2), the word's input is zeroed and its
+    heads read the word's vector. If it was pretrained on hidden actions, the word is removed and
+    its heads read [CLS]. The word is the `number`-th of the user's segment, counted from 0, oldest
+    first. Each attribute has pairs of value and probability, likeliest first. Raises `InputError`
+    if the user has no such word, or the model was pretrained on neither.
     """
     batch = cut(data, np.array([row]), np.array([cutoff]), model.hidden)
     names = [words.name for words in batch.segments]
@@ -40,52 +40,52 @@ def expect(  # noqa: PLR0917 - a word's address: the user, the instant, the segm
     if not 0 <= number < count:
         raise InputError(
             f"the user in row {row} of {data.path} has {count} words of segment {segment!r} before "
-            f"the cut-off: there is no word {number}. They count from 0."
+            f"the cut-off, counted from 0, so there is no word {number}."
         )
     place = names.index(segment)
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        heads, vector = _told(model, batch, place, number)
-        expected = {}
+        heads, vector = _heads_and_vector(model, batch, place, number)
+        predicted = {}
         for name, head in zip(heads.names, heads.attributes, strict=True):
             probabilities = head(vector).float().softmax(dim=1)[0]  # (V,)
             likely = probabilities.topk(min(best, len(probabilities)))
             values = model.vocabularies.segments[segment][name].names
-            expected[name] = [
-                # The heads have no output for id 0, none.
+            predicted[name] = [
+                # The heads have no output for id 0, *none*.
                 (values[int(index) + UNKNOWN], float(probability))
                 for probability, index in zip(likely.values, likely.indices, strict=True)
             ]
     model.train(was_training)
-    return expected
+    return predicted
 
 
-def expects_words(model: UserBert) -> bool:
-    """Whether a model learned to tell what is hidden."""
-    return _learned_words(model) or "hidden" in model.user_heads
+def predicts_masked_words(model: UserBert) -> bool:
+    """Return whether a model was pretrained on masked words or hidden actions."""
+    return _learned_masked_words(model) or "hidden" in model.user_heads
 
 
-def _learned_words(model: UserBert) -> bool:
+def _learned_masked_words(model: UserBert) -> bool:
     weights = model.record.get("config", {}).get("objectives", {})
     return bool(weights.get("words", 1) > 0)
 
 
-def _told(
+def _heads_and_vector(
     model: UserBert, batch: UserBatch, place: int, number: int
 ) -> tuple[SegmentHeads, Tensor]:
-    """The heads that tell a segment's hidden values, and the vector (1, H) that they read."""
-    if _learned_words(model):
+    """Return the heads that predict a segment's hidden values, and the vector (1, H) they read."""
+    if _learned_masked_words(model):
         zeroed = tuple(np.zeros(len(words.positions), bool) for words in batch.segments)
         zeroed[place][number] = True
         encoded = model(batch, zeroed)
         return model.heads[place], encoded.tokens[encoded.word_index[place][number]][None]
-    if not expects_words(model):
+    if not predicts_masked_words(model):
         raise InputError(
-            "the model learned from neither masked words nor hidden actions, so it expects nothing "
-            "in a word. Pretrain one that does: userbert pretrain DATA -o MODEL"
+            "the model was pretrained on neither masked words nor hidden actions, so it cannot "
+            "predict a word. Pretrain one that can: userbert pretrain DATA -o MODEL"
         )
-    left_out = [np.zeros(words.ids.shape[1], bool) for words in batch.segments]
-    left_out[place][slice(*batch.segments[place].action_offsets[number : number + 2])] = True
-    encoded = model(without_actions(batch, left_out))
+    dropped = [np.zeros(words.ids.shape[1], bool) for words in batch.segments]
+    dropped[place][slice(*batch.segments[place].action_offsets[number : number + 2])] = True
+    encoded = model(drop_actions(batch, dropped))
     return model.user_heads["hidden"].segments[place], encoded.tokens[encoded.cls_index]

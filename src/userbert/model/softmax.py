@@ -1,12 +1,12 @@
-"""A linear layer, a softmax over many ids and the cross-entropy against sets of them, as one.
+"""Softmax cross-entropy over many ids against sets of them, exact or sampled.
 
-In: word vectors, the layer's weights, and the ids that stand in each word. Out: the loss of
-equation 1. The exact form goes through the ids in chunks, so that no array of words by vocabulary
-is ever held; the sampled one sums the softmax over a random part of the ids, each weighted by the
-inverse of its chance to be drawn (the logQ correction of Bengio & Senécal, 2008). Heads use both.
+In: word vectors, a linear layer's weights, and the ids in each word. Out: the loss of equation 1.
+The exact form processes the ids in chunks, so that no array of words by vocabulary is ever held.
+The sampled softmax sums over a random part of the ids, each weighted by the inverse of its
+probability to be drawn (the logQ correction of Bengio & Senécal, 2008). Heads use both.
 
-With S the set of a word's ids, -Σ y log softmax(z) = |S| · logsumexp(z) - Σ z[S]. Ids of a set may
-have weights: then |S| is their sum, and z[S] are weighed.
+With S the set of a word's ids, -Σ y log softmax(z) = |S| · logsumexp(z) - Σ z[S]. If the
+ids of a set have weights, |S| is their sum and z[S] are weighted.
 
 Letters in shapes: M words, H hidden, V ids without *none*, P (word, id) pairs, C candidate ids.
 """
@@ -28,19 +28,19 @@ from userbert.model.encoder import casts_to_bf16
 from userbert.model.tables import as_tensor, gather_rows, sorted_set
 
 _CHUNK = 8_192
-"""Ids at once: their logits and weights stay in the processor's cache."""
+"""Ids per chunk; their logits and weights fit the processor's cache."""
 
 
 @dataclass(frozen=True)
 class WordSets:
-    """The set of one attribute's ids in each of some words, as pairs in any order."""
+    """Sets of one attribute's ids in some words, as (word, id) pairs in any order."""
 
     words: Int64
-    """(P,): which of the M words."""
+    """(P,): index of the word among the M words."""
     ids: Int64
-    """(P,): an id of that word, each once; never 0, none."""
+    """(P,): an id in that word, without duplicates and without 0, *none*."""
     weights: NDArray[np.float32] | None = None
-    """(P,): how much each counts; none: one."""
+    """(P,): weights of the pairs; None: 1 each."""
 
 
 def set_cross_entropy(
@@ -50,10 +50,10 @@ def set_cross_entropy(
     sets: WordSets,
     deferred: list[LayerGradient] | None = None,
 ) -> Tensor:
-    """Cross-entropy of words (M, H) against their sets, over all V ids, summed over the words.
+    """Return the cross-entropy of words (M, H) against their sets, over all V ids, summed.
 
     `weight` (V, H) and `bias` (V,) belong to the ids 1, 2, …. With a list as `deferred`, the
-    backward pass may put their gradient into it instead of into the weights.
+    backward pass may append their gradient to it instead of returning it.
     """
     if _kernel_fits(vectors, weight):
         return cross_entropy(
@@ -70,7 +70,7 @@ def _kernel_fits(vectors: Tensor, weight: Tensor) -> bool:
 
 
 class _SetCrossEntropy(torch.autograd.Function):
-    """Computes the logits of each chunk twice rather than to keep them."""
+    """Recomputes the logits of each chunk in the backward pass instead of keeping them."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
@@ -104,19 +104,19 @@ class _SetCrossEntropy(torch.autograd.Function):
             _chunks(to_weight), _chunks(to_bias), strict=True,
         ):  # fmt: skip
             logits = torch.addmm(offsets, vectors, rows.t())
-            share = logits.sub_(log_sums[:, None]).exp_().mul_(scale)  # (M, chunk)
-            to_vectors.addmm_(share, rows)
-            torch.mm(share.t(), vectors, out=weight_part)
-            torch.sum(share, dim=0, out=bias_part)
-        own = -gradient * weights  # (P,)
-        to_vectors.index_add_(0, words, weight[places] * own[:, None])
-        to_weight.index_add_(0, places, vectors[words] * own[:, None])
-        to_bias.index_add_(0, places, own)
+            to_logits = logits.sub_(log_sums[:, None]).exp_().mul_(scale)  # (M, chunk)
+            to_vectors.addmm_(to_logits, rows)
+            torch.mm(to_logits.t(), vectors, out=weight_part)
+            torch.sum(to_logits, dim=0, out=bias_part)
+        to_pairs = -gradient * weights  # (P,)
+        to_vectors.index_add_(0, words, weight[places] * to_pairs[:, None])
+        to_weight.index_add_(0, places, vectors[words] * to_pairs[:, None])
+        to_bias.index_add_(0, places, to_pairs)
         return to_vectors, to_weight, to_bias, None, None, None
 
 
 def _pairs(sets: WordSets, places: Int64, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The pairs' words, places and weights."""
+    """Return the pairs' words, places and weights as tensors."""
     weights = np.ones(len(places), np.float32) if sets.weights is None else sets.weights
     return as_tensor(sets.words, device), as_tensor(places, device), as_tensor(weights, device)
 
@@ -127,49 +127,49 @@ def _chunks(rows: Tensor) -> Sequence[Tensor]:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The ids that a sampled softmax looks at."""
+    """The ids that a sampled softmax sums over."""
 
     places: Int64
-    """(C,): ids less one, which is where an id stands among the weights; ascending, each once."""
+    """(C,): id - 1, the index of the id's weights; ascending, without duplicates."""
     log_weights: NDArray[np.float32]
-    """(C,): minus the logarithm of the chance to be drawn; -inf for what only the sets brought."""
+    """(C,): minus the log probability to be drawn; -inf for ids that only the sets contain."""
 
 
 def draw_candidates(ids: int, count: int, start: float, sets: WordSets) -> Candidates:
-    """Draw about `count` of so many ids, and add those of the sets.
+    """Draw about `count` of the ids 1 … `ids`, and add those of the sets.
 
-    Ids go by falling count, so the r-th is drawn with a chance that falls as 1 / r, and the first
-    ones always: a systematic sample, in which `start` in [0, 1) is all that is random. The chances
-    are exact, and the draw takes as long as the sample is large.
+    Ids are ordered by falling frequency, so the r-th is drawn with a probability that falls as
+    1 / r, and the first ids always. The sample is systematic: only `start` in [0, 1) is random. The
+    probabilities are exact, and the time grows with the sample, not with the ids.
     """
-    chances, ends = _chances(ids, count)
+    probabilities, ends = _probabilities(ids, count)
     drawn = np.searchsorted(ends, np.arange(start, ends[-1], 1.0), side="right")
     places = sorted_set(np.concatenate([drawn, sets.ids - 1]))
     log_weights = np.full(len(places), -np.inf, np.float32)
-    log_weights[np.searchsorted(places, drawn)] = -np.log(chances[drawn])
+    log_weights[np.searchsorted(places, drawn)] = -np.log(probabilities[drawn])
     return Candidates(places, log_weights)
 
 
 @cache
-def _chances(ids: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(V,) each: the chances of ids to be among about `count`, and their running sums."""
-    chances = np.log1p(1 / np.arange(1, ids + 1))
-    chances = np.minimum(chances * (count / chances.sum()), 1)
-    return chances, np.cumsum(chances)
+def _probabilities(ids: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ids' probabilities (V,) to be drawn among about `count`, and their sums so far."""
+    probabilities = np.log1p(1 / np.arange(1, ids + 1))
+    probabilities = np.minimum(probabilities * (count / probabilities.sum()), 1)
+    return probabilities, np.cumsum(probabilities)
 
 
 def sampled_set_cross_entropy(
     vectors: Tensor, weight: Tensor, bias: Tensor, sets: WordSets, candidates: Candidates
 ) -> Tensor:
-    """Cross-entropy of words (M, H) against their sets, over the candidates, summed over the words.
+    """Return the cross-entropy of words (M, H) against their sets, over the candidates, summed.
 
-    A word's own ids enter its softmax as they are; the others that were drawn enter it with the
-    inverse of their chance as their weight, so that the sum under the logarithm is unbiased.
-    Gradients of `weight` (V, H) and `bias` (V,) hold the candidates' rows.
+    In a word's softmax its own ids have weight 1. Other drawn ids have the inverse of their
+    probability as weight, so that the sum under the logarithm is unbiased. Gradients of `weight`
+    (V, H) and `bias` (V,) hold only the candidates' rows.
     """
     device = vectors.device
     places = as_tensor(candidates.places, device)
-    own = np.searchsorted(candidates.places, sets.ids - 1)
+    own = np.searchsorted(candidates.places, sets.ids - 1)  # (P,)
     rows, offsets = gather_rows(weight, places), gather_rows(bias, places)  # (C, H), (C,)
     if _kernel_fits(vectors, weight):
         return cross_entropy(

@@ -1,8 +1,8 @@
-"""The summary of a user's history: one token that counts, where words are means.
+"""The summary token, which embeds the counts of values in a user's whole history.
 
-In: a `UserBatch`. Out: a vector a user, made of how often each value of each attribute stood in the
-visible actions, of how many actions there were and of how many words. A mean forgets how many, and
-a rare, telling item fades in it; here it has a row of the full width. `InputEmbedding` adds it.
+In: a `UserBatch`. Out: one vector per user, made from the count of each value of each attribute in
+the visible actions, and from the numbers of actions and words. Words are means, which lose counts
+and dilute rare values; here each value has a row of full width. `InputEmbedding` adds the token.
 
 Letters in shapes: B users, H hidden.
 """
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from userbert.data.batches import InputShape, UserBatch, without_actions
-from userbert.model.indices import Counted, counted, summary_tables, totals
+from userbert.data.batches import InputShape, UserBatch, drop_actions
+from userbert.model.indices import SummaryRows, log_totals, summary_rows, summary_tables
 from userbert.model.tables import AttributeTables, as_tensor
 
 
 class HistorySummary(nn.Module):
-    """Sums of values' vectors, weighted by the logarithms of their counts."""
+    """Sums values' vectors, weighted by the logarithms of their counts."""
 
     def __init__(self, shape: InputShape, hidden: int) -> None:
         super().__init__()
@@ -29,16 +29,16 @@ class HistorySummary(nn.Module):
     def forward(
         self, batch: UserBatch, zeroed: Sequence[NDArray[np.bool_]] | None = None
     ) -> Tensor:
-        """Summarise users: (B, H). Words that are `zeroed`, (W,) of each segment, are left out."""
+        """Return summaries (B, H), leaving out words that are `zeroed`, (W,) per segment."""
         if zeroed is not None:
-            batch = without_actions(batch, [
+            batch = drop_actions(batch, [
                 np.repeat(mask, np.diff(segment.action_offsets))
                 for mask, segment in zip(zeroed, batch.segments, strict=True)
             ])  # fmt: skip
-        read = self.counted(batch)
-        values = self.tables.sum_groups(read.rows, read.offsets, read.weights)
-        return values + self.totals(as_tensor(totals(batch), self.tables.weight.device))  # type: ignore[no-any-return]
+        summed = self.summary_rows(batch)
+        values = self.tables.sum_groups(summed.rows, summed.offsets, summed.weights)
+        return values + self.totals(as_tensor(log_totals(batch), self.tables.weight.device))  # type: ignore[no-any-return]
 
-    def counted(self, batch: UserBatch) -> Counted:
-        """What a batch's users are the sums of."""
-        return counted(batch, self.tables.places)
+    def summary_rows(self, batch: UserBatch) -> SummaryRows:
+        """Return the weighted rows that add up to each user's summary."""
+        return summary_rows(batch, self.tables.layout)

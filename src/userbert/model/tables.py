@@ -1,11 +1,11 @@
-"""Tables of which a batch reads few rows: looked up at once, and learned where they were read.
+"""Embedding tables with sparse gradients, for batches that read few of their rows.
 
-In: ids of actions and of profile fields, as numpy arrays. Out: sums of their vectors, over the
-actions of words, say. Gradients hold the rows that were read and no others, as coalesced sparse
-tensors: a batch touches a thousand of a hundred thousand rows. The input embedding uses it; the
-optimizer updates by row what is `RowSparse`.
+In: ids of actions and of profile fields, as numpy arrays. Out: sums of their vectors, such as over
+the actions of a word. Gradients are coalesced sparse tensors of the rows that the batch read, about
+a thousand of a hundred thousand. The input embedding uses the tables; the optimizer updates
+`RowSparse` modules by row.
 
-Letters in shapes: N looked-up rows, G groups whose rows are summed, U distinct rows, E width.
+Letters in shapes: N rows read, G groups whose rows are summed, U distinct rows, E width.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,28 +22,28 @@ from userbert.data.ragged import Int64, list_numbers
 from userbert.model.indices import Tables
 
 INIT_DEVIATION = 0.02
-"""Of every weight at the start, as in BERT."""
+"""Standard deviation of the initial weights, as in BERT."""
 
 
 class RowSparse(nn.Module):
-    """Parameters whose gradients hold only the rows that a batch read."""
+    """Module whose parameters' gradients hold only the rows that a batch read."""
 
     before_read: Callable[[Tensor], None] | None = None
-    """Told the rows (U,) that are about to be read in training. Adam moves rows by their momentum
-    even when they have no gradient; the optimizer makes up for that here."""
+    """Called with the rows (U,) that are about to be read in training. Adam's momentum also moves
+    rows that have no gradient; the optimizer applies these missed steps here."""
 
     def row_parameters(self) -> Sequence[nn.Parameter]:
-        """The parameters, which are read and learned by the same rows."""
+        """Return the parameters, which are read and updated by the same rows."""
         raise NotImplementedError
 
     def announce(self, rows: Tensor) -> None:
-        """Say that the rows (U,) are about to be read."""
+        """Call `before_read` with the rows (U,) if gradients are enabled."""
         if self.before_read is not None and torch.is_grad_enabled():
             self.before_read(rows)
 
 
 def gather_rows(weight: Tensor, rows: Tensor) -> Tensor:
-    """The distinct rows (U,) of a weight, whose gradient holds these alone."""
+    """Return distinct rows (U,) of a weight, whose gradient then holds only these rows."""
     return _GatherRows.apply(weight, rows)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -59,51 +59,52 @@ class _GatherRows(torch.autograd.Function):
 
 
 class AttributeTables(RowSparse):
-    """The vectors of several attributes' ids, one table after the other in one matrix.
+    """Vectors of several attributes' ids, one table after the other in one matrix.
 
-    Row 0 is *none* of them all: it is zero, and is never learned.
+    Row 0 is *none* for all tables. It is zero and never trained.
     """
 
     def __init__(self, sizes: Sequence[int], width: int) -> None:
         super().__init__()
-        self.places = Tables.of(sizes)
-        self.weight = nn.Parameter(torch.empty(int(self.before_first[-1]) + 1, width))
+        self.layout = Tables.of(sizes)
+        self.weight = nn.Parameter(torch.empty(int(self.row_offsets[-1]) + 1, width))
 
     def reset_parameters(self) -> None:
-        """Draw the vectors as BERT does."""
+        """Initialise the vectors as in BERT."""
         nn.init.normal_(self.weight, std=INIT_DEVIATION)
         with torch.no_grad():
             self.weight[0] = 0
 
     def row_parameters(self) -> Sequence[nn.Parameter]:
-        """The one matrix."""
+        """Return the matrix of all tables."""
         return (self.weight,)
 
     @property
-    def before_first(self) -> Int64:
-        """The row before each table's first, and last the row that ends all."""
-        return self.places.before_first
+    def row_offsets(self) -> Int64:
+        """The row before each table's first row; last, the matrix's last row."""
+        return self.layout.row_offsets
 
     def vectors(self, number: int) -> Tensor:
-        """The vectors of a table's ids 1, 2, …, and of none before them: (size, E)."""
-        first, last = self.before_first[number : number + 2] + 1
+        """Return the vectors (size, E) of a table's ids 0 (*none*), 1, 2, …."""
+        first, last = self.row_offsets[number : number + 2] + 1
         return torch.cat([self.weight[:1], self.weight[first:last]])
 
     def rows(self, ids: NDArray[np.integer[Any]], tables: Int64) -> Int64:
-        """The rows of ids; the tables' numbers broadcast against them."""
-        return self.places.rows(ids, tables)
+        """Return the rows of ids; `tables`, the tables' numbers, broadcast against them."""
+        return self.layout.rows(ids, tables)
 
     def sum_groups(
         self, rows: Int64, offsets: Int64, weights: NDArray[np.float32] | None = None
     ) -> Tensor:
-        """Sum the vectors of the rows (N,) of each group, perhaps with weights (N,): (G, E).
+        """Return the sums (G, E) of each group's rows, with optional weights (N,).
 
-        The rows of group g are `offsets[g]:offsets[g + 1]`. A weighted one has no row twice.
+        Group g has the rows (N,) from `offsets[g]` to `offsets[g + 1]`. With weights, no group may
+        contain a row twice.
         """
         if not torch.is_grad_enabled():
-            return _sum(self.weight, rows, offsets, weights, none=0)
+            return _sum(self.weight, rows, offsets, weights, none_row=0)
         plan = (
-            _by_row(rows, offsets) if weights is None else _by_row_weighed(rows, offsets, weights)
+            _by_row(rows, offsets) if weights is None else _by_row_weighted(rows, offsets, weights)
         )
         self.announce(as_tensor(plan.rows, self.weight.device))
         return _SumGroups.apply(self.weight, rows, offsets, weights, plan)  # type: ignore[no-any-return, no-untyped-call]
@@ -111,29 +112,29 @@ class AttributeTables(RowSparse):
 
 @dataclass(frozen=True)
 class _Plan:
-    """How gradients come back to the rows."""
+    """Groups of each distinct row, from which its gradient is summed."""
 
     rows: Int64
     """(U,): the distinct rows, ascending."""
     groups: Int64
-    """The groups that they were read for, row after row."""
+    """Groups that contain each row, row after row."""
     offsets: Int64
     """(U + 1,): the groups of row u are `offsets[u]:offsets[u + 1]`."""
     weights: NDArray[np.float32] | None = None
-    """Of each reading."""
+    """Weights of the rows in `groups`."""
 
 
 def _by_row(rows: Int64, offsets: Int64) -> _Plan:
     groups = list_numbers(offsets)
     known = rows > 0
-    # Sorting one number that holds both is much faster than sorting places by row.
+    # Sorting one number that holds both is much faster than sorting indices by row.
     both = np.sort((rows[known] << 32) | groups[known])
     rows, groups = both >> 32, both & 0xFFFFFFFF
     starts = np.flatnonzero(np.diff(rows, prepend=0))
     return _Plan(rows[starts], groups, np.append(starts, len(rows)))
 
 
-def _by_row_weighed(rows: Int64, offsets: Int64, weights: NDArray[np.float32]) -> _Plan:
+def _by_row_weighted(rows: Int64, offsets: Int64, weights: NDArray[np.float32]) -> _Plan:
     groups = list_numbers(offsets)
     order = np.argsort(rows, kind="stable")
     order = order[np.count_nonzero(rows == 0) :]
@@ -143,7 +144,7 @@ def _by_row_weighed(rows: Int64, offsets: Int64, weights: NDArray[np.float32]) -
 
 
 class _SumGroups(torch.autograd.Function):
-    """Sums of rows; the gradient of a row is the sum over the groups that it was read for."""
+    """Sums rows by group; a row's gradient is the sum over the groups that contain it."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
@@ -155,7 +156,7 @@ class _SumGroups(torch.autograd.Function):
         plan: _Plan,
     ) -> Tensor:
         ctx.plan, ctx.shape = plan, weight.shape
-        return _sum(weight.detach(), rows, offsets, weights, none=0)
+        return _sum(weight.detach(), rows, offsets, weights, none_row=0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -170,29 +171,29 @@ def _sum(
     rows: Int64,
     offsets: Int64,
     weights: NDArray[np.float32] | None = None,
-    none: int | None = None,
+    none_row: int | None = None,
 ) -> Tensor:
-    place, bounds = (as_tensor(part, table.device) for part in (rows, offsets))
+    indices, bounds = (as_tensor(part, table.device) for part in (rows, offsets))
     return functional.embedding_bag(
-        place,
+        indices,
         table,
         bounds,
         mode="sum",
         per_sample_weights=None if weights is None else as_tensor(weights, table.device),
         include_last_offset=True,
-        padding_idx=none,
+        padding_idx=none_row,
     )
 
 
 def _by_rows(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """A gradient that holds distinct ascending rows (U,) alone."""
+    """Return a sparse gradient of distinct ascending rows (U,)."""
     return torch.sparse_coo_tensor(
         rows[None], values, shape, is_coalesced=True, check_invariants=False
     )
 
 
 def sorted_set(numbers: Int64) -> Int64:
-    """The distinct numbers in order. For few of them, numpy's own takes much longer."""
+    """Return the distinct numbers in order, much faster than `np.unique` if there are few."""
     ordered = np.sort(numbers)
     is_first = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
@@ -200,9 +201,9 @@ def sorted_set(numbers: Int64) -> Int64:
 
 
 def as_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Share a numpy array with torch; a read-only view of a file is copied."""
+    """Return a tensor that shares the array's memory; a read-only array is copied first."""
     tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if device.type == "cuda":
-        # The copy runs beside what the GPU computes.
+        # The copy runs while the GPU computes.
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -1,10 +1,9 @@
-"""When and how often users acted, as numbers that a network and a regression can read as they are.
+"""Standardised timing of users' actions, the last columns of user embeddings of `pool=all`.
 
-In: a `UserBatch`. Out: `lookups.timing`, standardised. Words' positions tell the same, but a
-position's vector is learned day by day, and a mean over words forgets how many and how recent they
-are. The user embedding of `pool=all` ends with it. The encoder does not see it: so exact are the
-numbers that they single users out, and a network that is told them learns each user's actions by
-heart (docs/decisions/0010-what-makes-vectors-worth-having.md).
+In: a `UserBatch`. Out: `indices.timing`, standardised. Words' positions contain the same facts, but
+each position has a separately trained vector, and a mean over words loses their number and recency.
+The encoder does not read these columns: they are exact enough to identify users, so a network that
+reads them memorises each user's actions (docs/decisions/0010-what-makes-vectors-worth-having.md).
 
 Letters in shapes: B users, K numbers, P pairs.
 """
@@ -19,13 +18,13 @@ from userbert.model.indices import timing, timing_width
 from userbert.model.tables import as_tensor
 
 _FURTHEST = 5.0
-"""So many deviations from the mean; what is further is taken to be there."""
+"""Standardised values are clipped to this many standard deviations on either side."""
 _LEAST_DEVIATION = 1e-3
-"""A number that differs by less between users tells nothing."""
+"""Columns with a smaller standard deviation over users count as constant and are not scaled."""
 
 
 class HistoryTiming(nn.Module):
-    """The numbers of `timing`, each less its mean and over its deviation."""
+    """Columns of `timing`, standardised by stored means and standard deviations."""
 
     def __init__(self, shape: InputShape) -> None:
         super().__init__()
@@ -37,15 +36,15 @@ class HistoryTiming(nn.Module):
         self.deviation: Tensor
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """The numbers (B, K) of a batch's users, standardised."""
+        """Return the standardised columns (B, K) of a batch's users."""
         return self.standardised(as_tensor(timing(batch, self._shape), self.mean.device))
 
     def standardised(self, numbers: Tensor) -> Tensor:
-        """Numbers (B, K) less their means and over their deviations."""
+        """Return columns (B, K), standardised and clipped."""
         return ((numbers - self.mean) / self.deviation).clamp(-_FURTHEST, _FURTHEST)
 
     def measure_by(self, numbers: NDArray[np.float32]) -> None:
-        """Take means and deviations from the numbers (P, K) of some pairs."""
+        """Set means and standard deviations from the columns (P, K) of (user, cut-off) pairs."""
         deviation = numbers.std(axis=0, dtype=np.float64)
         deviation[deviation < _LEAST_DEVIATION] = 1
         self.mean.copy_(torch.from_numpy(numbers.mean(axis=0, dtype=np.float64)))

@@ -1,8 +1,8 @@
-"""UserBERT: user sequences → vectors of words and of users (paper §3.2, §4.4).
+"""UserBERT, which turns user sequences into vectors of words and users (paper §3.2, §4.4).
 
-In: a `UserBatch`. Out: `Encoded`, and from them user embeddings. A `UserBert`
-carries all it needs to read data: schema, vocabularies, and which profile fields it never saw.
-Training moves its weights, tasks put a head on it, serving embeds with it.
+In: a `UserBatch`. Out: `Encoded`, and from it user embeddings. A `UserBert` includes all it needs
+to read data: schema, vocabularies and hidden profile fields. Training updates its weights, tasks
+add a head, and the service embeds users with it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +22,8 @@ from torch.nn.functional import layer_norm
 from userbert.data.batches import InputShape, UserBatch
 from userbert.data.ragged import Int64
 from userbert.data.store import Histories, PreparedData
-from userbert.data.use.loading import by_length, check_fits
-from userbert.data.use.pairs import pairs_asked, user_ids_of
+from userbert.data.use.loading import check_fits, chunk_by_length
+from userbert.data.use.pairs import pairs_from, user_ids_of
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import ModelError
 from userbert.folders import publishing_folder
@@ -35,21 +35,21 @@ from userbert.model.hub import folder_of, upload
 from userbert.progress import progress
 from userbert.schema.models import Schema
 from userbert.schema.strict import Strict
-from userbert.workers import threaded
+from userbert.workers import map_threaded
 
 Pool = Literal["mean", "cls", "all"]
 Precision = Literal["float32", "bf16"]
 
 _BATCH = 256
-"""Users embedded at once."""
+"""Users per forward pass."""
 CHUNK = 1024
-"""Users cut at once."""
+"""Users per chunk, which are cut together."""
 _WAITING = 4
-"""Chunks a thread that wait for it, or to be taken."""
+"""Queue depth per worker thread, in chunks."""
 
 
 class UserBertConfig(Strict):
-    """The size of the network."""
+    """Size of the network."""
 
     layers: int = Field(default=4, ge=1)
     """Paper §4.4: L = 4."""
@@ -60,29 +60,28 @@ class UserBertConfig(Strict):
     feed_forward: int = Field(default=512, ge=1)
     """Four times `hidden`, as in BERT."""
     attribute_width: int = Field(default=32, ge=1)
-    """Of one attribute's vector; the paper does not say."""
+    """Width of one attribute's vector; the paper does not give it."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Of token vectors, as in BERT; attention weights have none."""
+    """Dropout probability of token vectors, as in BERT; attention weights have no dropout."""
     pool: Pool = "mean"
-    """What a user embedding is, unless asked otherwise."""
+    """Default user embedding: mean of the words' vectors, [CLS], or all parts side by side."""
     word_sizes: bool = False
-    """Whether words tell how many actions they are the mean of; the paper's do not."""
+    """Whether word vectors include their number of actions; in the paper they do not."""
     summary: bool = False
-    """Whether a token more counts what the whole history holds; see `model/summary.py`."""
+    """Whether an extra token summarises the history's counts; see `model/summary.py`."""
     timing: bool = False
-    """Whether user embeddings of `pool=all` end with when and how often users acted; see
-    `model/timing.py`."""
+    """Whether user embeddings of `pool=all` end with timing columns; see `model/timing.py`."""
     tells_hidden: bool = False
-    """Whether pretraining predicts hidden actions from [CLS], by heads of their own."""
+    """Whether the model has heads that predict hidden actions from [CLS] in pretraining."""
     tells_future: bool = False
-    """The same of the actions after the cut-off."""
+    """Whether it has heads that predict actions after the cut-off from [CLS]."""
 
 
 class UserBert(nn.Module):
     """The network (paper §3.2, §4.4), and all it needs to read data.
 
-    `pretrain` makes one, `from_pretrained` loads one. Its heads belong to pretraining; they stay
-    with it, as they say what it expects at a word.
+    `pretrain` makes a model, `from_pretrained` loads one. The model keeps the heads of pretraining,
+    because they predict masked words.
     """
 
     def __init__(
@@ -101,9 +100,9 @@ class UserBert(nn.Module):
         self.schema = schema
         self.vocabularies = vocabularies
         self.hidden = tuple(hidden)
-        """Profile fields that it never saw."""
+        """Profile fields that the model never reads."""
         self.record = dict(record or {})
-        """How it was trained: preset, seed, steps, `before` (µs since 1970) …"""
+        """Record of the training: preset, seed, steps, `before` (µs since 1970) …"""
         self.embedding = InputEmbedding(
             shape,
             config.hidden,
@@ -119,12 +118,12 @@ class UserBert(nn.Module):
         self.heads: Sequence[SegmentHeads] = nn.ModuleList(  # type: ignore[assignment]
             SegmentHeads(segment, config.hidden) for segment in shape.segments
         )
-        told = {"hidden": config.tells_hidden, "future": config.tells_future}
+        has_heads = {"hidden": config.tells_hidden, "future": config.tells_future}
         self.user_heads: Mapping[str, UserHeads] = nn.ModuleDict(  # type: ignore[assignment]
             {
                 name: UserHeads(shape, config.hidden, activity=name == "future")
-                for name, is_told in told.items()
-                if is_told
+                for name, has_head in has_heads.items()
+                if has_head
             }
         )
         self.apply(draw_as_bert)
@@ -136,49 +135,50 @@ class UserBert(nn.Module):
         *,
         keep_position: bool = False,
     ) -> Encoded:
-        """Encode a batch; `zeroed`, (W,) of each segment, says which words' inputs are zero.
+        """Encode a batch. `zeroed`, (W,) per segment, marks words whose input is zeroed.
 
         With `keep_position`, their position and segment stay.
         """
-        # Its products are small: to round what goes into them takes longer than they do.
+        # The embedding's products are small: rounding their inputs takes longer than the products.
         with torch.autocast(self.embedding.cls.device.type, enabled=False):
             encoded: Encoded = self.embedding(batch, zeroed, keep_position=keep_position)
         return replace(encoded, tokens=self.encoder(encoded.tokens, encoded.lengths, encoded.keys))
 
     def sample_softmax(self, samples: int | None) -> None:
-        """Let heads of many ids learn from about so many at a time; none: from all, exactly."""
-        of_users = (part for heads in self.user_heads.values() for part in heads.segments)
-        for heads in (*self.heads, *of_users):
+        """Make heads of many ids train on about `samples` ids at a time; None: on all, exactly."""
+        user_heads = (part for heads in self.user_heads.values() for part in heads.segments)
+        for heads in (*self.heads, *user_heads):
             for head in heads.attributes:
-                # Half of the ids would take as long as all.
+                # Sampling half of the ids would take as long as using all.
                 is_large = samples is not None and head.project.out_features > 2 * samples
                 head.samples = samples if is_large else None
 
     def fastest_precision(self, device: torch.device) -> Precision:
-        """What a device learns the fastest in."""
-        # PyTorch's own bf16 on a CPU is slower than float32 at the paper's batches; ours is not.
+        """Return the precision in which a device trains fastest."""
+        # On CPUs, PyTorch's bf16 is slower than float32 at the paper's batch size; the kernels are
+        # faster.
         return "bf16" if device.type == "cuda" or self.encoder.fused else "float32"
 
     def width(self, pool: Pool | None = None) -> int:
-        """Of user embeddings, which are (B, width)."""
+        """Return the width of user embeddings, which are (B, width)."""
         if (pool or self.config.pool) != "all":
             return self.config.hidden
         parts = 2 + bool(self.shape.profile) + self.config.summary
         return parts * self.config.hidden + self.timing_width(pool)
 
     def timing_width(self, pool: Pool | None = None) -> int:
-        """How many of the last numbers of user embeddings are their timing, not the network's."""
+        """Return the number of timing columns at the end of user embeddings."""
         timing = self.embedding.timing
         return timing.width if timing is not None and (pool or self.config.pool) == "all" else 0
 
     def user_vectors(self, encoded: Encoded, pool: Pool | None = None) -> Tensor:
-        """User embeddings: the mean of the words' final vectors, that of [CLS], or all there is.
+        """Return user embeddings (B, width): mean of the words' final vectors, [CLS], or all parts.
 
-        The paper has no loss on [CLS] before fine-tuning, so the mean is what pretraining shapes.
-        A user without words has [CLS] instead, which has seen the profile: zeros would put all
-        such users at one point, at which no cosine is defined. `all` sets [CLS], the mean, that of
-        the profile fields and, if there are such, the summary of the history and its timing side
-        by side, each number of about the same size.
+        The paper has no loss on [CLS] before fine-tuning, so pretraining shapes the mean. A user
+        without words gets [CLS] instead, which has attended to the profile: zeros would put all
+        such users at one point, where cosine similarity is undefined. `all` concatenates [CLS], the
+        mean, the mean of the profile fields and, if the model has them, the summary and the timing;
+        all columns have about the same scale.
         """
         pool = pool or self.config.pool
         cls = encoded.tokens.index_select(0, encoded.cls_index)
@@ -202,15 +202,15 @@ class UserBert(nn.Module):
         pool: Pool | None = None,
         precision: Precision = "float32",
     ) -> pl.DataFrame:
-        """User embeddings as a frame `user_id`, `cutoff`, `embedding`, in the order of the pairs.
+        """Return user embeddings as a frame `user_id`, `cutoff`, `embedding`, in the pairs' order.
 
         An embedding is float32 of the model's `width`, without a unit. Embeds every user who has an
         event before `cutoff` (default: just after the last event), or the rows of `at`, a frame or
         any Arrow table of `user_id` and perhaps `cutoff`. A naive cut-off is in the schema's
         `timezone`. Raises `ModelError` if the data have other ids than the model, `InputError` if
-        `at` can't be used.
+        `at` is invalid.
         """
-        pairs = pairs_asked(data, cutoff, at)
+        pairs = pairs_from(data, cutoff, at)
         vectors = embed_pairs(self, data, pairs.rows, pairs.cutoffs, pool=pool, precision=precision)
         return pl.DataFrame(
             {
@@ -221,16 +221,16 @@ class UserBert(nn.Module):
         )
 
     def check_fits(self, data: Histories) -> None:
-        """Raise `ModelError` if the ids or the words of the data are not those of the model."""
+        """Raise `ModelError` if the data's ids or words differ from the model's."""
         check_fits(data, self.vocabularies, self.shape, self.hidden)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a model folder, whole or not at all; raise `InputError` if it exists."""
+        """Write a complete model folder or none. Raises `InputError` if the folder exists."""
         with publishing_folder(Path(folder)) as temporary:
             self.write(temporary)
 
     def write(self, folder: Path, *, with_card: bool = True) -> None:
-        """Write the model's files into a folder that exists."""
+        """Write the model's files into an existing folder."""
         artifact = Artifact(
             self.config.model_dump(mode="json"), self.shape, self.hidden, self.schema,
             self.vocabularies, self.record, self.state_dict(),
@@ -240,11 +240,10 @@ class UserBert(nn.Module):
     def push_to_hub(
         self, name: str, *, private: bool = True, token: str | bool | None = None
     ) -> str:
-        """Put the model on a hub as `name`, such as `acme/buyers`; return its address.
+        """Upload the model to a hub as `name`, such as `acme/buyers`, and return its address.
 
-        A repository that is not there yet is made, for its owner's eyes alone unless `private` is
-        false: a model holds values of the logs. Needs the extra `hub`. Raises `InputError` if the
-        hub does not take it.
+        A new repository is private unless `private` is false, because a model contains values of
+        the logs. Needs the extra `hub`. Raises `InputError` if the hub refuses it.
         """
         return upload(self.write, name, private=private, token=token)
 
@@ -258,12 +257,13 @@ class UserBert(nn.Module):
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Load a model folder, or a hub's model by its name. The model does not train.
+        """Load a model folder, or a hub's model by its name, in eval mode.
 
-        A name such as `acme/buyers` that is no folder here is downloaded, at a `revision` (branch,
-        tag or commit) if one is given, into `cache_dir` or the hub's own cache; with
-        `local_files_only` it must be there already. That needs the extra `hub`. A `Path` is always
-        a folder. Raises `ModelError` if the folder is damaged, or the hub has no such model.
+        A name such as `acme/buyers` that is not a local folder is downloaded, at `revision` (a
+        branch, tag or commit) if given, into `cache_dir` or the hub's own cache. With
+        `local_files_only` it must be in the cache. Downloading needs the extra `hub`. A `Path` is
+        always a local folder. Raises `ModelError` if the folder is damaged or the hub has no such
+        model.
         """
         folder = folder_of(
             folder,
@@ -285,7 +285,7 @@ class UserBert(nn.Module):
             model.load_state_dict(artifact.weights)
         except (ValidationError, RuntimeError) as error:
             raise ModelError(
-                f"{folder}: the weights are not those of its config.json: {error}."
+                f"{folder}: model.safetensors does not match config.json: {error}."
             ) from error
         return model.eval()
 
@@ -297,7 +297,7 @@ def side_by_side(
     summary: Tensor | None,
     timing: Tensor | None,
 ) -> Tensor:
-    """The pool `all`, (B, width), of what there is of users: (B, H) each, and the timing (B, K)."""
+    """Return the pool `all` (B, width) of parts (B, H) and the timing (B, K)."""
     parts = [cls, words]
     if fields is not None:
         parts.append(fields)
@@ -309,7 +309,7 @@ def side_by_side(
 
 
 def _mean(tokens: Tensor, index: Tensor, users: Tensor, cls: Tensor) -> Tensor:
-    """The mean of those of the tokens (T, H) that are each user's: (B, H); of none, its [CLS]."""
+    """Return the mean (B, H) of each user's indexed tokens of (T, H), or its [CLS] without any."""
     counts = torch.bincount(users, minlength=len(cls))[:, None]
     sums = torch.zeros_like(cls).index_add(0, users, tokens.index_select(0, index))
     return torch.where(counts > 0, sums / counts.clamp(min=1), cls)
@@ -324,7 +324,7 @@ def embed_pairs(
     pool: Pool | None = None,
     precision: Precision = "float32",
 ) -> NDArray[np.float32]:
-    """User embeddings (B, width) of (user, cut-off) pairs; rows and cut-offs are (B,).
+    """Return user embeddings (B, width) of (user, cut-off) pairs; rows and cut-offs are (B,).
 
     Raises `ModelError` if the data have other ids than the model.
     """
@@ -336,16 +336,16 @@ def embed_pairs(
     vectors = np.empty((len(rows), model.width(pool)), np.float32)
     done = 0
     with progress("embedding", len(rows)) as advance:
-        for _, found in embed_chunks(model, chunks, pool=pool, precision=precision):
-            vectors[done : done + len(found)] = found
-            done += len(found)
-            advance(len(found), "")
+        for _, part in embed_chunks(model, chunks, pool=pool, precision=precision):
+            vectors[done : done + len(part)] = part
+            done += len(part)
+            advance(len(part), "")
     return vectors
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Pairs that are cut together; not so many that a thread waits long for another's."""
+    """Pairs that are cut together; few enough that no thread waits long for another."""
 
     data: Histories
     rows: Int64
@@ -353,7 +353,7 @@ class Chunk:
     cutoffs: Int64
     """(B,)"""
     part: int = 0
-    """What the caller calls it."""
+    """Number that the caller gives the chunk."""
 
 
 def embed_chunks(
@@ -363,10 +363,10 @@ def embed_chunks(
     pool: Pool | None = None,
     precision: Precision = "float32",
 ) -> Iterator[tuple[Chunk, NDArray[np.float32]]]:
-    """Yield each chunk with its user embeddings (B, width), in their order.
+    """Yield each chunk with its user embeddings (B, width), in order.
 
-    Whole chunks are worked on side by side, on as many threads as PyTorch has: what is not computed
-    in the network, such as cutting, then takes no other thread's time.
+    Each of PyTorch's threads processes a chunk of its own, so that work outside the network, such
+    as cutting, also runs in parallel.
     """
     device = model.embedding.cls.device
     threads = torch.get_num_threads()
@@ -375,22 +375,22 @@ def embed_chunks(
     def work(chunk: Chunk) -> tuple[Chunk, NDArray[np.float32]]:
         torch.set_num_threads(1)
         vectors = np.empty((len(chunk.rows), model.width(pool)), np.float32)
-        batches = by_length(chunk.data, chunk.rows, chunk.cutoffs, _BATCH, model.hidden)
+        batches = chunk_by_length(chunk.data, chunk.rows, chunk.cutoffs, _BATCH, model.hidden)
         with torch.inference_mode(), autocast(device, precision):
             for batch in batches:
-                found = model.user_vectors(model(batch), pool)
-                vectors[batch.index] = found.float().cpu().numpy()
+                embedded = model.user_vectors(model(batch), pool)
+                vectors[batch.index] = embedded.float().cpu().numpy()
         return chunk, vectors
 
     model.eval()
     try:
         workers = threads if device.type == "cpu" else 1
-        yield from threaded(work, chunks, workers, waiting=_WAITING * workers)
+        yield from map_threaded(work, chunks, workers, waiting=_WAITING * workers)
     finally:
         torch.set_num_threads(threads)
         model.train(was_training)
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Matrix products in bfloat16, if asked for; weights stay float32."""
+    """Return a context that runs matrix products in `precision`; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
