@@ -266,12 +266,6 @@ def columns_of(frame: pl.LazyFrame, file: Path | str) -> dict[str, pl.DataType]:
         return dict(frame.collect_schema())
 
 
-def count_rows(frame: pl.LazyFrame, file: Path | str) -> int:
-    """Counts the rows of a file's frame."""
-    with reading(file):
-        return int(frame.select(pl.len()).collect(engine="streaming").item())
-
-
 @contextmanager
 def _explained(file: Path) -> Iterator[None]:
     """Turns polars' errors into a `SourceError` that locates the damage in `file`."""
