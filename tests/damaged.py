@@ -1,7 +1,7 @@
-"""Files of a shop with bytes that are not as written, and what comes of reading them.
+"""Damages files of a shop, and reads them.
 
-What comes is the package's own error, or the very answer of the intact file: `outcome` tells. Tests
-and `fuzz/fuzz_folders.py` draw the damage.
+Reading a damaged file must raise the package's own error or give the answer of the intact file;
+`outcome` returns which. Tests and `fuzz/fuzz_folders.py` draw the damage.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from userbert.errors import InputError
 from userbert.folders import CARD
 from userbert.inspection import inspect
 from userbert.model.userbert import UserBert
-from userbert.tasks.label_files import About, checksum_of
+from userbert.tasks.label_files import LabelsMetadata, checksum_of
 from userbert.tasks.labels import Labels
 from userbert.tasks.task_model import TaskModel
 
@@ -31,25 +31,25 @@ REFUSED = "refused"
 
 @dataclass(frozen=True)
 class Target:
-    """A file, and how it is read."""
+    """A file, and a function that reads it."""
 
     file: Path
     answer: Callable[[], str]
-    """A digest of all that reading gives."""
-    also: str | None = None
-    """What it gives when damage took all of its metadata: labels of one's own."""
+    """Returns a digest of everything that is read."""
+    without_metadata: str | None = None
+    """Answer if the damage removed all metadata, which makes the labels a user's own."""
     is_checked: bool = True
-    """Whether damage must be found; text of one's own may as well have been written so."""
+    """Whether damage must be detected; False for text that a user may have written."""
 
 
 def targets(shop: Path) -> list[Target]:
-    """All files that userbert wrote in a shop, and labels of one's own."""
+    """Lists the files that userbert wrote in a shop, and labels of a user's own."""
     folders: list[tuple[str, Callable[[], str]]] = [
         ("data", lambda: _data(shop / "data")),
         ("model", lambda: _model(UserBert.from_pretrained(shop / "model"))),
         ("task", lambda: _task(shop / "task")),
     ]
-    found = [
+    all_targets = [
         Target(file, answer, is_checked=file.name != CARD)
         for name, answer in folders
         for file in sorted((shop / name).rglob("*"))
@@ -58,20 +58,24 @@ def targets(shop: Path) -> list[Target]:
     data = PreparedData.open(shop / "data")
     for name in ("return.parquet", "next.parquet"):
         own = Labels.of(pl.read_parquet(shop / name), data, str(shop / name))
-        found.append(Target(shop / name, _reading(shop / name, data), also=_digest(own)))
-        found.append(Target(shop / name, _showing(shop / name)))
-    found.append(Target(shop / "mine.csv", _reading(shop / "mine.csv", data), is_checked=False))
-    found.append(
+        all_targets.append(
+            Target(shop / name, _reading(shop / name, data), without_metadata=_digest(own))
+        )
+        all_targets.append(Target(shop / name, _showing(shop / name)))
+    all_targets.append(
+        Target(shop / "mine.csv", _reading(shop / "mine.csv", data), is_checked=False)
+    )
+    all_targets.append(
         Target(shop / "embeddings.parquet", _showing(shop / "embeddings.parquet"), is_checked=False)
     )
     for name in ("data", "model"):
         file = shop / name / "vocabularies.json"
-        found.append(Target(file, lambda at=file.parent: Vocabularies.load(at).fingerprint))  # type: ignore[misc]
-    return found
+        all_targets.append(Target(file, lambda at=file.parent: Vocabularies.load(at).fingerprint))  # type: ignore[misc]
+    return all_targets
 
 
 def damage(content: bytes, chance: random.Random) -> bytes:
-    """Content with bytes flipped, set, cut off, left out, put in or moved."""
+    """Returns content with some bytes flipped, set, cut off, removed, inserted or zeroed."""
     changed = bytearray(content)
     for _ in range(chance.choice([1, 1, 1, 2, 8])):
         place = chance.randrange(len(changed) + 1) if changed else 0
@@ -94,7 +98,7 @@ def damage(content: bytes, chance: random.Random) -> bytes:
 
 @contextmanager
 def damaged(file: Path, content: bytes) -> Iterator[None]:
-    """Another content for a while."""
+    """Replaces the content of a file inside the context."""
     intact = file.read_bytes()
     file.write_bytes(content)
     try:
@@ -104,7 +108,7 @@ def damaged(file: Path, content: bytes) -> Iterator[None]:
 
 
 def outcome(target: Target) -> str:
-    """The answer, or that it was refused; any other error goes on."""
+    """Returns the answer, or `REFUSED` for userbert's own error; other errors are raised."""
     try:
         return target.answer()
     except InputError:
@@ -148,7 +152,7 @@ def _reading(file: Path, data: PreparedData) -> Callable[[], str]:
 
 
 def _digest(labels: Labels) -> str:
-    about = About(
+    about = LabelsMetadata(
         question=labels.question, kind=labels.kind, classes=labels.classes,
         attribute=labels.attribute, hide=labels.hide, horizon=labels.horizon,
     )  # fmt: skip

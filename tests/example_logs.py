@@ -1,4 +1,4 @@
-"""Logs of a small made-up shop, in the form of the README's example files."""
+"""Logs of a small synthetic shop, in the format of the README's example files."""
 
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +12,9 @@ CATEGORIES = ["bread", "milk", "fruit", "wine", "toys", "tools", "books", "tea",
 
 
 def write_example_logs(folder: Path, users: int = 200, seed: int = 0) -> None:
-    """Write `events.parquet` and `profiles.parquet`.
+    """Writes `events.parquet` and `profiles.parquet`.
 
-    Parents buy toys and milk; how often somebody comes is a trait of theirs.
+    Parents buy toys and milk; each user has a constant rate of visits.
     """
     generator = np.random.default_rng(seed)
     parent = generator.random(users) < 0.4

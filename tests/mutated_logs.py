@@ -1,8 +1,8 @@
-"""What must hold of logs and schemas whatever their bytes are.
+"""Checks `init` and `prepare` on logs and schemas with arbitrary bytes.
 
-`SEEDS` are files that are good; fuzzers change their bytes and hand them to `check`, which runs
-`init` and `prepare` on them. A file may be refused by an error of userbert's own; nothing else may
-be raised, and of what is prepared every row must be accounted for.
+`SEEDS` are valid files; fuzzers change their bytes and pass them to `check`. A file may be rejected
+by one of userbert's own errors. Any other error fails, and so does prepared data in which a row is
+not accounted for.
 """
 
 import gzip
@@ -85,67 +85,67 @@ WORDS = (
     "min: .nan", "of: action", "by: gap", "zone: UTC", "unit: ms", "resolution: day", "keep",
     "products.csv", "**", "..", "/dev/null",
 )  # fmt: skip
-"""What breaks readers; fuzzers put it anywhere."""
+"""Texts that often break readers; fuzzers insert them anywhere."""
 
 
 def check(folder: Path, name: str, content: bytes) -> Counter[str]:
-    """Run `init` and `prepare` with `content` as the file `name`, in an empty folder.
+    """Runs `init` and `prepare` with `content` as the file `name`, in an empty folder.
 
-    Returns how often they refused and accepted it. Raises whatever is not userbert's own error,
+    Returns how often they rejected and accepted it. Raises any error that is not userbert's own,
     and `AssertionError` for rows that are not accounted for.
     """
     log = name if name.startswith("log") else "log.csv"
-    for needed in {log, "people.csv", "products.csv"}:
-        (folder / needed).write_bytes(SEEDS[needed])
+    for file in {log, "people.csv", "products.csv"}:
+        (folder / file).write_bytes(SEEDS[file])
     (folder / name).write_bytes(content)
     text = _SCHEMA.replace("LOG", log)
     ends: Counter[str] = Counter()
     try:
         schema = Schema.load(folder / name) if name == "schema.yaml" else Schema.parse(text, folder)
-        ends[_prepared(schema, folder, "fail")] += 1
-        ends[_prepared(schema, folder, "quarantine")] += 1
+        ends[_prepare(schema, folder, "fail")] += 1
+        ends[_prepare(schema, folder, "quarantine")] += 1
     except UserBertError as error:
         _check_message(error)
         ends["schema refused"] += 1
     if name != "schema.yaml":
-        ends[_proposed(folder, log)] += 1
+        ends[_propose_and_prepare(folder, log)] += 1
     return ends
 
 
-def _proposed(folder: Path, log: str) -> str:
+def _propose_and_prepare(folder: Path, log: str) -> str:
     try:
         text = propose_schema([folder / log], folder / "people.csv", folder)
     except UserBertError as error:
         _check_message(error)
         return "init refused"
-    end = _prepared(Schema.parse(text, folder), folder, "quarantine")
+    end = _prepare(Schema.parse(text, folder), folder, "quarantine")
     return f"init, then {end}"
 
 
-def _prepared(schema: Schema, folder: Path, on_invalid: str) -> str:
+def _prepare(schema: Schema, folder: Path, on_invalid: str) -> str:
     data = folder / "data"
     try:
         prepare(schema, data, on_invalid=on_invalid)  # type: ignore[arg-type]
     except UserBertError as error:
         _check_message(error)
-        assert not data.exists(), "a refused log left prepared data behind"
+        assert not data.exists(), "a rejected log left prepared data behind"
         return f"prepare {on_invalid} refused"
     else:
-        _check_accounts(data)
+        _check_row_counts(data)
         return f"prepare {on_invalid} accepted"
     finally:
         shutil.rmtree(data, ignore_errors=True)
         hidden = [path.name for path in folder.iterdir() if path.name.startswith(".")]
-        assert not hidden, f"half-written output: {hidden}"
+        assert not hidden, f"partial output: {hidden}"
 
 
 def _check_message(error: UserBertError) -> None:
     message = str(error)
-    assert message.rstrip().endswith((".", "?")), f"a message that breaks off: {message!r}"
-    assert "polars" not in message, f"a message of internals: {message!r}"
+    assert message.rstrip().endswith((".", "?")), f"an incomplete message: {message!r}"
+    assert "polars" not in message, f"a message with internals: {message!r}"
 
 
-def _check_accounts(data: Path) -> None:
+def _check_row_counts(data: Path) -> None:
     accounts = json.loads((data / "summary.json").read_text())["rows"]
     set_aside = Counter[str]()
     if (data / "rejected.parquet").exists():
@@ -159,7 +159,7 @@ def _check_accounts(data: Path) -> None:
 
 
 def _rows_of(file: Path) -> int | None:
-    """Rows of a text file as lines; None: they cannot be told by counting lines."""
+    """Counts the rows of a text file; None: counting lines does not give them."""
     content = file.read_bytes()
     if file.suffix == ".jsonl":
         return sum(bool(line.strip()) for line in content.split(b"\n"))

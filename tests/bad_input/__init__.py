@@ -1,1 +1,1 @@
-"""Input that cannot be used: each ends in one message, and leaves nothing behind."""
+"""Invalid input: each case gives one error message and leaves no output."""

@@ -1,4 +1,4 @@
-"""A small shop with everything that userbert makes of its logs, and its command line."""
+"""A small shop with every output of userbert, and a runner of its command line."""
 
 import contextlib
 import io
@@ -21,44 +21,44 @@ TINY = [
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a command said."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     code: int
-    told: str
-    shown: str
+    stderr: str
+    stdout: str
 
-    def refused(self) -> str:
-        """The one message of a command that refused its input."""
-        assert self.code == 2, self.told
-        assert self.told.startswith("error: ")
-        assert "Traceback" not in self.told
-        assert self.told.count("error: ") == 1
-        return self.told.removeprefix("error: ").strip()
+    def refusal(self) -> str:
+        """Returns the only message of a command that rejected its input."""
+        assert self.code == 2, self.stderr
+        assert self.stderr.startswith("error: ")
+        assert "Traceback" not in self.stderr
+        assert self.stderr.count("error: ") == 1
+        return self.stderr.removeprefix("error: ").strip()
 
 
-def userbert(folder: Path, *arguments: object) -> Done:
-    """Run the command line in this process, in a folder."""
-    told, shown, code = io.StringIO(), io.StringIO(), 0
+def userbert(folder: Path, *arguments: object) -> CommandResult:
+    """Runs the command line in this process, with `folder` as the current one."""
+    stderr, stdout, code = io.StringIO(), io.StringIO(), 0
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.chdir(folder),
-        contextlib.redirect_stderr(told),
-        contextlib.redirect_stdout(shown),
+        contextlib.redirect_stderr(stderr),
+        contextlib.redirect_stdout(stdout),
     ):
         patch.setattr(sys, "argv", ["userbert", *map(str, arguments)])
         try:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
-    return Done(code, told.getvalue(), shown.getvalue())
+    return CommandResult(code, stderr.getvalue(), stdout.getvalue())
 
 
-Run = Callable[..., Done]
+Run = Callable[..., CommandResult]
 
 
 def make_shop(folder: Path) -> None:
-    """Make everything, and labels of one's own."""
+    """Writes logs, runs every verb on them, and writes labels and seeds of a user's own."""
     write_example_logs(folder, users=60)
     for command in (
         ["init", "events.parquet", "--profiles", "profiles.parquet"],
@@ -73,7 +73,7 @@ def make_shop(folder: Path) -> None:
         ["predict", "task", "data", "-o", "scores.parquet"],
     ):  # fmt: skip
         done = userbert(folder, *command)
-        assert done.code == 0, done.told
+        assert done.code == 0, done.stderr
     rows = [f"u{number},{CUTOFF},{number % 2}" for number in range(60)]
     (folder / "seeds.csv").write_text("user_id\nu1\nu2\nu3\n")
     (folder / "mine.csv").write_text("\n".join(["user_id,cutoff,label", *rows, ""]))
@@ -81,7 +81,7 @@ def make_shop(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Logs, data, a model, labels, vectors, a task and scores; nobody changes them."""
+    """Logs, data, a model, labels, vectors, a task and scores. Tests must not change them."""
     folder = tmp_path_factory.mktemp("shop")
     make_shop(folder)
     return folder
@@ -89,19 +89,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shop(made: Path) -> "Shop":
-    """The shop, and what a command left in it."""
+    """A shop whose commands must leave no files."""
     return Shop(made)
 
 
 class Shop:
-    """Runs commands that must leave the shop as it was."""
+    """Runs commands that must not change the files of the shop."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def refuses(self, *arguments: object) -> str:
-        """The message of a command that is refused, and leaves nothing behind."""
+        """Returns the message of a command that is rejected and leaves no new files."""
         before = sorted(self.folder.rglob("*"))
-        message = userbert(self.folder, *arguments).refused()
+        message = userbert(self.folder, *arguments).refusal()
         assert sorted(self.folder.rglob("*")) == before
         return message

@@ -1,4 +1,4 @@
-"""Folders that are damaged, not complete, of another kind or of other data: each is told."""
+"""Folders that are damaged, incomplete, of another kind or of other data: each gives an error."""
 
 import json
 import random
@@ -33,7 +33,7 @@ FILES = [(kind, name) for kind, names in {"data": DATA, "model": MODEL, "task": 
 
 @pytest.fixture(scope="module")
 def copies(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copies to damage and mend again."""
+    """Copies that tests may damage and must restore."""
     folder = tmp_path_factory.mktemp("copies")
     for kind in ("data", "model", "task"):
         shutil.copytree(made / kind, folder / kind)
@@ -41,11 +41,11 @@ def copies(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_file_is_looked_at(made: Path) -> None:
+def test_every_file_is_in_the_lists(made: Path) -> None:
     for kind, names in {"data": DATA, "model": MODEL, "task": TASK}.items():
-        found = [path for path in (made / kind).rglob("*") if path.is_file()]
-        names_found = [path.relative_to(made / kind).as_posix() for path in found]
-        assert sorted(names_found) == sorted([*names, *([] if kind == "data" else [CARD])])
+        files = [path for path in (made / kind).rglob("*") if path.is_file()]
+        actual = [path.relative_to(made / kind).as_posix() for path in files]
+        assert sorted(actual) == sorted([*names, *([] if kind == "data" else [CARD])])
 
 
 COMMANDS: dict[str, list[list[object]]] = {
@@ -61,21 +61,21 @@ COMMANDS: dict[str, list[list[object]]] = {
 
 
 @pytest.mark.parametrize(("kind", "name"), FILES)
-def test_a_file_that_is_missing_is_told(copies: Path, kind: str, name: str) -> None:
+def test_missing_file_is_reported(copies: Path, kind: str, name: str) -> None:
     file = copies / kind / name
     content = file.read_bytes()
     file.unlink()
     try:
         for command in COMMANDS[kind]:
-            message = userbert(copies, *command).refused()
-            assert Path(name).name in message or "it is a folder of something else" in message
+            message = userbert(copies, *command).refusal()
+            assert Path(name).name in message or "it is another kind of folder" in message
             assert re.search("again|Make it with|Make one with|expected prepared data", message)
     finally:
         file.write_bytes(content)
 
 
 @pytest.mark.parametrize(("kind", "name"), FILES)
-def test_a_flipped_byte_is_told(copies: Path, kind: str, name: str) -> None:
+def test_flipped_byte_is_reported(copies: Path, kind: str, name: str) -> None:
     file = copies / kind / name
     content = file.read_bytes()
     try:
@@ -83,19 +83,19 @@ def test_a_flipped_byte_is_told(copies: Path, kind: str, name: str) -> None:
             changed = bytearray(content)
             changed[place] ^= 1
             file.write_bytes(changed)
-            refused = [done for done in (userbert(copies, *one) for one in COMMANDS[kind])
-                       if done.code]  # fmt: skip
-            # What stands in summary.json beside the checksums is for people.
+            results = [userbert(copies, *command) for command in COMMANDS[kind]]
+            rejected = [done for done in results if done.code]
+            # Apart from the checksums, summary.json holds only text for people.
             if kind == "data" or not name.endswith("summary.json"):
-                assert len(refused) == len(COMMANDS[kind])
-            for done in refused:
-                assert re.search("has changed|is damaged", done.refused())
+                assert len(rejected) == len(COMMANDS[kind])
+            for done in rejected:
+                assert re.search("has changed|is damaged", done.refusal())
             (copies / "new.parquet").unlink(missing_ok=True)
     finally:
         file.write_bytes(content)
 
 
-def test_damage_is_not_copied_into_what_is_made_of_it(copies: Path) -> None:
+def test_damaged_data_is_not_copied_into_new_data(copies: Path) -> None:
     for name in ("vocabularies.json", "shards/00000/long_term.arrow"):
         file = copies / "data" / name
         content = file.read_bytes()
@@ -106,25 +106,25 @@ def test_damage_is_not_copied_into_what_is_made_of_it(copies: Path) -> None:
             commands.append(["--vocabulary", "data"])
         for options in commands:
             done = userbert(copies, "prepare", "again.yaml", "-o", "new", *options)
-            assert "has changed since it was written" in done.refused()
+            assert "has changed since it was written" in done.refusal()
         file.write_bytes(content)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("data", "manifest.json"), ("model", "summary.json"),
                                             ("task", "summary.json")])  # fmt: skip
-def test_a_newer_format_is_told(copies: Path, kind: str, name: str) -> None:
+def test_newer_format_is_reported(copies: Path, kind: str, name: str) -> None:
     file = copies / kind / name
     content = file.read_text()
     file.write_text(json.dumps({**json.loads(content), "format": 2, "version": "9.1"}))
     try:
         for command in COMMANDS[kind]:
-            assert "has the format 2, this version reads 1" in userbert(copies, *command).refused()
+            assert "has the format 2, this version reads 1" in userbert(copies, *command).refusal()
     finally:
         file.write_text(content)
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "expected"),
     [
         ("label return {} --horizon 7d -o new.parquet", "is not prepared data"),
         ("pretrain {} -o new", "is not prepared data"),
@@ -143,7 +143,7 @@ def test_a_newer_format_is_told(copies: Path, kind: str, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    ("path", "found"),
+    ("path", "kind"),
     [
         ("absent", "nothing is there"),
         ("events.parquet", "it is a file"),
@@ -153,22 +153,22 @@ def test_a_newer_format_is_told(copies: Path, kind: str, name: str) -> None:
         (".", "it is another kind of folder, or not complete"),
     ],
 )
-def test_what_is_of_another_kind_is_told(
-    shop: Shop, command: str, told: str, path: str, found: str
+def test_folder_of_another_kind_is_reported(
+    shop: Shop, command: str, expected: str, path: str, kind: str
 ) -> None:
-    wanted = {"prepared data": "data", "a model folder": "model", "a task model": "task"}
-    if wanted.get(told.removeprefix("is not ")) == path:
+    valid_paths = {"prepared data": "data", "a model folder": "model", "a task model": "task"}
+    if valid_paths.get(expected.removeprefix("is not ")) == path:
         return
-    if "vocabularies" in told and path in ("data", "model"):
+    if "vocabularies" in expected and path in ("data", "model"):
         return
     message = shop.refuses(*command.format(path).split())
-    assert told in message
-    assert found in message
+    assert expected in message
+    assert kind in message
 
 
 @pytest.fixture(scope="module")
 def other(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of the same users whose ids mean other values."""
+    """Prepared data of the same users, but with other ids for the values."""
     folder = tmp_path_factory.mktemp("other")
     events = pl.read_parquet(made / "events.parquet")
     events.with_columns(pl.col("category").str.to_uppercase()).write_parquet(
@@ -192,20 +192,20 @@ def other(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "extend model {} -o new",
     ],
 )
-def test_data_of_other_ids_are_told(shop: Shop, other: Path, command: str) -> None:
+def test_data_with_other_ids_are_rejected(shop: Shop, other: Path, command: str) -> None:
     message = shop.refuses(*command.format(other).split())
     assert str(other) in message
     assert "--vocabulary MODEL" in message
 
 
-def test_classes_of_other_data_are_told(shop: Shop, other: Path) -> None:
+def test_labels_with_classes_of_other_data_are_rejected(shop: Shop, other: Path) -> None:
     message = shop.refuses("finetune", "model", other, "--labels", "next.parquet", "-o", "new")
     assert "its classes are not the values of category" in message
 
 
 @pytest.fixture(scope="module")
 def fragile(made: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Target, str]]:
-    """Files that may be damaged, with the answers of the intact ones."""
+    """Files to damage, each with the answer of the intact file."""
     folder = tmp_path_factory.mktemp("fragile") / "shop"
     shutil.copytree(made, folder)
     return [(target, target.answer()) for target in targets(folder)]
@@ -213,10 +213,10 @@ def fragile(made: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[
 
 @settings(max_examples=150)
 @given(st.data(), st.randoms(use_true_random=False))
-def test_whatever_is_damaged_is_refused_or_read_as_what_it_was(
+def test_damaged_file_is_rejected_or_read_like_the_intact_one(
     fragile: list[tuple[Target, str]], draw: st.DataObject, chance: random.Random
 ) -> None:
     target, intact = draw.draw(st.sampled_from(fragile))
     with damaged(target.file, damage(target.file.read_bytes(), chance)):
-        found = outcome(target)
-    assert found in (REFUSED, intact, target.also) or not target.is_checked
+        answer = outcome(target)
+    assert answer in (REFUSED, intact, target.without_metadata) or not target.is_checked

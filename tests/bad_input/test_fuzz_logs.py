@@ -1,4 +1,4 @@
-"""Whatever the bytes of logs and schemas: an error of our own, or every row accounted for."""
+"""Random changes to logs and schemas: userbert's own error, or every row accounted for."""
 
 import tempfile
 from io import BytesIO
@@ -15,7 +15,7 @@ from mutated_logs import EVENTS, SEEDS, WORDS, check
 
 @st.composite
 def mutated(draw: st.DrawFn, seed: bytes) -> bytes:
-    """A file with some pieces of it taken out, and others put in their place."""
+    """Draws the file with some pieces replaced by others."""
     content = seed
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(content)))
@@ -28,7 +28,7 @@ def mutated(draw: st.DrawFn, seed: bytes) -> bytes:
 @pytest.mark.parametrize("name", SEEDS)
 @given(data=st.data())
 @settings(max_examples=12)
-def test_every_row_is_accounted_for_or_the_file_is_refused(name: str, data: st.DataObject) -> None:
+def test_every_row_is_accounted_for_or_the_file_is_rejected(name: str, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         check(Path(folder), name, data.draw(mutated(SEEDS[name])))
 
@@ -37,7 +37,7 @@ def test_every_row_is_accounted_for_or_the_file_is_refused(name: str, data: st.D
 @given(values=series(min_size=len(EVENTS), max_size=len(EVENTS), excluded_dtypes=[pl.Object]))
 @example(values=pl.Series([None] + [3] * (len(EVENTS) - 1), dtype=pl.UInt128))
 @settings(max_examples=12)
-def test_a_column_of_any_type_is_used_or_refused(column: str, values: pl.Series) -> None:
+def test_column_of_any_type_is_used_or_rejected(column: str, values: pl.Series) -> None:
     file = BytesIO()
     try:
         EVENTS.with_columns(values.alias(column)).write_parquet(file)

@@ -1,4 +1,4 @@
-"""Labels that cannot be used: each file is refused by one message, before anything is learned."""
+"""Invalid labels: each file is rejected with one message, before training starts."""
 
 import json
 import math
@@ -22,17 +22,17 @@ Columns = dict[str, Any]
 
 
 def columns(**changed: Any) -> Columns:
-    """Good labels with other columns; a list that is too short is filled up with good values."""
-    good: Columns = {"user_id": USERS, "label": ANSWERS, "cutoff": [AT] * 60}
+    """Returns valid labels with changed columns; short lists are completed with valid values."""
+    valid: Columns = {"user_id": USERS, "label": ANSWERS, "cutoff": [AT] * 60}
     for name, values in changed.items():
         if isinstance(values, list):
-            changed[name] = values + good[name][len(values) :]
-    return {**good, **changed}
+            changed[name] = values + valid[name][len(values) :]
+    return {**valid, **changed}
 
 
-CANNOT_BE_USED: dict[str, tuple[Columns, str]] = {
+INVALID: dict[str, tuple[Columns, str]] = {
     "unknown": (columns(user_id=["x", "y"]), "2 of 60 users are not in data, the first in row 1"),
-    "all unknown": (columns(user_id=[f"0{u}" for u in USERS]), "must be written as in the logs"),
+    "all unknown": (columns(user_id=[f"0{u}" for u in USERS]), "Write ids as the logs do"),
     "lists of users": (columns(user_id=[[u] for u in USERS]), "column user_id: expected one id"),
     "dates as users": (columns(user_id=[AT] * 60), "column user_id: expected one id"),
     "bytes as users": (columns(user_id=[b"\xff"] * 60), "column user_id: expected one id"),
@@ -47,7 +47,7 @@ CANNOT_BE_USED: dict[str, tuple[Columns, str]] = {
     "records": (columns(label=[{"a": 1}] * 60), "expected numbers, words, .* found Struct"),
     "bytes": (columns(label=[b"\xff"] * 60), "expected numbers, words, .* found Binary"),
     "nested": (columns(label=[[["a"]]] * 60), "expected numbers, words, .* found List"),
-    "gaps": (columns(label=[["a"], [None]] + [["a"]] * 58), "row 2, .* a list without gaps"),
+    "gaps": (columns(label=[["a"], [None]] + [["a"]] * 58), "row 2, .* a list without nulls"),
     "empty lists": (
         columns(label=pl.Series([[]] * 60, dtype=pl.List(pl.String))), "all lists are empty",
     ),
@@ -59,19 +59,19 @@ CANNOT_BE_USED: dict[str, tuple[Columns, str]] = {
     "after all": (columns(cutoff=[AT, datetime(2031, 1, 1)]), "row 2: .* after the last event"),
     "year 9999": (columns(cutoff=["9999-12-31"] * 60), "days after the last event"),
     "beyond 9999": (columns(cutoff=["9999-12-31T23:59-12:00"] * 60), "days after the last event"),
-    "before the bound": (columns(cutoff=[datetime(2024, 2, 1)] * 60), "it has seen what they ask"),
+    "before the bound": (columns(cutoff=[datetime(2024, 2, 1)] * 60), "may have seen the answers"),
     "no columns": ({}, "expected a column user_id, found none"),
     "no rows": ({"user_id": [], "label": []}, "found no rows"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CANNOT_BE_USED)
-def test_labels_that_cannot_be_used_are_refused(shop: Shop, tmp_path: Path, name: str) -> None:
-    content, told = CANNOT_BE_USED[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_labels_are_rejected(shop: Shop, tmp_path: Path, name: str) -> None:
+    content, expected = INVALID[name]
     file = tmp_path / "mine.parquet"
     pl.DataFrame(content, strict=False).write_parquet(file)
     message = shop.refuses("finetune", "model", "data", "--labels", file, "-o", "new")
-    assert matches(told, message), message
+    assert matches(expected, message), message
 
 
 def matches(pattern: str, message: str) -> bool:
@@ -96,15 +96,15 @@ TEXTS: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_files_that_hold_no_labels_are_refused(shop: Shop, tmp_path: Path, name: str) -> None:
-    file, content, told = TEXTS[name]
+def test_invalid_label_files_are_rejected(shop: Shop, tmp_path: Path, name: str) -> None:
+    file, content, expected = TEXTS[name]
     (tmp_path / file).write_bytes(content)
     message = shop.refuses("finetune", "model", "data", "--labels", tmp_path / file, "-o", "new")
-    assert matches(told, message), message
+    assert matches(expected, message), message
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "expected"),
     [
         ("absent.parquet", "absent.parquet cannot be read"),
         ("data", "found a folder .it is prepared data"),
@@ -112,13 +112,13 @@ def test_files_that_hold_no_labels_are_refused(shop: Shop, tmp_path: Path, name:
         ("embeddings.parquet", "expected a column label, found user_id, cutoff, embedding"),
     ],
 )
-def test_what_are_no_labels_is_refused(shop: Shop, labels: str, told: str) -> None:
+def test_files_of_another_kind_are_rejected(shop: Shop, labels: str, expected: str) -> None:
     message = shop.refuses("finetune", "model", "data", "--labels", labels, "-o", "new")
-    assert matches(told, message), message
+    assert matches(expected, message), message
 
 
 def rewrite(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Write labels again with other metadata."""
+    """Rewrites labels with changed metadata."""
     table = pq.read_table(file)
     about = json.loads(table.schema.metadata[b"userbert"])
     change(about)
@@ -137,7 +137,7 @@ def rewrite(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     ],
     ids=["hide", "kind", "no kind", "classes", "more", "less"],
 )
-def test_labels_whose_metadata_were_changed_are_refused(
+def test_labels_with_changed_metadata_are_rejected(
     shop: Shop, tmp_path: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
     file = tmp_path / "return.parquet"
@@ -147,19 +147,19 @@ def test_labels_whose_metadata_were_changed_are_refused(
     assert "has changed since it was written" in message
 
 
-def test_answers_that_were_changed_are_refused(shop: Shop, tmp_path: Path) -> None:
+def test_labels_with_removed_rows_are_rejected(shop: Shop, tmp_path: Path) -> None:
     file = tmp_path / "return.parquet"
     table = pq.read_table(shop.folder / "return.parquet")
     pq.write_table(table.slice(1), file)
     message = shop.refuses("finetune", "model", "data", "--labels", file, "-o", "new")
-    assert "write them without the file's metadata" in message
+    assert "write it without the file's metadata" in message
     pq.write_table(table.slice(1).replace_schema_metadata(), file)
     done = userbert(shop.folder, "finetune", "model", "data", "--labels", file, "-o",
                     tmp_path / "task", "--epochs", "1")  # fmt: skip
-    assert done.code == 0, done.told
+    assert done.code == 0, done.stderr
 
 
-def test_a_column_whose_name_is_no_text_is_refused(shop: Shop, tmp_path: Path) -> None:
+def test_column_name_that_is_not_utf8_is_rejected(shop: Shop, tmp_path: Path) -> None:
     content = (shop.folder / "return.parquet").read_bytes()
     file = tmp_path / "return.parquet"
     for name in (b"user_id", b"cutoff", b"label"):
@@ -171,24 +171,24 @@ def test_a_column_whose_name_is_no_text_is_refused(shop: Shop, tmp_path: Path) -
     assert "has changed since it was written" in shop.refuses("inspect", file)
 
 
-def test_labels_of_before_they_had_a_checksum_are_read(shop: Shop, tmp_path: Path) -> None:
+def test_labels_without_a_checksum_are_accepted(shop: Shop, tmp_path: Path) -> None:
     file = tmp_path / "return.parquet"
     file.write_bytes((shop.folder / "return.parquet").read_bytes())
     rewrite(file, lambda about: about.pop("checksum"))
     done = userbert(shop.folder, "finetune", "model", "data", "--labels", file, "-o",
                     tmp_path / "task", "--epochs", "1")  # fmt: skip
-    assert done.code == 0, done.told
+    assert done.code == 0, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["return", "--horizon", "7d", "--cutoff", "yesterday"], "--cutoff: .* found 'yesterday'"),
         (["return", "--horizon", "7d", "--cutoff", "2020-01-01"], "--cutoff, .* first event"),
         (["return", "--horizon", "7d", "--cutoff", "2031-01-01"], "--cutoff, .* last event"),
         (["return", "--horizon", "7d"], "answer is not known yet"),
-        (["return", "--horizon", "soon"], "--horizon: expected a duration such as 90d"),
-        (["return", "--horizon", "0d"], "--horizon: expected a duration such as 90d"),
+        (["return", "--horizon", "soon"], "horizon: expected a duration such as 90d"),
+        (["return", "--horizon", "0d"], "horizon: expected a duration such as 90d"),
         (["next", "--attribute", "categry"], "Did you mean 'category'"),
         (["next", "--attribute", "price"], "Choose one of: action, category, hour"),
         (["attribute", "--field", "kid", "--positive", "yes"], "Did you mean 'kids'"),
@@ -200,9 +200,9 @@ def test_labels_of_before_they_had_a_checksum_are_read(shop: Shop, tmp_path: Pat
         (["return", "--horizon", "7d", "--at", "absent.csv"], "absent.csv cannot be read"),
     ],
 )
-def test_questions_that_cannot_be_answered_are_refused(
-    shop: Shop, arguments: list[str], told: str
+def test_invalid_label_options_are_rejected(
+    shop: Shop, arguments: list[str], expected: str
 ) -> None:
     verb, *rest = arguments
     message = shop.refuses("label", verb, "data", *rest, "-o", "new.parquet")
-    assert matches(told, message), message
+    assert matches(expected, message), message

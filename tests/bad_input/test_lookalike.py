@@ -1,4 +1,4 @@
-"""Embeddings and seeds that no list can be made of: one message each, and nothing is written."""
+"""Invalid embeddings and seeds: one message each, and no output."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,19 +20,19 @@ COMMAND = ("lookalike", "v.parquet", "--seeds", "seeds.csv", "-k", 2, "-o", "lis
 
 @pytest.fixture
 def refusal(userbert: Userbert, tmp_path: Path) -> Callable[..., str]:
-    def refused(frame: pl.DataFrame = FRAME, seeds: str = "user_id\na\n", *command: Any) -> str:
+    def run(frame: pl.DataFrame = FRAME, seeds: str = "user_id\na\n", *command: Any) -> str:
         frame.write_parquet(tmp_path / "v.parquet")
         (tmp_path / "seeds.csv").write_text(seeds)
         return userbert(*(command or COMMAND)).refusal
 
-    return refused
+    return run
 
 
 def vectors(*values: Any, kind: Any = None) -> pl.DataFrame:
     return FRAME.with_columns(pl.Series("embedding", values, kind or pl.List(pl.Float32)))
 
 
-CANNOT_BE_USED: dict[str, tuple[pl.DataFrame, str]] = {
+INVALID: dict[str, tuple[pl.DataFrame, str]] = {
     "no user_id": (
         FRAME.rename({"user_id": "user"}),
         "user, embedding, cutoff: user_id is missing",
@@ -68,15 +68,15 @@ CANNOT_BE_USED: dict[str, tuple[pl.DataFrame, str]] = {
 }
 
 
-@pytest.mark.parametrize(("frame", "told"), CANNOT_BE_USED.values(), ids=CANNOT_BE_USED)
-def test_embeddings_that_cannot_be_used_are_told(
-    refusal: Callable[..., str], frame: pl.DataFrame, told: str
+@pytest.mark.parametrize(("frame", "expected"), INVALID.values(), ids=INVALID)
+def test_invalid_embeddings_are_rejected(
+    refusal: Callable[..., str], frame: pl.DataFrame, expected: str
 ) -> None:
-    assert told in refusal(frame)
+    assert expected in refusal(frame)
 
 
 @pytest.mark.parametrize(
-    ("seeds", "told"),
+    ("seeds", "expected"),
     [
         ("user_id\n", "seeds: expected at least one user, found none"),
         ("user_id\n\n", "seeds: expected at least one user, found none"),
@@ -85,15 +85,11 @@ def test_embeddings_that_cannot_be_used_are_told(
         ("user_id\nA\nB\n", "none of 2 seeds has a vector in v.parquet that is not zero: A, B."),
     ],
 )
-def test_seeds_that_cannot_be_used_are_told(
-    refusal: Callable[..., str], seeds: str, told: str
-) -> None:
-    assert told in refusal(FRAME, seeds)
+def test_invalid_seeds_are_rejected(refusal: Callable[..., str], seeds: str, expected: str) -> None:
+    assert expected in refusal(FRAME, seeds)
 
 
-def test_outputs_and_inputs_that_cannot_be_are_told(
-    refusal: Callable[..., str], tmp_path: Path
-) -> None:
+def test_invalid_paths_and_parts_are_rejected(refusal: Callable[..., str], tmp_path: Path) -> None:
     assert "list.xlsx: expected a name that ends in .parquet or .csv" in refusal(
         FRAME, "user_id\na\n", *COMMAND[:-1], "list.xlsx"
     )
@@ -118,7 +114,7 @@ def test_outputs_and_inputs_that_cannot_be_are_told(
     assert "expected vectors in embedding as in" in refusal(FRAME, "user_id\na\n", *command)
 
 
-def test_damaged_embeddings_are_told(userbert: Userbert, tmp_path: Path) -> None:
+def test_damaged_embeddings_are_rejected(userbert: Userbert, tmp_path: Path) -> None:
     (tmp_path / "seeds.csv").write_text("user_id\na\n")
     FRAME.write_parquet(tmp_path / "v.parquet")
     content = (tmp_path / "v.parquet").read_bytes()
@@ -127,13 +123,13 @@ def test_damaged_embeddings_are_told(userbert: Userbert, tmp_path: Path) -> None
         assert "v.parquet is damaged: " in userbert(*COMMAND).refusal
 
 
-def test_a_list_of_nobody_is_refused(userbert: Userbert) -> None:
+def test_list_of_zero_users_is_rejected(userbert: Userbert) -> None:
     done = userbert(*COMMAND[:4], "-k", 0, "-o", "list.csv")
     assert done.code == 2
     assert "Invalid value for '-k'" in done.error
 
 
-def test_in_python_options_that_cannot_be_are_told() -> None:
+def test_invalid_arguments_are_rejected_in_python() -> None:
     import userbert as ub
 
     with pytest.raises(ub.InputError, match="at least 1, found 0"):

@@ -1,4 +1,4 @@
-"""Logs that are odd and yet good: what `init` proposes runs as it is, and no row is lost."""
+"""Unusual but valid logs: the proposed schema works unchanged, and no row is lost."""
 
 import json
 import random
@@ -38,21 +38,21 @@ ROWS = _rows()
 def text(
     row: Callable[..., tuple[Any, ...]], columns: list[str] = COLUMNS, separator: str = ","
 ) -> bytes:
-    """A CSV file of what is made of each row."""
+    """Returns a CSV file with `row(...)` for each row."""
     lines = [columns, *(map(str, row(*values)) for values in ROWS)]
     return "".join(separator.join(line) + "\n" for line in lines).encode()
 
 
 def lines(row: Callable[..., dict[str, Any]]) -> bytes:
-    """A JSON Lines file of what is made of each row."""
+    """Returns a JSON Lines file with `row(...)` for each row."""
     return "".join(json.dumps(row(*values)) + "\n" for values in ROWS).encode()
 
 
 def table(row: Callable[..., tuple[Any, ...]], columns: list[str]) -> bytes:
-    """A Parquet file of what is made of each row."""
+    """Returns a Parquet file with `row(...)` for each row."""
     file = BytesIO()
-    made = [row(*values) for values in ROWS]
-    pl.DataFrame(made, columns, orient="row", infer_schema_length=None).write_parquet(file)
+    rows = [row(*values) for values in ROWS]
+    pl.DataFrame(rows, columns, orient="row", infer_schema_length=None).write_parquet(file)
     return file.getvalue()
 
 
@@ -61,15 +61,15 @@ def seconds(time: datetime) -> int:
 
 
 def a_file_a_day() -> Files:
-    """One of which has a column more."""
+    """Returns one file per day; one of them has an extra column."""
     days: dict[str, list[Row]] = {}
     for row in sorted(ROWS, key=lambda row: row[1]):
         days.setdefault(f"logs/{row[1]:%Y-%m-%d}.csv", []).append(row)
     files = {}
     for number, (name, rows) in enumerate(days.items()):
-        more = ["coupon"] if number == 3 else []
-        written = [[*map(str, row), *("c1" for _ in more)] for row in rows]
-        files[name] = "\n".join(map(",".join, [COLUMNS + more, *written])).encode()
+        extra = ["coupon"] if number == 3 else []
+        records = [[*map(str, row), *("c1" for _ in extra)] for row in rows]
+        files[name] = "\n".join(map(",".join, [COLUMNS + extra, *records])).encode()
     return files
 
 
@@ -152,7 +152,7 @@ ODD: dict[str, Callable[[], Files]] = {
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_an_odd_log_runs_as_proposed(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_unusual_log_is_prepared_as_proposed(userbert: Userbert, tmp_path: Path, case: str) -> None:
     files = ODD[case]()
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
-"""Many damaged folders and files, read in this process: `python tests/fuzz/fuzz_folders.py 10000`.
+"""Reads many damaged folders and files in this process: `python tests/fuzz/fuzz_folders.py 10000`.
 
-Each is refused by the package's own error or gives the answer of the intact file. What does neither
-is told with its number, by which it can be drawn again: `… 1 --first NUMBER`. Coverage does not
-lead here: behind checksums there is nothing to find by it.
+Each must raise the package's own error or give the answer of the intact file. Any other outcome is
+printed with its number; `… 1 --first NUMBER` repeats it. Coverage does not guide the damage, as
+checksums reject nearly all of it.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from damaged import REFUSED, damage, damaged, outcome, targets
 
 
 def main() -> int:
-    """Draw so many damages; return 1 if any was read as if it were none."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("number", type=int, nargs="?", default=10_000)
-    arguments.add_argument("--first", type=int, default=0)
-    asked = arguments.parse_args()
+    """Reads `number` damaged files; returns 1 if any gives a wrong answer or another error."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("number", type=int, nargs="?", default=10_000)
+    parser.add_argument("--first", type=int, default=0)
+    arguments = parser.parse_args()
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="userbert-fuzz-") as name:
         shop = Path(name)
@@ -33,33 +33,33 @@ def main() -> int:
         all_targets = targets(shop)
         intact = [target.answer() for target in all_targets]
         started = time.monotonic()
-        for number in range(asked.first, asked.first + asked.number):
+        for number in range(arguments.first, arguments.first + arguments.number):
             chance = random.Random(number)
-            place = chance.randrange(len(all_targets))
-            target = all_targets[place]
-            told = target.file.relative_to(shop)
+            index = chance.randrange(len(all_targets))
+            target = all_targets[index]
+            file = target.file.relative_to(shop)
             content = damage(target.file.read_bytes(), chance)
             with damaged(target.file, content):
                 try:
-                    found = outcome(target)
+                    answer = outcome(target)
                 except BaseException:
                     counts["FAULT"] += 1
-                    print(f"{number}: {told}\n{traceback.format_exc(limit=-6)}", flush=True)
+                    print(f"{number}: {file}\n{traceback.format_exc(limit=-6)}", flush=True)
                     continue
-            if found == REFUSED:
+            if answer == REFUSED:
                 counts["refused"] += 1
-            elif found == intact[place]:
-                counts["the same"] += 1
-            elif found == target.also:
+            elif answer == intact[index]:
+                counts["unchanged"] += 1
+            elif answer == target.without_metadata:
                 counts["without metadata"] += 1
             elif target.is_checked:
-                counts["SILENTLY OTHER"] += 1
-                print(f"{number}: {told} was read as something else", flush=True)
+                counts["WRONG ANSWER"] += 1
+                print(f"{number}: {file} gives another answer", flush=True)
             else:
                 counts["other text"] += 1
         seconds = time.monotonic() - started
-    print(f"{asked.number:,} in {seconds:.0f} s: {dict(counts)}")
-    return int(bool(counts["FAULT"] or counts["SILENTLY OTHER"]))
+    print(f"{arguments.number:,} in {seconds:.0f} s: {dict(counts)}")
+    return int(bool(counts["FAULT"] or counts["WRONG ANSWER"]))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Change the bytes of logs and schemas, guided by coverage, and see what `init` and `prepare` say.
+"""Fuzzes `init` and `prepare` with changed logs and schemas, guided by coverage.
 
     pip install -e ".[fuzz]" && python tests/fuzz/fuzz_logs.py build/fuzz -runs=10000
 
-Every option of libFuzzer may follow. The folder that is named first holds what was learned from
-run to run; inputs that broke what `mutated_logs.check` promises go into its `failures/`, each with
-the traceback. What is found becomes a case of `tests/bad_input/test_fuzz_logs.py`.
+All options of libFuzzer are accepted. The first argument is a folder that keeps the corpus between
+runs; inputs that fail `mutated_logs.check` go into its `failures/`, each with the traceback. Add
+each failure as a case to `tests/bad_input/test_fuzz_logs.py`.
 """
 
 import hashlib
@@ -25,23 +25,23 @@ NAMES = sorted(SEEDS)
 
 
 class Campaign:
-    """What came of all inputs."""
+    """The inputs so far, and the outcomes of `check`."""
 
     def __init__(self, folder: Path) -> None:
         self.corpus, self.failures = folder / "corpus", folder / "failures"
         self.inputs = 0
         self.ends: Counter[str] = Counter()
-        self.found: Counter[str] = Counter()
+        self.failure_counts: Counter[str] = Counter()
 
     def seed(self) -> None:
-        """Begin with the good files: a byte that says which one it is, then its content."""
-        for each in (self.corpus, self.failures):
-            each.mkdir(parents=True, exist_ok=True)
+        """Writes each valid file into the corpus, after a byte with its number."""
+        for folder in (self.corpus, self.failures):
+            folder.mkdir(parents=True, exist_ok=True)
         for number, name in enumerate(NAMES):
             (self.corpus / name).write_bytes(bytes([number]) + SEEDS[name])
 
-    def one(self, data: bytes) -> None:
-        """Check one input; go on whatever is found."""
+    def check_input(self, data: bytes) -> None:
+        """Checks one input; records failures and continues."""
         if not data:
             return
         self.inputs += 1
@@ -49,32 +49,33 @@ class Campaign:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 self.ends += check(Path(folder), name, content)
-            except BaseException as error:  # a panic of polars is no Exception
+            except BaseException as error:  # panics of polars are not Exceptions
                 if isinstance(error, KeyboardInterrupt):
                     raise
-                self._keep(name, content, error)
+                self._record_failure(name, content, error)
         if self.inputs % 1000 == 0:
-            self.tell()
+            self.print_progress()
 
-    def _keep(self, name: str, content: bytes, error: BaseException) -> None:
+    def _record_failure(self, name: str, content: bytes, error: BaseException) -> None:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         kind = f"{type(error).__name__} in {frame.name}"
-        self.found[kind] += 1
-        if self.found[kind] <= 5:
+        self.failure_counts[kind] += 1
+        if self.failure_counts[kind] <= 5:
             key = hashlib.sha256(content).hexdigest()[:8]
             (self.failures / f"{key}-{name}").write_bytes(content)
             lines = "".join(traceback.format_exception(error))
             (self.failures / f"{key}-{name}.txt").write_text(lines, errors="replace")
 
-    def tell(self) -> None:
-        """Say what came out so far."""
+    def print_progress(self) -> None:
+        """Prints the counts so far."""
         print(
-            f"{self.inputs:,} inputs; {dict(self.ends)}; failures: {dict(self.found)}", flush=True
+            f"{self.inputs:,} inputs; {dict(self.ends)}; failures: {dict(self.failure_counts)}",
+            flush=True,
         )
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """Change an input: every second one is a good file first, as most changes break a file."""
+    """Changes an input; half the time starts from a valid file, as most changes break it."""
     random = Random(seed)
     if random.random() < 0.5 or not data:
         number = random.randrange(len(NAMES))
@@ -90,15 +91,15 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
 
 
 def main() -> None:
-    """Run until libFuzzer's options say that it is enough."""
+    """Fuzzes until libFuzzer's options stop it."""
     campaign = Campaign(Path(sys.argv[1]))
     campaign.seed()
-    # One input may be larger than a seed, but not much: time goes into variety.
+    # Inputs are at most a little larger than the seeds, which leaves time for more of them.
     options = ["-max_len=8192", "-timeout=60", "-rss_limit_mb=4096", *sys.argv[2:]]
-    # Also of inputs that end the process, or are slow.
+    # libFuzzer writes inputs that crash or are slow to the same folder.
     options.append(f"-artifact_prefix={campaign.failures}/")
     atheris.Setup(
-        [sys.argv[0], *options, str(campaign.corpus)], campaign.one, custom_mutator=mutate
+        [sys.argv[0], *options, str(campaign.corpus)], campaign.check_input, custom_mutator=mutate
     )
     atheris.Fuzz()
 
