@@ -1,1 +1,1 @@
-"""Studies that no verb needs, and the pages made from their results."""
+"""Research outside the package: studies, and generators of documentation pages."""

@@ -1,7 +1,7 @@
-"""Writes the page of the source tree: one line a file, the first of its docstring.
+"""Writes the page of the source tree, with the first docstring line of each file.
 
 In: `src/userbert`. Out: `docs/reference/code.md`. Run it by `python -m research.code_page`; a test
-holds the page equal to the code.
+checks that the page is up to date.
 """
 
 import ast
@@ -17,17 +17,17 @@ PACKAGES = (
     "explorer", "service", "experiments", "experiments/baselines", "experiments/reproduction",
     "benchmarks", "cli",
 )  # fmt: skip
-"""In the order of the data's way; a package imports only those before it."""
+"""Packages in the order of the data flow; a package imports only earlier ones."""
 _HEAD = """# The source tree
 
-In the order of the data's way: a file imports only what stands above it, and `make check` proves
-it. Each line is the first of the file's docstring, so this page is written by
-`python -m research.code_page`.
+Packages are in the order of the data flow: a file imports only from files above it, which
+`make check` verifies. `python -m research.code_page` generates this page from the first docstring
+line of each file.
 """
 
 
 def page() -> str:
-    """The page as Markdown."""
+    """Returns the page as Markdown."""
     sections = [_HEAD, "## `userbert/`: what every stage uses\n\n" + _table(SOURCE)]
     for name in PACKAGES:
         title = _first_line(SOURCE / name / "__init__.py").rstrip(".")

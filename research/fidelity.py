@@ -1,8 +1,8 @@
-"""How far the fast training step strays from the straightforward one in float32.
+"""Measures how far fast training steps drift from the reference step in float32.
 
-In: nothing; all learn from the same start, batches and selected words, without dropout. Out: a row
-for each contestant and step, and a figure. Run it by
-`python -m research.fidelity docs/results/fidelity.json`; the figure goes beside it.
+In: nothing; all learners have the same initial weights, batches and selected words, without
+dropout. Out: a row per learner and step, and a figure. Run it by `python -m research.fidelity
+docs/results/fidelity.json`; the figure is written next to it.
 """
 
 import sys
@@ -12,65 +12,67 @@ from typing import Any
 
 import torch
 
-from userbert.benchmarks.train import Contestant, ours, reference
+from userbert.benchmarks.train import Learner, ours, reference
 from userbert.benchmarks.workloads import WORKLOADS, draw_batches
 from userbert.folders import write_json
 from userbert.model.userbert import UserBertConfig
 from userbert.progress import progress
-from userbert.provenance import made
+from userbert.provenance import provenance_record
 
 STEPS = 300
-_TRUTH = "reference, float32"
+_REFERENCE = "reference, float32"
 _EVERY = 10
-"""Steps between two looks at the weights."""
-_PLAIN = UserBertConfig(dropout=0.0)
+"""Steps between comparisons of the weights."""
+_NO_DROPOUT = UserBertConfig(dropout=0.0)
 
 
-def contestants() -> dict[str, Contestant]:
-    """The reference in float32, which the others are held against, comes first."""
+def make_learners() -> dict[str, Learner]:
+    """Returns the learners by name; the float32 reference, the baseline of all others, is first."""
     return {
-        _TRUTH: reference(trimmed=True, bf16=False, config=_PLAIN),
-        "reference, bf16 autocast": reference(trimmed=True, bf16=True, config=_PLAIN),
-        "ours, exact, bf16": ours(None, config=_PLAIN),
-        "ours, exact, float32": ours(None, config=_PLAIN, precision="float32"),
+        _REFERENCE: reference(trimmed=True, bf16=False, config=_NO_DROPOUT),
+        "reference, bf16 autocast": reference(trimmed=True, bf16=True, config=_NO_DROPOUT),
+        "ours, exact, bf16": ours(None, config=_NO_DROPOUT),
+        "ours, exact, float32": ours(None, config=_NO_DROPOUT, precision="float32"),
     }
 
 
 def drift(steps: int = STEPS) -> list[dict[str, Any]]:
-    """Rows of how far losses and encoder weights are from those of the float32 reference."""
+    """Returns rows of the distances of losses and encoder weights from the float32 reference."""
     batches = [
         batch
         for seed in range(-(-steps // 32))
         for batch in draw_batches(WORKLOADS["sparse"], seed)
     ][:steps]
-    learners = contestants()
+    learners = make_learners()
     rows = []
-    sums = dict.fromkeys(learners, 0.0)
+    loss_distances = dict.fromkeys(learners, 0.0)
     with progress("steps", steps) as advance:
         for number, batch in enumerate(batches):
             losses = {name: learner.step(batch, number) for name, learner in learners.items()}
             for name, loss in losses.items():
-                sums[name] += abs(loss / losses[_TRUTH] - 1)
+                loss_distances[name] += abs(loss / losses[_REFERENCE] - 1)
             if (number + 1) % _EVERY == 0:
-                true = learners[_TRUTH].encoder_weights()
+                reference_weights = learners[_REFERENCE].encoder_weights()
                 for name, learner in learners.items():
-                    distance = (learner.encoder_weights() - true).norm() / true.norm()
+                    distance = (
+                        learner.encoder_weights() - reference_weights
+                    ).norm() / reference_weights.norm()
                     rows.append(
                         {
                             "step": number + 1,
                             "model": name,
                             "loss": losses[name],
-                            "loss_distance": sums[name] / _EVERY,
+                            "loss_distance": loss_distances[name] / _EVERY,
                             "weight_distance": distance.item(),
                         }
                     )
-                sums = dict.fromkeys(learners, 0.0)
+                loss_distances = dict.fromkeys(learners, 0.0)
             advance(1, "")
     return rows
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the distances over the steps."""
+    """Draws the distances by step."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -82,9 +84,13 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         }
         for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
             for name in dict.fromkeys(row["model"] for row in rows):
-                if name != _TRUTH:
-                    own = [row for row in rows if row["model"] == name]
-                    axes.plot([row["step"] for row in own], [row[key] for row in own], label=name)
+                if name != _REFERENCE:
+                    model_rows = [row for row in rows if row["model"] == name]
+                    axes.plot(
+                        [row["step"] for row in model_rows],
+                        [row[key] for row in model_rows],
+                        label=name,
+                    )
             axes.set(xlabel="step", title=title, yscale="log")
         axes.legend(frameon=False)
         figure.savefig(path, metadata={"Date": None})
@@ -93,7 +99,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 if __name__ == "__main__":
     torch.manual_seed(0)
     output = Path(sys.argv[1])
-    found = drift()
+    drift_rows = drift()
     command = ["python", "-m", "research.fidelity", *sys.argv[1:]]
-    write_json(output, {"made": made(command, [0], None), "rows": found})
-    plot(found, output.with_suffix(".svg"))
+    write_json(output, {"made": provenance_record(command, [0], None), "rows": drift_rows})
+    plot(drift_rows, output.with_suffix(".svg"))

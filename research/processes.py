@@ -1,8 +1,8 @@
-"""Two processes of one thread each beside one process of two, on the same batches.
+"""Compares two training processes with one thread each to one process with two threads.
 
-In: nothing. Out: rows of milliseconds a batch and their ratio. Run it by
-`python -m research.processes docs/results/processes.json`; it starts itself again under
-torchrun, alone and twice, in turns.
+In: nothing. Out: rows of milliseconds per batch and their ratio, on the same batches. Run it by
+`python -m research.processes docs/results/processes.json`; it starts itself again under torchrun,
+with one and with two processes in turn.
 """
 
 import json
@@ -20,12 +20,12 @@ import torch
 
 from userbert.benchmarks.train import LEARNING_RATE
 from userbert.benchmarks.workloads import WORKLOADS, draw_batches, new_model
-from userbert.data.batches import users_of
+from userbert.data.batches import slice_users
 from userbert.folders import write_json
 from userbert.model.userbert import autocast
 from userbert.progress import progress
-from userbert.provenance import made
-from userbert.training.distributed import Processes, exchange_gradients, joined
+from userbert.provenance import provenance_record
+from userbert.training.distributed import Processes, exchange_gradients, join_processes
 from userbert.training.objectives import masked_words
 from userbert.training.optim import Adam
 from userbert.training.settings import SAMPLES
@@ -36,7 +36,7 @@ _CORES = 2
 
 
 def _step_seconds(workload: str, processes: Processes) -> float:
-    """The median over rounds of seconds a batch, of which this process takes its share of users."""
+    """Returns the median seconds per batch over rounds; this process takes its share of users."""
     model = new_model().train()
     model.sample_softmax(SAMPLES)
     optimizer = Adam(model, LEARNING_RATE, alone=processes.world == 1)
@@ -44,14 +44,14 @@ def _step_seconds(workload: str, processes: Processes) -> float:
     precision = model.fastest_precision(processes.device)
     batches = draw_batches(WORKLOADS[workload])[:_BATCHES]
     shares = [processes.share(len(batch)) for batch in batches]
-    own = [
-        users_of(batch, share.start, share.stop)
+    own_batches = [
+        slice_users(batch, share.start, share.stop)
         for batch, share in zip(batches, shares, strict=True)
     ]
     seconds = []
     for _ in range(_ROUNDS + 1):
         started = time.perf_counter()
-        for number, batch in enumerate(own):
+        for number, batch in enumerate(own_batches):
             torch.manual_seed(number)
             with autocast(processes.device, precision):
                 losses = masked_words(model, batch, np.random.default_rng(number))
@@ -59,12 +59,12 @@ def _step_seconds(workload: str, processes: Processes) -> float:
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
             exchange_gradients(parameters, len(batch), processes)
             optimizer.step()
-        seconds.append((time.perf_counter() - started) / len(own))
+        seconds.append((time.perf_counter() - started) / len(own_batches))
     return median(seconds[1:])
 
 
 def _start(workload: str, processes: int, output: Path) -> float:
-    """Seconds a batch of so many processes that share the cores."""
+    """Returns seconds per batch of `processes` processes that share the cores."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
         f"--nproc-per-node={processes}", "-m", "research.processes", "--take",
@@ -76,7 +76,7 @@ def _start(workload: str, processes: int, output: Path) -> float:
 
 
 def compare() -> list[dict[str, Any]]:
-    """Each workload in turns, three times."""
+    """Returns a row per workload, each measured three times in turns."""
     rows = []
     names = ("sparse", "full")
     with (
@@ -84,19 +84,21 @@ def compare() -> list[dict[str, Any]]:
         progress("runs", len(names) * 6) as advance,
     ):
         for name in names:
-            found: dict[int, list[float]] = {1: [], _CORES: []}
+            seconds_by_processes: dict[int, list[float]] = {1: [], _CORES: []}
             for _ in range(3):
-                for processes, seconds in found.items():
+                for processes, seconds in seconds_by_processes.items():
                     seconds.append(_start(name, processes, Path(folder) / "seconds.json"))
                     advance(1, name)
-            alone, together = (median(seconds) for seconds in found.values())
+            one_process, two_processes = (
+                median(seconds) for seconds in seconds_by_processes.values()
+            )
             rows.append(
                 {
                     "workload": name,
                     "variant": "sampled",
-                    "one_process_ms": round(alone * 1e3, 2),
-                    "two_processes_ms": round(together * 1e3, 2),
-                    "ratio": round(alone / together, 3),
+                    "one_process_ms": round(one_process * 1e3, 2),
+                    "two_processes_ms": round(two_processes * 1e3, 2),
+                    "ratio": round(one_process / two_processes, 3),
                 }
             )
     return rows
@@ -104,10 +106,12 @@ def compare() -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--take":
-        with joined(os.environ) as us:
-            taken = _step_seconds(sys.argv[2], us)
+        with join_processes(os.environ) as us:
+            seconds = _step_seconds(sys.argv[2], us)
             if us.is_first:
-                Path(sys.argv[3]).write_text(json.dumps(taken), encoding="utf-8")
+                Path(sys.argv[3]).write_text(json.dumps(seconds), encoding="utf-8")
     else:
-        told = ["python", "-m", "research.processes", *sys.argv[1:]]
-        write_json(Path(sys.argv[1]), {"made": made(told, [0], None), "rows": compare()})
+        command = ["python", "-m", "research.processes", *sys.argv[1:]]
+        write_json(
+            Path(sys.argv[1]), {"made": provenance_record(command, [0], None), "rows": compare()}
+        )

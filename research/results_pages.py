@@ -1,8 +1,8 @@
-"""Published figures as pages: a JSON of results → Markdown tables.
+"""Writes pages of published figures: Markdown tables from JSON results.
 
-In: a `report.json` with its provenance. Out: a page that says nothing the JSON does not. Run it by
-`python -m research.results_pages docs/results/NAME.json`; it writes NAME.md beside it, and a
-test holds the two equal.
+In: a JSON file of results with its provenance. Out: a page with its rows. Run it by
+`python -m research.results_pages docs/results/NAME.json`; it writes NAME.md next to it, and a test
+checks that the page is up to date.
 """
 
 import sys
@@ -14,29 +14,31 @@ from userbert.folders import read_json
 
 
 def page(content: Mapping[str, Any], name: str) -> str:
-    """A page of rows: of a benchmark, of an evaluation, or of anything else."""
+    """Returns the page of a training benchmark, an evaluation, or any other rows."""
     first = content["rows"][0]
     table = _speed if "gflops" in first else _scores if "splits" in first else _plain
     made = content["made"]
     seeds = ", ".join(map(str, made["seeds"]))
-    origin = [
+    provenance = [
         f"`{made['command']}`", made["date"][:10], f"commit {str(made['commit'])[:10]}",
         f"seeds {seeds}", made["machine"],
     ]  # fmt: skip
     if made["data"] is not None:
-        origin.append(f"data {made['data'][:10]}")
-    return "\n".join([f"# {name}", "", *table(content["rows"]), "", ", ".join(origin) + ".", ""])
+        provenance.append(f"data {made['data'][:10]}")
+    return "\n".join(
+        [f"# {name}", "", *table(content["rows"]), "", ", ".join(provenance) + ".", ""]
+    )
 
 
 def _speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Ours beside a reference: a line for each pair, then what the machine can do."""
+    """Returns a line per comparison with a reference, then the peak speed of the machine."""
     machine = rows[0]
     lines = [
-        "Made from the JSON beside it. A batch is 16 users; times are medians of turns, ratios "
-        "medians of the turns' ratios.",
+        "Generated from the JSON file next to this page. A batch is 16 users; times are medians of "
+        "turns, ratios are medians of the turns' ratios.",
         "",
-        "| workload | ours | ms a batch | reference | ms a batch | ratio | GFLOP/s of useful work "
-        "| 400,000 batches | peak memory |",
+        "| workload | ours | ms per batch | reference | ms per batch | ratio | GFLOP/s of useful "
+        "work | 400,000 batches | peak memory |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [f"| {' | '.join(_speed_cells(row))} |" for row in rows]
@@ -63,11 +65,11 @@ def _speed_cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A column for each key; of rows by step, the last step's alone."""
+    """Returns a table with a column per key; of rows by step, only those of the last step."""
     last = [row for row in rows if row.get("step") == rows[-1].get("step")]
     keys = list(dict.fromkeys(key for row in last for key in row))
     return [
-        "Made from the JSON beside it.",
+        "Generated from the JSON file next to this page.",
         "",
         f"| {' | '.join(key.replace('_', ' ') for key in keys)} |",
         "|" + "---|" * len(keys),
@@ -82,13 +84,13 @@ def _plain_cell(value: object) -> str:
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A table of models by tasks, and how many labels each task has."""
+    """Returns a table of models by tasks, and the number of labels of each task."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     first = {task: next(row["metric"] for row in rows if row["task"] == task) for task in tasks}
     rows = [row for row in rows if row["metric"] == first[row["task"]]]
     models = list(dict.fromkeys(row["model"] for row in rows))
     lines = [
-        "Made from the JSON beside it; means with 95 % intervals.",
+        "Generated from the JSON file next to this page; means with 95 % intervals.",
         "",
         "| model | " + " | ".join(f"{task} ({first[task]})" for task in tasks) + " |",
         "|---|" + "---|" * len(tasks),

@@ -1,9 +1,9 @@
-"""What a sampled softmax costs in quality, after as many steps as the exact one from one start.
+"""Measures the quality loss of a sampled softmax, after the same steps as the exact softmax.
 
-In: the folder of a simulated ecosystem. Out: rows of the exact loss on held-out users, of how well
-frozen vectors tell hidden traits, and of their paired differences. Run it by
-`python -m research.sampling ECOSYSTEM docs/results/sampling.json`; what an interrupted
-run has learned stays in a folder beside the JSON, and is used again.
+In: the folder of a simulated ecosystem. Out: rows of the exact loss on held-out users, of probes of
+frozen vectors for hidden traits, and of their paired differences. Run it by `python -m
+research.sampling ECOSYSTEM docs/results/sampling.json`; models of an interrupted run stay in a
+folder next to the JSON and are reused.
 """
 
 import sys
@@ -33,75 +33,78 @@ from userbert.training.settings import configure
 STEPS = 4_000
 SEEDS = (0, 1)
 TRAITS = ("parent", "car_owner", "pet_owner")
-_WAYS = ("exact", "sampled")
+_SOFTMAXES = ("exact", "sampled")
 _FOLDS = 5
 
 
 def compare(ecosystem: Path, work: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The data's checksum, and the rows."""
+    """Returns the checksum of the data, and the rows."""
     folder = work / "data"
     if not folder.exists():
         prepare(Schema.load(ecosystem / "schema.yaml"), folder)
     data = PreparedData.open(folder)
-    models = {way: [_learn(data, work, way, seed) for seed in SEEDS] for way in _WAYS}
+    models = {
+        softmax: [_pretrain(data, work, softmax, seed) for seed in SEEDS] for softmax in _SOFTMAXES
+    }
     rows = [
         {
-            "model": way,
+            "model": softmax,
             "seed": seed,
             "metric": "validation_loss",
             "mean": model.record["validation"]["loss"],
         }
-        for way, found in models.items()
-        for seed, model in zip(SEEDS, found, strict=True)
+        for softmax, way_models in models.items()
+        for seed, model in zip(SEEDS, way_models, strict=True)
     ]
     exact, sampled = (
-        np.mean([model.record["validation"]["loss"] for model in models[way]]) for way in _WAYS
+        np.mean([model.record["validation"]["loss"] for model in models[softmax]])
+        for softmax in _SOFTMAXES
     )
     rows.append(
         {"model": "sampled / exact", "metric": "validation_loss", "mean": float(sampled / exact)}
     )
     truth = pl.read_parquet(ecosystem / "truth" / "*.parquet")
     vectors = {
-        way: [model.embed(data, data.schema.fit_before) for model in found]
-        for way, found in models.items()
+        softmax: [model.embed(data, data.schema.fit_before) for model in way_models]
+        for softmax, way_models in models.items()
     }
     for trait in TRAITS:
-        rows += _tell(trait, truth, vectors)
+        rows += _probe(trait, truth, vectors)
     return data.checksum, rows
 
 
-def _learn(data: PreparedData, work: Path, way: str, seed: int) -> UserBert:
-    output = work / f"{way}-{seed}"
-    config = configure("paper", [f"softmax={way}", f"steps={STEPS}"])
+def _pretrain(data: PreparedData, work: Path, softmax: str, seed: int) -> UserBert:
+    output = work / f"{softmax}-{seed}"
+    config = configure("paper", [f"softmax={softmax}", f"steps={STEPS}"])
     pretrain(data, output, preset="paper", config=config, seed=seed, resume=True)
     return UserBert.from_pretrained(output)
 
 
-def _tell(
+def _probe(
     trait: str, truth: pl.DataFrame, vectors: Mapping[str, Sequence[pl.DataFrame]]
 ) -> list[dict[str, Any]]:
-    """How well logistic regression on frozen vectors tells a trait: ROC-AUC, out of fold."""
+    """Returns rows of the out-of-fold ROC-AUC of a logistic regression of a trait on vectors."""
     users = vectors["exact"][0].select("user_id").join(truth, on="user_id", maintain_order="left")
     targets = users[trait].to_numpy().astype(np.int64)
     ids = users["user_id"].to_list()
     folds = np.zeros(len(ids), np.int64)
     weights = resample_users(ids, resamples=300)
-    found: dict[str, Estimate] = {}
-    for way, frames in vectors.items():
+    estimates: dict[str, Estimate] = {}
+    for softmax, frames in vectors.items():
         scores = [_out_of_fold(frame["embedding"].to_numpy(), targets) for frame in frames]
-        found[way] = estimate("roc_auc", targets, scores, folds, weights)
-    found["sampled - exact"] = found["sampled"].minus(found["exact"])
+        estimates[softmax] = estimate("roc_auc", targets, scores, folds, weights)
+    estimates["sampled - exact"] = estimates["sampled"].minus(estimates["exact"])
     return [
         {
             "model": model,
             "task": trait,
             "metric": "roc_auc",
-            "mean": value.value,
-            "low": value.low,
-            "high": value.high,
+            "mean": result.value,
+            "low": result.low,
+            "high": result.high,
             "labels": len(ids),
         }
-        for model, value in found.items()
+        for model, result in estimates.items()
     ]
 
 
@@ -114,6 +117,6 @@ def _out_of_fold(vectors: NDArray[np.float32], targets: NDArray[np.int64]) -> Fl
 
 if __name__ == "__main__":
     logs, output = map(Path, sys.argv[1:])
-    checksum, found = compare(logs, output.with_suffix(".work"))
+    checksum, rows = compare(logs, output.with_suffix(".work"))
     command = ["python", "-m", "research.sampling", *sys.argv[1:]]
-    write_json(output, {"made": provenance_record(command, SEEDS, checksum), "rows": found})
+    write_json(output, {"made": provenance_record(command, SEEDS, checksum), "rows": rows})

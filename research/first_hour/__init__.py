@@ -1,1 +1,1 @@
-"""Logs of many shapes, each from raw files to a verdict by commands alone."""
+"""Studies of the first hour of use: from raw logs of many shapes to a verdict, by commands only."""

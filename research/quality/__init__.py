@@ -1,1 +1,1 @@
-"""Which pretraining gives better vectors: studies by recipes by seeds."""
+"""Comparison of pretraining recipes: studies by recipes by seeds."""

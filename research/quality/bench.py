@@ -1,10 +1,9 @@
-"""The research bench: studies by recipes by seeds, each part a JSON file; then the tables.
+"""Evaluates pretraining recipes on studies with several seeds, and writes tables.
 
-In: the folder of real logs, one for results and one for work that may be removed. Out: for each
-part `RESULTS/STUDY/RECIPE-SEED.json`, and `RESULTS/table.md`. A part pretrains a recipe, or fits
-the classical models, and tries what came out on the study's tasks. Parts that are there are not
-done again. Run it by
-`python -m research.quality.bench LOGS RESULTS WORK --study ta-feng --recipe paper`.
+In: the folder of real logs, one for results, and a work folder that can be removed. Out:
+`RESULTS/STUDY/RECIPE-SEED.json` per run, and `RESULTS/table.md`. A run pretrains a recipe, or fits
+the classical models, and evaluates them on the tasks of a study. Finished runs are not repeated.
+Run it by `python -m research.quality.bench LOGS RESULTS WORK --study ta-feng --recipe paper`.
 """
 
 import argparse
@@ -31,91 +30,95 @@ from research.quality.studies import (
 from research.quality.table import CLASSICAL, PICKED, write_tables
 from userbert.evaluation.fits import CLASSICAL as CLASSICAL_MODELS
 from userbert.evaluation.fits import OURS, Fit, Material, Workshop
-from userbert.evaluation.out_of_fold import METRICS, Key, OutOfFold, best_of, collect
+from userbert.evaluation.out_of_fold import METRICS_BY_KIND, Key, OutOfFold, best_of, collect
 from userbert.folders import replacing_file, write_json
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.progress import progress
-from userbert.provenance import made
-from userbert.tasks.aggregates import aggregates, of_all_history
+from userbert.provenance import provenance_record
+from userbert.tasks.aggregates import aggregates, all_history_columns
 from userbert.tasks.candidates import own_history
 from userbert.tasks.finetune import FinetuneConfig
 from userbert.tasks.metrics import estimate, resample_users
 from userbert.training.pretrain import pretrain
-from userbert.workers import cores, processes
+from userbert.workers import cores, process_pool
 
 RESAMPLES = 200
 _ON_VECTORS = (
     "aggregates-gbm", "frozen-linear", "fused-linear", "fused-gbm", "fine-tuned", "fused",
 )  # fmt: skip
-"""The models a recipe is judged by; trees on counts are there to be blended."""
+"""Models that evaluate a recipe; trees on counts are needed for blending."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A recipe on a study, of one seed."""
+class RecipeRun:
+    """A recipe on a study with one seed."""
 
     study: str
     recipe: str
     seed: int
     is_frozen: bool
-    """Whether the network is not fine-tuned, which takes longer than all else."""
+    """Whether to skip fine-tuning, which takes most of the time."""
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Name of its file."""
         return f"{self.recipe}-{self.seed}"
 
 
-def do(part: Part, logs: Path, work: Path, command: Sequence[str]) -> dict[str, Any]:
-    """Do a part and describe it as plain JSON."""
-    study = open_study(part.study, logs, work)
-    origin = made(command, [part.seed], study.data.checksum)
-    # Studies of the same data, up to the same bound, share their models.
-    folder = work / "models" / f"{study.data.path.parent.name}-{part.name}"
-    model = None if part.recipe == CLASSICAL else _pretrained(part, study, folder)
-    about = {} if model is None else {key: model.record[key] for key in _TOLD}
+def run_recipe(
+    recipe_run: RecipeRun, logs: Path, work: Path, command: Sequence[str]
+) -> dict[str, Any]:
+    """Runs a recipe and returns its results as plain JSON."""
+    study = open_study(recipe_run.study, logs, work)
+    provenance = provenance_record(command, [recipe_run.seed], study.data.checksum)
+    # Studies with the same data and bound share their models.
+    folder = work / "models" / f"{study.data.path.parent.name}-{recipe_run.name}"
+    model = None if recipe_run.recipe == CLASSICAL else _pretrain(recipe_run, study, folder)
+    record = {} if model is None else {key: model.record[key] for key in _RECORD_KEYS}
     return {
-        "made": origin,
-        "study": part.study,
-        "recipe": part.recipe,
-        "seed": part.seed,
-        "pretraining": about,
-        "tasks": _tried(part, study, model, folder),
+        "made": provenance,
+        "study": recipe_run.study,
+        "recipe": recipe_run.recipe,
+        "seed": recipe_run.seed,
+        "pretraining": record,
+        "tasks": _evaluate(recipe_run, study, model, folder),
     }
 
 
-_TOLD = ("config", "validation", "users", "seconds")
+_RECORD_KEYS = ("config", "validation", "users", "seconds")
 
 
-def _pretrained(part: Part, study: Study, folder: Path) -> UserBert:
+def _pretrain(recipe_run: RecipeRun, study: Study, folder: Path) -> UserBert:
     folder.parent.mkdir(exist_ok=True)
     return pretrain(
         study.data,
         folder,
-        config=recipe(part.recipe),
-        seed=part.seed,
+        config=recipe(recipe_run.recipe),
+        seed=recipe_run.seed,
         before=study.before,
         hide=study.hidden,
         resume=True,
     )
 
 
-def _tried(part: Part, study: Study, model: UserBert | None, folder: Path) -> list[dict[str, Any]]:
-    """Fit each model in each fold; its metric, and the metric on resamples of the users."""
+def _evaluate(
+    recipe_run: RecipeRun, study: Study, model: UserBert | None, folder: Path
+) -> list[dict[str, Any]]:
+    """Fits each model in each fold; returns its metric, also on resamples of the users."""
     materials = tuple(_material(study, task, model) for task in study.tasks)
-    wanted = set(CLASSICAL_MODELS if model is None else _ON_VECTORS)
-    if part.is_frozen:
-        wanted.discard("fine-tuned")
+    model_names = set(CLASSICAL_MODELS if model is None else _ON_VECTORS)
+    if recipe_run.is_frozen:
+        model_names.discard("fine-tuned")
     fits = [
         Fit(number, name, 0, 0, int(fold))
         for number, material in enumerate(materials)
         for name in material.fitted
-        if name in wanted
+        if name in model_names
         for fold in np.unique(material.folds[material.folds >= 0])
     ]
-    workshop = Workshop(study.data.path, (folder,), materials, FinetuneConfig(), part.seed)
-    found = collect(workshop, fits, FOLDS, workers=1)
-    return [_told(material, number, found) for number, material in enumerate(materials)]
+    workshop = Workshop(study.data.path, (folder,), materials, FinetuneConfig(), recipe_run.seed)
+    results_by_key = collect(workshop, fits, FOLDS, workers=1)
+    return [_results(material, number, results_by_key) for number, material in enumerate(materials)]
 
 
 def _material(study: Study, task: Task, model: UserBert | None) -> Material:
@@ -126,7 +129,7 @@ def _material(study: Study, task: Task, model: UserBert | None) -> Material:
         labels,
         task.folds,
         counts,
-        of_all_history(names),
+        all_history_columns(names),
         () if model is None else (embed_pairs(model, data, rows, labels.cutoffs),),
         None
         if labels.attribute is None
@@ -135,42 +138,51 @@ def _material(study: Study, task: Task, model: UserBert | None) -> Material:
     )
 
 
-def _told(material: Material, number: int, found: Mapping[Key, OutOfFold]) -> dict[str, Any]:
+def _results(
+    material: Material, number: int, results_by_key: Mapping[Key, OutOfFold]
+) -> dict[str, Any]:
     labels = material.labels
     tested = np.flatnonzero(material.folds >= 0)
     weights = resample_users([labels.user_ids[i] for i in tested], RESAMPLES)
-    metric = METRICS[labels.kind][0]
-    mine = {name: one for (task, name, _), one in found.items() if task == number}
-    ours = [mine[name] for name in OURS if name in mine]
-    # A part of classical models has none of ours; one of a recipe has trees to be blended.
-    mine[PICKED] = best_of(
-        material, ours or [mine[name] for name in CLASSICAL_MODELS if name in mine]
+    metric = METRICS_BY_KIND[labels.kind][0]
+    by_model = {
+        name: out_of_fold
+        for (task, name, _), out_of_fold in results_by_key.items()
+        if task == number
+    }
+    ours = [by_model[name] for name in OURS if name in by_model]
+    # Classical runs have no models of ours; other runs have trees for blending only.
+    by_model[PICKED] = best_of(
+        material, ours or [by_model[name] for name in CLASSICAL_MODELS if name in by_model]
     )
     models = {}
-    for name, one in mine.items():
-        scores = [each[tested] for each in one.scores]
+    for name, out_of_fold in by_model.items():
+        scores = [draw[tested] for draw in out_of_fold.scores]
         value = estimate(metric, labels.targets[tested], scores, material.folds[tested], weights)
         models[name] = {
             "value": round(value.value, 5),
-            "resampled": " ".join(f"{each:.5f}" for each in value.resampled),
+            "resampled": " ".join(f"{draw:.5f}" for draw in value.resampled),
         }
     return {"task": labels.name, "metric": metric, "labels": len(labels), "models": models}
 
 
-def run(parts: Sequence[Part], logs: Path, results: Path, work: Path) -> None:
-    """Do the parts that are not there yet, one a core at a time."""
-    # Where folders lie is of no interest elsewhere.
-    names = {str(logs): "LOGS", str(results): "RESULTS", str(work): "WORK"}
-    typed = [names.get(argument, argument) for argument in sys.argv[1:]]
-    command = ["python", "-m", "research.quality.bench", *typed]
-    for study in {part.study for part in parts}:
-        open_study(study, logs, work)  # prepared before the processes start, which all read it
-    waiting = [part for part in parts if not _file(results, part).exists()]
+def run_all(recipe_runs: Sequence[RecipeRun], logs: Path, results: Path, work: Path) -> None:
+    """Runs what has no result yet, one run per core at a time."""
+    # Local paths would mean nothing on other machines.
+    placeholders = {str(logs): "LOGS", str(results): "RESULTS", str(work): "WORK"}
+    arguments = [placeholders.get(argument, argument) for argument in sys.argv[1:]]
+    command = ["python", "-m", "research.quality.bench", *arguments]
+    for study in {recipe_run.study for recipe_run in recipe_runs}:
+        open_study(study, logs, work)  # prepares the data before the worker processes read it
+    waiting = [recipe_run for recipe_run in recipe_runs if not _file(results, recipe_run).exists()]
     with (
-        processes(min(cores(), max(1, len(waiting))), _one_thread) as pool,
-        progress("parts", len(waiting)) as advance,
+        process_pool(min(cores(), max(1, len(waiting))), _one_thread) as pool,
+        progress("runs", len(waiting)) as advance,
     ):
-        running = {pool.submit(do, part, logs, work, command): part for part in waiting}
+        running = {
+            pool.submit(run_recipe, recipe_run, logs, work, command): recipe_run
+            for recipe_run in waiting
+        }
         for future in as_completed(running):
             path = _file(results, running[future])
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,8 +191,8 @@ def run(parts: Sequence[Part], logs: Path, results: Path, work: Path) -> None:
             advance(1, running[future].name)
 
 
-def _file(results: Path, part: Part) -> Path:
-    return results / part.study / f"{part.name}.json"
+def _file(results: Path, recipe_run: RecipeRun) -> Path:
+    return results / recipe_run.study / f"{recipe_run.name}.json"
 
 
 def _one_thread() -> None:
@@ -189,7 +201,7 @@ def _one_thread() -> None:
 
 
 def main() -> None:
-    """Run what is asked for, and write the tables."""
+    """Runs the requested recipes, and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("logs", type=Path, help="the folder with ta-feng/ and ga4-merch-store/")
     parser.add_argument("results", type=Path)
@@ -198,15 +210,15 @@ def main() -> None:
     parser.add_argument("--recipe", nargs="*", default=[], choices=[CLASSICAL, *RECIPES])
     parser.add_argument("--seed", nargs="*", type=int, default=[0])
     parser.add_argument("--frozen", action="store_true", help="fine-tune nothing")
-    asked = parser.parse_args()
-    parts = [
-        Part(study, name, seed, asked.frozen)
-        for name in asked.recipe
-        for seed in (asked.seed if name != CLASSICAL else [0])
-        for study in asked.study
+    options = parser.parse_args()
+    recipe_runs = [
+        RecipeRun(study, name, seed, options.frozen)
+        for name in options.recipe
+        for seed in (options.seed if name != CLASSICAL else [0])
+        for study in options.study
     ]
-    run(parts, asked.logs, asked.results, asked.work)
-    write_tables(asked.results)
+    run_all(recipe_runs, options.logs, options.results, options.work)
+    write_tables(options.results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Recipes of pretraining: the preset `default`, and each with one thing of it changed.
+"""Recipes of pretraining: the preset `default`, and variants with one setting changed.
 
-In: a name. Out: a `PretrainConfig`. All see as many users. `bench` runs them; what was found is in
-docs/decisions/.
+In: a name. Out: a `PretrainConfig`. All train on the same number of users. `bench` runs them;
+results are in docs/decisions/.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,10 @@ RECIPES: Mapping[str, Sequence[str]] = {
         "start_from_counts=false",
     ),
 }  # fmt: skip
-"""Changes of the preset `default`; the last one learns what `paper` does, from as many users."""
+"""Changed settings of the preset `default`; the last recipe has the objectives of `paper`, on the
+same number of users."""
 
 
 def recipe(name: str) -> PretrainConfig:
-    """The settings of a recipe."""
+    """Returns the settings of a recipe."""
     return configure("default", RECIPES[name])

@@ -1,8 +1,8 @@
-"""What recipes of pretraining are compared on: data, a bound, tasks, and who is tested.
+"""Studies that compare pretraining recipes: data, training bound, tasks and test users.
 
 In: the folder of real logs, and one to prepare them in. Out: `Study`s. Those of `CHOICE` choose a
-recipe; those of `CONFIRMATION` hold other users or later months, and are looked at once. Schemas
-are what `userbert init` proposes, so that nothing is set by data.
+recipe; those of `CONFIRMATION` have other users or later months, and are evaluated once. Schemas
+are those that `userbert init` proposes, without tuning per data set.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,45 +27,45 @@ from userbert.experiments.reproduction.questions import (
 from userbert.experiments.simulate import simulate
 from userbert.schema import Schema
 from userbert.tasks.labels import Labels
-from userbert.tasks.splits import parts_of_users
+from userbert.tasks.splits import deal_users
 
 FOLDS = 4
 _NEVER = -1
 _FIRST_EVENTS = 10
 _SESSION = pl.duration(minutes=30)
 _GA4_SPAN = datetime(2020, 12, 19), datetime(2021, 2, 1)
-"""The longest stretch without missing days."""
+"""The longest period without missing days."""
 _GA4_BOUND = "2021-01-12"
 _SIMULATED_USERS = 40_000
 _SIMULATED_SCALE = 600.0
-"""Some 3,400 to 5,500 labels a question."""
+"""Scale of the number of labels: about 3,400 to 5,500 per task."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Labels, and who is tested on them."""
+    """Labels, and the folds of their test users."""
 
     labels: Labels
     folds: Int64
-    """(B,): the fold in which each pair is tested; -1: never, it is learned from alone."""
+    """Fold in which each label is tested (B,); -1: training only."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Prepared data, what pretraining may see of them, and what its vectors are tried on."""
+    """Prepared data, the bound and hidden fields of pretraining, and the tasks."""
 
     data: PreparedData
     before: str
-    """Where pretraining ends."""
+    """Pretraining sees events before this date."""
     hidden: tuple[str, ...]
-    """Profile fields that no model sees."""
+    """Profile fields hidden from all models."""
     tasks: tuple[Task, ...]
 
 
 def ta_feng(before: str, *names: str) -> Callable[..., Study]:
-    """Tasks of Ta-Feng, by the part of the users that its files call `test`, or by the others.
+    """Returns a study of Ta-Feng, on the users that its files mark as `test`, or on the others.
 
-    Data and pretraining end at the tasks' own cut-off, as they would for a user.
+    Data and pretraining end at the cut-off of the tasks, as in real use.
     """
 
     def study(logs: Path, work: Path, *, confirm: bool) -> Study:
@@ -92,21 +92,21 @@ def ta_feng(before: str, *names: str) -> Callable[..., Study]:
 
 
 def ga4(logs: Path, work: Path, *, confirm: bool) -> Study:
-    """Visitors after their first ten events without a cart: will they fill one, and come back?
+    """Returns a study of shop visitors after ten events without a cart: cart and return.
 
-    Learned from the visitors of the weeks before, and asked of those who reach ten events later.
-    There is nothing else to confirm on.
+    Pretraining sees earlier weeks; the tasks have visitors who reach ten events later. There are no
+    data for a confirmation.
     """
     folder = logs / "ga4-merch-store"
-    spanned = work / "ga4" / "events.parquet"
-    if not spanned.exists():
-        spanned.parent.mkdir(parents=True, exist_ok=True)
+    events_path = work / "ga4" / "events.parquet"
+    if not events_path.exists():
+        events_path.parent.mkdir(parents=True, exist_ok=True)
         events = pl.read_parquet(folder / "events.parquet")
         events.filter(pl.col("timestamp").is_between(*_GA4_SPAN, closed="left")).write_parquet(
-            spanned
+            events_path
         )
-    data = _prepared(work / "ga4", spanned, folder / "profiles.parquet", _GA4_BOUND)
-    frame = _visitors(pl.read_parquet(spanned, columns=["user_id", "timestamp", "event_type"]))
+    data = _prepared(work / "ga4", events_path, folder / "profiles.parquet", _GA4_BOUND)
+    frame = _visitors(pl.read_parquet(events_path, columns=["user_id", "timestamp", "event_type"]))
     frame = frame.filter(pl.col("cutoff") >= pl.lit(_GA4_BOUND).str.to_datetime())
     tasks = [
         _task(Labels.of(frame.select("user_id", "cutoff", label=name), data, name))
@@ -116,7 +116,7 @@ def ga4(logs: Path, work: Path, *, confirm: bool) -> Study:
 
 
 def _visitors(events: pl.DataFrame) -> pl.DataFrame:
-    """`user_id`, `cutoff`, `cart`, `comes_back` of all who have ten events and no cart in them."""
+    """Returns `user_id`, `cutoff`, `cart` and `comes_back` of visitors with ten cartless events."""
     events = events.sort("user_id", "timestamp").with_columns(
         number=pl.int_range(pl.len()).over("user_id"),
         is_cart=pl.col("event_type") == "add_to_cart",
@@ -139,7 +139,7 @@ def _visitors(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def simulated(logs: Path, work: Path, *, confirm: bool) -> Study:
-    """The reproduction's five questions of a simulated ecosystem, of fewer users."""
+    """Returns a study of the reproduction's five simulated tasks, with fewer users."""
     folder = work / "simulated"
     if not (folder / "logs").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def simulated(logs: Path, work: Path, *, confirm: bool) -> Study:
 
 
 def complete_journey_at(cutoff: str, until: str | None) -> Callable[..., Study]:
-    """Complete Journey's five tasks at a cut-off, campaigns counting until another."""
+    """Returns a study of Complete Journey's tasks at a cut-off, with campaigns before `until`."""
 
     def study(logs: Path, work: Path, *, confirm: bool) -> Study:
         folder = work / f"complete-journey-{cutoff}"
@@ -183,7 +183,7 @@ CONFIRMATION: Mapping[str, Callable[..., Study]] = {
 
 
 def open_study(name: str, logs: Path, work: Path) -> Study:
-    """Open a study by its name, preparing its data if that was not done before."""
+    """Opens a study by name, and prepares its data if needed."""
     studies = {**CHOICE, **CONFIRMATION}
     return studies[name](logs, work, confirm=name in CONFIRMATION)
 
@@ -200,19 +200,19 @@ def _prepared(work: Path, events: Path, profiles: Path, before: str) -> Prepared
 def _task(labels: Labels, is_test: NDArray[np.bool_] | None = None) -> Task:
     if is_test is not None:
         return Task(labels, np.where(is_test, 0, _NEVER))
-    return Task(labels, parts_of_users(labels.user_ids, labels.targets, FOLDS, seed=0))
+    return Task(labels, deal_users(labels.user_ids, labels.targets, FOLDS, seed=0))
 
 
 def _as_values(
     labels: Labels, data: PreparedData, attribute: tuple[str, str]
 ) -> tuple[Labels, Int64]:
-    """Classes that are an attribute's values, of the labels whose value is known; and which."""
+    """Returns labels with an attribute's values as classes, and the indices of the kept labels."""
     segment, name = attribute
     vocabulary = data.vocabularies.segments[segment][name]
     assert isinstance(vocabulary, Categories)
-    known = {value: number for number, value in enumerate(vocabulary.values)}
-    of_class = np.array([known.get(value, _NEVER) for value in labels.classes])
-    targets = of_class[labels.targets]
+    value_numbers = {value: number for number, value in enumerate(vocabulary.values)}
+    class_values = np.array([value_numbers.get(value, _NEVER) for value in labels.classes])
+    targets = class_values[labels.targets]
     kept = np.flatnonzero(targets >= 0)
     labels = replace(labels, targets=targets, classes=vocabulary.values, attribute=attribute)
     return labels.take(kept), kept

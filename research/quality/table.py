@@ -1,7 +1,7 @@
-"""The bench's parts as tables: models by tasks, and what each difference of `default` brings.
+"""Tables of the bench's results: models by tasks, and the gain of each setting of `default`.
 
-In: the folder of parts. Out: `table.md` and `differences.md` in it. Intervals are by resamples of
-users that all parts share, over the seeds that were run; differences are paired.
+In: the folder of results. Out: `table.md` and `differences.md` in it. Intervals come from resamples
+of users that all runs share, over the finished seeds; differences are paired.
 """
 
 from collections import defaultdict
@@ -17,32 +17,32 @@ from userbert.folders import read_json, replacing_file
 from userbert.training.settings import DEFAULT
 
 CLASSICAL = "classical"
-"""The recipe that pretrains nothing."""
+"""Recipe without pretraining."""
 PICKED = "picked"
-"""The model that was picked inside the training parts: the best of the classical or of ours."""
+"""Best model by the training data: of the classical models, or of ours."""
 _OF_VECTORS = ("frozen-linear", "fused-linear")
-"""What tells a difference between vectors: alone, and beside counts."""
-Found = Mapping[tuple[str, str, str, str], Mapping[int, Mapping[str, Any]]]
-"""By study, task, recipe and model: what each seed gave."""
+"""Models that show differences between vectors: vectors alone, and with counts."""
+Results = Mapping[tuple[str, str, str, str], Mapping[int, Mapping[str, Any]]]
+"""Results of each seed, by study, task, recipe and model."""
 
 
 def write_tables(results: Path) -> None:
-    """Write the tables of all parts that are there."""
-    found = _read(results)
-    tasks = list(dict.fromkeys((study, task) for study, task, *_ in found))
-    lines = ["# Recipes of pretraining, tried", ""]
+    """Writes the tables of all finished runs."""
+    results_by_key = _read(results)
+    tasks = list(dict.fromkeys((study, task) for study, task, *_ in results_by_key))
+    lines = ["# Comparison of pretraining recipes", ""]
     for study, task in tasks:
-        lines += [f"## {study}: {task}", "", *_of_task(found, study, task), ""]
+        lines += [f"## {study}: {task}", "", *_task_table(results_by_key, study, task), ""]
     _write(results / "table.md", lines)
-    changed = sorted({recipe for *_, recipe, _ in found} - {CLASSICAL, DEFAULT})
+    changed = sorted({recipe for *_, recipe, _ in results_by_key} - {CLASSICAL, DEFAULT})
     if changed:
         lines = [
-            "# What each difference brings",
+            "# Gain of each setting",
             "",
-            "The preset `default` less the same with one thing changed: paired differences of the "
-            "same seeds, with 95 % intervals over users. Above 0, `default` is better.",
+            "The preset `default` minus the recipe with one setting changed: paired differences "
+            "over shared seeds, with 95 % intervals over users. Above 0, `default` is better.",
             "",
-            *_differences(found, changed),
+            *_differences(results_by_key, changed),
             "",
         ]
         _write(results / "differences.md", lines)
@@ -53,20 +53,22 @@ def _write(path: Path, lines: list[str]) -> None:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _read(results: Path) -> Found:
-    found: dict[tuple[str, str, str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
+def _read(results: Path) -> Results:
+    results_by_key: dict[tuple[str, str, str, str], dict[int, Mapping[str, Any]]] = defaultdict(
+        dict
+    )
     for path in sorted(results.glob("*/*.json")):
-        part = read_json(path)
-        for task in part["tasks"]:
-            for model, told in task["models"].items():
-                key = part["study"], task["task"], part["recipe"], model
-                found[key][part["seed"]] = told
-    return found
+        content = read_json(path)
+        for task in content["tasks"]:
+            for model, result in task["models"].items():
+                key = content["study"], task["task"], content["recipe"], model
+                results_by_key[key][content["seed"]] = result
+    return results_by_key
 
 
-def _differences(found: Found, changed: list[str]) -> list[str]:
-    """A row for each changed recipe and model on vectors, a column for each task of theirs."""
-    tasks = list(dict.fromkeys(key[:2] for key in found if key[2] in changed))
+def _differences(results_by_key: Results, changed: list[str]) -> list[str]:
+    """Returns a row per changed recipe and model on vectors, with a column per task."""
+    tasks = list(dict.fromkeys(key[:2] for key in results_by_key if key[2] in changed))
     lines = [
         "| changed | model | seeds | " + " | ".join(map(": ".join, tasks)) + " |",
         "|---|---|---|" + "---|" * len(tasks),
@@ -74,25 +76,31 @@ def _differences(found: Found, changed: list[str]) -> list[str]:
     for recipe, model in product(changed, _OF_VECTORS):
         cells, shared = [], set()
         for task in tasks:
-            usual, other = (found.get((*task, name, model), {}) for name in (DEFAULT, recipe))
-            seeds = usual.keys() & other.keys()
+            default_seeds, changed_seeds = (
+                results_by_key.get((*task, name, model), {}) for name in (DEFAULT, recipe)
+            )
+            seeds = default_seeds.keys() & changed_seeds.keys()
             shared |= seeds
-            cells.append(_gain([usual[i] for i in seeds], [other[i] for i in seeds]))
+            cells.append(
+                _gain([default_seeds[i] for i in seeds], [changed_seeds[i] for i in seeds])
+            )
         lines.append(f"| {recipe} | {model} | {len(shared)} | {' | '.join(cells)} |")
     return lines
 
 
-def _of_task(found: Found, study: str, task: str) -> list[str]:
-    mine = {
-        key[2:]: list(seeds.values()) for key, seeds in found.items() if key[:2] == (study, task)
+def _task_table(results_by_key: Results, study: str, task: str) -> list[str]:
+    by_model = {
+        key[2:]: list(seeds.values())
+        for key, seeds in results_by_key.items()
+        if key[:2] == (study, task)
     }
-    classical = mine.get((CLASSICAL, PICKED))
+    classical = by_model.get((CLASSICAL, PICKED))
     lines = [
-        "| recipe | model | mean | 95 % | seeds | ahead of the classical one picked |",
+        "| recipe | model | mean | 95 % | seeds | lead over the picked classical model |",
         "|---|---|---|---|---|---|",
     ]
-    for (recipe, model), seeds in sorted(mine.items(), key=lambda item: -_mean(item[1])):
-        low, high = _ends(_resampled(seeds))
+    for (recipe, model), seeds in sorted(by_model.items(), key=lambda item: -_mean(item[1])):
+        low, high = _interval(_resampled(seeds))
         ahead = "" if classical is None or recipe == CLASSICAL else _gain(seeds, classical)
         lines.append(
             f"| {recipe} | {model} | {_mean(seeds):.4f} | {low:.3f} to {high:.3f} "
@@ -101,24 +109,24 @@ def _of_task(found: Found, study: str, task: str) -> list[str]:
     return lines
 
 
-def _gain(one: list[Mapping[str, Any]], other: list[Mapping[str, Any]]) -> str:
-    if not one or not other:
+def _gain(first: list[Mapping[str, Any]], second: list[Mapping[str, Any]]) -> str:
+    if not first or not second:
         return ""
-    low, high = _ends(_resampled(one) - _resampled(other))
-    return f"{_mean(one) - _mean(other):+.3f} ({low:+.3f} to {high:+.3f})"
+    low, high = _interval(_resampled(first) - _resampled(second))
+    return f"{_mean(first) - _mean(second):+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _mean(seeds: list[Mapping[str, Any]]) -> float:
-    return float(np.mean([told["value"] for told in seeds]))
+    return float(np.mean([result["value"] for result in seeds]))
 
 
 def _resampled(seeds: list[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """(R,): the mean over seeds on each resample."""
-    values = np.array([told["resampled"].split() for told in seeds], np.float64)
+    """Returns the mean over seeds on each resample (R,)."""
+    values = np.array([result["resampled"].split() for result in seeds], np.float64)
     mean: NDArray[np.float64] = values.mean(axis=0)
     return mean
 
 
-def _ends(resampled: NDArray[np.float64]) -> tuple[float, float]:
+def _interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return float(low), float(high)

@@ -1,30 +1,30 @@
-"""The bench on real logs, in small; its table from parts by hand."""
+"""Tests of the quality bench: a small run on real logs, and tables of invented results."""
 
 from pathlib import Path
 
 import pytest
 
 from research.quality import bench, recipes, studies
-from research.quality.bench import Part, run
+from research.quality.bench import RecipeRun, run_all
 from research.quality.table import CLASSICAL, PICKED, write_tables
 from userbert.folders import read_json, write_json
 from userbert.tasks import trees
 
 
-def part(results: Path, recipe: str, seed: int, model: str, value: float) -> None:
+def write_result(results: Path, recipe: str, seed: int, model: str, value: float) -> None:
     resampled = " ".join(f"{value + step / 1000:.5f}" for step in range(-20, 21))
-    told = {"value": value, "resampled": resampled}
-    task = {"task": "age", "metric": "roc_auc", "labels": 10, "models": {model: told}}
+    result = {"value": value, "resampled": resampled}
+    task = {"task": "age", "metric": "roc_auc", "labels": 10, "models": {model: result}}
     folder = results / "ta-feng"
     folder.mkdir(exist_ok=True)
     content = {"study": "ta-feng", "recipe": recipe, "seed": seed, "tasks": [task]}
     write_json(folder / f"{recipe}-{seed}.json", content)
 
 
-def test_table_holds_means_over_seeds_and_the_paired_lead(tmp_path: Path) -> None:
-    part(tmp_path, CLASSICAL, 0, PICKED, 0.7)
-    part(tmp_path, "paper", 0, "frozen-linear", 0.72)
-    part(tmp_path, "paper", 1, "frozen-linear", 0.74)
+def test_the_table_has_means_over_seeds_and_the_paired_lead(tmp_path: Path) -> None:
+    write_result(tmp_path, CLASSICAL, 0, PICKED, 0.7)
+    write_result(tmp_path, "paper", 0, "frozen-linear", 0.72)
+    write_result(tmp_path, "paper", 1, "frozen-linear", 0.74)
     write_tables(tmp_path)
     table = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
     assert table[2] == "## ta-feng: age"
@@ -34,10 +34,10 @@ def test_table_holds_means_over_seeds_and_the_paired_lead(tmp_path: Path) -> Non
     assert table[7] == "| classical | picked | 0.7000 | 0.681 to 0.719 | 1 |  |"
 
 
-def test_differences_are_of_the_same_seeds(tmp_path: Path) -> None:
-    part(tmp_path, "default", 0, "frozen-linear", 0.75)
-    part(tmp_path, "default", 1, "frozen-linear", 0.95)
-    part(tmp_path, "no-decay", 0, "frozen-linear", 0.74)
+def test_differences_use_shared_seeds(tmp_path: Path) -> None:
+    write_result(tmp_path, "default", 0, "frozen-linear", 0.75)
+    write_result(tmp_path, "default", 1, "frozen-linear", 0.95)
+    write_result(tmp_path, "no-decay", 0, "frozen-linear", 0.74)
     write_tables(tmp_path)
     table = (tmp_path / "differences.md").read_text(encoding="utf-8").splitlines()
     assert table[-4] == "| changed | model | seeds | ta-feng: age |"
@@ -46,19 +46,19 @@ def test_differences_are_of_the_same_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_parts_are_done_once_and_say_where_they_come_from(
+def test_finished_runs_are_not_repeated_and_record_their_provenance(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = {"default": ("steps=20", "batch_size=32")}
-    monkeypatch.setattr(recipes, "RECIPES", small)
+    recipes_with_few_steps = {"default": ("steps=20", "batch_size=32")}
+    monkeypatch.setattr(recipes, "RECIPES", recipes_with_few_steps)
     for module in (bench, studies):
         monkeypatch.setattr(module, "FOLDS", 2)
     monkeypatch.setattr(trees, "FORESTS", 1)
     results, work = tmp_path / "results", tmp_path / "work"
     name = "complete-journey-2017-06-01"
-    mine = Part(name, "default", 0, is_frozen=False)
+    recipe_run = RecipeRun(name, "default", 0, is_frozen=False)
     results.mkdir()
-    content = bench.do(mine, real_data, work, ["bench"])
+    content = bench.run_recipe(recipe_run, real_data, work, ["bench"])
     models = {name for task in content["tasks"] for name in task["models"]}
     assert models == {
         "aggregates-gbm", "frozen-linear", "fused-linear", "fused-gbm", "fine-tuned", "fused",
@@ -67,6 +67,6 @@ def test_parts_are_done_once_and_say_where_they_come_from(
     assert content["made"]["seeds"] == [0]
     assert content["pretraining"]["users"] == 640
     (results / name).mkdir()
-    write_json(results / name / f"{mine.name}.json", content)
-    run([mine], real_data, results, work)
-    assert read_json(results / name / f"{mine.name}.json") == content
+    write_json(results / name / f"{recipe_run.name}.json", content)
+    run_all([recipe_run], real_data, results, work)
+    assert read_json(results / name / f"{recipe_run.name}.json") == content

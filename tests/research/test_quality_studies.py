@@ -1,4 +1,4 @@
-"""Studies: visitors by hand, and what pretraining may see of the real logs."""
+"""Tests of the studies: visitors of invented logs, and the bounds of pretraining."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ START = datetime(2021, 1, 15)
 
 
 def visits(user: str, *steps: tuple[float, str]) -> pl.DataFrame:
-    """A visitor's events, by minutes since the first."""
+    """Returns a visitor's events, by minutes since the first."""
     times = [START + timedelta(minutes=minutes) for minutes, _ in steps]
     kinds = [kind for _, kind in steps]
     return pl.DataFrame({"user_id": user, "timestamp": times, "event_type": kinds})
@@ -22,8 +22,8 @@ def visits(user: str, *steps: tuple[float, str]) -> pl.DataFrame:
 TEN = [(float(minute), "page_view") for minute in range(10)]
 
 
-def test_visitors_are_asked_after_their_tenth_event() -> None:
-    found = _visitors(
+def test_visitors_have_a_cutoff_after_their_tenth_event() -> None:
+    visitors = _visitors(
         pl.concat(
             [
                 visits("buys", *TEN, (10, "add_to_cart")),
@@ -34,16 +34,16 @@ def test_visitors_are_asked_after_their_tenth_event() -> None:
             ]
         )
     )
-    assert found["user_id"].to_list() == ["buys", "leaves", "returns"]
-    assert found["cart"].to_list() == [1, 0, 0]
-    assert found["comes_back"].to_list() == [0, 0, 1]
+    assert visitors["user_id"].to_list() == ["buys", "leaves", "returns"]
+    assert visitors["cart"].to_list() == [1, 0, 0]
+    assert visitors["comes_back"].to_list() == [0, 0, 1]
     tenth = START + timedelta(minutes=9, microseconds=1)
-    assert found["cutoff"].to_list() == [tenth] * 3
+    assert visitors["cutoff"].to_list() == [tenth] * 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*CHOICE, *CONFIRMATION])
-def test_studies_ask_of_what_pretraining_does_not_see(
+def test_labels_are_at_or_after_the_bound_of_pretraining(
     name: str, real_data: Path, tmp_path: Path
 ) -> None:
     study = open_study(name, real_data, tmp_path)
@@ -59,10 +59,10 @@ def test_studies_ask_of_what_pretraining_does_not_see(
 
 
 @pytest.mark.slow
-def test_users_who_confirm_do_not_choose(real_data: Path, tmp_path: Path) -> None:
-    chosen, confirmed = (
+def test_confirmation_users_are_not_in_the_choice_studies(real_data: Path, tmp_path: Path) -> None:
+    choice, confirmation = (
         open_study(name, real_data, tmp_path) for name in ("ta-feng", "ta-feng-test")
     )
-    for mine, theirs in zip(chosen.tasks, confirmed.tasks, strict=True):
-        tested = np.array(theirs.labels.user_ids)[theirs.folds >= 0]
-        assert not set(tested) & set(mine.labels.user_ids)
+    for choice_task, confirmation_task in zip(choice.tasks, confirmation.tasks, strict=True):
+        test_users = np.array(confirmation_task.labels.user_ids)[confirmation_task.folds >= 0]
+        assert not set(test_users) & set(choice_task.labels.user_ids)
