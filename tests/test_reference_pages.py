@@ -1,4 +1,4 @@
-"""Pages of reference and explanation say what the code says."""
+"""Tests that pages of reference and explanation match the code."""
 
 import json
 import re
@@ -43,45 +43,45 @@ SETTINGS, PYTHON, FORMATS, LEAKAGE = (
 
 
 def rows(text: str) -> Iterator[list[str]]:
-    """Cells of all rows of all tables, without headings."""
+    """Yields the cells of all table rows, without headers."""
     for table in re.findall(r"^\|---.*\n((?:\|.*\n)+)", text, re.M):
         for row in table.splitlines():
             yield [cell.strip() for cell in row[1:-1].split("|")]
 
 
 def section(heading: str) -> str:
-    """What the page of formats says below a heading, up to the next one."""
+    """Returns the text of the formats page below a heading, up to the next heading."""
     return re.split(r"^##+ ", FORMATS.split(f"# {heading}\n", 1)[1], flags=re.M)[0]
 
 
-def told(heading: str) -> dict[str, str]:
-    """What the table below a heading says of each column, key or file."""
+def documented_table(heading: str) -> dict[str, str]:
+    """Returns the second cell by the first, of the table below a heading."""
     return {cells[0].strip("`"): cells[1].strip("`") for cells in rows(section(heading))}
 
 
-def test_settings_of_pretraining_are_all_told_with_their_defaults() -> None:
+def test_all_pretraining_settings_are_documented_with_their_defaults() -> None:
     def leaves(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for name, value in content.items():
             if isinstance(value, dict):
-                yield from ((f"{name}.{key}", held) for key, held in leaves(value))
+                yield from ((f"{name}.{key}", inner) for key, inner in leaves(value))
             else:
                 yield name, value
 
     default, paper = (dict(leaves(PRESETS[name].model_dump())) for name in ("default", "paper"))
-    said = {cells[0].strip("`"): cells[-2:] for cells in rows(SETTINGS)}
-    assert said == {
+    documented = {cells[0].strip("`"): cells[-2:] for cells in rows(SETTINGS)}
+    assert documented == {
         key: [re.sub(r"\.0$|\"", "", json.dumps(preset[key])) for preset in (default, paper)]
         for key in default
     }
 
 
-def test_every_public_name_is_on_the_page_of_python() -> None:
+def test_every_public_name_is_on_the_python_page() -> None:
     for name in userbert.__all__:
         assert f"`{name}`" in PYTHON, name
         assert re.search(rf"^\.\. auto\w+:: userbert\.{name}(\(|$)", PYTHON, re.M), name
 
 
-def test_what_keeps_leaks_out_is_where_the_page_says() -> None:
+def test_code_and_tests_against_leakage_are_where_the_page_says() -> None:
     leaks = re.findall(r"^  Code: (.*?)\. Tests:\n((?:  .*\n)+)", LEAKAGE, re.M)
     assert len(leaks) == LEAKAGE.count("Code:") > 10
     for places in leaks:
@@ -94,15 +94,15 @@ def test_what_keeps_leaks_out_is_where_the_page_says() -> None:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written of a small shop's logs."""
+class WrittenFiles:
+    """Folders and files made from a small shop's logs."""
 
     folder: Path
     data: PreparedData
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(tmp_path_factory: pytest.TempPathFactory) -> WrittenFiles:
     folder = tmp_path_factory.mktemp("formats")
     write_example_logs(folder, users=40)
     events = pl.read_parquet(folder / "events.parquet")
@@ -127,13 +127,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         folder / "fused"
     )
     task.predict(data).write_parquet(folder / "scores.parquet")
-    found = userbert.lookalike(folder / "list.parquet", data.user_ids.to_pylist()[:3], 5)
-    write_list(found, folder / "likest.parquet")
-    return Written(folder, data)
+    neighbours = userbert.lookalike(folder / "list.parquet", data.user_ids.to_pylist()[:3], 5)
+    write_list(neighbours, folder / "likest.parquet")
+    return WrittenFiles(folder, data)
 
 
 def columns(path: Path) -> dict[str, str]:
-    """Name and type of the columns of a file."""
+    """Returns the names and types of a file's columns."""
     if path.suffix == ".parquet":
         schema = pq.read_schema(path)
     else:
@@ -143,89 +143,93 @@ def columns(path: Path) -> dict[str, str]:
 
 
 def files(folder: Path) -> set[str]:
-    """Files of a folder by name, those of shards, segments and a model inside by one name each."""
-    found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Returns the files of a folder; shards, segments and files of a model share a name each."""
+    paths = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     kinds = [(r"shards/\d+", "shards/*"), ("short_term", "long_term"), ("model/.*", "model/")]
     names = set()
-    for name in found:
+    for name in paths:
         for pattern, kind in kinds:
-            name = re.sub(pattern, kind, name)  # noqa: PLW2901 - one after the other
+            name = re.sub(pattern, kind, name)  # noqa: PLW2901 - patterns apply in turn
         names.add(name)
     return names
 
 
-def test_folders_hold_the_files_that_are_told(written: Written) -> None:
-    assert files(written.folder / "data") == told("Prepared data").keys()
-    assert files(written.folder / "model") == told("Model").keys()
-    assert files(written.folder / "task") == told("Task").keys()
+def test_folders_hold_the_documented_files(written: WrittenFiles) -> None:
+    assert files(written.folder / "data") == documented_table("Prepared data").keys()
+    assert files(written.folder / "model") == documented_table("Model").keys()
+    assert files(written.folder / "task") == documented_table("Task").keys()
     fused = {
         re.sub("(network|pretrained)/.*", r"\1/", name) for name in files(written.folder / "fused")
     }
-    assert fused == told("Task beside counts").keys()
+    assert fused == documented_table("Task beside counts").keys()
 
 
-def test_files_of_prepared_data_are_as_told(written: Written) -> None:
+def test_files_of_prepared_data_are_as_documented(written: WrittenFiles) -> None:
     data = written.folder / "data"
-    assert read_json(data / "manifest.json").keys() == told("`manifest.json`").keys()
-    assert read_json(data / "summary.json").keys() == told("`summary.json`").keys() - {"forgotten"}
-    assert columns(data / "rejected.parquet") == told("`rejected.parquet`")
-    shard = data / "shards/00000"
-    of_users = columns(shard / "users.arrow")
-    assert of_users.pop("short_term_end") == of_users["long_term_end"]
-    assert of_users == told("`users.arrow`")
-    about = told("`long_term.arrow`")
-    of_attributes = {
-        "price": about["*a number*"],
-        **dict.fromkeys(("action", "category", "hour"), about["*a category or derived attribute*"]),
+    assert read_json(data / "manifest.json").keys() == documented_table("`manifest.json`").keys()
+    assert read_json(data / "summary.json").keys() == documented_table("`summary.json`").keys() - {
+        "forgotten"
     }
-    fixed = {name: kind for name, kind in about.items() if not name.startswith("*")}
-    assert columns(shard / "long_term.arrow") == fixed | of_attributes
+    assert columns(data / "rejected.parquet") == documented_table("`rejected.parquet`")
+    shard = data / "shards/00000"
+    user_columns = columns(shard / "users.arrow")
+    assert user_columns.pop("short_term_end") == user_columns["long_term_end"]
+    assert user_columns == documented_table("`users.arrow`")
+    documented = documented_table("`long_term.arrow`")
+    attribute_columns = {
+        "price": documented["*a number*"],
+        **dict.fromkeys(
+            ("action", "category", "hour"), documented["*a category or derived attribute*"]
+        ),
+    }
+    fixed = {name: kind for name, kind in documented.items() if not name.startswith("*")}
+    assert columns(shard / "long_term.arrow") == fixed | attribute_columns
     assert columns(shard / "profile.arrow").items() >= fixed.items()
 
 
-def test_labels_vectors_and_scores_are_as_told(written: Written) -> None:
+def test_labels_vectors_and_scores_are_as_documented(written: WrittenFiles) -> None:
     folder = written.folder
     user, cutoff, of_return, of_next = (cells[1].strip("`") for cells in rows(section("Labels")))
     fixed = {"user_id": user, "cutoff": cutoff}
     assert columns(folder / "return.parquet") == {**fixed, "label": of_return}
     assert columns(folder / "next.parquet") == {**fixed, "label": of_next}
-    about = (pq.read_schema(folder / "next.parquet").metadata or {})[b"userbert"]
-    assert set(json.loads(about)) <= set(re.findall(r"`(\w+)`", section("Labels")))
-    vectors = told("Embeddings")
+    metadata = (pq.read_schema(folder / "next.parquet").metadata or {})[b"userbert"]
+    assert set(json.loads(metadata)) <= set(re.findall(r"`(\w+)`", section("Labels")))
+    vectors = documented_table("Embeddings")
     assert columns(folder / "list.parquet") == {**fixed, "embedding": vectors["embedding"]}
     as_columns = columns(folder / "columns.parquet")
     assert set(as_columns.values()) - set(fixed.values()) == {vectors["e0`, `e1` …"]}
-    scores = told("Scores")
+    scores = documented_table("Scores")
     assert columns(folder / "scores.parquet") == {**fixed, "score": scores["score"]}
-    assert columns(folder / "likest.parquet") == told("Look-alikes")
+    assert columns(folder / "likest.parquet") == documented_table("Look-alikes")
 
 
-def test_records_of_training_are_as_told(written: Written) -> None:
+def test_training_records_are_as_documented(written: WrittenFiles) -> None:
     model, task = written.folder / "model", written.folder / "task"
-    assert read_json(model / "training.json").keys() == told("`training.json`").keys()
+    assert read_json(model / "training.json").keys() == documented_table("`training.json`").keys()
     lines = (model / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     keys = {key for line in lines for key in json.loads(line)}
     assert keys == set(re.findall(r"`(\w+)`", section("`metrics.jsonl`")))
-    about = read_json(task / "task.json")
-    assert set(about) <= set(re.findall(r"`(\w+)`", section("Task")))
+    record = read_json(task / "task.json")
+    assert set(record) <= set(re.findall(r"`(\w+)`", section("Task")))
 
 
-def test_a_report_is_as_told() -> None:
-    assert {field.name for field in fields(Report)} == told("`report.json`").keys()
+def test_a_report_is_as_documented() -> None:
+    assert {field.name for field in fields(Report)} == documented_table("`report.json`").keys()
 
 
 @pytest.mark.slow
-def test_an_evaluation_is_as_told(written: Written) -> None:
+def test_an_evaluation_is_as_documented(written: WrittenFiles) -> None:
     verdict, labels = written.folder / "verdict", written.folder / "odd.csv"
     users = written.data.user_ids.to_pylist()
-    answers = [number % 2 for number in range(len(users))]
-    pl.DataFrame({"user_id": users, "label": answers}).write_csv(labels)
+    labels_column = [number % 2 for number in range(len(users))]
+    pl.DataFrame({"user_id": users, "label": labels_column}).write_csv(labels)
     command: list[str | Path] = [
         *(sys.executable, "-m", "userbert", "evaluate", written.folder / "model"),
         *(written.data.path, "--labels", labels, "-o", verdict),
     ]
     subprocess.run(command, check=True)
-    assert files(verdict) == told("Evaluation").keys()
+    assert files(verdict) == documented_table("Evaluation").keys()
     report = read_json(verdict / "report.json")
-    assert report.keys() == told("`report.json`").keys()
+    assert report.keys() == documented_table("`report.json`").keys()
     assert set(report["rows"][0]) <= set(re.findall(r"`(\w+)`", section("`report.json`")))
