@@ -1,4 +1,4 @@
-"""The comparison: the same folds for all, the best picked inside the training part."""
+"""The comparison: all models share the folds, and the best is chosen in the training part."""
 
 import json
 from dataclasses import replace
@@ -45,14 +45,14 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
     tasks = [taste_labels(data), taste_labels(data, "multilabel")]
     report = evaluate(models, data, tasks, config=QUICK, command=["userbert", "evaluate"])
     classes = {"popularity", "aggregates-linear", "aggregates-gbm", "frozen-linear", "frozen-gbm"}
-    everyone = classes | {"fused", "fine-tuned", "from-scratch", BEST, PRETRAINING}
-    found = {(row["task"], row["metric"], row["model"]) for row in report.rows}
-    assert len(found) == len(report.rows)
+    common = classes | {"fused", "fine-tuned", "from-scratch", BEST, PRETRAINING}
+    keys = {(row["task"], row["metric"], row["model"]) for row in report.rows}
+    assert len(keys) == len(report.rows)
     for metric in ("roc_auc", "pr_auc", "accuracy"):
-        kids_models = {model for task, m, model in found if (task, m) == ("kids", metric)}
-        assert kids_models == everyone | {"fused-linear", "aggregates-both"}
-    next_models = {model for task, _, model in found if task == "next_genre"}
-    assert next_models == everyone | {"own-popularity", "fused-linear", "fused-gbm"}
+        kids_models = {model for task, m, model in keys if (task, m) == ("kids", metric)}
+        assert kids_models == common | {"fused-linear", "aggregates-both"}
+    next_models = {model for task, _, model in keys if task == "next_genre"}
+    assert next_models == common | {"own-popularity", "fused-linear", "fused-gbm"}
     for row in report.rows:
         assert row["low"] <= row["mean"] <= row["high"]
         assert (row["data"], row["labels"], row["splits"]) == ("data", 60, 3)
@@ -65,7 +65,7 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
     assert report.made["seeds"] == [0, 1]
     assert report.made["command"] == "userbert evaluate"
     assert "2 pretraining seed(s)" in report.warnings[0]
-    assert "'long_term genre=apple, 30d' tells the answer" in report.giveaways[0]
+    assert "'long_term genre=apple, 30d' alone predicts the answer" in report.giveaways[0]
     report.save(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["rows"] == report.rows
@@ -81,10 +81,10 @@ def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path
     calibrated = {row["model"]: row for row in report.calibration}
     assert set(calibrated) == kids_models - {BEST, PRETRAINING}
     assert {row["task"] for row in report.calibration} == {"kids"}
-    assert sum(one["users"] for one in calibrated["fused"]["bins"]) == 60
+    assert sum(group["users"] for group in calibrated["fused"]["bins"]) == 60
 
 
-def test_labels_are_drawn_where_there_are_too_many(data: PreparedData) -> None:
+def test_too_many_labels_are_sampled_down(data: PreparedData) -> None:
     labels = taste_labels(data)
     assert draw(labels) is labels
     drawn = draw(labels, EvaluateConfig(max_labels=40))
@@ -98,21 +98,21 @@ def test_labels_are_drawn_where_there_are_too_many(data: PreparedData) -> None:
     assert report.warnings[0] == "kids: 40 of 60 labels were drawn at random."
 
 
-def test_where_vectors_have_timing_trees_read_it_beside_counts(data: PreparedData) -> None:
+def test_with_timing_trees_on_counts_and_timing_are_fitted(data: PreparedData) -> None:
     model, quick = tiny_model(data, timing=True), QUICK.model_copy(update={"draws": 0})
-    found = {row["model"] for row in evaluate(model, data, taste_labels(data), config=quick).rows}
-    assert {"fused-gbm", "aggregates-gbm", "fused"} <= found
+    report = evaluate(model, data, taste_labels(data), config=quick)
+    assert {"fused-gbm", "aggregates-gbm", "fused"} <= {row["model"] for row in report.rows}
 
 
 def test_multiclass_tasks_without_an_attribute_are_ranked(data: PreparedData) -> None:
     labels = taste_labels(data, "multiclass")
     report = evaluate(tiny_model(data), data, labels, config=QUICK.model_copy(update={"draws": 0}))
-    found = {row["model"]: row["mean"] for row in report.rows if row["metric"] == "map_at_10"}
-    assert "aggregates-gbm" not in found
-    assert found["aggregates-linear"] > 0.9
+    means = {row["model"]: row["mean"] for row in report.rows if row["metric"] == "map_at_10"}
+    assert "aggregates-gbm" not in means
+    assert means["aggregates-linear"] > 0.9
 
 
-def test_models_of_another_recipe_stand_beside_and_change_nothing(data: PreparedData) -> None:
+def test_models_of_another_recipe_are_reported_and_change_nothing(data: PreparedData) -> None:
     tasks = [taste_labels(data), taste_labels(data, "multilabel")]
     config = QUICK.model_copy(update={"draws": 0})
     models, others = [tiny_model(data)], [tiny_model(data, seed) for seed in (1, 2)]
@@ -128,13 +128,13 @@ def test_models_of_another_recipe_stand_beside_and_change_nothing(data: Prepared
         ("next_genre", "other: frozen-linear"),
         ("next_genre", "other: fused-linear"),
     }
-    found = {(row["task"], row["model"], row["metric"]): row["mean"] for row in both.rows}
+    means = {(row["task"], row["model"], row["metric"]): row["mean"] for row in both.rows}
     for row in swapped.rows:
         if row["model"] == "frozen-linear":
-            assert found[row["task"], "other: frozen-linear", row["metric"]] == row["mean"]
+            assert means[row["task"], "other: frozen-linear", row["metric"]] == row["mean"]
         if row["model"] == "first: frozen-linear":
-            assert found[row["task"], "frozen-linear", row["metric"]] == row["mean"]
-    with pytest.raises(ModelError, match="saw other fields"):
+            assert means[row["task"], "frozen-linear", row["metric"]] == row["mean"]
+    with pytest.raises(ModelError, match="read other profile fields"):
         evaluate(
             models,
             data,
@@ -159,77 +159,77 @@ def test_processes_change_no_number(data: PreparedData) -> None:
     assert alone.rows == pool.rows
 
 
-def workshop(data: PreparedData, labels: Labels) -> Workshop:
+def make_workshop(data: PreparedData, labels: Labels) -> Workshop:
     materials, _ = _materials([[tiny_model(data)]], data, [labels], QUICK)
     return Workshop(data.path, (), materials, QUICK.finetune, 0)
 
 
-def test_no_answer_of_a_test_part_moves_its_scores(data: PreparedData) -> None:
+def test_labels_of_the_test_part_change_no_score(data: PreparedData) -> None:
     labels = taste_labels(data)
-    shop = workshop(data, labels)
-    (material,) = shop.materials
+    workshop = make_workshop(data, labels)
+    (material,) = workshop.materials
     test = material.folds == 0
     targets = np.where(test, 1 - labels.targets, labels.targets)
     swapped = replace(material, labels=replace(labels, targets=targets))
-    other = replace(shop, materials=(swapped,))
+    other = replace(workshop, materials=(swapped,))
     for model in ("aggregates-linear", "aggregates-gbm", "frozen-gbm", "fused"):
         fit = Fit(0, model, 0, 0, 0)
-        np.testing.assert_array_equal(shop.do(fit).scores, other.do(fit).scores)
-        assert shop.do(fit).validation == other.do(fit).validation
+        np.testing.assert_array_equal(workshop.do(fit).scores, other.do(fit).scores)
+        assert workshop.do(fit).validation == other.do(fit).validation
 
 
-def test_smaller_sets_to_learn_from_lie_in_larger_ones(data: PreparedData) -> None:
-    shop = workshop(data, taste_labels(data))
-    small, large = (shop.split(Fit(0, "fused", 0, 0, 1, size)) for size in (10, 20))
-    whole = shop.split(Fit(0, "fused", 0, 0, 1))
-    assert set(small.learning) < set(large.learning) < set(whole.learning)
+def test_smaller_draws_of_labels_are_subsets_of_larger_draws(data: PreparedData) -> None:
+    workshop = make_workshop(data, taste_labels(data))
+    small, large = (workshop.split(Fit(0, "fused", 0, 0, 1, size)) for size in (10, 20))
+    full = workshop.split(Fit(0, "fused", 0, 0, 1))
+    assert set(small.learning) < set(large.learning) < set(full.learning)
     assert len(small.learning) == 10
-    assert shop.materials[0].targets[small.learning].sum() == 5
-    np.testing.assert_array_equal(small.test, whole.test)
+    assert workshop.materials[0].targets[small.learning].sum() == 5
+    np.testing.assert_array_equal(small.test, full.test)
 
 
-def test_of_next_values_a_regression_or_the_mean_of_trees_is_taken_by_validation(
+def test_for_next_values_validation_chooses_the_regression_or_the_mean_of_trees(
     data: PreparedData,
 ) -> None:
     labels = taste_labels(data, "multilabel")
-    shop = workshop(data, labels)
+    workshop = make_workshop(data, labels)
     parts = ("fused-linear", "aggregates-gbm", "fused-gbm")
     fits = [Fit(0, name, 0, 0, fold) for name in parts for fold in range(3)]
-    found = collect(shop, fits, 3, 1)
-    regression, without, trees = (found[0, name, None] for name in parts)
+    results = collect(workshop, fits, 3, 1)
+    regression, without, trees = (results[0, name, None] for name in parts)
     trees.validation[0] = regression.validation[0] + [0.1, 0, -0.1]
-    fused = _blended(shop, (0, "fused", None), [regression, without, trees])
-    is_mean = (shop.materials[0].folds == 0)[:, None]
+    fused = _blended(workshop, (0, "fused", None), [regression, without, trees])
+    is_mean = (workshop.materials[0].folds == 0)[:, None]
     mean = (without.scores[0] + trees.scores[0]) / 2
     np.testing.assert_array_equal(fused.scores[0], np.where(is_mean, mean, regression.scores[0]))
     np.testing.assert_array_equal(fused.validation[0], regression.validation[0] + [0.1, 0, 0])
 
 
-def test_the_best_is_picked_by_validation_and_never_by_test(data: PreparedData) -> None:
-    (material,) = workshop(data, taste_labels(data)).materials
+def test_the_best_is_chosen_by_validation_and_never_by_test(data: PreparedData) -> None:
+    (material,) = make_workshop(data, taste_labels(data)).materials
     right = material.labels.targets.astype(float)
     lucky = OutOfFold("lucky on test", [right], np.array([[0.5, 0.5, 0.9]]), 1e4)
-    chosen = OutOfFold("chosen inside", [1 - right, right * 0], np.array([[0.6] * 3] * 2), 1e4)
-    best = best_of(material, [lucky, chosen])
+    steady = OutOfFold("best on validation", [1 - right, right * 0], np.array([[0.6] * 3] * 2), 1e4)
+    best = best_of(material, [lucky, steady])
     assert len(best.scores) == 2
     for run in (0, 1):
         inside = material.folds < 2
-        np.testing.assert_array_equal(best.scores[run][inside], chosen.scores[run][inside])
+        np.testing.assert_array_equal(best.scores[run][inside], steady.scores[run][inside])
         np.testing.assert_array_equal(best.scores[run][~inside], lucky.scores[0][~inside])
 
 
-def test_of_models_that_cannot_be_told_apart_the_last_is_taken(data: PreparedData) -> None:
-    (material,) = workshop(data, taste_labels(data)).materials
+def test_of_tied_models_the_last_is_taken(data: PreparedData) -> None:
+    (material,) = make_workshop(data, taste_labels(data)).materials
     first, last = (np.full(60, value) for value in (0.2, 0.7))
     for judges, expected in ((100, 0.7), (1000, 0.2)):  # errors of .04 and .013
         models = [
             OutOfFold("ahead by .03", [first], np.array([[0.83] * 3]), judges),
-            OutOfFold("reads more", [last], np.array([[0.80] * 3]), judges),
+            OutOfFold("has more inputs", [last], np.array([[0.80] * 3]), judges),
         ]
         assert set(best_of(material, models).scores[0]) == {expected}
 
 
-def test_networks_take_turns_unless_every_seed_is_asked_for(data: PreparedData) -> None:
+def test_networks_take_turns_unless_every_seed_is_requested(data: PreparedData) -> None:
     materials, _ = _materials([[tiny_model(data)]], data, [taste_labels(data)], QUICK)
     in_turn = [fit for fit in _plan(materials, 3, QUICK) if fit.model == "fine-tuned"]
     full = [fit for fit in in_turn if fit.size is None]
@@ -244,7 +244,7 @@ def test_networks_take_turns_unless_every_seed_is_asked_for(data: PreparedData) 
     assert all(fit.run == fit.seed for fit in every if fit.size is None)
 
 
-def test_what_cannot_be_compared_is_refused_with_advice(data: PreparedData) -> None:
+def test_unusable_models_and_labels_are_refused_with_advice(data: PreparedData) -> None:
     labels = taste_labels(data)
     model = tiny_model(data)
     with pytest.raises(LabelError, match="sees kids"):
@@ -254,7 +254,7 @@ def test_what_cannot_be_compared_is_refused_with_advice(data: PreparedData) -> N
     few = np.r_[np.flatnonzero(labels.targets)[:5], np.flatnonzero(labels.targets == 0)]
     with pytest.raises(LabelError, match="5 on the rarer side are too few for 3 folds"):
         evaluate(model, data, labels.take(few), config=QUICK)
-    with pytest.raises(LabelError, match="asks for a quantity"):
+    with pytest.raises(LabelError, match="is a quantity"):
         evaluate(model, data, taste_labels(data, "regression"), config=QUICK)
     with pytest.raises(LabelError, match="the same name"):
         evaluate(model, data, [labels, labels], config=QUICK)
@@ -263,7 +263,7 @@ def test_what_cannot_be_compared_is_refused_with_advice(data: PreparedData) -> N
         evaluate(model, data, labels, config=QUICK)
 
 
-def test_few_positives_are_warned_of(data: PreparedData) -> None:
+def test_few_positives_give_a_warning(data: PreparedData) -> None:
     labels = taste_labels(data)
     few = np.r_[np.flatnonzero(labels.targets)[:8], np.flatnonzero(labels.targets == 0)]
     config = QUICK.model_copy(update={"draws": 0})
@@ -283,10 +283,10 @@ def test_labels_may_be_a_frame_and_a_report_is_not_overwritten(
         report.save(tmp_path / "report.json")
 
 
-def test_vocabularies_that_saw_what_came_after_a_cutoff_are_told_of(data: PreparedData) -> None:
+def test_vocabularies_fitted_to_events_after_a_cutoff_give_a_warning(data: PreparedData) -> None:
     labels = taste_labels(data)
     early = replace(labels, cutoffs=np.full(len(labels), data.last_event - 86_400_000_000))
-    (told,) = _late_vocabularies(data, [labels, early])
-    assert "fit_before: 20" in told
+    (warning,) = _late_vocabularies(data, [labels, early])
+    assert "fit_before: 20" in warning
     after = replace(labels, cutoffs=np.full(len(labels), data.last_event + 1))
     assert _late_vocabularies(data, [after]) == []

@@ -1,4 +1,4 @@
-"""Learning curves: enough of each class, many draws of few labels, and the lead at each point."""
+"""Learning curves: labels per class, draws per point, and the lead at each point."""
 
 from collections import Counter
 from pathlib import Path
@@ -27,12 +27,12 @@ CONFIG = EvaluateConfig(
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     data = tastes(tmp_path_factory.mktemp("tastes") / "data", users=200)
-    (found,), _ = _materials([[tiny_model(data)]], data, [taste_labels(data)], CONFIG)
-    return found
+    (material,), _ = _materials([[tiny_model(data)]], data, [taste_labels(data)], CONFIG)
+    return material
 
 
 def test_points_hold_enough_of_the_rarer_class(material: Material) -> None:
-    # 160 of 200 labels are learned from, half of them yes.
+    # 160 of 200 labels are for training, half of them yes.
     assert sizes(material, 5, least=4) == [40, 10]
     assert sizes(material, 5, least=6) == [40]
     assert sizes(material, 5, least=21) == []
@@ -49,15 +49,15 @@ def test_few_labels_are_drawn_often_but_not_for_a_network_from_scratch(material:
     assert not [*fits_of(0, material, seeds=3, folds=5, least=6, draws=0)]
 
 
-def test_runs_draw_other_labels_and_models_the_same(material: Material) -> None:
+def test_runs_draw_different_labels_and_models_share_the_draws(material: Material) -> None:
     shop = Workshop(Path(), (), (material,), CONFIG.finetune, 0)
 
-    def learned(model: str, run: int) -> set[int]:
+    def drawn(model: str, run: int) -> set[int]:
         return set(shop.split(Fit(0, model, run, 0, 1, 40)).learning.tolist())
 
-    assert learned("frozen-linear", 0) == learned("aggregates-gbm", 0)
-    assert learned("frozen-linear", 0) != learned("frozen-linear", 1)
-    assert not learned("frozen-linear", 1) & set(np.flatnonzero(material.folds == 1).tolist())
+    assert drawn("frozen-linear", 0) == drawn("aggregates-gbm", 0)
+    assert drawn("frozen-linear", 0) != drawn("frozen-linear", 1)
+    assert not drawn("frozen-linear", 1) & set(np.flatnonzero(material.folds == 1).tolist())
 
 
 def test_each_point_has_every_model_and_the_lead(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_each_point_has_every_model_and_the_lead(tmp_path: Path) -> None:
     assert lead["growth"]["mean"] == pytest.approx(few - many, abs=1e-5)
 
 
-def test_leads_are_means_over_the_tasks_that_reach_so_far() -> None:
+def test_leads_are_means_over_the_tasks_that_have_the_point() -> None:
     def points(*leads: float) -> Points:
-        """Of all labels, of a quarter, of a sixteenth, as evaluate has them: the fewest first."""
+        """Points with the given leads: all labels, a quarter, a sixteenth; fewest labels first."""
         sizes = [*range(1, len(leads)), None]
         return {
             size: {

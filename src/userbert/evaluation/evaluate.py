@@ -1,8 +1,8 @@
-"""The honest comparison: what do the vectors add to the features one has already?
+"""Compares contestants by cross-validation: what do vectors add to the usual features?
 
-In: pretrained models of one recipe and several seeds, prepared data, labels. Out: `Report`, whose
-rows are report.json's. `userbert evaluate`, `demo` and the experiments use it; `report.py` makes a
-page of it. All models see the same folds, and learn and choose inside the training part alone.
+In: models pretrained alike with several seeds, prepared data, labels. Out: a `Report`, the content
+of report.json. `userbert evaluate`, `demo` and the experiments use it; `report/` renders it. All
+models use the same folds, and are fitted and chosen inside the training part alone.
 """
 
 import sys
@@ -20,86 +20,87 @@ from pydantic import Field
 from userbert.data.store import PreparedData
 from userbert.errors import LabelError, ModelError
 from userbert.evaluation import learning_curve
-from userbert.evaluation.findings import BESIDE
+from userbert.evaluation.findings import RECIPE_SEPARATOR
 from userbert.evaluation.fits import CLASSICAL, NETWORKS, OURS, Fit, Material, Workshop
 from userbert.evaluation.out_of_fold import (
     BEST,
-    METRICS,
+    METRICS_BY_KIND,
     OutOfFold,
     best_of,
     collect,
     estimated,
     row_of,
 )
-from userbert.evaluation.target_leakage import giveaway
+from userbert.evaluation.target_leakage import find_leaking_column
 from userbert.folders import publishing_file, write_json
 from userbert.model.userbert import UserBert, embed_pairs
-from userbert.provenance import made
+from userbert.provenance import provenance_record
 from userbert.schema.strict import Strict
-from userbert.tasks.aggregates import aggregates, of_all_history
+from userbert.tasks.aggregates import aggregates, all_history_columns
 from userbert.tasks.candidates import own_history
 from userbert.tasks.finetune import FinetuneConfig, refuse_hidden, refuse_leaks
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import calibration, calibration_error, resample_users
-from userbert.tasks.splits import parts_of_users
+from userbert.tasks.splits import deal_users
 
 PRETRAINING = "fine-tuned − from-scratch"  # noqa: RUF001 - the minus sign, as in `BEST`
-"""A paired difference, as `BEST` is."""
-FEW_POSITIVES = 10
-SHOWN_BESIDE = ("frozen-linear", "fused-linear")
-"""What other recipes of pretraining are tried by."""
+"""Row name of the paired difference that shows what pretraining adds; compare `BEST`."""
+MIN_FOR_VERDICT = 10
+"""Users on the rarer side below which a task's figures say nothing, so `evaluate` warns."""
+RECIPE_MODELS = ("frozen-linear", "fused-linear")
+"""Models fitted to the vectors of other pretraining recipes."""
 SLOW = (*NETWORKS, "fused", "fused-linear", "fused-gbm")
 
 
 class EvaluateConfig(Strict):
-    """How thoroughly models are compared."""
+    """Settings of `evaluate`."""
 
     folds: int = Field(default=5, ge=2)
     max_labels: int = Field(default=20_000, ge=1)
-    """Of a task of more, so many are drawn at random: fits take minutes, not hours."""
+    """Most labels per task; more are sampled down, so that fits take minutes, not hours."""
     resamples: int = Field(default=1000, ge=1)
-    """Of users, for the intervals."""
+    """Bootstrap resamples of the users, for the intervals."""
     seed: int = Field(default=0, ge=0)
-    """Of folds, resamples and fits."""
+    """Seed of folds, resamples and fits."""
     finetune: FinetuneConfig = FinetuneConfig(max_words=1_000_000)
-    """Its bound on words is for the same: networks would take most of the time."""
+    """Settings of fine-tuning; the bound on words keeps networks from taking most of the time."""
     every_seed: bool = False
-    """Fit every pretrained model in every fold; else models that take long (`SLOW`) take one
-    pretrained model a fold, in turn."""
+    """Fit every pretrained model in every fold. By default slow models (`SLOW`) use one pretrained
+    model per fold, in turn."""
     draws: int = Field(default=20, ge=0)
-    """Of labels at each point of a learning curve; none: no curves."""
+    """Draws of labels per point of a learning curve; 0: no curves."""
     least_a_class: int = Field(default=10, ge=1)
-    """Labels of each class at a curve's first point."""
+    """Fewest labels of each class at the first point of a curve."""
     workers: int | None = Field(default=None, ge=1)
-    """Processes; none: one a core."""
+    """Number of processes; `None`: one per core."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found; flat rows, as in every file of results."""
+    """Results of an evaluation: the content of report.json, as flat rows."""
 
     made: dict[str, object]
     rows: list[dict[str, Any]]
     """`data`, `task`, `model`, `metric`, `mean`, `low`, `high`, `labels`, `splits`."""
     learning_curves: list[dict[str, Any]] = field(default_factory=list)
-    """Rows in which `labels` is the number that was learned from."""
+    """Rows like `rows`; `labels` is the number of training labels."""
     calibration: list[dict[str, Any]] = field(default_factory=list)
-    """Of each model of a yes-or-no task: `data`, `task`, `model`, `error`, and `bins` of users of
-    similar scores: `predicted`, `observed`, `low`, `high`, `users`."""
+    """One row per model of a binary task: `data`, `task`, `model`, `error`, and `bins` of users
+    with similar scores: `predicted`, `observed`, `low`, `high`, `users`."""
     warnings: list[str] = field(default_factory=list)
-    """About the numbers of labels and of seeds."""
+    """Warnings about labels, seeds and vocabularies."""
     giveaways: list[str] = field(default_factory=list)
-    """Warnings of features that tell an answer by themselves."""
+    """Warnings of target leakage: features that alone predict an answer."""
     leads: list[dict[str, Any]] = field(default_factory=list)
-    """Of each `share` of the labels, on average over `tasks` tasks: the `lead` of `fused` over
-    trees on features, that `with_all_labels`, and its `growth`, each as `mean`, `low`, `high`."""
+    """One row per `share` of the labels, averaged over `tasks` tasks: the `lead` of `fused` over
+    trees on features, the lead `with_all_labels`, and its `growth`, each `mean`, `low`, `high`."""
 
     def to_json(self) -> dict[str, Any]:
-        """Write as plain JSON."""
+        """Returns the report as plain JSON."""
         return asdict(self)
 
     def save(self, path: str | Path) -> None:
-        """Write report.json; raise `InputError` if it exists."""
+        """Writes report.json; raises `InputError` if it exists."""
         with publishing_file(Path(path)) as temporary:
             write_json(temporary, self.to_json())
 
@@ -113,40 +114,42 @@ def evaluate(
     command: Sequence[str] = (),
     beside: Mapping[str, Sequence[UserBert]] | None = None,
 ) -> Report:
-    """Compare models on features, on frozen vectors, on both, and fine-tuned networks.
+    """Compares models on features, on frozen vectors and on both, and fine-tuned networks.
 
-    `models` are pretrained alike, one a seed; at least three make the intervals honest. `labels`
-    are one task or several, or a frame of `user_id`, `label` and perhaps `cutoff`. `command` is
-    what the report says it was made by. `beside` are models of other recipes, by name: what a
-    regression reads from their vectors is shown, but never picked. A script that calls this needs
-    `if __name__ == "__main__":`, as fits run in processes of their own.
+    `models` are pretrained alike with different seeds; give at least three, or the intervals ignore
+    the variance of pretraining. `labels` are one task or several, or a frame of `user_id`, `label`
+    and optionally `cutoff`. `command` is recorded in the report. `beside` are models of other
+    pretraining recipes, by name: regressions on their vectors are reported, but never chosen as
+    best. A script that calls this needs `if __name__ == "__main__":`, because fits run in separate
+    processes.
 
-    Raises `LabelError` if labels leak, a field that gives them away is visible, or there are too
-    few; `ModelError` if the models are not alike or the data have other ids.
+    Raises `LabelError` if labels leak, the models read a leaking field, or labels are too few;
+    `ModelError` if the models are not alike or the data have other ids.
     """
     config = config or EvaluateConfig()
     networks = [models] if isinstance(models, UserBert) else list(models)
     if isinstance(labels, Labels) or not isinstance(labels, list | tuple):
         labels = [labels]
-    tasks = [one if isinstance(one, Labels) else Labels.of(one, data) for one in labels]
+    tasks = [task if isinstance(task, Labels) else Labels.of(task, data) for task in labels]
     groups = [networks, *((beside or {}).values())]
     for group in groups:
         _refuse(group, data, tasks, config)
         if group[0].hidden != networks[0].hidden:
             raise ModelError(
-                "the models beside saw other fields: "
-                f"{', '.join(group[0].hidden) or 'none'} were hidden from them, "
-                f"{', '.join(networks[0].hidden) or 'none'} from the first. Pretrain both alike."
+                "beside: the models of other recipes read other profile fields. Hidden from them: "
+                f"{', '.join(group[0].hidden) or 'none'}; hidden from `models`: "
+                f"{', '.join(networks[0].hidden) or 'none'}. Pretrain both with the same hidden "
+                "fields."
             )
-    asked = tasks
-    tasks = [draw(one, config) for one in asked]
-    materials, telling = _materials(groups, data, tasks, config)
+    full_tasks = tasks
+    tasks = [draw(task, config) for task in full_tasks]
+    materials, leak_warnings = _materials(groups, data, tasks, config)
     own, others = materials[: len(tasks)], materials[len(tasks) :]
     fits = _plan(own, len(networks), config)
     fits += [
         Fit(number, model, seed, seed, fold)
         for number, material in enumerate(others, len(own))
-        for model in SHOWN_BESIDE
+        for model in RECIPE_MODELS
         if model in material.fitted
         for seed in range(len(material.vectors))
         for fold in range(config.folds)
@@ -161,46 +164,48 @@ def evaluate(
     curves: list[dict[str, Any]] = []
     calibrated: list[dict[str, Any]] = []
     curved: list[learning_curve.Points] = []
-    users, everyone = _resampled(tasks, config)
+    users, user_weights = _resampled(tasks, config)
     for number, material in enumerate(own):
-        weights = everyone[:, np.searchsorted(users, np.asarray(material.labels.user_ids))]
+        weights = user_weights[:, np.searchsorted(users, np.asarray(material.labels.user_ids))]
         about = {"data": data.path.name, "task": material.labels.name}
-        found = [results[number, model, None] for model in material.models]
-        found += [
-            replace(results[place, model, None], model=f"{recipe}{BESIDE}{model}")
-            for place, recipe in zip(
+        scored = [results[number, model, None] for model in material.models]
+        scored += [
+            replace(results[other, model, None], model=f"{recipe}{RECIPE_SEPARATOR}{model}")
+            for other, recipe in zip(
                 range(number + len(own), len(materials), len(own)), beside or {}, strict=True
             )
-            for model in SHOWN_BESIDE
+            for model in RECIPE_MODELS
             if model in material.fitted
         ]
-        rows += [about | row for row in _rows(material, found, weights, config)]
+        rows += [about | row for row in _rows(material, scored, weights, config)]
         if material.labels.kind == "binary":
-            calibrated += [about | _calibrated(material, one) for one in found]
+            calibrated += [about | _calibrated(material, scores) for scores in scored]
         if config.draws:
             curved.append(learning_curve.points_of(number, material, results, weights))
             points = learning_curve.rows_of(curved[-1], material, config.folds)
             curves += [about | row for row in points]
     seeds = [int(network.record.get("seed", 0)) for network in networks]
-    origin = made(list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]], seeds, data.checksum)
-    warnings = [*_warnings(asked, tasks, len(networks)), *_late_vocabularies(data, tasks)]
+    origin = provenance_record(
+        list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]], seeds, data.checksum
+    )
+    warnings = [*_warnings(full_tasks, tasks, len(networks)), *_late_vocabularies(data, tasks)]
     leads = learning_curve.leads_of(curved)
-    return Report(origin, rows, curves, calibrated, warnings, telling, leads)
+    return Report(origin, rows, curves, calibrated, warnings, leak_warnings, leads)
 
 
 def _resampled(
     tasks: Sequence[Labels], config: EvaluateConfig
 ) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
-    """All users (U,) in order, and how often each counts in each resample (R, U).
+    """Returns all users (U,), sorted, and how often each counts in each resample (R, U).
 
-    Tasks share them, so that their means have intervals, too.
+    Tasks share the resamples, so that means over tasks have intervals, too.
     """
     users = np.unique(np.concatenate([np.asarray(labels.user_ids) for labels in tasks]))
     return users, resample_users(users.tolist(), config.resamples, config.seed)
 
 
 def draw(labels: Labels, config: EvaluateConfig | None = None) -> Labels:
-    """Draw the labels that `evaluate` compares models on, where there are more than it takes."""
+    """Samples the labels down to `max_labels`, as `evaluate` does."""
     config = config or EvaluateConfig()
     if len(labels) <= config.max_labels:
         return labels
@@ -219,8 +224,8 @@ def _refuse(
         network.check_fits(data)
         if (network.config, network.hidden) != (first.config, first.hidden):
             raise ModelError(
-                "the models are not alike: they differ in size or in the fields they never saw. "
-                "Give models of one configuration that differ in --seed alone."
+                "the models are not alike: they differ in configuration or in hidden fields. Give "
+                "models that differ only in the seed of pretraining."
             )
     names = [labels.name for labels in tasks]
     if len(set(names)) < len(names):
@@ -228,58 +233,60 @@ def _refuse(
     for labels in tasks:
         if labels.kind == "regression":
             raise LabelError(
-                f"{labels.name} asks for a quantity; evaluate compares answers of yes and no and "
-                "of classes. Cut it at a value of interest, or use `userbert finetune`."
+                f"{labels.name} is a quantity (a regression), but evaluate compares only binary "
+                "labels and classes. Cut it at a value of interest, or use `userbert finetune`."
             )
         refuse_hidden(first, labels)
         for network in networks:
             refuse_leaks(network, data, labels)
-        rare, common = _sides(labels)
-        if min(rare, common, len(set(labels.user_ids))) < 2 * config.folds:
+        positives, negatives = _sides(labels)
+        if min(positives, negatives, len(set(labels.user_ids))) < 2 * config.folds:
             raise LabelError(
-                f"{labels.name}: {len(labels)} labels with {min(rare, common)} on the rarer side "
-                f"are too few for {config.folds} folds. Give at least {2 * config.folds} of each."
+                f"{labels.name}: {len(labels)} labels with {min(positives, negatives)} on the "
+                f"rarer side are too few for {config.folds} folds. Give at least "
+                f"{2 * config.folds} of each answer, and as many users."
             )
 
 
 def _sides(labels: Labels) -> tuple[int, int]:
-    """How many say yes and no; of classes and sets, how many pairs there are."""
+    """Returns the numbers of positives and negatives; for classes and sets, all pairs twice."""
     if labels.kind != "binary":
         return len(labels), len(labels)
     positives = int(labels.targets.sum())
     return positives, len(labels) - positives
 
 
-def _warnings(asked: Sequence[Labels], tasks: Sequence[Labels], seeds: int) -> list[str]:
-    found = [
+def _warnings(full_tasks: Sequence[Labels], tasks: Sequence[Labels], seeds: int) -> list[str]:
+    warnings = [
         f"{drawn.name}: {len(drawn):,} of {len(labels):,} labels were drawn at random."
-        for labels, drawn in zip(asked, tasks, strict=True)
+        for labels, drawn in zip(full_tasks, tasks, strict=True)
         if len(drawn) < len(labels)
     ]
-    found += [
-        f"{labels.name}: {min(_sides(labels))} users on the rarer side are too few to say anything."
+    warnings += [
+        f"{labels.name}: {min(_sides(labels))} users on the rarer side are too few for any "
+        "conclusion."
         for labels in tasks
-        if min(_sides(labels)) < FEW_POSITIVES
+        if min(_sides(labels)) < MIN_FOR_VERDICT
     ]
     if seeds < 3:
-        found.append(
-            f"{seeds} pretraining seed(s): the intervals leave out how much pretraining itself "
-            "varies. Give at least three models."
+        warnings.append(
+            f"{seeds} pretraining seed(s): the intervals do not include the variance of "
+            "pretraining. Give at least three models."
         )
-    return found
+    return warnings
 
 
 def _late_vocabularies(data: PreparedData, tasks: Sequence[Labels]) -> list[str]:
-    """Say so if which values are known, and where numbers are cut, was learned after a cut-off."""
+    """Warns if vocabularies and bins were fitted to events after the first cut-off."""
     first = min(int(task.cutoffs.min()) for task in tasks)
     bound = data.schema.fit_before_us
     if first > data.last_event or (bound is not None and bound <= first):
         return []
     day = datetime.fromtimestamp(first // 1_000_000, data.schema.zone)
     return [
-        "vocabularies and bins were made of events after the first cut-off, too: vectors and "
-        "aggregates know which values came later, though not whose. For a strict verdict set "
-        f"fit_before: {day:%Y-%m-%d} in schema.yaml, and prepare again."
+        "vocabularies and bins were also fitted to events after the first cut-off: vectors and "
+        "aggregates know which values occur later, but not for which users. For a strict "
+        f"comparison set fit_before: {day:%Y-%m-%d} in schema.yaml, and prepare again."
     ]
 
 
@@ -289,55 +296,57 @@ def _materials(
     tasks: Sequence[Labels],
     config: EvaluateConfig,
 ) -> tuple[tuple[Material, ...], list[str]]:
-    """Make the features of all tasks, group of networks by group; return warnings, too.
+    """Makes the features of all tasks, for each group of networks; also returns leakage warnings.
 
-    Pairs that tasks share are encoded once. Warnings tell of features that give an answer away.
+    Pairs that tasks share are encoded once.
     """
     rows = [data.rows_of(labels.user_ids) for labels in tasks]
-    asked = np.concatenate(
+    all_pairs = np.concatenate(
         [np.stack([row, labels.cutoffs], axis=1) for row, labels in zip(rows, tasks, strict=True)]
     )
-    pairs, place = np.unique(asked, axis=0, return_inverse=True)
-    places = np.split(place.ravel(), np.cumsum([len(labels) for labels in tasks])[:-1])
-    # A label's hidden fields are hidden from the networks, hence from aggregates.
+    pairs, index = np.unique(all_pairs, axis=0, return_inverse=True)
+    task_indices = np.split(index.ravel(), np.cumsum([len(labels) for labels in tasks])[:-1])
+    # Fields hidden for a label are hidden from the networks, so also from aggregates.
     counts, names = aggregates(data, pairs[:, 0], pairs[:, 1], groups[0][0].hidden)
-    lasting = of_all_history(names)
+    lasting = all_history_columns(names)
     first, *others = (
         [embed_pairs(network, data, pairs[:, 0], pairs[:, 1]) for network in group]
         for group in groups
     )
-    telling = [
-        found.warning(labels.name)
-        for labels, mine in zip(tasks, places, strict=True)
+    leak_warnings = [
+        column.warning(labels.name)
+        for labels, task_index in zip(tasks, task_indices, strict=True)
         if labels.kind == "binary"
-        and (found := giveaway(counts[mine], names, labels.targets)) is not None
+        and (column := find_leaking_column(counts[task_index], names, labels.targets)) is not None
     ]
     materials = [
         Material(
             labels,
-            parts_of_users(labels.user_ids, labels.targets, config.folds, config.seed),
-            counts[mine],
+            deal_users(labels.user_ids, labels.targets, config.folds, config.seed),
+            counts[task_index],
             lasting,
-            tuple(each[mine] for each in first),
+            tuple(vectors[task_index] for vectors in first),
             None
             if labels.attribute is None
             else own_history(data, labels.attribute, row, labels.cutoffs),
             groups[0][0].timing_width(),
         )
-        for labels, row, mine in zip(tasks, rows, places, strict=True)
+        for labels, row, task_index in zip(tasks, rows, task_indices, strict=True)
     ]
-    beside = [
+    other_materials = [
         replace(
-            material, vectors=tuple(each[mine] for each in vectors), timing=group[0].timing_width()
+            material,
+            vectors=tuple(vectors[task_index] for vectors in group_vectors),
+            timing=group[0].timing_width(),
         )
-        for group, vectors in zip(groups[1:], others, strict=True)
-        for material, mine in zip(materials, places, strict=True)
+        for group, group_vectors in zip(groups[1:], others, strict=True)
+        for material, task_index in zip(materials, task_indices, strict=True)
     ]
-    return (*materials, *beside), telling
+    return (*materials, *other_materials), leak_warnings
 
 
 def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> list[Fit]:
-    """All fits, those that take longest first, so that no process is left with one at the end."""
+    """Returns all fits, the slowest first, so that no process works on one alone at the end."""
     fits = []
     for number, material in enumerate(materials):
         for fold in range(config.folds):
@@ -357,30 +366,30 @@ def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> 
     return sorted(fits, key=cost, reverse=True)
 
 
-def _calibrated(material: Material, found: OutOfFold) -> dict[str, Any]:
-    """How far a model's scores are probabilities; runs are averaged first."""
-    bins = calibration(material.labels.targets, np.mean(found.scores, axis=0))
+def _calibrated(material: Material, model: OutOfFold) -> dict[str, Any]:
+    """Returns a model's row of calibration; scores are averaged over runs first."""
+    bins = calibration(material.labels.targets, np.mean(model.scores, axis=0))
     return {
-        "model": found.model,
+        "model": model.model,
         "error": round(calibration_error(bins), 6),
-        "bins": [{key: round(value, 6) for key, value in asdict(one).items()} for one in bins],
+        "bins": [{key: round(value, 6) for key, value in asdict(users).items()} for users in bins],
     }
 
 
 def _rows(
     material: Material,
-    found: Sequence[OutOfFold],
+    models: Sequence[OutOfFold],
     weights: NDArray[np.float32],
     config: EvaluateConfig,
 ) -> list[dict[str, Any]]:
-    by_name = {one.model: one for one in found}
+    by_name = {model.model: model for model in models}
     ours = best_of(material, [by_name[name] for name in OURS if name in by_name])
-    theirs = best_of(material, [by_name[name] for name in CLASSICAL if name in by_name])
+    classical = best_of(material, [by_name[name] for name in CLASSICAL if name in by_name])
     rows = []
-    for metric in METRICS[material.labels.kind]:
-        values = {one.model: estimated(material, one, metric, weights) for one in found}
+    for metric in METRICS_BY_KIND[material.labels.kind]:
+        values = {model.model: estimated(material, model, metric, weights) for model in models}
         values[BEST] = estimated(material, ours, metric, weights).minus(
-            estimated(material, theirs, metric, weights)
+            estimated(material, classical, metric, weights)
         )
         values[PRETRAINING] = values["fine-tuned"].minus(values["from-scratch"])
         rows += [

@@ -1,8 +1,8 @@
-"""One fit of an evaluation: a task, a model, a fold; and the processes that do many of them.
+"""Fits of an evaluation (one task, model and fold each), and the processes that run them.
 
-In: `Material` (features and labels, made once a task) and `Fit`s. Out: `Scored`, fit by fit. Used
-by `evaluate`. A fit depends on its own name alone, so the order and the number of processes change
-no score.
+In: `Material` (features and labels, made once per task) and `Fit`s. Out: a `Scored` per fit. Used
+by `evaluate`. A fit's result depends only on its `Fit` and material, so the order and number of
+processes change no score.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,50 +28,49 @@ from userbert.tasks.finetune import FinetuneConfig, finetune
 from userbert.tasks.labels import Labels
 from userbert.tasks.popularity import base_rate
 from userbert.tasks.regression import linear
-from userbert.tasks.splits import Split, parts_to_learn_from
-from userbert.workers import processes
+from userbert.tasks.splits import Split, learning_parts
+from userbert.workers import process_pool
 
 CLASSICAL = (
     "popularity", "own-popularity", "aggregates-linear", "aggregates-gbm", "aggregates-both",
 )  # fmt: skip
 OURS = ("frozen-linear", "frozen-gbm", "fused-gbm", "fine-tuned", "fused-linear", "fused")
-"""Of either side, the model that reads the most stands last; see `out_of_fold.best_of`."""
+"""Each side is ordered by inputs used; `out_of_fold.best_of` breaks ties in favour of the last."""
 BLENDS: Mapping[str, tuple[str, ...]] = {
     "aggregates-both": ("aggregates-linear", "aggregates-gbm"),
     "fused": ("fused-linear", "aggregates-gbm", "fused-gbm", "fine-tuned"),
 }
-"""Models of yes-or-no tasks that are the mean of others: trees find what depends on what, a
-regression what many weak signs say together, a network what came after what. (Trees use vectors
-badly, but when and how often users acted they split well.)"""
+"""Models of binary tasks that average others: trees find interactions, a regression sums many weak
+signals, a network sees the order of events. (Trees use vectors badly, but split well on timing.)"""
 BLENDS_OF_VALUES: Mapping[str, tuple[str, ...]] = {
     "fused": ("fused-linear", "aggregates-gbm", "fused-gbm"),
 }
-"""Of next values: the first, or the mean of the others; see `out_of_fold`."""
+"""For next-value tasks: the first model, or the mean of the others; see `out_of_fold`."""
 NETWORKS = ("fine-tuned", "from-scratch")
-"""Models that train a network; all others learn on features."""
+"""Models that train a network; all others are fitted on features."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """A task with all that its models read."""
+    """A task with the features that its models read."""
 
     labels: Labels
     folds: NDArray[np.int64]
-    """(B,): the fold whose test part each pair is in."""
+    """Fold whose test part holds each pair (B,)."""
     counts: sparse.csr_matrix
-    """(B, D): aggregates."""
+    """Aggregates (B, D)."""
     lasting: Int64
-    """The columns of `counts` that look at all of the history; regressions do better on them."""
+    """Columns of `counts` over all history; regressions read only these, as they do better."""
     vectors: tuple[NDArray[np.float32], ...]
-    """(B, H): user embeddings, one array a pretraining seed."""
+    """User embeddings (B, H), one array per pretraining seed."""
     history: OwnHistory | None
-    """Of tasks whose classes are an attribute's values."""
+    """Users' own values, for tasks whose classes are an attribute's values."""
     timing: int = 0
-    """How many of the last columns of the vectors are timing; see `UserBert.timing_width`."""
+    """Number of timing columns at the end of the vectors; see `UserBert.timing_width`."""
 
     @cached_property
     def targets(self) -> NDArray[Any]:
-        """0 or 1 (B,), or sets (B, C); a class (B,) is a set of one."""
+        """Targets 0 or 1 (B,), or sets (B, C); a class becomes a set of one."""
         if self.labels.kind != "multiclass":
             return self.labels.targets
         one_hot: NDArray[np.bool_] = self.labels.targets[:, None] == np.arange(
@@ -81,60 +80,60 @@ class Material:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models that can do the task."""
+        """Models that can do the task."""
         if self.labels.kind == "binary":
-            left_out = {"own-popularity"} | self._untold
+            excluded = {"own-popularity"} | self._redundant
         else:
-            left_out = {"aggregates-both"}
+            excluded = {"aggregates-both"}
             if self.history is None:
-                left_out |= {"own-popularity", "aggregates-gbm", "frozen-gbm", "fused-gbm"}
-                left_out.add("fused-linear")  # `fused` itself
-        return tuple(name for name in (*CLASSICAL, *OURS, "from-scratch") if name not in left_out)
+                excluded |= {"own-popularity", "aggregates-gbm", "frozen-gbm", "fused-gbm"}
+                excluded.add("fused-linear")  # it would equal `fused`
+        return tuple(name for name in (*CLASSICAL, *OURS, "from-scratch") if name not in excluded)
 
     @property
     def blends(self) -> Mapping[str, tuple[str, ...]]:
-        """Of these, the models that are made of others."""
+        """Those of `models` that are made from other models' scores."""
         if self.labels.kind != "binary":
             return {} if self.history is None else BLENDS_OF_VALUES
         return {
-            name: tuple(part for part in parts if part not in self._untold)
+            name: tuple(part for part in parts if part not in self._redundant)
             for name, parts in BLENDS.items()
         }
 
     @property
-    def _untold(self) -> set[str]:
-        """Without timing, trees that read it are those on counts once more."""
+    def _redundant(self) -> set[str]:
+        """Models that equal another: without timing, `fused-gbm` is `aggregates-gbm`."""
         return set() if self.timing else {"fused-gbm"}
 
     @property
     def fitted(self) -> tuple[str, ...]:
-        """The others, which are fitted."""
+        """Those of `models` that are fitted on their own."""
         return tuple(name for name in self.models if name not in self.blends)
 
     @cached_property
     def long_counts(self) -> sparse.csr_matrix:
-        """(B, L): the counts that look at all of the history."""
+        """Counts over all history (B, L)."""
         return self.counts[:, self.lasting]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Which fit it is."""
+    """Identifies one fit."""
 
     task: int
     model: str
     run: int
-    """Which of the model's runs: of pretraining seeds, where they matter."""
+    """Number of the run: one per pretraining seed, or per draw of labels in a learning curve."""
     seed: int
-    """Which pretrained model's vectors or weights."""
+    """Number of the pretrained model whose vectors or weights are used."""
     fold: int
     size: int | None = None
-    """At most so many labels to learn from; none: all."""
+    """Most labels to train on; `None`: all."""
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """All that fits need; each process has its own."""
+    """Everything that fits need; each process has its own copy."""
 
     data_path: Path
     model_folders: tuple[Path, ...]
@@ -144,30 +143,30 @@ class Workshop:
 
     @cached_property
     def data(self) -> PreparedData:
-        """The prepared data, memory-mapped."""
+        """Prepared data, memory-mapped."""
         return PreparedData.open(self.data_path)
 
     @cached_property
     def networks(self) -> dict[int, UserBert]:
-        """Pretrained models that have been loaded, by seed."""
+        """Loaded pretrained models, by number."""
         return {}
 
     def split(self, fit: Fit) -> Split:
-        """Who is learned from, chosen on and asked."""
+        """Returns the training, validation and test pairs of a fit."""
         material = self.materials[fit.task]
         labels, is_test = material.labels, material.folds == fit.fold
         learning = np.flatnonzero(~is_test)
         if fit.size is not None:
             learning = _first(learning, labels, fit.size, self.seed + 100 * fit.run + fit.fold)
-        parts = parts_to_learn_from(labels.user_ids, labels.targets, learning, self.seed + fit.fold)
+        parts = learning_parts(labels.user_ids, labels.targets, learning, self.seed + fit.fold)
         return Split(parts, np.flatnonzero(is_test))
 
     def do(self, fit: Fit) -> Scored:
-        """Fit a model and score the test pairs of its fold."""
+        """Fits a model and scores the test pairs of its fold."""
         material, split = self.materials[fit.task], self.split(fit)
         if fit.model in NETWORKS:
             return self._network(fit, material, split)
-        # Curves take the mean over many draws of labels anyway.
+        # Learning curves average over many draws of labels anyway.
         forests = trees.FORESTS if fit.size is None else 1
         return fit_features(fit.model, material, fit.seed, split, forests)
 
@@ -193,14 +192,14 @@ class Workshop:
 
 
 def do_all(workshop: Workshop, fits: Sequence[Fit], workers: int) -> Iterator[tuple[Fit, Scored]]:
-    """Do fits in so many processes of one thread each; yield each when it is done."""
+    """Does fits in `workers` processes of one thread each; yields each result when it is done."""
     if workers == 1:
         for fit in fits:
             with threadpool_limits(1):
                 scored = workshop.do(fit)
             yield fit, scored
         return
-    with processes(workers, _open, workshop) as pool:
+    with process_pool(workers, _open, workshop) as pool:
         futures = {pool.submit(_do, fit): fit for fit in fits}
         try:
             for future in as_completed(futures):
@@ -210,7 +209,7 @@ def do_all(workshop: Workshop, fits: Sequence[Fit], workers: int) -> Iterator[tu
 
 
 _mine: list[Workshop] = []
-"""The workshop of this process, if it is one of the pool's."""
+"""Holds the workshop of this process, if it belongs to the pool."""
 
 
 def _open(workshop: Workshop) -> None:
@@ -224,9 +223,9 @@ def _do(fit: Fit) -> Scored:
 
 
 def fit_features(model: str, material: Material, seed: int, split: Split, forests: int) -> Scored:
-    """Fit a model on counts, on a pretrained model's vectors, or on both; score the test pairs.
+    """Fits a model on counts, on a pretrained model's vectors, or on both; scores the test pairs.
 
-    Of yes-or-no tasks trees are the mean of so many `forests`, if labels are few.
+    With few labels of a binary task, trees are the mean of `forests` fits.
     """
     if material.labels.kind == "binary":
         return _binary(model, material, seed, split, forests)
@@ -247,7 +246,7 @@ def _binary(model: str, material: Material, seed: int, split: Split, forests: in
 
 
 def _columns(model: str, material: Material, seed: int) -> sparse.csr_matrix:
-    """What trees read."""
+    """Returns the columns that a model of trees reads."""
     match model:
         case "aggregates-gbm":
             return material.counts
@@ -270,15 +269,15 @@ def _values(model: str, material: Material, seed: int, split: Split) -> Scored:
     assert history is not None
     if model == "own-popularity":
         return candidates.own_popular(history, targets, split)
-    told = None
+    scores = None
     if model != "aggregates-gbm":
-        told = candidates.cross_fitted_ridge(material.vectors[seed], targets, split, len(targets))
+        scores = candidates.cross_fitted_ridge(material.vectors[seed], targets, split, len(targets))
     own = None if model == "frozen-gbm" else history
-    return candidates.candidate_gbm(own, told, history.popularity, targets, split)
+    return candidates.candidate_gbm(own, scores, history.popularity, targets, split)
 
 
 def _first(learning: Int64, labels: Labels, size: int, seed: int) -> Int64:
-    """Choose so many pairs at random, classes in proportion; fewer are always among more."""
+    """Draws `size` pairs at random, stratified by class; a smaller draw is a subset of a larger."""
     place = np.random.default_rng(seed).permutation(len(learning)).astype(np.float64)
     if labels.targets.ndim == 1:
         for value in np.unique(labels.targets[learning]):

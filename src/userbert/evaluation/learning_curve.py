@@ -1,8 +1,8 @@
-"""Learning curves: the same models with a quarter of the labels, a sixteenth, and so on.
+"""Learning curves: the contestants fitted on 1/4 of the labels, on 1/16, and so on.
 
-In: a task's material. Out: fits for a workshop, and rows of what came of them. Few labels are the
-usual case, and the one that pretraining is for; which few is luck, so each point is a mean over
-many draws. `evaluate` makes them.
+In: a task's material. Out: the fits to do, and rows of report.json from their results. Few labels
+are the usual case and the one that pretraining is for. Which labels are drawn is chance, so each
+point is a mean over many draws. Used by `evaluate`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from userbert.evaluation.fits import CLASSICAL, OURS, Fit, Material
 from userbert.evaluation.out_of_fold import (
     BEST,
-    METRICS,
+    METRICS_BY_KIND,
     Key,
     OutOfFold,
     best_of,
@@ -35,48 +35,48 @@ MODELS = (
     "from-scratch",
 )
 Points = dict[int | None, dict[str, Estimate]]
-"""By number of labels (none: all) and model, the fewest labels first."""
+"""Estimates by number of labels (`None`: all) and model, ascending."""
 _STEP = 4
-"""A point has so many times the labels of the one before."""
+"""Ratio of the numbers of labels of neighbouring points."""
 _MANY = 2_000
-"""Labels of which another draw is much like the first."""
-_QUICK = 500
-"""Labels of which a network learns within seconds."""
-_FEWEST_OF_SETS = 100
-"""Labels of a task of sets, whose classes cannot all be there ten times."""
+"""Labels above which a point needs one draw only, as draws hardly differ."""
+_MANY_FOR_NETWORK = 500
+"""Labels above which a network is fitted to one draw only, as fits take longer than seconds."""
+_MIN_OF_SETS = 100
+"""Fewest labels at a point of a task of classes, where ten labels per class are impossible."""
 
 
 def sizes(material: Material, folds: int, least: int) -> list[int]:
-    """Numbers of labels below all that may be learned from, with `least` of each class."""
+    """Returns the points' numbers of labels, descending, with at least `least` of each class."""
     labels = material.labels
     learned = len(labels) * (folds - 1) // folds
     if labels.kind == "binary":
-        rarest = min(labels.targets.mean(), 1 - labels.targets.mean())
-        fewest = least / rarest
+        rarer_share = min(labels.targets.mean(), 1 - labels.targets.mean())
+        fewest = least / rarer_share
     else:
-        fewest = _FEWEST_OF_SETS
-    found = []
+        fewest = _MIN_OF_SETS
+    sizes = []
     while learned / _STEP >= fewest:
         learned //= _STEP
-        found.append(learned)
-    return found
+        sizes.append(learned)
+    return sizes
 
 
-def fits_of(  # noqa: PLR0917 - a task's place, and how thoroughly it is looked at
+def fits_of(  # noqa: PLR0917 - the task, and how many fits it gets
     number: int, material: Material, seeds: int, folds: int, least: int, draws: int
 ) -> Iterator[Fit]:
-    """The fits of a task's curve: about `draws` of each point, spread over the folds.
+    """Yields the fits of a task's curve: about `draws` per point and model, spread over the folds.
 
-    Networks take long, so where labels are not few each fold draws once for them; so do all where
-    a draw is of many. A network from scratch only stands beside, and is never drawn for again.
+    A fold draws only once for points with many labels: over `_MANY`, or `_MANY_FOR_NETWORK` for the
+    fine-tuned network, which takes long. The network from scratch always gets one draw per fold.
     """
     if draws == 0:
         return
     for size in sizes(material, folds, least):
         for model in (name for name in MODELS if name in material.fitted):
-            most = {"from-scratch": 0, "fine-tuned": _QUICK}.get(model, _MANY)
-            is_once = size > most
-            for run in range(1 if is_once else max(1, draws // folds)):
+            many = {"from-scratch": 0, "fine-tuned": _MANY_FOR_NETWORK}.get(model, _MANY)
+            is_single_draw = size > many
+            for run in range(1 if is_single_draw else max(1, draws // folds)):
                 for fold in range(folds):
                     yield Fit(number, model, run, (fold + run) % seeds, fold, size)
 
@@ -87,51 +87,52 @@ def points_of(
     results: Mapping[Key, OutOfFold],
     weights: NDArray[np.float32],
 ) -> Points:
-    """What each model of a task is worth at all points of its curve, all labels being the last."""
+    """Estimates each model of a task at all points of its curve; the last point is all labels."""
     sizes = sorted({size for task, _, size in results if task == number and size is not None})
-    metric = METRICS[material.labels.kind][0]
+    metric = METRICS_BY_KIND[material.labels.kind][0]
     points: Points = {}
     for size in (*sizes, None):
-        found = [
+        models = [
             results[number, model, size] for model in MODELS if (number, model, size) in results
         ]
-        values = {one.model: estimated(material, one, metric, weights) for one in found}
-        ours, theirs = (_of(found, names) for names in (OURS, CLASSICAL))
-        if ours and theirs:
+        values = {scores.model: estimated(material, scores, metric, weights) for scores in models}
+        ours, classical = (_select(models, names) for names in (OURS, CLASSICAL))
+        if ours and classical:
             values[BEST] = estimated(material, best_of(material, ours), metric, weights).minus(
-                estimated(material, best_of(material, theirs), metric, weights)
+                estimated(material, best_of(material, classical), metric, weights)
             )
         points[size] = values
     return points
 
 
 def rows_of(points: Points, material: Material, folds: int) -> list[dict[str, Any]]:
-    """The rows of a task's curve."""
-    everything = len(material.labels) * (folds - 1) // folds
-    metric = METRICS[material.labels.kind][0]
+    """Returns the rows of a task's curve, as in report.json."""
+    all_labels = len(material.labels) * (folds - 1) // folds
+    metric = METRICS_BY_KIND[material.labels.kind][0]
     return [
-        row_of(model, metric, value, size or everything, folds)
+        row_of(model, metric, value, size or all_labels, folds)
         for size, values in points.items()
         for model, value in values.items()
     ]
 
 
 def leads_of(curves: Sequence[Points]) -> list[dict[str, Any]]:
-    """By how much `fused` leads trees on features, on average over the tasks that have a point.
+    """Returns the mean lead of `fused` over trees on features, for each share of the labels.
 
-    Beside a part of the labels (`share`) stand all labels of the same tasks, and the difference of
-    the two: whether the lead is larger where labels are few. Tasks must share their resamples.
+    A row has the lead with a `share` of the labels, the lead with all labels on the same tasks, and
+    the growth, their difference: whether the lead is larger with few labels. It averages over the
+    tasks that have the point. Tasks must share their resamples.
     """
     rows = []
     for number in range(1, max(map(len, curves), default=0)):
-        reach = [[*points.values()] for points in curves if len(points) > number]
-        few = _mean([_lead(points[-1 - number]) for points in reach])
-        all_labels = _mean([_lead(points[-1]) for points in reach])
-        row: dict[str, Any] = {"share": float(_STEP) ** -number, "tasks": len(reach)}
+        long_curves = [[*points.values()] for points in curves if len(points) > number]
+        few_labels = _mean([_lead(points[-1 - number]) for points in long_curves])
+        all_labels = _mean([_lead(points[-1]) for points in long_curves])
+        row: dict[str, Any] = {"share": float(_STEP) ** -number, "tasks": len(long_curves)}
         for name, value in (
-            ("lead", few),
+            ("lead", few_labels),
             ("with_all_labels", all_labels),
-            ("growth", few.minus(all_labels)),
+            ("growth", few_labels.minus(all_labels)),
         ):
             ends = (value.value, value.low, value.high)
             row[name] = dict(
@@ -142,20 +143,21 @@ def leads_of(curves: Sequence[Points]) -> list[dict[str, Any]]:
 
 
 def _lead(values: Mapping[str, Estimate]) -> Estimate:
-    # Trees cannot do tasks of classes that are no attribute's values.
-    theirs = values.get("aggregates-gbm") or values["aggregates-linear"]
-    return values["fused"].minus(theirs)
+    # Tasks whose classes are not an attribute's values have no trees.
+    baseline = values.get("aggregates-gbm") or values["aggregates-linear"]
+    return values["fused"].minus(baseline)
 
 
 def _mean(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(
-        float(np.mean([one.value for one in estimates])),
-        np.mean([one.resampled for one in estimates], axis=0),
+        float(np.mean([estimate.value for estimate in estimates])),
+        np.mean([estimate.resampled for estimate in estimates], axis=0),
     )
 
 
-def _of(found: Sequence[OutOfFold], names: Sequence[str]) -> list[OutOfFold]:
-    """Take those of the names, in their order: the last is the one that reads the most."""
+def _select(models: Sequence[OutOfFold], names: Sequence[str]) -> list[OutOfFold]:
+    """Returns the named models in the order of `names`, the one with the most inputs last."""
     return sorted(
-        (one for one in found if one.model in names), key=lambda one: names.index(one.model)
+        (scores for scores in models if scores.model in names),
+        key=lambda scores: names.index(scores.model),
     )

@@ -1,7 +1,7 @@
-"""Scores of users by models that did not learn from them, and what they are worth.
+"""Out-of-fold scores, the best of several models, and their metrics.
 
-In: fits of a workshop, done fold by fold. Out: `OutOfFold`s, the best of several, rows as in
-report.json. `evaluate` and its learning curves use it.
+In: a workshop's fits, done fold by fold. Out: `OutOfFold`s, the best model of each fold, rows of
+report.json. Used by `evaluate` and its learning curves.
 
 Letters in shapes: B pairs, C classes, R resamples.
 """
@@ -23,35 +23,35 @@ from userbert.tasks.metrics import Estimate, MetricName, estimate, roc_auc_or_ch
 from userbert.tasks.splits import VALIDATION_SHARE
 from userbert.workers import cores
 
-METRICS: Mapping[str, tuple[MetricName, ...]] = {
+METRICS_BY_KIND: Mapping[str, tuple[MetricName, ...]] = {
     "binary": ("roc_auc", "pr_auc", "accuracy"),
     "multiclass": ("map_at_10", "accuracy"),
     "multilabel": ("map_at_10",),
 }
-"""By the kind of the task; models are chosen by the first."""
+"""Metrics reported for each kind of task; models are chosen by the first."""
 BEST = "best-ours − best-classical"  # noqa: RUF001 - the design's name of the row
-"""The paired difference of the best of either side, each picked inside the training part."""
+"""Row name of the paired difference of the best models, each chosen in the training part."""
 
 Key = tuple[int, str, int | None]
-"""A task, a model, and how many labels it learned from, if not all."""
+"""Task number, model, and number of training labels (`None`: all)."""
 
 
 @dataclass
 class OutOfFold:
-    """A model's scores of all pairs, each from the fold in which it was not learned from."""
+    """A model's out-of-fold scores of all pairs: each by a fit that did not train on the pair."""
 
     model: str
     scores: list[Floats]
-    """(B,) or (B, C), one array a run."""
+    """Scores (B,) or (B, C), one array per run."""
     validation: Floats
-    """(runs, folds)."""
+    """First metric on the validation pairs (runs, folds)."""
     judges: float
-    """How many validation pairs a fold has; of yes-or-no tasks, how many on the rarer side."""
+    """Validation pairs per fold; for binary tasks, those on the rarer side."""
     held: dict[tuple[int, int], Floats] = field(default_factory=dict)
-    """By run and fold: scores of the validation pairs, of models that may be blended."""
+    """Scores of the validation pairs, by run and fold, of models that may be blended."""
 
     def part(self, run: int, fold: int, material: Material) -> Scored:
-        """What was found in one run, of one fold."""
+        """Returns the scores of one run's test pairs in one fold."""
         test = material.folds == fold
         value = float(self.validation[run, fold])
         return Scored(self.scores[run][test], value, self.held.get((run, fold)))
@@ -60,8 +60,8 @@ class OutOfFold:
 def collect(
     workshop: Workshop, fits: Sequence[Fit], folds: int, workers: int | None
 ) -> dict[Key, OutOfFold]:
-    """Do all fits and put the folds together; none as `workers`: a process a core."""
-    gathered: dict[Key, OutOfFold] = {}
+    """Does all fits and joins their folds, in `workers` processes (`None`: one per core)."""
+    collected: dict[Key, OutOfFold] = {}
     runs: dict[Key, int] = defaultdict(int)
     for fit in fits:
         key = fit.task, fit.model, fit.size
@@ -70,28 +70,28 @@ def collect(
         for fit, scored in do_all(workshop, fits, min(workers or cores(), len(fits))):
             key = fit.task, fit.model, fit.size
             material = workshop.materials[fit.task]
-            if key not in gathered:
+            if key not in collected:
                 shape = (len(material.labels), *scored.scores.shape[1:])
-                gathered[key] = OutOfFold(
+                collected[key] = OutOfFold(
                     fit.model,
                     [np.zeros(shape, np.float32) for _ in range(runs[key])],
                     np.zeros((runs[key], folds)),
                     _judges(material.labels, folds, fit.size),
                 )
-            # Trees of a multiclass task are far apart from probabilities; only ranks are used.
-            gathered[key].scores[fit.run][material.folds == fit.fold] = scored.scores
-            gathered[key].validation[fit.run, fit.fold] = scored.validation
+            # Scores of ranking trees are not probabilities; only their order is used.
+            collected[key].scores[fit.run][material.folds == fit.fold] = scored.scores
+            collected[key].validation[fit.run, fit.fold] = scored.validation
             if scored.held is not None:
-                gathered[key].held[fit.run, fit.fold] = scored.held
+                collected[key].held[fit.run, fit.fold] = scored.held
             advance(1, f"{material.labels.name}: {fit.model}")
-    for task, size in dict.fromkeys((task, size) for task, _, size in gathered):
+    for task, size in dict.fromkeys((task, size) for task, _, size in collected):
         for name, parts in workshop.materials[task].blends.items():
             members = [
-                gathered[task, part, size] for part in parts if (task, part, size) in gathered
+                collected[task, part, size] for part in parts if (task, part, size) in collected
             ]
             if len(members) == len(parts):
-                gathered[task, name, size] = _blended(workshop, (task, name, size), members)
-    return gathered
+                collected[task, name, size] = _blended(workshop, (task, name, size), members)
+    return collected
 
 
 def _judges(labels: Labels, folds: int, size: int | None) -> float:
@@ -103,41 +103,42 @@ def _judges(labels: Labels, folds: int, size: int | None) -> float:
 
 
 def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold]) -> OutOfFold:
-    """Blend models run by run.
+    """Blends models run by run.
 
-    Of all labels a model that has fewer runs lends each of them to several; of some, a run has
-    labels of its own, so there are as many as each model has.
+    With all labels, a model with fewer runs than the others is reused for several. With fewer
+    labels each run has its own draw of labels, so the blend has as many runs as every model has.
     """
     task, name, size = key
     material, first = workshop.materials[task], members[0]
-    runs = (max if size is None else min)(len(one.scores) for one in members)
-    found = OutOfFold(name, [], np.zeros((runs, first.validation.shape[1])), first.judges)
+    runs = (max if size is None else min)(len(member.scores) for member in members)
+    blended = OutOfFold(name, [], np.zeros((runs, first.validation.shape[1])), first.judges)
     for run in range(runs):
-        found.scores.append(np.zeros_like(first.scores[0]))
+        blended.scores.append(np.zeros_like(first.scores[0]))
         for fold in map(int, np.unique(material.folds[material.folds >= 0])):
-            parts = [one.part(run % len(one.scores), fold, material) for one in members]
+            parts = [member.part(run % len(member.scores), fold, material) for member in members]
             if material.labels.kind == "binary":
                 held = workshop.split(Fit(task, name, run, 0, fold, size)).validation
-                one = _mean(parts, material.labels.targets[held], first.judges)
+                scored = _mean(parts, material.labels.targets[held], first.judges)
             else:
-                one = _better(*parts)
-            found.scores[run][material.folds == fold] = one.scores
-            found.validation[run, fold] = one.validation
-    return found
+                scored = _better(*parts)
+            blended.scores[run][material.folds == fold] = scored.scores
+            blended.validation[run, fold] = scored.validation
+    return blended
 
 
 def _mean(parts: Sequence[Scored], held: NDArray[Any], judges: float) -> Scored:
-    """Yes-or-no answers: the mean of all, weighed by what each is worth on the validation pairs."""
-    weights = trust([one.validation for one in parts], judges)
-    told = [one.held for one in parts if one.held is not None]
-    value = roc_auc_or_chance(held, blend(told, weights))
-    return Scored(blend([one.scores for one in parts], weights), value)
+    """Binary tasks: the mean of all models, weighted by their quality on the validation pairs."""
+    weights = trust([part.validation for part in parts], judges)
+    held_scores = [part.held for part in parts if part.held is not None]
+    value = roc_auc_or_chance(held, blend(held_scores, weights))
+    return Scored(blend([part.scores for part in parts], weights), value)
 
 
 def _better(regression: Scored, without: Scored, trees: Scored) -> Scored:
-    """Next values: a regression, or the mean of trees without and with the vectors' scores.
+    """Next-value tasks: the regression, or the mean of trees without and with the vectors' scores.
 
-    The mean is hardly worse than the better of the two, which is mostly the one with vectors.
+    Chosen by validation. The mean is hardly worse than the better trees, which are mostly those
+    with vectors.
     """
     if regression.validation >= trees.validation:
         return regression
@@ -145,18 +146,18 @@ def _better(regression: Scored, without: Scored, trees: Scored) -> Scored:
 
 
 def best_of(material: Material, models: Sequence[OutOfFold]) -> OutOfFold:
-    """In each fold, take the model that was best inside the training part, over all its runs.
+    """Takes, in each fold, the scores of the model that was best on the validation pairs.
 
-    Of those within one standard error of the best there, the last is taken, which should be the
-    one that reads the most: to pick the luckiest of several that cannot be told apart costs more
-    than it brings. The error is at most √(v (1 - v) / n) for mAP and for ROC-AUC, n being the
-    rarer side (Birnbaum and Klose, 1957).
+    Models within one standard error of the best count as tied; the last of them is taken, which
+    should be the one with the most inputs. Picking the luckiest of tied models would cost more than
+    it gains. The error is at most √(v (1 - v) / n) for mAP and for ROC-AUC, where n is the number
+    of pairs on the rarer side (Birnbaum and Klose, 1957).
     """
-    validation = np.stack([one.validation.mean(axis=0) for one in models])  # (models, folds)
+    validation = np.stack([model.validation.mean(axis=0) for model in models])  # (models, folds)
     best = validation.max(axis=0)
     near = validation >= best - np.sqrt(best * (1 - best) / models[0].judges)
     chosen = len(models) - 1 - np.argmax(near[::-1], axis=0)  # (folds,)
-    runs = max(len(one.scores) for one in models)
+    runs = max(len(model.scores) for model in models)
     scores = [np.zeros_like(models[0].scores[0]) for _ in range(runs)]
     for fold, number in enumerate(chosen):
         test = material.folds == fold
@@ -167,15 +168,15 @@ def best_of(material: Material, models: Sequence[OutOfFold]) -> OutOfFold:
 
 
 def estimated(
-    material: Material, found: OutOfFold, metric: MetricName, weights: NDArray[np.float32]
+    material: Material, model: OutOfFold, metric: MetricName, weights: NDArray[np.float32]
 ) -> Estimate:
-    """A metric of a model; `weights` (R, B) come from `resample_users`."""
+    """Estimates a metric of a model; `weights` (R, B) come from `resample_users`."""
     targets = material.labels.targets
-    return estimate(metric, targets, found.scores, material.folds, weights)
+    return estimate(metric, targets, model.scores, material.folds, weights)
 
 
 def row_of(model: str, metric: str, value: Estimate, labels: int, splits: int) -> dict[str, Any]:
-    """A row of report.json, without its data and task."""
+    """Returns a row of report.json, without its `data` and `task`."""
     return {
         "model": model,
         "metric": metric,

@@ -1,7 +1,7 @@
-"""Features that give an answer away: one column that tells nearly all of a task by itself.
+"""Detects target leakage: a single feature that predicts a task almost perfectly.
 
-In: aggregates with their names, answers of yes and no. Out: the telling column, if there is one.
-`evaluate` warns of it: either a profile field or an action holds the answer, or the cut-off lies
+In: aggregates with their names, binary targets. Out: the leaking column, if there is one.
+`evaluate` warns of it: either a profile field or an action holds the answer, or the cut-off is
 after the label's own event.
 
 Letters in shapes: B pairs, D columns.
@@ -16,41 +16,44 @@ from scipy import sparse
 
 from userbert.tasks.metrics import roc_auc
 
-TELLING = 0.99
-"""ROC-AUC of one column above which it is an answer and not a hint."""
+MIN_LEAK_ROC_AUC = 0.99
+"""ROC-AUC of a single column above which it counts as leaking the target."""
 
 
 @dataclass(frozen=True)
-class Giveaway:
-    """A column that tells the answer."""
+class LeakingColumn:
+    """A column that leaks the target."""
 
     column: str
     roc_auc: float
-    """Of the column by itself, in the direction in which it tells."""
+    """ROC-AUC of the column alone, in its better direction (at least 0.5)."""
 
     def warning(self, task: str) -> str:
-        """Say what it means and what to do."""
+        """Returns a warning for people: what was found, and what to do."""
         return (
-            f"{task}: the one column {self.column!r} tells the answer (ROC-AUC {self.roc_auc:.3f} "
-            "by itself). Does it hold the answer, or is the cut-off after the label's own event? "
-            "Hide the field, or choose an earlier cut-off."
+            f"{task}: target leakage: the column {self.column!r} alone predicts the answer "
+            f"(ROC-AUC {self.roc_auc:.3f}). Either it holds the answer, or the cut-off is after "
+            "the label's own event. Hide the field, or choose an earlier cut-off."
         )
 
 
-def giveaway(
+def find_leaking_column(
     counts: sparse.csr_matrix, names: Sequence[str], targets: NDArray[np.int64]
-) -> Giveaway | None:
-    """Find the column (of B by D) that alone tells the targets (B,) best, if it gives them away."""
+) -> LeakingColumn | None:
+    """Returns the column of `counts` (B, D) that alone predicts the targets (B,) best.
+
+    Returns `None` if no column has a ROC-AUC above `MIN_LEAK_ROC_AUC`.
+    """
     is_yes = targets == 1
     columns = counts.tocsc()
-    # Pairs of a yes and a no in which both are zero are ties: they bound what a column can reach.
+    # Zeros on both sides are ties, which bound the ROC-AUC that a column can reach.
     filled = np.stack([np.diff(columns[side].indptr) for side in (is_yes, ~is_yes)])  # (2, D)
     zeros = 1 - filled / np.array([[is_yes.sum()], [(~is_yes).sum()]])
-    candidates = np.flatnonzero(1 - zeros.prod(axis=0) / 2 > TELLING)
-    best: Giveaway | None = None
+    candidates = np.flatnonzero(1 - zeros.prod(axis=0) / 2 > MIN_LEAK_ROC_AUC)
+    best: LeakingColumn | None = None
     for number in candidates:
         value = roc_auc(targets, columns[:, [number]].toarray().ravel())
         value = max(value, 1 - value)
-        if value > (TELLING if best is None else best.roc_auc):
-            best = Giveaway(names[int(number)], value)
+        if value > (MIN_LEAK_ROC_AUC if best is None else best.roc_auc):
+            best = LeakingColumn(names[int(number)], value)
     return best
