@@ -1,4 +1,4 @@
-"""The page of an evaluation: whole, self-contained, and true to its numbers."""
+"""The report's page: complete, self-contained, and true to its numbers."""
 
 from collections import Counter
 from html.parser import HTMLParser
@@ -14,7 +14,7 @@ from small_logs import SCHEMA, Event, log, prepared
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.evaluation.evaluate import Report
-from userbert.evaluation.target_leakage import Giveaway
+from userbert.evaluation.target_leakage import LeakingColumn
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.report import figures, portraits
 from userbert.report.portraits import coverage, map_users, portrait, sample_users
@@ -29,7 +29,7 @@ USERS = 12
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    """Twelve users with ten days of purchases each, of whom half have a profile."""
+    """Twelve users with ten days of purchases each; half of them have a profile."""
     events: list[Event] = [
         (f"user{user}", f"2024-03-{day + 1:02}T{9 + user}:00", "buy", genre, 0.35 * day)
         for user in range(USERS)
@@ -97,7 +97,7 @@ METRICS: list[dict[str, Any]] = [
 
 
 class _Page(HTMLParser):
-    """What a page holds: tags, ids, references, links, words."""
+    """Tags, ids, references and text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -110,10 +110,11 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
-        given = dict(attrs)
-        self.ids += [given["id"] or ""] if "id" in given else []
-        self.targets += [given[key] or "" for key in ("href", "src", "xlink:href") if key in given]
-        self.unnamed_figures += tag == "svg" and not given.get("aria-label")
+        values = dict(attrs)
+        links = ("href", "src", "xlink:href")
+        self.ids += [values["id"] or ""] if "id" in values else []
+        self.targets += [values[key] or "" for key in links if key in values]
+        self.unnamed_figures += tag == "svg" and not values.get("aria-label")
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
@@ -126,8 +127,8 @@ class _Page(HTMLParser):
 def _write(
     folder: Path, data: PreparedData, model: UserBert, labels: Labels, **other: Any
 ) -> tuple[str, _Page]:
-    telling = Giveaway("visits of /thanks", 0.998).warning("kids")
-    report = other.pop("report", Report(MADE, ROWS, CURVES, CALIBRATION, giveaways=[telling]))
+    leak = LeakingColumn("visits of /thanks", 0.998).warning("kids")
+    report = other.pop("report", Report(MADE, ROWS, CURVES, CALIBRATION, giveaways=[leak]))
     background = Background(metrics=[METRICS], source_note="From a test.", **other)
     path = write_report(folder, report, data, [model], [labels], data.default_cutoff, background)
     text = path.read_text(encoding="utf-8")
@@ -149,7 +150,7 @@ def test_page_is_one_file_without_scripts(page: tuple[str, _Page]) -> None:
     assert "@import" not in text
 
 
-def test_ids_are_unique_and_references_lead_somewhere(page: tuple[str, _Page]) -> None:
+def test_ids_are_unique_and_references_resolve(page: tuple[str, _Page]) -> None:
     _, parsed = page
     assert len(set(parsed.ids)) == len(parsed.ids)
     assert {target[1:] for target in parsed.targets if target.startswith("#")} <= set(parsed.ids)
@@ -176,29 +177,29 @@ def test_values_of_the_logs_are_text_not_markup(page: tuple[str, _Page]) -> None
     assert NASTY in parsed.text
 
 
-def test_page_tells_the_answer_and_its_limits(page: tuple[str, _Page]) -> None:
+def test_page_states_the_answer_and_its_limits(page: tuple[str, _Page]) -> None:
     _, parsed = page
-    for said in (
+    for text in (
         "What do these vectors add to the features you already have?",
         "it is a tie.",
         "+0.010 ROC-AUC",
         "The model was pretrained once.",
         "kids has only 6 users on one side",
         "12 labels, 6 of them yes (50%).",
-        "No model, classical or ours, saw the profile field age,",
-        "Profiles carry no time",
+        "No model, classical or ours, reads the profile field age,",
+        "Profiles have no time",
         "With fewer labels",
-        "Mean distance of score and share: fused 0.040, aggregates-gbm 0.050.",
-        "the one column 'visits of /thanks' tells the answer (ROC-AUC 0.998",
-        "On users held out the loss went from 6.50 (step 15) to 5.00 (step 30)",
+        "(mean distance of score and share): fused 0.040, aggregates-gbm 0.050.",
+        "the column 'visits of /thanks' alone predicts the answer (ROC-AUC 0.998",
+        "On validation users the loss went from 6.50 (step 15) to 5.00 (step 30)",
         "No row was left out.",
         "From a test.",
         "userbert evaluate <x>",
     ):
-        assert said in parsed.text
+        assert text in parsed.text
 
 
-def test_page_does_without_what_is_not_there(
+def test_page_leaves_out_sections_without_content(
     tmp_path: Path, data: PreparedData, model: UserBert, labels: Labels
 ) -> None:
     report = Report(MADE, [_row("aggregates-gbm", 0.7)])
@@ -206,8 +207,8 @@ def test_page_does_without_what_is_not_there(
     text = _Page(path.read_text(encoding="utf-8")).text
     assert "With fewer labels" not in text
     assert "probabilities?" not in text
-    assert "Loss a user" not in text
-    assert "carries no record of its training" in text
+    assert "Loss per user" not in text
+    assert "has no record of its training" in text
     assert "gives no answer yet" in text
 
 
@@ -226,15 +227,15 @@ def test_page_is_never_overwritten(
 
 
 def test_coverage_shares_of_an_attribute_add_up(data: PreparedData) -> None:
-    for one in coverage(data, sample_users(data, data.default_cutoff).batch):
-        assert one.known + one.unknown + one.none == pytest.approx(1)
+    for row in coverage(data, sample_users(data, data.default_cutoff).batch):
+        assert row.known + row.unknown + row.none == pytest.approx(1)
     genre = coverage(data, sample_users(data, data.default_cutoff).batch)[0]
-    # A third of the days have one action, a third two, a third three, of which one has no genre.
+    # A third of the days have one action, a third two, a third three; the third has no genre.
     assert genre.attribute == "genre"
     assert genre.none == pytest.approx(1 / 6, abs=0.03)
 
 
-def test_sample_of_users_is_drawn_the_same_way_each_time(data: PreparedData) -> None:
+def test_the_sample_of_users_is_reproducible(data: PreparedData) -> None:
     drawn = sample_users(data, data.default_cutoff, most=5)
     assert drawn.is_drawn
     assert drawn.rows.tolist() == sample_users(data, data.default_cutoff, most=5).rows.tolist()
@@ -242,7 +243,7 @@ def test_sample_of_users_is_drawn_the_same_way_each_time(data: PreparedData) -> 
     assert len(sample_users(data, data.first_event).rows) == 0
 
 
-def test_map_orders_amounts_and_says_what_the_model_saw(
+def test_map_orders_amounts_and_notes_what_the_model_saw(
     data: PreparedData, model: UserBert, labels: Labels
 ) -> None:
     method, (age, city, kids) = map_users(model, data, data.default_cutoff, ["age", "city", labels])
@@ -250,11 +251,11 @@ def test_map_orders_amounts_and_says_what_the_model_saw(
     values = [(value, count) for _, value, count in age.legend]
     assert values == [("Under 20", 2), ("20-39", 2), ("40+", 2), ("not known", 6)]
     assert "never saw" in age.note
-    assert "read this field" in city.note
+    assert "reads this field" in city.note
     assert [value for _, value, _ in kids.legend] == ["no", "yes"]
 
 
-def test_vectors_of_many_users_are_flattened_alike_each_time() -> None:
+def test_the_projection_of_vectors_is_reproducible() -> None:
     vectors = np.random.default_rng(0).normal(size=(60, 16)).astype(np.float32)
     points, method = portraits._flatten(vectors)
     assert points.shape == (60, 2)
@@ -269,13 +270,13 @@ def test_map_refuses_a_field_that_is_not_there(data: PreparedData, model: UserBe
 
 def test_portrait_shows_one_user_and_hides_one_word(data: PreparedData, model: UserBert) -> None:
     users = sample_users(data, data.default_cutoff)
-    found = portrait(model, data, users)
-    assert found is not None
-    assert set(found.profile) == {"age", "city"}
-    assert len(found.words) in range(8, 21)
-    assert found.hidden is not None
-    assert found.hidden.word in found.words
-    genre = found.hidden.attributes[0]
+    shown = portrait(model, data, users)
+    assert shown is not None
+    assert set(shown.profile) == {"age", "city"}
+    assert len(shown.words) in range(8, 21)
+    assert shown.hidden is not None
+    assert shown.hidden.word in shown.words
+    genre = shown.hidden.attributes[0]
     assert {value.value for value in genre.expected if value.is_there} == set(genre.there)
     assert portrait(model, data, sample_users(data, data.first_event)) is None
 
@@ -286,9 +287,9 @@ def test_portrait_hides_no_word_from_a_model_that_expects_nothing(data: Prepared
         data.input_shape(), schema=data.schema, vocabularies=data.vocabularies,
         record={"config": {"objectives": {"words": 0.0, "hidden": 0.0, "future": 1.0}}},
     )  # fmt: skip
-    found = portrait(future, data, sample_users(data, data.default_cutoff))
-    assert found is not None
-    assert found.hidden is None
+    shown = portrait(future, data, sample_users(data, data.default_cutoff))
+    assert shown is not None
+    assert shown.hidden is None
 
 
 def test_metrics_of_a_model_folder_are_read_line_by_line(tmp_path: Path) -> None:
@@ -297,7 +298,7 @@ def test_metrics_of_a_model_folder_are_read_line_by_line(tmp_path: Path) -> None
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2}]
 
 
-def test_names_that_look_like_formulas_stay_names() -> None:
+def test_names_with_dollars_are_not_formulas() -> None:
     rows = [figures.Interval("$a$ <b>", 0.5, 0.4, 0.6, "ours")]
     drawn = figures.intervals(rows, title="a & b", axis="x")
     assert "$a$ &lt;b&gt;" in drawn

@@ -1,7 +1,7 @@
-"""Models compared, as the page shows it: a chart, words and a table a task; learning curves.
+"""Sections of the report that compare models: tasks, learning curves, calibration.
 
 In: `evaluate`'s rows and the tasks' labels. Out: views of strings and figures. Used by `report.py`
-alone; what the numbers mean is said in `findings.py`.
+alone; the sentences come from `findings.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from userbert.evaluation import findings
-from userbert.evaluation.findings import METRICS, Finding, Score
+from userbert.evaluation.findings import METRIC_LABELS, Finding, Score
 from userbert.report import figures
 from userbert.report.figures import Interval, Line
 from userbert.tasks.labels import Labels
@@ -21,7 +21,7 @@ _GROUPS: tuple[findings.Group, ...] = ("classical", "ours", "baseline")
 
 @dataclass(frozen=True)
 class TaskView:
-    """A task as the page shows it."""
+    """A task's section of the page."""
 
     name: str
     question: str
@@ -31,14 +31,14 @@ class TaskView:
     chart: Markup
     metrics: list[str]
     rows: list[tuple[str, str, list[str]]]
-    """Model, group, and a cell a metric."""
+    """Model, group, and one cell per metric."""
 
 
 def task_view(labels: Labels, scores: Sequence[Score]) -> TaskView:
-    """Lay out one task: its question, what was found, every model with every metric."""
+    """Lays out one task: its question, the verdict, every model with every metric."""
     mine = [score for score in scores if score.task == labels.name]
     headline = findings.headline_metric(mine)
-    metrics = [metric for metric in METRICS if any(score.metric == metric for score in mine)]
+    metrics = [metric for metric in METRIC_LABELS if any(score.metric == metric for score in mine)]
     metrics += sorted({score.metric for score in mine} - set(metrics))
     names = _in_groups({score.model for score in mine if not findings.is_difference(score)})
     names += sorted({score.model for score in mine if findings.is_difference(score)})
@@ -52,29 +52,28 @@ def task_view(labels: Labels, scores: Sequence[Score]) -> TaskView:
         for name in names
         if (name, headline) in by_cell
         and findings.DIFFERENCE not in name
-        # Where everybody gets the same score, the area is one half: a dot would only squeeze the
-        # others together.
+        # Constant scores have a ROC-AUC of 0.5: the dot would only squeeze the others together.
         and (name, headline) != ("popularity", "roc_auc")
     ]
-    label = METRICS.get(headline, headline)
+    label = METRIC_LABELS.get(headline, headline)
     return TaskView(
         labels.name,
         labels.question,
         _task_facts(labels),
         findings.find(mine),
         [
-            said
-            for said in (findings.habit_finding(mine), findings.pretraining_finding(mine))
-            if said
+            sentence
+            for sentence in (findings.habit_finding(mine), findings.pretraining_finding(mine))
+            if sentence
         ],
         figures.intervals(dots, title=f"{labels.name}: {label} of each model", axis=label),
-        [METRICS.get(metric, metric) for metric in metrics],
+        [METRIC_LABELS.get(metric, metric) for metric in metrics],
         rows,
     )
 
 
 def overview(scores: Sequence[Score]) -> Markup | None:
-    """The paired differences of all tasks on one axis: the answer in one picture."""
+    """Draws the paired differences of all tasks on one axis; `None` if there are none."""
     tasks = list(dict.fromkeys(score.task for score in scores))
     rows = []
     for task in tasks:
@@ -92,13 +91,13 @@ def overview(scores: Sequence[Score]) -> Markup | None:
 
 
 def learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
-    """A figure a task of rows like report.json's, whose `labels` were learned from."""
+    """Returns a figure for each task from the learning curves' rows of report.json."""
     scores = [Score.from_row(row) for row in curves]
     drawn = []
     for task in dict.fromkeys(score.task for score in scores):
         mine = [score for score in scores if score.task == task]
         if len({score.labels for score in mine}) < 2:
-            continue  # too few labels for any part of them: a point is no curve
+            continue  # too few labels for a second point
         metric = findings.headline_metric(mine)
         lines = []
         models = {score.model for score in mine if not findings.is_difference(score)}
@@ -117,21 +116,21 @@ def learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mark
                     [point.high for point in points],
                 )
             )
-        label = METRICS.get(metric, metric)
+        label = METRIC_LABELS.get(metric, metric)
         title = f"{task}: {label} over the number of labels"
         drawn.append((task, figures.learning_curves(lines, title=title, axis=label)))
     return drawn
 
 
-def calibrations(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Markup]]:
-    """Of each task: its name, what is to be said, and a figure of the models worth reading.
+def calibrations(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Markup]]:
+    """Returns name, sentence and figure of each task's calibration.
 
-    Each side has one model in it: of its models that give probabilities, the best calibrated.
+    The figure shows the best calibrated model of each side.
     """
     drawn = []
-    for task in dict.fromkeys(row["task"] for row in found):
-        # What gives everybody the same score is right on average, and says nothing.
-        mine = [row for row in found if row["task"] == task and row["model"] != "popularity"]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        # A constant score is calibrated on average, but carries no information.
+        mine = [row for row in rows if row["task"] == task and row["model"] != "popularity"]
         shown = [
             min(side, key=lambda row: row["error"])
             for group in ("classical", "ours")
@@ -142,11 +141,11 @@ def calibrations(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Mar
         lines = [
             Line(
                 row["model"],
-                [one["predicted"] for one in row["bins"]],
-                [one["observed"] for one in row["bins"]],
+                [group["predicted"] for group in row["bins"]],
+                [group["observed"] for group in row["bins"]],
                 findings.group_of(row["model"]),
-                [one["low"] for one in row["bins"]],
-                [one["high"] for one in row["bins"]],
+                [group["low"] for group in row["bins"]],
+                [group["high"] for group in row["bins"]],
             )
             for row in shown
         ]
@@ -156,11 +155,11 @@ def calibrations(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Mar
 
 
 def models_tried(scores: Sequence[Score]) -> list[tuple[str, str, str]]:
-    """Group, model and what it is, of each model that was tried."""
-    there = {score.model for score in scores}
+    """Returns group, name and description of each model that was compared."""
+    models = {score.model for score in scores}
     return [
         (findings.group_of(name), name, meaning)
-        for name in _in_groups(there)
+        for name in _in_groups(models)
         if (meaning := findings.meaning_of(name)) is not None
     ]
 
@@ -172,8 +171,8 @@ def _task_facts(labels: Labels) -> str:
     if yes is not None:
         facts += f", {yes:,} of them yes ({yes / len(labels):.0%})"
     elif labels.kind == "multilabel":
-        held = labels.targets.sum(axis=1).mean()
-        facts += f", {held:.1f} of {len(labels.classes):,} values right on average"
+        mean_size = labels.targets.sum(axis=1).mean()
+        facts += f", on average {mean_size:.1f} of {len(labels.classes):,} values right"
     elif labels.classes:
         facts += f", {len(labels.classes):,} classes"
     return f"{facts}."
@@ -184,7 +183,7 @@ def _group(model: str) -> str:
 
 
 def _in_groups(models: set[str]) -> list[str]:
-    """Classical models first, ours next, baselines last; each in the glossary's order."""
+    """Sorts models: classical, ours, baselines; each group in the glossary's order."""
     order = [*findings.GLOSSARY]
     return sorted(
         models,
@@ -208,5 +207,5 @@ def _dot(score: Score, name: str) -> Interval:
 
 
 def positives(labels: Labels) -> int | None:
-    """Count the answers that are yes; none where the question is not one of yes and no."""
+    """Number of labels that are yes; `None` if the task is not binary."""
     return int(labels.targets.sum()) if labels.kind == "binary" else None

@@ -1,8 +1,8 @@
-"""Small figures for the report: numbers in, SVG text out.
+"""Small figures of the report: numbers in, SVG text out.
 
-The SVG is written into an HTML page, and takes its colours from there: what is drawn in one of the
-`_INKS` becomes a CSS variable, so that one file suits light and dark. No figure is wider than a
-phone; the page sets several side by side. Used by `report.py` alone.
+The SVG is embedded in the HTML page and takes its colours from there: each of the `_INKS` is
+replaced by a CSS variable, so that one file suits light and dark. No figure is wider than a phone.
+Used by the modules of this package.
 """
 
 import io
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from userbert.evaluation.findings import Group
 
 WIDTH = 360
-"""Of a figure, in CSS pixels: what a phone shows without shrinking the letters."""
+"""Width of a figure in CSS pixels; a phone shows it without shrinking the text."""
 
 _BARS = 36
 _TEXT, _RULE = "#010203", "#020304"
@@ -36,13 +36,13 @@ _INKS = {
     _RULE: "var(--rule)",
     **{ink: f"var(--{group})" for group, ink in _GROUP_INKS.items()},
 }
-"""Colours that no one would choose, and what stands for them in the page."""
+"""Placeholder colours that no figure uses otherwise, and their values in the page's CSS."""
 
 UNKNOWN_COLOUR = "#9a9a9a"
 NAMED_COLOURS = ("#3f7fc1", "#d9822b", "#3c9d6e", "#c0507f", "#8a6fc7", "#a08a2c", "#4aa3b5")
-"""Of values without an order; all are readable on white and on black."""
+"""Colours of values without an order; readable on white and on black."""
 ORDERED_COLOURS = ("#3558b8", "#3f8fc4", "#3fae96", "#8fae3c", "#d9a02b", "#dd6f2b", "#c23b3b")
-"""Of values from low to high."""
+"""Colours of ordered values, from low to high."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Line:
-    """A named line; `low` and `high`, if any, are its band."""
+    """A named line; `low` and `high` are the ends of its band, if it has one."""
 
     name: str
     x: Sequence[float]
@@ -70,7 +70,7 @@ class Line:
 
 
 def intervals(rows: Sequence[Interval], *, title: str, axis: str, zero: bool = False) -> Markup:
-    """Dots with their intervals, one row each, top to bottom; `zero` draws a line at no change."""
+    """Draws dots with their intervals, one row each; `zero` adds a line at zero."""
     figure, axes = _axes(height=46 + 21 * len(rows))
     for place, row in enumerate(rows):
         ink = _GROUP_INKS[row.group]
@@ -92,7 +92,7 @@ def intervals(rows: Sequence[Interval], *, title: str, axis: str, zero: bool = F
 
 
 def learning_curves(lines: Sequence[Line], *, title: str, axis: str) -> Markup:
-    """A metric over the number of labels, which doubles from tick to tick."""
+    """Draws a metric over the number of labels, on a logarithmic axis."""
     figure, axes = _axes(height=220)
     _draw(axes, lines)
     ticks = sorted({x for line in lines for x in line.x})
@@ -107,7 +107,7 @@ def learning_curves(lines: Sequence[Line], *, title: str, axis: str) -> Markup:
 
 
 def calibration(lines: Sequence[Line], *, title: str) -> Markup:
-    """The share of yes over the score; on the thin line the two are the same."""
+    """Draws the share of yes over the score; on the thin line they are equal."""
     figure, axes = _axes(height=200)
     ends = [value for line in lines for value in (*line.x, *line.y)]
     ends = [min(ends), max(ends)]
@@ -122,7 +122,7 @@ def calibration(lines: Sequence[Line], *, title: str) -> Markup:
 
 
 def losses(lines: Sequence[Line], *, name: str, title: str) -> Markup:
-    """The loss of one attribute over the steps of pretraining."""
+    """Draws the loss of one attribute over the steps of pretraining."""
     figure, axes = _axes(height=120, width=WIDTH // 2 - 6)
     _draw(axes, lines)
     axes.set_title(_plain(name), loc="left", fontsize=11, color=_TEXT)
@@ -132,7 +132,7 @@ def losses(lines: Sequence[Line], *, name: str, title: str) -> Markup:
 
 
 def histogram(counts: NDArray[np.integer[Any]], *, title: str, axis: str) -> Markup:
-    """How many users have how many words; the longest tail of 1 % is left out of the picture."""
+    """Draws a histogram of counts; the largest 1 % of them are cut off."""
     figure, axes = _axes(height=130)
     top = max(int(np.percentile(counts, 99)), 1) if len(counts) else 1
     width = -(-(top + 1) // _BARS)
@@ -145,13 +145,13 @@ def histogram(counts: NDArray[np.integer[Any]], *, title: str, axis: str) -> Mar
 
 
 def user_map(points: NDArray[np.floating[Any]], colours: Sequence[str], *, title: str) -> Markup:
-    """Users (B, 2) as dots; those of `UNKNOWN_COLOUR` lie below the others."""
+    """Draws users (B, 2) as dots; dots of `UNKNOWN_COLOUR` are below the others."""
     figure = Figure(figsize=(WIDTH / 72, 300 / 72), layout="constrained")
     axes = figure.add_subplot()
     axes.set_axis_off()
     known = np.array([colour != UNKNOWN_COLOUR for colour in colours], bool)
     inks = np.array(colours)
-    # Thousands of dots as vectors would make the page heavy; as one picture they are light.
+    # Rasterised: thousands of dots as SVG elements would make the page heavy.
     size = float(np.clip(12000 / max(len(points), 1), 4, 30))
     for part, alpha in ((~known, 0.3), (known, 0.75)):
         x, y = points[part].T
@@ -183,7 +183,7 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _name_at_end(axes: Axes, lines: Sequence[Line]) -> None:
-    """Write each line's name at its right end, pushed apart where lines end together."""
+    """Writes each line's name at its right end; moves names apart where lines end together."""
     low, high = axes.get_ylim()
     room = (high - low) * 0.075
     place = -np.inf
@@ -202,22 +202,22 @@ def _name_at_end(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _plain(name: str) -> str:
-    """Keep matplotlib from reading a name with dollars as a formula."""
+    """Escapes dollars, which matplotlib would read as a formula."""
     return name.replace("$", r"\$")
 
 
 def _svg(figure: Figure, title: str) -> Markup:
-    """Write a figure as an inline SVG element that the page can name, colour and scale."""
+    """Writes a figure as an inline SVG element that the page can label, colour and scale."""
     buffer = io.StringIO()
-    # Letters stay letters: they are searchable, and in the page's own type.
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    # Text stays text, so that it is searchable and in the page's font.
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata=nothing)
+        figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata=no_metadata)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for ink, name in _INKS.items():
         text = text.replace(ink, name)
-    # Several figures share the page: an id of matplotlib's ("axes_1") must not stand there twice.
+    # Figures share the page, so matplotlib's ids ("axes_1") need a prefix to be unique.
     mark = re.sub(r"\W+", "-", title.lower())
     text = re.sub(r'\bid="', f'id="{mark}-', text)
     text = re.sub(r"url\(#", f"url(#{mark}-", text)

@@ -1,4 +1,4 @@
-"""Users as the report shows them: what the model can read of them, a map of all, one from near.
+"""Users in the report: vocabulary coverage, maps of all users, one user's words.
 
 In: prepared data, a pretrained model, a cut-off. Out: records of plain values and figures. Used by
 `report.py` alone.
@@ -23,31 +23,31 @@ from userbert.data.use.sequences import cut, profile_ids
 from userbert.data.use.timeline import WordView, profile_values, timeline
 from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories, Vocabulary
 from userbert.errors import InputError
-from userbert.model.masked_prediction import expect, expects_words
+from userbert.model.masked_prediction import predict_masked_word, predicts_masked_words
 from userbert.model.userbert import UserBert, embed_pairs
 from userbert.report import figures
 from userbert.tasks.labels import Labels
 
 MOST_USERS = 5_000
-"""More would add neither to a histogram nor to a map."""
+"""Most users described; more would not change a histogram visibly."""
 FEWEST_FOR_TSNE = 50
-"""Fewer users have no neighbourhoods to keep."""
+"""Fewest users for t-SNE; fewer have no neighbourhoods to preserve."""
 MOST_MAPPED = 1_500
-"""Of t-SNE, which takes some ten seconds for so many."""
+"""Most users on a map; t-SNE takes about ten seconds for this many."""
 WORDS_OF_A_PORTRAIT = range(8, 21)
 EXPECTED_VALUES = 5
-_BESIDE_AMOUNTS = re.compile(
+_AROUND_AMOUNTS = re.compile(
     r"[\d\s.,+<>$€£-]|\b(under|below|over|above|less|than|to|or|more|and|up|years?)\b|(?<=\d)[km]"
 )
-""""Under 15K", "15-24K", "250K+", "65 or more": what an amount may say beside its number."""
+"""Text around the number of an amount: "Under 15K", "15-24K", "250K+", "65 or more"."""
 
 Colour = str | Labels
-"""What colours a map of users: a profile field's name, or the labels of a task with classes."""
+"""Colouring of a map of users: the name of a profile field, or a task's labels."""
 
 
 @dataclass(frozen=True)
 class UserSample:
-    """Users whose sequences are described: all, or some drawn at random, always the same."""
+    """Users described by the report: all, or a random sample with a fixed seed."""
 
     rows: Int64
     cutoff: int
@@ -57,7 +57,7 @@ class UserSample:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of an attribute the vocabulary knows; shares of the actions that models read."""
+    """Vocabulary coverage of an attribute, as shares of the actions that models read."""
 
     segment: str
     attribute: str
@@ -69,7 +69,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class UserMap:
-    """Users in two dimensions, coloured by what is known of them."""
+    """A map of users in two dimensions, coloured by a field or task."""
 
     title: str
     note: str
@@ -85,13 +85,13 @@ class ExpectedValue:
     value: str
     probability: float
     rank: int | None
-    """Its place among the most frequent values of all users; none of numbers and *unknown*."""
+    """Rank by frequency among all users; `None` for numbers and *unknown*."""
     is_there: bool
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the model expects of one attribute of a hidden word, and what was there."""
+    """Expected and actual values of one attribute of a hidden word."""
 
     name: str
     expected: list[ExpectedValue]
@@ -100,7 +100,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class HiddenWord:
-    """A word that was hidden."""
+    """A word that was hidden from the model, and the model's expectations."""
 
     word: WordView
     attributes: list[Expectation]
@@ -108,7 +108,7 @@ class HiddenWord:
 
 @dataclass(frozen=True)
 class Portrait:
-    """One user's words."""
+    """One user's profile and words."""
 
     user_id: str
     profile: dict[str, str]
@@ -117,7 +117,7 @@ class Portrait:
 
 
 def sample_users(data: PreparedData, cutoff: int, most: int = MOST_USERS) -> UserSample:
-    """Cut the sequences of all users with an event before the cut-off, or of `most` of them."""
+    """Cuts the sequences of the users with an event before the cut-off; of at most `most` users."""
     rows = np.flatnonzero(first_events(data) < cutoff)
     is_drawn = len(rows) > most
     if is_drawn:
@@ -126,15 +126,15 @@ def sample_users(data: PreparedData, cutoff: int, most: int = MOST_USERS) -> Use
 
 
 def coverage(data: PreparedData, batch: UserBatch) -> list[Coverage]:
-    """Count, for each attribute, how many actions carry a value that the vocabulary knows."""
-    found = []
+    """Computes the vocabulary coverage of each attribute."""
+    rows = []
     for segment in batch.segments:
         for ids, (name, vocabulary) in zip(
             segment.ids, data.vocabularies.segments[segment.name].items(), strict=True
         ):
             total = max(len(ids), 1)
             counts = np.bincount(np.minimum(ids, FIRST_VALUE), minlength=FIRST_VALUE + 1)
-            found.append(
+            rows.append(
                 Coverage(
                     segment.name,
                     name,
@@ -144,30 +144,30 @@ def coverage(data: PreparedData, batch: UserBatch) -> list[Coverage]:
                     counts[NONE] / total,
                 )
             )
-    return found
+    return rows
 
 
 def map_users(
     model: UserBert, data: PreparedData, cutoff: int, colours: Sequence[Colour]
 ) -> tuple[str, list[UserMap]]:
-    """Map users by their embeddings, once for each colouring; say how the map was made."""
+    """Maps users by their embeddings, once per colouring; also returns a note on the method."""
     users = sample_users(data, cutoff, MOST_MAPPED)
     if len(users.rows) < 3 or not colours:
         return "", []
     cutoffs = np.full(len(users.rows), users.cutoff)
     points, method = _flatten(embed_pairs(model, data, users.rows, cutoffs))
     if users.is_drawn:
-        method += f" Shown are {len(users.rows):,} users, drawn at random."
+        method += f" The map shows {len(users.rows):,} users, drawn at random."
     maps = []
     for colour in colours:
         if isinstance(colour, str):
             names, values = _field_values(data, users, colour)
             title = colour.replace("_", " ")
-            seen = colour not in model.hidden
+            is_input = colour not in model.hidden
             note = (
-                "The model read this field as input."
-                if seen
-                else "The model never saw this field: it reads off what people do."
+                "The model reads this field as input."
+                if is_input
+                else "The model never saw this field; any pattern comes from behavior."
             )
         else:
             names, values = _label_values(data, users, colour)
@@ -179,7 +179,7 @@ def map_users(
 
 
 def portrait(model: UserBert, data: PreparedData, users: UserSample) -> Portrait | None:
-    """Show a user with a middling number of words and a profile, chosen by rule; none if none."""
+    """Shows a user chosen by rule: a medium number of words and a profile; `None` without users."""
     segments = users.batch.segments
     counts = np.stack([segment.word_counts for segment in segments])  # (S, B)
     words = counts.sum(axis=0)
@@ -189,7 +189,7 @@ def portrait(model: UserBert, data: PreparedData, users: UserSample) -> Portrait
     if not fits.any():
         return None
     middle = (WORDS_OF_A_PORTRAIT.start + WORDS_OF_A_PORTRAIT.stop - 1) // 2
-    # Words in every segment, then the best known profile, then a middling number of words.
+    # Words in most segments first, then most known fields, then a medium number of words.
     order = np.lexsort((abs(words - middle), -known, -(counts > 0).sum(axis=0), ~fits))
     row = int(users.rows[order[0]])
     shown = timeline(data, row, users.cutoff)
@@ -200,12 +200,16 @@ def portrait(model: UserBert, data: PreparedData, users: UserSample) -> Portrait
         data.user_ids[row].as_py(),
         profile_values(data, row, users.cutoff),
         [_readable(data, word) for word in shown],
-        _hide(model, data, row, users.cutoff, middle_word) if expects_words(model) else None,
+        _hide(model, data, row, users.cutoff, middle_word)
+        if predicts_masked_words(model)
+        else None,
     )
 
 
 def _hide(model: UserBert, data: PreparedData, row: int, cutoff: int, word: WordView) -> HiddenWord:
-    expected = expect(model, data, row, cutoff, word.segment, word.number, EXPECTED_VALUES)
+    expected = predict_masked_word(
+        model, data, row, cutoff, word.segment, word.number, EXPECTED_VALUES
+    )
     attributes = []
     for name, likely in expected.items():
         vocabulary = data.vocabularies.segments[word.segment][name]
@@ -234,33 +238,34 @@ def _readable(data: PreparedData, word: WordView) -> WordView:
 
 
 def _flatten(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], str]:
-    """Bring vectors (B, H) to two dimensions (B, 2), and say how."""
+    """Projects vectors (B, H) to two dimensions (B, 2); also returns a note on the method."""
     centred = (vectors - vectors.mean(axis=0)).astype(np.float64)
     left, strengths, _ = np.linalg.svd(centred, full_matrices=False)
     if len(vectors) < FEWEST_FOR_TSNE:
         share = (strengths[:2] ** 2).sum() / max((strengths**2).sum(), 1e-12)
         return (
             left[:, :2] * strengths[:2],
-            f"The two directions of largest spread (PCA), which hold {share:.0%} of it.",
+            f"The axes are the two directions of largest variance (PCA), {share:.0%} of the total.",
         )
-    # 30 directions hold all but noise, and make the search for neighbours quick.
+    # 30 directions keep all but noise, and make the neighbour search fast.
     reduced = (left * strengths)[:, :30]
     layout = TSNE(init="pca", random_state=0, perplexity=min(30, len(vectors) // 4), max_iter=500)
     return (
         layout.fit_transform(reduced),
-        "Neighbours in the vectors' space are neighbours here (t-SNE); how far clusters lie apart "
-        "means little.",
+        "Neighbours in the space of the vectors are neighbours here (t-SNE); distances between "
+        "clusters mean little.",
     )
 
 
 def _field_values(
     data: PreparedData, users: UserSample, field: str
 ) -> tuple[list[str], NDArray[np.int64]]:
-    """A profile field's value names, and (B,) the number of each user's, -1 if not known."""
+    """Returns a profile field's value names, and each user's value number (B,); -1 if unknown."""
     fields = data.vocabularies.profile
     if field not in fields:
         raise InputError(
-            f"the map cannot be coloured by {field!r}. The profile has: {', '.join(fields)}."
+            f"the map cannot be coloured by {field!r}, which is not a profile field. The profile "
+            f"has: {', '.join(fields)}."
         )
     others = [name for name in fields if name != field]
     cutoffs = np.full(len(users.rows), users.cutoff)
@@ -271,7 +276,7 @@ def _field_values(
 def _label_values(
     data: PreparedData, users: UserSample, labels: Labels
 ) -> tuple[list[str], NDArray[np.int64]]:
-    """A task's answers, and (B,) the number of each user's, -1 if not known."""
+    """Returns a task's answers, and each user's answer number (B,); -1 if unknown."""
     names = list(labels.classes) if labels.kind == "multiclass" else ["no", "yes"]
     of_user = dict(zip(labels.user_ids, labels.targets.tolist(), strict=True))
     ids = data.user_ids.take(pa.array(users.rows)).to_pylist()
@@ -281,7 +286,7 @@ def _label_values(
 def _colour(
     names: Sequence[str], values: NDArray[np.int64]
 ) -> tuple[list[str], list[tuple[str, str, int]]]:
-    """Choose a colour for each user (B,), and list what the colours mean."""
+    """Chooses a colour for each user (B,); also returns the legend."""
     counts = np.bincount(values[values >= 0], minlength=len(names))
     order = _natural_order(names)
     if order is not None:
@@ -302,15 +307,15 @@ def _colour(
     ]
     hidden = int((values < 0).sum()) + rest
     if hidden:
-        what = "not known" if not rest else "not known, or another value"
-        legend.append((figures.UNKNOWN_COLOUR, what, hidden))
+        meaning = "not known" if not rest else "not known, or another value"
+        legend.append((figures.UNKNOWN_COLOUR, meaning, hidden))
     return chosen, legend
 
 
 def _natural_order(names: Sequence[str]) -> list[int] | None:
-    """The order of values that are amounts ("Under 15K", "15-24K"); none if they are not.
+    """Returns the order of values that are amounts ("Under 15K", "15-24K"); `None` if they are not.
 
-    One value without a number ("none") may stand below the others.
+    One value without a number ("none") is allowed and comes first.
     """
     amounts = {number: _amount(name) for number, name in enumerate(names)}
     without = [number for number, amount in amounts.items() if amount is None]
@@ -321,16 +326,16 @@ def _natural_order(names: Sequence[str]) -> list[int] | None:
 
 
 def _amount(name: str) -> float | None:
-    """Where a value that is an amount begins; none if it says more than an amount."""
-    found = re.search(r"-?\d+(\.\d+)?", name)
-    if found is None or _BESIDE_AMOUNTS.sub("", name.lower()):
+    """Returns the lower end of an amount; `None` if the text is more than an amount."""
+    match = re.search(r"-?\d+(\.\d+)?", name)
+    if match is None or _AROUND_AMOUNTS.sub("", name.lower()):
         return None
     is_below = name.lower().startswith(("under", "below", "<", "less"))
-    return float(found[0]) - 0.5 * is_below
+    return float(match[0]) - 0.5 * is_below
 
 
 def _named(vocabulary: Vocabulary, name: str) -> str:
-    """A value's name; a bin's has edges short enough to read."""
+    """Returns a value's name; shortens the edges of a bin."""
     if vocabulary.is_categorical:
         return name
     short = re.sub(r"\d+\.\d+", lambda edge: f"{float(edge[0]):.3g}", name)

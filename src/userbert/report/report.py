@@ -1,9 +1,9 @@
-"""`report.html`: an evaluation that people can read and decide by.
+"""Writes `report.html`: the report of an evaluation, for people.
 
-In: `evaluate`'s report, the data, the pretrained models, the tasks' labels. Out: one HTML file that
-needs nothing else: no script, no network, light and dark. `evaluate` and `demo` write it. Its words
-follow from the numbers (`findings.py`, laid out in `comparison.py`), its figures are drawn in
-`figures.py`, what is shown of users comes from `portraits.py`.
+In: `evaluate`'s report, the data, the pretrained models, the tasks' labels. Out: one self-contained
+HTML file: no script, no network, light and dark. `evaluate` and `demo` write it. Its sentences come
+from `findings.py` (laid out by `comparison.py`), its figures from `figures.py`, its users from
+`portraits.py`.
 """
 
 import json
@@ -40,27 +40,27 @@ from userbert.report.portraits import Colour, coverage, map_users, portrait, sam
 from userbert.tasks.labels import Labels
 from userbert.training.checkpoint import METRICS_FILE
 
-_MAPS = 4
-_REASONS = 6
+_MAX_MAPS = 4
+_MAX_REASONS = 6
 _POINTS = 150
-"""Of a loss curve."""
+"""Most points of a loss curve; longer curves are averaged down."""
 
 
 @dataclass(frozen=True)
 class Background:
-    """What the report tells beside the evaluation; each part may be left out."""
+    """Optional parts of the report, besides the evaluation."""
 
     metrics: Sequence[Sequence[Mapping[str, Any]]] = ()
-    """The lines of `metrics.jsonl` of each model."""
+    """Lines of `metrics.jsonl`, by model."""
     colours: Sequence[Colour] = ()
-    """What colours the maps of users; none: fields that no model saw, then the others."""
+    """Fields and tasks that colour the maps of users; by default hidden fields come first."""
     source_note: str | None = None
-    """Where the data come from, and under which licence."""
+    """Origin and licence of the data."""
 
 
 @dataclass(frozen=True)
 class SegmentView:
-    """A segment's words as the page shows them."""
+    """A segment's histogram of words per user."""
 
     name: str
     facts: str
@@ -68,14 +68,14 @@ class SegmentView:
 
 
 def read_metrics(model_folder: Path) -> list[dict[str, Any]]:
-    """Read the lines of metrics that pretraining left in a model folder; none if it has none."""
+    """Reads the lines of metrics in a model folder; returns none if there is no such file."""
     path = model_folder / METRICS_FILE
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def write_report(  # noqa: PLR0917 - what an evaluation is made of
+def write_report(  # noqa: PLR0917 - the parts of an evaluation
     folder: Path,
     report: Report,
     data: PreparedData,
@@ -84,18 +84,19 @@ def write_report(  # noqa: PLR0917 - what an evaluation is made of
     cutoff: int,
     background: Background = Background(),
 ) -> Path:
-    """Write `folder`/report.html; return its path.
+    """Writes `folder`/report.html and returns its path.
 
-    `models`, one a pretraining seed, and `labels` are those that `evaluate` was given. Users are
-    shown at `cutoff` (µs since 1970), through the first model. Raises `InputError` if the file
+    `models` (one per pretraining seed) and `labels` are those passed to `evaluate`. Users are shown
+    at `cutoff` (µs since 1970), as the first model reads them. Raises `InputError` if the file
     exists.
     """
     scores = [Score.from_row(row) for row in report.rows]
-    tasks = [task_view(one, scores) for one in labels if any(s.task == one.name for s in scores)]
+    evaluated = {score.task for score in scores}
+    tasks = [task_view(task, scores) for task in labels if task.name in evaluated]
     users = sample_users(data, cutoff)
-    colours = background.colours or _chosen_colours(data, models[0], labels)
-    method, maps = map_users(models[0], data, cutoff, colours[:_MAPS])
-    yes = {one.name: positives(one) for one in labels}
+    colours = background.colours or _default_colours(data, models[0], labels)
+    method, maps = map_users(models[0], data, cutoff, colours[:_MAX_MAPS])
+    yes = {task.name: positives(task) for task in labels}
     page = _template().render(
         question=findings.QUESTION,
         answer=findings.answer({task.name: task.finding for task in tasks}),
@@ -159,7 +160,7 @@ def _data_facts(data: PreparedData) -> list[tuple[str, str]]:
     for name in data.schema.segments:
         actions, words = summary["actions"][name], summary["words"][name]
         share = actions / max(words, 1)
-        facts.append((name, f"{words:,} words of {actions:,} actions, {share:.1f} a word"))
+        facts.append((name, f"{words:,} words, {actions:,} actions, {share:.1f} actions per word"))
     fitted = data.schema.fit_before_us
     source = "all events" if fitted is None else f"events before {_day(data, fitted)}"
     facts.append(("vocabularies", f"from {source}"))
@@ -167,71 +168,69 @@ def _data_facts(data: PreparedData) -> list[tuple[str, str]]:
 
 
 def _row_account(data: PreparedData) -> dict[str, Any]:
-    """The rows of each file, the ways out that any row took, and why."""
+    """Returns the page's account of rows: how many of each file were used or left out, and why."""
     summary = read_json(data.path / "summary.json")
     rows = summary["rows"]
-    ways = ("outside_segments", "duplicates_dropped", "quarantined")
-    left_out = [way for way in ways if any(account[way] for account in rows.values())]
-    notes = [] if left_out else ["No row was left out."]
+    exits = ("outside_segments", "duplicates_dropped", "quarantined")
+    used_exits = [name for name in exits if any(account[name] for account in rows.values())]
+    notes = [] if used_exits else ["No row was left out."]
     outside: Counter[str] = Counter()
     for account in rows.values():
         outside.update(account["outside_by_action"])
     if outside:
-        notes.append(f"Outside every segment are the actions {_counted(outside)}.")
+        notes.append(f"Actions outside all segments: {_counted(outside)}.")
     rejected = data.path / "rejected.parquet"
     if rejected.is_file():
         reasons = pl.read_parquet(rejected, columns=["reason"])["reason"]
-        notes.append(
-            f"Quarantined, as rejected.parquet says row by row: {_counted(Counter(reasons))}."
-        )
+        notes.append(f"Quarantined rows (see rejected.parquet): {_counted(Counter(reasons))}.")
     return {
-        # A path says where a file lay on some machine; its name says which file it was.
+        # Names, not paths: the report may be read on another machine.
         "accounts": [(Path(name).name, account) for name, account in rows.items()],
-        "left_out": ["used", *left_out],
+        "row_columns": ["used", *used_exits],
         "row_notes": notes,
         "warnings": summary["warnings"],
     }
 
 
 def _counted(counts: Counter[str]) -> str:
-    most = counts.most_common(_REASONS)
-    rest = counts.total() - sum(count for _, count in most)
-    said = [f"{name} ({count:,})" for name, count in most]
-    return ", ".join(said + ([f"others ({rest:,})"] if rest else []))
+    most_common = counts.most_common(_MAX_REASONS)
+    rest = counts.total() - sum(count for _, count in most_common)
+    items = [f"{name} ({count:,})" for name, count in most_common]
+    return ", ".join(items + ([f"others ({rest:,})"] if rest else []))
 
 
 def _segment(segment: SegmentBatch) -> SegmentView:
     words, actions = segment.word_counts, np.diff(segment.action_offsets)
-    facts = f"Median {np.median(words):.0f} words a user, at most {words.max():,}"
+    facts = f"Median {np.median(words):.0f} words per user, at most {words.max():,}"
     if len(actions):
-        facts += f"; median {np.median(actions):.0f} actions a word, at most {actions.max():,}"
-    cut = [
-        f"{count:,} {what} beyond the limit of {limit} left out"
-        for count, what, limit in (
-            (segment.words_cut, "words", "a user"),
-            (segment.actions_cut, "actions", "a word"),
+        facts += f"; median {np.median(actions):.0f} actions per word, at most {actions.max():,}"
+    cuts = [
+        f"{count:,} {unit} over the limit per {owner} left out"
+        for count, unit, owner in (
+            (segment.words_cut, "words", "user"),
+            (segment.actions_cut, "actions", "word"),
         )
         if count
     ]
-    title = f"{segment.name}: words a user"
-    chart = figures.histogram(words, title=title, axis=f"{segment.name} words a user")
-    return SegmentView(segment.name, "; ".join([facts, *cut]) + ".", chart)
+    title = f"{segment.name}: words per user"
+    chart = figures.histogram(words, title=title, axis=f"{segment.name} words per user")
+    return SegmentView(segment.name, "; ".join([facts, *cuts]) + ".", chart)
 
 
 def _training_facts(data: PreparedData, models: Sequence[UserBert]) -> list[tuple[str, list[str]]]:
-    """A row a fact, a cell a model."""
+    """Returns the table of training facts: a row per fact, a cell per model."""
     facts: list[tuple[str, list[str]]] = []
     for name, read in {
         "seed": lambda record: str(record["seed"]),
         "preset": lambda record: str(record["preset"]),
-        "learned from events before": lambda record: _day(data, record["before"]),
+        "trained on events before": lambda record: _day(data, record["before"]),
         "steps": lambda record: f"{record['config']['steps']:,}",
-        "users in a batch": lambda record: str(record["config"]["batch_size"]),
-        "users learned from": lambda record: f"{record['pairs']:,}",
-        "users held out": lambda record: f"{record['held_out_pairs']:,}",
+        "users per batch": lambda record: str(record["config"]["batch_size"]),
+        "training users": lambda record: f"{record['pairs']:,}",
+        "validation users": lambda record: f"{record['held_out_pairs']:,}",
         "last training loss": lambda record: f"{record['loss']:.2f}",
         "last validation loss": lambda record: f"{record['validation']['loss']:.2f}",
-        "users a second": lambda record: f"{record['users_per_s']:,.0f}",
+        "users per second": lambda record: f"{record['users_per_s']:,.0f}",
         "minutes": lambda record: f"{record['seconds'] / 60:.1f}",
     }.items():
         cells = [_fact(read, model.record) for model in models]
@@ -241,7 +240,7 @@ def _training_facts(data: PreparedData, models: Sequence[UserBert]) -> list[tupl
 
 
 def _fact(read: Callable[[Mapping[str, Any]], str], record: Mapping[str, Any]) -> str:
-    """A fact of a training record; empty if the record, of another version, has it not."""
+    """Reads a fact of a training record; empty if the record is of a version without it."""
     try:
         return read(record)
     except (KeyError, TypeError):
@@ -249,7 +248,7 @@ def _fact(read: Callable[[Mapping[str, Any]], str], record: Mapping[str, Any]) -
 
 
 def _losses(lines: Sequence[Mapping[str, Any]]) -> list[Markup]:
-    """A figure for the whole loss and one an attribute: training, and validation dashed."""
+    """Draws the total loss and the loss of each attribute, in training and validation."""
     training = [
         (line["step"], {"loss": line["loss"], **line["losses"]})
         for line in lines
@@ -258,18 +257,17 @@ def _losses(lines: Sequence[Mapping[str, Any]]) -> list[Markup]:
     validation = [(line["step"], line["validation"]) for line in lines if "validation" in line]
     if len(training) < 2:
         return []
-    drawn = []
+    charts = []
     for name in training[0][1]:
-        learned = Line(
-            "training", *_thinned([(step, named[name]) for step, named in training]), "baseline"
-        )
-        held_out = [(step, named[name]) for step, named in validation if name in named]
-        shown = [learned]
+        training_points = [(step, losses[name]) for step, losses in training]
+        held_out = [(step, losses[name]) for step, losses in validation if name in losses]
+        lines_drawn = [Line("training", *_thinned(training_points), "baseline")]
         if held_out:
-            shown.append(Line("validation", *_thinned(held_out), "ours"))
-        title = "all together" if name == "loss" else name
-        drawn.append(figures.losses(shown, name=title, title=f"Loss of {title} over the steps"))
-    return drawn
+            lines_drawn.append(Line("validation", *_thinned(held_out), "ours"))
+        title = "total" if name == "loss" else name
+        chart = figures.losses(lines_drawn, name=title, title=f"Loss ({title}) over the steps")
+        charts.append(chart)
+    return charts
 
 
 def _loss_trend(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -280,28 +278,28 @@ def _loss_trend(lines: Sequence[Mapping[str, Any]]) -> str:
         return ""
     (first_step, first), (last_step, last) = held_out[0], held_out[-1]
     best, best_step = min((loss, step) for step, loss in held_out)
-    said = (
-        f"On users held out the loss went from {first:.2f} (step {first_step:,}) to {last:.2f} "
+    trend = (
+        f"On validation users the loss went from {first:.2f} (step {first_step:,}) to {last:.2f} "
         f"(step {last_step:,})"
     )
     if best_step == last_step:
-        return f"{said} and was still falling."
-    return f"{said}; its lowest was {best:.2f} (step {best_step:,})."
+        return f"{trend} and was still falling."
+    return f"{trend}; the lowest was {best:.2f} (step {best_step:,})."
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    """Steps and values, means of neighbours if there are more than the eye can part."""
+    """Returns steps and values; long curves are averaged down to `_POINTS` points."""
     parts = np.array_split(np.array(points, float), min(len(points), _POINTS))
     means = [part.mean(axis=0) for part in parts]
     return [float(step) for step, _ in means], [float(value) for _, value in means]
 
 
-def _chosen_colours(data: PreparedData, model: UserBert, labels: Sequence[Labels]) -> list[Colour]:
-    """Fields that the model never saw say most; then labels, then the other fields."""
-    unseen = [field for field in data.vocabularies.profile if field in model.hidden]
-    seen = [field for field in data.vocabularies.profile if field not in model.hidden]
-    answers = [one for one in labels if one.kind in ("binary", "multiclass") and not one.hide]
-    return [*unseen, *answers, *seen]
+def _default_colours(data: PreparedData, model: UserBert, labels: Sequence[Labels]) -> list[Colour]:
+    """Returns hidden fields first, as they show most about the model; then tasks, other fields."""
+    hidden = [field for field in data.vocabularies.profile if field in model.hidden]
+    visible = [field for field in data.vocabularies.profile if field not in model.hidden]
+    tasks = [task for task in labels if task.kind in ("binary", "multiclass") and not task.hide]
+    return [*hidden, *tasks, *visible]
 
 
 def _day(data: PreparedData, instant: int) -> str:
