@@ -1,4 +1,4 @@
-"""Networks of every kind that is exported, and the tasks on them."""
+"""Builds the networks and tasks that the export tests use."""
 
 from typing import get_args
 
@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def network(config: UserBertConfig, seed: int = 0) -> UserBert:
-    """A network whose vectors differ from user to user."""
+    """Return a random network whose vectors differ between users."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = synthetic.model(config=config)
@@ -35,14 +35,14 @@ def network(config: UserBertConfig, seed: int = 0) -> UserBert:
 
 
 def task(kind: Kind, config: UserBertConfig = PAPER, seed: int = 0) -> TaskModel:
-    """A task that has learned nothing, whose answers differ from user to user."""
+    """Return a random task model whose scores differ between users."""
     classes = ("apple", "bread", "cheese") if kind in ("multiclass", "multilabel") else ()
     none = np.zeros(0, np.int64)
     labels = Labels("tastes", "What comes next?", kind, (), none, none, classes, horizon="14d")
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        found = TaskModel(network(config, seed), labels)
-        torch.nn.init.normal_(found.head.weight, std=0.2)
-    found.head.center.fill_(3.5 if kind == "regression" else 0.0)
-    found.head.spread.fill_(2.0 if kind == "regression" else 1.0)
-    return found.eval()
+        model = TaskModel(network(config, seed), labels)
+        torch.nn.init.normal_(model.head.weight, std=0.2)
+    model.head.center.fill_(3.5 if kind == "regression" else 0.0)
+    model.head.spread.fill_(2.0 if kind == "regression" else 1.0)
+    return model.eval()

@@ -1,4 +1,4 @@
-"""The same events are the same vector: prepared, on Spark, live, and run by onnxruntime."""
+"""The same events have the same vector: prepared, on Spark, live, and with onnxruntime."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,26 +26,26 @@ from userbert.training.pretrain import pretrain
 from userbert.training.settings import configure
 
 LARGEST_DIFFERENCE = 1e-5
-_TOGETHER = 200
-"""Users of a request."""
+_USERS_PER_REQUEST = 200
+"""Users in one request."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """A store's logs, the data and the model made of them, and the vectors of `embed`."""
+    """Logs of a store, their prepared data, a model, and the vectors that `embed` computes."""
 
     folder: Path
-    """With events.parquet, profiles.parquet, data/, model/."""
+    """Holds events.parquet, profiles.parquet, data/, model/."""
     events: pl.DataFrame
     data: PreparedData
     model: UserBert
     pairs: Pairs
-    """All users at a cut-off after which more is in the data."""
+    """All users at a cut-off before the last event."""
     vectors: NDArray[np.float32]
 
 
-def opened(folder: Path, cutoff: str, *settings: str) -> Store:
-    """Prepare and pretrain a few steps, in the preset that one would take."""
+def build_store(folder: Path, cutoff: str, *settings: str) -> Store:
+    """Prepare the logs, and pretrain a few steps with the preset `default`."""
     files = folder / "events.parquet", folder / "profiles.parquet"
     schema = Schema.infer(files[0], profiles=files[1])
     data = prepare(schema, folder / "data")
@@ -57,42 +57,42 @@ def opened(folder: Path, cutoff: str, *settings: str) -> Store:
 
 
 @pytest.fixture(scope="module")
-def made_up(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    folder = tmp_path_factory.mktemp("made_up")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("simulated")
     write_example_logs(folder, users=80)
     small = ("model.layers=1", "model.hidden=16", "model.heads=2", "model.feed_forward=16")
-    return opened(folder, "2024-03-15T13:07", *small, "steps=4", "batch_size=16")
+    return build_store(folder, "2024-03-15T13:07", *small, "steps=4", "batch_size=16")
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Store:
-    """Every fortieth visitor of a store; 4,029 of them came before the cut-off."""
+    """One in 40 visitors of a real store; 4,029 of them have events before the cut-off."""
     folder = tmp_path_factory.mktemp("real")
     for name in ("events", "profiles"):
         rows = pl.scan_parquet(real_data / "ga4-merch-store" / f"{name}.parquet")
         digits = pl.col("user_id").str.replace_all(r"\D", "").str.tail(6).cast(pl.Int64)
         rows.filter(digits % 40 == 0).collect().write_parquet(folder / f"{name}.parquet")
-    return opened(folder, "2021-01-20T09:30", "steps=30", "checkpoint_every=30")
+    return build_store(folder, "2021-01-20T09:30", "steps=30", "checkpoint_every=30")
 
 
 def requests(store: Store) -> Iterator[tuple[list[UserEvents], Int64]]:
-    """What a service would be told of each user at the cut-off, and the users' numbers."""
+    """Yield raw events before the cut-off, request by request, with the numbers of the pairs."""
     data, pairs = store.data, store.pairs
     (name,) = data.schema.sources
     time = data.schema.sources[name].time.column
     before = pl.lit(int(pairs.cutoffs[0])).cast(pl.Datetime("us"))
     events = store.events.filter(pl.col(time).cast(pl.Datetime("us")) < before)
-    wanted = [field.column for field in data.schema.profile.fields.values()]  # type: ignore[union-attr]
+    fields = [field.column for field in data.schema.profile.fields.values()]  # type: ignore[union-attr]
     columns = {time, *_columns(data.schema, events.columns)}
     texts = events.with_columns(pl.col(time).dt.strftime("%Y-%m-%dT%H:%M:%S%.6f"))
     histories = {
         user: rows.select(sorted(columns)).to_dicts() for (user,), rows in texts.group_by("user_id")
     }
-    profiles = pl.read_parquet(store.folder / "profiles.parquet").select("user_id", *wanted)
+    profiles = pl.read_parquet(store.folder / "profiles.parquet").select("user_id", *fields)
     people = {row.pop("user_id"): row for row in profiles.to_dicts()}
     users = data.user_ids.to_pylist()
-    for first in range(0, len(pairs), _TOGETHER):
-        numbers = np.arange(first, min(first + _TOGETHER, len(pairs)))
+    for first in range(0, len(pairs), _USERS_PER_REQUEST):
+        numbers = np.arange(first, min(first + _USERS_PER_REQUEST, len(pairs)))
         ids = [users[row] for row in pairs.rows[numbers]]
         yield (
             [
@@ -110,14 +110,14 @@ def _columns(schema: Schema, names: list[str]) -> set[str]:
 
 
 def live(store: Store, backend: Backend) -> NDArray[np.float32]:
-    """Vectors of raw events."""
-    found = np.full_like(store.vectors, np.nan)
+    """Return the vectors computed from raw events."""
+    vectors = np.full_like(store.vectors, np.nan)
     for users, numbers in requests(store):
         until = store.pairs.cutoffs[numbers]
         histories, rows = live_histories(backend.schema, backend.vocabularies, users, until)
         assert (rows >= 0).all()
-        found[numbers] = backend.run(histories, rows, until).vectors
-    return found
+        vectors[numbers] = backend.run(histories, rows, until).vectors
+    return vectors
 
 
 def assert_no_skew(store: Store, vectors: NDArray[np.float32]) -> None:
@@ -125,23 +125,23 @@ def assert_no_skew(store: Store, vectors: NDArray[np.float32]) -> None:
     assert np.abs(vectors - store.vectors).max() <= LARGEST_DIFFERENCE
 
 
-def test_raw_events_have_the_vectors_of_prepared_data(made_up: Store) -> None:
-    assert len(made_up.pairs) > 60
-    assert_no_skew(made_up, live(made_up, load_backend(made_up.folder / "model")))
+def test_raw_events_have_the_vectors_of_prepared_data(simulated: Store) -> None:
+    assert len(simulated.pairs) > 60
+    assert_no_skew(simulated, live(simulated, load_backend(simulated.folder / "model")))
 
 
 @pytest.mark.slow
-def test_real_visitors_do_too(real: Store) -> None:
+def test_raw_events_of_real_visitors_have_the_vectors_of_prepared_data(real: Store) -> None:
     assert len(real.pairs) == 4_029
     assert_no_skew(real, live(real, load_backend(real.folder / "model")))
 
 
 @pytest.mark.slow
-def test_what_is_exported_has_the_same_vectors_of_real_visitors(real: Store) -> None:
+def test_an_exported_network_has_the_same_vectors_of_real_visitors(real: Store) -> None:
     write_onnx(real.model, real.folder / "model.onnx")
     backend = load_backend(real.folder / "model.onnx", "onnx")
-    found = backend.run(real.data, real.pairs.rows, real.pairs.cutoffs)
-    assert_no_skew(real, found.vectors)
+    answer = backend.run(real.data, real.pairs.rows, real.pairs.cutoffs)
+    assert_no_skew(real, answer.vectors)
     assert_no_skew(real, live(real, backend))
 
 
@@ -149,8 +149,8 @@ def test_what_is_exported_has_the_same_vectors_of_real_visitors(real: Store) -> 
 @pytest.mark.usefixtures("java")
 def test_a_cluster_has_the_same_vectors_of_real_visitors(real: Store, tmp_path: Path) -> None:
     with spark_session("local[2]") as spark:
-        there = prepare(real.data.schema, tmp_path / "data", spark=spark)
-        write_embeddings(real.model, there, real.pairs, tmp_path / "vectors", spark=spark)
+        data = prepare(real.data.schema, tmp_path / "data", spark=spark)
+        write_embeddings(real.model, data, real.pairs, tmp_path / "vectors", spark=spark)
     frame = pl.read_parquet(tmp_path / "vectors" / "*.parquet")
     users = real.data.user_ids.to_pylist()
     assert frame["user_id"].to_list() == [users[row] for row in real.pairs.rows]
@@ -159,9 +159,9 @@ def test_a_cluster_has_the_same_vectors_of_real_visitors(real: Store, tmp_path: 
 
 @pytest.mark.slow
 def test_bf16_has_nearly_the_same_vectors_of_real_visitors(real: Store) -> None:
-    rough = embed_pairs(
+    rounded = embed_pairs(
         real.model, real.data, real.pairs.rows, real.pairs.cutoffs, precision="bf16"
     )
-    cosine = (rough * real.vectors).sum(axis=1)
-    cosine /= np.linalg.norm(rough, axis=1) * np.linalg.norm(real.vectors, axis=1)
+    cosine = (rounded * real.vectors).sum(axis=1)
+    cosine /= np.linalg.norm(rounded, axis=1) * np.linalg.norm(real.vectors, axis=1)
     assert cosine.min() >= 0.999

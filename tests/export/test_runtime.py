@@ -1,4 +1,4 @@
-"""What was exported is run without torch, from prepared data and from raw events."""
+"""Running an exported network without torch, on prepared data and on raw events."""
 
 import subprocess
 import sys
@@ -21,11 +21,11 @@ from userbert.data.use.pairs import pairs_at
 from userbert.errors import InputError, ModelError
 from userbert.export.export import write_onnx
 from userbert.export.load import load_backend
-from userbert.export.onnx_file import sealed
+from userbert.export.onnx_file import add_checksum
 from userbert.export.runtime import Runtime
 from userbert.model.userbert import UserBert, UserBertConfig, embed_pairs
 from userbert.service.app import create_app
-from userbert.service.loaded_models import load_all
+from userbert.service.loaded_models import load_models
 from userbert.tasks.labels import Labels
 from userbert.tasks.task_model import TaskModel
 
@@ -34,7 +34,7 @@ PROFILE = "profile: {path: p.csv, fields: {age: {column: age}, kids: {column: ki
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    """Users of both segments, of one, and one whose words are older than any window."""
+    """Users with words in both segments, in one segment, and older than any window."""
     events = [buys(f"u{n}", f"2017-03-{n + 1:02}", "2017-03-20", genre="milk") for n in range(9)]
     events.append(log(("clicks", "2017-03-19T12:00", "click", "rare", 1.0)))
     events.append(buys("old", "2016-03-01"))
@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 @pytest.fixture(scope="module")
 def task(data: PreparedData) -> TaskModel:
-    """A task of two classes that does not see `kids`, on a network with all there is."""
+    """A task of two classes on a network with all options, from which `kids` is hidden."""
     config = UserBertConfig(
         layers=1, hidden=16, heads=2, feed_forward=16, attribute_width=8, pool="all",
         word_sizes=True, summary=True, timing=True,
@@ -84,23 +84,21 @@ def test_vectors_and_scores_are_those_of_torch(
     assert np.array_equal(runtime.embed(data, rows, instants), runtime.embed(data, rows, instants))
 
 
-def test_of_nobody_there_is_nothing(data: PreparedData, file: Path) -> None:
+def test_no_pairs_give_empty_arrays(data: PreparedData, file: Path) -> None:
     none = np.zeros(0, np.int64)
     runtime = Runtime.load(file)
-    found = runtime.run(data, none, none)
-    assert found.vectors.shape == (0, runtime.width)
-    assert found.scores is not None
-    assert found.scores.shape == (0, 2)
+    answer = runtime.run(data, none, none)
+    assert answer.vectors.shape == (0, runtime.width)
+    assert answer.scores is not None
+    assert answer.scores.shape == (0, 2)
 
 
-def test_what_takes_the_network_itself_is_refused_with_the_way_out(
-    data: PreparedData, file: Path
-) -> None:
-    app = create_app(load_all([file], "onnx"), None, data)
+def test_calls_that_need_torch_are_refused_with_advice(data: PreparedData, file: Path) -> None:
+    app = create_app(load_models([file], "onnx"), None, data)
     with TestClient(app, base_url="http://localhost") as client:
-        while (shown := client.get("/v1/map")).status_code == 503:
+        while (response := client.get("/v1/map")).status_code == 503:
             time.sleep(0.02)
-        assert "score:next" in {one["name"] for one in shown.json()["colours"]}
+        assert "score:next" in {colour["name"] for colour in response.json()["colours"]}
         assert client.get("/v1/runs").json() == {"runs": [], "warnings": []}
         for call in ("expected?segment=long_term&number=0&user_id=u1", "explanation?user_id=u1"):
             answer = client.get(f"/v1/{call}")
@@ -121,31 +119,31 @@ def test_raw_events_have_the_vectors_of_prepared_data(data: PreparedData, file: 
     ]
     until = np.repeat(cutoffs("2017-03-21"), 2)
     histories, rows = runtime.histories(users, until)
-    ours = runtime.embed(histories, rows, until)
-    theirs = runtime.embed(data, data.rows_of(["u4", "u0"]), until)
-    assert np.abs(ours - theirs).max() <= 1e-5
+    live = runtime.embed(histories, rows, until)
+    stored = runtime.embed(data, data.rows_of(["u4", "u0"]), until)
+    assert np.abs(live - stored).max() <= 1e-5
     with pytest.raises(InputError, match="'u4', log, event 1"):
         runtime.histories([ub.UserEvents("u4", {"log": [{"time": "yesterday", **event}]})])
 
 
-def test_both_backends_say_the_same_of_themselves(
+def test_both_backends_have_the_same_properties(
     task: TaskModel, file: Path, tmp_path: Path
 ) -> None:
     task.save(tmp_path / "next")
-    there, here = load_backend(tmp_path / "next"), load_backend(file, "onnx", threads=1)
+    by_torch, by_onnx = load_backend(tmp_path / "next"), load_backend(file, "onnx", threads=1)
     for name in ("name", "version", "hidden", "width", "record", "task"):
-        assert getattr(there, name) == getattr(here, name), name
-    assert there.schema.dump() == here.schema.dump()
-    assert there.vocabularies.fingerprint == here.vocabularies.fingerprint
-    assert (there.runs_on, here.runs_on) == ("torch", "onnx")
-    assert here.task is not None
-    assert (here.task.question, here.task.classes) == ("What is next?", ("milk", "bread"))
+        assert getattr(by_torch, name) == getattr(by_onnx, name), name
+    assert by_torch.schema.dump() == by_onnx.schema.dump()
+    assert by_torch.vocabularies.fingerprint == by_onnx.vocabularies.fingerprint
+    assert (by_torch.runs_on, by_onnx.runs_on) == ("torch", "onnx")
+    assert by_onnx.task is not None
+    assert (by_onnx.task.question, by_onnx.task.classes) == ("What is next?", ("milk", "bread"))
     task.user_bert.save_pretrained(tmp_path / "model")
     assert load_backend(tmp_path / "model").task is None
-    assert load_backend(tmp_path / "model").checksum != there.checksum != here.checksum
+    assert load_backend(tmp_path / "model").checksum != by_torch.checksum != by_onnx.checksum
 
 
-def test_it_runs_without_torch(data: PreparedData, file: Path) -> None:
+def test_an_exported_network_runs_without_torch(data: PreparedData, file: Path) -> None:
     code = f"""
 import sys
 sys.modules["torch"] = sys.modules["safetensors"] = sys.modules["onnx"] = None
@@ -154,8 +152,8 @@ from userbert.export.load import load_backend
 data, runtime = ub.PreparedData.open(__import__("pathlib").Path({str(data.path)!r})), None
 runtime = ub.Runtime.load({str(file)!r})
 rows = np.arange(3)
-found = load_backend({str(file)!r}, "onnx").run(data, rows, np.repeat(data.default_cutoff, 3))
-assert found.vectors.shape == (3, runtime.width)
+answer = load_backend({str(file)!r}, "onnx").run(data, rows, np.repeat(data.default_cutoff, 3))
+assert answer.vectors.shape == (3, runtime.width)
 try:
     load_backend({str(file.parent)!r})
 except ub.InputError as error:
@@ -164,19 +162,20 @@ except ub.InputError as error:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_without_onnxruntime_it_says_what_to_install(file: Path) -> None:
+def test_a_missing_onnxruntime_is_reported_with_what_to_install(file: Path) -> None:
     code = f"""
 import sys
 sys.modules["onnxruntime"] = None
 import userbert as ub
 from userbert.export.load import load_backend
-told = []
+messages = []
 for load in (lambda: ub.Runtime, lambda: load_backend({str(file)!r}, "onnx")):
     try:
         load()
     except ub.InputError as error:
-        told.append(str(error))
-assert len(told) == 2 and all("pip install 'userbert[serve]'" in one for one in told), told
+        messages.append(str(error))
+assert len(messages) == 2, messages
+assert all("pip install 'userbert[serve]'" in message for message in messages), messages
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -187,27 +186,29 @@ def newer(content: bytes) -> bytes:
         if entry.key == "userbert.format":
             entry.value = "2"
     del model.metadata_props[-1]
-    return sealed(model.SerializeToString())
+    return add_checksum(model.SerializeToString())
 
 
 def without_schema(content: bytes) -> bytes:
     model = onnx.load_from_string(content)
-    kept = [entry for entry in model.metadata_props if not entry.key.endswith(("yaml", "checksum"))]
+    entries = [
+        entry for entry in model.metadata_props if not entry.key.endswith(("yaml", "checksum"))
+    ]
     del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    return sealed(model.SerializeToString())
+    model.metadata_props.extend(entries)
+    return add_checksum(model.SerializeToString())
 
 
 def of_another_program(_: bytes) -> bytes:
-    one = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    other = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    source = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    target = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     node = helper.make_node("Abs", ["x"], ["y"])
-    model = helper.make_model(helper.make_graph([node], "g", [one], [other]))
+    model = helper.make_model(helper.make_graph([node], "g", [source], [target]))
     return bytes(model.SerializeToString())
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda content: content[: len(content) // 2], "is not a file that userbert exported"),
         (lambda content: content[:-1], "is not complete. Copy the file again"),
@@ -217,20 +218,22 @@ def of_another_program(_: bytes) -> bytes:
         (of_another_program, "is not a file that userbert exported"),
         (newer, "has the format '2', this version reads 1. Install the version"),
         (without_schema, "cannot be read: 'schema.yaml'"),
-        (lambda content: sealed(content[:5000]), "onnxruntime .* cannot read it"),
+        (lambda content: add_checksum(content[:5000]), "onnxruntime .* cannot read it"),
     ],
 )
-def test_files_that_cannot_be_read_are_told(
-    file: Path, tmp_path: Path, damage: Callable[[bytes], bytes], told: str
+def test_damaged_files_are_refused(
+    file: Path, tmp_path: Path, damage: Callable[[bytes], bytes], message: str
 ) -> None:
     (tmp_path / "bad.onnx").write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ModelError, match=told) as caught:
+    with pytest.raises(ModelError, match=message) as error:
         Runtime.load(tmp_path / "bad.onnx")
-    assert str(tmp_path / "bad.onnx") in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "bad.onnx") in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_what_a_backend_does_not_read_is_told(task: TaskModel, file: Path, tmp_path: Path) -> None:
+def test_a_backend_refuses_files_and_folders_of_other_kinds(
+    task: TaskModel, file: Path, tmp_path: Path
+) -> None:
     task.save(tmp_path / "task")
     with pytest.raises(InputError, match=r"it is a task model\). Write one: userbert export"):
         load_backend(tmp_path / "task", "onnx")
@@ -242,9 +245,7 @@ def test_what_a_backend_does_not_read_is_told(task: TaskModel, file: Path, tmp_p
         load_backend(tmp_path / "nowhere")
 
 
-def test_other_data_and_models_without_a_task_are_told(
-    task: TaskModel, file: Path, tmp_path: Path
-) -> None:
+def test_data_with_other_ids_are_refused(task: TaskModel, file: Path, tmp_path: Path) -> None:
     other = prepared(tmp_path, buys("a", "2017-03-01", genre="wine"))
     rows, instants = np.zeros(1, np.int64), cutoffs("2017-03-05")
     with pytest.raises(ModelError, match="mean other values than the model's"):
@@ -254,11 +255,11 @@ def test_other_data_and_models_without_a_task_are_told(
 
 
 @pytest.mark.slow
-def test_a_model_without_a_task_has_no_scores(
+def test_a_model_without_a_task_refuses_to_score(
     data: PreparedData, task: TaskModel, tmp_path: Path
 ) -> None:
     write_onnx(task.user_bert, tmp_path / "model.onnx")
-    with pytest.raises(InputError, match="Scores are those of a task"):
+    with pytest.raises(InputError, match="is a model without a task, so it has no scores"):
         Runtime.load(tmp_path / "model.onnx").scores(
             data, np.zeros(1, np.int64), cutoffs("2017-03-05")
         )

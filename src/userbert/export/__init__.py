@@ -1,1 +1,1 @@
-"""Exports networks as ONNX files, and runs a model by torch or by onnxruntime."""
+"""Exports networks as ONNX files, and runs models with torch or onnxruntime."""

@@ -1,8 +1,8 @@
-"""Whatever makes vectors and scores of histories, behind one protocol.
+"""The `Backend` protocol: computes vectors and scores of users, with torch or onnxruntime.
 
-In: a model or a task as torch reads it (a folder), or as onnxruntime does (a file of `export`).
-Out: a `Backend`, which answers for users. The live service knows nothing else of models. Free of
-torch: what a backend needs is imported when one is loaded.
+In: histories of users, prepared or live. Out: an `Answer` with vectors and scores. `load.py` makes
+a backend from a model folder, a task folder or an exported file. The service uses models only
+through it. Free of torch.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,121 +17,119 @@ from userbert.data.ragged import Int64
 from userbert.data.store import Histories, PreparedData
 from userbert.data.vocabulary import Vocabularies
 from userbert.schema.models import Schema
-from userbert.tasks.predictions import Asked
+from userbert.tasks.predictions import TaskSpec
 
 if TYPE_CHECKING:
     from userbert.tasks.explain import Explanation
 
-Expected = Mapping[str, list[tuple[str, float]]]
-"""By attribute: likely values and their probabilities, likeliest first."""
+ValueProbabilities = Mapping[str, list[tuple[str, float]]]
+"""Likely values of each attribute with their probabilities, most likely first."""
+BATCH_SIZE = 256
+"""Users computed at once; more take memory and save no time."""
 RunsOn = Literal["torch", "onnx"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of B users."""
+    """Vectors and scores of B users."""
 
     vectors: NDArray[np.float32]
-    """(B, width): user vectors; a task's are those of its network."""
+    """User vectors (B, width); for a task, those of its network."""
     scores: NDArray[np.float32] | None
-    """Binary: the probability of yes (B,); multiclass and multilabel: shares of the classes
-    (B, C), 1 in all; regression: the quantity (B,). None: a model without a task."""
+    """Binary: probability of yes (B,); multiclass and multilabel: class shares (B, C) that sum to
+    1; regression: predicted quantity (B,). None for a model without a task."""
 
 
 class Backend(Protocol):
-    """A model or a task that answers. Its `run` may be called from any one thread at a time."""
+    """A loaded model or task. `run` is safe to call from any thread, but only one at a time."""
 
     @property
     def name(self) -> str:
-        """That of its folder, or of its file without the ending."""
+        """Name of its folder, or of its file without the ending."""
 
     @property
     def runs_on(self) -> RunsOn:
-        """What computes."""
+        """Library that runs the network."""
 
     @property
     def version(self) -> str:
-        """Of the userbert that wrote it."""
+        """Version of userbert that wrote it."""
 
     @property
     def checksum(self) -> str:
-        """SHA-256 that is equal exactly for what was written once; tells models apart."""
+        """SHA-256 that identifies the model."""
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """How the network was trained: its preset, seed, steps, `before` and more."""
+        """How the network was trained: preset, seed, steps, `before` and more."""
 
     @property
     def schema(self) -> Schema:
-        """What logs mean."""
+        """Schema of the logs that it was trained on."""
 
     @property
     def vocabularies(self) -> Vocabularies:
-        """What ids mean."""
+        """Values of the ids."""
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Profile fields that it does not see."""
+        """Profile fields that it does not read."""
 
     @property
     def width(self) -> int:
-        """Of user vectors."""
+        """Width of user vectors."""
 
     @property
-    def task(self) -> Asked | None:
-        """What is asked; none: it makes vectors alone."""
+    def task(self) -> TaskSpec | None:
+        """What the task predicts; None for a model without a task."""
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
-        """Answer for (user, cut-off) pairs: rows and cut-offs (µs since 1970) are (B,) each.
+        """Return the answer for (user, cut-off) pairs; rows and cut-offs (µs since 1970) are (B,).
 
-        Raises `ModelError` if the ids or the words of the data are not those that it knows.
+        Raises `ModelError` if the data have other ids or words than the model.
         """
 
-    def expect(self, data: PreparedData, place: "Place", best: int) -> Expected:
-        """Hide one word, and say which values are likely in it.
+    def expect(self, data: PreparedData, location: "WordLocation", best: int) -> ValueProbabilities:
+        """Hide one word, and return the `best` most likely values of each of its attributes.
 
-        Raises `InputError` if there is no such word, or the network cannot tell.
+        Raises `InputError` if there is no such word, or the backend cannot compute it.
         """
 
     def explain(
         self, data: PreparedData, user: str, cutoff: int, value: str | None
     ) -> "Explanation":
-        """Say what moved a user's score before a cut-off, or that of a class.
+        """Explain a user's score before a cut-off (µs), or the score of the class `value`.
 
-        Raises `InputError` if it has no task, there is no such class, or the network cannot tell.
+        Raises `InputError` if it has no task or class of that name, or the backend cannot explain.
         """
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a word stands."""
+class WordLocation:
+    """Identifies one word of one user."""
 
     row: int
-    """Of the user."""
+    """Row of the user."""
     cutoff: int
     """Microseconds since 1970."""
     segment: str
     number: int
-    """Among the user's words of the segment, oldest first, from 0."""
+    """Number among the user's words of the segment, from 0, oldest first."""
 
 
-def gathered(
+def collect_answers(
     backend: Backend,
     answer: Callable[[UserBatch], Answer],
     batches: Iterable[UserBatch],
     count: int,
 ) -> Answer:
-    """The answers of a backend to batches, whose index points into so many pairs, as one."""
+    """Answer each batch, and return one answer for `count` pairs, in the order of `batch.index`."""
     vectors = np.empty((count, backend.width), np.float32)
-    asked = backend.task
-    scores = None if asked is None else np.empty((count, *asked.score_shape), np.float32)
+    task = backend.task
+    scores = None if task is None else np.empty((count, *task.score_shape), np.float32)
     for batch in batches:
-        found = answer(batch)
-        vectors[batch.index] = found.vectors
+        batch_answer = answer(batch)
+        vectors[batch.index] = batch_answer.vectors
         if scores is not None:
-            scores[batch.index] = found.scores
+            scores[batch.index] = batch_answer.scores
     return Answer(vectors, scores)
-
-
-BATCH = 256
-"""Users that are answered for at once: more only take more memory."""

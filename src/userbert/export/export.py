@@ -1,7 +1,7 @@
-"""A network as one ONNX file, which holds all that it takes to run it.
+"""Writes a network as one self-contained ONNX file.
 
-In: a pretrained model, or a task model. Out: a file whose outputs are `vectors` and, of a task,
-`scores`. At the end it is run beside the network, and must agree.
+In: a pretrained model, or a task model. Out: a file whose outputs are `vectors` and, for a task,
+`scores`. Before it is published, its outputs are compared with those of torch.
 """
 
 import logging
@@ -17,64 +17,65 @@ import torch
 from userbert.data.batches import InputShape, SegmentBatch, SegmentShape, UserBatch
 from userbert.data.ragged import offsets_of
 from userbert.errors import ModelError
-from userbert.export.onnx_file import Contents, sealed
-from userbert.export.onnx_inputs import Feeding
-from userbert.export.onnx_network import Exportable
+from userbert.export.onnx_file import NetworkMetadata, add_checksum
+from userbert.export.onnx_inputs import InputEncoder
+from userbert.export.onnx_network import OnnxNetwork
 from userbert.export.runtime import Runtime
-from userbert.export.torch_backend import answer
+from userbert.export.torch_backend import answer_batch
 from userbert.folders import publishing_file, require_ending
 from userbert.model.userbert import UserBert
 from userbert.progress import progress
 from userbert.tasks.task_model import TaskModel
 
 OPSET, IR_VERSION = 20, 10
-"""Of ONNX: what onnxruntime 1.20, the oldest that is asked for, reads."""
-LARGEST_DIFFERENCE = 1e-4
-"""Between torch and onnxruntime, in vectors and scores; of what is above 1, as a share of it."""
-LARGEST_FILE = 2**31 - 1
-"""Bytes of a message of protobuf, which an ONNX file is."""
-_TRIED = (1, 2, 64)
-"""Users at a time."""
+"""ONNX versions that onnxruntime 1.20, the oldest supported one, can read."""
+MAX_DIFFERENCE = 1e-4
+"""Largest difference between torch and onnxruntime that is accepted: absolute, or relative to
+values above 1."""
+MAX_FILE_SIZE = 2**31 - 1
+"""Bytes; the limit of a protobuf message, which an ONNX file is."""
+_COMPARED_SIZES = (1, 2, 64)
+"""Users in each batch that is compared."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """Facts about a written file."""
 
     size: int
     """Bytes of the file."""
     difference: float
-    """The largest between torch and onnxruntime, over the sequences that were tried."""
+    """Largest difference between torch and onnxruntime, over random user sequences."""
 
 
 def write_onnx(network: UserBert | TaskModel, output: Path) -> Exported:
-    """Write a network as ONNX, whole or not at all.
+    """Write a network as an ONNX file, which appears whole or not at all.
 
-    Raises `InputError` if the output exists or its name does not end in .onnx, `ModelError` if it
-    would exceed 2 GiB, or if onnxruntime does not compute what torch does.
+    Raises `InputError` if the output exists or its name does not end in .onnx, `ModelError` if the
+    file would exceed 2 GiB or onnxruntime does not compute the same as torch.
     """
     require_ending(output, ".onnx")
     model = network.user_bert if isinstance(network, TaskModel) else network
-    weights = Exportable(network).parameters()
+    weights = OnnxNetwork(network).parameters()
     size = sum(weight.numel() * weight.element_size() for weight in weights)
-    if size > LARGEST_FILE:
+    if size > MAX_FILE_SIZE:
         raise ModelError(
             f"the network takes {size / 2**30:.1f} GiB, and an ONNX file holds 2. Keep fewer "
-            "values of its attributes (max_values in schema.yaml), or run it by torch."
+            "values of its attributes (max_values in schema.yaml), or run it with torch."
         )
     was_training = network.training
     network.eval()
     try:
         with publishing_file(output) as temporary, progress("exporting", 2) as advance:
-            temporary.write_bytes(sealed(onnx_content(network, model)))
+            temporary.write_bytes(add_checksum(onnx_content(network, model)))
             advance(1, "comparing")
             difference = _difference(network, model.shape, temporary)
             advance(1, "")
-            if not difference <= LARGEST_DIFFERENCE:
+            if not difference <= MAX_DIFFERENCE:
                 raise ModelError(
                     f"onnxruntime's vectors differ from torch's by {difference:.2g}, where at most "
-                    f"{LARGEST_DIFFERENCE:.0e} was expected; nothing was written. Is another "
-                    "version of onnxruntime installed than constraints.txt has?"
+                    f"{MAX_DIFFERENCE:.0e} was expected; nothing was written. Install the "
+                    "version of onnxruntime that constraints.txt names."
                 )
             return Exported(temporary.stat().st_size, difference)
     finally:
@@ -82,18 +83,18 @@ def write_onnx(network: UserBert | TaskModel, output: Path) -> Exported:
 
 
 def onnx_content(network: UserBert | TaskModel, model: UserBert) -> bytes:
-    """The file but for its checksum."""
-    graph = Exportable(network)
-    example = Feeding(model.shape, summary=model.config.summary, timing=model.config.timing)(
-        random_users(model.shape, np.random.default_rng(0), 16)
+    """Return the content of the file without its checksum."""
+    graph = OnnxNetwork(network)
+    example = InputEncoder(model.shape, summary=model.config.summary, timing=model.config.timing)(
+        random_batch(model.shape, np.random.default_rng(0), 16)
     )
     tensors = {name: torch.from_numpy(array) for name, array in example.items()}
     with _quietly(), torch.inference_mode():
         program = torch.onnx.export(
             graph,
-            kwargs={"feeds": tensors},
+            kwargs={"inputs": tensors},
             dynamo=True,
-            dynamic_shapes={"feeds": {name: graph.dynamic[name] for name in tensors}},
+            dynamic_shapes={"inputs": {name: graph.dynamic_shapes[name] for name in tensors}},
             input_names=list(tensors),
             output_names=["vectors", "scores"][: 1 + (graph.head is not None)],
             opset_version=OPSET,
@@ -102,49 +103,55 @@ def onnx_content(network: UserBert | TaskModel, model: UserBert) -> bytes:
         assert program is not None
         proto = program.model_proto
     proto.ir_version = IR_VERSION
-    contents = Contents(
+    metadata = NetworkMetadata(
         model.config.model_dump(mode="json"), model.shape, model.hidden, model.schema,
         model.vocabularies, model.record,
-        network.asked if isinstance(network, TaskModel) else None,
+        network.spec if isinstance(network, TaskModel) else None,
     )  # fmt: skip
-    # Where torch stood when it traced says nothing of the network, but of the machine.
+    # torch stores stack traces here, with paths of this machine.
     del proto.metadata_props[:], proto.graph.metadata_props[:]
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]
     for part in (*proto.graph.value_info, *proto.graph.initializer):
         del part.metadata_props[:]
-    proto.producer_name, proto.producer_version = "userbert", contents.version
-    for name, text in contents.to_metadata().items():
+    proto.producer_name, proto.producer_version = "userbert", metadata.version
+    for name, text in metadata.to_metadata().items():
         proto.metadata_props.add(key=name, value=text)
     return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 
 def _difference(network: UserBert | TaskModel, shape: InputShape, file: Path) -> float:
-    """The largest difference between torch and the file, of random sequences."""
+    """Return the largest difference between torch and the file, over random user sequences."""
     runtime = Runtime.load(file)
     generator = np.random.default_rng(1)
     worst = 0.0
-    for users in _TRIED:
-        batch = random_users(shape, generator, users)
-        theirs, ours = answer(network, batch), runtime.answer(batch)
-        pairs = [(theirs.vectors, ours.vectors)]
-        if theirs.scores is not None and ours.scores is not None:
-            pairs.append((theirs.scores, ours.scores))
-        for expected, found in pairs:
-            apart = np.abs(found - expected) / np.maximum(1, np.abs(expected))
-            worst = float(np.fmax(worst, apart.max())) if np.isfinite(apart).all() else np.inf
+    for users in _COMPARED_SIZES:
+        batch = random_batch(shape, generator, users)
+        by_torch, by_onnx = answer_batch(network, batch), runtime.answer(batch)
+        pairs = [(by_torch.vectors, by_onnx.vectors)]
+        if by_torch.scores is not None and by_onnx.scores is not None:
+            pairs.append((by_torch.scores, by_onnx.scores))
+        for expected, actual in pairs:
+            differences = np.abs(actual - expected) / np.maximum(1, np.abs(expected))
+            worst = (
+                float(np.fmax(worst, differences.max()))
+                if np.isfinite(differences).all()
+                else np.inf
+            )
     return worst
 
 
-def random_users(shape: InputShape, generator: np.random.Generator, users: int) -> UserBatch:
-    """Sequences of all lengths: of users without words, of words with a hundred actions."""
-    segments = [_random_words(segment, generator, users) for segment in shape.segments]
+def random_batch(shape: InputShape, generator: np.random.Generator, users: int) -> UserBatch:
+    """Return random sequences of many lengths: no words at all, or a hundred actions in a word."""
+    segments = [_random_segment(segment, generator, users) for segment in shape.segments]
     fields = [generator.integers(0, field.size, users) for field in shape.profile]
     profile = np.array(fields, np.int32).reshape(len(fields), users).T
     return UserBatch(np.arange(users), tuple(segments), profile)
 
 
-def _random_words(shape: SegmentShape, generator: np.random.Generator, users: int) -> SegmentBatch:
+def _random_segment(
+    shape: SegmentShape, generator: np.random.Generator, users: int
+) -> SegmentBatch:
     counts = generator.integers(0, 6, users)
     sizes = generator.integers(1, 8, counts.sum())
     sizes[generator.random(len(sizes)) < 0.2] *= 20
@@ -160,7 +167,7 @@ def _random_words(shape: SegmentShape, generator: np.random.Generator, users: in
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the exporter says to those who write exporters."""
+    """Silence the exporter's log and warnings, which are meant for its developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

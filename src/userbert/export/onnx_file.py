@@ -1,19 +1,19 @@
-"""What an exported network's file says of itself, and whether it is whole.
+"""Metadata and checksum of an exported network's file.
 
-In and out: the bytes of an ONNX file, and `Contents`, which its metadata hold, so that who runs it
-needs nothing else. `export.py` writes it, `runtime.py` reads it; neither torch nor onnx is needed.
+In and out: the bytes of an ONNX file, and the `NetworkMetadata` inside, which make the file
+self-contained. `export.py` writes it, `runtime.py` reads it. Free of torch and onnx.
 
-Metadata go by the names that the same have in a model's folder:
+Metadata have the names of the matching files of a model folder:
 
 ```
 userbert.format            1
-userbert.version           of the userbert that wrote it
-userbert.config.json       the network's size, its inputs, the profile fields that it never saw
-userbert.schema.yaml       what the logs meant
-userbert.vocabularies.json what the ids mean
-userbert.training.json     how it was trained
-userbert.task.json         what is asked; not there if it makes vectors alone
-userbert.checksum          SHA-256 of all bytes before this line, which is the file's last
+userbert.version           version of userbert that wrote the file
+userbert.config.json       the network's size, its inputs, the profile fields hidden from it
+userbert.schema.yaml       schema of the logs
+userbert.vocabularies.json values of the ids
+userbert.training.json     how the network was trained
+userbert.task.json         what the task predicts; missing for a model without a task
+userbert.checksum          SHA-256 of all bytes before this entry, which is the file's last
 ```
 """
 
@@ -31,40 +31,40 @@ from userbert.data.batches import INPUT_SHAPE, InputShape
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError, ModelError
 from userbert.schema.models import Schema
-from userbert.tasks.predictions import Asked
+from userbert.tasks.predictions import TaskSpec
 
 FORMAT = 1
-_OURS = "userbert."
-_AGAIN = " Copy the file again, or export it again."
+_PREFIX = "userbert."
+_REMEDY = " Copy the file again, or export it again."
 
-# Messages of protobuf, of which an ONNX file is one, may be written one behind the other: what is
-# appended counts as part of the first. So the checksum is the last entry of the metadata.
-_KEY = f"{_OURS}checksum".encode()
-_HEX = 64
-_ENTRY = b"\x0a" + bytes([len(_KEY)]) + _KEY + b"\x12" + bytes([_HEX])
-_SEAL = b"\x72" + bytes([len(_ENTRY) + _HEX]) + _ENTRY
-"""What stands before the checksum: an entry of the field 14, `metadata_props`."""
+# An ONNX file is a protobuf message, and fields appended to a message become part of it. So the
+# checksum is appended as the last entry of the metadata.
+_KEY = f"{_PREFIX}checksum".encode()
+_HEX_DIGITS = 64
+_ENTRY = b"\x0a" + bytes([len(_KEY)]) + _KEY + b"\x12" + bytes([_HEX_DIGITS])
+_CHECKSUM_PREFIX = b"\x72" + bytes([len(_ENTRY) + _HEX_DIGITS]) + _ENTRY
+"""Bytes before the checksum: an entry of field 14, `metadata_props`."""
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a file says of itself."""
+class NetworkMetadata:
+    """Metadata of an exported network."""
 
     config: Mapping[str, Any]
-    """The size of the network, as JSON."""
+    """Size of the network, as JSON."""
     shape: InputShape
     hidden: tuple[str, ...]
-    """Profile fields that it never saw."""
+    """Profile fields hidden from the network."""
     schema: Schema
     vocabularies: Vocabularies
     record: Mapping[str, Any]
-    """How it was trained, as JSON."""
-    task: Asked | None
+    """How the network was trained, as JSON."""
+    task: TaskSpec | None
     version: str = version("userbert")
-    """Of the userbert that wrote it."""
+    """Version of userbert that wrote the file."""
 
     def to_metadata(self) -> dict[str, str]:
-        """Write as texts by name."""
+        """Return the metadata as texts by name."""
         config = {
             "model": self.config,
             "input": INPUT_SHAPE.dump_python(self.shape, mode="json"),
@@ -80,12 +80,12 @@ class Contents:
         }
         if self.task is not None:
             parts["task.json"] = _text(self.task.to_json())
-        return {f"{_OURS}{name}": text for name, text in parts.items()}
+        return {f"{_PREFIX}{name}": text for name, text in parts.items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Self:
-        """Read what `to_metadata` wrote; raise `ModelError` if it is damaged or newer."""
-        parts = {name.removeprefix(_OURS): text for name, text in metadata.items()}
+        """Read what `to_metadata` wrote; raise `ModelError` if damaged or of another format."""
+        parts = {name.removeprefix(_PREFIX): text for name, text in metadata.items()}
         if parts.get("format") != str(FORMAT):
             raise ModelError(
                 f"{path} has the format {parts.get('format')!r}, this version reads {FORMAT}. "
@@ -93,7 +93,7 @@ class Contents:
             )
         try:
             config = json.loads(parts["config.json"])
-            asked = parts.get("task.json")
+            task = parts.get("task.json")
             return cls(
                 config["model"],
                 INPUT_SHAPE.validate_python(config["input"]),
@@ -101,41 +101,41 @@ class Contents:
                 Schema.parse(parts["schema.yaml"]),
                 Vocabularies.from_json(json.loads(parts["vocabularies.json"])),
                 json.loads(parts["training.json"]),
-                None if asked is None else Asked.from_json(json.loads(asked)),
+                None if task is None else TaskSpec.from_json(json.loads(task)),
                 parts["version"],
             )
         except (InputError, ValidationError, LookupError, TypeError, ValueError) as error:
-            raise ModelError(f"{path} cannot be read: {error}.{_AGAIN}") from error
+            raise ModelError(f"{path} cannot be read: {error}.{_REMEDY}") from error
 
 
-def sealed(content: bytes) -> bytes:
-    """An ONNX file with its checksum behind it, which stays an ONNX file."""
-    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
+def add_checksum(content: bytes) -> bytes:
+    """Return ONNX content with its checksum appended; the result is still an ONNX file."""
+    return content + _CHECKSUM_PREFIX + hashlib.sha256(content).hexdigest().encode()
 
 
-def read_sealed(path: Path) -> tuple[bytes, str]:
-    """Read a file that `sealed` made, and its checksum.
+def read_checked(path: Path) -> tuple[bytes, str]:
+    """Return the content and the checksum of an exported file.
 
-    Raises `ModelError` if it is missing, damaged or something else.
+    Raises `ModelError` if it is missing, damaged or not exported by userbert.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ModelError(f"{path}: nothing is there. {_MAKE}") from None
+        raise ModelError(f"{path}: nothing is there. {_HOW_TO_EXPORT}") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
-    told = content[-_HEX:]
-    body = memoryview(content)[: -len(_SEAL) - _HEX]
-    if content[len(body) : -_HEX] != _SEAL:
-        if _OURS.encode() + b"format" in content:
-            raise ModelError(f"{path} is not complete.{_AGAIN}")
-        raise ModelError(f"{path} is not a file that userbert exported. {_MAKE}")
-    if hashlib.sha256(body).hexdigest().encode() != told:
-        raise ModelError(f"{path} has changed since it was written.{_AGAIN}")
-    return content, told.decode()
+    digest = content[-_HEX_DIGITS:]
+    body = memoryview(content)[: -len(_CHECKSUM_PREFIX) - _HEX_DIGITS]
+    if content[len(body) : -_HEX_DIGITS] != _CHECKSUM_PREFIX:
+        if _PREFIX.encode() + b"format" in content:
+            raise ModelError(f"{path} is not complete.{_REMEDY}")
+        raise ModelError(f"{path} is not a file that userbert exported. {_HOW_TO_EXPORT}")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ModelError(f"{path} has changed since it was written.{_REMEDY}")
+    return content, digest.decode()
 
 
-_MAKE = "Make one with `userbert export MODEL -o FILE.onnx`."
+_HOW_TO_EXPORT = "Write one with `userbert export MODEL -o FILE.onnx`."
 
 
 def _text(content: Any) -> str:

@@ -1,10 +1,11 @@
-"""A network as ONNX has operations for it: the same weights and modules, other sums.
+"""The network in operations that ONNX has: the same weights and modules, but sums by gathers.
 
-In: the tensors of `feeds.py`. Out: vectors, and of a task scores. Linear maps, norms and blocks are
-the network's own. Sums over ragged groups and the places of tokens are gathers here. `export.py`
+In: the tensors of `onnx_inputs.py`. Out: vectors, and scores for a task. Linear maps, norms and
+blocks are the network's own. Sums over ragged groups and padding are gathers here. `export.py`
 traces it.
 
-Letters in shapes: B users, L tokens of the longest user, T tokens, H hidden, E width of a table.
+Letters in shapes: B users, L tokens of the longest user, T tokens, H hidden, E width of a table, W
+words of a segment, A attributes of a segment.
 """
 
 from collections.abc import Mapping
@@ -24,13 +25,13 @@ from userbert.tasks.task_head import TaskHead
 from userbert.tasks.task_model import TaskModel
 
 
-class Exportable(nn.Module):
-    """A `UserBert`, or a `TaskModel`, that reads feeds."""
+class OnnxNetwork(nn.Module):
+    """A `UserBert` or `TaskModel` that reads the inputs of `onnx_inputs.py`."""
 
     def __init__(self, network: UserBert | TaskModel) -> None:
         super().__init__()
         model = network.user_bert if isinstance(network, TaskModel) else network
-        # Not the model as a whole: what it pretrains with is not exported.
+        # Not the whole model: its pretraining heads are not exported.
         self.embedding: InputEmbedding = model.embedding
         self.encoder: Encoder = model.encoder
         self.shape: InputShape = model.shape
@@ -40,57 +41,59 @@ class Exportable(nn.Module):
         if isinstance(network, TaskModel):
             self.head, self.head_pool = network.head, network.pool
 
-    def forward(self, feeds: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Vectors (B, width), and of a task scores (B,) or (B, C)."""
-        summary = self._summary(feeds)
-        tokens = self._tokens(feeds, summary)
-        places = Places(feeds["tokens.slots"], feeds["tokens.packed"], feeds["tokens.kinds"])
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return vectors (B, width), and for a task scores (B,) or (B, C)."""
+        summary = self._summary(inputs)
+        tokens = self._tokens(inputs, summary)
+        padding = GatherPadding(
+            inputs["tokens.slots"], inputs["tokens.packed"], inputs["tokens.kinds"]
+        )
         for block in self.encoder.blocks:
-            tokens = block(tokens, cast(Padding, places), None)
-        padded = places.pad(tokens)  # (B, L, H)
+            tokens = block(tokens, cast(Padding, padding), None)
+        padded = padding.pad(tokens)  # (B, L, H)
         cls = padded[:, 0]
-        words = _mean(padded, feeds["tokens.kinds"] == WORD, cls)
+        words = _mean(padded, inputs["tokens.kinds"] == WORD, cls)
         fields = None
         if self.shape.profile:
-            fields = _mean(padded, feeds["tokens.kinds"] == FIELD, cls)
+            fields = _mean(padded, inputs["tokens.kinds"] == FIELD, cls)
         timing = None
         if self.embedding.timing is not None:
-            timing = self.embedding.timing.standardised(feeds["timing"])
-        everything = side_by_side(cls, words, fields, summary, timing)
-        pools = {"cls": cls, "mean": words, "all": everything}
+            timing = self.embedding.timing.standardised(inputs["timing"])
+        all_pools = side_by_side(cls, words, fields, summary, timing)
+        pools = {"cls": cls, "mean": words, "all": all_pools}
         if self.head is None or self.head_pool is None:
             return (pools[self.pool],)
         outputs = nn.Linear.forward(self.head, pools[self.head_pool])
         return pools[self.pool], self.head.scores(outputs)
 
-    def _summary(self, feeds: Mapping[str, Tensor]) -> Tensor | None:
+    def _summary(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
         summary = self.embedding.summary
         if summary is None:
             return None
-        values = _sums(summary.tables.weight, feeds, "summary")
-        return values + summary.totals(feeds["summary.totals"])  # type: ignore[no-any-return]
+        values = _group_sums(summary.tables.weight, inputs, "summary")
+        return values + summary.totals(inputs["summary.totals"])  # type: ignore[no-any-return]
 
-    def _tokens(self, feeds: Mapping[str, Tensor], summary: Tensor | None) -> Tensor:
-        """What enters the encoder: (T, H)."""
+    def _tokens(self, inputs: Mapping[str, Tensor], summary: Tensor | None) -> Tensor:
+        """Return the encoder's input (T, H)."""
         embedding = self.embedding
-        pieces = [embedding.cls.expand(feeds["tokens.slots"].shape[0], -1)]
+        pieces = [embedding.cls.expand(inputs["tokens.slots"].shape[0], -1)]
         for shape, segment in zip(self.shape.segments, embedding.segments, strict=True):
-            pieces.append(self._words(segment, feeds, shape.name))
+            pieces.append(self._words(segment, inputs, shape.name))
         if self.shape.profile:
-            fields = functional.embedding(feeds["profile.rows"], embedding.profile.weight)
+            fields = functional.embedding(inputs["profile.rows"], embedding.profile.weight)
             pieces.append(fields + embedding.profile_segment)
         if summary is not None:
             pieces.append(summary)
-        packed = torch.cat(pieces).index_select(0, feeds["tokens.order"])
+        packed = torch.cat(pieces).index_select(0, inputs["tokens.order"])
         return embedding.norm(packed)  # type: ignore[no-any-return]
 
-    def _words(self, segment: SegmentEmbedding, feeds: Mapping[str, Tensor], name: str) -> Tensor:
-        sums = _sums(self.embedding.tables.weight, feeds, name)  # (W, A, E)
-        return segment.of_sums(sums, feeds[f"{name}.sizes"], feeds[f"{name}.positions"])
+    def _words(self, segment: SegmentEmbedding, inputs: Mapping[str, Tensor], name: str) -> Tensor:
+        sums = _group_sums(self.embedding.tables.weight, inputs, name)  # (W, A, E)
+        return segment.of_sums(sums, inputs[f"{name}.sizes"], inputs[f"{name}.positions"])
 
     @property
-    def dynamic(self) -> dict[str, dict[int, Dim]]:
-        """Of each input the dimensions that depend on the batch, those of one name alike."""
+    def dynamic_shapes(self) -> dict[str, dict[int, Dim]]:
+        """Dynamic dimensions of each input; dimensions of one name are equal."""
         names = {
             "tokens.order": ("tokens",),
             "tokens.packed": ("tokens",),
@@ -98,46 +101,46 @@ class Exportable(nn.Module):
             "tokens.kinds": ("users", "longest"),
         }
         for shape in self.shape.segments:
-            names |= _dynamic_sums(shape.name)
+            names |= _dynamic_sum_shapes(shape.name)
             for part in ("groups", "sizes", "positions"):
                 names[f"{shape.name}.{part}"] = (f"{shape.name}.words",)
         if self.shape.profile:
             names["profile.rows"] = ("fields",)
         if self.embedding.summary is not None:
-            names |= _dynamic_sums("summary")
+            names |= _dynamic_sum_shapes("summary")
             for part in ("groups", "totals"):
                 names[f"summary.{part}"] = ("users",)
             names["summary.weights"] = ("summary.leaves",)
         if self.embedding.timing is not None:
             names["timing"] = ("users",)
-        every = sorted({name for each in names.values() for name in each})
+        unique = sorted({name for dimensions in names.values() for name in dimensions})
         dims = {
             name: Dim(name if name.isidentifier() else f"d{number}")
-            for number, name in enumerate(every)
+            for number, name in enumerate(unique)
         }
         return {
-            name: {place: dims[each] for place, each in enumerate(found)}
-            for name, found in names.items()
+            name: {axis: dims[dimension] for axis, dimension in enumerate(dimensions)}
+            for name, dimensions in names.items()
         }
 
 
-class Places:
-    """What `Padding` is to the encoder, by gathers alone."""
+class GatherPadding:
+    """Replaces the encoder's `Padding`, with gathers alone."""
 
     def __init__(self, slots: Tensor, packed: Tensor, kinds: Tensor) -> None:
         self.slots, self.packed = slots, packed
         self.mask = (kinds > 0)[:, None, None, :]  # (B, 1, 1, L)
 
     def pad(self, tokens: Tensor) -> Tensor:
-        """Spread packed vectors (T, D) to (B, L, D), those of any token where none is."""
+        """Pad packed vectors (T, D) to (B, L, D); padding holds the vector of some token."""
         return functional.embedding(self.slots, tokens)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """Collect (B, L, D), or (B, L, K, D / K), to the packed vectors (T, D)."""
+        """Pack vectors (B, L, D), or heads (B, L, K, D / K), to (T, D)."""
         return padded.flatten(2).flatten(0, 1).index_select(0, self.packed)
 
 
-def _dynamic_sums(name: str) -> dict[str, tuple[str, ...]]:
+def _dynamic_sum_shapes(name: str) -> dict[str, tuple[str, ...]]:
     return {
         f"{name}.leaves": (f"{name}.leaves",),
         f"{name}.inner": (f"{name}.inner",),
@@ -145,21 +148,21 @@ def _dynamic_sums(name: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _sums(table: Tensor, feeds: Mapping[str, Tensor], name: str) -> Tensor:
-    """The sum of a table's rows of each group: (*groups, E); see `feeds.py`."""
-    rows = functional.embedding(feeds[f"{name}.leaves"], table)
-    if f"{name}.weights" in feeds:
-        rows = rows * feeds[f"{name}.weights"][..., None]
+def _group_sums(table: Tensor, inputs: Mapping[str, Tensor], name: str) -> Tensor:
+    """Sum the table rows of each group, (*groups, E), by the indices of `onnx_inputs.py`."""
+    rows = functional.embedding(inputs[f"{name}.leaves"], table)
+    if f"{name}.weights" in inputs:
+        rows = rows * inputs[f"{name}.weights"][..., None]
     sums = torch.cat([table.new_zeros(1, table.shape[1]), rows.sum(dim=1)])
     for level in ("inner", "outer"):
-        above = functional.embedding(feeds[f"{name}.{level}"], sums).sum(dim=1)
+        above = functional.embedding(inputs[f"{name}.{level}"], sums).sum(dim=1)
         sums = torch.cat([sums, above])
-    return functional.embedding(feeds[f"{name}.groups"], sums)
+    return functional.embedding(inputs[f"{name}.groups"], sums)
 
 
-def _mean(padded: Tensor, is_one: Tensor, cls: Tensor) -> Tensor:
-    """The mean of those of the tokens (B, L, H) that are `is_one` (B, L); of none, its [CLS]."""
-    weights = is_one.to(padded.dtype)
+def _mean(padded: Tensor, is_included: Tensor, cls: Tensor) -> Tensor:
+    """Return the mean (B, H) of the included tokens of (B, L, H); [CLS] if none is included."""
+    weights = is_included.to(padded.dtype)
     counts = weights.sum(dim=1, keepdim=True)
     sums = torch.matmul(weights[:, None], padded)[:, 0]
     return torch.where(counts > 0, sums / counts.clamp(min=1), cls)

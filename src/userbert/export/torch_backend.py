@@ -1,4 +1,4 @@
-"""A model folder or a task folder, run by torch.
+"""Runs a model folder or a task folder with torch.
 
 In: `MODEL/` or `TASK/`. Out: a `Backend`. `load_backend` makes it.
 """
@@ -14,23 +14,30 @@ import torch
 from userbert.data.batches import UserBatch
 from userbert.data.ragged import Int64
 from userbert.data.store import Histories, PreparedData
-from userbert.data.use.loading import in_turn
+from userbert.data.use.loading import batches_in_order
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import InputError, ModelError
-from userbert.export.backend import BATCH, Answer, Expected, Place, RunsOn, gathered
-from userbert.folders import checksum, found_at, read_json
-from userbert.model.masked_prediction import expect
+from userbert.export.backend import (
+    BATCH_SIZE,
+    Answer,
+    RunsOn,
+    ValueProbabilities,
+    WordLocation,
+    collect_answers,
+)
+from userbert.folders import checksum, describe_path, read_json
+from userbert.model.masked_prediction import predict_masked_word
 from userbert.model.model_card import is_pretrained
 from userbert.model.userbert import UserBert
 from userbert.schema.models import Schema
 from userbert.tasks.explain import Explanation, explain
 from userbert.tasks.fused import FUSED
-from userbert.tasks.predictions import Asked
+from userbert.tasks.predictions import TaskSpec
 from userbert.tasks.task_model import TaskModel
 
 
 class TorchBackend:
-    """A `Backend`."""
+    """A `Backend` that runs a network with torch."""
 
     def __init__(
         self, name: str, network: UserBert | TaskModel, version: str, checksum: str
@@ -41,17 +48,17 @@ class TorchBackend:
 
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None) -> Self:
-        """Load a folder; raise `ModelError` if it is damaged, of another kind, or not there."""
+        """Load a folder; raise `ModelError` if it is damaged, of another kind, or missing."""
         if threads is not None:
             torch.set_num_threads(threads)
         network = load_network(folder)
-        made = read_json(folder / "summary.json")
+        summary = read_json(folder / "summary.json")
         name = folder.resolve().name
-        return cls(name, network, str(made.get("version")), checksum(folder / "summary.json"))
+        return cls(name, network, str(summary.get("version")), checksum(folder / "summary.json"))
 
     @property
     def runs_on(self) -> RunsOn:
-        """What computes."""
+        """Library that runs the network."""
         return "torch"
 
     @property
@@ -61,47 +68,55 @@ class TorchBackend:
 
     @property
     def schema(self) -> Schema:
-        """What logs mean."""
+        """Schema of the logs that the network was trained on."""
         return self._model.schema
 
     @property
     def vocabularies(self) -> Vocabularies:
-        """What ids mean."""
+        """Values of the ids."""
         return self._model.vocabularies
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Profile fields that it does not see."""
+        """Profile fields that the network does not read."""
         return self._model.hidden
 
     @property
     def width(self) -> int:
-        """Of user vectors."""
+        """Width of user vectors."""
         return self._model.width()
 
     @property
-    def task(self) -> Asked | None:
-        """What is asked."""
-        return self._network.asked if isinstance(self._network, TaskModel) else None
+    def task(self) -> TaskSpec | None:
+        """What the task predicts; None for a model without a task."""
+        return self._network.spec if isinstance(self._network, TaskModel) else None
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
-        """Answer for (user, cut-off) pairs, (B,) each; see `Backend`."""
+        """Return the answer for (user, cut-off) pairs, (B,) each; see `Backend`."""
         self._model.check_fits(data)
-        batches = in_turn(data, rows, cutoffs, batch_size=BATCH, hidden=self.hidden)
-        return gathered(self, partial(answer, self._network), batches, len(rows))
+        batches = batches_in_order(data, rows, cutoffs, batch_size=BATCH_SIZE, hidden=self.hidden)
+        return collect_answers(self, partial(answer_batch, self._network), batches, len(rows))
 
-    def expect(self, data: PreparedData, place: Place, best: int) -> Expected:
-        """Hide one word, and say what is likely in it; see `Backend`."""
+    def expect(self, data: PreparedData, location: WordLocation, best: int) -> ValueProbabilities:
+        """Hide one word, and return its likely values; see `Backend`."""
         if not is_pretrained(self.record):
             raise InputError(
-                f"model: {self.name} was never pretrained, so it expects nothing. Name another, or "
-                "pretrain it: userbert pretrain DATA -o MODEL"
+                f"model: {self.name} was never pretrained, so it cannot predict hidden words. Name "
+                "another model, or pretrain one: userbert pretrain DATA -o MODEL"
             )
         self._model.check_fits(data)
-        return expect(self._model, data, place.row, place.cutoff, place.segment, place.number, best)
+        return predict_masked_word(
+            self._model,
+            data,
+            location.row,
+            location.cutoff,
+            location.segment,
+            location.number,
+            best,
+        )
 
     def explain(self, data: PreparedData, user: str, cutoff: int, value: str | None) -> Explanation:
-        """Say what moved a user's score; see `Backend`."""
+        """Explain a user's score; see `Backend`."""
         if not isinstance(self._network, TaskModel):
             raise InputError(
                 f"model: {self.name} has no task, so there is no score to explain. Name a task."
@@ -110,8 +125,8 @@ class TorchBackend:
         return explain(self._network, data, user, moment, value=value)
 
 
-def answer(network: UserBert | TaskModel, batch: UserBatch) -> Answer:
-    """What a network that does not train says of a batch."""
+def answer_batch(network: UserBert | TaskModel, batch: UserBatch) -> Answer:
+    """Return the answer of a network in eval mode for a batch."""
     model = network.user_bert if isinstance(network, TaskModel) else network
     with torch.inference_mode():
         encoded = model(batch)
@@ -123,22 +138,22 @@ def answer(network: UserBert | TaskModel, batch: UserBatch) -> Answer:
 
 
 def load_network(folder: Path) -> UserBert | TaskModel:
-    """Load a model folder or a task folder that is a network alone.
+    """Load the network of a model folder or a task folder.
 
-    Raises `ModelError` if it is damaged or something else, `InputError` if it is a task with
-    aggregates, whose counts are no network.
+    Raises `ModelError` if the folder is damaged or of another kind, `InputError` if it is a task
+    with aggregates, which is more than a network.
     """
     if (folder / FUSED).is_file():
         raise InputError(
-            f"{folder} is a task with aggregates, whose counts and trees are taken from prepared "
-            "data, where `userbert predict` scores it. Here a network is wanted: fine-tune without "
-            f"--with-aggregates, or take the one in it, {folder / 'network'}."
+            f"{folder} is a task with aggregates: its counts and trees read prepared data, so only "
+            "`userbert predict` can score it. Name a network instead: fine-tune "
+            f"without --with-aggregates, or use the network inside, {folder / 'network'}."
         )
     if (folder / "task.json").is_file():
         return TaskModel.load(folder)
     if (folder / "config.json").is_file():
         return UserBert.from_pretrained(folder)
     raise ModelError(
-        f"{folder} is neither a model nor a task ({found_at(folder)}). Make one with "
+        f"{folder} is neither a model nor a task ({describe_path(folder)}). Make one with "
         "`userbert pretrain DATA -o MODEL` or `userbert finetune MODEL DATA --labels FILE -o TASK`."
     )
