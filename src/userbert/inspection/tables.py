@@ -13,11 +13,11 @@ from rich.text import Text
 from userbert.data.use.pairs import read_table
 from userbert.inspection.layout import HEADINGS, bar, facts, quantiles, share, table
 from userbert.tasks.label_files import (
-    About,
-    as_numbers,
+    LabelsMetadata,
     check_labels,
     kind_of,
-    read_about,
+    parse_numbers,
+    read_metadata,
     refuse_changed,
 )
 
@@ -36,7 +36,7 @@ def describe_file(path: Path) -> RenderableType:
         missing = share(column.null_count(), len(column))
         made.add_row(Text(column.name), kind, missing, Text(examples))
     parts: list[RenderableType] = [made]
-    about = read_about(path)
+    about = read_metadata(path)
     if about is not None:
         refuse_changed(path, about, frame)
     if {"user_id", "label"} <= set(frame.columns) and len(frame):
@@ -48,10 +48,10 @@ def describe_file(path: Path) -> RenderableType:
     return Group(*parts)
 
 
-def _labels(path: Path, frame: pl.DataFrame, about: About | None) -> list[RenderableType]:
+def _labels(path: Path, frame: pl.DataFrame, about: LabelsMetadata | None) -> list[RenderableType]:
     answers = frame["label"]
     if path.suffix.lower() != ".parquet":
-        answers = as_numbers(answers)
+        answers = parse_numbers(answers)
     missing = answers.null_count()
     answers = check_labels(answers.drop_nulls(), str(path))
     kind = kind_of(answers) if about is None else about.kind
@@ -72,7 +72,7 @@ def _labels(path: Path, frame: pl.DataFrame, about: About | None) -> list[Render
     return [asked, classes, *([f"… and {more:,} more classes"] if more > 0 else [])]
 
 
-def _asked(about: About | None) -> dict[str, str | None]:
+def _asked(about: LabelsMetadata | None) -> dict[str, str | None]:
     if about is None:
         return {"from": "a file of your own"}
     return {
