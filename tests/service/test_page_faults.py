@@ -1,11 +1,19 @@
-"""The explorer's page where something is wrong: it says what, and goes on when that has passed."""
+"""The explorer's page says what is wrong, and continues when the fault is over."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import USERS, barriers, made, opened, serving_at, settled, told
+from browsing import (
+    USERS,
+    accessibility_violations,
+    make_folder,
+    open_page,
+    respond,
+    serving_at,
+    wait_until_idle,
+)
 from playwright.sync_api import Browser, Page, Route, expect
 from test_service_process import TOKEN, service
 
@@ -15,7 +23,7 @@ MANY, SHOWN = 200_000, 50_000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("faults"), USERS)
+    return make_folder(tmp_path_factory.mktemp("faults"), USERS)
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +34,25 @@ def address(folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    with opened(browser, address) as page:
+    with open_page(browser, address) as page:
         page.set_default_timeout(15_000)
         yield page
 
 
-def test_a_token_is_asked_for_until_it_is_right(browser: Browser, folder: Path) -> None:
+def test_the_page_asks_for_a_token_until_it_is_right(browser: Browser, folder: Path) -> None:
     with (
         serving_at(folder, "model", tokens=(TOKEN.encode(),)) as address,
-        opened(browser, address) as page,
+        open_page(browser, address) as page,
     ):
         page.goto("/#/data")
         field = page.get_by_label("Token", exact=True)
         field.fill("not the token at all")
         page.get_by_role("button", name="Open").click()
-        expect(page.get_by_role("alert").filter(has_text="without blanks")).to_be_visible()
+        expect(page.get_by_role("alert").filter(has_text="no spaces")).to_be_visible()
         field.fill("0" * 16)
         field.press("Enter")
         expect(page.get_by_text("does not know this token")).to_be_visible()
-        assert barriers(page) == []
+        assert accessibility_violations(page) == []
         page.get_by_label("Token", exact=True).fill(TOKEN)
         page.keyboard.press("Enter")
         expect(page.locator(".facts")).to_be_visible()
@@ -52,7 +60,7 @@ def test_a_token_is_asked_for_until_it_is_right(browser: Browser, folder: Path) 
         expect(page.locator(".facts")).to_be_visible()
 
 
-def test_a_slow_service_is_told_of(page: Page) -> None:
+def test_a_slow_answer_shows_a_hint(page: Page) -> None:
     held: list[Route] = []
 
     def hold(route: Route) -> None:
@@ -66,51 +74,53 @@ def test_a_slow_service_is_told_of(page: Page) -> None:
     expect(page.locator(".facts")).to_be_visible()
 
 
-def test_what_is_left_is_not_waited_for(page: Page) -> None:
+def test_leaving_a_view_aborts_its_calls(page: Page) -> None:
     page.add_init_script(
-        """const ask = fetch;
-        window.asked = [];
-        window.fetch = (path, how) => {
-          asked.push([path, how.signal]);
-          return ask(path, how);
+        """const originalFetch = fetch;
+        window.requests = [];
+        window.fetch = (path, options) => {
+          requests.push([path, options.signal]);
+          return originalFetch(path, options);
         };"""
     )
     page.route("**/v1/map?*", lambda _: None)
     with page.expect_request("**/v1/map?*"):
         page.goto("/#/map")
-    ended = "asked.filter(([path, signal]) => path.startsWith('/v1/map') && signal.aborted).length"
-    assert page.evaluate(ended) == 0
+    aborted = (
+        "requests.filter(([path, signal]) => path.startsWith('/v1/map') && signal.aborted).length"
+    )
+    assert page.evaluate(aborted) == 0
     page.get_by_role("link", name="Data", exact=True).click()
     expect(page.locator(".facts")).to_be_visible()
-    assert page.evaluate(ended) == 1
+    assert page.evaluate(aborted) == 1
 
 
-def test_vectors_that_are_not_there_yet_are_waited_for(page: Page) -> None:
-    asked = 0
+def test_the_map_waits_until_vectors_are_ready(page: Page) -> None:
+    calls = 0
 
-    def later(route: Route) -> None:
-        nonlocal asked
-        asked += 1
-        if asked > 1:
+    def refuse_once(route: Route) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
             route.continue_()
             return
         answer = {"detail": "wait", "done": 20, "of": 42}
-        told(route, answer, status=503, **{"Retry-After": "1"})
+        respond(route, answer, status=503, **{"Retry-After": "1"})
 
-    page.route("**/v1/map?*", later)
+    page.route("**/v1/map?*", refuse_once)
     page.goto("/#/map")
     expect(page.get_by_text("20 of 42 users")).to_be_visible()
     expect(page.locator(".map-inner canvas")).to_be_visible()
 
 
-def test_a_service_that_is_gone_is_told_of_and_found_again(browser: Browser, folder: Path) -> None:
+def test_the_page_reconnects_to_a_restarted_service(browser: Browser, folder: Path) -> None:
     data = ("--data", str(folder / "data"))
     with (
         service(folder / "model", *data) as (process, address),
-        opened(browser, address) as page,
+        open_page(browser, address) as page,
     ):
         page.goto("/#/data")
-        settled(page)
+        wait_until_idle(page)
         process.kill()
         process.wait()
         page.get_by_role("link", name="Map", exact=True).click()
@@ -124,52 +134,52 @@ def test_a_service_that_is_gone_is_told_of_and_found_again(browser: Browser, fol
 
 
 @pytest.mark.parametrize("view", ["data", "map", "user", "user/u1"])
-def test_without_data_it_is_told_how_to_serve_some(
+def test_without_data_views_say_how_to_serve_some(
     browser: Browser, folder: Path, tmp_path: Path, view: str
 ) -> None:
     (tmp_path / "model").symlink_to(folder / "model")
-    with serving_at(tmp_path, "model") as address, opened(browser, address) as page:
+    with serving_at(tmp_path, "model") as address, open_page(browser, address) as page:
         page.goto(f"/#/{view}")
         expect(page.locator("main")).to_contain_text("--data")
 
 
 def test_one_user_is_enough(browser: Browser, tmp_path: Path) -> None:
-    folder = made(tmp_path, ["u1"])
-    with serving_at(folder, "model") as address, opened(browser, address) as page:
+    folder = make_folder(tmp_path, ["u1"])
+    with serving_at(folder, "model") as address, open_page(browser, address) as page:
         for view in ("data", "map", "user/u1", "lookalike"):
             page.goto(f"/#/{view}")
             expect(page.locator("main h1")).to_be_visible()
-            settled(page)
+            wait_until_idle(page)
         page.get_by_label("Seeds").fill("u1")
         page.get_by_role("button", name="Make the list").click()
         expect(page.get_by_text("No list could be made")).to_be_visible()
 
 
-def test_nobody_is_told(page: Page) -> None:
-    nothing = {"place": "long_term", "attribute": "genre", "kind": "category", "known": 0}
-    nothing |= {"missing": 0, "unknown": 0, "rows": 0, "top": []}
+def test_data_without_users_show_what_was_left_out(page: Page) -> None:
+    empty = {"place": "long_term", "attribute": "genre", "kind": "category", "known": 0}
+    empty |= {"missing": 0, "unknown": 0, "rows": 0, "top": []}
     answer = {
         "name": "none", "users": 0, "first_event": 0, "last_event": 0, "cutoff": 0,
         "timezone": "UTC", "fit_before": None, "version": "1", "segments": [],
         "days": {"unit": "day", "days": [], "actions": {}, "is_sampled": False},
-        "values": [nothing], "outside": [["view", 9]], "warnings": ["nobody is left"],
+        "values": [empty], "outside": [["view", 9]], "warnings": ["nobody is left"],
         "rows": [{"file": "a.csv", "read": 9, "used": 0, "outside_segments": 9, "duplicates": 0,
                   "quarantined": 0}],
         "rejected": {"rows": 1, "first": [{"file": "a.csv", "row": 1, "reason": "no time"}]},
     }  # fmt: skip
-    page.route("**/v1/data", lambda route: told(route, answer))
+    page.route("**/v1/data", lambda route: respond(route, answer))
     page.goto("/#/data")
     expect(page.get_by_text("No users here")).to_be_visible()
     expect(page.locator("main")).to_contain_text("no time")
     expect(page.locator("main")).to_contain_text("nobody is left")
 
 
-def test_an_address_that_names_nothing_leads_on(page: Page) -> None:
+def test_unknown_views_and_users_offer_a_way_on(page: Page) -> None:
     page.goto("/#/nothing")
     page.get_by_role("link", name="See the data").click()
     expect(page.locator(".facts")).to_be_visible()
     page.goto("/#/user/nobody")
-    expect(page.get_by_text("Nobody by this id")).to_be_visible()
+    expect(page.get_by_text("No user with this id")).to_be_visible()
 
 
 def test_a_better_layout_is_offered_when_it_is_ready(page: Page) -> None:
@@ -181,8 +191,8 @@ def test_a_better_layout_is_offered_when_it_is_ready(page: Page) -> None:
     }  # fmt: skip
     colour = {**answer["colours"][0], "values": ["c1"], "codes": [0, 0, 0]}
     page.clock.install()
-    page.route("**/v1/map?*", lambda route: told(route, answer))
-    page.route("**/v1/map/colour?*", lambda route: told(route, colour))
+    page.route("**/v1/map?*", lambda route: respond(route, answer))
+    page.route("**/v1/map/colour?*", lambda route: respond(route, colour))
     page.goto("/#/map")
     expect(page.get_by_text("Rough.")).to_be_visible()
     answer |= {"method": "t-sne", "note": "Better.", "is_final": True}
@@ -207,8 +217,8 @@ def test_many_users_move_without_stutter(page: Page) -> None:
         "name": "cluster", "title": "cluster", "kind": "category",
         "values": [f"c{i}" for i in range(12)], "codes": [place % 12 for place in places],
     }  # fmt: skip
-    page.route("**/v1/map?*", lambda route: told(route, answer))
-    page.route("**/v1/map/colour?*", lambda route: told(route, colour))
+    page.route("**/v1/map?*", lambda route: respond(route, answer))
+    page.route("**/v1/map/colour?*", lambda route: respond(route, colour))
     page.goto("/#/map")
     expect(page.get_by_text("50,000 of 200,000 users")).to_be_visible()
     expect(page.locator(".map-inner canvas")).to_be_visible()
@@ -235,5 +245,5 @@ def test_many_users_move_without_stutter(page: Page) -> None:
         page.mouse.move(x + step * 4, y + step * 2)
     page.mouse.up()
     frames = sorted(page.evaluate("frames.slice(1)"))
-    # A person sees a stutter from about a tenth of a second on.
+    # People see a stutter from about 0.1 s.
     assert frames[len(frames) // 2] < 100, frames

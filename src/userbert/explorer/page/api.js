@@ -1,12 +1,12 @@
-// Calls of the service's API: one way to ask, one form of refusal.
-// In: a path, query, body, signal. Out: JSON, or an ApiError that says what to do.
+// Calls of the service's HTTP API, and how a view shows loading, progress and errors.
+// In: a path, query, body, signal. Out: JSON, or an ApiError whose message says what to do.
 
 import { el, empty, fill, skeleton } from "./dom.js";
 import { count } from "./format.js";
 
 const TOKEN = "userbert-token";
 const HINT_AFTER = 2_000; // milliseconds
-let asking = null; // the dialog for the token: one, whoever asks
+let tokenDialog = null; // promise of the open token dialog, which all calls share
 
 export class ApiError extends Error {
   constructor(status, detail, answer = {}, retryAfter = null) {
@@ -16,17 +16,17 @@ export class ApiError extends Error {
 }
 
 export async function call(path, { query = {}, body, signal } = {}) {
-  const asked = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== "");
-  const address = asked.length ? `${path}?${new URLSearchParams(asked)}` : path;
+  const parameters = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const address = parameters.length ? `${path}?${new URLSearchParams(parameters)}` : path;
   for (;;) {
-    const token = stored();
+    const token = storedToken();
     const headers = token ? { Authorization: `Bearer ${token}` } : {};
     if (body !== undefined) headers["Content-Type"] = "application/json";
-    let answer, said;
+    let answer, content;
     try {
       const text = body === undefined ? undefined : JSON.stringify(body);
       answer = await fetch(address, { method: text ? "POST" : "GET", headers, body: text, signal });
-      said = await answer.json().catch(() => ({}));
+      content = await answer.json().catch(() => ({}));
     } catch (error) {
       if (error.name === "AbortError") throw error;
       signal?.throwIfAborted();
@@ -34,18 +34,18 @@ export async function call(path, { query = {}, body, signal } = {}) {
       throw new ApiError(0, "The service does not answer. Is it still running?");
     }
     signal?.throwIfAborted();
-    if (answer.ok) return said;
+    if (answer.ok) return content;
     if (answer.status === 401) {
       await askToken(token, signal);
       continue;
     }
     const seconds = Number(answer.headers.get("retry-after")) || null;
-    throw new ApiError(answer.status, said.detail ?? `The service answered ${answer.status}.`, said, seconds);
+    throw new ApiError(answer.status, content.detail ?? `The service answered ${answer.status}.`, content, seconds);
   }
 }
 
-/** Show what a call answers: a skeleton first, then the answer, or what hinders it and what to do. */
-export async function show(host, ask, draw, { signal, lines = 4, onError } = {}) {
+/** Shows a call in an element: a skeleton while it runs, then its answer or its error. Repeats a 503. */
+export async function show(host, request, draw, { signal, lines = 4, onError } = {}) {
   const hint = el("p", { class: "hint", hidden: true, role: "status" }, "Still working …");
   fill(host, skeleton(lines), hint);
   host.setAttribute("aria-busy", "true");
@@ -53,7 +53,7 @@ export async function show(host, ask, draw, { signal, lines = 4, onError } = {})
   try {
     for (;;) {
       try {
-        const answer = await ask(signal);
+        const answer = await request(signal);
         clearTimeout(timer);
         signal?.throwIfAborted();
         fill(host);
@@ -77,10 +77,10 @@ export async function show(host, ask, draw, { signal, lines = 4, onError } = {})
     host.removeAttribute("aria-busy");
     if (!(error instanceof ApiError)) console.error(error);
     if (onError?.(error, host)) return null;
-    const again = el("button", { type: "button", class: "button", onclick: () => show(host, ask, draw, { signal, lines, onError }) }, "Try again");
+    const again = el("button", { type: "button", class: "button", onclick: () => show(host, request, draw, { signal, lines, onError }) }, "Try again");
     fill(host, el("div", { role: "alert" }, empty(
       error.status === 0 ? "No answer" : "This could not be shown",
-      error instanceof ApiError ? sentence(error.message) : "A fault of the page; the browser's console says where.",
+      error instanceof ApiError ? sentence(error.message) : "A bug in the page; the browser's console says where.",
       again,
     )));
     return null;
@@ -89,13 +89,13 @@ export async function show(host, ask, draw, { signal, lines = 4, onError } = {})
 
 function waiting(error) {
   const { done, of } = error.answer;
-  const known = typeof done === "number" && of > 0;
+  const hasProgress = typeof done === "number" && of > 0;
   return el(
     "div", { class: "empty", role: "status" },
-    el("p", { class: "empty-title" }, known ? "Vectors are being made" : "Not ready yet"),
-    known && el("progress", { value: done, max: of, "aria-label": "Users that are embedded" }),
-    el("p", {}, known ? `${count(done)} of ${count(of)} users` : sentence(error.message)),
-    el("p", { class: "note" }, "This is shown as soon as it is there."),
+    el("p", { class: "empty-title" }, hasProgress ? "Computing vectors" : "Not ready yet"),
+    hasProgress && el("progress", { value: done, max: of, "aria-label": "Users embedded so far" }),
+    el("p", {}, hasProgress ? `${count(done)} of ${count(of)} users` : sentence(error.message)),
+    el("p", { class: "note" }, "This view appears as soon as it is ready."),
   );
 }
 
@@ -109,7 +109,7 @@ export const pause = (milliseconds, signal) => new Promise((resolve, reject) => 
   }, { once: true });
 });
 
-function stored() {
+function storedToken() {
   try {
     return sessionStorage.getItem(TOKEN);
   } catch {
@@ -118,37 +118,37 @@ function stored() {
 }
 
 function askToken(wrong, signal) {
-  if (stored() !== wrong) return Promise.resolve(); // given meanwhile
-  asking ??= new Promise((resolve) => {
+  if (storedToken() !== wrong) return Promise.resolve(); // another call has got a new token
+  tokenDialog ??= new Promise((resolve) => {
     const field = el("input", { type: "password", id: "token", autocomplete: "off", required: true });
-    const told = el("p", { class: "error", role: "alert" }, wrong ? "The service does not know this token. Look for blanks, or ask who runs it." : "");
+    const message = el("p", { class: "error", role: "alert" }, wrong ? "The service does not know this token. Check for spaces, or ask the person who runs the service." : "");
     const form = el(
       "form", {
         onsubmit: (event) => {
           event.preventDefault();
-          const given = field.value.trim();
-          if (!/^[\x21-\x7e]+$/.test(given)) {
-            told.textContent = "A token is letters, digits and signs, without blanks.";
+          const token = field.value.trim();
+          if (!/^[\x21-\x7e]+$/.test(token)) {
+            message.textContent = "A token has letters, digits and signs, but no spaces.";
             return;
           }
-          sessionStorage.setItem(TOKEN, given);
+          sessionStorage.setItem(TOKEN, token);
           dialog.close();
         },
       },
-      el("h2", { id: "token-title" }, "This service asks for a token"),
-      el("p", { class: "note" }, "Whoever runs it has a file of tokens. It is kept for this tab alone."),
-      el("label", { for: "token" }, "Token"), field, told,
+      el("h2", { id: "token-title" }, "This service needs a token"),
+      el("p", { class: "note" }, "Ask the person who runs the service. The token is kept for this tab only."),
+      el("label", { for: "token" }, "Token"), field, message,
       el("button", { type: "submit", class: "button primary" }, "Open"),
     );
     const dialog = el("dialog", { "aria-labelledby": "token-title", oncancel: (event) => event.preventDefault() }, form);
     dialog.addEventListener("close", () => {
       dialog.remove();
-      asking = null;
+      tokenDialog = null;
       resolve();
     });
     document.body.append(dialog);
     dialog.showModal();
   });
-  const left = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason), { once: true }));
-  return Promise.race([asking, left]);
+  const aborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason), { once: true }));
+  return Promise.race([tokenDialog, aborted]);
 }

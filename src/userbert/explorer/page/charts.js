@@ -1,12 +1,12 @@
-// Apache ECharts in the page's colours, drawn on canvas. Tooltips are drawn too: no text becomes markup.
+// Apache ECharts in the page's colours, on canvas. Tooltips are drawn on it too: text is never markup.
 // In: an element, a function from colours to an ECharts option, a signal. Out: a chart that follows
-// its element's size and the theme, and ends with its view.
+// its element's size and the theme, and is disposed with its view.
 
 import { el } from "./dom.js";
 
 let loading = null;
 
-/** ECharts itself: a megabyte, asked for before the first chart alone. */
+/** Loads ECharts (1 MB) once, when the first chart needs it. */
 export function echarts() {
   loading ??= new Promise((resolve, reject) => {
     const script = el("script", { src: "/page/echarts.min.js" });
@@ -14,40 +14,40 @@ export function echarts() {
     script.onerror = () => {
       loading = null;
       script.remove();
-      reject(new Error("echarts.min.js did not come"));
+      reject(new Error("echarts.min.js could not be loaded"));
     };
     document.head.append(script);
   });
   return loading;
 }
 
-/** Ask for ECharts while the answers to be drawn are on their way. */
-export const ahead = () => { echarts().catch(() => {}); };
+/** Starts to load ECharts while a view waits for its data. */
+export const preload = () => { echarts().catch(() => {}); };
 
 const NAMES = ["ink", "muted", "faint", "line", "surface", "accent", "accent-soft", "good", "bad",
   ...Array.from({ length: 12 }, (_, i) => `hue-${i}`)];
 
-/** The colours of style.css as they are now. */
+/** Reads the present colours of style.css. */
 export function colours() {
   const probe = el("i", { hidden: true });
   document.body.append(probe);
-  const found = {};
+  const result = {};
   for (const name of NAMES) {
     probe.style.color = `var(--${name})`;
-    found[name] = getComputedStyle(probe).color;
+    result[name] = getComputedStyle(probe).color;
   }
-  found.font = getComputedStyle(document.body).fontFamily;
-  found.hues = NAMES.filter((name) => name.startsWith("hue-")).map((name) => found[name]);
+  result.font = getComputedStyle(document.body).fontFamily;
+  result.hues = NAMES.filter((name) => name.startsWith("hue-")).map((name) => result[name]);
   probe.remove();
-  return found;
+  return result;
 }
 
-export const isStill = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+export const prefersLessMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-/** What all charts have in common. */
+/** Options of every chart. */
 function common(c) {
   return {
-    animation: !isStill(),
+    animation: !prefersLessMotion(),
     animationDuration: 250,
     animationDurationUpdate: 200,
     textStyle: { fontFamily: c.font, color: c.muted },
@@ -62,7 +62,7 @@ export function tooltip(c, more = {}) {
   };
 }
 
-/** Text of the data in a drawn tooltip: braces and bars would be read as styles. */
+/** Escapes text for a tooltip: ECharts would read braces and bars as styles. */
 export const safe = (text) => String(text).replaceAll("{", "(").replaceAll("}", ")").replaceAll("|", "¦");
 
 export function axis(c, more = {}) {
@@ -75,7 +75,7 @@ export function axis(c, more = {}) {
   };
 }
 
-/** A slider under a chart of time. */
+/** Zoom slider under a time chart. */
 export function zoom(c, more = {}) {
   return [
     { type: "inside", zoomOnMouseWheel: "ctrl", moveOnMouseWheel: false, ...more },
@@ -94,22 +94,22 @@ export async function chart(host, option, { label, signal }) {
   host.setAttribute("aria-label", label);
   const library = await echarts();
   if (signal?.aborted || !host.isConnected) return null;
-  const made = library.init(host, null, { renderer: "canvas" });
+  const instance = library.init(host, null, { renderer: "canvas" });
   const draw = () => {
     const c = colours();
-    made.setOption({ ...common(c), ...option(c) }, { notMerge: true });
+    instance.setOption({ ...common(c), ...option(c) }, { notMerge: true });
   };
   draw();
-  const size = new ResizeObserver(() => made.resize());
+  const size = new ResizeObserver(() => instance.resize());
   size.observe(host);
   window.addEventListener("themechange", draw);
   const end = () => {
     size.disconnect();
     window.removeEventListener("themechange", draw);
-    made.dispose();
+    instance.dispose();
   };
   signal?.addEventListener("abort", end, { once: true });
-  made.redraw = draw;
-  made.end = end;
-  return made;
+  instance.redraw = draw;
+  instance.end = end;
+  return instance;
 }

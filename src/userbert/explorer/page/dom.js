@@ -1,26 +1,29 @@
-// Elements from plain values. Whatever is text becomes a text node: nothing of the data is markup.
+// Builds elements from plain values. Text always becomes a text node, so data are never markup.
 // In: a tag, properties, children. Out: elements.
 
 export function el(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name === "class") made.className = value;
-    else if (name === "style") for (const [key, one] of Object.entries(value)) made.style.setProperty(key, one);
-    else if (name in made && typeof value !== "string") made[name] = value;
-    else made.setAttribute(name, value === true ? "" : value);
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "class") element.className = value;
+    else if (name === "style") for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
+    else if (name in element && typeof value !== "string") element[name] = value;
+    else element.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
-  return made;
+  element.append(...present(children));
+  return element;
 }
 
+/** Replaces the children of an element. */
 export function fill(host, ...children) {
-  host.replaceChildren(...children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
+  host.replaceChildren(...present(children));
   return host;
 }
 
-/** A part of a view: a heading, what stands beside it, a body. */
+const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+
+/** Section of a view: a heading, tools next to it, a note, a body. */
 export function card(title, { note, tools, wide, className = "" } = {}, ...body) {
   return el(
     "section", { class: `card ${wide ? "wide" : ""} ${className}` },
@@ -43,20 +46,20 @@ export function empty(title, advice, ...actions) {
     advice && el("p", {}, advice), actions);
 }
 
-/** A bar from 0 to 1, with what it says as text beside it. */
+/** Bar for a share from 0 to 1; hidden from screen readers, so show the number next to it. */
 export function bar(share, { tone = "", title } = {}) {
   const width = `${Math.max(0, Math.min(1, share)) * 100}%`;
   return el("span", { class: `bar ${tone}`, title, "aria-hidden": "true" }, el("i", { style: { width } }));
 }
 
-/** A choice of one. */
+/** Labelled drop-down list; `options` are [value, text] pairs. */
 export function select(label, options, value, onchange) {
   const box = el("select", { "aria-label": label, onchange: () => onchange(box.value) },
     options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
   return el("label", { class: "choice" }, el("span", {}, label), box);
 }
 
-/** Offer text as a file. */
+/** Saves text as a file. */
 export function download(name, text, kind = "text/csv;charset=utf-8") {
   const address = URL.createObjectURL(new Blob([text], { type: kind }));
   const link = el("a", { href: address, download: name });
@@ -66,7 +69,7 @@ export function download(name, text, kind = "text/csv;charset=utf-8") {
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 }
 
-/** Rows as CSV by RFC 4180. Ids stay what they are: another program reads them. */
+/** Writes rows as CSV (RFC 4180). Ids are not altered, so that other programs can match them. */
 export function csv(rows) {
   const cell = (value) => {
     const text = String(value);

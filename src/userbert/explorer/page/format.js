@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Formats numbers and times for people.
 // In: numbers, shares from 0 to 1, microseconds since 1970. Out: text.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -6,7 +6,7 @@ const short = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 
 export const count = (value) => whole.format(value);
 export const compact = (value) => (Math.abs(value) < 10_000 ? whole.format(value) : short.format(value));
-export const many = (value, one, several = `${one}s`) => `${count(value)} ${value === 1 ? one : several}`;
+export const plural = (value, singular, several = `${singular}s`) => `${count(value)} ${value === 1 ? singular : several}`;
 
 export function number(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
@@ -40,7 +40,7 @@ export const day = (micros, zone = "UTC") =>
 export const instant = (micros, zone = "UTC") =>
   zoned(micros, zone, { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" });
 
-/** "2017-05-01" as "Mon 1 May 2017". */
+/** Formats "2017-05-01" as "Mon 1 May 2017". */
 export const dayName = (text) =>
   zoned(Date.parse(`${text}T00:00:00Z`) * 1000, "UTC", { weekday: "short", day: "numeric", month: "short", year: "numeric" });
 
@@ -51,5 +51,5 @@ export function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-/** A name of a schema as a title: "long_term" as "long term". */
+/** Formats a schema's name as a title: "long_term" as "long term". */
 export const plain = (name) => name.replaceAll("_", " ");

@@ -1,5 +1,5 @@
-// The router: addresses to views, and what stands around them.
-// In: the address (#/view/what?key=value). Out: a view in <main>, told to end when one leaves it.
+// Router: shows the view that the address names; also the theme button and the offline banner.
+// In: the address (#/view/item?key=value). Out: a view in <main>, aborted when the address changes.
 
 import { pause } from "./api.js";
 import { el, empty, fill } from "./dom.js";
@@ -9,31 +9,31 @@ const TITLES = { data: "Data", map: "Map", user: "User", lookalike: "Look-alikes
 const main = document.getElementById("main");
 let leaving = new AbortController();
 
-/** "#/user/a%2Fb?model=m" as {view: "user", what: "a/b", query: URLSearchParams}. */
-function address() {
+/** Parses "#/user/a%2Fb?model=m" as {view: "user", item: "a/b", query: URLSearchParams}. */
+function parseAddress() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split(/\?(.*)/s);
   const [view, ...rest] = (path || "data").split("/");
-  let what = rest.join("/");
+  let item = rest.join("/");
   try {
-    what = decodeURIComponent(what);
-  } catch { /* a % that means itself */ }
-  return { view, what, query: new URLSearchParams(query) };
+    item = decodeURIComponent(item);
+  } catch { /* a literal % */ }
+  return { view, item, query: new URLSearchParams(query) };
 }
 
 async function go() {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
-  const { view, what, query } = address();
+  const { view, item, query } = parseAddress();
   for (const tab of document.querySelectorAll(".tabs a")) {
     if (tab.dataset.view === view) {
       tab.setAttribute("aria-current", "page");
       if (document.documentElement.scrollWidth <= innerWidth) tab.scrollIntoView({ block: "nearest", inline: "center" });
     } else tab.removeAttribute("aria-current");
   }
-  document.title = `${what || TITLES[view] || "Nothing here"} · userbert`;
+  document.title = `${item || TITLES[view] || "Not found"} · userbert`;
   if (!(view in TITLES)) {
-    fill(main, empty("Nothing is here", "The address names no view.", el("a", { class: "button", href: "#/data" }, "See the data")));
+    fill(main, empty("Not found", "There is no view at this address.", el("a", { class: "button", href: "#/data" }, "See the data")));
     return;
   }
   const host = el("div", { class: `view view-${view}` });
@@ -41,11 +41,11 @@ async function go() {
   scrollTo(0, 0);
   try {
     const { draw } = await import(`./views/${view}.js`);
-    if (!signal.aborted) await draw(host, { what, query, signal });
+    if (!signal.aborted) await draw(host, { item, query, signal });
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
-    if (!(await isThere())) {
-      hasMissed = true;
+    if (!(await isReachable())) {
+      mustReload = true;
       watch();
       return;
     }
@@ -55,11 +55,10 @@ async function go() {
   }
 }
 
-/** A banner while the service cannot be reached; when it is back, the view is drawn anew. */
-let isAway = false;
-let hasMissed = false; // a module that did not come is not asked for again, but by a new page
+let isOffline = false;
+let mustReload = false; // a module failed to load: browsers retry it only after a page reload
 
-async function isThere() {
+async function isReachable() {
   try {
     return (await fetch("/healthz", { cache: "no-store" })).ok;
   } catch {
@@ -67,26 +66,27 @@ async function isThere() {
   }
 }
 
+/** Shows a banner until the service answers again, then draws the view again. */
 async function watch() {
-  if (isAway) return;
-  isAway = true;
+  if (isOffline) return;
+  isOffline = true;
   const banner = document.getElementById("banner");
   const retry = el("button", { type: "button", class: "button" }, "Try now");
-  fill(banner, el("span", {}, "The service does not answer. Start it again, or look at its log; this page goes on by itself."), retry);
+  fill(banner, el("span", {}, "The service does not answer. Restart it, or look at its log; this page reconnects by itself."), retry);
   banner.hidden = false;
-  while (isAway) {
+  while (isOffline) {
     await Promise.race([pause(3_000), new Promise((resolve) => retry.addEventListener("click", resolve, { once: true }))]);
-    isAway = !(await isThere());
+    isOffline = !(await isReachable());
   }
   banner.hidden = true;
-  if (hasMissed) location.reload();
+  if (mustReload) location.reload();
   else go();
 }
 
 function startTheme(button) {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
-  const tell = () => {
+  const update = () => {
     button.setAttribute("aria-pressed", String(isDark()));
     window.dispatchEvent(new Event("themechange"));
   };
@@ -95,11 +95,11 @@ function startTheme(button) {
     document.documentElement.dataset.theme = next;
     try {
       localStorage.setItem("userbert-theme", next);
-    } catch { /* for this page alone, then */ }
-    tell();
+    } catch { /* storage may be off: the choice then holds for this page only */ }
+    update();
   });
-  dark.addEventListener("change", tell);
-  tell();
+  dark.addEventListener("change", update);
+  update();
 }
 
 window.addEventListener("hashchange", go);
@@ -111,5 +111,5 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 startTheme(document.getElementById("theme"));
 startSearch(document.getElementById("search"), document.getElementById("found"));
 await go();
-// The others, while nothing else is to be done.
+// Preload the other views.
 for (const view of Object.keys(TITLES)) import(`./views/${view}.js`).catch(() => {});

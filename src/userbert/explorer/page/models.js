@@ -1,23 +1,24 @@
-// Which model a view speaks of.
-// In: GET /v1/models, the address. Out: a name, and a choice where several serve.
+// The model that a view shows.
+// In: GET /v1/models, the address. Out: a name, and a drop-down list if there are several models.
 
 import { call } from "./api.js";
 import { select } from "./dom.js";
 
-let known = null;
+let cache = null;
 
-/** The models that serve; they stay as long as the service runs. */
+/** Lists the loaded models, which do not change while the service runs. */
 export async function models(signal) {
-  known ??= (await call("/v1/models", { signal })).models;
-  return known;
+  cache ??= (await call("/v1/models", { signal })).models;
+  return cache;
 }
 
-export function chosen(all, name) {
-  return all.some((one) => one.name === name) ? name : all[0].name;
+/** Returns a name if a model has it, else the first model's name. */
+export function modelName(all, name) {
+  return all.some((model) => model.name === name) ? name : all[0].name;
 }
 
-export function choice(all, name, onchange) {
-  return all.length > 1 ? select("Model", all.map((one) => [one.name, one.name]), name, onchange) : null;
+export function modelSelect(all, name, onchange) {
+  return all.length > 1 ? select("Model", all.map((model) => [model.name, model.name]), name, onchange) : null;
 }
 
-window.addEventListener("unreachable", () => { known = null; });
+window.addEventListener("unreachable", () => { cache = null; });

@@ -1,13 +1,13 @@
-// The search in the header: ids as one types, chosen by arrows and Enter.
+// Search field of the header: lists matching ids while the user types; arrows and Enter choose one.
 // In: text. Out: the address of a user.
 
 import { call } from "./api.js";
 import { el, fill } from "./dom.js";
 
-const PAUSE = 120; // milliseconds between a key and the question
+const PAUSE = 120; // milliseconds without a key before a search starts
 
 export function startSearch(field, list) {
-  let asked = null, timer = null, active = -1;
+  let running = null, timer = null, active = -1;
   const close = () => {
     list.hidden = true;
     active = -1;
@@ -15,41 +15,41 @@ export function startSearch(field, list) {
     field.removeAttribute("aria-activedescendant");
   };
   const open = (id) => {
-    asked?.abort();
+    running?.abort();
     clearTimeout(timer);
     close();
     field.value = "";
     field.blur();
     location.hash = `#/user/${encodeURIComponent(id)}`;
   };
-  const tell = (text) => {
+  const showMessage = (text) => {
     fill(list, el("li", { class: "told", role: "option", "aria-disabled": "true" }, text));
     list.hidden = false;
     field.setAttribute("aria-expanded", "true");
   };
-  const look = async () => {
-    asked?.abort();
+  const search = async () => {
+    running?.abort();
     const text = field.value.trim();
     if (!text) return close();
-    asked = new AbortController();
-    const { signal } = asked;
-    const slow = setTimeout(() => tell("Still looking …"), 600);
+    running = new AbortController();
+    const { signal } = running;
+    const slow = setTimeout(() => showMessage("Still searching …"), 600);
     try {
-      const found = await call("/v1/find", { query: { text, limit: 12 }, signal });
+      const matches = await call("/v1/find", { query: { text, limit: 12 }, signal });
       clearTimeout(slow);
       active = -1;
-      if (!found.users.length) return tell("No user's id holds this.");
+      if (!matches.users.length) return showMessage("No user id contains this text.");
       fill(list,
-        found.users.map((id, place) => el("li", {
+        matches.users.map((id, place) => el("li", {
           role: "option", id: `found-${place}`, "aria-selected": "false",
           onpointerdown: (event) => { event.preventDefault(); open(id); },
         }, id)),
-        found.more && el("li", { class: "told", role: "option", "aria-disabled": "true" }, "More: type on"));
+        matches.more && el("li", { class: "told", role: "option", "aria-disabled": "true" }, "More matches: keep typing"));
       list.hidden = false;
       field.setAttribute("aria-expanded", "true");
     } catch (error) {
       clearTimeout(slow);
-      if (error.name !== "AbortError") tell(error.message);
+      if (error.name !== "AbortError") showMessage(error.message);
     }
     return undefined;
   };
@@ -57,15 +57,15 @@ export function startSearch(field, list) {
     const options = [...list.querySelectorAll("[role=option]:not(.told)")];
     if (!options.length) return;
     active = (active + step + options.length + (active < 0 && step < 0 ? 1 : 0)) % options.length;
-    options.forEach((one, place) => one.setAttribute("aria-selected", String(place === active)));
+    options.forEach((option, place) => option.setAttribute("aria-selected", String(place === active)));
     options[active].scrollIntoView({ block: "nearest" });
     field.setAttribute("aria-activedescendant", options[active].id);
   };
   field.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(look, PAUSE);
+    timer = setTimeout(search, PAUSE);
   });
-  field.addEventListener("focus", () => field.value && look());
+  field.addEventListener("focus", () => field.value && search());
   field.addEventListener("blur", close);
   field.addEventListener("keydown", (event) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {

@@ -1,15 +1,15 @@
-// Users that one view hands to another: those chosen on the map become seeds of a list.
-// In: ids. Out: the same, once.
+// Passes user ids from the map to the look-alike view, where they become the seeds.
+// In: ids. Out: the ids, once.
 
-let held = null;
+let pending = null;
 
-export function give(ids) {
-  held = ids;
+export function useAsSeeds(ids) {
+  pending = ids;
   location.hash = "#/lookalike";
 }
 
-export function take() {
-  const given = held;
-  held = null;
-  return given;
+export function takeSeeds() {
+  const ids = pending;
+  pending = null;
+  return ids;
 }

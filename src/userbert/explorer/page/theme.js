@@ -1,5 +1,5 @@
-// Light or dark, before anything is drawn.
-// In: what was chosen here before, else what the system says. Out: data-theme of the document.
+// Sets the light or dark theme before the page is drawn.
+// In: the theme chosen earlier in this browser, if any. Out: the document's data-theme.
 {
   let chosen = null;
   try {

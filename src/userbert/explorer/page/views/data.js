@@ -1,18 +1,18 @@
-// View "Data": what was read, day by day, word by word, value by value, and what was left out.
+// View "Data": events by day, words per user, vocabulary, and rows that were left out.
 // In: GET /v1/data. Out: facts, charts and tables.
 
 import { call, show } from "../api.js";
-import { ahead, axis, chart, safe, tooltip, zoom } from "../charts.js";
+import { axis, chart, preload, safe, tooltip, zoom } from "../charts.js";
 import { bar, card, el, empty, fill } from "../dom.js";
-import { compact, count, day, dayName, instant, many, plain, share } from "../format.js";
+import { compact, count, day, dayName, instant, plural, plain, share } from "../format.js";
 
 const NO_DATA = "Start the service with --data and a folder of prepared data to see what is in it.";
 
 export async function draw(host, { signal }) {
-  ahead();
+  preload();
   await show(host, () => call("/v1/data", { signal }), (data) => page(host, data, signal), {
     signal, lines: 10,
-    onError: (error) => error.status === 404 && fill(host, heading("Data"), empty("No data are served", NO_DATA)),
+    onError: (error) => error.status === 404 && fill(host, heading("Data"), empty("No data", NO_DATA)),
   });
 }
 
@@ -25,42 +25,42 @@ async function page(host, data, signal) {
     heading(data.name, `Prepared data: ${span}`),
     facts(data, zone));
   if (!data.users) {
-    host.append(empty("No users here", "No event was in any segment. What was left out, below, says why."));
-    host.append(el("div", { class: "grid" }, leftOut(data)));
+    host.append(empty("No users here", "No event is in any segment. The tables below say why."));
+    host.append(el("div", { class: "grid" }, rowsLeftOut(data)));
     return;
   }
   const days = el("div", { class: "chart tall" });
-  const spreads = data.segments.map((one) => [one, el("div", { class: "chart" })]);
+  const histograms = data.segments.map((segment) => [segment, el("div", { class: "chart" })]);
   const grid = el(
     "div", { class: "grid" },
     card("Events by day", {
       wide: true,
-      note: `Events a ${data.days.unit ?? "day"}, by action${data.days.is_sampled ? "; estimated from some of the users" : ""}. Drag the handles to look closer.`,
+      note: `Events per ${data.days.unit ?? "day"}, by action type${data.days.is_sampled ? "; estimated from a sample of the users" : ""}. Drag the handles to zoom.`,
     }, days),
-    spreads.map(([one, place]) => card(`Words per user: ${plain(one.name)}`, {
-      note: `${count(one.words)} words (one ${one.by === "day" ? "a day" : "a session"}) of ${many(one.users, "user")}, ${count(one.actions)} actions. `
-        + `Half have ${compact(one.words_per_user.median)} or fewer, one in ten ${compact(one.words_per_user.p90)} or more; most: ${compact(one.words_per_user.max)}.`,
+    histograms.map(([segment, place]) => card(`Words per user: ${plain(segment.name)}`, {
+      note: `${count(segment.words)} words (one per ${segment.by === "day" ? "day" : "session"}) of ${plural(segment.users, "user")}, ${count(segment.actions)} actions. `
+        + `Half of the users have ${compact(segment.words_per_user.median)} or fewer, one in ten has ${compact(segment.words_per_user.p90)} or more; maximum: ${compact(segment.words_per_user.max)}.`,
     }, place)),
     vocabulary(data.values),
-    leftOut(data),
+    rowsLeftOut(data),
   );
   host.append(grid);
   await chart(days, (c) => byDay(c, data.days), { label: `Events by day: ${span}, ${Object.keys(data.days.actions).join(", ")}`, signal });
-  for (const [one, place] of spreads) {
-    const { median, p90 } = one.words_per_user;
-    await chart(place, (c) => histogram(c, one.words_per_user), { label: `Words per user in ${one.name}: median ${median}, 90 % up to ${p90}`, signal });
+  for (const [segment, place] of histograms) {
+    const { median, p90 } = segment.words_per_user;
+    await chart(place, (c) => histogram(c, segment.words_per_user), { label: `Words per user in ${segment.name}: median ${median}, 90 % up to ${p90}`, signal });
   }
 }
 
 function facts(data, zone) {
-  const used = data.rows.reduce((sum, one) => sum + one.used, 0);
+  const used = data.rows.reduce((sum, file) => sum + file.used, 0);
   const tile = (name, value, more) => el("div", { class: "fact" }, el("dt", {}, name), el("dd", {}, value, more && el("small", {}, more)));
   return el("dl", { class: "facts" },
     tile("Users", count(data.users)),
     tile("Events used", compact(used), used >= 10_000 ? count(used) : ""),
     data.users > 0 && tile("Days", count(Math.max(1, Math.round((data.last_event - data.first_event) / 86_400e6))), zone),
-    data.cutoff && tile("Looked at up to", day(data.cutoff, zone), instant(data.cutoff, zone).split(", ").pop()),
-    tile("Vocabulary fitted", data.fit_before ? `to ${day(data.fit_before - 1, zone)}` : "on all", data.fit_before ? "" : "values of later days are known, too"));
+    data.cutoff && tile("Cut-off", day(data.cutoff, zone), instant(data.cutoff, zone).split(", ").pop()),
+    tile("Vocabulary fitted", data.fit_before ? `to ${day(data.fit_before - 1, zone)}` : "on all data", data.fit_before ? "" : "includes the values of the latest days"));
 }
 
 function byDay(c, { days, actions }) {
@@ -90,7 +90,7 @@ function histogram(c, { edges, counts }) {
     grid: { left: 8, right: 12, top: 12, bottom: 20, containLabel: true },
     tooltip: tooltip(c, {
       trigger: "axis", axisPointer: { type: "shadow", shadowStyle: { color: c["accent-soft"] } },
-      formatter: ([row]) => `${row.name} words\n${many(row.value, "user")}`,
+      formatter: ([row]) => `${row.name} words\n${plural(row.value, "user")}`,
     }),
     xAxis: axis(c, { type: "category", data: counts.map((_, i) => label(i)), name: "words", nameLocation: "middle", nameGap: 24 }),
     yAxis: axis(c, { type: "value", axisLine: { show: false }, axisLabel: { formatter: compact } }),
@@ -98,28 +98,28 @@ function histogram(c, { edges, counts }) {
   };
 }
 
-/** Attributes by place; of the one that is chosen, the most frequent values. */
+/** Table of attributes, and the most frequent values of the chosen attribute. */
 function vocabulary(values) {
   const top = el("div", { class: "top-values", "aria-live": "polite" });
-  const rows = values.map((one) => {
+  const rows = values.map((column) => {
     const choose = () => {
       for (const [row, button] of rows) {
         row.classList.toggle("chosen", button === chooser);
         button.setAttribute("aria-pressed", String(button === chooser));
       }
-      fill(top, el("h3", {}, plain(one.attribute), el("span", { class: "note" }, ` in ${plain(one.place)}`)),
-        one.top.length
-          ? el("ol", { class: "bars" }, one.top.map(([value, part]) => el("li", {},
-            el("span", { class: "label", title: value }, value), bar(part / Math.max(...one.top.map((pair) => pair[1]))), el("span", { class: "num" }, share(part)))))
-          : el("p", { class: "note" }, "No row carries a known value."));
+      fill(top, el("h3", {}, plain(column.attribute), el("span", { class: "note" }, ` in ${plain(column.place)}`)),
+        column.top.length
+          ? el("ol", { class: "bars" }, column.top.map(([value, part]) => el("li", {},
+            el("span", { class: "label", title: value }, value), bar(part / Math.max(...column.top.map((pair) => pair[1]))), el("span", { class: "num" }, share(part)))))
+          : el("p", { class: "note" }, "No row has a known value."));
     };
-    const chooser = el("button", { type: "button", class: "link", "aria-pressed": "false", onclick: choose }, plain(one.attribute));
-    const covered = 1 - (one.missing ?? 0) - (one.unknown ?? 0);
+    const chooser = el("button", { type: "button", class: "link", "aria-pressed": "false", onclick: choose }, plain(column.attribute));
+    const covered = 1 - (column.missing ?? 0) - (column.unknown ?? 0);
     const row = el("tr", { onclick: (event) => event.target === chooser || choose() },
-      el("th", { scope: "row" }, chooser), el("td", { class: "muted" }, plain(one.place)),
-      el("td", { class: "num" }, count(one.known), el("span", { class: "unit" }, one.kind === "number" ? " bins" : "")),
+      el("th", { scope: "row" }, chooser), el("td", { class: "muted" }, plain(column.place)),
+      el("td", { class: "num" }, count(column.known), el("span", { class: "unit" }, column.kind === "number" ? " bins" : "")),
       el("td", { class: "cover" }, bar(covered, { tone: covered < 0.8 ? "warn" : "" }), el("span", { class: "num" }, share(covered))),
-      el("td", { class: "num" }, share(one.missing)), el("td", { class: "num" }, one.kind === "number" ? "" : share(one.unknown)));
+      el("td", { class: "num" }, share(column.missing)), el("td", { class: "num" }, column.kind === "number" ? "" : share(column.unknown)));
     return [row, chooser, choose];
   });
   const table = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Attributes" }, el("table", {},
@@ -127,19 +127,19 @@ function vocabulary(values) {
       el("th", { scope: "col", class: "num" }, "Values"), el("th", { scope: "col" }, "Covered"),
       ["Missing", "Unknown"].map((name) => el("th", { scope: "col", class: "num" }, name)))),
     el("tbody", {}, rows.map(([row]) => row))));
-  const telling = values.findIndex((one) => one.kind === "category" && one.top.length > 2);
-  rows[Math.max(telling, 0)]?.[2]();
-  return card("Vocabulary", { wide: true, note: "How much of the actions, or profiles, carries a value that is known. Choose an attribute to see its most frequent values." },
+  const first = values.findIndex((column) => column.kind === "category" && column.top.length > 2);
+  rows[Math.max(first, 0)]?.[2]();
+  return card("Vocabulary", { wide: true, note: "Share of actions, or of profiles, with a known value. Choose an attribute to see its most frequent values." },
     el("div", { class: "split" }, table, top));
 }
 
-function leftOut(data) {
-  const total = (key) => data.rows.reduce((sum, one) => sum + one[key], 0);
-  const columns = [["read", "Read"], ["used", "Used"], ["outside_segments", "In no segment"], ["duplicates", "Twice"], ["quarantined", "Set aside"]];
-  const cells = (one) => columns.map(([key]) => el("td", { class: "num" }, one[key] ? count(one[key]) : el("span", { class: "muted" }, "0")));
+function rowsLeftOut(data) {
+  const total = (key) => data.rows.reduce((sum, file) => sum + file[key], 0);
+  const columns = [["read", "Read"], ["used", "Used"], ["outside_segments", "In no segment"], ["duplicates", "Duplicates"], ["quarantined", "Quarantined"]];
+  const cells = (counts) => columns.map(([key]) => el("td", { class: "num" }, counts[key] ? count(counts[key]) : el("span", { class: "muted" }, "0")));
   const table = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Rows by file" }, el("table", {},
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "File"), columns.map(([, name]) => el("th", { scope: "col", class: "num" }, name)))),
-    el("tbody", {}, data.rows.map((one) => el("tr", {}, el("th", { scope: "row", class: "file" }, one.file), cells(one)))),
+    el("tbody", {}, data.rows.map((file) => el("tr", {}, el("th", { scope: "row", class: "file" }, file.file), cells(file)))),
     data.rows.length > 1 && el("tfoot", {}, el("tr", {}, el("th", { scope: "row" }, "All"), cells(Object.fromEntries(columns.map(([key]) => [key, total(key)])))))));
   const more = [];
   if (data.outside.length) {
@@ -148,15 +148,15 @@ function leftOut(data) {
       el("li", {}, el("span", { class: "label", title: name }, name), bar(rows / most, { tone: "dim" }), el("span", { class: "num" }, compact(rows)))))));
   }
   if (data.rejected.rows) {
-    more.push(el("div", {}, el("h3", {}, `${many(data.rejected.rows, "row")} set aside`), el("ul", { class: "reasons" },
-      data.rejected.first.slice(0, 8).map((one) => el("li", {}, el("span", { class: "muted" }, `${one.file}, row ${count(one.row)}: `), one.reason)))));
+    more.push(el("div", {}, el("h3", {}, `${plural(data.rejected.rows, "row")} quarantined`), el("ul", { class: "reasons" },
+      data.rejected.first.slice(0, 8).map((row) => el("li", {}, el("span", { class: "muted" }, `${row.file}, row ${count(row.row)}: `), row.reason)))));
   }
   if (data.warnings.length) {
     more.push(el("div", {}, el("h3", {}, "Warnings"), el("ul", { class: "reasons warn" }, data.warnings.map((text) => el("li", {}, text)))));
   }
-  const lost = total("read") - total("used");
-  return card("What was left out", {
+  const unused = total("read") - total("used");
+  return card("Rows left out", {
     wide: true,
-    note: lost ? `${count(lost)} of ${many(total("read"), "row")} make no word. Each is accounted for.` : "Nothing: every row is used.",
+    note: unused ? `${count(unused)} of ${plural(total("read"), "row")} are in no word. The table says why.` : "Every row is used.",
   }, table, more.length > 0 && el("div", { class: "columns" }, more));
 }

@@ -1,25 +1,25 @@
-// A field for user ids: typed, pasted, or from a file.
-// In: lines, or CSV with a column user_id. Out: `ids`, each once, or `fault`: what to mend.
+// Field for user ids: typed, pasted, or from a file.
+// In: lines, or CSV with a column user_id. Out: `ids` without duplicates, or `fault`, an error message.
 
 import { el } from "../dom.js";
-import { count, many } from "../format.js";
+import { count, plural } from "../format.js";
 
-const LARGEST = 16 * 2 ** 20; // bytes; the service takes no more
+const LARGEST = 16 * 2 ** 20; // bytes; the service's limit for a request body
 let fields = 0;
 
 export class IdsField {
   constructor(title, advice, { rows, most }) {
     Object.assign(this, { most, ids: [], fault: "" });
     const id = `ids-${fields++}`;
-    this.area = el("textarea", { id, rows, spellcheck: "false", autocomplete: "off", "aria-describedby": `${id}-told`, oninput: () => this.#read(this.area.value) });
-    this.told = el("p", { class: "note", id: `${id}-told`, "aria-live": "polite" }, advice);
+    this.area = el("textarea", { id, rows, spellcheck: "false", autocomplete: "off", "aria-describedby": `${id}-message`, oninput: () => this.#read(this.area.value) });
+    this.message = el("p", { class: "note", id: `${id}-message`, "aria-live": "polite" }, advice);
     this.file = el("input", { type: "file", accept: ".csv,.txt,text/csv,text/plain", class: "file-input", id: `${id}-file`, onchange: () => this.#open() });
     this.advice = advice;
     this.back = el("button", { type: "button", class: "link", hidden: true, onclick: () => this.set([], "") }, "Remove");
     this.host = el("div", { class: "ids-field" },
       el("div", { class: "card-head" }, el("label", { for: id, class: "field-title" }, title),
         el("span", { class: "tools" }, this.back, el("label", { class: "link file-label", for: `${id}-file` }, "Choose a file", this.file))),
-      this.area, this.told);
+      this.area, this.message);
     this.host.addEventListener("dragover", (event) => event.preventDefault());
     this.host.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -27,14 +27,14 @@ export class IdsField {
     });
   }
 
-  /** Take ids from elsewhere; what is told stands in place of them. */
-  set(ids, told) {
+  /** Sets ids from another source; with a message, it is shown in place of the text area. */
+  set(ids, message) {
     this.ids = [...new Set(ids)];
     this.fault = "";
     this.area.value = "";
-    this.area.hidden = Boolean(told);
-    this.back.hidden = !told;
-    this.#tell(told || this.advice);
+    this.area.hidden = Boolean(message);
+    this.back.hidden = !message;
+    this.#showMessage(message || this.advice);
     this.#limit();
   }
 
@@ -42,44 +42,45 @@ export class IdsField {
     if (!file) return;
     this.file.value = "";
     if (file.size > LARGEST) {
-      this.#refuse(`${file.name} has ${count(Math.round(file.size / 2 ** 20))} MB; at most ${LARGEST / 2 ** 20} can be used. Leave out all columns but user_id, or use userbert lookalike.`);
+      this.#refuse(`${file.name} has ${count(Math.round(file.size / 2 ** 20))} MB; at most ${LARGEST / 2 ** 20} can be used. Keep only the column user_id, or use userbert lookalike.`);
       return;
     }
     const text = await file.text();
     if (text.includes("\0")) this.#refuse(`${file.name} is not text. Save it as CSV.`);
-    else if (this.#read(text)) this.set(this.ids, `${file.name}: ${many(this.ids.length, "user")}`);
+    else if (this.#read(text)) this.set(this.ids, `${file.name}: ${plural(this.ids.length, "user")}`);
   }
 
   #read(text) {
-    const found = idsOf(text);
-    if (found === null) return this.#refuse("Several columns, and none is called user_id. Name it so in the first line.");
-    this.ids = [...new Set(found)];
+    const parsed = idsOf(text);
+    if (parsed === null) return this.#refuse("There are several columns, and none is called user_id. Name the column of ids user_id in the first line.");
+    this.ids = [...new Set(parsed)];
     this.fault = "";
-    this.#tell(this.ids.length ? many(this.ids.length, "user") + (found.length > this.ids.length ? `; ${count(found.length - this.ids.length)} twice` : "") : this.advice);
+    const duplicates = parsed.length - this.ids.length;
+    this.#showMessage(this.ids.length ? plural(this.ids.length, "user") + (duplicates ? `; ${plural(duplicates, "duplicate")} removed` : "") : this.advice);
     return this.#limit();
   }
 
   #limit() {
     const tooLong = this.ids.some((id) => id.length > 1000);
-    if (this.ids.length > this.most) return this.#refuse(`${count(this.ids.length)} users; at most ${count(this.most)} can be used. Give fewer.`);
-    if (tooLong) return this.#refuse("A line is longer than any id. Give one id a line.");
+    if (this.ids.length > this.most) return this.#refuse(`${count(this.ids.length)} users; at most ${count(this.most)} can be used. Enter fewer.`);
+    if (tooLong) return this.#refuse("A line is longer than any id. Enter one id per line.");
     return true;
   }
 
   #refuse(fault) {
     this.fault = fault;
-    this.told.className = "error";
-    this.told.textContent = fault;
+    this.message.className = "error";
+    this.message.textContent = fault;
     return false;
   }
 
-  #tell(text) {
-    this.told.className = "note";
-    this.told.textContent = text;
+  #showMessage(text) {
+    this.message.className = "note";
+    this.message.textContent = text;
   }
 }
 
-/** Ids of lines, or of the column user_id; null if it cannot be told which column. */
+/** Reads ids, one per line or from the column user_id; null if there are columns without that name. */
 export function idsOf(text) {
   const clean = text.replace(/^\uFEFF/, "");
   const first = clean.slice(0, clean.search(/\r?\n|$/)).split(",").map((name) => name.trim().replace(/^"|"$/g, ""));
@@ -91,12 +92,12 @@ export function idsOf(text) {
   return cells(clean, column).slice(1).filter(Boolean);
 }
 
-/** A column of CSV by RFC 4180. */
+/** Reads one column of CSV (RFC 4180). */
 function cells(text, column) {
-  const found = [];
+  const values = [];
   let cell = "", place = 0, isQuoted = false;
   const end = () => {
-    if (place === column) found.push(cell.trim());
+    if (place === column) values.push(cell.trim());
     cell = "";
   };
   for (let i = 0; i < text.length; i++) {
@@ -115,5 +116,5 @@ function cells(text, column) {
     } else if (sign !== "\r") cell += sign;
   }
   if (cell) end();
-  return found;
+  return values;
 }

@@ -1,54 +1,54 @@
-// View "Look-alikes": seeds in, a ranked list of others out.
-// In: ids, typed, from a file, or handed over by the map; POST /v1/lookalike. Out: how well such lists
-// find seeds that they were not told, the list, what those on it have in common.
+// View "Look-alikes": a ranked list of the users most like some seeds.
+// In: ids that are typed, from a file or from the map; POST /v1/lookalike. Out: how well such lists find
+// held-out seeds, the list, and the traits of its users.
 
 import { call, sentence, show } from "../api.js";
 import { card, csv, download, el, empty, fill, select, userLink } from "../dom.js";
-import { count, many, number, times } from "../format.js";
-import { choice as modelChoice, chosen, models } from "../models.js";
-import { take } from "../seeds.js";
+import { count, number, plural, times } from "../format.js";
+import { modelName, models, modelSelect } from "../models.js";
+import { takeSeeds } from "../seeds.js";
 import { IdsField } from "./ids_field.js";
 import { traits } from "./traits.js";
 
-const WAYS = [["linear", "linear: by what they share"], ["centroid", "centroid: near their middle"], ["nearest", "nearest: near any of them"]];
+const WAYS = [["linear", "linear: by what they share"], ["centroid", "centroid: near their mean"], ["nearest", "nearest: near any of them"]];
 const LISTED = 100;
 
 export async function draw(host, { query, signal }) {
-  await show(host, () => models(signal), (all) => page(host, all, chosen(all, query.get("model")), signal), { signal, lines: 8 });
+  await show(host, () => models(signal), (all) => page(host, all, modelName(all, query.get("model")), signal), { signal, lines: 8 });
 }
 
 function page(host, all, first, signal) {
   const state = { model: first, by: "linear" };
-  const seeds = new IdsField("Seeds", "One user id a line, or a CSV with a column user_id", { rows: 8, most: 100_000 });
-  const exclude = new IdsField("Leave out", "Those who must not be listed: customers already, or who asked not to be written to", { rows: 3, most: 1_000_000 });
+  const seeds = new IdsField("Seeds", "One user id per line, or CSV with a column user_id", { rows: 8, most: 100_000 });
+  const exclude = new IdsField("Leave out", "Users who must not be in the list, such as present customers or people who opted out", { rows: 3, most: 1_000_000 });
   const k = el("input", { type: "number", min: "1", max: "100000", value: "100", id: "k", inputmode: "numeric" });
-  const told = el("p", { class: "error", role: "alert" });
+  const message = el("p", { class: "error", role: "alert" });
   const results = el("div", { class: "results" });
-  fill(results, card(null, {}, empty("No list yet", "Give some users of a kind, such as buyers or subscribers. Ten or more, so that the list can be tried on them.")));
+  fill(results, card(null, {}, empty("No list yet", "Enter some users of one kind, such as buyers or subscribers. Ten or more allow a test of the list.")));
   const form = el("form", {
     class: "card seeds-form",
     onsubmit: (event) => {
       event.preventDefault();
-      const wrong = seeds.fault || exclude.fault || (!seeds.ids.length && "Give at least one seed.")
+      const wrong = seeds.fault || exclude.fault || (!seeds.ids.length && "Enter at least one seed.")
         || (!(k.valueAsNumber >= 1 && k.valueAsNumber <= 100_000) && "A list holds 1 to 100,000 users.");
-      told.textContent = wrong || "";
+      message.textContent = wrong || "";
       if (wrong) return;
       list(results, { model: state.model, seeds: seeds.ids, exclude: exclude.ids, k: Math.round(k.valueAsNumber), by: state.by }, signal);
     },
   },
   seeds.host, exclude.host,
   el("div", { class: "tools" },
-    modelChoice(all, state.model, (name) => { state.model = name; }),
+    modelSelect(all, state.model, (name) => { state.model = name; }),
     select("Way", WAYS, state.by, (way) => { state.by = way; }),
     el("label", { class: "choice", for: "k" }, el("span", {}, "Users"), k)),
-  told,
+  message,
   el("button", { type: "submit", class: "button primary" }, "Make the list"));
   fill(host,
-    el("div", { class: "heading" }, el("h1", {}, "Look-alikes"), el("p", { class: "note" }, "Who else is like these users?")),
+    el("div", { class: "heading" }, el("h1", {}, "Look-alikes"), el("p", { class: "note" }, "The users most like some users you know")),
     el("div", { class: "two" }, form, results));
-  const given = take();
-  if (given) {
-    seeds.set(given, `${many(given.length, "user")} from the map`);
+  const fromMap = takeSeeds();
+  if (fromMap) {
+    seeds.set(fromMap, `${plural(fromMap.length, "user")} from the map`);
     form.requestSubmit();
   }
 }
@@ -59,55 +59,55 @@ function list(host, body, outer) {
   running?.abort();
   running = new AbortController();
   const signal = AbortSignal.any([running.signal, outer]);
-  return show(host, () => call("/v1/lookalike", { body, signal }), (found) => {
-    const both = body.exclude.length ? body.seeds.filter(Set.prototype.has, new Set(body.exclude)).length : 0;
+  return show(host, () => call("/v1/lookalike", { body, signal }), (answer) => {
+    const excludedSeeds = body.exclude.length ? body.seeds.filter(Set.prototype.has, new Set(body.exclude)).length : 0;
     const common = el("div", {});
-    fill(host, worth(found, body, both, (by) => list(host, { ...body, by }, outer)), ranked(found), found.users.length > 0 && card("In common", { note: "Of those on the list, against everybody else." }, common));
-    if (found.users.length) traits(common, found.users.map((one) => one.user_id), body.model, signal);
+    fill(host, quality(answer, body, excludedSeeds, (by) => list(host, { ...body, by }, outer)), ranking(answer), answer.users.length > 0 && card("In common", { note: "Values that the users in the list have more often than all others." }, common));
+    if (answer.users.length) traits(common, answer.users.map((user) => user.user_id), body.model, signal);
   }, {
     signal, lines: 10,
     onError: (error) => error.status === 422 && fill(host, card(null, {}, empty("No list could be made", sentence(error.message)))),
   });
 }
 
-/** What such a list is worth, and what of the seeds could be used. */
-function worth(found, body, both, anew) {
-  const lines = found.held_out.map((one) => el("li", {},
-    el("b", {}, `${number(one.found, 3)} of ${count(one.seeds)} `), `by “${one.way}”`,
-    one.by_chance > 0 ? `, ${times(one.found / one.by_chance)} as many as by chance` : "",
-    one.way === found.by ? " (this list)" : ""));
-  const unknown = found.unknown;
-  const gain = (one) => one.found / Math.max(one.by_chance, 1e-9);
-  const best = Math.max(...found.held_out.map(gain));
-  const own = found.held_out.find((one) => one.way === found.by);
-  const better = best >= 1.5 && own ? found.held_out.find((one) => gain(one) === best && gain(one) > 1.2 * gain(own)) : null;
-  return card("What is it worth?", {},
+/** Card with the list's test on held-out seeds, and the seeds that could not be used. */
+function quality(answer, body, excludedSeeds, makeList) {
+  const lines = answer.held_out.map((test) => el("li", {},
+    el("b", {}, `${number(test.found, 3)} of ${count(test.seeds)} `), `by “${test.way}”`,
+    test.by_chance > 0 ? `, ${times(test.found / test.by_chance)} as many as by chance` : "",
+    test.way === answer.by ? " (this list)" : ""));
+  const unknown = answer.unknown;
+  const gain = (test) => test.found / Math.max(test.by_chance, 1e-9);
+  const best = Math.max(...answer.held_out.map(gain));
+  const own = answer.held_out.find((test) => test.way === answer.by);
+  const better = best >= 1.5 && own ? answer.held_out.find((test) => gain(test) === best && gain(test) > 1.2 * gain(own)) : null;
+  return card("Test on held-out seeds", {},
     lines.length
-      ? el("div", {}, el("p", { class: "note" }, "Five such lists, each made without a fifth of the seeds, find of these:"), el("ul", { class: "worth" }, lines),
-        best < 1.5 && el("p", { class: "warn note" }, "That is hardly more than by chance: the vectors know nothing that these seeds have in common."),
-        better && el("p", {}, el("button", { type: "button", class: "button", onclick: () => anew(better.way) }, `Make the list by “${better.way}”`)))
-      : el("p", { class: "note" }, "Fewer than ten seeds have a vector: too few to try the list on."),
-    unknown.length > 0 && el("details", {}, el("summary", {}, `${many(unknown.length, "seed is", "seeds are")} not known here`),
+      ? el("div", {}, el("p", { class: "note" }, "Five test lists, each made without a fifth of the seeds, find these held-out seeds:"), el("ul", { class: "worth" }, lines),
+        best < 1.5 && el("p", { class: "warn note" }, "That is hardly better than chance: the vectors do not show what these seeds have in common."),
+        better && el("p", {}, el("button", { type: "button", class: "button", onclick: () => makeList(better.way) }, `Make the list by “${better.way}”`)))
+      : el("p", { class: "note" }, "Fewer than ten seeds have a vector: too few to test the list."),
+    unknown.length > 0 && el("details", {}, el("summary", {}, `${plural(unknown.length, "seed has", "seeds have")} no vector`),
       el("p", { class: "note" }, unknown.slice(0, 50).join(", "), unknown.length > 50 ? `, and ${count(unknown.length - 50)} more` : "")),
-    el("p", { class: "note" }, `${many(found.seeds, "seed")}, ${many(found.others, "user")} to choose from`,
-      body.exclude.length ? `; ${count(body.exclude.length)} left out${both ? `, of whom ${many(both, "is a seed", "are seeds")}` : ""}` : "", "."));
+    el("p", { class: "note" }, `${plural(answer.seeds, "seed")}, ${plural(answer.others, "user")} to choose from`,
+      body.exclude.length ? `; ${count(body.exclude.length)} left out${excludedSeeds ? `, of whom ${plural(excludedSeeds, "is a seed", "are seeds")}` : ""}` : "", "."));
 }
 
-function ranked({ users, model }) {
-  if (!users.length) return card("The list", {}, empty("Nobody is left", "All users are seeds, or left out."));
+function ranking({ users, model }) {
+  if (!users.length) return card("The list", {}, empty("The list is empty", "All users are seeds or left out."));
   const body = el("tbody", {});
   let shown = 0;
   const more = el("button", { type: "button", class: "button", onclick: () => add() });
   const add = () => {
-    body.append(...users.slice(shown, shown + LISTED).map((one) => el("tr", {},
-      el("td", { class: "num muted" }, count(one.rank)), el("td", {}, userLink(one.user_id, `?model=${encodeURIComponent(model)}`)), el("td", { class: "num" }, number(one.score)))));
+    body.append(...users.slice(shown, shown + LISTED).map((user) => el("tr", {},
+      el("td", { class: "num muted" }, count(user.rank)), el("td", {}, userLink(user.user_id, `?model=${encodeURIComponent(model)}`)), el("td", { class: "num" }, number(user.score)))));
     shown = Math.min(shown + LISTED, users.length);
     more.textContent = `Show more of ${count(users.length - shown)}`;
     more.hidden = shown >= users.length;
   };
   add();
-  const save = el("button", { type: "button", class: "button", onclick: () => download("list.csv", csv([["user_id", "score", "rank"], ...users.map((one) => [one.user_id, one.score, one.rank])])) }, "Download CSV");
-  return card(`The list: ${many(users.length, "user")}`, { tools: save },
+  const save = el("button", { type: "button", class: "button", onclick: () => download("list.csv", csv([["user_id", "score", "rank"], ...users.map((user) => [user.user_id, user.score, user.rank])])) }, "Download CSV");
+  return card(`The list: ${plural(users.length, "user")}`, { tools: save },
     el("div", { class: "scroll list", tabindex: "0", role: "region", "aria-label": "The list" }, el("table", {},
       el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "num" }, "Rank"), el("th", { scope: "col" }, "User"), el("th", { scope: "col", class: "num" }, "Score"))), body), more));
 }

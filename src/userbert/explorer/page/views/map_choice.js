@@ -1,65 +1,65 @@
-// Users chosen on the map: what they have in common, who they are, and what to do with them.
-// In: places of the map. Out: cards beside it.
+// Cards next to the map about the chosen users: their traits, their ids, and what to do with them.
+// In: numbers of points of the map. Out: cards.
 
 import { call, show } from "../api.js";
 import { card, csv, download, el, fill, userLink } from "../dom.js";
-import { count, dayName, many, plain } from "../format.js";
-import { give } from "../seeds.js";
+import { count, dayName, plain, plural } from "../format.js";
+import { useAsSeeds } from "../seeds.js";
 import { traits } from "./traits.js";
 
 const LISTED = 60;
 
 export class Selection {
   constructor(host, map, model, signal, onchange) {
-    Object.assign(this, { host, map, model, signal, onchange, asked: null });
+    Object.assign(this, { host, map, model, signal, onchange, running: null });
     this.clear(false);
   }
 
-  clear(tells = true) {
-    this.asked?.abort();
-    fill(this.host, card("Who is where?", {},
-      el("p", { class: "note" }, "Users whose vectors are alike lie near each other; how far apart two groups are means little."),
+  clear(notify = true) {
+    this.running?.abort();
+    fill(this.host, card("How to read the map", {},
+      el("p", { class: "note" }, "Users with similar vectors are close together. The distance between two groups means little."),
       el("ul", { class: "how note" },
         el("li", {}, "Draw around users with Lasso or Box to see what they have in common."),
-        el("li", {}, "“choose”, in the legend, takes all users of a value."),
+        el("li", {}, "“choose” in the legend selects all users with that value."),
         el("li", {}, "Click a point to see the user."),
-        el("li", {}, "Scroll to look closer, drag to move."))));
-    if (tells) this.onchange(new Uint32Array());
+        el("li", {}, "Scroll to zoom, drag to move."))));
+    if (notify) this.onchange(new Uint32Array());
   }
 
-  /** Show some users, who were chosen in a way. */
+  /** Shows a group of users; `way` says how they were chosen. */
   of(places, way) {
-    this.asked?.abort();
-    this.asked = new AbortController();
-    const signal = AbortSignal.any([this.asked.signal, this.signal]);
+    this.running?.abort();
+    this.running = new AbortController();
+    const signal = AbortSignal.any([this.running.signal, this.signal]);
     this.onchange(places);
     const ids = Array.from(places, (place) => this.map.user_ids[place]);
     if (!ids.length) {
-      fill(this.host, card("Nobody chosen", { note: "There is no shown user inside. Draw around some points." }));
+      fill(this.host, card("No users chosen", { note: "There is no visible user inside. Draw around some points." }));
       return;
     }
     const common = el("div", {});
     fill(this.host,
-      card(`${many(ids.length, "user")} chosen`, { note: way === "drawn" ? "" : way, className: "choice-card" },
+      card(`${plural(ids.length, "user")} chosen`, { note: way === "drawn" ? "" : way, className: "choice-card" },
         el("div", { class: "tools" },
-          el("button", { type: "button", class: "button primary", onclick: () => give(ids) }, "Use as seeds"),
+          el("button", { type: "button", class: "button primary", onclick: () => useAsSeeds(ids) }, "Use as seeds"),
           el("button", { type: "button", class: "button", onclick: () => download("users.csv", csv([["user_id"], ...ids.map((id) => [id])])) }, "Export CSV"))),
       card("In common", {}, common),
-      card("Who they are", {}, el("ul", { class: "ids" }, ids.slice(0, LISTED).map((id) => el("li", {}, userLink(id, `?model=${encodeURIComponent(this.model)}`)))),
-        ids.length > LISTED && el("p", { class: "note" }, `and ${count(ids.length - LISTED)} more, in the exported file`)));
+      card("Users", {}, el("ul", { class: "ids" }, ids.slice(0, LISTED).map((id) => el("li", {}, userLink(id, `?model=${encodeURIComponent(this.model)}`)))),
+        ids.length > LISTED && el("p", { class: "note" }, `and ${count(ids.length - LISTED)} more: export them as CSV`)));
     traits(common, ids, this.model, signal);
   }
 
-  /** Show one user. */
-  user(place, told) {
-    this.asked?.abort();
-    this.asked = new AbortController();
-    const signal = AbortSignal.any([this.asked.signal, this.signal]);
+  /** Shows one user. */
+  user(place, caption) {
+    this.running?.abort();
+    this.running = new AbortController();
+    const signal = AbortSignal.any([this.running.signal, this.signal]);
     this.onchange(Uint32Array.of(place));
     const id = this.map.user_ids[place];
     const body = el("div", {});
-    fill(this.host, card(id, { note: told, className: "id" }, body,
-      el("a", { class: "button primary", href: `#/user/${encodeURIComponent(id)}?model=${encodeURIComponent(this.model)}` }, "See all of this user")));
+    fill(this.host, card(id, { note: caption, className: "id" }, body,
+      el("a", { class: "button primary", href: `#/user/${encodeURIComponent(id)}?model=${encodeURIComponent(this.model)}` }, "Open this user")));
     show(body, () => call(`/v1/users/${encodeURIComponent(id)}`, { query: { k: 0, model: this.model }, signal }), (user) => fill(body, summary(user)), { signal, lines: 4 });
   }
 }

@@ -1,5 +1,5 @@
-// Colours of the map: one group of points a value, or a tenth of the range of numbers.
-// In: what /v1/map/colour says. Out: groups of places, each with a name and a colour; a legend.
+// Colours of the map: one group of points per value, or per range of a number.
+// In: the answer of /v1/map/colour. Out: groups of points, each with a name and a colour; a legend.
 
 import { colours } from "../charts.js";
 import { el } from "../dom.js";
@@ -8,7 +8,7 @@ import { count, number } from "../format.js";
 const STEPS = 7;
 const UNKNOWN = "unknown";
 
-/** Groups [{name, places: Uint32Array, hue: (colours) => colour}], the largest first. */
+/** Groups users as [{name, places: Uint32Array, hue: (colours) => colour}], without empty groups. */
 export function grouped(colour, users) {
   return colour.kind === "category" ? byValue(colour, users) : byNumber(colour, users);
 }
@@ -16,10 +16,10 @@ export function grouped(colour, users) {
 function collect(codes, groups, users) {
   const sizes = new Uint32Array(groups);
   for (let i = 0; i < users; i++) sizes[codes[i]]++;
-  const found = Array.from(sizes, (size) => new Uint32Array(size));
+  const places = Array.from(sizes, (size) => new Uint32Array(size));
   const filled = new Uint32Array(groups);
-  for (let i = 0; i < users; i++) found[codes[i]][filled[codes[i]]++] = i;
-  return found;
+  for (let i = 0; i < users; i++) places[codes[i]][filled[codes[i]]++] = i;
+  return places;
 }
 
 function byValue({ values, codes }, users) {
@@ -32,7 +32,7 @@ function byValue({ values, codes }, users) {
   }).filter((group) => group.places.length);
 }
 
-/** Steps that hold about as many users each: most numbers of users have a long tail. */
+/** Splits a number into ranges with about equally many users, since most numbers have a long tail. */
 function byNumber({ numbers }, users) {
   const known = numbers.filter((value) => value !== null).sort((a, b) => a - b);
   const edges = [...new Set(Array.from({ length: STEPS }, (_, i) => known[Math.floor((i * known.length) / STEPS)]))];
@@ -59,13 +59,13 @@ function mix(from, to, part) {
   return `rgb(${[0, 1, 2].map((i) => Math.round(a[i] + (b[i] - a[i]) * part)).join(",")})`;
 }
 
-/** A row a group: whether it is shown, its size, and a way to choose its users. */
+/** One row per group: a check box to show it, its size, and a button that chooses its users. */
 export function legend(groups, { onshown, onchosen }) {
   const c = colours();
   const swatches = groups.map((group) => el("i", { class: "swatch", style: { background: group.hue(c) } }));
   window.addEventListener("themechange", () => {
     const now = colours();
-    swatches.forEach((one, i) => one.style.setProperty("background", groups[i].hue(now)));
+    swatches.forEach((swatch, i) => swatch.style.setProperty("background", groups[i].hue(now)));
   });
   return el("ul", {}, groups.map((group, i) => el("li", {},
     el("label", {},

@@ -1,14 +1,14 @@
-// The canvas of the map: tens of thousands of points that can be moved, zoomed, drawn around.
-// In: coordinates, groups of places. Out: a chart of one series a group; places that were drawn around
-// or clicked. ECharts draws; who is under the pointer is looked up here, as its large mode does not tell.
+// Canvas of the map: tens of thousands of points to pan, zoom, draw around and click.
+// In: coordinates, groups of points. Out: a chart with one series per group; the points that were drawn
+// around or clicked. ECharts' large mode does not report the point under the pointer: found here.
 
 import { chart } from "../charts.js";
 import { el } from "../dom.js";
 
-const NEAR = 8; // pixels between the pointer and a point that is meant
-const SETTLED = 300; // milliseconds
-const FEW = 0.003, ROOM = 0.1; // of users at either end, who may lie outside at first; of the others' width
-const WORTH = 0.8; // the share of the whole from which on all is shown
+const NEAR = 8; // pixels from the pointer within which a point is hit
+const CLICK_DELAY = 300; // milliseconds after a drawn shape in which a click is ignored
+const OUTLIERS = 0.003, MARGIN = 0.1; // share of users at either end to leave out at first; of the others' width
+const FULL_VIEW = 0.8; // if the first view would cover this share of the whole, show the whole
 
 export class Points {
   constructor(host, map, signal) {
@@ -18,7 +18,7 @@ export class Points {
     this.range = bounds(map);
   }
 
-  /** Draw groups anew; where one has moved to stays. */
+  /** Draws groups; keeps the zoom. */
   async draw(groups, label) {
     this.groups = groups;
     this.label = label;
@@ -38,7 +38,7 @@ export class Points {
   option(c) {
     const [left, right, low, high] = this.fitted();
     const hidden = (min, max) => ({ type: "value", show: false, min, max });
-    const zooms = this.chart?.getOption()?.dataZoom ?? this.bulk([left, right, low, high]);
+    const zooms = this.chart?.getOption()?.dataZoom ?? this.firstZoom([left, right, low, high]);
     const at = (i) => ({ start: zooms[i].start, end: zooms[i].end });
     return {
       animation: false,
@@ -77,15 +77,15 @@ export class Points {
 
   flat(places) {
     const { x, y } = this.map;
-    const found = new Float32Array(places.length * 2);
+    const pairs = new Float32Array(places.length * 2);
     for (let i = 0; i < places.length; i++) {
-      found[2 * i] = x[places[i]];
-      found[2 * i + 1] = y[places[i]];
+      pairs[2 * i] = x[places[i]];
+      pairs[2 * i + 1] = y[places[i]];
     }
-    return found;
+    return pairs;
   }
 
-  /** The range of both axes in which a unit is as long across as up. */
+  /** Ranges of both axes, with the same scale horizontally and vertically. */
   fitted() {
     const { left, right, low, high } = this.range;
     const wide = this.host.clientWidth || 1, tall = this.host.clientHeight || 1;
@@ -94,11 +94,11 @@ export class Points {
     return [x - (unit * wide) / 2, x + (unit * wide) / 2, y - (unit * tall) / 2, y + (unit * tall) / 2];
   }
 
-  /** Where the view begins: at most users, when a few lie far away from them. */
-  bulk([left, right, low, high]) {
+  /** Initial zoom: leaves out a few users that are far away from the others. */
+  firstZoom([left, right, low, high]) {
     const [x, y] = [this.map.x, this.map.y].map(middle);
     const share = Math.max((x.to - x.from) / (right - left), (y.to - y.from) / (high - low));
-    if (share > WORTH) return [{ start: 0, end: 100 }, { start: 0, end: 100 }];
+    if (share > FULL_VIEW) return [{ start: 0, end: 100 }, { start: 0, end: 100 }];
     const zoom = (at) => {
       const half = 50 * share, center = Math.min(100 - half, Math.max(half, 100 * at));
       return { start: center - half, end: center + half };
@@ -116,7 +116,8 @@ export class Points {
     this.chart?.redraw();
   }
 
-  told(place) {
+  /** Colour's title and the value of a point. */
+  caption(place) {
     return `${this.label}: ${this.groups[this.groupOf[place]]?.name ?? ""}`;
   }
 
@@ -126,8 +127,8 @@ export class Points {
     this.box = button("Box", "Draw a box around users", () => this.brush("rect"), true);
     return [
       this.lasso, this.box,
-      button("+", "Closer", () => this.zoom(0.6)), button("−", "Farther", () => this.zoom(1 / 0.6)),
-      button("All", "See all", () => this.zoom(Infinity)),
+      button("+", "Zoom in", () => this.zoom(0.6)), button("−", "Zoom out", () => this.zoom(1 / 0.6)),
+      button("All", "Show all users", () => this.zoom(Infinity)),
     ];
   }
 
@@ -175,8 +176,8 @@ export class Points {
     });
     surface.on("globalout", () => { this.tip.hidden = true; });
     surface.on("click", (event) => {
-      // Whoever ends a lasso where it began has not clicked.
-      if (this.brushing || performance.now() - (this.ended ?? -SETTLED) < SETTLED) return;
+      // The end of a lasso at its start is not a click.
+      if (this.brushing || performance.now() - (this.ended ?? -CLICK_DELAY) < CLICK_DELAY) return;
       const place = this.nearest([event.offsetX, event.offsetY]);
       if (place >= 0) this.onclicked?.(place);
     });
@@ -195,54 +196,54 @@ export class Points {
     this.tip.hidden = place < 0;
     this.host.classList.toggle("over", place >= 0);
     if (place < 0) return;
-    this.tip.replaceChildren(el("b", {}, this.map.user_ids[place]), el("span", {}, this.told(place)));
+    this.tip.replaceChildren(el("b", {}, this.map.user_ids[place]), el("span", {}, this.caption(place)));
     const isRight = at[0] > this.host.clientWidth / 2;
     this.tip.style.setProperty("left", isRight ? "auto" : `${at[0] + 14}px`);
     this.tip.style.setProperty("right", isRight ? `${this.host.clientWidth - at[0] + 14}px` : "auto");
     this.tip.style.setProperty("top", `${Math.max(4, at[1] - 20)}px`);
   }
 
-  /** The shown point nearest to a pixel, or -1. */
+  /** Returns the visible point nearest to a pixel, or -1. */
   nearest(pixel) {
     const here = this.chart.convertFromPixel({ gridIndex: 0 }, pixel);
     const there = this.chart.convertFromPixel({ gridIndex: 0 }, [pixel[0] + NEAR, pixel[1] + NEAR]);
     const wide = Math.abs(there[0] - here[0]), tall = Math.abs(there[1] - here[1]);
     const { x, y, shown } = this.map;
-    let found = -1, best = 1;
+    let nearest = -1, best = 1;
     for (let i = 0; i < shown; i++) {
-      const far = ((x[i] - here[0]) / wide) ** 2 + ((y[i] - here[1]) / tall) ** 2;
-      if (far < best && this.isShown(i)) [found, best] = [i, far];
+      const distance = ((x[i] - here[0]) / wide) ** 2 + ((y[i] - here[1]) / tall) ** 2;
+      if (distance < best && this.isShown(i)) [nearest, best] = [i, distance];
     }
-    return found;
+    return nearest;
   }
 
   isShown(place) {
     return !this.hidden.has(this.groups[this.groupOf[place]]?.name);
   }
 
-  /** Places (of points that are shown) inside a ring, by the even-odd rule. */
+  /** Returns the visible points inside a ring, by the even-odd rule. */
   inside(ring) {
     const { x, y, shown } = this.map;
-    const found = [];
+    const places = [];
     for (let i = 0; i < shown; i++) {
       let isIn = false;
       for (let a = 0, b = ring.length - 1; a < ring.length; b = a++) {
         const [ax, ay] = ring[a], [bx, by] = ring[b];
         if (ay > y[i] !== by > y[i] && x[i] < ((bx - ax) * (y[i] - ay)) / (by - ay) + ax) isIn = !isIn;
       }
-      if (isIn && this.isShown(i)) found.push(i);
+      if (isIn && this.isShown(i)) places.push(i);
     }
-    return Uint32Array.from(found);
+    return Uint32Array.from(places);
   }
 }
 
 const size = (shown) => (shown > 20_000 ? 2.4 : shown > 8_000 ? 3.2 : shown > 1_000 ? 5 : 7);
 
-/** Where most values lie, with room at either side. */
+/** Range of most values, with a margin at either side. */
 function middle(values) {
   const sorted = Float32Array.from(values).sort();
-  const [from, to] = [sorted[Math.floor(sorted.length * FEW)], sorted[Math.ceil(sorted.length * (1 - FEW)) - 1]];
-  return { from: from - (to - from) * ROOM, to: to + (to - from) * ROOM };
+  const [from, to] = [sorted[Math.floor(sorted.length * OUTLIERS)], sorted[Math.ceil(sorted.length * (1 - OUTLIERS)) - 1]];
+  return { from: from - (to - from) * MARGIN, to: to + (to - from) * MARGIN };
 }
 
 function bounds({ x, y, shown }) {

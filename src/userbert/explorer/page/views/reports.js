@@ -1,23 +1,22 @@
-// Evaluations: what they found in words, and the intervals behind it.
-// In: what /v1/reports says. Out: a card a report, with dots and whiskers on one scale a task.
+// Evaluation reports: the verdict in words, and each model's metric with its interval.
+// In: the answer of /v1/reports. Out: one card per report, with dots and whiskers on one scale per task.
 
-import { call } from "../api.js";
 import { card, download, el } from "../dom.js";
 import { number, plain } from "../format.js";
 
 export function reports(all, signal) {
-  return all.map((report) => card(`Report: ${report.name}`, { wide: true, tools: report.page && whole(report, signal) },
+  return all.map((report) => card(`Report: ${report.name}`, { wide: true, tools: report.page && openButton(report, signal) },
     report.sentences.length > 0 && el("div", { class: "verdict" }, report.sentences.map((text) => el("p", {}, text))),
     report.warnings.length > 0 && el("ul", { class: "reasons warn" }, report.warnings.map((text) => el("li", {}, text))),
     el("div", { class: "columns" }, tasks(report.rows).map(([title, rows]) => intervals(title, rows)))));
 }
 
-/** The report itself: opened, or saved where a token is needed, as links cannot carry one. */
-function whole(report, signal) {
+/** Link that opens the report; a button that saves it if a token is needed, as links cannot send one. */
+function openButton(report, signal) {
   let token = null;
   try {
     token = sessionStorage.getItem("userbert-token");
-  } catch { /* then none is needed */ }
+  } catch { /* without storage there is no token */ }
   if (!token) return el("a", { class: "button", href: report.page, target: "_blank", rel: "noopener" }, "Open the report");
   return el("button", {
     type: "button", class: "button", onclick: async () => {
@@ -28,24 +27,24 @@ function whole(report, signal) {
 }
 
 function tasks(rows) {
-  const found = new Map();
+  const byTitle = new Map();
   for (const row of rows) {
     const title = `${plain(row.task)}: ${row.metric}`;
-    found.set(title, [...(found.get(title) ?? []), row]);
+    byTitle.set(title, [...(byTitle.get(title) ?? []), row]);
   }
-  return [...found];
+  return [...byTitle];
 }
 
 function intervals(title, rows) {
-  const plainRows = rows.filter((row) => Number.isFinite(row.mean) && !row.model.includes(" − "));
-  const ends = plainRows.flatMap((row) => [row.low ?? row.mean, row.high ?? row.mean]);
+  const modelRows = rows.filter((row) => Number.isFinite(row.mean) && !row.model.includes(" − "));
+  const ends = modelRows.flatMap((row) => [row.low ?? row.mean, row.high ?? row.mean]);
   const [low, high] = [Math.min(...ends), Math.max(...ends)];
   const at = (value) => (high > low ? (value - low) / (high - low) : 0.5);
-  const best = Math.max(...plainRows.map((row) => row.mean));
+  const best = Math.max(...modelRows.map((row) => row.mean));
   const differences = rows.filter((row) => row.model.includes(" − "));
   return el("div", {},
     el("h3", {}, title),
-    el("ol", { class: "intervals" }, [...plainRows].sort((a, b) => b.mean - a.mean).map((row) => el("li", { class: row.mean === best ? "best" : "" },
+    el("ol", { class: "intervals" }, [...modelRows].sort((a, b) => b.mean - a.mean).map((row) => el("li", { class: row.mean === best ? "best" : "" },
       el("span", { class: "label", title: row.model }, row.model),
       el("span", { class: "whisker", "aria-hidden": "true", style: { "--low": at(row.low ?? row.mean), "--high": at(row.high ?? row.mean), "--mean": at(row.mean) } }, el("i", {}), el("b", {})),
       el("span", { class: "num" }, row.mean.toFixed(3), row.low !== null && el("small", {}, `${row.low.toFixed(3)} to ${row.high.toFixed(3)}`))))),

@@ -1,5 +1,5 @@
-// A task's score of a user, and what moved it.
-// In: what /v1/users says, GET /v1/explanation. Out: a card with bars to either side.
+// Score of a user by a task, and the words and profile fields that raised or lowered it.
+// In: the answer of /v1/users, GET /v1/explanation. Out: a card with bars to the left and right.
 
 import { call, show } from "../api.js";
 import { bar, card, el, fill } from "../dom.js";
@@ -7,17 +7,17 @@ import { number, plain, share, signed } from "../format.js";
 
 const SHOWN = 12;
 
-export function scores(user, model, said, signal) {
+export function scores(user, model, answer, signal) {
   const why = el("div", {});
-  const values = said.values ?? [];
+  const values = answer.values ?? [];
   const head = values.length
     ? el("ol", { class: "bars" }, values.map((value, place) => el("li", {},
       el("button", { type: "button", class: "link label", title: `What moved ${value}`, onclick: () => explain(value) }, value),
-      bar(said.scores[place] / Math.max(...said.scores, 1e-9)), el("span", { class: "num" }, number(said.scores[place])))))
-    : el("p", { class: "score" }, said.score >= 0 && said.score <= 1 ? share(said.score) : number(said.score));
+      bar(answer.scores[place] / Math.max(...answer.scores, 1e-9)), el("span", { class: "num" }, number(answer.scores[place])))))
+    : el("p", { class: "score" }, answer.score >= 0 && answer.score <= 1 ? share(answer.score) : number(answer.score));
   function explain(value) {
-    const query = { user_id: user.user_id, model, value, cutoff: user.asked };
-    return show(why, () => call("/v1/explanation", { query, signal }), (found) => fill(why, effects(found, user, model)), {
+    const query = { user_id: user.user_id, model, value, cutoff: user.cutoffText };
+    return show(why, () => call("/v1/explanation", { query, signal }), (explanation) => fill(why, effects(explanation, user, model)), {
       signal, lines: 4, onError: (error) => error.status === 422 && fill(why, el("p", { class: "note" }, error.message)),
     });
   }
@@ -36,11 +36,11 @@ function effects({ unit, value, words, fields }, user, model) {
     }),
     ...fields.map((field) => ({ effect: field.effect, name: el("span", {}, `${plain(field.name)}: ${field.value}`), more: "profile" })),
   ].sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect)).slice(0, SHOWN);
-  if (!rows.length) return el("p", { class: "note" }, "Nothing moved it: there are no words.");
+  if (!rows.length) return el("p", { class: "note" }, "There is nothing to explain: the user has no words.");
   const most = Math.max(...rows.map((row) => Math.abs(row.effect)), 1e-12);
   return el("div", {},
-    el("h3", {}, value ? `What moved “${value}”` : "What moved it"),
-    el("p", { class: "note" }, `${unit ? `In ${unit}. ` : ""}Without the word, the score would be so much lower (to the right) or higher (to the left).`),
+    el("h3", {}, value ? `What moved “${value}”` : "What moved the score"),
+    el("p", { class: "note" }, `${unit ? `In ${unit}. ` : ""}Right: the score would be that much lower without the word. Left: that much higher.`),
     el("ol", { class: "effects" }, rows.map((row) => el("li", {},
       el("span", { class: "label" }, row.name, el("small", {}, row.more)),
       el("span", { class: `diverging ${row.effect < 0 ? "down" : "up"}`, "aria-hidden": "true" }, el("i", { style: { "--part": Math.abs(row.effect) / most } })),

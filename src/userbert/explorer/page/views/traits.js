@@ -1,33 +1,33 @@
-// What some users have in common, against all others.
-// In: ids, POST /v1/traits. Out: values by strength, with their shares here and elsewhere.
+// Values that set a group of users apart from the others.
+// In: ids, POST /v1/traits. Out: values by strength, with their shares in the group and outside it.
 
 import { call, show } from "../api.js";
 import { bar, el, fill } from "../dom.js";
-import { count, many, plain, share, times } from "../format.js";
+import { count, plain, plural, share, times } from "../format.js";
 
 const SHOWN = 12;
 
 export function traits(host, ids, model, signal) {
   const ask = () => call("/v1/traits", { body: { users: ids, model }, signal });
-  return show(host, ask, (found) => fill(host, table(found)), { signal, lines: 6 });
+  return show(host, ask, (answer) => fill(host, table(answer)), { signal, lines: 6 });
 }
 
-function table({ users, unknown, others, traits: found }) {
+function table({ users, unknown, others, traits: rows }) {
   const missing = unknown?.length ?? unknown ?? 0;
-  const told = missing > 0 && el("p", { class: "note" }, `${many(missing, "user")} of these the data do not know.`);
-  if (!found.length) {
-    return [el("p", { class: "note" }, `Nothing sets ${users === 1 ? "this user" : `these ${count(users)} users`} apart from the other ${count(others)}.`), told];
+  const note = missing > 0 && el("p", { class: "note" }, `${plural(missing, "of these users is", "of these users are")} not in the data.`);
+  if (!rows.length) {
+    return [el("p", { class: "note" }, `No value sets ${users === 1 ? "this user" : `these ${count(users)} users`} apart from the other ${count(others)}.`), note];
   }
   const list = el("ol", { class: "traits" });
-  const more = el("button", { type: "button", class: "button", onclick: () => { add(found.slice(SHOWN)); more.remove(); } }, `Show ${found.length - SHOWN} more`);
-  const add = (some) => list.append(...some.map((one) => el("li", {},
-    el("span", { class: "label", title: `${plain(one.attribute)} in ${plain(one.place)}` }, one.value, el("small", {}, `${plain(one.attribute)} · ${plain(one.place)}`)),
-    el("span", { class: "pair" }, bar(one.share), bar(one.share_of_others, { tone: "dim" })),
-    el("span", { class: "num" }, share(one.share), el("small", {}, share(one.share_of_others))),
-    el("span", { class: "num lift" }, one.lift === null ? "only here" : times(one.lift)))));
-  add(found.slice(0, SHOWN));
+  const more = el("button", { type: "button", class: "button", onclick: () => { add(rows.slice(SHOWN)); more.remove(); } }, `Show ${rows.length - SHOWN} more`);
+  const add = (added) => list.append(...added.map((trait) => el("li", {},
+    el("span", { class: "label", title: `${plain(trait.attribute)} in ${plain(trait.place)}` }, trait.value, el("small", {}, `${plain(trait.attribute)} · ${plain(trait.place)}`)),
+    el("span", { class: "pair" }, bar(trait.share), bar(trait.share_of_others, { tone: "dim" })),
+    el("span", { class: "num" }, share(trait.share), el("small", {}, share(trait.share_of_others))),
+    el("span", { class: "num lift" }, trait.lift === null ? "only here" : times(trait.lift)))));
+  add(rows.slice(0, SHOWN));
   return [
     el("p", { class: "key note" }, el("i", { class: "swatch" }), `of these ${count(users)}`, el("i", { class: "swatch dim" }), `of the other ${count(others)}`),
-    list, found.length > SHOWN && more, told,
+    list, rows.length > SHOWN && more, note,
   ];
 }
