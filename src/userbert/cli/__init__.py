@@ -9,10 +9,9 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import Context
 from typer.core import TyperGroup
 
 from userbert.cli import bench, lab, label, learning, logs, serving
@@ -32,7 +31,8 @@ _PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
 class _PanelOrder(TyperGroup):
     """Lists `label` after the verbs of data, where the panel of labels belongs."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
+    # `Any`: the context is click's, or typer's own copy of click, by typer's version.
+    def list_commands(self, ctx: Any) -> list[str]:
         names = [name for name in super().list_commands(ctx) if name != "label"]
         return [*names[: len(_PANELS["Data"])], "label", *names[len(_PANELS["Data"]) :]]
 
