@@ -17,14 +17,14 @@ def page(content: Mapping[str, Any], name: str) -> str:
     """Returns the page of a training benchmark, an evaluation, or any other rows."""
     first = content["rows"][0]
     table = _speed if "gflops" in first else _scores if "splits" in first else _plain
-    made = content["made"]
-    seeds = ", ".join(map(str, made["seeds"]))
+    record = content["made"]
+    seeds = ", ".join(map(str, record["seeds"]))
     provenance = [
-        f"`{made['command']}`", made["date"][:10], f"commit {str(made['commit'])[:10]}",
-        f"seeds {seeds}", made["machine"],
+        f"`{record['command']}`", record["date"][:10], f"commit {str(record['commit'])[:10]}",
+        f"seeds {seeds}", record["machine"],
     ]  # fmt: skip
-    if made["data"] is not None:
-        provenance.append(f"data {made['data'][:10]}")
+    if record["data"] is not None:
+        provenance.append(f"data {record['data'][:10]}")
     return "\n".join(
         [f"# {name}", "", *table(content["rows"]), "", ", ".join(provenance) + ".", ""]
     )

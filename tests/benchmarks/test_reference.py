@@ -42,10 +42,10 @@ def test_loss_and_gradients_equal_the_references(trimmed: bool) -> None:
     ]
     # Our segments share the table of genres, so both gradients of the reference add up.
     pairs[0] = (pairs[0][0], pairs[0][1] + reference.tables[0][0].weight.grad[1:])
-    for mine, theirs in pairs:
-        assert mine is not None
-        assert theirs is not None
-        assert torch.allclose(mine, theirs, atol=1e-6, rtol=1e-4)
+    for our_gradient, reference_gradient in pairs:
+        assert our_gradient is not None
+        assert reference_gradient is not None
+        assert torch.allclose(our_gradient, reference_gradient, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("trimmed", [False, True])

@@ -120,7 +120,7 @@ def bench_embed(path: Path, rounds: int) -> list[dict[str, Any]]:
                     **_row("verb", precision, users, median(seconds[precision]), memory),
                     "reference": reference,
                     "reference_users_per_s": round(users / median(seconds[reference])),
-                    "ratio": round(median(theirs / mine for theirs, mine in pairs), 2),
+                    "ratio": round(median(theirs / ours for theirs, ours in pairs), 2),
                 }
             )
     return rows

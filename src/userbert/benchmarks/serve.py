@@ -204,8 +204,11 @@ def requests_of(logs: Path) -> tuple[list[bytes], list[bytes]]:
     users = _raw_events(logs)
     groups = [users[first : first + _BATCH] for first in range(0, len(users), _BATCH)]
     singles, batches = (
-        [post("/v1/embed", orjson.dumps({"cutoff": _CUTOFF, "users": some})) for some in each]
-        for each in ([[user] for user in users], groups)
+        [
+            post("/v1/embed", orjson.dumps({"cutoff": _CUTOFF, "users": group}))
+            for group in batch_list
+        ]
+        for batch_list in ([[user] for user in users], groups)
     )
     return singles, batches
 

@@ -122,8 +122,10 @@ def bench_train(names: Sequence[str], repeats: Repeats) -> list[dict[str, Any]]:
                 memory = peak_memory_gib(name, variant)
                 for peer in REFERENCES:
                     ratios = [
-                        theirs / mine
-                        for theirs, mine in zip(turns[peer], turns[variant], strict=True)
+                        peer_seconds / our_seconds
+                        for peer_seconds, our_seconds in zip(
+                            turns[peer], turns[variant], strict=True
+                        )
                     ]
                     gflops = useful_gflop(batches, variant) / len(batches) / medians[variant]
                     rows.append(

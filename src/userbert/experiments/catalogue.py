@@ -201,8 +201,10 @@ def calendar(ecosystem: Ecosystem, first: int, days: int) -> Choices:
 def _draw_groups(members: int, weights: Float64, generator: np.random.Generator) -> Int64:
     """Draws the group of each member by weight, with at least one member per group."""
     groups = len(weights)
-    others = Choices.table(weights[None]).draw(np.zeros(members - groups, np.int64), generator)
-    return generator.permutation(np.concatenate([np.arange(groups), others]))
+    extra_groups = Choices.table(weights[None]).draw(
+        np.zeros(members - groups, np.int64), generator
+    )
+    return generator.permutation(np.concatenate([np.arange(groups), extra_groups]))
 
 
 def _draw_distinct(weights: Float64, number: int, generator: np.random.Generator) -> Bools:
@@ -233,9 +235,9 @@ def _browsed_shops(
     order = np.lexsort((-popularity, shop_genre))
     best = order[np.flatnonzero(np.diff(shop_genre[order], prepend=-1))]
     best = best[popularity[best] > 0]
-    others = popularity.copy()
-    others[best] = 0
-    chosen = _draw_distinct(others, number - len(best), generator)
+    weights = popularity.copy()
+    weights[best] = 0
+    chosen = _draw_distinct(weights, number - len(best), generator)
     chosen[best] = True
     return chosen
 

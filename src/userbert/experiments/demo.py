@@ -1,8 +1,8 @@
 """The demo on real data: from raw logs of Complete Journey to `report.html`.
 
 Measures what vectors add to existing features, on five tasks with three pretraining seeds, next to
-vectors of the paper's pretraining. Each step (data, labels, a model per seed) is published whole,
-so an interrupted demo resumes. `userbert demo` and `make demo` run it.
+vectors of the paper's pretraining. Each step (data, labels, a model per seed) is published
+atomically, so an interrupted demo resumes. `userbert demo` and `make demo` run it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ def run_demo(folder: Path, command: Sequence[str]) -> Path:
 def served_of(folder: Path) -> tuple[Path, Path]:
     """Returns the paths of a demo's model and task; fine-tunes the task if it is missing.
 
-    The task takes a minute or two, and is published whole.
+    The task takes a minute or two, and is published atomically.
     """
     model, path = _model(folder / "models", DEFAULT, SEEDS[0]), folder / "tasks" / SERVED
     if not path.exists():

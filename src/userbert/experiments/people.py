@@ -173,8 +173,10 @@ def _responses(traits: Bools, ecosystem: Ecosystem, generator: np.random.Generat
 
 def _occupations(age: Int64, generator: np.random.Generator) -> Int64:
     """Draws occupations: mostly students below 24 and retired from 65 on, else any other."""
-    others = [number for number in range(len(OCCUPATIONS)) if number not in (STUDENT, RETIRED)]
-    occupation = generator.choice(others, len(age))
+    other_occupations = [
+        number for number in range(len(OCCUPATIONS)) if number not in (STUDENT, RETIRED)
+    ]
+    occupation = generator.choice(other_occupations, len(age))
     is_typical = generator.random(len(age)) < 0.6
     occupation[is_typical & (age < 24)] = STUDENT
     occupation[is_typical & (age >= 65)] = RETIRED

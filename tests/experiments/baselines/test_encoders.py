@@ -204,11 +204,11 @@ def test_the_same_seed_gives_the_same_pretraining(name: str) -> None:
 @for_every_encoder
 def test_a_state_dict_restores_an_equal_encoder(name: str) -> None:
     torch.manual_seed(1)
-    other = MAKERS[name](shape()).eval()
+    restored = MAKERS[name](shape()).eval()
     users = batch(WORDS)
-    assert not are_close(vectors(other, users), vectors(in_eval_mode(name), users))
-    other.load_state_dict(in_eval_mode(name).state_dict())
-    assert torch.equal(vectors(other, users), vectors(in_eval_mode(name), users))
+    assert not are_close(vectors(restored, users), vectors(in_eval_mode(name), users))
+    restored.load_state_dict(in_eval_mode(name).state_dict())
+    assert torch.equal(vectors(restored, users), vectors(in_eval_mode(name), users))
 
 
 @pytest.mark.parametrize("name", ["userbert", "coles_gru"])

@@ -129,8 +129,10 @@ def test_no_claim_is_judged_by_a_pair_of_one_seed() -> None:
         "three multi-task models on user targeting", [{**rows[0], "seeds": 1}, *rows[1:]]
     )
     assert doubtful.verdict == "can't tell"
-    assert doubtful.evidence == "one seed alone"
+    assert doubtful.evidence == "a single seed"
     # A pair that the claim does not compare may have one seed.
-    other = minus("figure_3", "golf_booking", "userbert", "coles", "roc_auc", 0.01, 0.03)
-    judgement = judged("three multi-task models on user targeting", [*rows, {**other, "seeds": 1}])
+    unrelated = minus("figure_3", "golf_booking", "userbert", "coles", "roc_auc", 0.01, 0.03)
+    judgement = judged(
+        "three multi-task models on user targeting", [*rows, {**unrelated, "seeds": 1}]
+    )
     assert judgement.verdict == "agrees"

@@ -56,8 +56,8 @@ def test_a_smaller_label_share_is_a_subset_with_the_same_test_users(
     )
     assert set(fewer) <= set(more)
     assert np.array_equal(test, again)
-    whole, _ = fold_of(parent, seed)
-    assert len(more) == max(1, round(max(first_share, second_share) * len(whole)))
+    all_labels, _ = fold_of(parent, seed)
+    assert len(more) == max(1, round(max(first_share, second_share) * len(all_labels)))
 
 
 def test_test_users_labels_change_nothing_that_is_learned(

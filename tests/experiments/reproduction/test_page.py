@@ -52,8 +52,8 @@ def test_page_judges_every_claim_on_every_data_set() -> None:
     partial["rows"] = [row for row in partial["rows"] if row["experiment"] == "table_2"]
     text = page([study(), partial])
     for claim in CLAIMS:
-        other = "agrees" if claim.experiment == "table_2" else "not run"
-        assert f"| {claim.words} | {claim.where} | agrees | {other} |" in text
+        verdict = "agrees" if claim.experiment == "table_2" else "not run"
+        assert f"| {claim.words} | {claim.where} | agrees | {verdict} |" in text
     assert f"On simulated logs, 1e-4 (agrees {len(CLAIMS)}):" in text
 
 
@@ -61,7 +61,7 @@ def test_page_lists_no_claims_of_a_single_seed() -> None:
     single_seed = study()
     single_seed["rows"] = [{**row, "seeds": 1} for row in single_seed["rows"]]
     text = page([single_seed])
-    assert "On simulated logs, 1e-4 no claim is judged by one seed alone" in text
+    assert "On simulated logs, 1e-4 no claim is judged by a single seed" in text
     assert f"| {CLAIMS[0].words} | {CLAIMS[0].where} | can't tell |" in text
     assert f"- {CLAIMS[0].words}" not in text
 
@@ -105,13 +105,13 @@ def test_page_shows_the_figures_of_the_results_and_links_causes(tmp_path: Path) 
 
 
 def test_each_learning_rate_is_judged_separately() -> None:
-    other = study()
-    other["rows"] += [
+    results = study()
+    results["rows"] += [
         {**row, "learning_rate": 1e-3}
-        for row in other["rows"]
+        for row in results["rows"]
         if row["experiment"] == "table_2" and "userbert" not in row["model"]
     ]
-    text = page([other])
+    text = page([results])
     assert "| simulated logs, 1e-4 | simulated logs, 1e-3 |" in text
     claim = "UserBERT outperforms the three multi-task models on next genre"
     assert f"| {claim} | §4.5, table 2 | agrees | can't tell |" in text

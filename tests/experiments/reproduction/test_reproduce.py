@@ -164,9 +164,9 @@ def test_results_are_written_and_finished_jobs_do_not_run_again(tmp_path: Path) 
     assert read_json(removed)["tasks"] == before["tasks"]
     varied = read_json(tmp_path / "simulated/variations/userbert-0.001-0.0001-0-0.5-labels.json")
     assert varied["pretraining"] == before["pretraining"]
-    for half, whole in zip(varied["tasks"], before["tasks"], strict=True):
-        assert half["learning"] == round(whole["learning"] / 2)
-        assert half["test"] == whole["test"]
+    for half, usual in zip(varied["tasks"], before["tasks"], strict=True):
+        assert half["learning"] == round(usual["learning"] / 2)
+        assert half["test"] == usual["test"]
     rows = read_json(tmp_path / "results.json")["rows"]
     shares = [row["value"] for row in rows if row["experiment"] == "label_share"]
     assert set(shares) == {0.5, 1.0}

@@ -96,9 +96,9 @@ def _count(segment: SegmentBatch, columns: Int64) -> Int64:
     Ids are in order of falling frequency, so the first ids have their own columns.
     """
     users, width = len(segment.word_offsets) - 1, int(columns.sum())
-    other = np.cumsum(columns)[:, None] - 1  # (A, 1)
-    column = other - columns[:, None] + 1 + segment.ids - FIRST_VALUE  # (A, N)
-    column = np.where((segment.ids < FIRST_VALUE) | (column > other), other, column)
+    last_column = np.cumsum(columns)[:, None] - 1  # (A, 1)
+    column = last_column - columns[:, None] + 1 + segment.ids - FIRST_VALUE  # (A, N)
+    column = np.where((segment.ids < FIRST_VALUE) | (column > last_column), last_column, column)
     user = segment.user_of_action  # (N,)
     known = segment.ids > 0
     counts = np.bincount((user * width + column)[known], minlength=users * width)

@@ -37,7 +37,7 @@ PAPER_MARGIN = 8.97 / 7.65 - 1
 
 LEAST_SEEDS = 2
 """Fewest seeds that a claim is judged by."""
-ONE_SEED = "one seed alone"
+ONE_SEED = "a single seed"
 """Evidence of a claim with too few seeds."""
 
 _MTL = ("wide-deep-mtl", "lstm-mtl", "transformer-mtl")
@@ -132,8 +132,8 @@ def _judge_margin(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
     judgements = []
     for task in values(rows, "task"):
         last_rows = at_last_epoch(pick(scores(rows), task=task, metric=claim.metric))
-        others = [second for _, second in claim.pairs]
-        candidates = [row for row in last_rows if row["model"] in others and row["mean"]]
+        other_models = [second for _, second in claim.pairs]
+        candidates = [row for row in last_rows if row["model"] in other_models and row["mean"]]
         best = max(candidates, key=lambda row: row["mean"], default=None)
         row = best and paired(
             pick(rows, task=task, metric=claim.metric), claim.pairs[0][0], best["model"]

@@ -161,9 +161,9 @@ def _between(jobs: Sequence[Mapping[str, Any]], key: str) -> Iterator[dict[str, 
         value_jobs = [job for job in jobs if job[key] == value]
         for task in dict.fromkeys(task["task"] for job in value_jobs for task in job["tasks"]):
             runs = _runs(value_jobs, task)
-            others = [model for model in runs if "userbert" in runs and model != "userbert"]
-            for other in others:
-                for row in _difference("userbert", other, runs, _first_metric(task)):
+            other_models = [model for model in runs if "userbert" in runs and model != "userbert"]
+            for other_model in other_models:
+                for row in _difference("userbert", other_model, runs, _first_metric(task)):
                     yield {**row, "task": task, "value": value}
 
 

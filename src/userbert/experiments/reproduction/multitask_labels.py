@@ -119,46 +119,46 @@ class BandedNumber:
 Spec = ProfileField | FavouriteValue | Daytime | BandedNumber
 
 
-def actions(seen: LabelActions) -> Float64:
+def actions(history: LabelActions) -> Float64:
     """Returns the number of actions."""
-    return seen.sums()
+    return history.sums()
 
 
-def words(seen: LabelActions) -> Float64:
+def words(history: LabelActions) -> Float64:
     """Returns the number of words, such as days or sessions."""
-    return seen.sums(np.diff(seen.words, prepend=-1) != 0)
+    return history.sums(np.diff(history.words, prepend=-1) != 0)
 
 
-def total(seen: LabelActions) -> Float64:
+def total(history: LabelActions) -> Float64:
     """Returns the sum of the attribute."""
-    return seen.sums(np.nan_to_num(seen.amounts))
+    return history.sums(np.nan_to_num(history.amounts))
 
 
-def total_a_word(seen: LabelActions) -> Float64:
+def total_a_word(history: LabelActions) -> Float64:
     """Returns the mean over words of the attribute's sum per word."""
-    return _ratio(total(seen), words(seen))
+    return _ratio(total(history), words(history))
 
 
-def days_since_the_last(seen: LabelActions) -> Float64:
+def days_since_the_last(history: LabelActions) -> Float64:
     """Returns the days from the last action to the cut-off."""
-    last = np.full(len(seen.cutoffs), np.nan)
+    last = np.full(len(history.cutoffs), np.nan)
     # With repeated indices numpy keeps the last assignment, and times rise within a user.
-    last[seen.users] = seen.times
-    days: Float64 = (seen.cutoffs - last) / DAY_US
+    last[history.users] = history.times
+    days: Float64 = (history.cutoffs - last) / DAY_US
     return days
 
 
-def weekend_share(seen: LabelActions) -> Float64:
+def weekend_share(history: LabelActions) -> Float64:
     """Returns the share of actions on Saturdays and Sundays, local time."""
     # Day 0, 1 January 1970, was a Thursday.
-    weekday = (DayGrid(seen.zone, time()).index(seen.times) + 3) % 7
-    return _ratio(seen.sums(weekday >= 5), seen.sums())
+    weekday = (DayGrid(history.zone, time()).index(history.times) + 3) % 7
+    return _ratio(history.sums(weekday >= 5), history.sums())
 
 
-def top_share(seen: LabelActions) -> Float64:
+def top_share(history: LabelActions) -> Float64:
     """Returns the share of actions that have the user's most frequent value."""
-    _, most = _favourites(seen)
-    return _ratio(most, seen.sums())
+    _, most = _favourites(history)
+    return _ratio(most, history.sums())
 
 
 SIMULATED: tuple[Spec, ...] = (
@@ -248,14 +248,14 @@ def _measure(
     data: PreparedData, pairs: Pairs, spec: Spec, histories: Mapping[str, Actions]
 ) -> NDArray[Any]:
     if isinstance(spec, ProfileField):
-        others = set(data.vocabularies.profile) - {spec.name}
-        return profile_ids(data, pairs.rows, pairs.cutoffs, others)[:, 0]
-    seen = _actions_of(data, pairs, spec, histories[spec.segment])
+        other_fields = set(data.vocabularies.profile) - {spec.name}
+        return profile_ids(data, pairs.rows, pairs.cutoffs, other_fields)[:, 0]
+    actions_seen = _actions_of(data, pairs, spec, histories[spec.segment])
     if isinstance(spec, FavouriteValue):
-        return _favourites(seen)[0]
+        return _favourites(actions_seen)[0]
     if isinstance(spec, Daytime):
-        return _daytimes(seen)
-    return spec.measure(seen)
+        return _daytimes(actions_seen)
+    return spec.measure(actions_seen)
 
 
 def _actions_of(
@@ -286,11 +286,11 @@ def _actions_of(
     )
 
 
-def _favourites(seen: LabelActions) -> tuple[Int64, Float64]:
+def _favourites(history: LabelActions) -> tuple[Int64, Float64]:
     """Returns each user's most frequent id (P,) and its count (P,); ties: the more common id."""
-    offsets = offsets_of(seen.sums().astype(np.int64))
-    every = np.ones(len(seen.ids), np.bool_)
-    counts = count_ids(seen.ids, every, offsets, int(seen.ids.max(initial=0)) + 1)
+    offsets = offsets_of(history.sums().astype(np.int64))
+    all_actions = np.ones(len(history.ids), np.bool_)
+    counts = count_ids(history.ids, all_actions, offsets, int(history.ids.max(initial=0)) + 1)
     of_user = np.diff(counts.indptr)
     favourite = np.zeros(len(of_user), np.int64)
     count = np.zeros(len(of_user))
@@ -304,13 +304,15 @@ def _favourites(seen: LabelActions) -> tuple[Int64, Float64]:
     return favourite, count
 
 
-def _daytimes(seen: LabelActions) -> Int64:
+def _daytimes(history: LabelActions) -> Int64:
     """Returns 1 + the daytime with the most actions (P,), the earliest of ties; 0: no action."""
-    since_midnight = seen.times - DayGrid(seen.zone, time()).floor(seen.times)
+    since_midnight = history.times - DayGrid(history.zone, time()).floor(history.times)
     quarters = len(DAYTIMES)
     # A day on which summer time ends has 25 hours.
     daytime = np.minimum(since_midnight * quarters // DAY_US, quarters - 1)
-    cells = np.bincount(seen.users * quarters + daytime, minlength=len(seen.cutoffs) * quarters)
+    cells = np.bincount(
+        history.users * quarters + daytime, minlength=len(history.cutoffs) * quarters
+    )
     counts = cells.reshape(-1, quarters)
     return np.where(counts.any(axis=1), 1 + counts.argmax(axis=1), 0)
 

@@ -139,20 +139,20 @@ def page(
 
 def _origin(result: Mapping[str, Any]) -> Iterator[str]:
     """Yields lines with the provenance of a run, and all other keys of its record."""
-    made = result["made"]
+    record = result["made"]
     data_names = " and ".join(DATA.get(data, data) for data in values(result["rows"], "data"))
-    seeds = ", ".join(map(str, made["seeds"]))
+    seeds = ", ".join(map(str, record["seeds"]))
     origin = [
-        f"`{made['command']}`", made["date"][:10], f"commit {_shortened(made['commit'])}",
-        f"seeds {seeds}", made["machine"],
+        f"`{record['command']}`", record["date"][:10], f"commit {_shortened(record['commit'])}",
+        f"seeds {seeds}", record["machine"],
     ]  # fmt: skip
-    if made["data"] is not None:
-        origin.append(f"data {_shortened(made['data'])}")
+    if record["data"] is not None:
+        origin.append(f"data {_shortened(record['data'])}")
     yield f"- **{data_names}**: {', '.join(origin)}."
-    done, _, planned = str(made.get("parts", "")).partition(" of ")
+    done, _, planned = str(record.get("parts", "")).partition(" of ")
     if done != planned:
-        yield f"  - **Not finished: {made['parts']} jobs are done.**"
-    for key, value in made.items():
+        yield f"  - **Not finished: {record['parts']} jobs are done.**"
+    for key, value in record.items():
         if key not in (*_MADE, "parts"):
             name = key.replace("_", " ")
             several = isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
@@ -232,10 +232,10 @@ def _seeds(rows: Sequence[Row]) -> str:
     """Returns a sentence with the usual number of seeds, and the models with another number."""
     per_model = {model: pick(rows, model=model)[0]["seeds"] for model in models(scores(rows))}
     usual, _ = Counter(per_model.values()).most_common(1)[0]
-    others = [
+    exceptions = [
         f"{model_name(model)} {seeds or 0}" for model, seeds in per_model.items() if seeds != usual
     ]
-    return f"Pretraining seeds: {'; '.join([str(usual or 0), *others])}."
+    return f"Pretraining seeds: {'; '.join([str(usual or 0), *exceptions])}."
 
 
 def publish(results: Mapping[str, Any], folder: Path) -> Path:

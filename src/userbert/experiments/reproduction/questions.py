@@ -112,7 +112,7 @@ def _targeting(
 
 
 def _next_genre(data: PreparedData, pairs: Pairs) -> Labels:
-    """Labels users with the genre of their next purchase whose genre is in the vocabulary."""
+    """Labels users with the genre of their next purchase; ignores genres not in the vocabulary."""
     segment, attribute = "long_term", "genre"
     vocabulary = data.vocabularies.segments[segment][attribute]
     assert isinstance(vocabulary, Categories), "genre is categorical in the simulator's schema"
