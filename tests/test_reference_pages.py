@@ -161,7 +161,7 @@ def test_folders_hold_the_documented_files(written: WrittenFiles) -> None:
     fused = {
         re.sub("(network|pretrained)/.*", r"\1/", name) for name in files(written.folder / "fused")
     }
-    assert fused == documented_table("Task beside counts").keys()
+    assert fused == documented_table("Fused task").keys()
 
 
 def test_files_of_prepared_data_are_as_documented(written: WrittenFiles) -> None:
