@@ -29,7 +29,7 @@ from userbert.explorer.traits import (
     values_of_users,
 )
 from userbert.explorer.user_map import LayoutProcess, cluster, pca_map, tsne_points
-from userbert.inspection.data_statistics import below_common, some_shards
+from userbert.inspection.data_statistics import sample_shards, shorten_paths
 from userbert.service.population import find_users
 
 MANY = pl.concat([buys(f"u{number:03}", "2017-05-01T10:00") for number in range(300)])
@@ -110,9 +110,9 @@ def test_shared_values_are_rarest_first() -> None:
 
 def test_a_sample_holds_at_most_the_given_number_of_actions(sharded: PreparedData) -> None:
     assert len(sharded.shards) == 8
-    assert len(some_shards(sharded, "long_term", 10_000)) == 8
-    assert len(some_shards(sharded, "long_term", 1)) == 1
-    chosen = some_shards(sharded, "long_term", 100)
+    assert len(sample_shards(sharded, "long_term", 10_000)) == 8
+    assert len(sample_shards(sharded, "long_term", 1)) == 1
+    chosen = sample_shards(sharded, "long_term", 100)
     assert sum(len(shard.segments["long_term"].times) for shard in chosen) <= 100
 
 
@@ -229,14 +229,14 @@ def test_separate_clusters_are_found() -> None:
 
 @given(st.lists(st.sampled_from(["a/b/x.csv", "a/c/x.csv", "/r/x.csv", "y", "frame 'log'"])))
 def test_short_file_names_are_relative(names: list[str]) -> None:
-    short = below_common(names)
+    short = shorten_paths(names)
     assert len(short) == len(names)
     assert not any(name.startswith("/") for name in short)
 
 
 def test_short_file_names_omit_the_common_folder() -> None:
-    assert below_common(["/r/a/x.csv", "/r/b/x.csv"]) == ["a/x.csv", "b/x.csv"]
-    assert below_common(["/home/me/x.csv"]) == ["x.csv"]
+    assert shorten_paths(["/r/a/x.csv", "/r/b/x.csv"]) == ["a/x.csv", "b/x.csv"]
+    assert shorten_paths(["/home/me/x.csv"]) == ["x.csv"]
 
 
 def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `inspect` shows: figures that can be counted by hand, and the health of vectors."""
+"""`inspect` shows the right figures (small data, counted by hand), and the health of vectors."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ PROFILE = "profile: {path: p.csv, fields: {age: {column: age}}}\n"
 
 
 def shown(*arguments: Any) -> str:
-    """What `inspect` prints, without the lines of its tables."""
+    """Return what `inspect` prints, with table borders as `|`."""
     console = Console(width=200, highlight=False, soft_wrap=True)
     with console.capture() as capture:
         console.print(inspect(*arguments))
@@ -42,7 +42,7 @@ def shown(*arguments: Any) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    """Twenty users of one word, one of five, one who only clicks; a genre that is rare."""
+    """Twenty users with one word, one with five, one who only clicks; one rare genre."""
     events = [buys(f"u{number}", "2017-03-01") for number in range(20)]
     events.append(buys("often", *(f"2017-03-0{day}" for day in range(1, 6)), genre="milk"))
     events.append(log(("clicks", "2017-03-02", "click", "rare", 1.0)))
@@ -68,54 +68,54 @@ def model(data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_prepared_data_are_counted(data: PreparedData) -> None:
-    told = shown(data.path)
-    assert "| users | 22 |" in told
-    assert "2017-03-05 00:00:00-05:00, 4 days later" in told
-    assert "| frame 'log' | 27 | 26 | 1 | 0 | 0 |" in told
-    assert "in no segment, by their action: looks (1)" in told
-    assert "| long_term | 25 | 25 | 1.0 | 95.5 % |" in told
-    assert "| short_term | 26 | 26 | 1.0 | 100.0 % |" in told
-    assert "| long_term | 0 | 1 | 1 | 1 | 1 | 1 | 4 | 5 |" in told
-    assert "| 4 to 7 | 1 | █" in told
-    assert "| long_term | genre | 2 | 0 % | 0 % | bread (80.0 %), milk (20.0 %) |" in told
-    assert "| short_term | genre | 2 | 0 % | 3.8 % | bread (76.9 %), milk (19.2 %) |" in told
-    assert "| profile | age | 1 | 0 % | 0 % | old (100.0 %) |" in told
+    text = shown(data.path)
+    assert "| users | 22 |" in text
+    assert "2017-03-05 00:00:00-05:00, 4 days later" in text
+    assert "| frame 'log' | 27 | 26 | 1 | 0 | 0 |" in text
+    assert "action types in no segment: looks (1)" in text
+    assert "| long_term | 25 | 25 | 1.0 | 95.5 % |" in text
+    assert "| short_term | 26 | 26 | 1.0 | 100.0 % |" in text
+    assert "| long_term | 0 | 1 | 1 | 1 | 1 | 1 | 4 | 5 |" in text
+    assert "| 4 to 7 | 1 | █" in text
+    assert "| long_term | genre | 2 | 0 % | 0 % | bread (80.0 %), milk (20.0 %) |" in text
+    assert "| short_term | genre | 2 | 0 % | 3.8 % | bread (76.9 %), milk (19.2 %) |" in text
+    assert "| profile | age | 1 | 0 % | 0 % | old (100.0 %) |" in text
 
 
-def test_of_many_actions_some_are_looked_at_and_it_is_said(
+def test_values_of_many_actions_are_counted_in_a_sample(
     data: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PreparedData, "shards", [*data.shards, *data.shards])
-    monkeypatch.setattr("userbert.inspection.prepared._ACTIONS", 30)
-    assert "values of long_term: of 25 of its 50 actions, of users at random" in shown(data.path)
+    monkeypatch.setattr("userbert.inspection.prepared._MAX_ACTIONS", 30)
+    assert "values of long_term: counted in 25 of 50 actions, of random users" in shown(data.path)
 
 
-def test_users_words_are_shown_or_that_there_are_none(data: PreparedData) -> None:
+def test_words_of_a_user_are_shown(data: PreparedData) -> None:
     assert "genre: milk; price: any; hour: 0 |" in shown(data.path, "often", "2017-03-13")
-    told = shown(data.path, "u0", "2017-03-01")
-    assert "Words of user u0 before 2017-03-01 00:00:00-05:00: none is in its windows" in told
-    with pytest.raises(InputError, match="Ids are written as in the logs, such as "):
+    text = shown(data.path, "u0", "2017-03-01")
+    assert "Words of user u0 before 2017-03-01 00:00:00-05:00: no events in the windows" in text
+    with pytest.raises(InputError, match="Write the id as in the logs, such as "):
         inspect(data.path, "U0")
 
 
-def test_models_card_says_what_it_learned_from_and_how(data: PreparedData, model: Path) -> None:
-    told = shown(model)
-    assert "| network | 1 layers of width 16, 2 heads |" in told
-    assert "| preset | paper |" in told
-    assert "model.layers=1 (not 4)" in told
-    assert "steps=4 (not 400000)" in told
-    assert "learning_rate=0.001 (not 0.0001)" in told
-    assert "model.dropout" not in told
-    assert "| trained on events before | 2017-03-05 00:00:00-05:00 |" in told
-    assert "| users | 22 |" in told
-    assert "4 batches of 4, 16 user sequences" in told
-    assert f"| data | {data.checksum[:12]} |" in told
-    assert "| total |" in told
-    assert "held-out loss: " in told
-    assert "after 2 steps" in told
-    assert "| long_term | genre | 4 | long_term/genre |" in told
-    weights = sum(one.numel() for one in _weights(model).values())
-    assert f"| weights | {weights:,}," in told
+def test_the_card_of_a_model_describes_its_pretraining(data: PreparedData, model: Path) -> None:
+    text = shown(model)
+    assert "| network | 1 layers of width 16, 2 heads |" in text
+    assert "| preset | paper |" in text
+    assert "model.layers=1 (not 4)" in text
+    assert "steps=4 (not 400000)" in text
+    assert "learning_rate=0.001 (not 0.0001)" in text
+    assert "model.dropout" not in text
+    assert "| trained on events before | 2017-03-05 00:00:00-05:00 |" in text
+    assert "| users | 22 |" in text
+    assert "4 batches of 4, 16 user sequences" in text
+    assert f"| data | {data.checksum[:12]} |" in text
+    assert "| total |" in text
+    assert "held-out loss: " in text
+    assert "after 2 steps" in text
+    assert "| long_term | genre | 4 | long_term/genre |" in text
+    weights = sum(weight.numel() for weight in _weights(model).values())
+    assert f"| weights | {weights:,}," in text
 
 
 def _weights(model: Path) -> dict[str, torch.Tensor]:
@@ -126,21 +126,21 @@ def test_labels_are_counted_by_class_and_cutoff(data: PreparedData, tmp_path: Pa
     users = [f"u{number}" for number in range(8)]
     frame = pl.DataFrame({"user_id": users, "label": [1] * 6 + [0] * 2})
     Labels.of(frame, data).save(tmp_path / "labels.parquet")
-    told = shown(tmp_path / "labels.parquet")
-    assert "| kind | binary |" in told
-    assert "| 1 | 6 | 75.0 % | ██████████" in told
-    assert "| 0 | 2 | 25.0 % |" in told
-    assert "Cut-offs: 1, from " in told
+    text = shown(tmp_path / "labels.parquet")
+    assert "| kind | binary |" in text
+    assert "| 1 | 6 | 75.0 % | ██████████" in text
+    assert "| 0 | 2 | 25.0 % |" in text
+    assert "Cut-offs: 1, from " in text
     frame.write_csv(tmp_path / "mine.csv")
-    told = shown(tmp_path / "mine.csv")
-    assert "a file of your own" in told
-    assert "| 1 | 6 | 75.0 % |" in told
+    text = shown(tmp_path / "mine.csv")
+    assert "a file of your own" in text
+    assert "| 1 | 6 | 75.0 % |" in text
     frame.with_columns(label=pl.Series([["a", "b"], ["a"]] * 4)).write_parquet(
         tmp_path / "several.parquet"
     )
-    told = shown(tmp_path / "several.parquet")
-    assert "| a | 8 | 100.0 % |" in told
-    assert "['a', 'b']" in told
+    text = shown(tmp_path / "several.parquet")
+    assert "| a | 8 | 100.0 % |" in text
+    assert "['a', 'b']" in text
     frame.with_columns(label=pl.Series([0.5, 1.5] * 4)).write_parquet(tmp_path / "q.parquet")
     assert "| kind | regression |" in shown(tmp_path / "q.parquet")
 
@@ -149,13 +149,13 @@ def test_scores_are_shown_as_quantiles_and_bars(tmp_path: Path) -> None:
     pl.DataFrame({"user_id": ["a", "b", "c"], "score": [0.0, 0.5, 1.0]}).write_parquet(
         tmp_path / "scores.parquet"
     )
-    told = shown(tmp_path / "scores.parquet")
-    assert "| 0.000 | 0.100 | 0.250 | 0.500 | 0.750 | 0.900 | 0.990 | 1.000 |" in told
-    assert "| 0.900 to 1.000 | 1 | ██" in told
+    text = shown(tmp_path / "scores.parquet")
+    assert "| 0.000 | 0.100 | 0.250 | 0.500 | 0.750 | 0.900 | 0.990 | 1.000 |" in text
+    assert "| 0.900 to 1.000 | 1 | ██" in text
 
 
 def write_vectors(file: Path, values: np.ndarray, group: int = 65_536) -> Path:
-    """A file of embeddings of users u0, u1 and so on."""
+    """Write a file of embeddings of users u0, u1 and so on."""
     width = values.shape[1]
     columns = {
         "user_id": pa.array([f"u{number}" for number in range(len(values))]),
@@ -180,29 +180,29 @@ def one_direction(values: np.ndarray) -> np.ndarray:
     ("values", "verdict"),
     [
         (random_vectors(), "healthy"),
-        (one_direction(random_vectors()), r"collapsed: .* of the variance lie in one direction"),
+        (one_direction(random_vectors()), r"collapsed: .* of the variance is in one direction"),
         (random_vectors()[:1].repeat(500, axis=0), "collapsed: 100% of the variance"),
-        (random_vectors() + 1000, r"collapsed: two users at random have a cosine of 1\.0000"),
+        (random_vectors() + 1000, r"collapsed: two random users have a mean cosine of 1\.0000"),
         (np.where(np.arange(500)[:, None] == 3, np.nan, random_vectors()), "broken: 1 vectors"),
-        (random_vectors(100).repeat(5, axis=0), "crowded: 100% of the vectors are another"),
+        (random_vectors(100).repeat(5, axis=0), "crowded: 100% of the vectors equal another"),
     ],
     ids=["random", "one direction", "one point", "far away", "NaN", "duplicates"],
 )
-def test_verdict_names_the_illness(tmp_path: Path, values: np.ndarray, verdict: str) -> None:
-    told = shown(write_vectors(tmp_path / "v.parquet", values))
-    assert re.search(f"verdict: {verdict}", told), told
+def test_the_verdict_names_the_problem(tmp_path: Path, values: np.ndarray, verdict: str) -> None:
+    text = shown(write_vectors(tmp_path / "v.parquet", values))
+    assert re.search(f"verdict: {verdict}", text), text
 
 
-def test_health_of_vectors_is_as_counted_by_hand() -> None:
+def test_health_of_hand_made_vectors() -> None:
     values = np.zeros((4, 3), np.float32)
     values[:, 0] = [3, -3, 0, 0]
     values[:, 1] = [0, 0, 3, -3]
-    found = health(values)
-    assert found.norms.tolist() == [3, 3, 3, 3]
-    assert found.effective_rank == pytest.approx(2)
-    assert found.leading[0] == pytest.approx(0.5)
-    assert found.constant == 1
-    assert found.zero == found.broken == found.duplicates == 0
+    result = health(values)
+    assert result.norms.tolist() == [3, 3, 3, 3]
+    assert result.effective_rank == pytest.approx(2)
+    assert result.leading[0] == pytest.approx(0.5)
+    assert result.constant == 1
+    assert result.zero == result.broken == result.duplicates == 0
     assert health(np.array([[1, 0], [1, 0], [0, 1], [0, 0]], np.float32)).duplicates == 0.5
     assert health(np.array([[1, 0], [0, 0]], np.float32)).zero == 1
 
@@ -210,46 +210,48 @@ def test_health_of_vectors_is_as_counted_by_hand() -> None:
 @given(st.integers(2, 60), st.integers(1, 12), st.integers(0, 2**16))
 def test_effective_rank_lies_between_one_and_the_width(users: int, width: int, seed: int) -> None:
     values = np.random.default_rng(seed).standard_normal((users, width)).astype(np.float32)
-    found = health(values)
-    assert 1 - 1e-6 <= found.effective_rank <= min(width, users) + 1e-6
-    again = health(np.linalg.qr(np.random.default_rng(1).standard_normal((width, width)))[0]
+    result = health(values)
+    assert 1 - 1e-6 <= result.effective_rank <= min(width, users) + 1e-6
+    rotated = health(np.linalg.qr(np.random.default_rng(1).standard_normal((width, width)))[0]
                    .astype(np.float32).dot(values.T).T.copy())  # fmt: skip
-    assert again.effective_rank == pytest.approx(found.effective_rank, rel=1e-3)
-    assert health(values * 7).effective_rank == pytest.approx(found.effective_rank, rel=1e-3)
+    assert rotated.effective_rank == pytest.approx(result.effective_rank, rel=1e-3)
+    assert health(values * 7).effective_rank == pytest.approx(result.effective_rank, rel=1e-3)
 
 
 @pytest.mark.parametrize("vectors_as", ["list", "columns"])
-def test_neighbours_are_those_of_the_largest_cosine(
+def test_neighbours_have_the_largest_cosines(
     data: PreparedData, model: Path, tmp_path: Path, vectors_as: Any
 ) -> None:
     network = UserBert.from_pretrained(model)
     pairs = pairs_at(data, cutoffs("2017-03-04", "2017-03-06").tolist())
     file = tmp_path / "v.parquet"
     write_embeddings(network, data, pairs, file, vectors_as=vectors_as)
-    told = shown(file, "often")
+    text = shown(file, "often")
     frame = network.embed(data, cutoff="2017-03-06")
     values = frame["embedding"].to_numpy()
     users = frame["user_id"].to_list()
     own = values[users.index("often")]
     cosines = values @ own / np.linalg.norm(values, axis=1) / np.linalg.norm(own)
     order = [i for i in np.argsort(-cosines, kind="stable") if users[i] != "often"]
-    assert f"| {cosines[order[0]]:.4f} |" in told
-    assert told.count("| 0.") + told.count("| 1.") + told.count("| -0.") == 10
-    assert "Nearest to user often before 2017-03-06" in told
+    assert f"| {cosines[order[0]]:.4f} |" in text
+    assert text.count("| 0.") + text.count("| 1.") + text.count("| -0.") == 10
+    assert "Nearest to user often before 2017-03-06" in text
     with pytest.raises(InputError, match="no vector of the user 'nobody'"):
         inspect(file, "nobody")
 
 
-def test_of_many_vectors_a_sample_is_looked_at_and_it_is_said(
+def test_the_health_of_many_vectors_is_that_of_a_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "_SAMPLE", 100)
+    monkeypatch.setattr(vectors, "_MAX_VECTORS", 100)
     file = write_vectors(tmp_path / "v.parquet", random_vectors(1000), group=50)
-    assert "| looked at | 100 at random |" in shown(file)
+    assert "| sample | 100 at random |" in shown(file)
     assert "| vectors | 1,000 of 16 numbers |" in shown(file)
 
 
-def test_a_flipped_byte_of_vectors_is_told(data: PreparedData, model: Path, tmp_path: Path) -> None:
+def test_a_flipped_byte_of_vectors_is_reported(
+    data: PreparedData, model: Path, tmp_path: Path
+) -> None:
     file = write_vectors(tmp_path / "v.parquet", random_vectors())
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -259,14 +261,14 @@ def test_a_flipped_byte_of_vectors_is_told(data: PreparedData, model: Path, tmp_
 
 
 @pytest.mark.parametrize("option", [("x", None), (None, "2017-03-01")])
-def test_what_a_model_does_not_have_is_told(
+def test_options_that_do_not_apply_to_a_model_are_refused(
     model: Path, option: tuple[str | None, str | None]
 ) -> None:
-    with pytest.raises(InputError, match="is a model, which has no such thing"):
+    with pytest.raises(InputError, match=r"does not apply: .* is a model"):
         inspect(model, *option)
 
 
-def test_bars_are_by_powers_of_two() -> None:
+def test_histogram_bins_are_powers_of_two() -> None:
     console = Console(width=120)
     with console.capture() as capture:
         console.print(counts_as_bars(np.array([0, 1, 2, 3, 4, 7, 8]), "words"))
@@ -274,7 +276,7 @@ def test_bars_are_by_powers_of_two() -> None:
     assert [row[0] for row in rows] == ["0", "1", "2", "4", "8"]
 
 
-def test_shares_that_are_small_are_not_nothing() -> None:
+def test_small_shares_are_not_shown_as_zero() -> None:
     assert [share(0, 5), share(1, 10_000), share(1, 3), share(0, 0)] == [
         "0 %", "< 0.1 %", "33.3 %", "0 %",
     ]  # fmt: skip

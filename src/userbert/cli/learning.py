@@ -257,7 +257,7 @@ def explain(
     Example: `userbert explain task data --user 1042 --cutoff 2017-09-01`
     """
     require_torch()
-    from userbert.inspection import moved
+    from userbert.inspection import explanation_table
     from userbert.tasks.explain import explain as explain_score
     from userbert.tasks.fused import FUSED
     from userbert.tasks.task_model import TaskModel
@@ -269,7 +269,7 @@ def explain(
         )
     opened = open_data(data)
     explanation = explain_score(TaskModel.load(task), opened, user, cutoff, value=value, most=most)
-    show(moved(explanation, opened, most))
+    show(explanation_table(explanation, opened, most))
 
 
 def evaluate(
@@ -297,7 +297,7 @@ def evaluate(
     from userbert.evaluation.evaluate import evaluate as compare
     from userbert.evaluation.findings import Score, find
     from userbert.folders import publishing_folder, write_summary
-    from userbert.inspection import verdict
+    from userbert.inspection import evaluation_table
     from userbert.model.userbert import UserBert
     from userbert.report.report import Background, read_metrics, write_report
     from userbert.tasks.labels import Labels
@@ -318,7 +318,7 @@ def evaluate(
         write_summary(temporary, "evaluation")
     for warning in (*report.warnings, *report.giveaways):
         warn(warning)
-    show(verdict(report.rows))
+    show(evaluation_table(report.rows))
     for path, task in zip(labels, tasks, strict=True):
         scores = [Score.from_row(row) for row in report.rows if row["task"] == task.name]
         show(f"{task.name}: {find(scores).text}")

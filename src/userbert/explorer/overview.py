@@ -19,16 +19,16 @@ from userbert.data.vocabulary import FIRST_VALUE
 from userbert.inspection.data_statistics import (
     PROFILE,
     FileRows,
-    Rejected,
+    RejectedRows,
     ValueCounts,
-    below_common,
-    columns_of,
-    counts_of_values,
+    count_values,
+    place_columns,
     read_summary,
     rejected_rows,
     row_accounts,
-    some_shards,
-    words_of_users,
+    sample_shards,
+    shorten_paths,
+    word_counts,
 )
 from userbert.schema.attributes import Derived, Number
 from userbert.schema.models import DayWords
@@ -124,24 +124,26 @@ class Overview:
     values: list[ValueSummary]
     rows: list[FileRows]
     outside: list[tuple[str, int]]
-    rejected: Rejected
+    rejected: RejectedRows
     warnings: list[str]
 
 
 def overview(data: PreparedData) -> Overview:
     """Summarizes prepared data; file names omit the folder that they have in common."""
     summary, schema = read_summary(data), data.schema
-    shards = {name: some_shards(data, name, _MOST_ACTIONS) for name in (*schema.segments, PROFILE)}
+    shards = {
+        name: sample_shards(data, name, _MOST_ACTIONS) for name in (*schema.segments, PROFILE)
+    }
     accounts = row_accounts(summary)
-    short = below_common([row.file for row in accounts.files])
+    short = shorten_paths([row.file for row in accounts.files])
     files = [replace(row, file=name) for row, name in zip(accounts.files, short, strict=True)]
     short_names = dict(zip((row.file for row in accounts.files), short, strict=True))
-    rejected = rejected_rows(data, _REJECTED_ROWS) or Rejected(0, [])
+    rejected = rejected_rows(data, _REJECTED_ROWS) or RejectedRows(0, [])
     first = [{**row, "file": short_names.get(row["file"], "")} for row in rejected.first]
     values = [
         _value_summary(data, counts)
         for place, place_shards in shards.items()
-        for counts in counts_of_values(data, place_shards, place)
+        for counts in count_values(data, place_shards, place)
     ]
     return Overview(
         data.path.resolve().name,
@@ -157,7 +159,7 @@ def overview(data: PreparedData) -> Overview:
         values,
         files,
         accounts.outside,
-        Rejected(rejected.rows, first),
+        RejectedRows(rejected.rows, first),
         [*summary["warnings"]],
     )
 
@@ -165,7 +167,7 @@ def overview(data: PreparedData) -> Overview:
 def _segment(
     data: PreparedData, name: str, shards: list[Shard], summary: dict[str, Any]
 ) -> SegmentOverview:
-    words = words_of_users(shards, name)
+    words = word_counts(shards, name)
     scale = len(data) / max(len(words), 1)
     is_by_day = isinstance(data.schema.segments[name].words, DayWords)
     return SegmentOverview(
@@ -233,7 +235,7 @@ def _count_actions(data: PreparedData, shards: dict[str, list[Shard]]) -> Action
         is_sampled |= users < len(data)
         counts = np.zeros((len(new_names), int(bar_of_day[-1]) + 1), np.int64)
         for shard in segment_shards:
-            columns = columns_of(shard, name)
+            columns = place_columns(shard, name)
             day = (grid.index(columns.times) - first).clip(0, last - first)
             for action, mask in enumerate(_action_masks(data, name, columns.values, new_names)):
                 bar = bar_of_day[day] if mask is None else bar_of_day[day[mask]]

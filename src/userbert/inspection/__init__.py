@@ -1,7 +1,7 @@
-"""What is inside a folder or file that userbert wrote, as tables for people.
+"""Shows what a folder or file of userbert holds, as tables for people.
 
-In: prepared data, a model, a task, an evaluation, labels, vectors or scores. Out: rich tables. The
-command line's `inspect` prints them; nothing here needs torch.
+In: prepared data, a model, a task, an evaluation, labels, vectors or scores. Out: rich tables,
+which `userbert inspect` prints. Free of torch.
 """
 
 from pathlib import Path
@@ -13,25 +13,25 @@ from userbert.embedding.embedding_folder import refuse_unfinished
 from userbert.embedding.embeddings import holds_vectors
 from userbert.errors import InputError
 from userbert.folders import describe_path
-from userbert.inspection.explanation import moved, words_of
+from userbert.inspection.explanation import explanation_table, user_words_table
 from userbert.inspection.models import (
     describe_evaluation,
     describe_fused,
     describe_model,
     describe_task,
 )
-from userbert.inspection.models import verdict as verdict
+from userbert.inspection.models import evaluation_table as evaluation_table
 from userbert.inspection.prepared import describe_data
 from userbert.inspection.tables import describe_file
 from userbert.inspection.vectors import describe_vectors
 
-__all__ = ["inspect", "moved", "verdict"]
+__all__ = ["evaluation_table", "explanation_table", "inspect"]
 
 
 def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> RenderableType:
-    """Describe what `path` holds; with `user`, that user's words, or neighbours among vectors.
+    """Describe what `path` holds; with `user`, show the words or nearest neighbours of that user.
 
-    Raises `InputError` if nothing is there that userbert wrote, or it is damaged.
+    Raises `InputError` if `path` is nothing that userbert wrote, or is damaged.
     """
     if (path / "manifest.json").is_file():
         data = PreparedData.open(path)
@@ -39,7 +39,7 @@ def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> R
             _refuse(path, "prepared data as a whole", cutoff=cutoff)
             return describe_data(data)
         data.verify()
-        return words_of(data, user, cutoff)
+        return user_words_table(data, user, cutoff)
     refuse_unfinished(path)
     if path.is_file() or any(path.glob("part-*.parquet")):
         if holds_vectors(path):
@@ -67,6 +67,6 @@ def _refuse(path: Path, kind: str, **options: str | None) -> None:
     for name, value in options.items():
         if value is not None:
             raise InputError(
-                f"--{name}: {path} is {kind}, which has no such thing. Leave it out, or look at a "
-                "user's words by inspect DATA --user ID."
+                f"--{name} does not apply: {path} is {kind}. Leave the option out, or show the "
+                "words of a user with inspect DATA --user ID."
             )

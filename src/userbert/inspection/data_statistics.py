@@ -1,7 +1,7 @@
-"""What prepared data hold, counted: words of users, values of attributes, what became of rows.
+"""Counts in prepared data: words per user, rows per attribute value, used and rejected rows.
 
-In: `PreparedData`. Out: records. `inspect` lays them out as tables, the service answers with them.
-Shards are ranges of a hash, so those of some shards are users at random.
+In: `PreparedData`. Out: records, which `inspect` shows as tables and the service as JSON. Shards
+are ranges of a hash of the user id, so the users of some shards are a random sample.
 """
 
 import os
@@ -21,45 +21,45 @@ from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories, Voc
 from userbert.folders import read_json
 
 PROFILE = "profile"
-"""Where profile fields stand, beside segments."""
+"""Place of profile fields; the other places are segments."""
 
 
 @dataclass(frozen=True)
 class ValueCounts:
-    """How many rows carry each value of an attribute or profile field."""
+    """Number of rows with each value of an attribute or profile field."""
 
     place: str
-    """A segment, or `PROFILE`."""
+    """Segment name, or `PROFILE`."""
     attribute: str
     vocabulary: Vocabulary
     counts: Int64
-    """(V,): by id."""
+    """Number of rows by id (V,)."""
 
     @property
     def rows(self) -> int:
-        """How many were looked at."""
+        """Number of rows counted."""
         return int(self.counts.sum())
 
     @property
     def missing(self) -> int:
-        """Rows without a value."""
+        """Number of rows without a value."""
         return int(self.counts[NONE])
 
     @property
     def unknown(self) -> int:
-        """Rows whose value the vocabulary does not know."""
+        """Number of rows with a value that is not in the vocabulary."""
         return int(self.counts[UNKNOWN])
 
-    def top(self, most: int) -> list[tuple[str, int]]:
-        """The values that most rows carry, and how many."""
-        order = np.argsort(-self.counts[FIRST_VALUE:], kind="stable")[:most] + FIRST_VALUE
+    def top(self, limit: int) -> list[tuple[str, int]]:
+        """Return the most frequent values and their numbers of rows."""
+        order = np.argsort(-self.counts[FIRST_VALUE:], kind="stable")[:limit] + FIRST_VALUE
         names = self.vocabulary.names
         return [(names[i], int(self.counts[i])) for i in order if self.counts[i]]
 
 
 @dataclass(frozen=True)
 class FileRows:
-    """What became of a file's rows."""
+    """Numbers of used and unused rows of a file."""
 
     file: str
     read: int
@@ -71,40 +71,40 @@ class FileRows:
 
 @dataclass(frozen=True)
 class RowAccounts:
-    """What became of all rows."""
+    """Numbers of used and unused rows of all files."""
 
     files: list[FileRows]
     outside: list[tuple[str, int]]
-    """Action types of rows in no segment, the most frequent first."""
+    """Action types that no segment uses, with their numbers of rows, most frequent first."""
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """Rows that were set aside."""
+class RejectedRows:
+    """Rows that were rejected into quarantine."""
 
     rows: int
     first: list[dict[str, Any]]
-    """Each with `file`, `row` and `reason`."""
+    """The first rows, each with `file`, `row` and `reason`."""
 
 
-def columns_of(shard: Shard, place: str) -> Columns:
-    """A shard's rows of a segment, or of profiles."""
+def place_columns(shard: Shard, place: str) -> Columns:
+    """Return the rows of a shard in a segment, or its profile rows."""
     return shard.profile if place == PROFILE else shard.segments[place]
 
 
-def some_shards(data: PreparedData, place: str, most: int) -> list[Shard]:
-    """The first shard, and those after it as long as they hold no more than so many rows in all."""
-    chosen, rows = list(data.shards[:1]), len(columns_of(data.shards[0], place).times)
+def sample_shards(data: PreparedData, place: str, max_rows: int) -> list[Shard]:
+    """Return the first shard, and the next ones while they have at most `max_rows` rows in all."""
+    sample, rows = list(data.shards[:1]), len(place_columns(data.shards[0], place).times)
     for shard in data.shards[1:]:
-        rows += len(columns_of(shard, place).times)
-        if rows > most:
+        rows += len(place_columns(shard, place).times)
+        if rows > max_rows:
             break
-        chosen.append(shard)
-    return chosen
+        sample.append(shard)
+    return sample
 
 
-def words_of_users(shards: Sequence[Shard], segment: str) -> Int64:
-    """(U,): how many words each user of some shards has, in all of the log."""
+def word_counts(shards: Sequence[Shard], segment: str) -> Int64:
+    """Return the number of words of each user in some shards (U,), over the whole log."""
     counts = []
     for shard in shards:
         columns = shard.segments[segment]
@@ -113,27 +113,27 @@ def words_of_users(shards: Sequence[Shard], segment: str) -> Int64:
     return np.concatenate(counts)
 
 
-def counts_of_values(data: PreparedData, shards: Sequence[Shard], place: str) -> list[ValueCounts]:
-    """How many rows of some shards carry each value, attribute by attribute."""
-    found = []
-    for name, vocabulary in vocabularies_of(data, place).items():
+def count_values(data: PreparedData, shards: Sequence[Shard], place: str) -> list[ValueCounts]:
+    """Count the rows of some shards with each value, for each attribute of a place."""
+    value_counts = []
+    for name, vocabulary in place_vocabularies(data, place).items():
         counts = np.zeros(vocabulary.size, np.int64)
         for shard in shards:
-            values = columns_of(shard, place).values[name]
+            values = place_columns(shard, place).values[name]
             ids = values if isinstance(vocabulary, Categories) else vocabulary.ids(values)
             counts += np.bincount(ids, minlength=vocabulary.size)
-        found.append(ValueCounts(place, name, vocabulary, counts))
-    return found
+        value_counts.append(ValueCounts(place, name, vocabulary, counts))
+    return value_counts
 
 
-def vocabularies_of(data: PreparedData, place: str) -> Mapping[str, Vocabulary]:
-    """The vocabularies of a segment, or of profiles."""
-    known = data.vocabularies
-    return known.profile if place == PROFILE else known.segments[place]
+def place_vocabularies(data: PreparedData, place: str) -> Mapping[str, Vocabulary]:
+    """Return the vocabularies of a segment, or of profile fields."""
+    vocabularies = data.vocabularies
+    return vocabularies.profile if place == PROFILE else vocabularies.segments[place]
 
 
 def row_accounts(summary: Mapping[str, Any]) -> RowAccounts:
-    """What became of rows, by the `summary.json` of prepared data."""
+    """Return the row counts in the `summary.json` of prepared data."""
     outside: dict[str, int] = {}
     files = []
     for name, account in summary["rows"].items():
@@ -152,32 +152,32 @@ def row_accounts(summary: Mapping[str, Any]) -> RowAccounts:
     return RowAccounts(files, sorted(outside.items(), key=lambda item: -item[1]))
 
 
-def rejected_rows(data: PreparedData, most: int) -> Rejected | None:
-    """The rows that were set aside, the first of them in full; none if all were used."""
+def rejected_rows(data: PreparedData, limit: int) -> RejectedRows | None:
+    """Return the number of rejected rows and the first `limit` of them; None without any."""
     file = data.path / REJECTED
     if not file.is_file():
         return None
     rows = pl.scan_parquet(file)
-    shown = [name for name in ("file", "row", "reason") if name in rows.collect_schema().names()]
-    return Rejected(
+    columns = [name for name in ("file", "row", "reason") if name in rows.collect_schema().names()]
+    return RejectedRows(
         int(rows.select(pl.len()).collect().item()),
-        rows.select(shown).head(most).collect().to_dicts(),
+        rows.select(columns).head(limit).collect().to_dicts(),
     )
 
 
 def read_summary(data: PreparedData) -> dict[str, Any]:
-    """How the data were made."""
+    """Return the `summary.json` of prepared data."""
     content: dict[str, Any] = read_json(data.path / "summary.json")
     return content
 
 
-def below_common(names: Sequence[str]) -> list[str]:
-    """Files by what tells them apart: without the folder that all lie in."""
+def shorten_paths(names: Sequence[str]) -> list[str]:
+    """Return file names without the folder that they have in common."""
     if not names:
         return []
     parents = [str(Path(name).parent) for name in names]
     try:
         common = os.path.commonpath(parents)
-    except ValueError:  # some are absolute, others are not
+    except ValueError:  # absolute and relative paths are mixed
         return [Path(name).name for name in names]
     return [os.path.relpath(name, common) if common else name for name in names]

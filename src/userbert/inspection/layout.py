@@ -1,6 +1,6 @@
-"""What tables of an inspection have in common: their form, quantiles, bars.
+"""Layout of the inspection tables: headings, quantiles, bars, shares, times.
 
-In: numbers. Out: text for people. Used by all that is inspected.
+In: numbers. Out: text for people. Used by the other files of `inspection`.
 """
 
 from collections.abc import Mapping
@@ -16,51 +16,51 @@ from userbert.data.store import PreparedData
 
 QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
 HEADINGS = ("least", "10 %", "25 %", "median", "75 %", "90 %", "99 %", "most")
-"""Of columns of `quantiles`."""
+"""Headings of the columns of `quantiles`."""
 _BAR = 30
 
 
 def table(title: str, *columns: str) -> Table:
-    """A table whose headings are shown if any is there; its title is no markup."""
+    """Return an empty table; headings are shown if one is not empty, the title is plain text."""
     return Table(*columns, title=Text(title), title_justify="left", show_header=any(columns))
 
 
 def facts(title: str, rows: Mapping[str, str | None]) -> Table:
-    """A table of names and what there is to say of each; those of which nothing is are left out."""
-    made = table(title, "", "")
-    for name, told in rows.items():
-        if told is not None:
-            made.add_row(name, Text(told))
-    return made
+    """Return a table of names and texts; a name whose text is None is left out."""
+    card = table(title, "", "")
+    for name, text in rows.items():
+        if text is not None:
+            card.add_row(name, Text(text))
+    return card
 
 
 def quantiles(values: NDArray[Any], form: str = ",.0f") -> list[str]:
-    """The quantiles of HEADINGS."""
+    """Return the quantiles that HEADINGS name, as text."""
     return [format(float(value), form) for value in np.percentile(values, QUANTILES)]
 
 
 def counts_as_bars(counts: NDArray[np.int64], of: str) -> Table:
-    """How many users have so many of something, by powers of two."""
-    made = table(f"Users by their number of {of}", of, "users", "")
-    # 0 is a class of its own, then 1, 2 to 3, 4 to 7 …
-    classes = np.zeros(len(counts), np.int64)
-    some = counts > 0
-    classes[some] = np.log2(counts[some]).astype(np.int64) + 1
-    users = np.bincount(classes)
+    """Return a histogram of users by a count, with bins by powers of two."""
+    histogram = table(f"Users by their number of {of}", of, "users", "")
+    # Bins: 0, 1, 2 to 3, 4 to 7 …
+    bins = np.zeros(len(counts), np.int64)
+    is_positive = counts > 0
+    bins[is_positive] = np.log2(counts[is_positive]).astype(np.int64) + 1
+    users = np.bincount(bins)
     for number, count in enumerate(users):
         low, high = (1 << number) >> 1, (1 << number) - 1
         name = str(low) if high <= low else f"{low:,} to {high:,}"
-        made.add_row(name if number else "0", f"{count:,}", bar(count / users.max()))
-    return made
+        histogram.add_row(name if number else "0", f"{count:,}", bar(count / users.max()))
+    return histogram
 
 
 def bar(share: float) -> str:
-    """A bar as long as a share is of the longest."""
+    """Return a bar whose length is a share of the longest bar."""
     return "█" * max(round(share * _BAR), int(share > 0))
 
 
 def share(part: float, whole: float) -> str:
-    """A share in percent; a little is not nothing."""
+    """Return a share in percent; a small share is never shown as 0."""
     if part == 0 or whole == 0:
         return "0 %"
     percent = 100 * part / whole
@@ -68,6 +68,6 @@ def share(part: float, whole: float) -> str:
 
 
 def local(data: PreparedData, instant: int) -> str:
-    """A moment on the users' own clock."""
+    """Return an instant (µs since 1970) in the users' time zone, as text."""
     moment = datetime.fromtimestamp(instant / 1e6, UTC).astimezone(data.schema.zone)
     return moment.isoformat(sep=" ", timespec="seconds")

@@ -1,6 +1,6 @@
-"""What models, tasks and evaluations say of themselves.
+"""Tables that describe models, tasks and evaluations.
 
-In: their folders. Out: rich tables. Weights are not read, but for how many there are.
+In: their folders. Out: rich tables. Weights are counted, not read.
 """
 
 import json
@@ -33,24 +33,24 @@ _CLASSES_SHOWN = 8
 
 
 def describe_model(folder: Path) -> RenderableType:
-    """Lay out a model's card; raise `ModelError` if the folder is damaged."""
+    """Return the card of a model; raise `ModelError` if the folder is damaged."""
     check_summary(folder, _FORMAT, _MODEL_FILES)
     config, record = read_json(folder / "config.json"), read_json(folder / "training.json")
     schema = Schema.load(folder / "schema.yaml")
-    told = network_facts(config, count_weights(folder / "model.safetensors"))
-    network = facts(
+    network = network_facts(config, count_weights(folder / "model.safetensors"))
+    card = facts(
         f"Model {folder}",
         {
-            **told,
-            "weights": f"{told['weights']}, {_size(folder) / 1e6:,.1f} MB",
+            **network,
+            "weights": f"{network['weights']}, {_size(folder) / 1e6:,.1f} MB",
             "written by": f"userbert {read_json(folder / 'summary.json').get('version')}",
         },
     )
-    return Group(network, _learned(record, schema), *_losses(folder, record), _inputs(config))
+    return Group(card, _pretraining(record, schema), *_losses(folder, record), _inputs(config))
 
 
 def describe_task(folder: Path) -> RenderableType:
-    """Lay out a task model's card; raise `ModelError` if the folder is damaged."""
+    """Return the card of a task; raise `ModelError` if the folder is damaged."""
     check_summary(folder, _FORMAT, ("task.json", "head.safetensors"))
     task = read_json(folder / "task.json")
     classes = {"classes": _few(task["classes"])} if task["classes"] else {}
@@ -61,7 +61,7 @@ def describe_task(folder: Path) -> RenderableType:
 
 
 def describe_fused(folder: Path) -> RenderableType:
-    """Lay out the card of a task that is the mean of several models."""
+    """Return the card of a task that averages several models."""
     check_summary(folder, _FORMAT, ("fused.json", "regression.safetensors", "trees.txt"))
     title = f"Task {folder}: the mean of a network, a regression and trees"
     card = facts(title, fused_facts(read_json(folder / "fused.json")["record"]))
@@ -69,88 +69,91 @@ def describe_fused(folder: Path) -> RenderableType:
 
 
 def describe_evaluation(folder: Path) -> RenderableType:
-    """Lay out what an evaluation found."""
+    """Return the results and warnings of an evaluation."""
     report = read_json(folder / "report.json")
-    warnings = [Text(f"warning: {one}") for one in (*report["warnings"], *report["giveaways"])]
-    return Group(verdict(report["rows"]), *warnings)
+    messages = (*report["warnings"], *report["giveaways"])
+    warnings = [Text(f"warning: {message}") for message in messages]
+    return Group(evaluation_table(report["rows"]), *warnings)
 
 
-def verdict(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay out an evaluation's rows: each task's models by its first metric, differences last."""
+def evaluation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of each task's models by its first metric, best first, differences last."""
     table = Table("task", "model", "metric", "mean", "95 % interval")
     for task in dict.fromkeys(row["task"] for row in rows):
-        mine = [row for row in rows if row["task"] == task]
-        mine = [row for row in mine if row["metric"] == mine[0]["metric"]]
-        for row in sorted(mine, key=lambda row: (" " in row["model"], -row["mean"])):
+        task_rows = [row for row in rows if row["task"] == task]
+        metric = task_rows[0]["metric"]
+        task_rows = [row for row in task_rows if row["metric"] == metric]
+        for row in sorted(task_rows, key=lambda row: (" " in row["model"], -row["mean"])):
             interval = f"{row['low']:.3f} to {row['high']:.3f}"
             table.add_row(task, row["model"], row["metric"], f"{row['mean']:.3f}", interval)
         table.add_section()
     return table
 
 
-def _learned(record: Mapping[str, Any], schema: Schema) -> RenderableType:
-    """From what a model learned, for how long, and how it differs from its preset."""
+def _pretraining(record: Mapping[str, Any], schema: Schema) -> RenderableType:
+    """Describe the pretraining: data, duration, changes to the preset."""
     if not is_pretrained(record):
-        return "It has not been pretrained: its weights are as they were drawn."
+        return "The model is not pretrained: its weights are random."
     preset = record["preset"]
-    differs = {"preset": preset, "differs from it": _differences(preset, record["config"])}
-    return facts("Pretraining", {**differs, **pretraining_facts(record, schema)})
+    settings = {"preset": preset, "changes to it": _changes(preset, record["config"])}
+    return facts("Pretraining", {**settings, **pretraining_facts(record, schema)})
 
 
-def _differences(preset: str, config: Mapping[str, Any]) -> str:
-    """The settings that are not the preset's."""
-    if find_spec("torch") is None:  # by which presets say what networks are
+def _changes(preset: str, config: Mapping[str, Any]) -> str:
+    """Return the settings that differ from the preset, as text."""
+    if find_spec("torch") is None:  # presets import it
         return ", ".join(f"{key}={value}" for key, value in _flat(config))
     from userbert.training.settings import PRESETS
 
     if preset not in PRESETS:
-        return f"there is no such preset any more: {dict(_flat(config))}"
-    usual = dict(_flat(PRESETS[preset].model_dump(mode="json")))
-    # Which heads there are follows from the objectives.
+        return f"the preset no longer exists: {dict(_flat(config))}"
+    defaults = dict(_flat(PRESETS[preset].model_dump(mode="json")))
+    # The heads (`model.tells_…`) follow from the objectives.
     changed = [
-        f"{key}={value} (not {usual.get(key)})"
+        f"{key}={value} (not {defaults.get(key)})"
         for key, value in _flat(config)
-        if usual.get(key) != value and not key.startswith("model.tells_")
+        if defaults.get(key) != value and not key.startswith("model.tells_")
     ]
-    return ", ".join(changed) or "in nothing"
+    return ", ".join(changed) or "none"
 
 
 def _losses(folder: Path, record: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """How well it learned what, and whether it still did so at the end."""
+    """Yield the final losses, and the course of the held-out loss."""
     rows = losses(record)
     if not rows:
         return
-    made = table("Losses at the end", "of", "learned from", "held out")
+    final = table("Final losses", "loss", "training", "held out")
     for row in rows:
-        made.add_row(*row)
-    yield made
+        final.add_row(*row)
+    yield final
     curve = _validations(folder / "metrics.jsonl")
     if len(curve) > 1:
         best = min(curve, key=lambda point: point[1])
         (first, loss), (last, end) = curve[0], curve[-1]
         yield (
-            f"held-out loss: {loss:.3f} after {first:,} steps, {end:.3f} after {last:,}, least "
+            f"held-out loss: {loss:.3f} after {first:,} steps, {end:.3f} after {last:,}, lowest "
             f"{best[1]:.3f} after {best[0]:,}"
         )
 
 
 def _validations(file: Path) -> list[tuple[int, float]]:
+    """Return step and held-out loss of each validation."""
     if not file.is_file():
         return []
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        found = [(line["step"], line["validation"]) for line in lines if "validation" in line]
-        return [(step, one.get("loss", sum(one.values()))) for step, one in found]
+        held_out = [(line["step"], line["validation"]) for line in lines if "validation" in line]
+        return [(step, losses.get("loss", sum(losses.values()))) for step, losses in held_out]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{file} is damaged: {error}. Copy the folder again.") from error
 
 
 def _inputs(config: Mapping[str, Any]) -> Table:
-    """What it reads: attributes by segment, with the number of their ids."""
-    made = table("Inputs", "where", "attribute", "ids", "table")
+    """Return a table of the attributes that the network reads, with their numbers of ids."""
+    attributes = table("Inputs", "segment", "attribute", "ids", "table")
     for row in inputs(config):
-        made.add_row(*row)
-    return made
+        attributes.add_row(*row)
+    return attributes
 
 
 def _size(folder: Path) -> int:

@@ -1,7 +1,7 @@
-"""What is inside prepared data: what was read and what of it is used, words, values.
+"""Tables that describe prepared data: users, files and their rows, words, values.
 
-In: `PreparedData`. Out: rich tables. Words are counted of all users; values of at most so many
-actions, of users at random, as shards are ranges of a hash.
+In: `PreparedData`. Out: rich tables. Words are counted over all users. Values are counted over a
+limited number of actions, of random users.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from userbert.data.vocabulary import FIRST_VALUE
 from userbert.inspection.data_statistics import (
     PROFILE,
     ValueCounts,
-    columns_of,
-    counts_of_values,
+    count_values,
+    place_columns,
     read_summary,
     rejected_rows,
     row_accounts,
-    some_shards,
-    words_of_users,
+    sample_shards,
+    word_counts,
 )
 from userbert.inspection.layout import (
     HEADINGS,
@@ -36,19 +36,18 @@ from userbert.inspection.layout import (
 
 _VALUES_SHOWN = 4
 _REASONS_SHOWN = 3
-_ACTIONS = 10_000_000
-"""So many of a segment's actions are looked at, or a shard's if it has more."""
-_COUNTS = ("read", "used", "in no segment", "duplicates", "set aside")
-"""What becomes of rows, as people read it."""
+_MAX_ACTIONS = 10_000_000
+"""Actions of a segment in which values are counted, at most; one shard is always counted."""
+_ROW_HEADINGS = ("read", "used", "in no segment", "duplicates", "set aside")
 
 
 def describe_data(data: PreparedData) -> RenderableType:
-    """Lay out prepared data."""
+    """Describe prepared data; raise an error if they are damaged."""
     data.verify()
     summary = read_summary(data)
     size = sum(file.stat().st_size for file in data.path.rglob("*") if file.is_file())
     days = (data.last_event - data.first_event) / 86_400e6
-    about = facts(
+    card = facts(
         f"Prepared data {data.path}",
         {
             "users": f"{len(data):,}",
@@ -56,24 +55,24 @@ def describe_data(data: PreparedData) -> RenderableType:
             "last event": f"{local(data, data.last_event)}, {days:,.0f} days later",
             "values counted before": str(data.schema.fit_before or "(all events)"),
             "forgotten": _forgotten(summary),
-            "files": f"{size / 1e6:,.1f} MB, all as they were written",
+            "files": f"{size / 1e6:,.1f} MB, checksums correct",
             "written by": f"userbert {data.manifest['version']}",
         },
     )
-    segments = table("Segments", "segment", "actions", "words", "actions a word", "users")
-    words = {name: words_of_users(data.shards, name) for name in data.schema.segments}
+    segments = table("Segments", "segment", "actions", "words", "actions per word", "users")
+    words = {name: word_counts(data.shards, name) for name in data.schema.segments}
     for name, counts in words.items():
         actions, total = summary["actions"][name], summary["words"][name]
-        some = share(int(np.count_nonzero(counts)), len(counts))
-        each = f"{actions / max(total, 1):.1f}"
-        segments.add_row(name, f"{actions:,}", f"{total:,}", each, some)
-    spread = table("Words of a user, in all of the log", "segment", *HEADINGS)
+        users = share(int(np.count_nonzero(counts)), len(counts))
+        per_word = f"{actions / max(total, 1):.1f}"
+        segments.add_row(name, f"{actions:,}", f"{total:,}", per_word, users)
+    spread = table("Words per user, over the whole log", "segment", *HEADINGS)
     for name, counts in words.items():
         spread.add_row(name, *quantiles(counts))
-    # Of the long-term segment where there is one, as of it alone all history is seen.
+    # The long-term segment if there is one: only it covers the whole history.
     first = next(iter(words))
     return Group(
-        about,
+        card,
         *_rows(data, summary),
         segments,
         spread,
@@ -88,53 +87,57 @@ def _forgotten(summary: Mapping[str, Any]) -> str | None:
 
 
 def _rows(data: PreparedData, summary: Mapping[str, Any]) -> list[RenderableType]:
-    """What became of the rows of each file, and why of those that are not used."""
-    rows = table("Rows", "file", *_COUNTS)
+    """Return tables of used and unused rows of each file, with the reasons."""
+    rows = table("Rows", "file", *_ROW_HEADINGS)
     accounts = row_accounts(summary)
-    for one in accounts.files:
-        counts = (one.read, one.used, one.outside_segments, one.duplicates, one.quarantined)
-        rows.add_row(Text(one.file), *(f"{count:,}" for count in counts))
-    found: list[RenderableType] = [rows]
+    for file in accounts.files:
+        counts = (
+            file.read, file.used, file.outside_segments, file.duplicates, file.quarantined,
+        )  # fmt: skip
+        rows.add_row(Text(file.file), *(f"{count:,}" for count in counts))
+    parts: list[RenderableType] = [rows]
     if accounts.outside:
-        most = accounts.outside[:_VALUES_SHOWN]
-        told = ", ".join(f"{action} ({count:,})" for action, count in most)
-        found.append(Text(f"in no segment, by their action: {told}"))
+        frequent = accounts.outside[:_VALUES_SHOWN]
+        actions = ", ".join(f"{action} ({count:,})" for action, count in frequent)
+        parts.append(Text(f"action types in no segment: {actions}"))
     rejected = rejected_rows(data, _REASONS_SHOWN)
     if rejected is not None:
-        shown = ("file", "row", "reason")
-        aside = table(f"Rows set aside: {rejected.rows:,}, the first of them", *shown)
+        columns = ("file", "row", "reason")
+        examples = table(f"Rows set aside: {rejected.rows:,}; the first are", *columns)
         for row in rejected.first:
-            aside.add_row(*(Text(str(row.get(name, ""))) for name in shown))
-        found.append(aside)
-    return found
+            examples.add_row(*(Text(str(row.get(name, ""))) for name in columns))
+        parts.append(examples)
+    return parts
 
 
 def _vocabularies(data: PreparedData) -> list[RenderableType]:
-    """How many values are known, and how much of the actions they make up."""
-    made = table("Values", "where", "attribute", "known", "missing", "unknown", "the most frequent")
+    """Return a table of the values of each attribute, and how many rows have them."""
+    values = table(
+        "Values", "where", "attribute", "known", "missing", "unknown", "the most frequent"
+    )
     notes = []
     for place in (*data.vocabularies.segments, PROFILE):
-        shards = some_shards(data, place, _ACTIONS)
-        for found in counts_of_values(data, shards, place):
-            made.add_row(place, found.attribute, *_coverage(found))
-        looked_at, total = (
-            sum(len(columns_of(shard, place).times) for shard in some)
-            for some in (shards, data.shards)
+        shards = sample_shards(data, place, _MAX_ACTIONS)
+        for counts in count_values(data, shards, place):
+            values.add_row(place, counts.attribute, *_coverage(counts))
+        counted, total = (
+            sum(len(place_columns(shard, place).times) for shard in group)
+            for group in (shards, data.shards)
         )
-        if looked_at < total and place != PROFILE:
+        if counted < total and place != PROFILE:
             notes.append(
-                f"values of {place}: of {looked_at:,} of its {total:,} actions, of users at random"
+                f"values of {place}: counted in {counted:,} of {total:,} actions, of random users"
             )
-    return [made, *notes]
+    return [values, *notes]
 
 
-def _coverage(found: ValueCounts) -> tuple[str, str, str, str]:
-    """Known values, the shares of rows without one and of unknown ones, and those most seen."""
-    total, is_category = found.rows, found.vocabulary.is_categorical
-    told = ", ".join(f"{name} ({share(count, total)})" for name, count in found.top(_VALUES_SHOWN))
+def _coverage(counts: ValueCounts) -> tuple[str, str, str, str]:
+    """Return the number of known values, the shares of missing and unknown, the top values."""
+    total, is_category = counts.rows, counts.vocabulary.is_categorical
+    top = ", ".join(f"{name} ({share(count, total)})" for name, count in counts.top(_VALUES_SHOWN))
     return (
-        f"{found.vocabulary.size - FIRST_VALUE:,}{'' if is_category else ' bins'}",
-        share(found.missing, total),
-        share(found.unknown, total) if is_category else "",
-        told,
+        f"{counts.vocabulary.size - FIRST_VALUE:,}{'' if is_category else ' bins'}",
+        share(counts.missing, total),
+        share(counts.unknown, total) if is_category else "",
+        top,
     )

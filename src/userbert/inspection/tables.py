@@ -1,6 +1,6 @@
-"""What is inside a file of labels, of scores, or any other table.
+"""Tables that describe a file of labels, of scores, or any other table.
 
-In: a file. Out: rich tables: what labels ask and how they are answered, how scores lie.
+In: a file, or a folder of parts. Out: rich tables of columns, labels, scores and cut-offs.
 """
 
 from pathlib import Path
@@ -21,26 +21,26 @@ from userbert.tasks.label_files import (
     refuse_changed,
 )
 
-_SHOWN = 10
+_MAX_ROWS = 10
 _BINS = 10
 
 
 def describe_file(path: Path) -> RenderableType:
-    """Lay out a table; raise `InputError` if it cannot be read or is damaged."""
+    """Describe a table; raise `InputError` if it cannot be read or is damaged."""
     files = [path] if path.is_file() else sorted(path.glob("part-*.parquet"))
     frame = pl.concat([read_table(file) for file in files])
-    made = table(f"{path}: {len(frame):,} rows", "column", "type", "missing", "examples")
+    columns = table(f"{path}: {len(frame):,} rows", "column", "type", "missing", "examples")
     for column in frame.iter_columns():
         examples = ", ".join(str(value)[:40] for value in column.head(3).to_list())
         kind = str(column.dtype).partition("(")[0]
         missing = share(column.null_count(), len(column))
-        made.add_row(Text(column.name), kind, missing, Text(examples))
-    parts: list[RenderableType] = [made]
-    about = read_metadata(path)
-    if about is not None:
-        refuse_changed(path, about, frame)
+        columns.add_row(Text(column.name), kind, missing, Text(examples))
+    parts: list[RenderableType] = [columns]
+    metadata = read_metadata(path)
+    if metadata is not None:
+        refuse_changed(path, metadata, frame)
     if {"user_id", "label"} <= set(frame.columns) and len(frame):
-        parts += _labels(path, frame, about)
+        parts += _labels(path, frame, metadata)
     if "score" in frame.columns and len(frame):
         parts += _scores(frame["score"])
     if "cutoff" in frame.columns and len(frame):
@@ -48,37 +48,39 @@ def describe_file(path: Path) -> RenderableType:
     return Group(*parts)
 
 
-def _labels(path: Path, frame: pl.DataFrame, about: LabelsMetadata | None) -> list[RenderableType]:
-    answers = frame["label"]
+def _labels(
+    path: Path, frame: pl.DataFrame, metadata: LabelsMetadata | None
+) -> list[RenderableType]:
+    labels = frame["label"]
     if path.suffix.lower() != ".parquet":
-        answers = parse_numbers(answers)
-    missing = answers.null_count()
-    answers = check_labels(answers.drop_nulls(), str(path))
-    kind = kind_of(answers) if about is None else about.kind
-    asked = facts("Labels", {"kind": kind, "missing": f"{missing:,}" if missing else None,
-                             **_asked(about)})  # fmt: skip
+        labels = parse_numbers(labels)
+    missing = labels.null_count()
+    labels = check_labels(labels.drop_nulls(), str(path))
+    kind = kind_of(labels) if metadata is None else metadata.kind
+    card = facts("Labels", {"kind": kind, "missing": f"{missing:,}" if missing else None,
+                             **_label_facts(metadata)})  # fmt: skip
     if kind == "regression":
         spread = table("Quantities", *HEADINGS)
-        spread.add_row(*quantiles(answers.to_numpy(), ",.4g"))
-        return [asked, spread]
-    values = answers.explode().drop_nulls() if kind == "multilabel" else answers
+        spread.add_row(*quantiles(labels.to_numpy(), ",.4g"))
+        return [card, spread]
+    values = labels.explode().drop_nulls() if kind == "multilabel" else labels
     counts = values.cast(pl.String).value_counts(sort=True)
-    whose = "of labels that hold it" if kind == "multilabel" else "of labels"
-    classes = table(f"Classes: {len(counts):,}", "class", "labels", whose, "")
-    most = int(counts["count"][0]) if len(counts) else 1
-    for name, count in counts.head(_SHOWN).iter_rows():
-        classes.add_row(Text(name), f"{count:,}", share(count, len(answers)), bar(count / most))
-    more = len(counts) - _SHOWN
-    return [asked, classes, *([f"… and {more:,} more classes"] if more > 0 else [])]
+    share_heading = "of labels with it" if kind == "multilabel" else "of labels"
+    classes = table(f"Classes: {len(counts):,}", "class", "labels", share_heading, "")
+    largest = int(counts["count"][0]) if len(counts) else 1
+    for name, count in counts.head(_MAX_ROWS).iter_rows():
+        classes.add_row(Text(name), f"{count:,}", share(count, len(labels)), bar(count / largest))
+    more = len(counts) - _MAX_ROWS
+    return [card, classes, *([f"… and {more:,} more classes"] if more > 0 else [])]
 
 
-def _asked(about: LabelsMetadata | None) -> dict[str, str | None]:
-    if about is None:
+def _label_facts(metadata: LabelsMetadata | None) -> dict[str, str | None]:
+    if metadata is None:
         return {"from": "a file of your own"}
     return {
-        "question": about.question,
-        "horizon": about.horizon,
-        "hidden fields": ", ".join(about.hide) or None,
+        "question": metadata.question,
+        "horizon": metadata.horizon,
+        "hidden fields": ", ".join(metadata.hide) or None,
     }
 
 
@@ -100,7 +102,7 @@ def _cutoffs(cutoffs: pl.Series) -> RenderableType:
     counts = cutoffs.value_counts(sort=True)
     first, last = str(cutoffs.min()), str(cutoffs.max())
     title = f"Cut-offs: {len(counts):,}, from {first} to {last}"
-    made = table(title, "cut-off", "rows")
-    for moment, count in counts.head(_SHOWN).iter_rows():
-        made.add_row(str(moment), f"{count:,}")
-    return made
+    rows = table(title, "cut-off", "rows")
+    for moment, count in counts.head(_MAX_ROWS).iter_rows():
+        rows.add_row(str(moment), f"{count:,}")
+    return rows
