@@ -1,4 +1,4 @@
-"""Small logs that are prepared, and what a summary says of their rows."""
+"""Small log to prepare, and the row account in a summary."""
 
 import json
 from typing import Any

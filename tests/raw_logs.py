@@ -1,4 +1,4 @@
-"""A small raw log, its schema, and what is read of it."""
+"""Small raw log, its schema, and functions that read it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ def schema(path: Path | str = "log.csv", text: str = SCHEMA) -> Schema:
 
 
 def rows_of(schema: Schema, **events: Any) -> list[tuple[Any, ...]]:
-    """All rows of all logs, with `row` and `invalid`."""
+    """Returns all rows of all logs, with `row` and `invalid`."""
     logs = open_sources(schema, events)
     frames = [batch for log in logs for batch in log.batches()]
     assert sum(log.rows for log in logs) == sum(map(len, frames))

@@ -1,4 +1,4 @@
-"""Prepared data from a few events in memory, through the way that users' logs take."""
+"""Prepared data from a few events in memory, made by `prepare`."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -36,11 +36,11 @@ segments:
     actions: [buy, click]
     attributes: [genre]
 """
-"""Purchases make both segments, clicks the short-term one alone; times are New York's."""
+"""Purchases are in both segments, clicks in the short-term one only; times are New York's."""
 GENRES = SCHEMA.replace("[genre, price, hour]", "[genre]")
-"""One attribute, so that an action reads as one word."""
+"""Schema with one attribute per action."""
 WIDE = GENRES.replace("{from: 90d, to: 7d}", "800d").replace("window: 7d", "window: 800d")
-"""Windows that hold everything."""
+"""Schema whose windows hold all events."""
 
 Event = tuple[str, str, str, str | None, float | None]
 """User, time, action, genre, price."""
@@ -52,12 +52,12 @@ _COLUMNS = {
 
 
 def log(*events: Event) -> pl.DataFrame:
-    """A log as `SCHEMA` reads it."""
+    """Returns a log in the format of `SCHEMA`."""
     return pl.DataFrame(events, schema=_COLUMNS, orient="row")
 
 
 def buys(user: str, *times: str, genre: str | None = "bread") -> pl.DataFrame:
-    """A user's purchases at so many times."""
+    """Returns a user's purchases at some times."""
     return log(*((user, time, "buy", genre, 1.0) for time in times))
 
 
@@ -71,7 +71,7 @@ _STARTS = ("2017-03-10T20:00", "2017-11-03T20:00", "2017-06-01T03:59:59.999999")
 
 @st.composite
 def logs(draw: st.DrawFn, max_size: int = 40) -> pl.DataFrame:
-    """Logs of few users, whose gaps lie on every edge and whose days are not all of 24 hours."""
+    """Draws logs of few users, with gaps around every limit and days of 23 to 25 hours."""
     steps = draw(
         st.lists(
             st.tuples(
@@ -101,7 +101,7 @@ def prepared(
     schema: str | Schema = SCHEMA,
     **options: Any,
 ) -> PreparedData:
-    """Prepare events, of the source `log` or by source, into a new folder below `folder`."""
+    """Prepares events, of the source `log` or by source, into a new folder in `folder`."""
     if isinstance(schema, str):
         schema = Schema.parse(schema)
     if isinstance(events, pl.DataFrame):
@@ -110,32 +110,32 @@ def prepared(
     return prepare(schema, folder / f"data{number}", events=events, **options)
 
 
-def sealed_again(path: Path, **changed: object) -> PreparedData:
-    """Data with other files in their folder, and checksums that are right again."""
-    told = {**read_json(path / "manifest.json"), **changed}
+def reseal(path: Path, **changed: object) -> PreparedData:
+    """Opens data whose files were changed, after it has written a manifest for them."""
+    manifest = {**read_json(path / "manifest.json"), **changed}
     (path / "manifest.json").unlink()
     write_manifest(
-        path, {key: told[key] for key in ("users", "shards", "first_event", "last_event")}
+        path, {key: manifest[key] for key in ("users", "shards", "first_event", "last_event")}
     )
     return PreparedData.open(path)
 
 
 def instant(text: str) -> int:
-    """Microseconds since 1970 of a time in New York, or of one that carries its offset."""
+    """Returns a time in microseconds since 1970; without an offset it is local to New York."""
     return Schema.parse(SCHEMA).instant(datetime.fromisoformat(text))
 
 
 def cutoffs(*texts: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Instants as an array."""
+    """Returns times as an array of instants."""
     return np.array([instant(text) for text in texts], np.int64)
 
 
 Word = tuple[int, list[tuple[str, ...]]]
-"""Its position, and what each action's attributes say."""
+"""Position, and the values of each action's attributes."""
 
 
 def words_of(data: PreparedData, batch: UserBatch, segment: str) -> list[list[Word]]:
-    """A segment's words of each user of a batch, in the vocabularies' own words."""
+    """Returns each user's words of a segment, with values in place of ids."""
     number = list(data.schema.segments).index(segment)
     part = batch.segments[number]
     names = [vocabulary.names for vocabulary in data.vocabularies.segments[segment].values()]

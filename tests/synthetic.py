@@ -1,4 +1,4 @@
-"""User sequences drawn at random, and models of their shape: no data folder needed."""
+"""Random user sequences and models of their shape, without prepared data."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ import torch
 from userbert.data.batches import AttributeShape as Attribute
 from userbert.data.batches import InputShape, SegmentBatch, UserBatch
 from userbert.data.batches import SegmentShape as Segment
-from userbert.data.ragged import Int64
+from userbert.data.ragged import offsets_of, take_lists
 from userbert.data.vocabulary import Categories, Vocabularies
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Schema
 
-# Tiny models are quickest on one thread, above all when tests run side by side.
+# Tiny models are fastest on one thread, above all when tests run in parallel.
 torch.set_num_threads(1)
 
 TINY = UserBertConfig(layers=2, hidden=16, heads=2, feed_forward=32)
@@ -31,7 +31,7 @@ profile: {path: profile.csv, fields: {age: {column: age}, city: {column: city}}}
 
 
 def shape(genres: int = 12, shops: int = 7) -> InputShape:
-    """The shape of `SCHEMA` with so many ids."""
+    """Returns the shape of `SCHEMA` with these numbers of ids."""
     genre = Attribute("genre", genres, "genre")
     return InputShape(
         (
@@ -43,7 +43,7 @@ def shape(genres: int = 12, shops: int = 7) -> InputShape:
 
 
 def vocabularies(inputs: InputShape) -> Vocabularies:
-    """Vocabularies that give `inputs` its sizes."""
+    """Returns vocabularies with the sizes of `inputs`."""
 
     def categories(attribute: Attribute) -> Categories:
         return Categories(tuple(f"{attribute.name}{i}" for i in range(attribute.size - 2)))
@@ -58,7 +58,7 @@ def vocabularies(inputs: InputShape) -> Vocabularies:
 
 
 def model(inputs: InputShape | None = None, config: UserBertConfig | None = None) -> UserBert:
-    """A new model of `SCHEMA`; a tiny one unless `config` says more."""
+    """Returns a new model of `SCHEMA`, by default a tiny one."""
     inputs = inputs or shape()
     config = config or TINY
     return UserBert(config, inputs, schema=Schema.parse(SCHEMA), vocabularies=vocabularies(inputs))
@@ -70,7 +70,7 @@ def batch(
     inputs: InputShape | None = None,
     actions: int = 4,
 ) -> UserBatch:
-    """Users of `words[b][s]` words in segment s, of 1 to `actions` random actions each."""
+    """Returns users with `words[b][s]` words in segment s, of 1 to `actions` random actions."""
     rng = np.random.default_rng(seed)
     inputs = inputs or shape()
     counts = np.array(words, np.int64).reshape(len(words), len(inputs.segments))
@@ -82,8 +82,8 @@ def batch(
             SegmentBatch(
                 segment.name,
                 np.array(ids, np.int32),
-                offsets(sizes),
-                offsets(counts[:, number]),
+                offsets_of(sizes),
+                offsets_of(counts[:, number]),
                 rng.integers(0, segment.positions, len(sizes)).astype(np.int32),
             )
         )
@@ -95,29 +95,20 @@ def batch(
     )
 
 
-def offsets(lengths: Int64) -> Int64:
-    """Offsets of consecutive runs of so many."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
 def take(users: UserBatch, order: Sequence[int]) -> UserBatch:
-    """Some users of a batch, in another order."""
+    """Returns some users of a batch, in this order."""
     segments = []
+    numbers = np.array(order, np.int64)
     for segment in users.segments:
-        words = _ranges(segment.word_offsets, order)
-        actions = _ranges(segment.action_offsets, words)
+        words, word_offsets = take_lists(segment.word_offsets, numbers)
+        actions, action_offsets = take_lists(segment.action_offsets, words)
         segments.append(
             SegmentBatch(
                 segment.name,
                 segment.ids[:, actions],
-                offsets(np.diff(segment.action_offsets)[words]),
-                offsets(segment.word_counts[list(order)]),
+                action_offsets,
+                word_offsets,
                 segment.positions[words],
             )
         )
-    return UserBatch(users.index[list(order)], tuple(segments), users.profile_ids[list(order)])
-
-
-def _ranges(ends: Int64, which: Sequence[int] | Int64) -> Int64:
-    parts = [np.arange(ends[i], ends[i + 1]) for i in which]
-    return np.concatenate([*parts, np.zeros(0, np.int64)]).astype(np.int64)
+    return UserBatch(users.index[numbers], tuple(segments), users.profile_ids[numbers])

@@ -1,7 +1,7 @@
-"""Functions that tests run in each of two processes started by torchrun.
+"""Functions that tests run in two processes started by torchrun.
 
-`torchrun … two_processes.py NAME FOLDER` runs a function of this file and saves what it returns
-to `FOLDER/RANK.pt`.
+`torchrun … two_processes.py NAME FOLDER` runs a function of this file and saves its result to
+`FOLDER/RANK.pt`.
 """
 
 import os
@@ -29,14 +29,14 @@ from userbert.training.objectives import masked_words
 
 CONFIG = LoopConfig(steps=12, learning_rate=1e-2, log_every=1, checkpoint_every=6)
 SHAPES = [(2, 3), (4,), (6, 2), (6,), (5, 2), (3,)]
-"""Shapes of gradients that are dense, dense in one process, sparse, sparse vectors, sparse in one
-process, and absent."""
+"""Shapes of gradients: dense, dense in one process, sparse, sparse vectors, sparse in one process,
+absent."""
 USERS = (3, 1)
-"""Users of each process in `exchange`."""
+"""Number of users of each process in `exchange`."""
 
 
-class Parts:
-    """A process's part of each batch of five users, who have different lengths."""
+class Shares:
+    """A process's share of each batch of five users with different numbers of words."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -54,7 +54,7 @@ def new_model(*, sampled: bool = False) -> UserBert:
 
 
 def gradients(rank: int) -> list[Tensor | None]:
-    """The gradients of a process before the exchange."""
+    """Returns the gradients of a process before the exchange."""
     generator = torch.Generator().manual_seed(rank)
 
     def dense(*shape: int) -> Tensor:
@@ -91,14 +91,14 @@ def training_sampled(processes: Processes) -> Any:
 
 def training(processes: Processes, *, sampled: bool = False) -> Any:
     network = new_model(sampled=sampled)
-    trained = train(network, masked_words, Parts(processes), CONFIG, processes=processes)
+    trained = train(network, masked_words, Shares(processes), CONFIG, processes=processes)
     return trained.lines, trained.users, network.state_dict()
 
 
 def failing(processes: Processes) -> None:
     """The second process raises an error while the first waits for it."""
 
-    class Damaged(Parts):
+    class Damaged(Shares):
         def __getitem__(self, step: int) -> UserBatch:
             if step == 5 and processes.rank == 1:
                 raise InputError("a shard of the second process is damaged")
@@ -110,7 +110,7 @@ def failing(processes: Processes) -> None:
 def dying(processes: Processes) -> None:
     """The second process is killed while the first waits for it."""
 
-    class Last(Parts):
+    class Last(Shares):
         def __getitem__(self, step: int) -> UserBatch:
             if step == 5 and processes.rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -121,6 +121,6 @@ def dying(processes: Processes) -> None:
 
 if __name__ == "__main__":
     name, folder = sys.argv[1:]
-    with join_processes(os.environ) as own:
-        result = globals()[name](own)
-    torch.save(result, Path(folder) / f"{own.rank}.pt")
+    with join_processes(os.environ) as processes:
+        result = globals()[name](processes)
+    torch.save(result, Path(folder) / f"{processes.rank}.pt")

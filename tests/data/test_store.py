@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from small_logs import SCHEMA, buys, instant, prepared, sealed_again
+from small_logs import SCHEMA, buys, instant, prepared, reseal
 from userbert.data.prepare import prepare as preparation
 from userbert.data.prepare.words import build_words, encode_actions, number_users
 from userbert.data.shards import TIMELESS, ShardTables, shard_of, user_hash, write_shard
@@ -255,12 +255,12 @@ def test_damaged_descriptions_are_an_error(copy: Path, name: str, content: str |
     assert error_of(copy) == f"{copy / name} {fault}. {ADVICE}"
     if content is not None:
         with pytest.raises(DataError, match="is damaged: "):
-            sealed_again(copy)
+            reseal(copy)
 
 
 def test_the_checksum_names_the_data(folder: Path, copy: Path) -> None:
     assert PreparedData.open(folder).checksum == PreparedData.open(copy).checksum
-    sealed_again(copy, users=61)
+    reseal(copy, users=61)
     assert PreparedData.open(folder).checksum != PreparedData.open(copy).checksum
 
 

@@ -1,4 +1,4 @@
-"""Which value gets which id, and which number which bin."""
+"""Vocabularies: ids of values, and bins of numbers."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def bins_of(bins: Bins, *values: float) -> list[int]:
     return ids
 
 
-def test_values_stand_by_falling_count_and_ties_by_value() -> None:
+def test_values_are_sorted_by_falling_count_and_ties_by_value() -> None:
     fitted = Categories.fit(
         counts(("b", 2, 1), ("ä", 2, 1), ("a", 2, 1), ("z", 9, 1), (None, 99, 1)), 100, 1
     )
@@ -39,7 +39,7 @@ def test_values_stand_by_falling_count_and_ties_by_value() -> None:
     assert fitted.names == ["(none)", "(unknown)", "z", "a", "b", "ä"]
 
 
-def test_null_is_none_and_what_was_not_counted_is_unknown() -> None:
+def test_null_is_none_and_an_uncounted_value_is_unknown() -> None:
     fitted = Categories(("z", "a"))
     for dtype in (pa.string(), pa.large_string()):
         ids = fitted.encode(pa.array(["a", None, "b", "z", ""], dtype))
@@ -49,7 +49,7 @@ def test_null_is_none_and_what_was_not_counted_is_unknown() -> None:
     assert fitted.encode(pa.array([], pa.string())).tolist() == []
 
 
-def test_only_so_many_values_of_enough_users_are_told_apart() -> None:
+def test_only_max_values_values_of_min_users_users_get_ids() -> None:
     table = counts(("a", 9, 1), ("b", 3, 3), ("c", 2, 2), ("d", 8, 3))
     assert Categories.fit(table, 100, 2).values == ("d", "b", "c")
     assert Categories.fit(table, 2, 2).values == ("d", "b")
@@ -161,7 +161,7 @@ def test_few_values_make_few_bins(values: tuple[float, ...], edges: tuple[float,
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=50), st.integers(2, 9))
-def test_no_bin_is_empty_of_what_it_was_fitted_on(values: list[float], bins: int) -> None:
+def test_every_bin_holds_some_fitted_number(values: list[float], bins: int) -> None:
     series = pl.Series("value", values, pl.Float32)
     fitted = Bins.fit(numbers(*countable(series)), bins)
     assert fitted.size <= bins + 2
@@ -170,7 +170,7 @@ def test_no_bin_is_empty_of_what_it_was_fitted_on(values: list[float], bins: int
 
 
 @given(st.lists(FLOATS, min_size=1))
-def test_counting_rounds_down_by_little_and_keeps_the_order(values: list[float]) -> None:
+def test_countable_rounds_down_slightly_and_keeps_the_order(values: list[float]) -> None:
     exact = np.sort(np.array(values, np.float32))
     rounded = countable(pl.Series(exact)).to_numpy()
     assert (np.diff(rounded) >= 0).all()
@@ -179,20 +179,20 @@ def test_counting_rounds_down_by_little_and_keeps_the_order(values: list[float])
     assert np.allclose(rounded[normal], exact[normal], rtol=2.0**-11, atol=0)
 
 
-def test_counting_keeps_small_whole_numbers_and_nan() -> None:
-    whole = np.arange(-4096, 4097, dtype=np.float32)
-    assert countable(pl.Series(whole)).to_numpy().tolist() == whole.tolist()
+def test_countable_keeps_small_integers_and_nan() -> None:
+    integers = np.arange(-4096, 4097, dtype=np.float32)
+    assert countable(pl.Series(integers)).to_numpy().tolist() == integers.tolist()
     assert countable(pl.Series([float("nan")], dtype=pl.Float32)).is_nan().all()
     assert not np.signbit(countable(pl.Series([-0.0], dtype=pl.Float32))[0])
 
 
-def test_refunds_are_told_apart_from_dearer_ones() -> None:
-    # Neither number has 12 bits: rounded to zero, the edge would be above what it begins with.
+def test_refunds_of_different_amounts_have_different_bins() -> None:
+    # Neither number fits 12 bits. Rounding towards zero would put the edge above its first number.
     fitted = Bins.fit(numbers(*countable(pl.Series([-5.99, -2.99], dtype=pl.Float32))), 2)
     assert bins_of(fitted, -5.99, -2.99) == [2, 3]
 
 
-def test_numbers_stay_as_they_are_until_they_are_read() -> None:
+def test_numbers_are_binned_on_reading_only() -> None:
     encoded = Bins((2.0,)).encode(pa.array([1.5, None, -0.0, float("nan")], pa.float32()))
     assert encoded.dtype == np.float32
     assert encoded[:1].tolist() == [1.5]
@@ -221,6 +221,6 @@ def test_vocabularies_survive_json() -> None:
         Vocabularies({"long_term": {"genre": Bins((1.0,))}}, {}),
     ],
 )
-def test_the_fingerprint_tells_other_ids(other: Vocabularies) -> None:
-    one = Vocabularies({"long_term": {"genre": Categories(("a", "b"))}}, {})
-    assert one.fingerprint != other.fingerprint
+def test_other_ids_have_another_fingerprint(other: Vocabularies) -> None:
+    vocabularies = Vocabularies({"long_term": {"genre": Categories(("a", "b"))}}, {})
+    assert vocabularies.fingerprint != other.fingerprint

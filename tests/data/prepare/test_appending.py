@@ -1,4 +1,4 @@
-"""Appended data: the same as if all logs had been prepared at once."""
+"""Appending gives the data that preparing all logs at once gives."""
 
 import random
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from small_logs import SCHEMA, buys, log, logs, prepared, sealed_again
+from small_logs import SCHEMA, buys, log, logs, prepared, reseal
 from userbert.data.prepare import prepare as preparation
 from userbert.data.prepare.forget import forget
 from userbert.data.prepare.prepare import prepare
@@ -32,7 +32,9 @@ def shards(data: PreparedData) -> dict[str, bytes]:
 
 @settings(max_examples=30)
 @given(logs(), st.randoms(use_true_random=False), st.sampled_from([1, 4]))
-def test_all_at_once_is_the_same(events: pl.DataFrame, chance: random.Random, parts: int) -> None:
+def test_appending_equals_preparing_all_at_once(
+    events: pl.DataFrame, chance: random.Random, parts: int
+) -> None:
     is_new = pl.Series([chance.random() < 0.4 for _ in range(len(events))], dtype=pl.Boolean)
     old, new = events.filter(~is_new), events.filter(is_new)
     assume("buy" in old["action"] and {"buy", "click"} & set(new["action"]))
@@ -40,24 +42,24 @@ def test_all_at_once_is_the_same(events: pl.DataFrame, chance: random.Random, pa
         folder = Path(name)
         patch.setattr(preparation, "_ROWS_PER_SHARD", len(events) / parts + 3)
         first = prepare(WITH_PEOPLE, folder / "0", events={"log": old}, profile=PEOPLE)
-        # As of another day's file: frames all have one name.
+        # Frames all have one name; the first one gets another, like the file of another day.
         summary = (first.path / "summary.json").read_text()
         (first.path / "summary.json").write_text(summary.replace("frame 'log'", "old"))
-        first = sealed_again(first.path)
+        first = reseal(first.path)
         both = prepare(WITH_PEOPLE, folder / "1", events={"log": new}, profile=PEOPLE, append=first)
-        whole = prepare(
+        at_once = prepare(
             WITH_PEOPLE,
-            folder / "whole",
+            folder / "at_once",
             events={"log": events},
             profile=PEOPLE,
             vocabularies=first.vocabularies,
         )
         both.verify()
         assert both.vocabularies.to_json() == first.vocabularies.to_json()
-        assert both.user_ids.to_pylist() == whole.user_ids.to_pylist()
-        if both.manifest["shards"] == whole.manifest["shards"]:
-            assert shards(both) == shards(whole)
-        assert (both.first_event, both.last_event) == (whole.first_event, whole.last_event)
+        assert both.user_ids.to_pylist() == at_once.user_ids.to_pylist()
+        if both.manifest["shards"] == at_once.manifest["shards"]:
+            assert shards(both) == shards(at_once)
+        assert (both.first_event, both.last_event) == (at_once.first_event, at_once.last_event)
         rows = read_json(both.path / "summary.json")["rows"]
         assert rows["old"]["read"] + rows["frame 'log'"]["read"] == len(events)
 
@@ -68,7 +70,7 @@ def day(user: str, time: str, genre: str) -> pl.DataFrame:
 
 @pytest.fixture
 def yesterday(tmp_path: Path) -> Path:
-    """A folder of logs by day, prepared up to yesterday, and a schema of today's."""
+    """Folder of logs by day, prepared up to yesterday, with a schema for today's."""
     for name, events in {
         "1.csv": pl.concat([day("a", "2017-03-01 10:00", "bread"), day("b", "2017-03-01", "milk")]),
         "2.csv": pl.concat([day("a", "2017-03-02 10:00", "wine"), day("c", "2017-03-02", "milk")]),
@@ -91,7 +93,7 @@ def genres(data: Path) -> tuple[str, ...]:
     return vocabulary.values  # type: ignore[union-attr]
 
 
-def test_new_values_are_unknown_or_stand_behind_the_old(yesterday: Path) -> None:
+def test_new_values_are_unknown_or_follow_the_old(yesterday: Path) -> None:
     append = ("prepare", "schema2.yaml", "--append", "data1")
     done = userbert(yesterday, *append, "-o", "frozen")
     assert done.returncode == 0, done.stderr
@@ -146,7 +148,7 @@ def test_profiles_are_replaced_and_forgotten_users_stay_in_the_account(tmp_path:
         events={"log": buys("a", "2017-03-02")},
         # One user has new events, the other has none.
         profile=pl.DataFrame({"user": ["a", "b"], "age": ["40", "30"]}),
-        append=sealed_again(old.path),
+        append=reseal(old.path),
     )
     age = both.vocabularies.profile["age"]
     shard = both.shards[0]

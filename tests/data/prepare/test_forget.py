@@ -1,4 +1,4 @@
-"""Forgotten users: as if they had never been, but for what is counted."""
+"""Forgetting users gives data as if they had never existed, except for the account."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def shards(data: PreparedData) -> dict[str, bytes]:
 
 @settings(max_examples=30)
 @given(logs(), st.sets(st.sampled_from(["a", "b", "ü", "nobody"]), min_size=1))
-def test_data_are_those_of_the_others_alone(events: pl.DataFrame, users: set[str]) -> None:
+def test_data_equal_those_prepared_without_the_users(events: pl.DataFrame, users: set[str]) -> None:
     schema = Schema.parse(SCHEMA + PROFILE)
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -40,8 +40,8 @@ def test_data_are_those_of_the_others_alone(events: pl.DataFrame, users: set[str
         others = events.filter(~pl.col("user").is_in(users))
         assume(set(others["action"]) >= {"buy"})
         assert forget(data.path, users) == len(known & users)
-        left = PreparedData.open(data.path)
-        left.verify()
+        remaining = PreparedData.open(data.path)
+        remaining.verify()
         expected = prepare(
             schema,
             folder / "expected",
@@ -49,12 +49,12 @@ def test_data_are_those_of_the_others_alone(events: pl.DataFrame, users: set[str
             vocabularies=data.vocabularies,
             profile=PEOPLE,
         )
-        assert shards(left) == shards(expected)
-        assert len(left) == len(expected)
+        assert shards(remaining) == shards(expected)
+        assert len(remaining) == len(expected)
         assert sorted(path.name for path in folder.iterdir()) == ["data", "expected"]
 
 
-def test_account_adds_up_over_several_times(tmp_path: Path) -> None:
+def test_account_adds_up_over_several_runs(tmp_path: Path) -> None:
     log = pl.concat(
         [buys(user, *["2017-03-01"] * count) for count, user in enumerate("abcd", start=1)]
     )
@@ -97,8 +97,8 @@ def test_forgetting_none_or_all_users_is_an_error_and_changes_nothing(tmp_path: 
 def test_command_says_that_models_keep_what_they_learned(tmp_path: Path) -> None:
     prepared(tmp_path, pl.concat([buys("a", "2017-03-01"), buys("17", "2017-03-01")]))
     data = next(path for path in tmp_path.iterdir() if path.is_dir())
-    pl.DataFrame({"user_id": np.array([17])}).write_csv(tmp_path / "left.csv")
-    command = [sys.executable, "-m", "userbert", "forget", str(data), "--users", "left.csv"]
+    pl.DataFrame({"user_id": np.array([17])}).write_csv(tmp_path / "leavers.csv")
+    command = [sys.executable, "-m", "userbert", "forget", str(data), "--users", "leavers.csv"]
     first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     assert "removed 1 users" in first.stdout

@@ -1,4 +1,4 @@
-"""Preparing with vocabularies that other logs have made."""
+"""Preparing with the vocabularies of other logs."""
 
 from pathlib import Path
 
@@ -32,11 +32,11 @@ def test_given_vocabularies_decide_the_order_of_attributes(tmp_path: Path) -> No
     data = prepared(tmp_path, BREAD, other, vocabularies=first.vocabularies)
     assert data.input_shape() == first.input_shape()
     rows, cutoffs = np.arange(2), np.full(2, instant("2017-06-01"))
-    one, two = cut(first, rows, cutoffs), cut(data, rows, cutoffs)
-    assert np.array_equal(one.segments[0].ids, two.segments[0].ids)
+    old, new = cut(first, rows, cutoffs), cut(data, rows, cutoffs)
+    assert np.array_equal(old.segments[0].ids, new.segments[0].ids)
 
 
 def test_vocabularies_of_other_attributes_are_refused(tmp_path: Path) -> None:
-    given = Vocabularies({"long_term": {"genre": Categories(("bread",))}}, {})
+    other = Vocabularies({"long_term": {"genre": Categories(("bread",))}}, {})
     with pytest.raises(SchemaError, match="long_term: the schema has genre, price, hour, the voc"):
-        prepared(tmp_path, BREAD, vocabularies=given)
+        prepared(tmp_path, BREAD, vocabularies=other)

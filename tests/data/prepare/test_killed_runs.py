@@ -1,4 +1,4 @@
-"""Preparation that is killed, or whose disk is full, leaves nothing half-done."""
+"""Preparation leaves no partial output if it is killed or the disk is full."""
 
 import os
 import random
@@ -29,7 +29,7 @@ KILLS = 20
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log of some half a million events."""
+    """Log of about half a million events."""
     folder = tmp_path_factory.mktemp("logs") / "ecosystem"
     simulate(folder, 20_000)
     return folder
@@ -44,11 +44,11 @@ def command(logs: Path, output: Path) -> list[str]:
     return [sys.executable, "-m", "userbert", "prepare", schema, "-o", str(output)]
 
 
-def test_killed_at_random_moments_it_is_absent_or_complete(logs: Path, tmp_path: Path) -> None:
+def test_output_is_absent_or_complete_after_a_kill(logs: Path, tmp_path: Path) -> None:
     started = time.monotonic()
-    subprocess.run(command(logs, tmp_path / "whole"), check=True, capture_output=True)
+    subprocess.run(command(logs, tmp_path / "complete"), check=True, capture_output=True)
     lasts = time.monotonic() - started
-    expected = read_json(tmp_path / "whole" / "manifest.json")
+    expected = read_json(tmp_path / "complete" / "manifest.json")
     output, chance, killed = tmp_path / "data", random.Random(0), 0
     for _ in range(KILLS):
         run = subprocess.Popen(
@@ -65,10 +65,10 @@ def test_killed_at_random_moments_it_is_absent_or_complete(logs: Path, tmp_path:
     assert killed > KILLS / 2
     subprocess.run(command(logs, output), check=True, capture_output=True)
     assert read_json(output / "manifest.json") == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "complete"]
 
 
-def test_interrupted_it_says_so_and_leaves_nothing(logs: Path, tmp_path: Path) -> None:
+def test_an_interrupt_is_reported_and_leaves_nothing(logs: Path, tmp_path: Path) -> None:
     run = subprocess.Popen(
         command(logs, tmp_path / "data"),
         stdout=subprocess.DEVNULL,
@@ -79,15 +79,15 @@ def test_interrupted_it_says_so_and_leaves_nothing(logs: Path, tmp_path: Path) -
         assert run.poll() is None
         time.sleep(0.001)
     run.send_signal(signal.SIGINT)
-    told = run.communicate()[1]
+    message = run.communicate()[1]
     assert run.returncode == 130
-    assert told == "error: interrupted; no partial output was left\n"
+    assert message == "error: interrupted; no partial output was left\n"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Where a disk of any size can be mounted."""
+    """Folder for a disk of any size."""
     place = tmp_path / "disk"
     place.mkdir()
     yield place
@@ -96,7 +96,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root mounts disks")
 @pytest.mark.parametrize("full_in", ["first", "second"])
-def test_full_disk_is_told_and_nothing_is_published(
+def test_a_full_disk_is_an_error_and_nothing_is_published(
     logs: Path, tmp_path: Path, small_disk: Path, full_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schema, spread = Schema.load(logs / "schema.yaml"), 0
@@ -108,8 +108,8 @@ def test_full_disk_is_told_and_nothing_is_published(
         return fit(engine)
 
     monkeypatch.setattr(LocalEngine, "fit", measured)
-    prepare(schema, tmp_path / "whole")
-    size = spread // 2 if full_in == "first" else spread + size_of(tmp_path / "whole") // 2
+    prepare(schema, tmp_path / "complete")
+    size = spread // 2 if full_in == "first" else spread + size_of(tmp_path / "complete") // 2
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small_disk)]
     if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
         pytest.skip("disks cannot be mounted here")

@@ -1,4 +1,4 @@
-"""Preparation: the same bytes whatever the order and the memory, every row accounted for."""
+"""Preparation: bytes do not depend on row order or memory, and every row is accounted for."""
 
 import json
 import random
@@ -48,9 +48,9 @@ def test_neither_the_order_of_rows_nor_the_memory_changes_a_byte(
     order = list(range(len(events)))
     shuffle.shuffle(order)
     with TemporaryDirectory() as folder:
-        one = prepared(Path(folder), events)
-        other = prepared(Path(folder), events[order], memory=len(events) * 1000 // 8)
-        assert bytes_of(one) == bytes_of(other)
+        first = prepared(Path(folder), events)
+        second = prepared(Path(folder), events[order], memory=len(events) * 1000 // 8)
+        assert bytes_of(first) == bytes_of(second)
 
 
 @settings(max_examples=30)
@@ -59,17 +59,17 @@ def test_duplicates_are_dropped_and_counted_by_file(
     events: pl.DataFrame, times: int, memory: int
 ) -> None:
     schema = SCHEMA.replace("log.csv", "[1.csv, 2.csv]") + "duplicates: drop\n"
-    # In all that the schema names; a price of -0 is that of 0.
-    said = events.with_columns(pl.col("price") + 0.0).unique()
+    # Events are equal if all columns of the schema are; a price of -0 equals 0.
+    unique_events = events.with_columns(pl.col("price") + 0.0).unique()
     with TemporaryDirectory() as name:
         folder = Path(name)
         for number, log_of_file in enumerate([events, pl.concat([events] * times)], start=1):
             log_of_file.write_csv(folder / f"{number}.csv")
         data = prepared(folder, {}, Schema.parse(schema, folder), memory=memory)
         rows = rows_in(data)
-        distinct = prepared(folder, said)
+        distinct = prepared(folder, unique_events)
         assert bytes_of(data) == bytes_of(distinct)
-        used = said.filter(pl.col("action").is_in(["buy", "click"]))
+        used = unique_events.filter(pl.col("action").is_in(["buy", "click"]))
         both = sum(account["used"] for account in rows.values())
         assert both == len(used)
         assert rows[f"{folder}/2.csv"]["used"] == 0
@@ -83,17 +83,17 @@ def test_any_number_of_shards_gives_the_same_sequences(
     order = list(range(len(events)))
     shuffle.shuffle(order)
     with TemporaryDirectory() as folder:
-        one = prepared(Path(folder), events)
+        single = prepared(Path(folder), events)
         many = prepared_in_shards(Path(folder), events, len(events) // 8 + 1, 1 << 30)
         again = prepared_in_shards(
             Path(folder), events[order], len(events) // 8 + 1, 100 * len(events)
         )
         assert bytes_of(many) == bytes_of(again)
         assert len(many.shards) > 1 or len(events) < 9
-        assert one.user_ids.to_pylist() == many.user_ids.to_pylist()
-        pairs = np.repeat(np.arange(len(one)), 2)[::-1]
-        cutoffs = np.tile([one.default_cutoff, one.first_event + 5_000_000], len(one))
-        first, second = cut(one, pairs, cutoffs), cut(many, pairs, cutoffs)
+        assert single.user_ids.to_pylist() == many.user_ids.to_pylist()
+        pairs = np.repeat(np.arange(len(single)), 2)[::-1]
+        cutoffs = np.tile([single.default_cutoff, single.first_event + 5_000_000], len(single))
+        first, second = cut(single, pairs, cutoffs), cut(many, pairs, cutoffs)
         for a, b in zip(first.segments, second.segments, strict=True):
             for name in ("ids", "action_offsets", "word_offsets", "positions"):
                 assert np.array_equal(getattr(a, name), getattr(b, name))
@@ -106,10 +106,10 @@ def test_the_actions_are_exactly_the_events_of_the_segments(events: pl.DataFrame
         data = prepared(Path(folder), events)
         everyone = np.arange(len(data))
         for segment, types in (("long_term", ["buy"]), ("short_term", ["buy", "click"])):
-            found = actions_between(data, segment, everyone, None, None)
+            actions = actions_between(data, segment, everyone, None, None)
             names = data.vocabularies.segments[segment]["genre"].names
-            users = np.repeat(np.array(data.user_ids.to_pylist()), np.diff(found.offsets))
-            rows = zip(users.tolist(), found.times.tolist(), found.ids[0].tolist(), strict=True)
+            users = np.repeat(np.array(data.user_ids.to_pylist()), np.diff(actions.offsets))
+            rows = zip(users.tolist(), actions.times.tolist(), actions.ids[0].tolist(), strict=True)
             used = events.filter(pl.col("action").is_in(types))
             expected = zip(
                 used["user"], used["time"].dt.timestamp("us"), used["genre"], strict=True
@@ -180,7 +180,7 @@ def test_summary_counts_users_actions_and_words(tmp_path: Path) -> None:
     assert summary["warnings"] == []
 
 
-def test_the_first_bad_row_is_told_with_the_way_out_and_nothing_is_left_behind(
+def test_the_first_bad_row_is_an_error_with_advice_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     pl.concat([BREAD, BREAD.with_columns(price=pl.lit("free"))], how="vertical_relaxed").write_csv(
@@ -196,7 +196,7 @@ def test_the_first_bad_row_is_told_with_the_way_out_and_nothing_is_left_behind(
 
 
 @pytest.mark.parametrize("at_a_time", [2, 3, 1000])
-def test_rows_set_aside_do_not_wait_in_memory(
+def test_rejected_rows_are_written_in_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int
 ) -> None:
     monkeypatch.setattr(reading, "_ROWS_AT_A_TIME", at_a_time)
@@ -239,7 +239,7 @@ def test_only_finished_files_are_in_the_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [data.path]
 
 
-def test_more_partitions_than_files_may_be_open_are_no_trouble(tmp_path: Path) -> None:
+def test_there_may_be_more_partitions_than_open_files(tmp_path: Path) -> None:
     events = pl.concat([buys(str(user), "2017-03-01") for user in range(500)])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
@@ -250,7 +250,7 @@ def test_more_partitions_than_files_may_be_open_are_no_trouble(tmp_path: Path) -
     assert len(data) == 500
 
 
-def test_a_vocabulary_must_learn_from_some_events(tmp_path: Path) -> None:
+def test_a_vocabulary_needs_events_before_fit_before(tmp_path: Path) -> None:
     schema = SCHEMA + "fit_before: 2017-03-01T10:00\n"
     with pytest.raises(SchemaError) as caught:
         prepared(tmp_path, BREAD, schema)
@@ -259,8 +259,8 @@ def test_a_vocabulary_must_learn_from_some_events(tmp_path: Path) -> None:
         "first is at 2017-03-01 10:00:00-05:00. Choose a later time."
     )
     assert list(tmp_path.iterdir()) == []
-    given = prepared(tmp_path, BREAD).vocabularies
-    assert prepared(tmp_path, BREAD, schema, vocabularies=given).vocabularies == given
+    known = prepared(tmp_path, BREAD).vocabularies
+    assert prepared(tmp_path, BREAD, schema, vocabularies=known).vocabularies == known
 
 
 def test_logs_without_a_known_action_are_refused(tmp_path: Path) -> None:
@@ -276,20 +276,22 @@ def test_logs_without_a_known_action_are_refused(tmp_path: Path) -> None:
 def test_empty_logs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="frame 'log': expected rows, found none"):
         prepared(tmp_path, BREAD.clear())
-    nobody = log(("", "2017-03-01", "buy", None, None))
-    told = r"none of the 1 rows can be used; the first is frame 'log', row 1, column \"user\": exp"
-    with pytest.raises(SourceError, match=told):
-        prepared(tmp_path, nobody, on_invalid="quarantine")
+    without_user = log(("", "2017-03-01", "buy", None, None))
+    message = (
+        r"none of the 1 rows can be used; the first is frame 'log', row 1, column \"user\": exp"
+    )
+    with pytest.raises(SourceError, match=message):
+        prepared(tmp_path, without_user, on_invalid="quarantine")
 
 
-def test_actions_that_no_event_has_are_warned_of(tmp_path: Path) -> None:
+def test_actions_that_no_event_has_give_a_warning(tmp_path: Path) -> None:
     events = log(("a", "2017-03-01", "buy", None, 1.0), ("a", "2017-03-01", "clik", None, 1.0))
     data = prepared(tmp_path, events)
     warnings = json.loads((data.path / "summary.json").read_text())["warnings"]
     assert warnings == ["segments.short_term.actions: no event is a 'click'; did you mean 'clik'?"]
 
 
-def test_an_empty_file_beside_others_is_no_error(tmp_path: Path) -> None:
+def test_an_empty_file_among_others_is_no_error(tmp_path: Path) -> None:
     BREAD.clear().write_csv(tmp_path / "a.csv")
     BREAD.write_csv(tmp_path / "b.csv")
     data = prepared(
@@ -307,14 +309,14 @@ def test_a_segment_without_events_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_profile_without_rows_knows_nobody(tmp_path: Path) -> None:
+def test_a_profile_may_have_no_rows(tmp_path: Path) -> None:
     (tmp_path / "people.csv").write_text("user,age\n")
     data = prepared(tmp_path, BREAD, Schema.parse(SCHEMA + PROFILE, tmp_path))
     assert rows_in(data)[f"{tmp_path}/people.csv"]["read"] == 0
     assert data.vocabularies.profile["age"] == Categories(())
 
 
-def test_the_first_row_of_a_user_that_can_be_used_counts(tmp_path: Path) -> None:
+def test_the_first_valid_profile_row_of_a_user_counts(tmp_path: Path) -> None:
     people = pl.DataFrame({"user": ["a", "a"], "income": ["much", "2"]})
     schema = SCHEMA + "profile: {path: p.csv, fields: {income: {column: income, bins: 2}}}\n"
     data = prepared(tmp_path, BREAD, schema, profile=people, on_invalid="quarantine")
@@ -322,7 +324,7 @@ def test_the_first_row_of_a_user_that_can_be_used_counts(tmp_path: Path) -> None
     assert (account["used"], account["quarantined"]) == (1, 1)
 
 
-def test_profiles_of_several_files_are_one(tmp_path: Path) -> None:
+def test_profiles_may_be_in_several_files(tmp_path: Path) -> None:
     (tmp_path / "people").mkdir()
     (tmp_path / "people" / "1.csv").write_text("user,age\na,old\n")
     (tmp_path / "people" / "2.csv").write_text("user,age\nb,young\na,older\n")
@@ -334,7 +336,7 @@ def test_profiles_of_several_files_are_one(tmp_path: Path) -> None:
     assert rejected["row"].to_list() == [2]
 
 
-def test_attributes_may_be_called_as_anything_that_is_not_reserved(tmp_path: Path) -> None:
+def test_attributes_may_have_any_name_that_is_not_reserved(tmp_path: Path) -> None:
     schema = SCHEMA
     for name, other in (("genre", "partition"), ("price", "file"), ("hour", "count")):
         schema = schema.replace(f"  {name}: {{", f"  {other}: {{")
@@ -351,7 +353,7 @@ def test_attributes_may_be_called_as_anything_that_is_not_reserved(tmp_path: Pat
     ("window", "warned"),
     [("{from: 90d, to: 7d}", False), ("{from: 90d, to: 6d}", True), ("90d", True)],
 )
-def test_windows_that_overlap_are_warned_of(tmp_path: Path, window: str, warned: bool) -> None:
+def test_overlapping_windows_give_a_warning(tmp_path: Path, window: str, warned: bool) -> None:
     data = prepared(tmp_path, BREAD, SCHEMA.replace("{from: 90d, to: 7d}", window))
     warnings = json.loads((data.path / "summary.json").read_text())["warnings"]
     assert bool(warnings) == warned
@@ -363,7 +365,7 @@ def test_segments_of_other_actions_may_overlap(tmp_path: Path) -> None:
     assert json.loads((data.path / "summary.json").read_text())["warnings"] == []
 
 
-def test_the_span_is_that_of_the_actions(tmp_path: Path) -> None:
+def test_the_span_is_from_the_first_to_the_last_action(tmp_path: Path) -> None:
     events = pl.concat([BREAD, log(("z", "2018-01-01", "other", None, None))])
     data = prepared(tmp_path, events)
     assert data.first_event == instant("2017-03-01T10:00")
@@ -371,7 +373,7 @@ def test_the_span_is_that_of_the_actions(tmp_path: Path) -> None:
     assert data.default_cutoff == data.last_event + 1
 
 
-def test_the_schema_that_is_kept_is_the_one_that_was_given(tmp_path: Path) -> None:
+def test_the_stored_schema_equals_the_input(tmp_path: Path) -> None:
     schema = Schema.parse(SCHEMA + PROFILE + "fit_before: 2017-03-02\n")
     people = pl.DataFrame({"user": ["a"], "age": ["old"]})
     data = prepared(tmp_path, BREAD, schema, profile=people)

@@ -1,4 +1,4 @@
-"""Preparing real logs: the words that a plain count gives."""
+"""Preparing real logs gives the words that a plain count gives."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,7 @@ from userbert.schema.models import Schema
 
 
 @pytest.mark.slow
-def test_real_visits_make_the_words_that_a_plain_count_gives(
-    tmp_path: Path, real_data: Path
-) -> None:
+def test_words_of_real_visits_equal_a_plain_count(tmp_path: Path, real_data: Path) -> None:
     file = real_data / "ga4-merch-store" / "events.parquet"
     schema = f"""
 user: user_id

@@ -1,4 +1,4 @@
-"""Preparation on Spark: the same bytes as on this machine, whatever happens to its executors."""
+"""Preparation on Spark: the bytes of the local engine, also if executors are killed."""
 
 import os
 import signal
@@ -58,7 +58,7 @@ segments:
     attributes: [item]
 duplicates: drop
 """
-"""Files of three kinds, a lookup, a profile, duplicates, and two names that Spark takes for one."""
+"""Files of three kinds, a lookup, a profile, duplicates, and names that differ in case only."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def spark(java: None) -> Iterator["SparkSession"]:
 
 @pytest.fixture
 def logs(tmp_path: Path) -> Schema:
-    """Messy logs, and their schema."""
+    """Messy logs with their schema."""
     chance = np.random.default_rng(0)
     times = pl.datetime_range(
         pl.datetime(2017, 3, 1), pl.datetime(2017, 5, 1), "1h", eager=True
@@ -106,12 +106,12 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
     monkeypatch.setattr(engine, "_ROWS_PER_PIECE", 700)
 
 
-def same(one: Path, other: Path) -> bool:
-    return checksums(one) == checksums(other)
+def same(first: Path, second: Path) -> bool:
+    return checksums(first) == checksums(second)
 
 
 @pytest.mark.parametrize("shards", [1, 8])
-def test_every_byte_is_that_of_this_machine(
+def test_every_byte_equals_the_local_engines(
     logs: Schema,
     tmp_path: Path,
     spark: "SparkSession",
@@ -127,7 +127,7 @@ def test_every_byte_is_that_of_this_machine(
     assert {file.name for file in tmp_path.iterdir() if file.name.startswith(".")} == set()
 
 
-def test_appended_and_grown_days_are_those_of_this_machine(
+def test_appended_and_grown_data_equal_the_local_engines(
     logs: Schema, tmp_path: Path, spark: "SparkSession", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_pieces(monkeypatch, 4)
@@ -149,7 +149,7 @@ def test_appended_and_grown_days_are_those_of_this_machine(
 
 
 @pytest.mark.parametrize("broken", ["row", "file", "second profile row"])
-def test_what_is_wrong_is_told_as_on_this_machine(
+def test_errors_equal_the_local_engines(
     logs: Schema, tmp_path: Path, spark: "SparkSession", broken: str
 ) -> None:
     shop = tmp_path / "shop"
@@ -162,18 +162,16 @@ def test_what_is_wrong_is_told_as_on_this_machine(
         for name, rows in zip(("a.csv", "b.csv"), kept, strict=True):
             rows.filter(~rows["price"].is_in(["free"])).write_csv(shop / name)
         (shop / "b.parquet").unlink()
-    told = []
+    messages = []
     for session in (None, spark):
         with pytest.raises(SourceError) as caught:
             prepare(logs, tmp_path / "data", spark=session)
-        told.append(str(caught.value))
-    assert told[0] == told[1]
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
     assert not (tmp_path / "data").exists()
 
 
-def test_frames_of_this_process_are_refused(
-    logs: Schema, tmp_path: Path, spark: "SparkSession"
-) -> None:
+def test_frames_in_memory_are_refused(logs: Schema, tmp_path: Path, spark: "SparkSession") -> None:
     frame = pl.read_parquet(tmp_path / "shop" / "b.parquet")
     with pytest.raises(SourceError, match="frame 'shop' is in the driver's memory"):
         prepare(logs, tmp_path / "data", events={"shop": frame}, spark=spark)
@@ -190,7 +188,7 @@ def test_real_logs_are_prepared_to_the_same_bytes(
     assert same(here.path, there.path)
 
 
-def test_one_user_may_have_most_of_all_events(tmp_path: Path, spark: "SparkSession") -> None:
+def test_one_user_may_have_most_events(tmp_path: Path, spark: "SparkSession") -> None:
     events, chance = 5_500_000, np.random.default_rng(0)
     user = np.where(np.arange(events) < 5_000_000, 0, chance.integers(1, 100_000, events))
     second = chance.integers(1_700_000_000, 1_710_000_000, events)
@@ -233,7 +231,7 @@ with spark_session("local-cluster[2,1,1024]") as session:
 def test_executors_may_be_killed(
     logs: Schema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With executors in processes of their own, one of which is lost while shards are written."""
+    """Executors are separate processes; one is killed while shards are written."""
     (tmp_path / "schema.yaml").write_text(SCHEMA)
     monkeypatch.setattr(preparation, "_ROWS_PER_SHARD", 200)
     here = prepare(logs, tmp_path / "here", on_invalid="quarantine")
@@ -249,16 +247,16 @@ def test_executors_may_be_killed(
         assert time.monotonic() < until
         time.sleep(0.01)
     os.kill(executors(run.pid)[0], signal.SIGKILL)
-    left = len(list(tmp_path.glob(".there*/shards/0*")))
-    told = run.communicate(timeout=240)[0]
-    assert run.returncode == 0, told
-    assert left < shards, "the executor was killed too late to matter"
-    assert "Lost executor" in told or "lost" in told
+    written = len(list(tmp_path.glob(".there*/shards/0*")))
+    output = run.communicate(timeout=240)[0]
+    assert run.returncode == 0, output
+    assert written < shards, "the executor was killed too late to matter"
+    assert "Lost executor" in output or "lost" in output
     assert same(here.path, tmp_path / "there")
 
 
 @pytest.mark.usefixtures("java")
-def test_interrupted_it_leaves_nothing(logs: Schema, tmp_path: Path) -> None:
+def test_an_interrupt_leaves_nothing(logs: Schema, tmp_path: Path) -> None:
     (tmp_path / "schema.yaml").write_text(SCHEMA)
     command = [sys.executable, "-m", "userbert", "prepare", str(tmp_path / "schema.yaml")]
     run = subprocess.Popen(
@@ -271,22 +269,22 @@ def test_interrupted_it_leaves_nothing(logs: Schema, tmp_path: Path) -> None:
         assert time.monotonic() < until
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
-    told = run.communicate(timeout=60)[1]
-    assert run.returncode == 130, told
-    assert "interrupted; no partial output was left" in told
+    output = run.communicate(timeout=60)[1]
+    assert run.returncode == 130, output
+    assert "interrupted; no partial output was left" in output
     assert not list(tmp_path.glob("*data*"))
 
 
 def executors(process: int) -> list[int]:
-    """The processes that run executors, among all that a process started."""
+    """Returns the executor processes among the descendants of a process."""
     if "ExecutorBackend" in Path(f"/proc/{process}/cmdline").read_text():
         return [process]
     threads = Path(f"/proc/{process}/task").iterdir()
     children = [child for thread in threads for child in (thread / "children").read_text().split()]
-    return [found for child in children for found in executors(int(child))]
+    return [pid for child in children for pid in executors(int(child))]
 
 
-def test_a_cluster_that_is_not_there_is_told(logs: Schema, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_an_error(logs: Schema, tmp_path: Path) -> None:
     (tmp_path / "schema.yaml").write_text(SCHEMA)
     command = [sys.executable, "-m", "userbert", "prepare", str(tmp_path / "schema.yaml")]
     run = subprocess.run(
@@ -298,7 +296,7 @@ def test_a_cluster_that_is_not_there_is_told(logs: Schema, tmp_path: Path) -> No
     assert "Traceback" not in run.stderr
 
 
-def test_a_try_that_is_cut_off_leaves_nothing_among_the_shards(
+def test_an_interrupted_try_leaves_nothing_among_the_shards(
     logs: Schema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_off(folder: Path, _parts: object) -> None:

@@ -1,4 +1,4 @@
-"""The kernel: where words start, in which order actions stand, and whose hash is what."""
+"""The words kernel: word starts, the order of actions, and hashes of users."""
 
 import random
 from collections import Counter
@@ -38,12 +38,12 @@ def instant(text: str) -> int:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=NEW_YORK)
-    whole = int(moment.astimezone(UTC).replace(microsecond=0).timestamp())
-    return whole * 1_000_000 + moment.microsecond
+    seconds = int(moment.astimezone(UTC).replace(microsecond=0).timestamp())
+    return seconds * 1_000_000 + moment.microsecond
 
 
 def starts(words: DayWords | GapWords, *times: str, zone: ZoneInfo = NEW_YORK) -> list[bool]:
-    """Where words start among one user's actions."""
+    """Returns where words start among one user's actions."""
     instants = np.array([instant(time) for time in times], np.int64)
     flags: list[bool] = word_starts(np.zeros(len(times), np.int64), instants, words, zone).tolist()
     return flags
@@ -53,7 +53,7 @@ Event = tuple[str, int, str | None, float | None]
 
 
 def events(*rows: Event) -> tuple[list[str], pa.Table]:
-    """All users in order, and the events with their numbers."""
+    """Returns the sorted users, and the events with user numbers."""
     ids, *columns = list(zip(*rows, strict=True)) or [()] * 4
     users, numbers = number_users(pa.array(ids, pa.large_string()))
     types = {"time": pa.int64(), "genre": pa.large_string(), "price": pa.float32()}
@@ -116,7 +116,7 @@ def test_a_day_of_25_hours_holds_the_repeated_hour_twice() -> None:
     ) == [True, False, False, False, True]
 
 
-def test_the_number_of_a_day_is_that_of_its_date() -> None:
+def test_the_number_of_a_day_counts_dates_from_1970() -> None:
     days = DayGrid(NEW_YORK, time(4)).index(
         np.array(
             [instant("1970-01-01T04:00"), instant("1969-12-31T03:59"), instant("2000-02-29T12:00")]
@@ -130,7 +130,7 @@ def test_the_number_of_a_day_is_that_of_its_date() -> None:
     st.integers(-2_208_988_800, 7_258_118_400),
     st.sampled_from(["00:00", "02:30", "04:00", "23:59"]),
 )
-def test_an_instant_lies_between_the_starts_of_its_day_and_the_next(
+def test_an_instant_is_between_the_starts_of_its_day_and_the_next(
     zone: str, seconds: int, start: str
 ) -> None:
     grid = DayGrid(ZoneInfo(zone), time.fromisoformat(start))
@@ -141,7 +141,7 @@ def test_an_instant_lies_between_the_starts_of_its_day_and_the_next(
     assert grid.index(first - 1) < grid.index(times)
 
 
-def test_days_do_not_depend_on_what_is_asked_with_them() -> None:
+def test_days_do_not_depend_on_the_other_times_in_the_call() -> None:
     grid = DayGrid(NEW_YORK, time(4))
     times = np.array([instant(f"{year}-12-31T23:00") for year in range(1960, 2060)])
     alone = [int(grid.index(times[i : i + 1])[0]) for i in range(len(times))]
@@ -156,7 +156,7 @@ def test_a_session_goes_on_after_exactly_thirty_minutes_and_ends_after_more() ->
     ]
 
 
-def test_a_session_knows_no_day_and_no_clock_change() -> None:
+def test_a_session_ignores_days_and_clock_changes() -> None:
     assert starts(GAP, "2017-03-02T03:50", "2017-03-02T04:10") == [True, False]
     assert starts(GAP, "2017-03-12T01:45-05:00", "2017-03-12T03:15-04:00") == [True, False]
     assert starts(GAP, "2017-11-05T01:45-04:00", "2017-11-05T01:30-05:00") == [True, True]
@@ -204,7 +204,7 @@ def test_a_user_with_one_event_has_one_word() -> None:
     assert built(log, DAY)["word_start"].to_pylist() == [1]
 
 
-def test_equal_times_stand_in_one_order_whatever_the_order_of_the_input() -> None:
+def test_equal_times_have_one_order_for_any_order_of_the_input() -> None:
     noon = instant("2017-03-01T12:00")
     rows: list[Event] = [
         (user, noon, genre, price)
@@ -243,14 +243,14 @@ def test_words_hold_exactly_the_actions_of_the_input_in_any_order(
     users, log = events(*rows)
     table = built(log, DAY)
     genres = [None, "unknown", "bread", "milk"]
-    found = [
+    actions = [
         (users[user], time, genres[genre], None if np.isnan(price) else price)
         for user, time, _, genre, price in zip(
             *(table[name].to_pylist() for name in table.column_names), strict=True
         )
     ]
-    assert Counter(found) == Counter(rows)
-    keys = [(users.index(user), time) for user, time, *_ in found]
+    assert Counter(actions) == Counter(rows)
+    keys = [(users.index(user), time) for user, time, *_ in actions]
     assert keys == sorted(keys)
     random.shuffle(rows)
     again = built(events(*rows)[1], DAY)
@@ -258,7 +258,7 @@ def test_words_hold_exactly_the_actions_of_the_input_in_any_order(
 
 
 @pytest.mark.parametrize("far", [1, 2**60])
-def test_users_and_times_are_ordered_however_far_apart_they_are(far: int) -> None:
+def test_users_and_times_are_sorted_for_any_time_span(far: int) -> None:
     generator = np.random.default_rng(0)
     users = generator.integers(0, 5, 50).astype(np.int32)
     times = generator.integers(-3, 3, 50) * far
@@ -269,7 +269,7 @@ def test_users_and_times_are_ordered_however_far_apart_they_are(far: int) -> Non
     assert keys == sorted(keys)
 
 
-def test_kernel_changes_nothing_that_it_is_given() -> None:
+def test_kernel_does_not_change_its_input() -> None:
     _, log = events(("b", 2, "milk", 1.0), ("a", 1, None, None))
     before = log.to_pylist()
     built(log, DAY)
@@ -315,7 +315,7 @@ def plain_hash(text: str) -> int:
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), max_size=30))
-def test_the_hash_is_that_of_a_plain_loop(ids: list[str]) -> None:
+def test_the_hash_equals_a_plain_loops(ids: list[str]) -> None:
     expected = [plain_hash(text) for text in ids]
     for array in (
         pa.array(ids, pa.string()),

@@ -1,4 +1,4 @@
-"""Dimension tables add the columns of their keys to a log."""
+"""Lookups add columns of dimension tables to a log."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def test_keys_of_a_lookup_match_however_they_are_stored(tmp_path: Path, keys: li
     assert [row[4] for row in rows_of(Schema.parse(text, tmp_path), log=log)] == ["a", "b", None]
 
 
-def test_a_lookup_may_be_of_several_files(tmp_path: Path) -> None:
+def test_a_lookup_may_have_several_files(tmp_path: Path) -> None:
     folder = tmp_path / "products"
     folder.mkdir()
     (folder / "a.csv").write_text("product,group\n7,bread\n")
@@ -49,7 +49,7 @@ def test_a_lookup_may_be_of_several_files(tmp_path: Path) -> None:
     assert "\"product\": expected unique values, found '7' in more than one row" in message
 
 
-def test_a_lookup_may_lead_to_another(tmp_path: Path) -> None:
+def test_a_lookup_may_use_a_column_of_another(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("product,brand\n7,x\n8,y\n")
     (tmp_path / "brands.csv").write_text("brand,group\ny,cheap\nx,dear\n")
     text = with_lookup("{path: products.csv, on: product}, {path: brands.csv, on: brand}")

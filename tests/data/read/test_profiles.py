@@ -1,4 +1,4 @@
-"""Profiles are read and checked as events are."""
+"""Profiles are read and checked like events."""
 
 from typing import Any
 
@@ -29,21 +29,23 @@ PEOPLE = pl.DataFrame(
 )
 
 
-def test_profiles_are_checked_as_events_are() -> None:
-    told = 'column "income": expected a number ≥ 0, found "-1"'
+def test_profiles_are_checked_like_events() -> None:
+    reason = 'column "income": expected a number ≥ 0, found "-1"'
     assert profile_of(PEOPLE) == [
         (1, "1", None, "30", 5.0, "x", None),
-        (2, "2", None, None, -1.0, "y", told),
+        (2, "2", None, None, -1.0, "y", reason),
     ]
 
 
 def test_profiles_may_have_times() -> None:
     people = PEOPLE.with_columns(since=pl.Series(["2017-03-01", "soon"]), income=None)
-    told = 'column "since": expected a date between 1900 and 2200 such as 2017-09-01, found "soon"'
+    reason = (
+        'column "since": expected a date between 1900 and 2200 such as 2017-09-01, found "soon"'
+    )
     time = "time: {column: since, zone: local, resolution: day}"
     assert profile_of(people, time) == [
         (1, "1", 1488430799999999, "30", None, "x", None),
-        (2, "2", None, None, None, "y", told),
+        (2, "2", None, None, None, "y", reason),
     ]
 
 
@@ -51,7 +53,7 @@ def test_profiles_may_have_times() -> None:
     ("column", "place"),
     [("user", "user"), ("age", "profile.fields.age"), ("since", "profile.time")],
 )
-def test_a_missing_column_of_the_profile_is_told(column: str, place: str) -> None:
+def test_a_missing_column_of_the_profile_is_an_error(column: str, place: str) -> None:
     people = PEOPLE.with_columns(since=pl.lit("2017-03-01")).drop(column)
     message = message_of(lambda: profile_of(people, "time: {column: since}"))
     assert f'the column "{column}" is missing (schema: {place})' in message

@@ -1,4 +1,4 @@
-"""Raw logs of every form become the same events; each row that cannot be used says why."""
+"""Raw logs of every format give the same events; each invalid row has a reason."""
 
 import gzip
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ EVENTS = [
 
 
 def invalid_of(log: pl.DataFrame, text: str = SCHEMA) -> list[str | None]:
-    """Why each row of a log cannot be used."""
+    """Returns why each row of a log is invalid."""
     return [row[-1] for row in rows_of(schema(text=text), log=log)]
 
 
@@ -61,12 +61,12 @@ def test_frames_in_memory_give_the_same_events(frame: Any) -> None:
 
 
 @pytest.mark.parametrize("frame", [3, object(), pd.DataFrame({"user": [1, "a", b"x"]})])
-def test_what_is_no_frame_is_told(frame: Any) -> None:
+def test_an_object_that_is_no_frame_is_an_error(frame: Any) -> None:
     message = message_of(lambda: open_sources(schema(), {"log": frame}))
     assert message.startswith("frame 'log' is not a table: ")
 
 
-def test_a_frame_must_be_of_a_source() -> None:
+def test_a_frame_must_belong_to_a_source() -> None:
     assert message_of(lambda: open_sources(schema(), {"logs": LOG})) == (
         "events: no source is named 'logs'; the schema has log."
     )
@@ -95,7 +95,7 @@ def test_a_user_id_keeps_its_zeros_and_its_letters(tmp_path: Path) -> None:
     assert [row[1] for row in rows_of(schema(tmp_path))] == ["007", "Ä 🛒", "1.0"]
 
 
-def test_numbers_with_gaps_are_the_values_that_they_were() -> None:
+def test_integers_stored_as_floats_keep_their_values() -> None:
     log = LOG.with_columns(genre=pl.Series([17.0, float("nan"), 2.5]))
     assert [row[4] for row in rows_of(schema(), log=log)] == ["17", None, "2.5"]
 
@@ -125,17 +125,17 @@ def test_rows_are_numbered_over_batches(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ]
 
 
-def test_columns_called_as_patterns_are_columns() -> None:
+def test_column_names_are_not_patterns() -> None:
     log = LOG.rename({"genre": "*"}).with_columns(pl.lit("x").alias("^u.*$"))
     schema = Schema.parse(SCHEMA.replace("column: genre", 'column: " *"'))
-    expected, found = (
-        pl.concat(open_sources(one, {"log": frame})[0].batches())
-        for one, frame in ((Schema.parse(SCHEMA), LOG), (schema, log))
+    expected, events = (
+        pl.concat(open_sources(parsed, {"log": frame})[0].batches())
+        for parsed, frame in ((Schema.parse(SCHEMA), LOG), (schema, log))
     )
-    assert found.equals(expected)
+    assert events.equals(expected)
 
 
-def test_columns_called_as_ours_do_no_harm() -> None:
+def test_columns_may_have_the_names_of_internal_columns() -> None:
     log = LOG.rename({"user": "row", "genre": "file", "price": "partition"}).with_columns(
         invalid=pl.lit("x"), user_id=pl.lit("x"), action_type=pl.lit("x"), user_hash=pl.lit("x")
     )
@@ -203,7 +203,7 @@ def test_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
         ("price", "attributes.price.column"),
     ],
 )
-def test_a_missing_column_is_told_with_those_that_there_are(column: str, place: str) -> None:
+def test_a_missing_column_is_an_error_that_lists_the_columns(column: str, place: str) -> None:
     log = LOG.drop(column, "unused")
     message = message_of(lambda: open_sources(schema(), {"log": log}))
     assert message == (
@@ -232,7 +232,7 @@ A_TIME = "expected a time between 1900 and 2200 such as 2017-09-01T04:00:00"
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "told"),
+    ("column", "value", "reason"),
     [
         ("user", None, "expected a user id, found nothing"),
         ("user", "", 'expected a user id, found ""'),
@@ -252,23 +252,23 @@ A_TIME = "expected a time between 1900 and 2200 such as 2017-09-01T04:00:00"
         ("price", 1e300, 'expected a number ≥ 0, found "1e+300"'),
     ],
 )  # fmt: skip
-def test_a_row_that_cannot_be_used_says_why(column: str, value: Any, told: str) -> None:
+def test_an_invalid_row_has_a_reason(column: str, value: Any, reason: str) -> None:
     values = pl.Series(column, [value], LOG.schema[column] if value is None else None)
     log = LOG.head(1).with_columns(values)
-    assert invalid_of(log) == [f'column "{column}": {told}']
+    assert invalid_of(log) == [f'column "{column}": {reason}']
 
 
 @pytest.mark.parametrize("value", [None, "", " ", " nan", "NaN", "0", "-0", " 2.5", "1e3", True])
-def test_numbers_that_are_given_or_not_can_be_used(value: Any) -> None:
+def test_numbers_may_have_many_formats_or_be_missing(value: Any) -> None:
     assert invalid_of(LOG.head(1).with_columns(pl.Series("price", [value]))) == [None]
 
 
 @pytest.mark.parametrize("unit", ["ms", "us"])
 @pytest.mark.parametrize("number", [2**63 - 1, -(2**63)])
-def test_times_beyond_all_calendars_are_told_by_their_number(unit: Any, number: int) -> None:
+def test_times_outside_the_calendar_are_reported_as_numbers(unit: Any, number: int) -> None:
     times = pl.Series("time", [number]).cast(pl.Datetime(unit))
-    told = f'column "time": expected a time between 1900 and 2200, found "{number}"'
-    assert invalid_of(LOG.head(1).with_columns(times)) == [told]
+    reason = f'column "time": expected a time between 1900 and 2200, found "{number}"'
+    assert invalid_of(LOG.head(1).with_columns(times)) == [reason]
     (opened,) = open_sources(schema(), {"log": LOG.head(1).with_columns(times.alias("user"))})
     assert next(opened.batches())["user_id"].to_list() == [str(number)]
 
@@ -278,7 +278,7 @@ def test_numbers_may_be_stored_as_categories() -> None:
     assert invalid_of(log) == [None, None, 'column "price": expected a number ≥ 0, found "free"']
 
 
-def test_only_bad_rows_are_told_of_and_only_by_their_first_fault() -> None:
+def test_only_invalid_rows_have_a_reason_and_it_is_the_first() -> None:
     log = pl.concat([LOG, LOG]).with_columns(
         user=pl.Series([1, 2, None, 4, 5, 6]), price=pl.Series([1, -1, -1, 1, None, -2])
     )
@@ -289,8 +289,8 @@ def test_only_bad_rows_are_told_of_and_only_by_their_first_fault() -> None:
 
 def test_a_number_without_a_least_value_may_be_negative() -> None:
     log = LOG.with_columns(price=pl.Series(["-5", "free", "-0.5"]))
-    told = 'column "price": expected a number, found "free"'
-    assert invalid_of(log, SCHEMA.replace(", min: 0", "")) == [None, told, None]
+    reason = 'column "price": expected a number, found "free"'
+    assert invalid_of(log, SCHEMA.replace(", min: 0", "")) == [None, reason, None]
 
 
 def test_a_log_with_a_header_alone_has_no_rows(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_log_with_a_header_alone_has_no_rows(tmp_path: Path) -> None:
     assert sum(len(batch) for log in logs for batch in log.batches()) == 0
 
 
-def test_damage_that_shows_while_reading_is_told(tmp_path: Path) -> None:
+def test_damage_found_while_reading_is_an_error(tmp_path: Path) -> None:
     log = pl.concat([LOG] * 2000).with_columns(genre=pl.int_range(6000).cast(pl.String))
     content = gzip.compress(log.write_csv().encode())
     (tmp_path / "log.csv.gz").write_bytes(content[: len(content) // 2])
@@ -308,6 +308,6 @@ def test_damage_that_shows_while_reading_is_told(tmp_path: Path) -> None:
     assert "expected complete gzip data" in message
 
 
-def test_the_reason_stands_in_its_own_column() -> None:
+def test_the_reason_has_its_own_column() -> None:
     (log,) = open_sources(schema(), {"log": LOG})
     assert next(log.batches()).columns[-1] == INVALID

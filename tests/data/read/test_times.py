@@ -1,4 +1,4 @@
-"""Every form of time in a log becomes the right instant, or none."""
+"""Every format of time gives the right instant, or null."""
 
 from datetime import UTC, date, datetime
 from typing import Any
@@ -13,13 +13,13 @@ from userbert.schema.models import Time
 
 
 def read(values: Any, **time: Any) -> list[datetime | None]:
-    """Read a column whose users live in New York."""
+    """Parses a column of users in New York."""
     column = values if isinstance(values, pl.Series) else pl.Series(values)
     assert can_be_times(column.dtype)
-    found = instants(column, Time(column="time", **time), "America/New_York")
-    assert found.dtype == pl.Int64
-    assert len(found) == len(column)
-    return found.cast(pl.Datetime("us", "UTC")).to_list()
+    parsed = instants(column, Time(column="time", **time), "America/New_York")
+    assert parsed.dtype == pl.Int64
+    assert len(parsed) == len(column)
+    return parsed.cast(pl.Datetime("us", "UTC")).to_list()
 
 
 def utc(*parts: int) -> datetime:
@@ -55,7 +55,7 @@ TEN = utc(2017, 3, 1, 10)
         "1488362400000000",
     ],
 )
-def test_text_is_read_in_every_common_form(text: str) -> None:
+def test_every_common_format_is_read(text: str) -> None:
     assert read([text]) == [TEN]
     assert read(["2017-03-01 10:00:00", text, None]) == [TEN, TEN, None]
 
@@ -72,7 +72,7 @@ def test_a_date_is_its_midnight(text: str) -> None:
      "1488362400000000000", "9" * 30, "nan", "inf", "2017-03-01 10:00:00 CET", "1512-01-01",
      "03/01/2017", "01.03.17", "30.02.2017"],
 )  # fmt: skip
-def test_what_is_no_time_is_null(text: str) -> None:
+def test_text_that_is_not_a_time_is_null(text: str) -> None:
     assert read([text]) == [None]
     assert read([text], resolution="day") == [None]
 
@@ -195,7 +195,7 @@ def test_no_rows_and_empty_rows_have_no_times(dtype: Any, resolution: str) -> No
     assert read(pl.Series([None], dtype=dtype), resolution=resolution) == [None]
 
 
-def test_times_far_away_are_null_and_break_nothing() -> None:
+def test_extreme_times_are_null() -> None:
     for column in (
         pl.Series([datetime(9999, 12, 31, 23, 59), datetime(1, 1, 1)]),
         pl.Series([date(9999, 12, 31), date(1, 1, 1)]),
@@ -218,7 +218,7 @@ _PARTS = st.sampled_from(
 
 
 @given(st.lists(_PARTS, max_size=12).map("".join), st.lists(_PARTS, max_size=12).map("".join))
-def test_a_text_is_the_same_time_whatever_stands_before_it(before: str, text: str) -> None:
+def test_a_text_is_parsed_alike_after_any_other_text(before: str, text: str) -> None:
     time = Time(column="time")
     alone = instants(pl.Series([text]), time, "UTC")
     assert instants(pl.Series([before, text]), time, "UTC")[1] == alone[0]

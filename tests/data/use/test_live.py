@@ -1,4 +1,4 @@
-"""Events of a request are the words that prepared data have of them; bad ones are told."""
+"""Events of a request give the words of prepared data; invalid events are errors."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ profile:
 
 
 def as_request(events: pl.DataFrame) -> list[UserEvents]:
-    """Each user's events as records, times as text."""
+    """Returns each user's events as records, with times as text."""
     if events.schema["time"] != pl.String:
         events = events.with_columns(pl.col("time").dt.strftime("%Y-%m-%dT%H:%M:%S%.6f%z"))
     return [
@@ -33,7 +33,7 @@ def as_request(events: pl.DataFrame) -> list[UserEvents]:
 
 
 @given(logs())
-def test_a_request_is_cut_to_the_words_of_prepared_data(
+def test_words_of_a_request_equal_those_of_prepared_data(
     tmp_path_factory: pytest.TempPathFactory, events: pl.DataFrame
 ) -> None:
     data = prepared(tmp_path_factory.mktemp("live"), events)
@@ -58,7 +58,7 @@ def shop(folder: Any, schema: str = "") -> PreparedData:
     return prepared(folder, events, SCHEMA + schema, profile=profile)
 
 
-def test_profile_fields_are_those_of_prepared_data(tmp_path: Any) -> None:
+def test_profile_fields_of_a_request_equal_those_of_prepared_data(tmp_path: Any) -> None:
     data = shop(tmp_path, PROFILE)
     events = {"log": [{"time": "2017-05-01T10:00", "action": "buy", "genre": "bread", "price": 1}]}
     users = [
@@ -67,15 +67,15 @@ def test_profile_fields_are_those_of_prepared_data(tmp_path: Any) -> None:
         UserEvents("a", events),
     ]
     histories, rows = live_histories(data.schema, data.vocabularies, users)
-    found = cut(histories, rows, np.repeat(cutoffs("2017-06-01"), 3)).profile_ids
+    ids = cut(histories, rows, np.repeat(cutoffs("2017-06-01"), 3)).profile_ids
     there = cut(data, data.rows_of(["b", "a"]), np.repeat(cutoffs("2017-06-01"), 2)).profile_ids
-    assert found[0].tolist() == there[0].tolist()
-    assert found[1].tolist() == [0, there[1][1]]
-    assert found[2].tolist() == [0, 0]
+    assert ids[0].tolist() == there[0].tolist()
+    assert ids[1].tolist() == [0, there[1][1]]
+    assert ids[2].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
-    ("event", "told"),
+    ("event", "message"),
     [
         ({"time": "yesterday"}, 'event 2, column "time": expected a time between 1900 and 2200'),
         ({"time": None}, 'column "time": expected a time'),
@@ -87,18 +87,16 @@ def test_profile_fields_are_those_of_prepared_data(tmp_path: Any) -> None:
         ({"gener": "bread"}, "the schema has no column 'gener'; did you mean 'genre'?"),
     ],
 )
-def test_an_event_that_cannot_be_used_is_told(
-    tmp_path: Any, event: dict[str, Any], told: str
-) -> None:
+def test_an_invalid_event_is_an_error(tmp_path: Any, event: dict[str, Any], message: str) -> None:
     data = shop(tmp_path)
     good = {"time": "2017-05-01T10:00", "action": "buy", "genre": "bread", "price": 1.5}
     users = [UserEvents("x", {"log": [good]}), UserEvents("y", {"log": [good, {**good, **event}]})]
     with pytest.raises(InputError, match="user 'y', log, event 2") as caught:
         live_histories(data.schema, data.vocabularies, users)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_unknown_sources_and_second_profile_records_are_told(tmp_path: Any) -> None:
+def test_unknown_sources_and_second_profile_records_are_errors(tmp_path: Any) -> None:
     data = shop(tmp_path, PROFILE)
     with pytest.raises(InputError, match="no source 'logs'; did you mean 'log'"):
         live_histories(data.schema, data.vocabularies, [UserEvents("a", {"logs": []})])
@@ -129,7 +127,7 @@ def test_a_log_of_mixed_types_is_read_as_text(tmp_path: Any) -> None:
     assert word[1][0][0] == "7"
 
 
-def test_who_stands_there_twice_has_two_histories(tmp_path: Any) -> None:
+def test_a_user_who_is_listed_twice_has_two_histories(tmp_path: Any) -> None:
     data = shop(tmp_path)
     event = {"time": "2017-05-01T10:00", "action": "buy"}
     users = [
@@ -143,22 +141,23 @@ def test_who_stands_there_twice_has_two_histories(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "profile", "told"),
+    ("events", "profile", "message"),
     [
         (
             [{"time": "2017-05-20", "action": "buy"}],
             (),
-            "event 1: expected a time before the cut-off",
+            "event 1: expected a time before the cut-off 2017-05-20T04:00:00.000000Z, found "
+            "2017-05-20T04:00",
         ),
         ([{"user": "b", "time": "2017-05-01", "action": "buy"}], (), "the same user or none"),
         ([], ({"age": 3},), "the schema has no profile"),
     ],
 )
-def test_what_is_not_the_users_before_the_cut_off_is_told(
-    tmp_path: Any, events: list[dict[str, Any]], profile: Any, told: str
+def test_late_events_other_users_and_unknown_profiles_are_errors(
+    tmp_path: Any, events: list[dict[str, Any]], profile: Any, message: str
 ) -> None:
     data = shop(tmp_path)
     users = [UserEvents("a", {"log": events}, profile)]
     with pytest.raises(InputError, match=r"^user 'a'") as caught:
         live_histories(data.schema, data.vocabularies, users, cutoffs("2017-05-20"))
-    assert told in str(caught.value)
+    assert message in str(caught.value)

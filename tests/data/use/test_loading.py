@@ -1,4 +1,4 @@
-"""The order in which models read sequences: every pair once an epoch, the same each time."""
+"""Batches: every pair once an epoch, in an order that depends on seed and step alone."""
 
 import threading
 from contextlib import closing
@@ -27,7 +27,7 @@ USERS = 23
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    """User number n bought on n days before 1 June, and on none of the last seven."""
+    """User n bought on n days before 1 June, but not in the last seven days."""
     logs = [
         buys(f"{number:02d}", *(f"2017-05-{day + 1:02d} 10:00" for day in range(number)))
         for number in range(1, USERS)
@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 @pytest.fixture
 def pairs(data: PreparedData) -> tuple[Int64, Int64]:
-    """Every user on 1 June, in the order of their names."""
+    """Every user with the cut-off 1 June, sorted by name."""
     rows = data.rows_of([f"{number:02d}" for number in range(USERS)])
     return rows, np.full(USERS, instant("2017-06-01"))
 
@@ -51,9 +51,9 @@ def batches(
 
 def assert_equal(first: UserBatch, second: UserBatch) -> None:
     assert np.array_equal(first.profile_ids, second.profile_ids)
-    for one, other in zip(first.segments, second.segments, strict=True):
+    for left, right in zip(first.segments, second.segments, strict=True):
         for name in ("ids", "action_offsets", "word_offsets", "positions"):
-            assert np.array_equal(getattr(one, name), getattr(other, name))
+            assert np.array_equal(getattr(left, name), getattr(right, name))
 
 
 def test_lengths_are_numbers_of_words(
@@ -66,7 +66,7 @@ def test_lengths_are_numbers_of_words(
     assert sequence_lengths(data, none, none).tolist() == []
 
 
-def test_an_epoch_holds_every_pair_once_but_for_the_remainder(
+def test_an_epoch_holds_every_pair_once_except_the_remainder(
     data: PreparedData, pairs: tuple[Int64, Int64]
 ) -> None:
     loader = batches(data, pairs)
@@ -90,7 +90,7 @@ def test_index_points_to_the_pair_that_was_cut(
         assert_equal(batch, cut(data, rows[batch.index], cutoffs[batch.index]))
 
 
-def test_a_step_is_the_same_batch_whatever_was_read_before(
+def test_the_batch_of_a_step_does_not_depend_on_earlier_reads(
     data: PreparedData, pairs: tuple[Int64, Int64]
 ) -> None:
     straight = [batches(data, pairs)[step].index.tolist() for step in range(12)]
@@ -121,7 +121,7 @@ def test_few_pairs_make_one_smaller_batch(data: PreparedData, pairs: tuple[Int64
     assert sorted(loader[3].index.tolist()) == list(range(USERS))
 
 
-def test_a_pair_may_stand_many_times_at_other_cutoffs(data: PreparedData) -> None:
+def test_a_user_may_have_many_pairs_with_other_cutoffs(data: PreparedData) -> None:
     row = int(data.rows_of(["05"])[0])
     moments = np.array([instant(f"2017-05-{day:02d}") for day in range(8, 13)])
     loader = batches(data, (np.full(5, row), moments), size=5)
@@ -152,13 +152,13 @@ def test_inference_reads_every_pair_once(
     assert sorted(seen) == list(range(USERS))
 
 
-def test_inference_of_nobody_reads_nothing(data: PreparedData) -> None:
+def test_inference_without_pairs_yields_nothing(data: PreparedData) -> None:
     none = np.zeros(0, np.int64)
     assert list(batches_by_length(data, none, none, batch_size=4)) == []
 
 
 class _Noted:
-    """Batches that note by which thread they were cut; step 7 can't be."""
+    """Batches that record the thread that cuts them; step 7 raises an error."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
@@ -197,7 +197,9 @@ def test_leaving_early_stops_the_thread() -> None:
     assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
 
 
-def test_parts_of_one_seed_go_through_short_and_long_batches_in_step(data: PreparedData) -> None:
+def test_shares_with_one_seed_have_long_batches_at_the_same_steps(
+    data: PreparedData,
+) -> None:
     rows = data.rows_of([f"{number:02d}" for number in range(USERS)])
     cutoffs = np.full(USERS, instant("2017-06-01"))
     parts = [
@@ -215,14 +217,14 @@ def test_parts_of_one_seed_go_through_short_and_long_batches_in_step(data: Prepa
     lengths = []
     for step in range(10):
         batches = [part[step] for part in parts]
-        # User number n has n words, and is pair number n.
+        # User n has n words and is pair n.
         lengths.append([batch.segments[0].word_counts.mean() for batch in batches])
         for batch in batches:
             assert batch.segments[0].word_counts.tolist() == batch.index.tolist()
     assert np.corrcoef(np.array(lengths).T)[0, 1] > 0.9
 
 
-def test_batches_are_the_same_however_many_are_cut_at_once(
+def test_batches_do_not_depend_on_how_many_are_cut_at_once(
     data: PreparedData, pairs: tuple[Int64, Int64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = batches(data, pairs)

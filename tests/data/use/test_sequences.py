@@ -1,4 +1,4 @@
-"""Cutting: what is visible before a cut-off, by hand-made examples."""
+"""`cut`: what is visible before a cut-off, by hand-made examples."""
 
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -19,7 +19,7 @@ from userbert.data.use.sequences import actions_between, cut, profile_ids
 def sequences(
     data: PreparedData, user: str, *texts: str, segment: str = "long_term"
 ) -> list[list[tuple[int, str]]]:
-    """At each cut-off, a user's words as (position, what was bought)."""
+    """Returns a user's words at each cut-off, as (position, genres)."""
     rows = np.repeat(data.rows_of([user]), len(texts))
     words = words_of(data, cut(data, rows, cutoffs(*texts)), segment)
     return [
@@ -223,7 +223,7 @@ def test_no_pairs_are_an_empty_batch(tmp_path: Path) -> None:
     assert actions_between(data, "long_term", none, None, None).offsets.tolist() == [0]
 
 
-def test_cutoffs_may_be_any_that_a_calendar_has(tmp_path: Path) -> None:
+def test_cutoffs_may_be_any_time_of_the_calendar(tmp_path: Path) -> None:
     data = prepared(tmp_path, buys("a", "2017-03-01"), WIDE.replace("800d", "90d"))
     moments = ["0001-01-02", "1900-01-01", "2017-03-02", "2199-01-01", "9999-12-31"]
     together = sequences(data, "a", *moments)
@@ -231,7 +231,7 @@ def test_cutoffs_may_be_any_that_a_calendar_has(tmp_path: Path) -> None:
     assert [sequences(data, "a", moment)[0] for moment in moments] == together
 
 
-def test_pairs_are_answered_in_their_order(tmp_path: Path) -> None:
+def test_sequences_are_in_the_order_of_pairs(tmp_path: Path) -> None:
     data = prepared(
         tmp_path, pl.concat([buys(user, "2017-03-01", genre=user) for user in "abcdef"]), WIDE
     )
@@ -244,7 +244,7 @@ def test_pairs_are_answered_in_their_order(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_actions_between_are_all_those_from_the_start_to_before_the_end(tmp_path: Path) -> None:
+def test_actions_between_include_the_start_and_exclude_the_end(tmp_path: Path) -> None:
     times = ["2017-03-01 10:00", "2017-03-01 11:00", "2017-03-02 10:00"]
     events = pl.concat(
         [buys("a", *times), buys("b", *times), log(*[("a", "2017-03-02 12:00", "buy", None, None)])]
@@ -254,8 +254,8 @@ def test_actions_between_are_all_those_from_the_start_to_before_the_end(tmp_path
     at = [instant(text) for text in times]
 
     def times_of(start: Any, end: Any) -> list[list[int]]:
-        found = actions_between(data, "long_term", rows, start, end)
-        return [found.times[i:j].tolist() for i, j in pairwise(found.offsets)]
+        actions = actions_between(data, "long_term", rows, start, end)
+        return [actions.times[i:j].tolist() for i, j in pairwise(actions.offsets)]
 
     everything = [at, [*at, instant("2017-03-02T12:00")]]
     assert times_of(None, None) == everything
@@ -263,13 +263,13 @@ def test_actions_between_are_all_those_from_the_start_to_before_the_end(tmp_path
     assert times_of(at[0] + 1, None) == [part[1:] for part in everything]
     assert times_of(np.array([at[2], at[0]]), np.array(at[2])) == [[], at[:2]]
     assert times_of(at[2], at[0]) == [[], []]
-    found = actions_between(data, "long_term", rows, None, None)
-    assert found.word_starts.tolist() == [True, False, True, True, False, True, False]
-    assert found.ids.shape == (3, 7)
-    assert list(found.numbers) == ["price"]
-    assert found.numbers["price"][:6].tolist() == [1.0] * 6
-    assert isnan(found.numbers["price"][6])
-    assert found.ids[1].tolist() == [2] * 6 + [0]
+    actions = actions_between(data, "long_term", rows, None, None)
+    assert actions.word_starts.tolist() == [True, False, True, True, False, True, False]
+    assert actions.ids.shape == (3, 7)
+    assert list(actions.numbers) == ["price"]
+    assert actions.numbers["price"][:6].tolist() == [1.0] * 6
+    assert isnan(actions.numbers["price"][6])
+    assert actions.ids[1].tolist() == [2] * 6 + [0]
 
 
 PROFILE = """

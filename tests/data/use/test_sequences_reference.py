@@ -1,4 +1,4 @@
-"""Cutting any history is what plain loops over its events give, and moves no boundary."""
+"""`cut` equals plain loops over the events of any history, and moves no word boundary."""
 
 from bisect import bisect_right
 from datetime import UTC, date, datetime, time, timedelta
@@ -22,7 +22,7 @@ from userbert.data.use.sequences import cut
 from userbert.data.vocabulary import Categories
 from userbert.schema.models import DayWords, Schema
 
-# A plain reference: loops over events, as the design's decisions say it.
+# The reference: plain loops over events, as in decisions 2, 3 and 8 of the design.
 
 TIGHT = """
 user: user
@@ -54,7 +54,7 @@ def day_of(moment: int, schema: Schema) -> date:
 
 
 class Reference:
-    """The words of one user at one cut-off, and how many words and actions were too many."""
+    """Words of one user at one cut-off, and the numbers of dropped words and actions."""
 
     def __init__(self, data: PreparedData, events: pl.DataFrame, user: str, cutoff: int) -> None:
         self.data, self.cutoff = data, cutoff
@@ -65,7 +65,7 @@ class Reference:
         self.segments = [long, short]
 
     def actions(self, name: str) -> list[tuple[int, list[int]]]:
-        """All actions of a segment: times, and ids in order."""
+        """All actions of a segment: times, and ids in the order of attributes."""
         schema = self.data.schema
         rows = []
         for event in self.events.rows(named=True):
@@ -92,7 +92,7 @@ class Reference:
         return [(moment, ids) for moment, _, ids in sorted(rows)]
 
     def words(self, name: str, place: int, end: int) -> tuple[list[tuple[int, Any]], int]:
-        """Words as (position, ids of actions), and when the first visible action was."""
+        """Returns words as (position, ids of actions), and the time of the first visible action."""
         schema = self.data.schema
         segment = schema.segments[name]
         start = self.cutoff - segment.window.from_ // timedelta(microseconds=1)
@@ -152,7 +152,7 @@ def as_lists(batch: UserBatch, number: int) -> list[list[tuple[int, Any]]]:
         max_size=8,
     ),
 )
-def test_cut_is_what_plain_loops_give(events: pl.DataFrame, moments: list[tuple[int, int]]) -> None:
+def test_cut_equals_plain_loops(events: pl.DataFrame, moments: list[tuple[int, int]]) -> None:
     with TemporaryDirectory() as folder:
         data = prepared(Path(folder), events, TIGHT)
         users = data.user_ids.to_pylist()
@@ -170,10 +170,10 @@ def test_cut_is_what_plain_loops_give(events: pl.DataFrame, moments: list[tuple[
             as_of_many = cut(data, rows, moments_of)
         expected = [Reference(data, events, user, moment) for user, moment in pairs]
         for number, segment in enumerate(batch.segments):
-            assert as_lists(batch, number) == [one.segments[number] for one in expected]
+            assert as_lists(batch, number) == [sequence.segments[number] for sequence in expected]
             assert as_lists(as_of_many, number) == as_lists(batch, number)
-            assert segment.words_cut == sum(one.words_cut[number] for one in expected)
-            assert segment.actions_cut == sum(one.actions_cut[number] for one in expected)
+            assert segment.words_cut == sum(sequence.words_cut[number] for sequence in expected)
+            assert segment.actions_cut == sum(sequence.actions_cut[number] for sequence in expected)
 
 
 @settings(max_examples=40)
@@ -191,8 +191,8 @@ def test_cutting_never_moves_the_boundary_of_a_word(
             after = as_lists(cut(data, everyone, np.full(len(data), late)), number)
             for short, long in zip(before, after, strict=True):
                 assert len(short) <= len(long)
-                for (_, whole), (_, seen) in zip(long[: len(short) - 1], short, strict=False):
-                    assert seen == whole
+                for (_, complete), (_, visible) in zip(long[: len(short) - 1], short, strict=False):
+                    assert visible == complete
                 if short:
                     last = short[-1][1]
                     assert last == long[len(short) - 1][1][: len(last)]
