@@ -92,9 +92,9 @@ def onnx_content(network: UserBert | TaskModel, model: UserBert) -> bytes:
     with _quietly(), torch.inference_mode():
         program = torch.onnx.export(
             graph,
-            kwargs={"inputs": tensors},
+            kwargs={"feeds": tensors},
             dynamo=True,
-            dynamic_shapes={"inputs": {name: graph.dynamic_shapes[name] for name in tensors}},
+            dynamic_shapes={"feeds": {name: graph.dynamic_shapes[name] for name in tensors}},
             input_names=list(tensors),
             output_names=["vectors", "scores"][: 1 + (graph.head is not None)],
             opset_version=OPSET,

@@ -41,8 +41,11 @@ class OnnxNetwork(nn.Module):
         if isinstance(network, TaskModel):
             self.head, self.head_pool = network.head, network.pool
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, feeds: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return vectors (B, width), and for a task scores (B,) or (B, C)."""
+        # torch orders the nodes of the file by the parameter's name: another name than `feeds`
+        # would change the checksum of every export.
+        inputs = feeds
         summary = self._summary(inputs)
         tokens = self._tokens(inputs, summary)
         padding = GatherPadding(
