@@ -14,6 +14,7 @@ from userbert.errors import InputError, LabelError, ModelError
 from userbert.evaluation.evaluate import (
     PRETRAINING,
     EvaluateConfig,
+    Report,
     _late_vocabularies,
     _materials,
     _plan,
@@ -40,46 +41,71 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return tastes(tmp_path_factory.mktemp("tastes") / "data")
 
 
-def test_report_has_a_row_for_each_model_and_metric(data: PreparedData, tmp_path: Path) -> None:
+CLASSICAL = {"popularity", "aggregates-linear", "aggregates-gbm"}
+COMMON = CLASSICAL | {
+    "frozen-linear", "frozen-gbm", "fused", "fine-tuned", "from-scratch", BEST, PRETRAINING
+}  # fmt: skip
+KIDS_MODELS = COMMON | {"fused-linear", "aggregates-both"}
+NEXT_MODELS = COMMON | {"own-popularity", "fused-linear", "fused-gbm"}
+
+
+@pytest.fixture(scope="module")
+def report(data: PreparedData) -> Report:
+    """The report of two models on a binary task and a next-value task."""
     models = [tiny_model(data, seed) for seed in (0, 1)]
     tasks = [taste_labels(data), taste_labels(data, "multilabel")]
-    report = evaluate(models, data, tasks, config=QUICK, command=["userbert", "evaluate"])
-    classes = {"popularity", "aggregates-linear", "aggregates-gbm", "frozen-linear", "frozen-gbm"}
-    common = classes | {"fused", "fine-tuned", "from-scratch", BEST, PRETRAINING}
-    keys = {(row["task"], row["metric"], row["model"]) for row in report.rows}
-    assert len(keys) == len(report.rows)
-    for metric in ("roc_auc", "pr_auc", "accuracy"):
-        kids_models = {model for task, m, model in keys if (task, m) == ("kids", metric)}
-        assert kids_models == common | {"fused-linear", "aggregates-both"}
-    next_models = {model for task, _, model in keys if task == "next_genre"}
-    assert next_models == common | {"own-popularity", "fused-linear", "fused-gbm"}
+    return evaluate(models, data, tasks, config=QUICK, command=["userbert", "evaluate"])
+
+
+def test_report_has_one_row_for_each_model_and_metric(report: Report) -> None:
+    keys = [(row["task"], row["metric"], row["model"]) for row in report.rows]
+    binary = {
+        ("kids", m, model) for m in ("roc_auc", "pr_auc", "accuracy") for model in KIDS_MODELS
+    }
+    assert set(keys) == binary | {("next_genre", "map_at_10", model) for model in NEXT_MODELS}
+    assert len(set(keys)) == len(keys)
+
+
+def test_rows_say_what_they_were_measured_on(report: Report) -> None:
     for row in report.rows:
-        assert row["low"] <= row["mean"] <= row["high"]
         assert (row["data"], row["labels"], row["splits"]) == ("data", 60, 3)
-    values = {(row["model"], row["metric"]): row["mean"] for row in report.rows}
-    assert values["popularity", "roc_auc"] == 0.5
-    assert values["aggregates-linear", "roc_auc"] > 0.9
-    assert values["own-popularity", "map_at_10"] > values["popularity", "map_at_10"]
+        assert row["low"] <= row["mean"] <= row["high"]
+
+
+def test_models_that_know_more_score_higher(report: Report) -> None:
+    means = {(row["model"], row["metric"]): row["mean"] for row in report.rows}
+    assert means["popularity", "roc_auc"] == 0.5
+    assert means["aggregates-linear", "roc_auc"] > 0.9
+    assert means["own-popularity", "map_at_10"] > means["popularity", "map_at_10"]
+
+
+def test_learning_curves_have_a_point_for_each_number_of_labels(report: Report) -> None:
     sizes = {(row["task"], row["labels"]) for row in report.learning_curves}
     assert sizes == {("kids", 10), ("kids", 40), ("next_genre", 40)}
+
+
+def test_report_records_its_seeds_and_command(report: Report) -> None:
     assert report.made["seeds"] == [0, 1]
     assert report.made["command"] == "userbert evaluate"
+
+
+def test_fewer_than_three_seeds_and_target_leakage_are_warned_of(report: Report) -> None:
     assert "2 pretraining seed(s)" in report.warnings[0]
     assert "'long_term genre=apple, 30d' alone predicts the answer" in report.giveaways[0]
+
+
+def test_saved_report_has_every_field(report: Report, tmp_path: Path) -> None:
     report.save(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["rows"] == report.rows
     assert set(written) == {
-        "made",
-        "rows",
-        "learning_curves",
-        "leads",
-        "calibration",
-        "warnings",
-        "giveaways",
-    }
+        "made", "rows", "learning_curves", "leads", "calibration", "warnings", "giveaways"
+    }  # fmt: skip
+
+
+def test_models_of_binary_tasks_are_calibrated(report: Report) -> None:
     calibrated = {row["model"]: row for row in report.calibration}
-    assert set(calibrated) == kids_models - {BEST, PRETRAINING}
+    assert set(calibrated) == KIDS_MODELS - {BEST, PRETRAINING}
     assert {row["task"] for row in report.calibration} == {"kids"}
     assert sum(group["users"] for group in calibrated["fused"]["bins"]) == 60
 

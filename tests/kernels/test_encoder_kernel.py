@@ -224,9 +224,11 @@ def test_processes_started_after_a_call_can_call(start: str, tmp_path: Path, bui
 
 
 def test_float32_training_never_runs_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("userbert.model.encoder.encode", None)
+    monkeypatch.setattr("userbert.model.encoder.encode", None)  # a call would be a TypeError
     monkeypatch.setattr("userbert.model.encoder.encode_float32", None)
-    encoder()(torch.randn(25, 128), torch.tensor([20, 5]))
+    model = encoder()
+    model(torch.randn(25, 128), torch.tensor([20, 5])).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def assert_same_in_float32(model: Encoder, lengths: list[int]) -> None:

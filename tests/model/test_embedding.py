@@ -149,7 +149,8 @@ def test_batch_without_words_has_cls_and_profile(embedding: InputEmbedding) -> N
 
 def test_read_only_arrays_are_accepted(embedding: InputEmbedding) -> None:
     users = batch([[2, 1]])
+    expected = embedding(users)
     for segment in users.segments:
         segment.ids.flags.writeable = False
         segment.positions.flags.writeable = False
-    embedding(users)
+    assert torch.equal(embedding(users).tokens, expected.tokens)
