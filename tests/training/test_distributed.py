@@ -85,7 +85,7 @@ def test_shares_are_contiguous_and_differ_by_one_at_most(total: int, world: int)
 @pytest.mark.parametrize("name", ["training", "training_sampled"])
 def test_two_processes_learn_what_one_does_on_the_same_batches(tmp_path: Path, name: str) -> None:
     network = two.new_model(sampled=name == "training_sampled")
-    expected = train(network, masked_words, two.Parts(ALONE), two.CONFIG)
+    expected = train(network, masked_words, two.Shares(ALONE), two.CONFIG)
     (lines, users, weights), (other_lines, _, other_weights) = results(name, tmp_path)
     assert users == expected.users == 5 * two.CONFIG.steps
     for line, own, other in zip(expected.lines, lines, other_lines, strict=True):
