@@ -103,7 +103,7 @@ class UserBatch:
     index: Int64
     """(B,): index of each sequence's pair among the (user, cut-off) pairs that the caller gave."""
     segments: tuple[SegmentBatch, ...]
-    """In the order of `InputShape.segments`."""
+    """Segments, in the order of `InputShape.segments`."""
     profile_ids: Int32
     """(B, F): profile fields in the order of `InputShape.profile`; 0 is none."""
     future: Future | None = None

@@ -37,7 +37,7 @@ class Columns:
     word_start: NDArray[np.uint8]
     """(N,): 1 where a word starts; always 1 for profile rows."""
     values: Mapping[str, NDArray[Any]]
-    """By attribute or field (N,): ids (int32) or raw numbers (float32)."""
+    """Ids (int32) or raw numbers (float32) of each attribute or field (N,)."""
 
 
 @dataclass(frozen=True)

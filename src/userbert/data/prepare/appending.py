@@ -29,7 +29,7 @@ class UserRows:
     users: pa.Array
     """(U,): user ids."""
     segments: dict[str, pl.DataFrame]
-    """By segment: `user` (an index into `users`), `time`, `word_start` if stored, attributes."""
+    """Actions by segment: `user` (index into `users`), `time`, attributes, stored `word_start`."""
     profile: pl.DataFrame
     """Profile rows, with the same columns and their fields."""
 

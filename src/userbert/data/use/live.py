@@ -119,7 +119,7 @@ class _Raw:
 
     rows: pl.DataFrame
     owners: list[tuple[int, int]]
-    """By row: index of the user, and index of the row among the user's rows."""
+    """Index of each row's user, and of the row among the user's rows."""
 
 
 def _frame(

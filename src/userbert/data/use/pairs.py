@@ -74,7 +74,7 @@ def pairs_from(data: PreparedData, cutoff: str | date | datetime | None, at: Any
 def refuse_both(
     cutoff: Any | None, at: Any | None, names: tuple[str, str] = ("`cutoff`", "`at`")
 ) -> None:
-    """Raises `InputError` if there are both a cut-off for all and pairs; `names` are theirs."""
+    """Raises `InputError` if a cut-off and pairs are both given. The message calls them `names`."""
     if cutoff is not None and at is not None:
         raise InputError(f"{names[1]} names each user's cut-off; leave {names[0]} out.")
 

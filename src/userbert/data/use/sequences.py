@@ -34,7 +34,7 @@ class Actions:
     ids: Int32
     """(A, N): id of each attribute of each action."""
     numbers: dict[str, NDArray[np.float32]]
-    """By binned attribute (N,): raw numbers; NaN is none."""
+    """Raw numbers of each binned attribute (N,); NaN is none."""
     times: Int64
     """(N,): microseconds since 1970."""
     word_starts: NDArray[np.bool_]

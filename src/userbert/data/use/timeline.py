@@ -30,7 +30,7 @@ class WordView:
     """Local time: the day of a day word, the hour in which a gap word begins."""
     actions: int
     values: dict[str, list[tuple[str, int]]]
-    """By attribute: values and their numbers of actions, most frequent first."""
+    """Values of each attribute with their numbers of actions, most frequent first."""
 
 
 def timeline(data: PreparedData, row: int, cutoff: int) -> list[WordView]:
