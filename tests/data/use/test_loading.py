@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from small_logs import buys, instant, prepared
 from userbert.data.batches import UserBatch
 from userbert.data.store import PreparedData
-from userbert.data.use import loading
 from userbert.data.use.loading import (
     SequenceBatches,
     batches_by_length,
@@ -44,9 +44,9 @@ def pairs(data: PreparedData) -> tuple[Int64, Int64]:
 
 
 def batches(
-    data: PreparedData, pairs: tuple[Int64, Int64], seed: int = 1, size: int = 4
+    data: PreparedData, pairs: tuple[Int64, Int64], seed: int = 1, size: int = 4, **options: Any
 ) -> SequenceBatches:
-    return SequenceBatches(data, *pairs, batch_size=size, seed=seed)
+    return SequenceBatches(data, *pairs, batch_size=size, seed=seed, **options)
 
 
 def assert_equal(first: UserBatch, second: UserBatch) -> None:
@@ -56,12 +56,9 @@ def assert_equal(first: UserBatch, second: UserBatch) -> None:
             assert np.array_equal(getattr(left, name), getattr(right, name))
 
 
-def test_lengths_are_numbers_of_words(
-    data: PreparedData, pairs: tuple[Int64, Int64], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lengths_are_numbers_of_words(data: PreparedData, pairs: tuple[Int64, Int64]) -> None:
     assert sequence_lengths(data, *pairs).tolist() == list(range(USERS))
-    monkeypatch.setattr(loading, "_CHUNK", 5)
-    assert sequence_lengths(data, *pairs).tolist() == list(range(USERS))
+    assert sequence_lengths(data, *pairs, pairs_at_a_time=5).tolist() == list(range(USERS))
     none = np.zeros(0, np.int64)
     assert sequence_lengths(data, none, none).tolist() == []
 
@@ -136,14 +133,14 @@ def test_a_user_may_have_many_pairs_with_other_cutoffs(data: PreparedData) -> No
 def test_inference_reads_every_pair_once(
     data: PreparedData,
     pairs: tuple[Int64, Int64],
-    monkeypatch: pytest.MonkeyPatch,
     chunk: int,
     size: int,
 ) -> None:
-    monkeypatch.setattr(loading, "_CHUNK", chunk)
     rows, cutoffs = pairs
     seen = []
-    for batch in batches_by_length(data, rows[::-1], cutoffs, batch_size=size):
+    for batch in batches_by_length(
+        data, rows[::-1], cutoffs, batch_size=size, pairs_at_a_time=chunk
+    ):
         assert 0 < len(batch) <= size
         lengths = sum(segment.word_counts for segment in batch.segments)
         assert np.all(np.diff(lengths) >= 0)
@@ -225,11 +222,10 @@ def test_shares_with_one_seed_have_long_batches_at_the_same_steps(
 
 
 def test_batches_do_not_depend_on_how_many_are_cut_at_once(
-    data: PreparedData, pairs: tuple[Int64, Int64], monkeypatch: pytest.MonkeyPatch
+    data: PreparedData, pairs: tuple[Int64, Int64]
 ) -> None:
     together = batches(data, pairs)
-    monkeypatch.setattr(loading, "_TOGETHER", 1)
-    alone = batches(data, pairs)
+    alone = batches(data, pairs, users_at_a_time=1)
     for step in (0, 1, 7, 3, 4, 12):
         assert_equal(together[step], alone[step])
         assert together[step].index.tolist() == alone[step].index.tolist()

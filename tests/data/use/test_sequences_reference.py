@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -165,13 +164,13 @@ def test_cut_equals_plain_loops(events: pl.DataFrame, moments: list[tuple[int, i
         rows = data.rows_of([user for user, _ in pairs])
         moments_of = np.array([moment for _, moment in pairs])
         batch = cut(data, rows, moments_of)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sequences_module, "_FEW", 0)
-            as_of_many = cut(data, rows, moments_of)
+        # So many pairs that their slices are searched at once, not in a loop.
+        repeats = sequences_module._FEW // len(rows) + 1
+        repeated = cut(data, np.tile(rows, repeats), np.tile(moments_of, repeats))
         expected = [Reference(data, events, user, moment) for user, moment in pairs]
         for number, segment in enumerate(batch.segments):
             assert as_lists(batch, number) == [sequence.segments[number] for sequence in expected]
-            assert as_lists(as_of_many, number) == as_lists(batch, number)
+            assert as_lists(repeated, number) == as_lists(batch, number) * repeats
             assert segment.words_cut == sum(sequence.words_cut[number] for sequence in expected)
             assert segment.actions_cut == sum(sequence.actions_cut[number] for sequence in expected)
 

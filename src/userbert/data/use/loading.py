@@ -25,9 +25,9 @@ from userbert.progress import progress
 _BUCKET_BATCHES = 32
 """Sequences are sorted by length within this number of batches: enough for similar lengths in a
 batch, few enough that a batch is still a random sample."""
-_CHUNK = 8_192
+_PAIRS_AT_A_TIME = 8_192
 """Pairs per call of `cut`."""
-_TOGETHER = 256
+_USERS_AT_A_TIME = 256
 """Small batches are cut together, up to this number of users, to spread the cost of a call."""
 _AHEAD = 2
 """Batches to cut ahead of the model. Cutting times hardly vary, so more would only fill memory."""
@@ -65,7 +65,7 @@ class SequenceBatches:
     default 0, 1, …. `until` (P,) ends each pair's future, see `cut`. An epoch has every pair once,
     except those that do not fill a batch or exceed `batches_per_epoch`. Objects with equal seeds
     and batches per epoch have short and long batches at the same steps, so processes do not wait
-    for each other.
+    for each other. Small batches are cut together, up to `users_at_a_time` users.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class SequenceBatches:
         numbers: Int64 | None = None,
         until: Int64 | None = None,
         batches_per_epoch: int | None = None,
+        users_at_a_time: int = _USERS_AT_A_TIME,
     ) -> None:
         self.data, self.rows, self.cutoffs, self.hidden = data, rows, cutoffs, tuple(hidden)
         self.until = until
@@ -88,7 +89,7 @@ class SequenceBatches:
         self.seed = seed
         self.lengths = sequence_lengths(data, rows, cutoffs)
         self.batches_per_epoch = batches_per_epoch or len(rows) // self.batch_size
-        self._together = max(1, _TOGETHER // self.batch_size)
+        self._together = max(1, users_at_a_time // self.batch_size)
         self._epoch = -1
         self._order = np.zeros((0, 0), dtype=np.int64)
         self._cut_at = (-1, -1)
@@ -162,11 +163,15 @@ def batches_by_length(
     batch_size: int,
     hidden: Collection[str] = (),
     description: str = "reading users",
+    pairs_at_a_time: int = _PAIRS_AT_A_TIME,
 ) -> Iterator[UserBatch]:
-    """Yields every pair once, in chunks sorted by length. `UserBatch.index` refers to the pairs."""
+    """Yields every pair once, in chunks of `pairs_at_a_time` pairs that are sorted by length.
+
+    `UserBatch.index` refers to the pairs.
+    """
     with progress(description, len(rows)) as advance:
-        for start in range(0, len(rows), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(rows), pairs_at_a_time):
+            part = slice(start, start + pairs_at_a_time)
             for batch in chunk_by_length(data, rows[part], cutoffs[part], batch_size, hidden):
                 yield replace(batch, index=start + batch.index)
                 advance(len(batch), "")
@@ -191,10 +196,12 @@ def _word_counts(users: UserBatch) -> Int64:
     return counts
 
 
-def sequence_lengths(data: Histories, rows: Int64, cutoffs: Int64) -> Int64:
-    """Returns the number of words of each pair's sequence (P,)."""
+def sequence_lengths(
+    data: Histories, rows: Int64, cutoffs: Int64, *, pairs_at_a_time: int = _PAIRS_AT_A_TIME
+) -> Int64:
+    """Returns the number of words of each pair's sequence (P,); cuts `pairs_at_a_time` pairs."""
     lengths = np.zeros(len(rows), dtype=np.int64)
-    for start in range(0, len(rows), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for start in range(0, len(rows), pairs_at_a_time):
+        part = slice(start, start + pairs_at_a_time)
         lengths[part] = _word_counts(cut(data, rows[part], cutoffs[part]))
     return lengths
