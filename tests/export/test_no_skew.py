@@ -1,4 +1,4 @@
-"""The same events have the same vector: prepared, on Spark, live, and with onnxruntime."""
+"""Events have one vector: prepared, on Spark, live, and with onnxruntime."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
