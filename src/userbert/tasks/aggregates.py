@@ -20,45 +20,47 @@ from userbert.data.use.sequences import Actions, actions_between, profile_ids
 WINDOWS: dict[str, int | None] = {"7d": 7, "30d": 30, "90d": 90, "ever": None}
 """Windows before the cut-off over which actions are counted, in days; `None`: all history."""
 
-_USERS_AT_A_TIME = 50_000
+_CHUNK_PAIRS = 50_000
+"""Pairs counted at once, to bound memory."""
 
 
 def aggregates(
     data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()
 ) -> tuple[sparse.csr_matrix, list[str]]:
-    """Counts what users did before their cut-offs: (B, D) float32, and the D column names.
+    """Returns counts of users' actions before their cut-offs (B, D) float32, and D column names.
 
-    For each segment and window: how often each attribute had each value; actions, words and active
-    days; the sum, mean and largest of each number. For each segment: days since the last and the
-    first action. For each profile field that is not `hidden`: one column per value.
+    `rows` (B,) are the users' rows in the data, `cutoffs` (B,) microseconds since 1970. For each
+    segment and window: how often each attribute had each value; actions, words and active days; the
+    sum, mean and largest of each number. For each segment: days since the last and the first
+    action. For each profile field that is not `hidden`: one column per value.
     """
-    blocks = [
-        _block(
+    chunks = [
+        _chunk_aggregates(
             data,
-            rows[first : first + _USERS_AT_A_TIME],
-            cutoffs[first : first + _USERS_AT_A_TIME],
+            rows[first : first + _CHUNK_PAIRS],
+            cutoffs[first : first + _CHUNK_PAIRS],
             hidden,
         )
-        for first in range(0, max(len(rows), 1), _USERS_AT_A_TIME)
+        for first in range(0, max(len(rows), 1), _CHUNK_PAIRS)
     ]
-    return sparse.vstack([matrix for matrix, _ in blocks], format="csr"), blocks[0][1]
+    return sparse.vstack([matrix for matrix, _ in chunks], format="csr"), chunks[0][1]
 
 
 def all_history_columns(names: Sequence[str]) -> Int64:
-    """Returns the indices of columns, given by their names, that no shorter window limits."""
+    """Returns the indices of the columns that cover all history, found by their names."""
     recent = tuple(f", {window}" for window, length in WINDOWS.items() if length is not None)
     return np.flatnonzero([not name.endswith(recent) for name in names])
 
 
-def _block(
+def _chunk_aggregates(
     data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str]
 ) -> tuple[sparse.csr_matrix, list[str]]:
-    columns: list[tuple[sparse.csr_matrix, list[str]]] = []
+    blocks: list[tuple[sparse.csr_matrix, list[str]]] = []
     for segment in data.schema.segments:
-        columns += _segment_columns(data, segment, rows, cutoffs)
-    columns += _profile_columns(data, rows, cutoffs, hidden)
-    matrix = sparse.hstack([block for block, _ in columns], format="csr", dtype=np.float32)
-    return matrix, [name for _, names in columns for name in names]
+        blocks += _segment_columns(data, segment, rows, cutoffs)
+    blocks += _profile_columns(data, rows, cutoffs, hidden)
+    matrix = sparse.hstack([block for block, _ in blocks], format="csr", dtype=np.float32)
+    return matrix, [name for _, names in blocks for name in names]
 
 
 def _segment_columns(
@@ -70,25 +72,27 @@ def _segment_columns(
     days = DayGrid(data.schema.zone, time()).index(actions.times)
     new_day = np.r_[True, (np.diff(days) != 0) | (np.diff(users) != 0)][: len(days)]
     for window, length in WINDOWS.items():
-        inside = np.ones(len(ages), bool) if length is None else ages <= length * DAY_US
+        in_window = np.ones(len(ages), bool) if length is None else ages <= length * DAY_US
         suffix = f", {window}"
         frequency = {
-            "actions": inside,
-            "words": inside & actions.word_starts,
-            "active days": inside & new_day,
+            "actions": in_window,
+            "words": in_window & actions.word_starts,
+            "active days": in_window & new_day,
         }
-        for measure, counted in frequency.items():
-            counts = np.bincount(users[counted], minlength=len(rows))
-            yield _dense(counts), [f"{segment} {measure}{suffix}"]
+        for measure, is_counted in frequency.items():
+            counts = np.bincount(users[is_counted], minlength=len(rows))
+            yield _to_sparse(counts), [f"{segment} {measure}{suffix}"]
         for name, numbers in actions.numbers.items():
-            money = _money(numbers[inside], users[inside], len(rows))
+            amounts = _sum_mean_largest(numbers[in_window], users[in_window], len(rows))
             statistics = ("sum", "mean", "largest")
             names = [f"{segment} {name} {statistic}{suffix}" for statistic in statistics]
-            yield _dense(money), names
+            yield _to_sparse(amounts), names
         for attribute, name in enumerate(data.schema.segments[segment].attributes):
             if not _is_counted_elsewhere(data, segment, name):
                 vocabulary = data.vocabularies.segments[segment][name]
-                counts = count_ids(actions.ids[attribute], inside, actions.offsets, vocabulary.size)
+                counts = count_ids(
+                    actions.ids[attribute], in_window, actions.offsets, vocabulary.size
+                )
                 yield (
                     counts,
                     [f"{segment} {name}={value}{suffix}" for value in vocabulary.names[1:]],
@@ -104,20 +108,22 @@ def _segment_columns(
 
 def count_ids(
     ids: Int32,
-    counted: NDArray[np.bool_],
+    is_counted: NDArray[np.bool_],
     offsets: Int64,
     size: int,
     weights: NDArray[np.float32] | None = None,
 ) -> sparse.csr_matrix:
-    """Counts how often each user's `counted` actions have each id: (B, size - 1).
+    """Returns how often each user's actions have each id: (B, size - 1).
 
-    The actions of user b are `offsets[b]:offsets[b + 1]`. Column i counts the id i + 1; id 0 (none)
-    has no column. An action counts 1, or its weight in `weights` (N,).
+    `ids` and `is_counted` (N,) have an entry per action; actions where `is_counted` is false are
+    skipped. The actions of user b are `offsets[b]:offsets[b + 1]`. `size` is the vocabulary's size.
+    Column i counts the id i + 1; id 0 (none) has no column. An action counts 1, or its weight in
+    `weights` (N,).
     """
-    counted = counted & (ids > 0)
-    ends = offsets_of(counted)[offsets]
-    columns = ids[counted] - 1
-    values = np.ones(len(columns), np.float32) if weights is None else weights[counted]
+    is_counted = is_counted & (ids > 0)
+    ends = offsets_of(is_counted)[offsets]
+    columns = ids[is_counted] - 1
+    values = np.ones(len(columns), np.float32) if weights is None else weights[is_counted]
     counts = sparse.csr_matrix((values, columns, ends), shape=(len(offsets) - 1, size - 1))
     counts.sum_duplicates()
     return counts
@@ -134,8 +140,10 @@ def _is_counted_elsewhere(data: PreparedData, segment: str, attribute: str) -> b
     return False
 
 
-def _money(numbers: NDArray[np.float32], users: Int64, count: int) -> NDArray[np.float64]:
-    """Sum, mean and largest of each user's numbers: (N,), (N,) → (count, 3). NaN is skipped."""
+def _sum_mean_largest(
+    numbers: NDArray[np.float32], users: Int64, count: int
+) -> NDArray[np.float64]:
+    """Returns sum, mean and largest of each user's numbers: (N,), (N,) → (count, 3); skips NaN."""
     known = ~np.isnan(numbers)
     values, users = numbers[known].astype(np.float64), users[known]
     total = np.bincount(users, values, minlength=count)
@@ -148,16 +156,16 @@ def _money(numbers: NDArray[np.float32], users: Int64, count: int) -> NDArray[np
 
 
 def _recency(data: PreparedData, actions: Actions, cutoffs: Int64) -> sparse.csr_matrix:
-    """Days since each user's last and first action (B, 2).
+    """Returns the days since each user's last and first action (B, 2).
 
-    For users without actions: days since the first event of the data.
+    Users without actions get the days since the first event of the data.
     """
     is_active = np.diff(actions.offsets) > 0
     last = np.full(len(cutoffs), data.first_event)
     first = last.copy()
     last[is_active] = actions.times[actions.offsets[1:][is_active] - 1]
     first[is_active] = actions.times[actions.offsets[:-1][is_active]]
-    return _dense((cutoffs[:, None] - np.stack([last, first], axis=1)) / DAY_US)
+    return _to_sparse((cutoffs[:, None] - np.stack([last, first], axis=1)) / DAY_US)
 
 
 def _profile_columns(
@@ -172,5 +180,5 @@ def _profile_columns(
         yield counts, [f"profile {name}={value}" for value in vocabulary.names[1:]]
 
 
-def _dense(values: NDArray[np.generic]) -> sparse.csr_matrix:
+def _to_sparse(values: NDArray[np.generic]) -> sparse.csr_matrix:
     return sparse.csr_matrix(values.reshape(len(values), -1).astype(np.float32))

@@ -1,7 +1,7 @@
 """Scores of test pairs by a model, and the weighted mean of several models.
 
-In: probabilities (B,). Out: `Scored`; `blend`, the mean of standardised log-odds; `trust`, its
-weights. Regressions and trees return `Scored`; `out_of_fold` and `fused` blend.
+`Scored` holds one model's scores, `blend` averages several models' log-odds, and `trust` computes
+the weights of that mean. Regressions and trees return `Scored`; `out_of_fold` and `fused` blend.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 In: counts and vectors of all pairs, sets of values (B, C), a split. Out: `Scored`. Used by
 `evaluate`. A candidate is a (pair, value). Trees read the user's history of the value, or the
-value's score by a ridge regression on the vector; the target is whether the next word held it.
+value's score by a ridge regression on the vector. The target: does the next word hold the value?
 
 Letters in shapes: B pairs, C values, K candidates, D columns.
 """
@@ -36,10 +36,11 @@ HALF_LIVES = (30, 90, 180)
 PRIORS = (1.0, 3.0, 10.0)
 """Weights tried for the popularity among all users; 1 weighs as much as one word of the user."""
 CANDIDATES = 200
-"""Candidates per user and base score: its best values. The metric looks at ten."""
+"""Candidates per user and base score: the values with the best scores. The metric reads ten."""
 NEGATIVES = 30
 """Negative candidates sampled per user for training."""
 ROUNDS = 300
+"""Most boosting rounds."""
 RANKER = {
     **GBM,
     "objective": "lambdarank",
@@ -79,7 +80,7 @@ class OwnHistory:
 def own_history(
     data: PreparedData, attribute: tuple[str, str], rows: Int64, cutoffs: Int64
 ) -> OwnHistory:
-    """Counts and dates every value of an attribute, given as (segment, attribute), by user."""
+    """Returns each user's history of the values of `attribute`, a pair (segment, attribute)."""
     words = {
         window: words_with_each_value(data, attribute, rows, cutoffs, days=days)
         for window, days in WINDOWS.items()
@@ -104,7 +105,7 @@ def own_history(
 
 
 def popular(targets: NDArray[np.bool_], split: Split) -> Scored:
-    """Scores values by their popularity among the training pairs, the same for every user."""
+    """Scores values by their popularity in the non-test pairs, alike for every user."""
     held = np.tile(popularity(targets[split.train]), (len(split.validation), 1))
     value = map_at_k(held, targets[split.validation])
     return Scored(np.tile(popularity(targets[split.learning]), (len(split.test), 1)), value)
@@ -133,7 +134,10 @@ def ridge(
     targets: NDArray[np.bool_],
     split: Split,
 ) -> Scored:
-    """Fits one ridge regression of all values on the SVD of log counts and on vectors."""
+    """Fits one ridge regression for all values to the SVD of log counts and to vectors.
+
+    The penalty is chosen on the validation pairs.
+    """
     design = _dense(counts, vectors, split.train)
     fits = _ridge(design[split.train], targets[split.train], PENALTIES)
     held = targets[split.validation]
@@ -201,10 +205,14 @@ def candidate_gbm(
 
 @dataclass(frozen=True)
 class _Candidates:
+    """Candidates and the features that trees read."""
+
     pairs: Int64
+    """Pair of each candidate, as an index into the task's pairs (K,)."""
     values: Int64
+    """Value of each candidate (K,)."""
     columns: NDArray[np.float32]
-    """(K, D)."""
+    """Features (K, D)."""
 
     def dataset(self, targets: NDArray[np.bool_]) -> lightgbm.Dataset:
         """Returns LightGBM's training data; the candidates of a pair are one group."""
@@ -222,23 +230,23 @@ class _Features:
     popularity: NDArray[np.float64]
 
     def sampled(self, pairs: Int64, targets: NDArray[np.bool_]) -> _Candidates:
-        """Returns training rows: the values that the next word held, and sampled others."""
+        """Returns candidates to train on: the values in the next word, and sampled negatives."""
         generator = np.random.default_rng(0)
         chance = generator.random((len(pairs), len(self.popularity)), np.float32)
         chance[~self._among_best(pairs)] = 2
         chance[targets[pairs]] = -1
-        few = min(NEGATIVES, chance.shape[1])
-        border = np.partition(np.where(chance < 0, 2, chance), few - 1, axis=1)[:, few - 1, None]
+        size = min(NEGATIVES, chance.shape[1])
+        border = np.partition(np.where(chance < 0, 2, chance), size - 1, axis=1)[:, size - 1, None]
         taken, values = np.nonzero(chance <= np.minimum(border, 1))
         return self._columns(pairs[taken], values)
 
     def all_of(self, pairs: Int64) -> _Candidates:
-        """Returns every candidate of the pairs."""
+        """Returns all candidates of the pairs."""
         taken, values = np.nonzero(self._among_best(pairs))
         return self._columns(pairs[taken], values)
 
     def spread(self, pairs: Int64, candidates: _Candidates, predicted: Any) -> Floats:
-        """Returns scores (B, C): candidates from 0 up, all other values popularity - 1."""
+        """Returns scores (B, C): 0 or more for candidates, popularity - 1 for all other values."""
         scores = np.tile(self.popularity - 1, (len(pairs), 1))
         place = np.searchsorted(pairs, candidates.pairs)
         scores[place, candidates.values] = predicted - predicted.min()
@@ -246,9 +254,9 @@ class _Features:
 
     def _among_best(self, pairs: Int64) -> NDArray[np.bool_]:
         chosen = np.zeros((len(pairs), len(self.popularity)), bool)
-        few = min(CANDIDATES, len(self.popularity))
+        size = min(CANDIDATES, len(self.popularity))
         for scores in self._base_scores(pairs):
-            chosen |= scores >= np.partition(scores, -few, axis=1)[:, -few, None]
+            chosen |= scores >= np.partition(scores, -size, axis=1)[:, -size, None]
         return chosen
 
     def _base_scores(self, pairs: Int64) -> list[Floats]:
@@ -280,8 +288,12 @@ def _at(matrix: sparse.csr_matrix, rows: Int64, columns: Int64) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Ridge:
+    """A fitted ridge regression for all values."""
+
     weights: NDArray[np.float32]
+    """(D, C)."""
     intercept: Floats
+    """(C,)."""
 
 
 def _ridge(
@@ -298,10 +310,10 @@ def _ridge(
 def _dense(
     counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, fit: Int64
 ) -> NDArray[np.float32]:
-    """Returns the design matrix: vectors and leading directions of the counts.
+    """Returns the design matrix (B, D): vectors, and leading directions of the counts.
 
-    Both are scaled by the statistics of the rows `fit`. All columns of the counts, for
-    thousands of values, would take minutes and rank no better.
+    Both are scaled by statistics of the rows `fit`. Using all columns of the counts would take
+    minutes with thousands of values, and rank no better.
     """
     scales = Scales.of(counts, vectors, fit)
     design: NDArray[np.float32] = scales.design(counts, vectors, is_leading=counts is not None)

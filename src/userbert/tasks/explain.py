@@ -2,9 +2,9 @@
 
 In: a task model, prepared data, a user and a cut-off. Out: an `Explanation`: for each word, its
 attributes and each profile field, how far it moves the model's output. `userbert explain` prints
-it. A removed word has no token, a removed attribute has the value *none*, a removed field is not
-known. Effects describe this model, not the world, and need not add up: where two words carry the
-same information, removing either changes little.
+it. A removed word has no token; a removed attribute or profile field has the value *none*. Effects
+describe this model, not the world, and need not add up: where two words carry the same information,
+removing either changes little.
 
 Letters in shapes: B users, W words of a segment, N actions of a segment, K removed parts.
 """
@@ -64,8 +64,9 @@ class Explanation:
     unit: str
     """Unit of the effects: `log odds`, `log share` or `the quantity`."""
     words: list[WordEffect]
-    """By the size of the effect, largest first, whatever its sign."""
+    """Words by absolute effect, largest first."""
     fields: list[FieldEffect]
+    """Profile fields by absolute effect, largest first."""
 
 
 def explain(
@@ -77,13 +78,14 @@ def explain(
     value: str | None = None,
     most: int = 10,
 ) -> Explanation:
-    """Explains a user's score by word and profile field; the `most` top words also by attribute.
+    """Explains a user's score by word and profile field.
 
-    Effects are in the explanation's `unit` and need not add up. A naive `cutoff` is in the schema's
-    `timezone`; the default is just after the last event. `value` names the class to explain; the
-    default is the likeliest. Raises `InputError` if the user or the class is unknown or the user
-    has no word or profile before the cut-off, `ModelError` if the data have other ids than the
-    model.
+    The `most` words with the largest effects are also explained by attribute. Effects are in the
+    explanation's `unit` and need not add up. A naive `cutoff` is in the schema's `timezone`; the
+    default is just after the last event. `value` names the class to explain; the default is the
+    likeliest. Raises `InputError` if the user or the class is unknown or the user has no word or
+    profile before the cut-off, `ModelError` if the data's vocabularies or words differ from the
+    model's.
     """
     task.user_bert.check_fits(data)
     instant = data.default_cutoff
@@ -144,7 +146,9 @@ class _Part:
     """A part to remove: a word, one attribute of a word, or a profile field."""
 
     segment: str | None = None
+    """Segment of the word; `None` for a profile field."""
     word: int = 0
+    """Number of the word in its segment."""
     attribute: str | None = None
     field: str | None = None
 
@@ -191,7 +195,10 @@ class _UserScorer:
         return effects
 
     def _value(self, outputs: Floats, class_index: int | None) -> Floats:
-        """Outputs (…, C) → (…): log share of the class; without classes, log odds or quantity."""
+        """Returns the explained value of outputs: (…, C) → (…).
+
+        With classes it is the log share of the class, else the log odds or the quantity.
+        """
         tensor = torch.from_numpy(outputs)
         if class_index is not None:
             return tensor.log_softmax(-1)[..., class_index].numpy()

@@ -77,7 +77,7 @@ def finetune(
     starts from new random weights instead of the pretrained ones. `train_on` and `validate_on` are
     indices into the labels; without `validate_on` a share of the users is held out. `trackers`
     receive the settings and every line of metrics. Raises `LabelError` if the labels leak (see
-    `refuse_leaks`), `ModelError` if the data have other ids than the model.
+    `refuse_leaks`), `ModelError` if the data's vocabularies or words differ from the model's.
     """
     config = config or FinetuneConfig()
     labels = labels if isinstance(labels, Labels) else Labels.of(labels, data)
@@ -88,7 +88,7 @@ def finetune(
     train_rows = np.arange(len(labels)) if train_on is None else train_on
     if validate_on is None:
         train_rows, validate_on = split_off_validation(
-            labels.user_ids, _classes(labels), train_rows, config.seed, config.validation
+            labels.user_ids, _strata(labels), train_rows, config.seed, config.validation
         )
     task = _new_task(model, labels, train_rows, config.seed, from_scratch)
     pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
@@ -99,7 +99,7 @@ def finetune(
     is_probed = not from_scratch and len(labels.classes) <= MAX_PROBED_CLASSES
     # The loop may end within an epoch, so the best epoch's weights are kept here.
     # The probe is evaluated first and counts as epoch 0.
-    best = _Best(current=-1 if is_probed else 0)
+    best = _BestEpoch(current=-1 if is_probed else 0)
 
     def validate() -> dict[str, float]:
         scores = task.scores(data, pairs.rows[validate_on], pairs.cutoffs[validate_on])
@@ -183,7 +183,7 @@ def refuse_leaks(model: UserBert, data: PreparedData, labels: Labels) -> None:
     """Raises `LabelError` if pretraining saw events after a cut-off (design, decision 7).
 
     Cut-offs before the model's bound are allowed if the model was pretrained up to exactly these
-    (user, cut-off) pairs (`pretrain --at`).
+    (user, cut-off) pairs (`at` of `pretrain`).
     """
     bound = model.record.get("before")
     early = 0 if bound is None else int(np.count_nonzero(labels.cutoffs < bound))
@@ -255,18 +255,19 @@ def _new_task(
     return task
 
 
-def _classes(labels: Labels) -> NDArray[Any]:
+def _strata(labels: Labels) -> NDArray[Any]:
     """Returns the targets to stratify the split by; quantities are not stratified."""
     return np.zeros(len(labels)) if labels.kind == "regression" else labels.targets
 
 
 @dataclass
-class _Best:
+class _BestEpoch:
     """Quality and weights of the best epoch so far."""
 
     value: float = -np.inf
     epoch: int = 0
     current: int = 0
+    """Number of the last epoch."""
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def note(self, value: float, task: nn.Module) -> None:

@@ -58,6 +58,7 @@ from userbert.tasks.trees import Trees, learn_gbm, with_timing
 from userbert.training.tracking import Tracker
 
 FORMAT = 1
+"""Format version of the folder of a fused task."""
 FUSED = "fused.json"
 """The file that marks a folder as a fused task."""
 _FILES = (FUSED, "regression.safetensors", "trees.txt")
@@ -70,7 +71,7 @@ _PAIRS = 50_000
 class OddsScale:
     """Held-out mean and deviation of a member's log-odds.
 
-    They standardise the member's scores, so that a score does not depend on who else is in the
+    They standardise the member's scores, so that a score does not depend on the other users in the
     call.
     """
 
@@ -116,7 +117,7 @@ class FusedModel:
     def scores(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> Floats:
         """Returns the probability of yes (B,) of pairs, given as `rows` (B,) and `cutoffs` (B,).
 
-        Raises `ModelError` if the data have other ids than the model.
+        Raises `ModelError` if the data's vocabularies or words differ from the model's.
         """
         self.pretrained.check_fits(data)
         parts = []
@@ -129,6 +130,7 @@ class FusedModel:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _each(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> dict[str, Floats]:
+        """Returns the probabilities (B,) of each member, by the member's name."""
         counts, names = aggregates(data, rows, cutoffs, self.hidden)
         vectors = embed_pairs(self.pretrained, data, rows, cutoffs)
         scores = {
@@ -225,7 +227,7 @@ class FusedModel:
 
 
 def load_task(folder: str | Path) -> TaskModel | FusedModel:
-    """Loads a task folder of either kind; raises `ModelError` as the kinds' `load` do."""
+    """Loads a task folder, fused or not; raises `ModelError` if it is damaged or too new."""
     if (Path(folder) / FUSED).is_file():
         return FusedModel.load(folder)
     return TaskModel.load(folder)
@@ -239,9 +241,10 @@ def finetune_with_aggregates(
     config: FinetuneConfig | None = None,
     trackers: Sequence[Tracker] = (),
 ) -> FusedModel:
-    """Fits network, regression and one or two kinds of trees to a binary task; see `finetune`.
+    """Fits a fused model to a binary task; its parameters are those of `finetune`.
 
-    Raises `LabelError` for other kinds of task and too few labels, and the errors of `finetune`.
+    Trees on timing are fitted only if the vectors have timing. Raises `LabelError` for other kinds
+    of task and too few labels, and the errors of `finetune`.
     """
     config = config or FinetuneConfig()
     labels = labels if isinstance(labels, Labels) else Labels.of(labels, data)
@@ -269,13 +272,13 @@ def finetune_with_aggregates(
     rows = data.rows_of(labels.user_ids)
     counts, names = aggregates(data, rows, labels.cutoffs, model.hidden)
     vectors = embed_pairs(model, data, rows, labels.cutoffs)
-    lasting = sparse.csr_matrix(counts[:, all_history_columns(names)])
+    long_counts = sparse.csr_matrix(counts[:, all_history_columns(names)])
     timing = model.timing_width()
     regression, regression_quality, regression_scores = learn_linear(
-        lasting, vectors, labels.targets, split, timing
+        long_counts, vectors, labels.targets, split, timing
     )
     trees, trees_quality, trees_scores = learn_gbm(counts, labels.targets, split)
-    held = {
+    held_scores = {
         "network": network.scores(data, rows[validation], labels.cutoffs[validation]),
         "regression": regression_scores,
         "trees": trees_scores,
@@ -288,17 +291,17 @@ def finetune_with_aggregates(
     timed_trees = None
     if timing:
         timed = with_timing(counts, vectors, timing)
-        timed_trees, qualities["timed trees"], held["timed trees"] = learn_gbm(
+        timed_trees, qualities["timed trees"], held_scores["timed trees"] = learn_gbm(
             timed, labels.targets, split
         )
-    odds_scales = {name: OddsScale.of(scores) for name, scores in held.items()}
+    odds_scales = {name: OddsScale.of(scores) for name, scores in held_scores.items()}
     targets = labels.targets[validation]
     judges = max(1, min(targets.sum(), len(targets) - targets.sum()))
     weights = dict(zip(qualities, trust([*qualities.values()], judges), strict=True))
     record = {
         **network.record,
         "qualities": qualities,
-        "quality": quality(labels, targets, _mean(held, odds_scales, weights)),
+        "quality": quality(labels, targets, _mean(held_scores, odds_scales, weights)),
     }
     return FusedModel(network, model, regression, trees, timed_trees, odds_scales, weights, record)
 
@@ -311,7 +314,7 @@ def _mean(
     """Returns the weighted mean of the members' standardised log-odds as probabilities.
 
     Differs from `blending.blend` in that the scales come from held-out users, so that a score does
-    not depend on who else is in the call. A member with constant scores is ignored.
+    not depend on the other users in the call. A member with constant scores is ignored.
     """
     names = [name for name in scores if odds_scales[name].width > EPSILON] or [*scores]
     standard = [

@@ -28,7 +28,8 @@ Kind = Literal["binary", "multiclass", "multilabel", "regression"]
 _MAX_NUMBER_CLASSES = 20
 """A column with more distinct whole numbers than this is a quantity, not a class."""
 _LARGEST = float(np.finfo(np.float32).max)
-_WORDS = (pl.String, pl.Boolean, pl.Categorical, pl.Enum)
+"""Largest absolute label of a regression: targets are float32."""
+_TEXT_TYPES = (pl.String, pl.Boolean, pl.Categorical, pl.Enum)
 _YES_AND_NO = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0, "yes": 1, "no": 0}
 
 
@@ -57,26 +58,27 @@ def check_labels(column: pl.Series, name: str) -> pl.Series:
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     inner = column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
-    is_known = inner.is_numeric() or inner in _WORDS
-    if not is_known:
+    is_supported = inner.is_numeric() or inner in _TEXT_TYPES
+    if not is_supported:
         raise LabelError(
-            f"{name}, column label: expected numbers, words, yes or no, or lists of words, found "
+            f"{name}, column label: expected numbers, text, booleans or lists of text, found "
             f"{column.dtype}. Convert the column."
         )
     if isinstance(column.dtype, pl.List):
-        gaps = column.list.eval(pl.element().is_null()).list.any()
-        _refuse(column, gaps, name, "a list without nulls")
+        has_null = column.list.eval(pl.element().is_null()).list.any()
+        _refuse_rows(column, has_null, name, "a list without nulls")
         if not (column.list.len() > 0).any():
             raise LabelError(
                 f"{name}, column label: all lists are empty. At least one must hold a value."
             )
     elif column.dtype.is_float():
-        _refuse(column, ~column.is_finite(), name, "a number")
-        _refuse(column, column.abs() > _LARGEST, name, f"a number below {_LARGEST:.2g}")
+        _refuse_rows(column, ~column.is_finite(), name, "a number")
+        _refuse_rows(column, column.abs() > _LARGEST, name, f"a number below {_LARGEST:.2g}")
     return column
 
 
-def _refuse(column: pl.Series, is_bad: pl.Series, name: str, expected: str) -> None:
+def _refuse_rows(column: pl.Series, is_bad: pl.Series, name: str, expected: str) -> None:
+    """Raises `LabelError` for the first row where `is_bad` is true, if there is one."""
     rows = is_bad.arg_true()
     if len(rows):
         raise LabelError(
@@ -110,13 +112,13 @@ def targets_of(column: pl.Series, kind: Kind, classes: Sequence[str]) -> NDArray
         return texts.replace_strict(_YES_AND_NO, return_dtype=pl.Int64).to_numpy()
     if kind == "regression":
         return column.cast(pl.Float32).to_numpy()
-    number = {value: index for index, value in enumerate(classes)}
+    class_index = {value: index for index, value in enumerate(classes)}
     if kind == "multiclass":
-        return column.cast(pl.String).replace_strict(number, return_dtype=pl.Int64).to_numpy()
+        return column.cast(pl.String).replace_strict(class_index, return_dtype=pl.Int64).to_numpy()
     targets = np.zeros((len(column), len(classes)), dtype=bool)
     values = column.cast(pl.List(pl.String)).explode(empty_as_null=False)
     rows = np.repeat(np.arange(len(column)), column.list.len().to_numpy())
-    targets[rows, values.replace_strict(number, return_dtype=pl.Int64).to_numpy()] = True
+    targets[rows, values.replace_strict(class_index, return_dtype=pl.Int64).to_numpy()] = True
     return targets
 
 
@@ -130,7 +132,7 @@ def column_of(targets: NDArray[Any], kind: Kind, classes: Sequence[str]) -> pa.A
 
 
 _METADATA_KEY = b"userbert"
-_TYPES: Mapping[str, type] = {"multilabel": np.bool_, "regression": np.float32}
+_TARGET_TYPES: Mapping[str, type] = {"multilabel": np.bool_, "regression": np.float32}
 """Target types by kind of task; int64 class indices for all other kinds."""
 
 
@@ -154,7 +156,10 @@ def write_labels(
     cutoffs: Int64,
     targets: NDArray[Any],
 ) -> None:
-    """Writes a Parquet file of `user_id`, `cutoff`, `label`, each (B,), atomically."""
+    """Writes a Parquet file of `user_id`, `cutoff` and `label` atomically.
+
+    `cutoffs` (B,) are microseconds since 1970; `targets` are (B,) or (B, C).
+    """
     require_ending(path, ".parquet")
     table = pa.table(
         {
@@ -211,12 +216,12 @@ def refuse_changed(path: Path, metadata: LabelsMetadata, frame: pl.DataFrame) ->
 def checksum_of(
     metadata: LabelsMetadata, user_ids: Sequence[str], cutoffs: Int64, targets: NDArray[Any]
 ) -> str:
-    """SHA-256 of the labels and their metadata."""
+    """Returns the SHA-256 of the labels and their metadata, without the stored checksum."""
     content = metadata.model_dump(mode="json", exclude={"checksum"})
     digest = hashlib.sha256(json.dumps(content).encode())
     digest.update("\0".join(user_ids).encode(errors="surrogatepass"))
     digest.update(np.ascontiguousarray(cutoffs).data)
-    digest.update(np.ascontiguousarray(targets, _TYPES.get(metadata.kind, np.int64)).data)
+    digest.update(np.ascontiguousarray(targets, _TARGET_TYPES.get(metadata.kind, np.int64)).data)
     return digest.hexdigest()
 
 

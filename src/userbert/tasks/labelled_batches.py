@@ -24,7 +24,8 @@ _PARTS = 3
 class LabelledBatches:
     """Batches in random order, every pair once per epoch; users in a batch are sorted by length.
 
-    `train_rows` are the indices into `pairs` to train on.
+    `train_rows` are the indices into `pairs` to train on. `hidden` names the profile fields that
+    the batches leave out.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class LabelledBatches:
         hidden: tuple[str, ...],
     ) -> None:
         self.per_epoch = -(-len(train_rows) // batch_size)
+        """Number of batches per epoch."""
         self._train_rows, self._seed = train_rows, seed
         self._epoch = -1
         self._batches: list[Int64] = []

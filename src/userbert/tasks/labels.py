@@ -47,12 +47,13 @@ from userbert.tasks.label_files import (
 )
 
 _METADATA_FIELDS = ("question", "kind", "classes", "attribute", "hide", "horizon")
-_USERS_AT_A_TIME = 20_000
+_CHUNK_PAIRS = 20_000
+"""Pairs labelled at once, to bound memory."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Targets of (user, cut-off) pairs, and what they mean."""
+    """Targets of (user, cut-off) pairs, and the question that they answer."""
 
     name: str
     """Name of the task: the file's name without its ending."""
@@ -155,9 +156,10 @@ def label_next(
 ) -> Labels:
     """Labels users with the values of an attribute in their next word (paper §4.2, next genre).
 
-    The next word is the first at or after the cut-off, in the short-term segment if that has the
-    attribute. If the cut-off divides a word, only the actions at or after it count. Users without
-    a next word (within `horizon`), or without a known value in it, are left out.
+    The next word is the first at or after the cut-off in `segment`; the default is the short-term
+    segment if it has the attribute, else the long-term one. If the cut-off divides a word, only the
+    actions at or after the cut-off count. Users without a next word within `horizon`, a duration
+    such as `28d` (`None`: no limit), or without a known value in that word are left out.
     """
     segment = _segment_with(data, attribute, segment)
     vocabulary = data.vocabularies.segments[segment][attribute]
@@ -169,7 +171,7 @@ def label_next(
     pairs = _eligible(data, pairs)
     targets = np.zeros((len(pairs), len(vocabulary.values)), dtype=bool)
     position = list(data.vocabularies.segments[segment]).index(attribute)
-    for part in _parts(len(pairs)):
+    for part in _chunks(len(pairs)):
         cutoffs = pairs.cutoffs[part]
         end = None if horizon is None else cutoffs + _duration_us(horizon)
         actions = actions_between(data, segment, pairs.rows[part], cutoffs, end)
@@ -194,10 +196,10 @@ def label_next(
 
 
 def label_return(data: PreparedData, pairs: Pairs, horizon: str) -> Labels:
-    """Labels users by whether they act within `horizon` of the cut-off, its end excluded.
+    """Labels users by whether they act from the cut-off to just before cut-off + `horizon`.
 
-    Raises `LabelError` if the horizon ends more than a day after the last event: then the answers
-    are not known yet.
+    `horizon` is a duration such as `28d`. Raises `LabelError` if it ends more than a day after the
+    last event, because the answers are not known yet.
     """
     pairs = _eligible(data, pairs)
     ends = pairs.cutoffs + _duration_us(horizon)
@@ -207,7 +209,7 @@ def label_return(data: PreparedData, pairs: Pairs, horizon: str) -> Labels:
             f"{data.path}: the answer is not known yet. Choose an earlier cutoff."
         )
     returns = np.zeros(len(pairs), dtype=np.int64)
-    for part in _parts(len(pairs)):
+    for part in _chunks(len(pairs)):
         for segment in data.schema.segments:
             rows, cutoffs = pairs.rows[part], pairs.cutoffs[part]
             actions = actions_between(data, segment, rows, cutoffs, ends[part])
@@ -261,11 +263,11 @@ def label_response(
     negatives: int | None = None,
     seed: int = 0,
 ) -> Labels:
-    """Labels users by whether they are among the `positives`, who responded (paper §4.2).
+    """Labels users by whether they responded (paper §4.2); `positives` are the ids of responders.
 
-    The other users of `among` (`None`: all users) are negative: all of them, or `negatives` per
-    positive, drawn uniformly (the paper's ratio is 3). That the responses came after the cut-off is
-    not checked, as the data do not hold them.
+    The other users of `among` (ids; `None`: all users) are negative: all of them, or `negatives`
+    per positive, drawn uniformly (the paper's ratio is 3). The data do not hold the responses, so
+    whether they came after the cut-off is not checked.
     """
     pairs = _eligible(data, pairs)
     known = data.rows_of(sorted(positives))
@@ -303,6 +305,7 @@ def _eligible(data: PreparedData, pairs: Pairs) -> Pairs:
 
 
 def _checked(labels: Labels, data: PreparedData) -> Labels:
+    """Returns the labels; raises `LabelError` if no model can be fitted to them with these data."""
     if len(labels) == 0:
         raise LabelError(
             f"{labels.name}: no user has both an event before the cut-off and an answer after it. "
@@ -335,6 +338,7 @@ def _checked(labels: Labels, data: PreparedData) -> Labels:
 
 
 def _segment_with(data: PreparedData, attribute: str, segment: str | None) -> str:
+    """Returns `segment`, or the first segment with the attribute; short-term comes first."""
     segments = data.vocabularies.segments
     matching = [name for name in ("short_term", "long_term") if attribute in segments.get(name, {})]
     if segment is not None and segment not in matching:
@@ -373,6 +377,6 @@ def _duration_us(horizon: str) -> int:
         raise LabelError(f"horizon: {error}.") from error
 
 
-def _parts(count: int) -> Iterator[slice]:
-    for first in range(0, count, _USERS_AT_A_TIME):
-        yield slice(first, first + _USERS_AT_A_TIME)
+def _chunks(count: int) -> Iterator[slice]:
+    for first in range(0, count, _CHUNK_PAIRS):
+        yield slice(first, first + _CHUNK_PAIRS)

@@ -3,7 +3,7 @@
 In: targets and out-of-fold scores, one array per pretraining seed. Out: `Estimate`s with bootstrap
 intervals, and calibration `Bin`s. Used by `evaluate` and the experiments.
 
-Rankings are computed inside each fold and averaged over folds: models of different folds are
+Ranking metrics are computed inside each fold and averaged over folds: models of different folds are
 calibrated differently, so their scores must not be compared. The bootstrap resamples users, not
 (user, cut-off) pairs, and all models share the resamples, so that differences are paired.
 
@@ -26,37 +26,43 @@ _RESAMPLES_AT_A_TIME = 50
 
 
 def roc_auc(targets: NDArray[Any], scores: Floats) -> float:
-    """Chance that a positive scores above a negative, ties counting half; nan with one class."""
+    """Returns the chance that a positive scores above a negative; ties count half.
+
+    Returns nan if there is only one class.
+    """
     return float(_roc_auc(targets, scores, _unweighted(targets))[0])
 
 
 def roc_auc_or_chance(targets: NDArray[Any], scores: Floats) -> float:
-    """ROC-AUC for choosing models; 0.5 with one class, where there is nothing to rank."""
+    """Returns the ROC-AUC, for choosing models; 0.5 if there is only one class."""
     value = roc_auc(targets, scores)
     return 0.5 if np.isnan(value) else value
 
 
 def pr_auc(targets: NDArray[Any], scores: Floats) -> float:
-    """Average precision: mean of the precision at each positive; ties share one precision."""
+    """Returns the average precision: the mean of the precision at each positive.
+
+    Ties share one precision.
+    """
     return float(_pr_auc(targets, scores, _unweighted(targets))[0])
 
 
 def accuracy(targets: NDArray[Any], scores: Floats) -> float:
-    """Share of correct pairs: probabilities (B,) cut at 0.5, or the best class of (B, C)."""
+    """Returns the share of correct pairs: scores (B,) above 0.5, or the best class of (B, C)."""
     return float(_hits(targets, scores).mean())
 
 
 def map_at_k(scores: Floats, relevant: NDArray[Any], k: int = 10) -> float:
-    """Mean over users of the average precision at k (paper §4.5: mAP@10)."""
+    """Returns the mean over users of the average precision at k (paper §4.5: mAP@10)."""
     return float(average_precision_at_k(scores, relevant, k).mean())
 
 
 def average_precision_at_k(scores: Floats, relevant: NDArray[Any], k: int = 10) -> Floats:
-    """Average precision of each user's best k classes: (B, C), (B, C) → (B,).
+    """Returns the average precision of each user's best k classes: (B, C), (B, C) → (B,).
 
-    The sum of the precisions at the hits among the best k, divided by min(k, number of relevant
-    classes): a perfect ranking has 1. Users without a relevant class have 0. Of tied classes, the
-    first in order ranks higher.
+    It is the sum of the precisions at the hits among the best k, divided by min(k, number of
+    relevant classes), so a perfect ranking has 1. Users without a relevant class have 0. Of tied
+    classes, the one with the smaller index ranks higher.
     """
     k = min(k, scores.shape[1])
     best = _best_k(scores, k)
@@ -138,7 +144,10 @@ def _unweighted(targets: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _nan_mean(values: Floats) -> Floats:
-    """Mean over the first axis without nan (a fold may lack a class); nan where all are nan."""
+    """Returns the mean over the first axis without nan; nan where all values are nan.
+
+    A fold that lacks a class has the value nan.
+    """
     defined = ~np.isnan(values)
     counts = defined.sum(axis=0)
     total: Floats = np.where(defined, values, 0).sum(axis=0)
@@ -152,6 +161,7 @@ def _per_pair(metric: MetricName, targets: NDArray[Any], scores: Floats) -> Floa
 
 
 def _hits(targets: NDArray[Any], scores: Floats) -> Floats:
+    """Returns 1 for each correct pair, else 0 (B,)."""
     predicted = scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
     hits: NDArray[np.bool_] = predicted == targets
     return hits.astype(np.float64)
@@ -200,7 +210,10 @@ def _pr_auc(targets: NDArray[Any], scores: Floats, weights: NDArray[np.float32])
 def _by_threshold(
     targets: NDArray[Any], scores: Floats, weights: NDArray[np.float32], curve: Any
 ) -> Floats:
-    """Applies `curve` to the weights of positives and negatives by distinct score, ascending."""
+    """Applies `curve` to the weights of positives and negatives by distinct score: (R,).
+
+    Scores ascend. `weights` are (R, B).
+    """
     order = np.argsort(scores, kind="stable")
     sorted_scores = scores[order]
     starts = np.flatnonzero(np.r_[True, sorted_scores[1:] != sorted_scores[:-1]])
@@ -213,15 +226,17 @@ def _by_threshold(
     return np.concatenate(values)
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
-    """Returns `above / below`; nan where `below` is zero."""
-    ratio: Floats = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Returns `numerator / denominator`; nan where the denominator is zero."""
+    undefined = np.full(numerator.shape, np.nan)
+    ratio: Floats = np.divide(numerator, denominator, out=undefined, where=denominator > 0)
     return ratio
 
 
 _MAX_BINS = 10
 _USERS_PER_BIN = 50
-"""With fewer users, chance moves the observed share more than a model's miscalibration does."""
+"""Fewest users per bin: with fewer, chance moves the observed share more than a model's
+miscalibration does."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +254,7 @@ class Bin:
 
 
 def calibration(targets: NDArray[np.int64], scores: Floats) -> list[Bin]:
-    """Groups users by score (B,) into at most ten equal bins; equal scores share a bin."""
+    """Groups users by score (B,) into at most ten bins of equal size; equal scores share a bin."""
     from scipy.stats import binomtest  # from the extra `train`; metrics do without it
 
     count = min(_MAX_BINS, max(2, len(scores) // _USERS_PER_BIN))
@@ -257,6 +272,9 @@ def calibration(targets: NDArray[np.int64], scores: Floats) -> list[Bin]:
 
 
 def calibration_error(bins: list[Bin]) -> float:
-    """Mean distance over users of score and observed share (Naeini et al. 2015)."""
+    """Returns the expected calibration error (Naeini et al. 2015).
+
+    It is the distance between a bin's mean score and observed share, averaged over users.
+    """
     users = sum(group.users for group in bins)
     return sum(group.users * abs(group.predicted - group.observed) for group in bins) / users

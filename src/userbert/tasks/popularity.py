@@ -22,21 +22,22 @@ from userbert.tasks.splits import Split
 
 
 def popularity(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Share of the pairs (B, C) whose next word holds each value: (C,). Pass training pairs only.
+    """Returns the share of pairs whose next word holds each value: (B, C) → (C,).
 
-    One pseudo-pair that holds every value a little keeps the share of unseen values above zero.
+    Pass no test pairs. One pseudo-pair, in which each value counts 1 / C, keeps the share of unseen
+    values above zero.
     """
     return (targets.sum(axis=0) + 1 / targets.shape[1]) / (len(targets) + 1)  # type: ignore[no-any-return]
 
 
 def own_popularity(
-    words_with: sparse.csr_matrix, popularity: NDArray[np.float64], prior: float = 1
+    word_counts: sparse.csr_matrix, popularity: NDArray[np.float64], prior: float = 1
 ) -> NDArray[np.float64]:
-    """Scores values by how many of the user's words held them (B, C), plus popularity (C,).
+    """Scores values by the user's words with each (B, C), plus `prior` times popularity (C,).
 
     Popularity is below 1, so with unweighted words and `prior` 1 it only breaks ties.
     """
-    return words_with.toarray() + prior * popularity  # type: ignore[no-any-return]
+    return word_counts.toarray() + prior * popularity  # type: ignore[no-any-return]
 
 
 def words_with_each_value(
@@ -71,7 +72,7 @@ def words_with_each_value(
 def _is_first_in_word(
     ids: Int32, word_starts: NDArray[np.bool_], offsets: Int64
 ) -> NDArray[np.bool_]:
-    """Whether no earlier action of the same word and user has the same id (N,)."""
+    """Returns whether each action is the first with its id in its word (N,)."""
     starts: NDArray[Any] = word_starts.copy()
     starts[offsets[:-1][np.diff(offsets) > 0]] = True
     words = np.cumsum(starts)
@@ -83,5 +84,5 @@ def _is_first_in_word(
 
 
 def base_rate(targets: NDArray[Any], split: Split) -> Scored:
-    """Scores every test pair with the share of positives among the training pairs."""
+    """Scores every test pair with the share of positives among the non-test pairs."""
     return Scored(np.full(len(split.test), targets[split.learning].mean()), 0.5)

@@ -26,7 +26,7 @@ regression: predicted quantity (B,)."""
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a task predicts."""
+    """Specification of a task: the question, its kind, and its possible answers."""
 
     name: str
     question: str

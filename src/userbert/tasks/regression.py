@@ -30,10 +30,10 @@ Matrix = Any
 """(B, D), dense or sparse by row; scipy has no types."""
 
 PENALTIES = tuple(10.0**power for power in range(-5, 0))
-"""Inverse strengths of the L2 penalty; the best is mostly inside the range."""
+"""Inverse strengths of the L2 penalty (scikit-learn's `C`); the best is mostly inside the range."""
 STRONG_PENALTIES = PENALTIES[:3]
-"""Inverse penalties tried on sparse counts, with thousands of columns, to save time; weaker
-penalties were not measured there."""
+"""Inverse strengths tried on sparse counts of thousands of columns, to save time. Weaker penalties
+were not measured there."""
 SHARES = (1.0, 0.3, 0.1, 0.0)
 """Scales tried for the learned columns of vectors, relative to counts and timing. All columns have
 one penalty, so hundreds of weak columns at full scale would drown out a few strong ones."""
@@ -54,7 +54,7 @@ def linear(
     users acted.
     """
     model, value, held_scores = learn_linear(counts, vectors, targets, split, timing)
-    scores = model.scores(_rows(counts, split.test), _rows(vectors, split.test))
+    scores = model.scores(_take_rows(counts, split.test), _take_rows(vectors, split.test))
     return Scored(scores, value, held_scores)
 
 
@@ -67,22 +67,24 @@ def learn_linear(
 ) -> tuple["Regression", float, Floats]:
     """Fits a regression; returns it, its validation ROC-AUC, and its validation scores (B,).
 
-    The validation figures come from regressions that were fitted without the validation pairs.
+    The parameters are those of `linear`. The validation figures come from regressions that were
+    fitted without the validation pairs.
     """
     learning = split.learning
     training = _TrainingData(
-        _rows(counts, learning), _rows(vectors, learning), targets[learning], timing
+        _take_rows(counts, learning), _take_rows(vectors, learning), targets[learning], timing
     )
     shares = _shares(counts, vectors, timing) if split.is_small else SHARES[:1]
-    values: dict[_Choice, list[float]] = defaultdict(list)
-    held_scores: dict[_Choice, list[Floats]] = defaultdict(list)  # the first: validation pairs
-    for part in split.tried:
+    values: dict[_Hyperparameters, list[float]] = defaultdict(list)
+    # The first array of each list belongs to the validation pairs.
+    held_scores: dict[_Hyperparameters, list[Floats]] = defaultdict(list)
+    for part in split.selection_parts:
         held = np.searchsorted(learning, part)
         for choice, scores in training.try_choices(shares, held):
             values[choice].append(roc_auc_or_chance(training.targets[held], scores))
             held_scores[choice].append(scores)
 
-    def mean_value(choice: _Choice) -> float:
+    def mean_value(choice: _Hyperparameters) -> float:
         return float(np.mean(values[choice]))
 
     best = max(values, key=mean_value)
@@ -112,12 +114,15 @@ def _blend_factors(held_scores: Sequence[Sequence[Floats]]) -> tuple[Floats, flo
     return factors, float(centers.mean() - factors @ centers)
 
 
-class _Choice(NamedTuple):
+class _Hyperparameters(NamedTuple):
     """Hyper-parameters of a regression."""
 
     share: float
+    """Scale of the learned columns of the vectors; see `SHARES`."""
     is_leading: bool
+    """Whether the leading directions of the counts replace all columns."""
     penalty: float
+    """Inverse strength of the L2 penalty."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,9 @@ class _TrainingData:
     targets: NDArray[Any]
     timing: int
 
-    def try_choices(self, shares: Sequence[float], held: Int64) -> Iterator[tuple[_Choice, Floats]]:
+    def try_choices(
+        self, shares: Sequence[float], held: Int64
+    ) -> Iterator[tuple[_Hyperparameters, Floats]]:
         """Yields each choice with the scores of the pairs `held` after fitting on all others."""
         rows = np.setdiff1d(np.arange(len(self.targets)), held)
         scales = Scales.of(self.counts, self.vectors, rows)
@@ -139,20 +146,20 @@ class _TrainingData:
             design = scales.with_share(share, self.timing).design(
                 self.counts, self.vectors, is_leading=is_leading
             )
-            model = _regression()
+            model = _new_regression()
             for penalty in PENALTIES if isinstance(design, np.ndarray) else STRONG_PENALTIES:
                 model.set_params(C=penalty).fit(design[rows], self.targets[rows])
                 scores = model.predict_proba(design[held])[:, 1]
-                yield _Choice(share, is_leading, penalty), scores
+                yield _Hyperparameters(share, is_leading, penalty), scores
 
-    def fit(self, choice: _Choice) -> "Regression":
+    def fit(self, choice: _Hyperparameters) -> "Regression":
         """Fits the chosen regression on all rows."""
         all_rows = np.arange(len(self.targets))
         scales = Scales.of(self.counts, self.vectors, all_rows).with_share(
             choice.share, self.timing
         )
         design = scales.design(self.counts, self.vectors, is_leading=choice.is_leading)
-        model = _regression().set_params(C=choice.penalty).fit(design, self.targets)
+        model = _new_regression().set_params(C=choice.penalty).fit(design, self.targets)
         return Regression(scales, choice.is_leading, model.coef_[0], float(model.intercept_[0]))
 
 
@@ -169,7 +176,7 @@ def _shares(
 
 @dataclass(frozen=True)
 class Scales:
-    """Standardisation of the columns; arrays of features that are not used are empty."""
+    """Standardisation of the columns; the arrays of unused features are empty."""
 
     counts: Floats
     """Factor of each log count (D,)."""
@@ -186,19 +193,19 @@ class Scales:
 
     @classmethod
     def of(
-        cls, counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, fit: Int64
+        cls, counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, rows: Int64
     ) -> "Scales":
-        """Computes the standardisation from the rows `fit`."""
+        """Computes the standardisation from the pairs at `rows`."""
         empty: Floats = np.zeros(0)
         factors, center, width = empty, empty, empty
         directions: Floats = np.zeros((0, 0))
         if counts is not None:
-            factors = _factors(_logs(counts[fit]))
-            scaled = _logs(counts[fit]) @ sparse.diags_array(factors)
+            factors = _scale_factors(_logs(counts[rows]))
+            scaled = _logs(counts[rows]) @ sparse.diags_array(factors)
             svd = TruncatedSVD(min(DIMENSIONS, min(scaled.shape) - 1), random_state=0).fit(scaled)
             directions = svd.components_
             center, width = _moments((scaled @ directions.T).astype(np.float32))
-        vector_moments = (empty, empty) if vectors is None else _moments(vectors[fit])
+        vector_moments = (empty, empty) if vectors is None else _moments(vectors[rows])
         return cls(factors, directions, center, width, *vector_moments)
 
     def with_share(self, share: float, timing: int) -> "Scales":
@@ -268,19 +275,20 @@ class Regression:
         )
 
 
-def _rows(matrix: Matrix | None, rows: Int64) -> Matrix | None:
+def _take_rows(matrix: Matrix | None, rows: Int64) -> Matrix | None:
     return None if matrix is None else matrix[rows]
 
 
 def _logs(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Returns sign(x) log(1 + |x|) of each count x."""
     logs = counts.astype(np.float64)
     # Refunds can make sums negative.
     logs.data = np.sign(logs.data) * np.log1p(np.abs(logs.data))
     return logs
 
 
-def _factors(logs: sparse.csr_matrix) -> Floats:
-    """Factors (D,) that scale columns to deviation 1; 0 for constant columns.
+def _scale_factors(logs: sparse.csr_matrix) -> Floats:
+    """Returns factors (D,) that scale columns to deviation 1; 0 for constant columns.
 
     Scaling keeps zeros at zero, so the matrix stays sparse.
     """
@@ -292,10 +300,10 @@ def _factors(logs: sparse.csr_matrix) -> Floats:
 
 
 def _moments(values: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """Mean of each column, and its deviation, bounded away from 0."""
+    """Returns the mean and the deviation of each column; the deviation is at least 1e-6."""
     return values.mean(axis=0), np.maximum(values.std(axis=0), 1e-6)
 
 
-def _regression() -> LogisticRegression:
-    """Returns a regression with warm starts: a fit starts from the previous, stronger penalty."""
+def _new_regression() -> LogisticRegression:
+    """Returns a regression with warm starts: each fit starts from the previous fit's weights."""
     return LogisticRegression(max_iter=2000, tol=1e-3, warm_start=True)

@@ -17,8 +17,8 @@ from userbert.data.ragged import Int64
 VALIDATION_SHARE = 0.2
 """Share of a fold's training part on which penalties, rounds, epochs and models are chosen."""
 MANY_PAIRS = 10_000
-"""From this many pairs on, one validation part is enough to choose by, and one draw of trees
-hardly differs from another."""
+"""From this many pairs on, one validation part is enough to choose models, and trees of
+different seeds hardly differ."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Split:
     def is_small(self) -> bool:
         """Whether there are fewer than `MANY_PAIRS` training pairs.
 
-        Chance then matters more, so models are chosen on all parts and averaged over draws.
+        Chance then matters more, so models are chosen on all parts and averaged over seeds.
         """
         return len(self.train) < MANY_PAIRS
 
     @property
-    def tried(self) -> tuple[Int64, ...]:
+    def selection_parts(self) -> tuple[Int64, ...]:
         """Parts that hyper-parameters are chosen on: all parts, or only the first of many pairs."""
         return self.parts if self.is_small else self.parts[:1]
 
@@ -61,7 +61,7 @@ class Split:
 def deal_users(
     user_ids: Sequence[str], targets: NDArray[Any], parts: int, seed: int
 ) -> NDArray[np.int64]:
-    """Deals users into equal parts at random and returns part numbers (B,).
+    """Deals users into `parts` equal parts at random; returns the part of each pair (B,).
 
     Parts are stratified by class (B,); a user with several pairs counts with the largest class.
     Sets (B, C) are not stratified.
@@ -71,9 +71,9 @@ def deal_users(
     if targets.ndim == 1:
         np.maximum.at(stratum, codes, targets)
     order = np.lexsort((np.random.default_rng(seed).random(len(users)), stratum))
-    part = np.empty(len(users), np.int64)
-    part[order] = np.arange(len(users)) % parts
-    return part[codes]
+    part_of_user = np.empty(len(users), np.int64)
+    part_of_user[order] = np.arange(len(users)) % parts
+    return part_of_user[codes]
 
 
 def learning_parts(
@@ -83,11 +83,14 @@ def learning_parts(
     seed: int,
     share: float = VALIDATION_SHARE,
 ) -> tuple[Int64, ...]:
-    """Splits the pairs at `learning` by user into parts, each holding about `share` of them."""
+    """Splits pairs by user into parts, each with about `share` of them.
+
+    `learning` and the parts are indices of pairs.
+    """
     ids = [user_ids[i] for i in learning]
     parts = max(2, round(1 / share))
-    part = deal_users(ids, targets[learning], parts, seed)
-    return tuple(learning[part == number] for number in range(parts))
+    part_of_pair = deal_users(ids, targets[learning], parts, seed)
+    return tuple(learning[part_of_pair == number] for number in range(parts))
 
 
 def split_off_validation(
@@ -97,6 +100,6 @@ def split_off_validation(
     seed: int,
     share: float = VALIDATION_SHARE,
 ) -> tuple[Int64, Int64]:
-    """Splits the pairs at `learning` by user into training and validation pairs."""
+    """Splits the pairs with the indices `learning` by user into training and validation pairs."""
     split = Split(learning_parts(user_ids, targets, learning, seed, share), learning[:0])
     return split.train, split.validation

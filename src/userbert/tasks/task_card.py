@@ -7,7 +7,7 @@ card repeats the question, but only the number of classes, because classes are v
 from collections.abc import Mapping
 from typing import Any
 
-from userbert.model.model_card import Facts, card, in_rows
+from userbert.model.model_card import Facts, card, facts_table
 
 _USE = """```sh
 userbert predict task data -o scores.parquet
@@ -18,12 +18,12 @@ Prepare data with the ids of its network:
 _LIMITS = """- The quality above was measured on the users that chose the best epoch (early
   stopping), so it is a little too high. Use `userbert evaluate` for an unbiased figure.
 - Scores at cut-offs before those of the training labels may leak the future.
-- Check which users a decision based on the scores would exclude, and make no decision that weighs
-  on a person by scores alone."""
+- Check which users a decision based on the scores would exclude, and make no decision
+  about a person by scores alone."""
 
 
 def task_facts(about: Mapping[str, Any]) -> Facts:
-    """Returns what the task predicts and how it was trained, by name."""
+    """Returns facts about a task and its training, by name."""
     facts = {
         "question": about["question"],
         "kind": about["kind"],
@@ -46,22 +46,25 @@ def task_facts(about: Mapping[str, Any]) -> Facts:
 
 
 def fused_facts(record: Mapping[str, Any]) -> Facts:
-    """Returns the validation quality of a fused model and of each of its models, by name."""
-    alone = {f"{name} alone": f"{value:.3f}" for name, value in record["qualities"].items()}
-    return {"validation quality": f"{record['quality']:.3f}", **alone}
+    """Returns the validation quality of a fused model and of each of its members, by name."""
+    member_facts = {f"{name} alone": f"{value:.3f}" for name, value in record["qualities"].items()}
+    return {"validation quality": f"{record['quality']:.3f}", **member_facts}
 
 
 def task_card(
-    about: Mapping[str, Any], network: str, together: Mapping[str, Any] | None = None
+    about: Mapping[str, Any], network: str, fused_record: Mapping[str, Any] | None = None
 ) -> str:
-    """Returns a task's card. `network` is its model's folder, `together` a fused task's record."""
+    """Returns a task's card.
+
+    `network` is the path of the network's model folder, `fused_record` the record of a fused task.
+    """
     blend_note = (
-        "" if together is None else " It is the mean of this network, a regression and trees."
+        "" if fused_record is None else " It is the mean of this network, a regression and trees."
     )
     sections = {
         "How to use it": _USE.format(network=network),
-        "The network": in_rows(task_facts(about)),
-        "Together": "" if together is None else in_rows(fused_facts(together)),
+        "The network": facts_table(task_facts(about)),
+        "The fused model": "" if fused_record is None else facts_table(fused_facts(fused_record)),
         "Limits": _LIMITS,
     }
     summary = (

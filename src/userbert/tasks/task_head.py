@@ -58,7 +58,7 @@ class TaskHead(nn.Linear):
         if self.kind == "regression":
             self.center.fill_(targets.mean())
             self.spread.fill_(max(float(targets.std()), 1e-6))
-        self.bias.copy_(torch.from_numpy(self._frequencies(targets)))
+        self.bias.copy_(torch.from_numpy(self._base_rate_outputs(targets)))
 
     @torch.no_grad()
     def probe(self, vectors: Tensor, targets: NDArray[Any], penalty: float) -> None:
@@ -85,8 +85,11 @@ class TaskHead(nn.Linear):
         self.weight.copy_(weight.detach() / scale)
         self.bias.copy_(bias.detach() - self.weight @ mean)
 
-    def _frequencies(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Base rates as outputs: log odds of yes, log share of each class, or 0 for quantities."""
+    def _base_rate_outputs(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the base rates as outputs: log odds of yes, or log share of each class.
+
+        Returns 0 for quantities.
+        """
         if self.kind == "regression":
             return np.zeros(1)
         if self.kind == "binary":
@@ -111,7 +114,8 @@ class TaskHead(nn.Linear):
         if self.kind == "regression":
             expected = (expected - self.center) / self.spread
             return functional.mse_loss(outputs[:, 0], expected, reduction="none")
-        # As the loss of a word's set in pretraining, but users weigh the same whatever their sets.
+        # Like pretraining's loss of a set of values, but divided by the set's size, so that users
+        # with large sets do not weigh more.
         shares = expected / expected.sum(dim=1, keepdim=True).clamp(min=1)
         return functional.cross_entropy(outputs, shares, reduction="none")
 

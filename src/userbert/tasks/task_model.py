@@ -49,14 +49,16 @@ from userbert.tasks.task_card import task_card
 from userbert.tasks.task_head import TaskHead
 
 FORMAT = 1
+"""Format version of a task folder."""
 _BATCH = 256
+"""Users scored at once."""
 _FILES = ("head.safetensors", "task.json")
 
 
 class TaskModel(nn.Module):
     """A network with a linear head on the first token's final vector (paper §4.4).
 
-    If the network's user embedding is the whole vector (`pool=all`), the head reads the whole.
+    If the network's user embedding is the whole vector (`pool=all`), the head reads all of it.
     """
 
     def __init__(self, user_bert: UserBert, labels: Labels) -> None:
@@ -102,8 +104,8 @@ class TaskModel(nn.Module):
         """Scores (user, cut-off) pairs, given as `rows` (B,) and `cutoffs` (B,).
 
         Binary: probability of yes (B,). Multiclass and multilabel: class shares (B, C) that sum to
-        1. Regression: predicted quantity (B,). Raises `ModelError` if the data have other ids than
-        the model.
+        1. Regression: predicted quantity (B,). Raises `ModelError` if the data's vocabularies or
+        words differ from the model's.
         """
         self.user_bert.check_fits(data)
         has_classes = self.kind not in ("binary", "regression")
@@ -161,7 +163,7 @@ class TaskModel(nn.Module):
     def load(cls, folder: str | Path) -> Self:
         """Loads a task folder; raises `ModelError` if it is damaged or its format is newer."""
         folder = Path(folder)
-        _check(folder)
+        _check_folder(folder)
         network = UserBert.from_pretrained(folder / "model")
         try:
             about = read_json(folder / "task.json")
@@ -175,7 +177,7 @@ class TaskModel(nn.Module):
         return task.eval()
 
 
-def _check(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Raises `ModelError` if a file is missing or its checksum differs."""
     if not (folder / "summary.json").is_file() or not (folder / "task.json").is_file():
         raise ModelError(

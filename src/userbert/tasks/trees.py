@@ -43,7 +43,7 @@ GBM = {
 columns."""
 _PARAMETERS = {**GBM, "objective": "binary", "metric": "binary_logloss"}
 FORESTS = 3
-"""Forests averaged when labels are few: forests of different seeds differ by about .01 ROC-AUC."""
+"""Models averaged when labels are few: models of different seeds differ by about .01 ROC-AUC."""
 
 
 def gbm(
@@ -83,14 +83,15 @@ def learn_gbm(
 ) -> tuple[Trees, float, Floats]:
     """Fits boosted trees; returns them, their validation ROC-AUC, and their validation scores.
 
-    The validation figures come from trees that were fitted without the validation pairs.
+    The parameters are those of `gbm`. The validation figures come from trees that were fitted
+    without the validation pairs.
     """
     learning = split.learning
     columns, targets = columns[learning], targets[learning]
     all_rows = np.arange(len(learning))
     folds = [
         (np.setdiff1d(all_rows, held), held)
-        for held in (np.searchsorted(learning, part) for part in split.tried)
+        for held in (np.searchsorted(learning, part) for part in split.selection_parts)
     ]
     history = lightgbm.cv(
         {**_PARAMETERS, "seed": 0}, lightgbm.Dataset(columns, targets), ROUNDS, folds=folds,
@@ -118,6 +119,6 @@ def _mean(scores: Iterable[Any]) -> Floats:
 def with_timing(
     counts: sparse.csr_matrix, vectors: NDArray[np.float32], timing: int
 ) -> sparse.csr_matrix:
-    """Joins counts (B, D) and the last `timing` columns of vectors (B, H)."""
+    """Joins counts (B, D) and the last `timing` columns of vectors (B, H): (B, D + timing)."""
     timing_columns = sparse.csr_matrix(vectors[:, vectors.shape[1] - timing :])
     return sparse.hstack([counts, timing_columns], format="csr", dtype=np.float32)
