@@ -1,7 +1,8 @@
 """Prepared data from a few events in memory, made by `prepare`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import polars as pl
 from hypothesis import strategies as st
 
 from userbert.data.batches import UserBatch
-from userbert.data.prepare.prepare import prepare
+from userbert.data.prepare.engine import Engine, Preparation
+from userbert.data.prepare.local import LocalEngine
+from userbert.data.prepare.prepare import prepare, prepare_logs
+from userbert.data.read.sources import open_profile, open_sources
 from userbert.data.store import PreparedData, write_manifest
 from userbert.folders import read_json
 from userbert.schema.models import Schema
@@ -108,6 +112,31 @@ def prepared(
         events = {"log": events}
     number = sum(1 for _ in folder.iterdir())
     return prepare(schema, folder / f"data{number}", events=events, **options)
+
+
+_IN_MEMORY = partial(LocalEngine, memory=2 << 30)
+
+
+def prepare_in_shards(
+    schema: str | Schema,
+    output: Path,
+    rows_per_shard: float,
+    *,
+    events: Mapping[str, Any] | None = None,
+    profile: Any | None = None,
+    engine: Callable[[Preparation], Engine] = _IN_MEMORY,
+    append: PreparedData | None = None,
+    **options: Any,
+) -> PreparedData:
+    """Prepares logs as `prepare` does, into small shards."""
+    if isinstance(schema, str):
+        schema = Schema.parse(schema)
+    if append is not None:
+        options["vocabularies"] = append.vocabularies
+    return prepare_logs(
+        schema, open_sources(schema, events), open_profile(schema, profile), output, engine,
+        append=append, rows_per_shard=rows_per_shard, **options,
+    )  # fmt: skip
 
 
 def reseal(path: Path, **changed: object) -> PreparedData:

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from small_logs import SCHEMA, buys, instant, prepared, reseal
-from userbert.data.prepare import prepare as preparation
+from small_logs import SCHEMA, buys, instant, prepare_in_shards, prepared, reseal
 from userbert.data.prepare.words import build_words, encode_actions, number_users
 from userbert.data.shards import TIMELESS, ShardTables, shard_of, user_hash, write_shard
 from userbert.data.store import PreparedData, write_manifest
@@ -34,9 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     events = pl.concat([buys(user, "2017-03-01", "2017-03-02") for user in USERS])
     events[0, "action"] = events[1, "action"] = "click"
     people = pl.DataFrame({"user": [*USERS[:9], "stranger"], "age": ["old"] * 10, "income": 1.0})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "_ROWS_PER_SHARD", 15)
-        data = prepared(tmp_path_factory.mktemp("store"), events, SCHEMA + PROFILE, profile=people)
+    path = tmp_path_factory.mktemp("store") / "data"
+    data = prepare_in_shards(SCHEMA + PROFILE, path, 15, events={"log": events}, profile=people)
     assert len(data.shards) == 8
     return data.path
 

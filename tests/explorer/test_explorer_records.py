@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import chi2_contingency
 
-from small_logs import SCHEMA, buys, log, logs, prepared
-from userbert.data.prepare import prepare as preparation
+from small_logs import SCHEMA, buys, log, logs, prepare_in_shards, prepared
 from userbert.data.store import PreparedData
 from userbert.data.use.sequences import cut, profile_ids, profile_numbers
 from userbert.data.use.timeline import timeline
@@ -38,9 +37,8 @@ MANY = pl.concat([buys(f"u{number:03}", "2017-05-01T10:00") for number in range(
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     """Prepared data with users in several shards."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "_ROWS_PER_SHARD", len(MANY) / 8 + 1)
-        return prepared(tmp_path_factory.mktemp("sharded"), MANY)
+    path = tmp_path_factory.mktemp("sharded") / "data"
+    return prepare_in_shards(SCHEMA, path, len(MANY) / 8 + 1, events={"log": MANY})
 
 
 @given(logs())

@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from small_logs import SCHEMA, buys, log, logs, prepared, reseal
-from userbert.data.prepare import prepare as preparation
+from small_logs import SCHEMA, buys, log, logs, prepare_in_shards, prepared, reseal
 from userbert.data.prepare.forget import forget
 from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
@@ -38,22 +38,22 @@ def test_appending_equals_preparing_all_at_once(
     is_new = pl.Series([chance.random() < 0.4 for _ in range(len(events))], dtype=pl.Boolean)
     old, new = events.filter(~is_new), events.filter(is_new)
     assume("buy" in old["action"] and {"buy", "click"} & set(new["action"]))
-    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+    with TemporaryDirectory() as name:
         folder = Path(name)
-        patch.setattr(preparation, "_ROWS_PER_SHARD", len(events) / parts + 3)
-        first = prepare(WITH_PEOPLE, folder / "0", events={"log": old}, profile=PEOPLE)
+
+        def prepare_part(number: str, some: pl.DataFrame, **options: Any) -> PreparedData:
+            return prepare_in_shards(
+                WITH_PEOPLE, folder / number, len(events) / parts + 3, events={"log": some},
+                profile=PEOPLE, **options,
+            )  # fmt: skip
+
+        first = prepare_part("0", old)
         # Frames all have one name; the first one gets another, like the file of another day.
         summary = (first.path / "summary.json").read_text()
         (first.path / "summary.json").write_text(summary.replace("frame 'log'", "old"))
         first = reseal(first.path)
-        both = prepare(WITH_PEOPLE, folder / "1", events={"log": new}, profile=PEOPLE, append=first)
-        at_once = prepare(
-            WITH_PEOPLE,
-            folder / "at_once",
-            events={"log": events},
-            profile=PEOPLE,
-            vocabularies=first.vocabularies,
-        )
+        both = prepare_part("1", new, append=first)
+        at_once = prepare_part("at_once", events, vocabularies=first.vocabularies)
         both.verify()
         assert both.vocabularies.to_json() == first.vocabularies.to_json()
         assert both.user_ids.to_pylist() == at_once.user_ids.to_pylist()

@@ -3,6 +3,8 @@
 import json
 import random
 import resource
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prepared_logs import BREAD, rows_in
-from small_logs import SCHEMA, buys, instant, log, logs, prepared
+from small_logs import SCHEMA, buys, instant, log, logs, prepare_in_shards, prepared
 from userbert.data.prepare import prepare as preparation
-from userbert.data.read import reading, sources
+from userbert.data.prepare.local import LocalEngine
+from userbert.data.read.reading import Reading
+from userbert.data.read.sources import open_sources
 from userbert.data.store import PreparedData
 from userbert.data.use.sequences import actions_between, cut
 from userbert.data.vocabulary import Categories
@@ -25,14 +29,6 @@ from userbert.errors import InputError, SchemaError, SourceError
 from userbert.schema.models import Schema
 
 PROFILE = "profile: {path: people.csv, fields: {age: {column: age}}}\n"
-
-
-def prepared_in_shards(
-    folder: Path, events: pl.DataFrame, rows_per_shard: int, memory: int
-) -> PreparedData:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "_ROWS_PER_SHARD", rows_per_shard)
-        return prepared(folder, events, memory=memory)
 
 
 def bytes_of(data: PreparedData) -> dict[str, bytes]:
@@ -82,12 +78,15 @@ def test_any_number_of_shards_gives_the_same_sequences(
 ) -> None:
     order = list(range(len(events)))
     shuffle.shuffle(order)
-    with TemporaryDirectory() as folder:
-        single = prepared(Path(folder), events)
-        many = prepared_in_shards(Path(folder), events, len(events) // 8 + 1, 1 << 30)
-        again = prepared_in_shards(
-            Path(folder), events[order], len(events) // 8 + 1, 100 * len(events)
-        )
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        single = prepared(folder, events)
+        rows = len(events) // 8 + 1
+        many = prepare_in_shards(SCHEMA, folder / "many", rows, events={"log": events})
+        again = prepare_in_shards(
+            SCHEMA, folder / "again", rows, events={"log": events[order]},
+            engine=partial(LocalEngine, memory=100 * len(events)),
+        )  # fmt: skip
         assert bytes_of(many) == bytes_of(again)
         assert len(many.shards) > 1 or len(events) < 9
         assert single.user_ids.to_pylist() == many.user_ids.to_pylist()
@@ -95,8 +94,8 @@ def test_any_number_of_shards_gives_the_same_sequences(
         cutoffs = np.tile([single.default_cutoff, single.first_event + 5_000_000], len(single))
         first, second = cut(single, pairs, cutoffs), cut(many, pairs, cutoffs)
         for a, b in zip(first.segments, second.segments, strict=True):
-            for name in ("ids", "action_offsets", "word_offsets", "positions"):
-                assert np.array_equal(getattr(a, name), getattr(b, name))
+            for column in ("ids", "action_offsets", "word_offsets", "positions"):
+                assert np.array_equal(getattr(a, column), getattr(b, column))
 
 
 @settings(max_examples=30)
@@ -196,15 +195,17 @@ def test_the_first_bad_row_is_an_error_with_advice_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("at_a_time", [2, 3, 1000])
-def test_rejected_rows_are_written_in_chunks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int
-) -> None:
-    monkeypatch.setattr(reading, "_ROWS_AT_A_TIME", at_a_time)
-    monkeypatch.setattr(sources, "_BATCH_ROWS", 2)
+def test_rejected_rows_are_written_in_chunks(tmp_path: Path, at_a_time: int) -> None:
     bad = BREAD.with_columns(price=pl.lit("free"))
     events = pl.concat([bad, BREAD, bad, bad[:1]], how="vertical_relaxed")
-    data = prepared(tmp_path, events, on_invalid="quarantine")
-    with pq.ParquetFile(data.path / "rejected.parquet") as file:
+    schema = Schema.parse(SCHEMA)
+    (log_file,) = open_sources(schema, {"log": events})
+    rejected = tmp_path / "rejected.parquet"
+    reading = Reading(schema, "quarantine", {log_file.name: 0}, rejected, rows_at_a_time=at_a_time)
+    chunks = list(reading.events([replace(log_file, batch_rows=2)], lambda *_: None))
+    reading.close()
+    assert sum(map(len, chunks)) == len(BREAD)
+    with pq.ParquetFile(rejected) as file:
         groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
         rows = file.read()["row"].to_pylist()
     size = len(BREAD)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from userbert.data.prepare import prepare as preparation
+from small_logs import prepare_in_shards
 from userbert.data.prepare import spark as engine
 from userbert.data.prepare.cluster import spark_session
 from userbert.data.prepare.prepare import prepare
+from userbert.data.prepare.spark import SparkEngine
 from userbert.errors import SourceError
 from userbert.folders import checksums
 from userbert.infer.inference import propose_schema
@@ -100,10 +102,12 @@ def logs(tmp_path: Path) -> Schema:
     return Schema.parse(SCHEMA, tmp_path)
 
 
-def small_pieces(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
-    rows = EVENTS + 200 + 1500
-    monkeypatch.setattr(preparation, "_ROWS_PER_SHARD", rows / shards + 1)
-    monkeypatch.setattr(engine, "_ROWS_PER_PIECE", 700)
+def rows_per_shard(shards: int) -> float:
+    return (EVENTS + 200 + 1500) / shards + 1
+
+
+def by_small_pieces(session: "SparkSession") -> "partial[SparkEngine]":
+    return partial(SparkEngine, session=session, rows_per_piece=700)
 
 
 def same(first: Path, second: Path) -> bool:
@@ -112,15 +116,13 @@ def same(first: Path, second: Path) -> bool:
 
 @pytest.mark.parametrize("shards", [1, 8])
 def test_every_byte_equals_the_local_engines(
-    logs: Schema,
-    tmp_path: Path,
-    spark: "SparkSession",
-    monkeypatch: pytest.MonkeyPatch,
-    shards: int,
+    logs: Schema, tmp_path: Path, spark: "SparkSession", shards: int
 ) -> None:
-    small_pieces(monkeypatch, shards)
-    here = prepare(logs, tmp_path / "here", on_invalid="quarantine")
-    there = prepare(logs, tmp_path / "there", on_invalid="quarantine", spark=spark)
+    rows = rows_per_shard(shards)
+    here = prepare_in_shards(logs, tmp_path / "here", rows, on_invalid="quarantine")
+    there = prepare_in_shards(
+        logs, tmp_path / "there", rows, on_invalid="quarantine", engine=by_small_pieces(spark)
+    )
     assert here.manifest["shards"] == shards
     assert same(here.path, there.path)
     assert len(pl.read_parquet(there.path / "rejected.parquet")) > 20
@@ -128,10 +130,10 @@ def test_every_byte_equals_the_local_engines(
 
 
 def test_appended_and_grown_data_equal_the_local_engines(
-    logs: Schema, tmp_path: Path, spark: "SparkSession", monkeypatch: pytest.MonkeyPatch
+    logs: Schema, tmp_path: Path, spark: "SparkSession"
 ) -> None:
-    small_pieces(monkeypatch, 4)
-    first = prepare(logs, tmp_path / "first", on_invalid="quarantine")
+    rows = rows_per_shard(4)
+    first = prepare_in_shards(logs, tmp_path / "first", rows, on_invalid="quarantine")
     pl.DataFrame(
         {
             "user": ["1", "new"], "time": ["2017-06-01T10:00"] * 2, "action": ["buy"] * 2,
@@ -142,8 +144,10 @@ def test_appended_and_grown_data_equal_the_local_engines(
     text = SCHEMA.replace("path: shop\n", "path: day.csv\n").replace("web.jsonl", "clicks.csv")
     day = Schema.parse(text.replace("people.csv", "people2.csv"), tmp_path)
     (tmp_path / "people2.csv").write_text("user,age,income\nnew,50,3\n")
-    here = prepare(day, tmp_path / "here", append=first, grow=True)
-    there = prepare(day, tmp_path / "there", append=first, grow=True, spark=spark)
+    here = prepare_in_shards(day, tmp_path / "here", rows, append=first, grow=True)
+    there = prepare_in_shards(
+        day, tmp_path / "there", rows, append=first, grow=True, engine=by_small_pieces(spark)
+    )
     assert same(here.path, there.path)
     assert "unseen" in str(there.vocabularies.to_json())
 
@@ -212,29 +216,30 @@ def test_one_user_may_have_most_events(tmp_path: Path, spark: "SparkSession") ->
 
 _ON_A_CLUSTER = """
 import sys
+from functools import partial
 from pathlib import Path
-from userbert.data.prepare import prepare as preparation
-from userbert.data.prepare import spark as engine
 from userbert.data.prepare.cluster import spark_session
+from userbert.data.prepare.prepare import prepare_logs
+from userbert.data.prepare.spark import SparkEngine
+from userbert.data.read.sources import open_profile, open_sources
 from userbert.schema.models import Schema
 
-preparation._ROWS_PER_SHARD = 200
-engine._ROWS_PER_PIECE = 700
 folder = Path(sys.argv[1])
 with spark_session("local-cluster[2,1,1024]") as session:
     schema = Schema.load(folder / "schema.yaml")
-    preparation.prepare(schema, folder / "there", on_invalid="quarantine", spark=session)
+    prepare_logs(
+        schema, open_sources(schema), open_profile(schema), folder / "there",
+        partial(SparkEngine, session=session, rows_per_piece=700),
+        on_invalid="quarantine", rows_per_shard=200,
+    )
 """
 
 
 @pytest.mark.usefixtures("java")
-def test_executors_may_be_killed(
-    logs: Schema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_executors_may_be_killed(logs: Schema, tmp_path: Path) -> None:
     """Executors are separate processes; one is killed while shards are written."""
     (tmp_path / "schema.yaml").write_text(SCHEMA)
-    monkeypatch.setattr(preparation, "_ROWS_PER_SHARD", 200)
-    here = prepare(logs, tmp_path / "here", on_invalid="quarantine")
+    here = prepare_in_shards(logs, tmp_path / "here", 200, on_invalid="quarantine")
     shards = here.manifest["shards"]
     environment = {**os.environ, "SPARK_WORKER_DIR": str(tmp_path / "workers")}
     run = subprocess.Popen(

@@ -1,6 +1,7 @@
 """Raw logs of every format give the same events; each invalid row has a reason."""
 
 import gzip
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from raw_logs import LOG, SCHEMA, message_of, rows_of, schema
-from userbert.data.read import sources
 from userbert.data.read.rows import INVALID
 from userbert.data.read.sources import open_sources
 from userbert.schema.models import Schema
@@ -100,8 +100,7 @@ def test_integers_stored_as_floats_keep_their_values() -> None:
     assert [row[4] for row in rows_of(schema(), log=log)] == ["17", None, "2.5"]
 
 
-def test_rows_are_numbered_over_batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sources, "_BATCH_ROWS", 1000)
+def test_rows_are_numbered_over_batches(tmp_path: Path) -> None:
     count = 10_000
     log = pl.DataFrame(
         {
@@ -119,8 +118,10 @@ def test_rows_are_numbered_over_batches(monkeypatch: pytest.MonkeyPatch, tmp_pat
     text = SCHEMA.replace("action: {column: action}}", "action: {column: action}, lookup: LOOKUP}")
     text = text.replace("LOOKUP", f"[{{path: {tmp_path}/groups.csv, on: genre}}]")
     text = text.replace("genre: {column: genre}", "genre: {column: group}")
-    rows = rows_of(schema(tmp_path / "log.csv", text))
-    assert [(row[0], row[1], row[4]) for row in rows] == [
+    (opened,) = open_sources(schema(tmp_path / "log.csv", text))
+    batches = list(replace(opened, batch_rows=1000).batches())
+    assert len(batches) == 10
+    assert [(row[0], row[1], row[4]) for row in pl.concat(batches).rows()] == [
         (number + 1, str(number), str(number)) for number in range(count)
     ]
 

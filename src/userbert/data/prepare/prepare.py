@@ -6,9 +6,10 @@ pass runs the words kernel on some users at a time. The result is the same, byte
 order of rows and any engine.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from userbert.data.prepare.engine import Engine, Preparation
 from userbert.data.prepare.fitting import grow_vocabularies
 from userbert.data.prepare.local import LocalEngine
 from userbert.data.read.reading import REJECTED, OnInvalid, Reading
-from userbert.data.read.sources import open_profile, open_sources
+from userbert.data.read.sources import LogFile, open_profile, open_sources
 from userbert.data.shards import power_of_two
 from userbert.data.store import PreparedData, write_manifest
 from userbert.data.vocabulary import Vocabularies
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _ROWS_PER_SHARD = 4_194_304
+"""Largest mean number of events per shard."""
 
 
 def prepare(
@@ -61,13 +63,42 @@ def prepare(
     rows go into `rejected.parquet`, each with its reason. Raises `SchemaError` if the schema does
     not match the vocabularies or the data in `append`.
     """
-    output = Path(output)
     if append is not None:
         vocabularies = append.vocabularies
         require_same_schema(schema, append)
     if vocabularies is not None:
         _check_vocabularies(schema, vocabularies)
-    logs, profiles = open_sources(schema, events), open_profile(schema, profile)
+    return prepare_logs(
+        schema,
+        open_sources(schema, events),
+        open_profile(schema, profile),
+        Path(output),
+        partial(LocalEngine, memory=memory) if spark is None else _spark_engine(spark),
+        on_invalid=on_invalid,
+        vocabularies=vocabularies,
+        append=append,
+        grow=grow,
+    )
+
+
+def prepare_logs(
+    schema: Schema,
+    logs: list[LogFile],
+    profiles: list[LogFile],
+    output: Path,
+    open_engine: Callable[[Preparation], Engine],
+    *,
+    on_invalid: OnInvalid = "fail",
+    vocabularies: Vocabularies | None = None,
+    append: PreparedData | None = None,
+    grow: bool = False,
+    rows_per_shard: float = _ROWS_PER_SHARD,
+) -> PreparedData:
+    """Runs an engine on opened logs; returns the prepared data. See `prepare` for the options.
+
+    With `append`, `vocabularies` must be those of `append`. Makes as many shards, a power of two,
+    as it takes for a mean of at most `rows_per_shard` events per shard.
+    """
     before: dict[str, Any] = {"rows": {}} if append is None else read_summary(append)
     refuse_known_files([log.name for log in logs], before["rows"])
     rows = sum(log.rows for log in logs)
@@ -80,9 +111,9 @@ def prepare(
             reading.add_rejected(append.path / REJECTED)
         preparation = Preparation(
             schema, logs, profiles, reading, append, rows,
-            shards=power_of_two(rows / _ROWS_PER_SHARD), output=output, folder=folder,
+            shards=power_of_two(rows / rows_per_shard), output=output, folder=folder,
         )  # fmt: skip
-        engine = _engine(preparation, memory, spark)
+        engine = open_engine(preparation)
         engine.read()
         reading.require_events(logs)
         if vocabularies is None or grow:
@@ -121,12 +152,10 @@ def _span(reading: Reading, append: PreparedData | None) -> dict[str, int]:
     return {"first_event": first, "last_event": last}
 
 
-def _engine(preparation: Preparation, memory: int, spark: "SparkSession | None") -> Engine:
-    if spark is None:
-        return LocalEngine(preparation, memory)
+def _spark_engine(session: "SparkSession") -> Callable[[Preparation], Engine]:
     from userbert.data.prepare.spark import SparkEngine
 
-    return SparkEngine(preparation, spark)
+    return partial(SparkEngine, session=session)
 
 
 def _check_vocabularies(schema: Schema, vocabularies: Vocabularies) -> None:

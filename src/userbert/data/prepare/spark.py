@@ -71,9 +71,18 @@ Batches = Iterator[pa.RecordBatch]
 
 
 class SparkEngine:
-    """Runs the passes of a preparation on the executors of a session."""
+    """Runs the passes of a preparation on the executors of a session.
 
-    def __init__(self, preparation: Preparation, session: "SparkSession") -> None:
+    A task reads at most `rows_per_piece` rows of a Parquet file.
+    """
+
+    def __init__(
+        self,
+        preparation: Preparation,
+        session: "SparkSession",
+        *,
+        rows_per_piece: int = _ROWS_PER_PIECE,
+    ) -> None:
         self.preparation = preparation
         self._session = session
         # Executors may have another working directory.
@@ -81,7 +90,7 @@ class SparkEngine:
         self._schema = Schema.parse(schema.dump(), schema.folder.absolute())
         self._folder = preparation.folder.absolute()
         logs = [*preparation.logs, *preparation.profile]
-        self._pieces = [piece for log in logs for piece in log.pieces(_ROWS_PER_PIECE)]
+        self._pieces = [piece for log in logs for piece in log.pieces(rows_per_piece)]
 
     def read(self) -> None:
         """Checks pieces of files, and groups rows by shard."""

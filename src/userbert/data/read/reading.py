@@ -67,7 +67,11 @@ class RowAccount:
 
 
 class Reading:
-    """Reads files: checks rows, accounts for them, and collects rejected rows."""
+    """Reads files: checks rows, accounts for them, and collects rejected rows.
+
+    Usable rows are yielded in chunks of at least `rows_at_a_time` rows. Rejected rows are written
+    in row groups of this size.
+    """
 
     def __init__(
         self,
@@ -75,6 +79,8 @@ class Reading:
         on_invalid: OnInvalid,
         numbers: Mapping[str, int],
         rejected_file: Path | None = None,
+        *,
+        rows_at_a_time: int = _ROWS_AT_A_TIME,
     ) -> None:
         self.schema = schema
         self.accounts = {name: RowAccount() for name in numbers}
@@ -86,6 +92,7 @@ class Reading:
         self.first_rejected: tuple[str, int, str] | None = None
         """File, row and reason of the first rejected row."""
         self.on_invalid = on_invalid
+        self._rows_at_a_time = rows_at_a_time
         self._numbers = numbers
         """Numbers of files, which order the rows."""
         self._rejected_file = rejected_file
@@ -100,12 +107,13 @@ class Reading:
         They have a `row` only where duplicates are dropped, to keep the first.
         """
         actions = self.schema.actions
-        chunks = _in_chunks(self._used(log, actions, advance) for log in logs)
+        batches = (self._used(log, actions, advance) for log in logs)
+        chunks = _in_chunks(batches, self._rows_at_a_time)
         return chunks if self.schema.duplicates == "drop" else (rows.drop("row") for rows in chunks)
 
     def profile(self, logs: Iterable[LogFile], advance: Advance) -> Iterator[pl.DataFrame]:
         """Yields the profile rows in chunks, with `row` to order them."""
-        return _in_chunks(self._usable(log, advance) for log in logs)
+        return _in_chunks((self._usable(log, advance) for log in logs), self._rows_at_a_time)
 
     def _used(
         self, log: LogFile, actions: frozenset[str], advance: Advance
@@ -203,8 +211,9 @@ class Reading:
         if len(rows):
             self.first_rejected = self.first_rejected or rows.row(0)
             self._rejected.append(rows)
-        if self._rejected_file is not None and sum(map(len, self._rejected)) >= _ROWS_AT_A_TIME:
-            self._write(_ROWS_AT_A_TIME)
+        size = self._rows_at_a_time
+        if self._rejected_file is not None and sum(map(len, self._rejected)) >= size:
+            self._write(multiple=size)
 
     def _write(self, multiple: int) -> None:
         """Writes a multiple of this number of rows, so the file does not depend on the batches."""
@@ -213,7 +222,7 @@ class Reading:
         table = rejected[:size].to_arrow(compat_level=pl.CompatLevel.oldest())
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._rejected_file, table.schema)
-        self._writer.write_table(table, row_group_size=_ROWS_AT_A_TIME)
+        self._writer.write_table(table, row_group_size=self._rows_at_a_time)
         self._rejected = [rejected[size:]]
 
     def close(self) -> None:
@@ -229,13 +238,15 @@ def _describe(rejected: tuple[Any, ...]) -> str:
     return f"{file}, row {row}, {reason}"
 
 
-def _in_chunks(batches_by_file: Iterable[Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
-    """Joins batches into chunks of at least `_ROWS_AT_A_TIME` rows."""
+def _in_chunks(
+    batches_by_file: Iterable[Iterator[pl.DataFrame]], rows: int
+) -> Iterator[pl.DataFrame]:
+    """Joins batches into chunks of at least `rows` rows."""
     chunk: list[pl.DataFrame] = []
     for batches in batches_by_file:
         for batch in batches:
             chunk.append(batch)
-            if sum(map(len, chunk)) >= _ROWS_AT_A_TIME:
+            if sum(map(len, chunk)) >= rows:
                 yield pl.concat(chunk)
                 chunk = []
     if chunk:

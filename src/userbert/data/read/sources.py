@@ -69,13 +69,15 @@ class LogFile:
     _checked: Callable[[pl.DataFrame, int], pl.DataFrame]
     """Checks raw rows, given the number of the first."""
     _first_row: int = 1
+    batch_rows: int = _BATCH_ROWS
+    """Rows per batch."""
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """Yields the rows in order, in bounded memory, with `row` (from 1) and `invalid`."""
         row = self._first_row
         with files.reading(*self._table.files):
             for raw in self._table.frame.collect_batches(
-                chunk_size=_BATCH_ROWS, maintain_order=True, engine="streaming"
+                chunk_size=self.batch_rows, maintain_order=True, engine="streaming"
             ):
                 yield self._checked(raw, row)
                 row += len(raw)
