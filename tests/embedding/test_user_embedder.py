@@ -246,7 +246,7 @@ def test_a_changed_model_folder_is_refused_until_fit_again(
         ([["u1", 3]], r"column cutoff: expected dates or times"),
         (["u1", 2], r"X: expected ids as text or whole numbers .* value of type"),
         ([["u1", np.datetime64(LATE)]], r"cut-offs as text, dates or datetimes"),
-        ([], r"X: expected one row a user, found no rows"),
+        ([], r"X: expected one row per user, found no rows"),
         ([["u1", "2019-01-01"]], r"X, row 1: the cut-off, .* not after the first event"),
     ],
     ids=[
@@ -285,7 +285,9 @@ def test_data_with_other_ids_are_refused(model: UserBert, tmp_path: Path) -> Non
 
 def test_cutoffs_before_the_end_of_pretraining_are_warned_of(data: PreparedData) -> None:
     embedder = UserEmbedder(random_model(data, 0, before="2024-03-15T00:00"), data).fit(pairs())
-    with pytest.warns(UserWarning, match=r"pretrained on; the first is 2024-03-10.*--before 2024"):
+    with pytest.warns(
+        UserWarning, match=r"pretraining data; the first is 2024-03-10.*--before 2024"
+    ):
         embedder.transform(pairs())
     embedder.transform(pairs().filter(cutoff=LATE))
 
@@ -388,7 +390,7 @@ def users_for_numbers(x: Any) -> pl.DataFrame:
 def test_scikit_learns_estimator_checks_pass(
     embedder: UserEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(user_embedder, "_rows", users_for_numbers)
+    monkeypatch.setattr(user_embedder, "_id_columns", users_for_numbers)
     results = check_estimator(clone(embedder), expected_failed_checks=NUMERIC_CHECKS, on_skip=None)
     assert sum(check["status"] == "passed" for check in results) >= 30
     failed = {check["check_name"] for check in results if check["status"] == "xfail"}

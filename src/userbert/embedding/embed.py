@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 VectorFormat = Literal["list", "columns"]
 
 _PAIRS_FILE, _MODEL_FOLDER = "pairs.npy", "model"
-"""Names in the work folder of what every Spark task reads."""
+"""Names in the work folder: the pairs and the model that every Spark task reads."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class VectorOptions:
     """How vectors are computed and written."""
 
     vectors_as: VectorFormat = "list"
+    """One list column, or the columns `e0`, `e1` …."""
     precision: Precision = "float32"
+    """Number format of the encoder."""
 
 
 def write_embeddings(
@@ -75,7 +77,7 @@ def write_embeddings(
     spark: "SparkSession | None" = None,
     resume: bool = False,
 ) -> int:
-    """Write `user_id`, `cutoff` and the vector of each pair; return the number of vectors.
+    """Writes `user_id`, `cutoff` and the vector of each pair; returns the number of vectors.
 
     A vector is one list, or the columns `e0`, `e1` …. An `output` that ends in `.parquet` is one
     file; any other is a folder of parts. With a `spark` session it is always a folder: the
@@ -113,7 +115,7 @@ def write_embeddings(
         finished = finished_parts(work, range(len(parts)))
         missing = [part for part in parts if part.number not in finished]
         if spark is None:
-            for opened, table in _tables(model, data, selection, missing, options):
+            for opened, table in _embed_parts(model, data, selection, missing, options):
                 finished[opened.number] = _write_part(work, opened.number, table)
         elif missing:
             _write_on_spark(spark, model, data, selection, missing, work, options)
@@ -123,7 +125,7 @@ def write_embeddings(
 
 
 def is_single_file(output: Path) -> bool:
-    """Return whether `output` names one file rather than a folder.
+    """Returns whether `output` names one file rather than a folder.
 
     Raises `InputError` if its name ends like a file of another format.
     """
@@ -143,7 +145,7 @@ def _weights_checksum(model: UserBert) -> str:
 
 
 def _check_finished(output: Path, work: Path, record: Mapping[str, Any]) -> int:
-    """Return the number of vectors of a complete folder.
+    """Returns the number of vectors of a complete folder.
 
     Raises `InputError` if it was made with other settings.
     """
@@ -155,7 +157,7 @@ def _check_finished(output: Path, work: Path, record: Mapping[str, Any]) -> int:
 
 
 def _progress_of(work: Path) -> str | None:
-    """Return how many parts an interrupted run has finished, as text; None if it has none."""
+    """Returns how many parts an interrupted run has finished, as text; None if it has none."""
     number = count_finished(work)
     return f"{number:,} part{'s' if number > 1 else ''} of the vectors" if number else None
 
@@ -163,11 +165,11 @@ def _progress_of(work: Path) -> str | None:
 def _write_file(
     model: UserBert, data: PreparedData, selection: Selection, output: Path, options: VectorOptions
 ) -> int:
-    """Write all vectors into one file; return how many."""
+    """Writes all vectors into one file; returns their number."""
     vectors = 0
     with publishing_file(output) as file, _writer(file, model.width(), options) as writer:
         parts = split_selection(data, selection)
-        for _, table in _tables(model, data, selection, parts, options):
+        for _, table in _embed_parts(model, data, selection, parts, options):
             if len(table):
                 writer.write_table(table)
             vectors += len(table)
@@ -207,8 +209,8 @@ def _arrow_schema(width: int, options: VectorOptions) -> pa.Schema:
     )
 
 
-def _table(part: OpenPart, vectors: NDArray[np.float32], options: VectorOptions) -> pa.Table:
-    """Return the output table of a part with vectors (B, width)."""
+def _output_table(part: OpenPart, vectors: NDArray[np.float32], options: VectorOptions) -> pa.Table:
+    """Returns the output table of a part with vectors (B, width)."""
     width = vectors.shape[1]
     columns = (
         [pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)]
@@ -220,14 +222,14 @@ def _table(part: OpenPart, vectors: NDArray[np.float32], options: VectorOptions)
     return pa.Table.from_arrays([part.user_ids(), cutoffs, *columns], schema=schema)
 
 
-def _tables(
+def _embed_parts(
     model: UserBert,
     data: PreparedData,
     selection: Selection,
     parts: Sequence[Part],
     options: VectorOptions,
 ) -> Iterator[tuple[OpenPart, pa.Table]]:
-    """Yield each part with its table, in order, while the next parts are already being computed."""
+    """Yields each part and its table, in order; the next parts are computed meanwhile."""
     open_parts: dict[int, OpenPart] = {}
 
     def chunks() -> Iterator[Chunk]:
@@ -249,7 +251,7 @@ def _tables(
                 advance(len(chunk_vectors), "")
             opened = open_parts.pop(number)
             advance(sizes[number] - len(opened.pairs), "")
-            yield opened, _table(opened, np.concatenate(vectors), options)
+            yield opened, _output_table(opened, np.concatenate(vectors), options)
 
 
 # ---- Spark
@@ -264,17 +266,17 @@ def _write_on_spark(  # noqa: PLR0917 - each describes the run
     work: Path,
     options: VectorOptions,
 ) -> None:
-    """Let the executors write the parts."""
+    """Lets the executors write the parts."""
     if not (work / _MODEL_FOLDER).exists():
         model.save_pretrained(work / _MODEL_FOLDER)
-    is_list = isinstance(selection, Pairs)
+    has_pairs = isinstance(selection, Pairs)
     if isinstance(selection, Pairs):
         np.save(work / _PAIRS_FILE, np.stack([selection.rows, selection.cutoffs]))
     task = _SparkTask(
         data.path.absolute(),
         work.absolute(),
         tuple(parts),
-        None if is_list else selection,
+        None if has_pairs else selection,
         options,
     )
     frame = spark.range(0, len(parts), 1, len(parts)).mapInArrow(task, "id bigint")
@@ -297,13 +299,13 @@ class _SparkTask:
         selection = self.selection or Pairs(*np.load(self.work / _PAIRS_FILE, mmap_mode="r"))
         for batch in indices:
             parts = [self.parts[index] for index in batch["id"].to_pylist()]
-            for opened, table in _tables(model, data, selection, parts, self.options):
+            for opened, table in _embed_parts(model, data, selection, parts, self.options):
                 _write_part(self.work, opened.number, table)
             yield batch
 
 
 @lru_cache(maxsize=1)
 def _open_once(model: Path, data: Path) -> tuple[UserBert, PreparedData]:
-    """Open model and data once per process, however many tasks it runs."""
+    """Opens model and data once per process, however many tasks it runs."""
     torch.set_num_threads(1)  # Spark gives a task one core
     return UserBert.from_pretrained(model), PreparedData.open(data)

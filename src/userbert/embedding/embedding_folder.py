@@ -6,9 +6,9 @@ which is written last. `embed.py` writes the folder; readers of embeddings get i
 
 ```
 .NAME.embedding/       work folder, until the output is complete
-  run.json             what is embedded: model, data, cut-offs, format, precision
+  run.json             settings: checksums of model and data, cut-offs, format, precision
   embeddings/          becomes NAME
-  done/                for each finished part its number of vectors and its checksum
+  done/                number of vectors and checksum of each finished part
 ```
 """
 
@@ -25,6 +25,7 @@ from userbert.progress import progress, warn
 from userbert.workers import cores, map_threaded
 
 FORMAT = 1
+"""Version of the layout of the folder."""
 _PARTS, _FINISHED, _SUMMARY = "embeddings", "done", "summary.json"
 _ENDING = ".embedding"
 
@@ -34,7 +35,9 @@ class FinishedPart:
     """Record of a part that is completely written."""
 
     vectors: int
+    """Number of vectors."""
     checksum: str
+    """SHA-256 of the file."""
 
 
 def work_folder(output: Path) -> Path:
@@ -48,9 +51,10 @@ def part_name(number: int) -> str:
 
 
 def add_part(work: Path, number: int, vectors: int, write: Callable[[Path], None]) -> FinishedPart:
-    """Let `write` fill the file of a part with `vectors` vectors; it appears whole or not at all.
+    """Writes the file of a part, which appears whole or not at all, and its record.
 
-    Two processes may write the same part at once, as in Spark's speculative execution.
+    `write` fills the file with `vectors` vectors. Two processes may write the same part at once, as
+    in Spark's speculative execution.
     """
     for folder in (_PARTS, _FINISHED):
         (work / folder).mkdir(exist_ok=True)
@@ -69,7 +73,7 @@ def add_part(work: Path, number: int, vectors: int, write: Callable[[Path], None
 
 
 def finished_parts(work: Path, numbers: Collection[int]) -> dict[int, FinishedPart]:
-    """Return the parts whose files match their checksums; warn of each damaged one."""
+    """Returns the parts whose files match their checksums; warns of each damaged part."""
     recorded = [number for number in numbers if _record_file(work, number).is_file()]
     if not recorded:
         return {}
@@ -94,20 +98,23 @@ def finished_parts(work: Path, numbers: Collection[int]) -> dict[int, FinishedPa
 
 
 def count_finished(work: Path) -> int:
-    """Count the finished parts by their records, without checking them."""
+    """Counts the finished parts by their records, without checking them."""
     return sum(1 for _ in (work / _FINISHED).glob("*.json"))
 
 
 def publish(
     work: Path, output: Path, finished: Mapping[int, FinishedPart], about: Mapping[str, Any]
 ) -> None:
-    """Write the summary with the facts `about` the run, rename to `output`, remove `work`."""
+    """Writes the summary, renames the folder to `output`, and removes `work`.
+
+    `about` has further entries of the summary.
+    """
     parts = work / _PARTS
-    known = {part_name(number): part.checksum for number, part in finished.items()}
+    checksums = {part_name(number): part.checksum for number, part in finished.items()}
     (parts / _SUMMARY).unlink(missing_ok=True)  # left by a run that was killed while publishing
     vectors = sum(part.vectors for part in finished.values())
     write_summary(
-        parts, "embeddings", known, format=FORMAT, vectors=vectors, parts=len(finished), **about
+        parts, "embeddings", checksums, format=FORMAT, vectors=vectors, parts=len(finished), **about
     )
     for path in (parts / _SUMMARY, parts):
         sync(path)
@@ -116,7 +123,7 @@ def publish(
 
 
 def embedding_files(path: Path) -> list[Path]:
-    """Return a file of embeddings as it is, or the parts of a folder in order.
+    """Returns the files that hold embeddings: `path` itself, or the parts of a folder in order.
 
     Raises `InputError` if nothing is there, or the folder is not complete.
     """
@@ -152,7 +159,7 @@ def embedding_files(path: Path) -> list[Path]:
 
 
 def refuse_unfinished(path: Path) -> None:
-    """Raise `InputError` if `path` is the work folder of an unfinished run."""
+    """Raises `InputError` if `path` is the work folder of an unfinished run."""
     work = path.parent if path.name == _PARTS else path
     if not (work.name.endswith(_ENDING) and (work / "run.json").is_file()):
         return

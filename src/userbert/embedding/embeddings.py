@@ -23,6 +23,7 @@ from userbert.errors import InputError
 
 _UNREADABLE = (OSError, ValueError, TypeError, pa.ArrowException, pl.exceptions.PolarsError)
 _ROWS_AT_A_TIME = 65_536
+"""Rows of a frame, or of a large row group, that are read together."""
 _REMEDY = "Write it with userbert embed, or rename the columns."
 
 
@@ -49,10 +50,12 @@ class Embeddings:
     row_groups: tuple[RowGroup, ...]
     columns: tuple[str, ...]
     """Columns that hold the vector: `embedding`, or `e0`, `e1` …."""
+    rows_per_block: int = _ROWS_AT_A_TIME
+    """Most rows of a block."""
 
     @classmethod
     def open(cls, path: Path) -> "Embeddings":
-        """Open a file, or a folder of `part-*.parquet`.
+        """Opens a file, or a folder of `part-*.parquet`.
 
         Raises `InputError` if it is damaged, lacks a column, or holds no row.
         """
@@ -70,17 +73,17 @@ class Embeddings:
             if columns is not None and file_columns != columns:
                 raise InputError(
                     f"{file}: expected vectors in {_first_names(columns)} as in {groups[0].name}, "
-                    f"found {_first_names(file_columns)}. Keep one run's parts in a folder."
+                    f"found {_first_names(file_columns)}. Keep a folder to the parts of one run."
                 )
             columns = file_columns
             for number, rows in enumerate(sizes):
                 first = groups[-1].first + groups[-1].rows if groups else 0
                 groups.append(RowGroup(str(file), first, rows, _reader(file, number)))
-        return cls._of(str(path), groups, columns or ())
+        return cls._of_groups(str(path), groups, columns or ())
 
     @classmethod
     def of(cls, frame: Any, name: str = "embeddings") -> "Embeddings":
-        """Read a Polars frame or any Arrow table, called `name` in messages.
+        """Reads a Polars frame or any Arrow table, called `name` in messages.
 
         Raises `InputError` if it lacks a column, or holds no row.
         """
@@ -90,20 +93,22 @@ class Embeddings:
         for first in range(0, len(table), _ROWS_AT_A_TIME):
             rows = table.slice(first, _ROWS_AT_A_TIME)
             groups.append(RowGroup(name, first, len(rows), rows.select))
-        return cls._of(name, groups, columns)
+        return cls._of_groups(name, groups, columns)
 
     @classmethod
-    def _of(cls, name: str, groups: list[RowGroup], columns: tuple[str, ...]) -> "Embeddings":
+    def _of_groups(
+        cls, name: str, groups: list[RowGroup], columns: tuple[str, ...]
+    ) -> "Embeddings":
         if not sum(group.rows for group in groups):
             raise InputError(f"{name}: expected vectors, found no rows. Embed again.")
         return cls(name, tuple(group for group in groups if group.rows), columns)
 
     def __len__(self) -> int:
-        """Count the rows."""
+        """Counts the rows."""
         return self.row_groups[-1].first + self.row_groups[-1].rows
 
     def user_cutoffs(self) -> pl.DataFrame:
-        """Return `user_id` as text and `cutoff` as UTC without a zone, for all rows in order.
+        """Returns `user_id` as text and `cutoff` as UTC without a zone, for all rows in order.
 
         Raises `InputError` if a value is missing.
         """
@@ -126,7 +131,7 @@ class Embeddings:
         return frame
 
     def vectors(self, group: RowGroup) -> Float32:
-        """Return the vectors (B, H) of a row group.
+        """Returns the vectors (B, H) of a row group.
 
         Raises `InputError` if a value is no vector of numbers, or widths differ.
         """
@@ -134,7 +139,7 @@ class Embeddings:
             table = group.read(self.columns)
         if self.columns != ("embedding",):
             return np.stack(
-                [self._numbers(table[name], group, name) for name in self.columns], axis=1
+                [self._as_float32(table[name], group, name) for name in self.columns], axis=1
             )
         lists = table["embedding"].combine_chunks()
         if not _is_list(lists.type):
@@ -148,45 +153,50 @@ class Embeddings:
             if len(other):
                 expected, actual = f"{widths[0]} numbers", f"{widths[other[0]]}"
                 self._refuse(group, "embedding", expected, actual, int(other[0]))
-        numbers = self._numbers(lists.flatten(), group, "embedding")
+        numbers = self._as_float32(lists.flatten(), group, "embedding")
         if not len(numbers):
             self._refuse(group, "embedding", "numbers", "empty lists")
         return numbers.reshape(group.rows, -1)
 
     def blocks(self, groups: Sequence[RowGroup] | None = None) -> Iterator[tuple[int, Float32]]:
-        """Yield the number of a block's first row and its vectors (B, H).
+        """Yields the number of a block's first row and its vectors (B, H).
 
         Reads all row groups, or only `groups`. Raises `InputError` if they differ in width.
         """
-        before: tuple[RowGroup, int] | None = None
+        first_group: tuple[RowGroup, int] | None = None
         for group in self.row_groups if groups is None else groups:
             vectors = self.vectors(group)
             width = vectors.shape[1]
-            if before is not None and width != before[1]:
+            if first_group is not None and width != first_group[1]:
                 raise InputError(
-                    f"{group.name}: expected vectors of {before[1]} numbers as in "
-                    f"{before[0].name}, found {width}. Vectors of two models cannot be compared: "
-                    "embed all users with one model."
+                    f"{group.name}: expected vectors of {first_group[1]} numbers as in "
+                    f"{first_group[0].name}, found {width}. Vectors of two models cannot be "
+                    "compared: embed all users with one model."
                 )
-            before = before or (group, width)
+            first_group = first_group or (group, width)
             # Files of other writers may have row groups of any size.
-            for first in range(0, group.rows, _ROWS_AT_A_TIME):
-                yield group.first + first, vectors[first : first + _ROWS_AT_A_TIME]
+            for first in range(0, group.rows, self.rows_per_block):
+                yield group.first + first, vectors[first : first + self.rows_per_block]
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Float32:
-        """Return the vectors (B, H) of some rows, in the order of `rows`."""
-        wanted = np.asarray(rows, np.int64)
-        numbers = np.searchsorted([group.first for group in self.row_groups], wanted, "right") - 1
+        """Returns the vectors (B, H) of some rows, in the order of `rows`."""
+        row_numbers = np.asarray(rows, np.int64)
+        group_numbers = (
+            np.searchsorted([group.first for group in self.row_groups], row_numbers, "right") - 1
+        )
         taken: Float32 | None = None
-        groups = [self.row_groups[number] for number in np.unique(numbers)]
+        groups = [self.row_groups[group_number] for group_number in np.unique(group_numbers)]
         for first, vectors in self.blocks(groups):
-            places = np.flatnonzero((wanted >= first) & (wanted < first + len(vectors)))
+            positions = np.flatnonzero(
+                (row_numbers >= first) & (row_numbers < first + len(vectors))
+            )
             if taken is None:
-                taken = np.zeros((len(wanted), vectors.shape[1]), np.float32)
-            taken[places] = vectors[wanted[places] - first]
+                taken = np.zeros((len(row_numbers), vectors.shape[1]), np.float32)
+            taken[positions] = vectors[row_numbers[positions] - first]
         return np.zeros((0, 0), np.float32) if taken is None else taken
 
-    def _numbers(self, column: Any, group: RowGroup, name: str) -> Float32:
+    def _as_float32(self, column: Any, group: RowGroup, name: str) -> Float32:
+        """Returns the numbers of a column; raises `InputError` for other types and for nulls."""
         kind = column.type
         is_number = pa.types.is_floating(kind) or pa.types.is_integer(kind)
         if not is_number:
@@ -201,6 +211,7 @@ class Embeddings:
     def _refuse(
         self, group: RowGroup, column: str, expected: str, actual: str, row: int | None = None
     ) -> None:
+        """Raises an `InputError` that names the row group, the column and perhaps the row."""
         where = "" if row is None else f", row {self._row_number(group, row)}"
         raise InputError(
             f"{group.name}{where}, column {column}: expected {expected}, found {actual}. "
@@ -208,13 +219,13 @@ class Embeddings:
         )
 
     def _row_number(self, group: RowGroup, row: int) -> int:
-        """Return the number of a group's row within its file, counted from 1."""
+        """Returns the number of a group's row within its file, counted from 1."""
         file_start = next(other.first for other in self.row_groups if other.name == group.name)
         return group.first - file_start + row + 1
 
 
 def holds_vectors(path: Path) -> bool:
-    """Return whether a file or folder holds embeddings."""
+    """Returns whether a file or folder holds embeddings."""
     try:
         names = set(pq.read_schema(embedding_files(path)[0]).names)
     except (OSError, ValueError, pa.ArrowException):  # column names may be invalid text
@@ -222,8 +233,8 @@ def holds_vectors(path: Path) -> bool:
     return "user_id" in names and ("embedding" in names or "e0" in names)
 
 
-def _vector_columns(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """Return the columns that hold the vector; raise `InputError` if a column is missing."""
+def _vector_columns(names: Sequence[str], source: str) -> tuple[str, ...]:
+    """Returns the columns that hold the vector; raises `InputError` if a column is missing."""
     numbered = sorted((name for name in names if name[:1] == "e" and name[1:].isdigit()),
                       key=lambda name: int(name[1:]))  # fmt: skip
     vector = ("embedding",) if "embedding" in names else tuple(numbered)
@@ -232,17 +243,17 @@ def _vector_columns(names: Sequence[str], where: str) -> tuple[str, ...]:
         missing.append("embedding, or e0, e1 …")
     if missing:
         raise InputError(
-            f"{where}: expected the columns user_id, cutoff and embedding (or e0, e1 …), found "
+            f"{source}: expected the columns user_id, cutoff and embedding (or e0, e1 …), found "
             f"{_first_names(names)}: {', '.join(missing)} is missing. {_REMEDY}"
         )
     gap = next((i for i, name in enumerate(vector) if name != f"e{i}"), None)
     if vector != ("embedding",) and gap is not None:
-        raise InputError(f"{where}: expected a column e{gap}, found {vector[gap]}. Embed again.")
+        raise InputError(f"{source}: expected a column e{gap}, found {vector[gap]}. Embed again.")
     return vector
 
 
 def _first_names(names: Sequence[str]) -> str:
-    """Join at most five names, and say how many more there are."""
+    """Joins at most five names, and says how many more there are."""
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return (", ".join(names[:5]) or "none") + more
 
@@ -254,6 +265,8 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _reader(file: Path, number: int) -> Callable[[Sequence[str]], pa.Table]:
+    """Returns a function that reads named columns of a row group."""
+
     def read(columns: Sequence[str]) -> pa.Table:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             return parquet.read_row_group(number, columns=list(columns))
@@ -263,7 +276,7 @@ def _reader(file: Path, number: int) -> Callable[[Sequence[str]], pa.Table]:
 
 @contextmanager
 def _damage_as_input_error(file: Path | str) -> Iterator[None]:
-    """Turn an error of a reader in the block into an `InputError` that names the file."""
+    """Turns errors of readers inside the block into an `InputError` that names the file."""
     try:
         yield
     except _UNREADABLE as error:

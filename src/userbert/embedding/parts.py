@@ -20,12 +20,12 @@ from userbert.data.vocabulary import Vocabularies
 from userbert.schema.models import Schema
 
 MAX_PAIRS_PER_PART = 65_536
-"""Some seconds of work, which is what a killed run loses."""
+"""Most pairs of a part: some seconds of work, which an interrupted run loses."""
 
 
 @dataclass(frozen=True)
 class AllUsers:
-    """Selects every user with an event before a cut-off, one cut-off after the other."""
+    """All users with an event before a cut-off, for one cut-off after the other."""
 
     cutoffs: tuple[int, ...]
     """Microseconds since 1970."""
@@ -42,7 +42,7 @@ class Part:
     number: int
     """Position among all parts, from 0."""
     first: int
-    """First user of the shard, or first pair of the list."""
+    """Index of the first user in the shard, or of the first pair in the list."""
     last: int
     """End of the range, exclusive."""
     shard: int | None = None
@@ -53,7 +53,7 @@ class Part:
     """Microseconds since 1970; unused if the pairs come from a list."""
 
     def __len__(self) -> int:
-        """Return the largest number of pairs that the part can have."""
+        """Returns the largest number of pairs that the part can have."""
         return self.last - self.first
 
 
@@ -85,9 +85,10 @@ class OpenPart:
 
 
 def users_before(data: PreparedData, cutoffs: Sequence[int], name: str = "the cut-off") -> AllUsers:
-    """Select every user with an event before each cut-off, called `name` in messages.
+    """Selects all users with an event before each cut-off.
 
-    Raises `InputError` for a cut-off before which no user has an event.
+    `name` stands for the cut-off in messages. Raises `InputError` for a cut-off before which no
+    user has an event.
     """
     cutoffs = tuple(dict.fromkeys(cutoffs))
     for cutoff in cutoffs:
@@ -96,7 +97,7 @@ def users_before(data: PreparedData, cutoffs: Sequence[int], name: str = "the cu
 
 
 def split_selection(data: PreparedData, selection: Selection) -> list[Part]:
-    """Split a selection into parts, in the order of its pairs."""
+    """Splits a selection into parts, in the order of its pairs."""
     if isinstance(selection, Pairs):
         return [
             Part(number, first, min(first + MAX_PAIRS_PER_PART, len(selection)))
@@ -112,14 +113,14 @@ def split_selection(data: PreparedData, selection: Selection) -> list[Part]:
 
 
 def _even_ranges(users: int) -> Iterator[tuple[int, int]]:
-    """Yield as few ranges of at most MAX_PAIRS_PER_PART users as possible, of about equal size."""
+    """Yields as few ranges of at most MAX_PAIRS_PER_PART users as possible, of about equal size."""
     number = -(-users // MAX_PAIRS_PER_PART)
     bounds = [users * part // number for part in range(number + 1)] if number else []
     yield from pairwise(bounds)
 
 
 def open_part(data: PreparedData, selection: Selection, part: Part) -> OpenPart:
-    """Return the pairs of a part; a part of one shard opens that shard alone."""
+    """Returns the pairs of a part; a part of one shard opens that shard alone."""
     if isinstance(selection, Pairs):
         span = slice(part.first, part.last)
         return OpenPart(part.number, data, Pairs(selection.rows[span], selection.cutoffs[span]))
@@ -132,7 +133,7 @@ def open_part(data: PreparedData, selection: Selection, part: Part) -> OpenPart:
 
 
 def selection_record(selection: Selection) -> dict[str, object]:
-    """Return the cut-offs or a checksum of the pairs, to compare one run with another."""
+    """Returns the cut-offs or a checksum of the pairs, to compare one run with another."""
     if isinstance(selection, AllUsers):
         return {"cutoffs": list(selection.cutoffs), "at": None}
     digest = hashlib.sha256(np.ascontiguousarray(selection.rows).tobytes())

@@ -63,7 +63,7 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.precision = precision
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803 - scikit-learn's name
-        """Open the model and the data, without learning from X.
+        """Opens the model and the data, without learning from X.
 
         Raises `ModelError` if the data have other ids than the model, `InputError` if X has no
         `user_id` or a parameter is not valid.
@@ -72,7 +72,7 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(
                 f"precision: expected {' or '.join(get_args(Precision))}, found {self.precision!r}."
             )
-        validate_data(self, _rows(X), skip_check_array=True)
+        validate_data(self, _id_columns(X), skip_check_array=True)
         model, data = self._model(), self._data()
         model.check_fits(data)
         self.width_ = model.width()
@@ -80,19 +80,19 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:  # noqa: N803 - scikit-learn's name
-        """Return user embeddings (n, width), in row order; rows may repeat.
+        """Returns user embeddings (n, width), in row order; rows may repeat.
 
         Warns of cut-offs before the end of pretraining (future leakage), and of cut-offs more than
         a day after the last event. Raises `InputError` for users that are not in the data, and
         `ModelError` if the model folder has changed since `fit`.
         """
         check_is_fitted(self)
-        rows = _rows(X)
+        rows = _id_columns(X)
         validate_data(self, rows, skip_check_array=True, reset=False)
         if self._fitted_checksum != self._model_checksum():
             raise ModelError(
-                f"{self.model} holds another model than at `fit`, and vectors of two models cannot "
-                "be compared. Fit again, with every step that reads the vectors."
+                f"{self.model} holds another model than at `fit`. Vectors of two models cannot be "
+                "compared. Fit again, with every step that reads the vectors."
             )
         model, data = self._model(), self._data()
         pairs = self._pairs(rows, data)
@@ -103,12 +103,12 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return vectors[inverse.reshape(-1)]
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Return `e0`, `e1` …, the columns that `embed --format columns` writes."""
+        """Returns `e0`, `e1` …, the columns that `embed --format columns` writes."""
         check_is_fitted(self)
         return np.array([f"e{number}" for number in range(self.width_)], dtype=object)
 
     def __sklearn_clone__(self) -> Self:
-        """Return an unfitted copy that shares a model in memory, which nothing modifies."""
+        """Returns an unfitted copy that shares a model in memory, which nothing modifies."""
         clone = type(self)(**self.get_params(deep=False))
         if hasattr(self, "_sklearn_output_config"):  # set by `set_output`
             clone._sklearn_output_config = {**self._sklearn_output_config}
@@ -146,8 +146,11 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return _checksum(_folder(self.model, "model", UserBert) / "summary.json")
 
 
-def _rows(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
-    """Return the columns `user_id` and perhaps `cutoff` of X; raise `InputError` if it cannot."""
+def _id_columns(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
+    """Returns the columns `user_id` and, if there is one, `cutoff` of X.
+
+    Raises `InputError` if X has no ids, or a column has values of several types.
+    """
     if isinstance(X, pa.Table):
         X = pl.DataFrame(X)  # noqa: N806
     if hasattr(X, "columns"):
@@ -177,34 +180,35 @@ def _rows(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
 
 
 def _warn_of_cutoffs(model: UserBert, data: PreparedData, pairs: Pairs) -> None:
-    """Warn of cut-offs before the end of pretraining, and of those after the last event."""
+    """Warns of cut-offs before the end of pretraining, and of those after the last event."""
     first, last = (np.datetime64(int(pick(pairs.cutoffs)), "us") for pick in (np.min, np.max))
     bound = model.record.get("before")
     if bound is not None and first < np.datetime64(bound, "us"):
         at = model.record.get("at")
         if at is None or at != fingerprint(data, pairs):
             warnings.warn(
-                f"X has cut-offs before {_utc(np.datetime64(bound, 'us'))}, the end of what the "
-                f"model was pretrained on; the first is {_utc(first)}. Their vectors may leak "
-                "later events, so scores will look better than they are. Pretrain a model without "
-                f"these events: userbert pretrain DATA -o MODEL --before {_utc(first)}"
+                f"X has cut-offs before {_utc_text(np.datetime64(bound, 'us'))}, the end of the "
+                f"model's pretraining data; the first is {_utc_text(first)}. Their vectors may "
+                "leak later events, so scores will look better than they are. Pretrain a model "
+                f"without these events: userbert pretrain DATA -o MODEL --before {_utc_text(first)}"
                 + ("" if at is None else ", or use the cut-offs of the file that --at named"),
                 stacklevel=3,
             )
     if last > np.datetime64(data.last_event + DAY_US, "us"):
         warnings.warn(
             f"X has cut-offs more than a day after the last event of {data.path}, which is at "
-            f"{_utc(np.datetime64(data.last_event, 'us'))}; the last is {_utc(last)}. "
+            f"{_utc_text(np.datetime64(data.last_event, 'us'))}; the last is {_utc_text(last)}. "
             "The data have no events in between. Prepare the later logs, too.",
             stacklevel=3,
         )
 
 
-def _utc(instant: np.datetime64) -> str:
+def _utc_text(instant: np.datetime64) -> str:
     return f"{np.datetime_as_string(instant, unit='s')}Z"
 
 
 def _folder(value: Any, name: str, kind: type) -> Path:
+    """Returns the path of a folder; raises `InputError` if `value` is no path."""
     if isinstance(value, str | Path):
         return Path(value)
     raise InputError(
