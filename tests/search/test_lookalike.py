@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,10 @@ from sklearn.linear_model import LogisticRegression
 import userbert as ub
 from command_line import Userbert
 from userbert.benchmarks.lookalike import make_vectors
-from userbert.embedding import embeddings
 from userbert.embedding.embeddings import Embeddings
 from userbert.errors import InputError
 from userbert.folders import write_summary
-from userbert.search import lookalike as lookalike_module
-from userbert.search.lookalike import find_lookalikes
+from userbert.search.lookalike import Limits, find_lookalikes
 from userbert.search.neighbours import unit_vectors
 from userbert.search.seed_scoring import SCORING_NAMES, ScoringName, SeedSample, fit_seed_scorer
 
@@ -119,7 +118,7 @@ def test_identical_vectors_find_as_many_seeds_as_chance() -> None:
     for recall in result.compared:
         assert recall.lift == pytest.approx(1)
     assert result.users["user_id"].to_list() == [f"u{number}" for number in range(20)]
-    assert "do not tell the seeds apart" in result.report_lines(Path("list.csv"))[-1]
+    assert "do not separate seeds from others" in result.report_lines(Path("list.csv"))[-1]
 
 
 def test_the_latest_vector_of_each_user_counts() -> None:
@@ -131,7 +130,7 @@ def test_the_latest_vector_of_each_user_counts() -> None:
         result = find_lookalikes(Embeddings.of(frame), ["a"], 5, by="centroid")
         assert result.users["user_id"].to_list() == ["c", "d", "b"]
         assert result.cutoffs == 2
-        assert "there are 2 cut-offs: the latest of each user counts" in result.report_lines(
+        assert "there are 2 cut-offs: the latest row of each user counts" in result.report_lines(
             Path("l.csv")
         )
 
@@ -160,15 +159,13 @@ def test_embeddings_of_every_form_give_the_same_list(form: str, tmp_path: Path) 
     assert ub.lookalike(source, SEEDS, 20).equals(expected)
 
 
-def test_a_large_row_group_is_scored_in_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_row_group_is_scored_in_blocks(tmp_path: Path) -> None:
     two_kinds().write_parquet(tmp_path / "v.parquet")
     expected = ub.lookalike(tmp_path / "v.parquet", SEEDS, 20)
-    monkeypatch.setattr(embeddings, "_ROWS_AT_A_TIME", 64)
-    opened = Embeddings.open(tmp_path / "v.parquet")
+    opened = replace(Embeddings.open(tmp_path / "v.parquet"), rows_per_block=64)
     assert max(len(vectors) for _, vectors in opened.blocks()) == 64
-    assert ub.lookalike(tmp_path / "v.parquet", SEEDS, 20)["user_id"].equals(expected["user_id"])
+    listed = find_lookalikes(opened, SEEDS, 20, by="linear", is_compared=False).users
+    assert listed["user_id"].equals(expected["user_id"])
 
 
 def test_ids_may_be_frames_files_or_sequences(tmp_path: Path) -> None:
@@ -194,27 +191,23 @@ def test_zero_vectors_are_never_listed_and_k_may_exceed_the_users() -> None:
     )
 
 
-def test_many_seeds_are_sampled_and_none_is_listed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(lookalike_module, "_MAX_SEEDS", 15)
-    monkeypatch.setattr(lookalike_module, "_MAX_OTHERS", 50)
-    result = find_lookalikes(Embeddings.of(two_kinds()), SEEDS, 100, by="linear")
+def test_many_seeds_are_sampled_and_none_is_listed() -> None:
+    result = find_lookalikes(
+        Embeddings.of(two_kinds()), SEEDS, 100, by="linear", limits=Limits(seeds=15, others=50)
+    )
     assert result.learned_from == 15
     assert not set(result.users["user_id"]) & set(SEEDS)
     assert any(
-        "learned from 15 of the seeds, at random" in line
+        "learned from 15 of the seeds, chosen at random" in line
         for line in result.report_lines(Path("list.csv"))
     )
 
 
-def test_a_slow_scoring_is_compared_only_if_it_is_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(lookalike_module, "_MAX_COMPARISON_PRODUCTS", 1)
+def test_a_slow_scoring_is_compared_only_if_it_is_used() -> None:
+    limits = Limits(comparison_products=1)
     opened = Embeddings.of(two_kinds())
     for by in SCORING_NAMES:
-        compared = find_lookalikes(opened, SEEDS, 9, by=by).compared
+        compared = find_lookalikes(opened, SEEDS, 9, by=by, limits=limits).compared
         assert {recall.way for recall in compared} == {"linear", "centroid", by}
 
 

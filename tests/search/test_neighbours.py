@@ -26,12 +26,6 @@ def brute_force(vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[list[in
     return order, cosines[order]
 
 
-@pytest.fixture
-def screened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Screen by leading directions, as with many vectors."""
-    monkeypatch.setattr(neighbours, "_MIN_SCREENED_NUMBERS", 0)
-
-
 @st.composite
 def some_vectors(draw: st.DrawFn) -> np.ndarray:
     """Draw vectors, of which several may be equal, zero or broken."""
@@ -53,19 +47,17 @@ def test_exact_search_equals_brute_force(vectors: np.ndarray, k: int, is_screene
         with pytest.raises(InputError, match=r"none of .* vectors has a direction"):
             Neighbours.of(vectors)
         return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "_MIN_SCREENED_NUMBERS", 0 if is_screened else 1 << 22)
-        rows, cosines = Neighbours.of(vectors, "exact").search(query, k)
+    collection = Neighbours.of(vectors, "exact", min_screened=0 if is_screened else 1 << 22)
+    rows, cosines = collection.search(query, k)
     for number in range(2):
         expected, values = brute_force(vectors, query[number], k)
         assert rows[number].tolist() == expected
         np.testing.assert_array_equal(cosines[number], values)
 
 
-@pytest.mark.usefixtures("screened")
 def test_the_screen_excludes_most_vectors_and_none_of_the_nearest() -> None:
     vectors, queries = make_vectors(20_000)
-    exact: Any = Neighbours.of(vectors, "exact")._exact
+    exact: Any = Neighbours.of(vectors, "exact", min_screened=0)._exact
     assert exact.leading is not None
     wide = unit_vectors(vectors).astype(np.float64)
     for query in unit_vectors(queries[:20]).astype(np.float64):
@@ -73,7 +65,7 @@ def test_the_screen_excludes_most_vectors_and_none_of_the_nearest() -> None:
         assert len(passed) < 100
         assert set(np.argsort(-(wide @ query))[:50]) <= set(passed)
     noise = np.random.default_rng(0).standard_normal((5000, 64)).astype(np.float32)
-    assert neighbours._ExactSearch.of(unit_vectors(noise)).leading is None
+    assert neighbours._ExactSearch.of(unit_vectors(noise), 0).leading is None
 
 
 def test_a_vector_is_its_own_nearest_and_ties_come_in_row_order() -> None:
@@ -138,13 +130,12 @@ def test_an_index_finds_nearly_all_nearest_and_is_deterministic() -> None:
     np.testing.assert_array_equal(again[0], rows)
 
 
-def test_a_search_with_a_large_k_is_exact_even_with_an_index(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(neighbours, "MAX_INDEX_K", 20)
+def test_a_search_with_a_large_k_is_exact_even_with_an_index() -> None:
     vectors, queries = make_vectors(3000)
     exact, index = (Neighbours.of(vectors, how) for how in ("exact", "index"))
-    expected, rows = (collection.search(queries[:5], 500)[0] for collection in (exact, index))
+    expected, rows = (
+        collection.search(queries[:5], 500, max_index_k=20)[0] for collection in (exact, index)
+    )
     np.testing.assert_array_equal(rows, expected)
 
 
@@ -159,10 +150,9 @@ def test_many_vectors_get_an_index_and_without_faiss_an_exact_search(
 ) -> None:
     vectors, queries = make_vectors(2000)
     assert Neighbours.of(vectors).is_exact
-    monkeypatch.setattr(neighbours, "MAX_EXACT_VECTORS", 1000)
-    assert not Neighbours.of(vectors).is_exact
+    assert not Neighbours.of(vectors, max_exact=1000).is_exact
     monkeypatch.setattr(neighbours, "find_spec", lambda _: None)
-    collection = Neighbours.of(vectors)
+    collection = Neighbours.of(vectors, max_exact=1000)
     assert collection.is_exact
     assert "pip install 'userbert[lookalike]'" in capsys.readouterr().err
     assert collection.search(queries, 3)[0].shape == (len(queries), 3)

@@ -32,21 +32,34 @@ from userbert.search.seed_scoring import (
 
 _FOLDS, _MIN_SEEDS = 5, 10
 """Folds of held-out seeds, and the number of seeds below which recall is not measured."""
-_MAX_SEEDS, _MAX_OTHERS = 10_000, 10_000
-"""Seeds and other users that scores are learned from, at most."""
-_MAX_COMPARISON_PRODUCTS = 1e11
-"""Multiplications above which `nearest` is not compared."""
 _EXAMPLES = 3
+"""Ids that a message names."""
 LIST_ENDINGS = (".parquet", ".csv")
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Limits of the work on large inputs."""
+
+    seeds: int = 10_000
+    """Most seeds that scores are learned from."""
+    others: int = 10_000
+    """Most other users that scores are learned from."""
+    comparison_products: float = 1e11
+    """Number of multiplications from which on `nearest` is not compared."""
+
+
+_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
 class Lookalikes:
-    """A list of look-alikes, and facts about it."""
+    """A list of look-alikes, and how it was made."""
 
     users: pl.DataFrame
     """`user_id`, `score`, `rank`, best first."""
     by: ScoringName
+    """Scoring that ranks the list."""
     seeds: int
     """Number of seeds that have a vector."""
     learned_from: int
@@ -58,10 +71,10 @@ class Lookalikes:
     unknown: tuple[str, ...]
     """Seeds without a vector, or with a zero vector."""
     compared: tuple[HeldOutRecall, ...]
-    """Recall of held-out seeds: of `by`, then of other scorings; empty if there are few seeds."""
+    """Recall of held-out seeds: by `by`, then by other scorings; empty if there are few seeds."""
 
     def report_lines(self, output: Path) -> list[str]:
-        """Return lines that describe the list in `output`, and what to do next."""
+        """Returns lines that describe the list in `output`, and what to do next."""
         seeds = f"{self.seeds:,} seeds" if self.seeds > 1 else "a seed"
         lines = [f"{output}: the {len(self.users):,} of {self.others:,} users most like {seeds}"]
         if self.unknown:
@@ -70,12 +83,16 @@ class Lookalikes:
                 f"{len(self.unknown):,} seeds have no vector, or a zero vector: {examples}"
             )
         if self.learned_from < self.seeds:
-            lines.append(f"scores are learned from {self.learned_from:,} of the seeds, at random")
+            lines.append(
+                f"scores are learned from {self.learned_from:,} of the seeds, chosen at random"
+            )
         if self.cutoffs > 1:
-            lines.append(f"there are {self.cutoffs:,} cut-offs: the latest of each user counts")
+            lines.append(f"there are {self.cutoffs:,} cut-offs: the latest row of each user counts")
         if not self.compared:
             return [*lines, f"with fewer than {_MIN_SEEDS} seeds, recall cannot be measured"]
-        lines.append(f"{_FOLDS} lists, each made without a fifth of the seeds, find of these:")
+        lines.append(
+            f"recall of held-out seeds ({_FOLDS} lists, each made without a fifth of them):"
+        )
         lines += [
             f"  {recall.found:,.0f} of {recall.seeds:,} by {recall.way}, {recall.lift:.1f} times "
             f"as many as by chance{' (used)' if recall.way == self.by else ''}"
@@ -84,9 +101,12 @@ class Lookalikes:
         used, best = self.compared[0], max(self.compared, key=lambda recall: recall.found)
         # More than two standard deviations of such counts.
         if best.found > used.found + 2 * max(1.0, used.found) ** 0.5:
-            return [*lines, f"next: try --by {best.way}, which found more of them"]
+            return [*lines, f"next: try --by {best.way}, which found more held-out seeds"]
         if used.found < used.by_chance + 2 * used.by_chance**0.5:
-            return [*lines, "hardly more than by chance: these vectors do not tell the seeds apart"]
+            return [
+                *lines,
+                "hardly more than by chance: these vectors do not separate seeds from others",
+            ]
         first = self.users["user_id"][0]
         return [*lines, f"next: userbert inspect DATA --user {first}, to see the first user"]
 
@@ -94,7 +114,7 @@ class Lookalikes:
 def lookalike(
     embeddings: Any, seeds: Any, k: int = 1000, *, by: ScoringName = "linear", exclude: Any = ()
 ) -> pl.DataFrame:
-    """Return the k users most like the seeds: `user_id`, `score` and `rank`, best first.
+    """Returns the k users most like the seeds: `user_id`, `score` and `rank`, best first.
 
     `embeddings` is a frame, or the path of what `userbert embed` wrote; if a user has several rows,
     the latest counts. `seeds` are ids, a frame with `user_id`, or a path of one. Neither seeds nor
@@ -108,24 +128,25 @@ def lookalike(
 
 
 def open_embeddings(embeddings: Any) -> Embeddings:
-    """Open embeddings from a path or a frame."""
+    """Opens embeddings from a path or a frame."""
     is_path = isinstance(embeddings, str | Path)
     return Embeddings.open(Path(embeddings)) if is_path else Embeddings.of(embeddings)
 
 
 def find_lookalikes(
     embeddings: Embeddings, seeds: Any, k: int, *, by: ScoringName, exclude: Any = (),
-    is_compared: bool = True,
+    is_compared: bool = True, limits: Limits = _LIMITS,
 ) -> Lookalikes:  # fmt: skip
-    """Make the list of `lookalike`, with facts about it.
+    """Makes the list of `lookalike`, and returns it with a record of how it was made.
 
-    With `is_compared`, the recall of held-out seeds is measured, for other scorings too.
+    With `is_compared`, the recall of held-out seeds is measured, for other scorings too. Beyond
+    `limits`, seeds and other users are sampled, and `nearest` is not compared.
     """
     if k < 1:
         raise InputError(f"k: expected the length of the list, at least 1, found {k}.")
     if by not in SCORING_NAMES:
         raise InputError(f"by: expected one of {', '.join(SCORING_NAMES)}, found {by!r}.")
-    seed_ids, excluded_ids = _ids(seeds, "seeds"), _ids(exclude, "exclude")
+    seed_ids, excluded_ids = _unique_ids(seeds, "seeds"), _unique_ids(exclude, "exclude")
     index = embeddings.user_cutoffs()
     is_latest = _is_latest(index, embeddings.name)
     users = index["user_id"]
@@ -146,40 +167,42 @@ def find_lookalikes(
             f"{embeddings.name}: expected other users than the seeds and the excluded users, found "
             "none. Embed all users who may be on the list."
         )
-    learned = np.arange(len(rows))
-    if len(rows) > _MAX_SEEDS:
-        learned = np.sort(generator.choice(len(rows), _MAX_SEEDS, replace=False))
-    sampled = np.sort(generator.permutation(others)[:_MAX_OTHERS])
+    sampled_seeds = np.arange(len(rows))
+    if len(rows) > limits.seeds:
+        sampled_seeds = np.sort(generator.choice(len(rows), limits.seeds, replace=False))
+    sampled_others = np.sort(generator.permutation(others)[: limits.others])
     sampled_vectors = unit_vectors(
-        _require_finite(embeddings.take(sampled), users.gather(sampled), embeddings.name)
+        _require_finite(
+            embeddings.take(sampled_others), users.gather(sampled_others), embeddings.name
+        )
     )
-    measures_recall = is_compared and len(learned) >= _MIN_SEEDS
-    folds = generator.permutation(np.arange(len(learned)) % _FOLDS if measures_recall else
-                                  np.full(len(learned), -1))  # fmt: skip
+    measures_recall = is_compared and len(sampled_seeds) >= _MIN_SEEDS
+    folds = generator.permutation(np.arange(len(sampled_seeds)) % _FOLDS if measures_recall else
+                                  np.full(len(sampled_seeds), -1))  # fmt: skip
     sample = SeedSample(
-        unit_vectors(vectors[learned]).astype(np.float64), folds,
-        sampled_vectors.astype(np.float64), len(sampled) / len(others),
+        unit_vectors(vectors[sampled_seeds]).astype(np.float64), folds,
+        sampled_vectors.astype(np.float64), len(sampled_others) / len(others),
     )  # fmt: skip
     products = float(len(others)) * sample.seeds.size
     alternatives = [
         name for name in SCORING_NAMES
-        if name != by and (name != "nearest" or products < _MAX_COMPARISON_PRODUCTS)
+        if name != by and (name != "nearest" or products < limits.comparison_products)
     ]  # fmt: skip
     rankings = [
         HeldOutRanking(name, sample) for name in (by, *(alternatives if measures_recall else []))
     ]
-    listed, scores = _score_all(embeddings, users, is_candidate, rankings, k)
+    listed_rows, scores = _score_all(embeddings, users, is_candidate, rankings, k)
     count = int(is_candidate.sum())
-    frame = pl.DataFrame({"user_id": users.gather(listed), "score": scores})
+    frame = pl.DataFrame({"user_id": users.gather(listed_rows), "score": scores})
     return Lookalikes(
         frame.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("rank")),
-        by, len(rows), len(learned), count, index["cutoff"].n_unique(), tuple(unknown),
+        by, len(rows), len(sampled_seeds), count, index["cutoff"].n_unique(), tuple(unknown),
         tuple(ranking.recall(k, count) for ranking in rankings) if measures_recall else (),
     )  # fmt: skip
 
 
 def write_list(users: pl.DataFrame, output: Path) -> None:
-    """Write a list as CSV or Parquet, by the ending of its name; it appears whole or not at all."""
+    """Writes a list as CSV or Parquet, by its ending; the file appears whole or not at all."""
     require_list_ending(output)
     with publishing_file(output) as file:
         if output.suffix.lower() == ".csv":
@@ -189,7 +212,7 @@ def write_list(users: pl.DataFrame, output: Path) -> None:
 
 
 def require_list_ending(output: Path) -> None:
-    """Raise `InputError` if the name of a list does not end in .parquet or .csv."""
+    """Raises `InputError` if the name of a list does not end in .parquet or .csv."""
     if output.suffix.lower() not in LIST_ENDINGS:
         raise InputError(
             f"{output}: expected a name that ends in {' or '.join(LIST_ENDINGS)}, which sets the "
@@ -201,7 +224,7 @@ def _score_all(
     embeddings: Embeddings, users: pl.Series, is_candidate: NDArray[np.bool_],
     rankings: Sequence[HeldOutRanking], k: int,
 ) -> tuple[NDArray[np.int64], Float32]:  # fmt: skip
-    """Add all candidates to each ranking; return rows and scores of the k best by the first."""
+    """Adds all candidates to each ranking; returns rows and scores of the k best by the first."""
     rows, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
     with progress("scoring users", len(embeddings)) as advance:
         for first, vectors in embeddings.blocks():
@@ -209,9 +232,9 @@ def _score_all(
             names = users.gather(places + first)
             units = unit_vectors(_require_finite(vectors[places], names, embeddings.name))
             has_direction = units.any(axis=1)
-            places, wide = places[has_direction], units[has_direction].astype(np.float64)
+            places, usable = places[has_direction], units[has_direction].astype(np.float64)
             for number, ranking in enumerate(rankings):
-                block_scores = ranking.score(wide).astype(np.float32)
+                block_scores = ranking.score(usable).astype(np.float32)
                 ranking.add(block_scores)
                 if number == 0:
                     rows, scores = top_k(
@@ -223,8 +246,8 @@ def _score_all(
     return rows, scores
 
 
-def _ids(users: Any, name: str) -> pl.Series:
-    """Return unique ids as text, from a path, a frame or a sequence of ids."""
+def _unique_ids(users: Any, name: str) -> pl.Series:
+    """Returns unique ids as text, from a path, a frame or a sequence of ids."""
     if isinstance(users, str | Path):
         name, users = str(users), read_table(Path(users))
     if isinstance(users, pl.Series | Sequence | set | frozenset | np.ndarray):
@@ -241,7 +264,7 @@ def _ids(users: Any, name: str) -> pl.Series:
 
 
 def _is_latest(index: pl.DataFrame, name: str) -> NDArray[np.bool_]:
-    """Return whether each row (N,) is the latest of its user.
+    """Returns whether each row (N,) is the latest row of its user.
 
     Raises `InputError` if a user has two latest rows.
     """
@@ -255,13 +278,13 @@ def _is_latest(index: pl.DataFrame, name: str) -> NDArray[np.bool_]:
     repeated = latest.filter(pl.col("user_id").is_duplicated())
     raise InputError(
         f"{name}: user {repeated['user_id'][0]} has several vectors of the cut-off "
-        f"{repeated['cutoff'][0]}; so have {repeated['user_id'].n_unique():,} users in all. Keep "
-        "one row per user and cut-off."
+        f"{repeated['cutoff'][0]}; {repeated['user_id'].n_unique():,} users have repeated rows. "
+        "Keep one row per user and cut-off."
     )
 
 
 def _require_finite(vectors: Float32, users: pl.Series, name: str) -> Float32:
-    """Return the vectors (B, H); raise `InputError` if one holds NaN or infinity."""
+    """Returns the vectors (B, H); raises `InputError` if one holds NaN or infinity."""
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
         raise InputError(

@@ -38,8 +38,8 @@ bound)."""
 _DIRECTIONS_SAMPLE = 20_000
 """Vectors from which the leading directions are computed."""
 _ENOUGH_VARIANCE, _MIN_VARIANCE, _DIRECTIONS_STEP = 0.96, 0.9, 16
-"""Share of the squared lengths that the leading directions should hold, and must hold at least;
-their number is a multiple of the step. With fewer directions the screen passes too many vectors,
+"""Shares of the squared lengths that the leading directions aim for, and must reach; their number
+is a multiple of the step. With fewer directions the screen passes too many vectors,
 with more the screen itself reads too much."""
 _MIN_SCREENED_NUMBERS = 1 << 22
 """Smallest number of values in all vectors for which screening is worth its time."""
@@ -58,7 +58,7 @@ _EXTRA_CANDIDATES = 64
 
 
 def unit_vectors(vectors: Float32) -> Float32:
-    """Scale vectors (B, H) to length 1; a vector without a direction becomes zero."""
+    """Scales vectors (B, H) to length 1; a vector without a direction becomes zero."""
     scaled = np.zeros(vectors.shape, np.float32)
     for block in _blocks(len(vectors)):
         wide = vectors[block].astype(np.float64)
@@ -70,7 +70,7 @@ def unit_vectors(vectors: Float32) -> Float32:
 
 
 def top_k(rows: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
-    """Return the rows of the k largest scores and the scores, best first; ties by lower row."""
+    """Returns rows and scores of the k largest scores, best first; ties go to the lower row."""
     if len(scores) > k:
         is_top = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
         rows, scores = rows[is_top], scores[is_top]
@@ -81,7 +81,7 @@ def top_k(rows: Int64, scores: Float32, k: int) -> tuple[Int64, Float32]:
 def nearest_by_scan(
     embeddings: Embeddings, vector: Float32, is_candidate: NDArray[np.bool_], k: int
 ) -> tuple[Int64, Float32]:
-    """Return rows and cosines of the k candidates (N,) nearest to a vector (H,), best first.
+    """Returns rows and cosines of the k candidates (N,) nearest to a vector (H,), best first.
 
     Reads the embeddings once, with one row group in memory.
     """
@@ -104,7 +104,7 @@ class _CandidateSearch(Protocol):
     """Finds vectors that may be among the nearest."""
 
     def candidates(self, query: Float64, k: int) -> Int64:
-        """Return places of vectors, among them the k nearest to a query (H,) of length 1."""
+        """Returns indices of vectors, among them the k nearest to a query (H,) of length 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +119,21 @@ class Neighbours:
     _index: _CandidateSearch | None
 
     @classmethod
-    def of(cls, vectors: Float32, how: Literal["auto", "exact", "index"] = "auto") -> "Neighbours":
-        """Keep vectors (N, H), as float32 of length 1.
+    def of(
+        cls,
+        vectors: Float32,
+        how: Literal["auto", "exact", "index"] = "auto",
+        *,
+        max_exact: int = MAX_EXACT_VECTORS,
+        min_screened: int = _MIN_SCREENED_NUMBERS,
+    ) -> "Neighbours":
+        """Keeps vectors (N, H), as float32 of length 1; `how` chooses the kind of search.
 
         `index` needs faiss, from the extra `lookalike`. It may miss some neighbours: about 1 in 200
         of the first 100, as measured when it is built. `auto` is exact for up to
-        `MAX_EXACT_VECTORS` vectors; beyond that it builds an index, or, without faiss, warns and
-        stays exact. Raises `InputError` if no vector has a direction, or `index` finds no faiss.
+        `max_exact` vectors; beyond that it builds an index, or, without faiss, warns and stays
+        exact. An exact search is screened if all vectors hold at least `min_screened` numbers.
+        Raises `InputError` if no vector has a direction, or `index` finds no faiss.
         """
         if vectors.ndim != 2:
             raise InputError(f"expected vectors (N, H), found an array of shape {vectors.shape}.")
@@ -139,7 +147,7 @@ class Neighbours:
             )
         if len(rows) < len(scaled):
             scaled = scaled[has_direction]
-        is_indexed = how == "index" or (how == "auto" and len(rows) > MAX_EXACT_VECTORS)
+        is_indexed = how == "index" or (how == "auto" and len(rows) > max_exact)
         if is_indexed and find_spec("faiss") is None:
             install = "Install it with: pip install 'userbert[lookalike]'"
             if how == "index":
@@ -147,13 +155,13 @@ class Neighbours:
             warn(f"each search reads all {len(rows):,} vectors, as an index needs faiss. {install}")
             is_indexed = False
         if not is_indexed:
-            return cls(scaled, rows, _ExactSearch.of(scaled), None)
-        # Unscreened: exact searches beside an index are rare, and a screen takes memory.
+            return cls(scaled, rows, _ExactSearch.of(scaled, min_screened), None)
+        # No screen: with an index, exact searches are rare, and a screen takes memory.
         exact = _ExactSearch(scaled, None)
         return cls(scaled, rows, exact, InvertedLists.of(scaled, exact))
 
     def __len__(self) -> int:
-        """Count the vectors that have a direction."""
+        """Counts the vectors that have a direction."""
         return len(self._rows)
 
     @property
@@ -161,11 +169,14 @@ class Neighbours:
         """Whether a search never misses a neighbour."""
         return self._index is None
 
-    def search(self, queries: Float32, k: int) -> tuple[Int64, Float32]:
-        """Return rows and cosines (Q, K) of the vectors nearest to queries (Q, H), best first.
+    def search(
+        self, queries: Float32, k: int, *, max_index_k: int = MAX_INDEX_K
+    ) -> tuple[Int64, Float32]:
+        """Returns rows and cosines (Q, K) of the vectors nearest to queries (Q, H), best first.
 
-        K is k, or the number of vectors with a direction if that is less. Raises `InputError` for
-        a query without a direction, or of another width.
+        K is k, or the number of vectors with a direction if that is less. If k exceeds
+        `max_index_k`, the search is exact. Raises `InputError` for a query without a direction, or
+        of another width.
         """
         if k < 1 or queries.ndim != 2 or queries.shape[1] != self._units.shape[1]:
             raise InputError(
@@ -173,13 +184,14 @@ class Neighbours:
                 f"{queries.shape} and k = {k}."
             )
         scaled = unit_vectors(queries).astype(np.float64)
-        blind = np.flatnonzero(~scaled.any(axis=1))
-        if len(blind):
+        without_direction = np.flatnonzero(~scaled.any(axis=1))
+        if len(without_direction):
             raise InputError(
-                f"query {blind[0]} has no direction: it is zero, or holds NaN or infinity."
+                f"query {without_direction[0]} has no direction: it is zero, or holds NaN or "
+                "infinity."
             )
         k = min(k, len(self))
-        searcher = self._exact if self._index is None or k > MAX_INDEX_K else self._index
+        searcher = self._exact if self._index is None or k > max_index_k else self._index
         results = [self._rank(searcher.candidates(query, k), query, k) for query in scaled]
         shape = (len(queries), k)
         return (
@@ -188,7 +200,7 @@ class Neighbours:
         )
 
     def _rank(self, places: Int64, query: Float64, k: int) -> tuple[Int64, Float32]:
-        """Return rows and exact cosines of the k best of some places."""
+        """Returns rows and exact cosines of the k nearest of the vectors at `places`."""
         rows, cosines = np.zeros(0, np.int64), np.zeros(0, np.float32)
         for block in _blocks(len(places)):
             # Not a matrix product: summed row by row, equal vectors have equal cosines in any call.
@@ -213,11 +225,14 @@ class _LeadingDirections:
     projections: Float32
     """Vectors along the directions (M, D)."""
     remainders: Float32
-    """Length of the rest of each vector (M,)."""
+    """Length of each vector without its part along the directions (M,)."""
 
     @classmethod
-    def of(cls, units: Float32) -> "_LeadingDirections | None":
-        """Project vectors of length 1; None if screening by directions would not pay."""
+    def of(cls, units: Float32, min_screened: int) -> "_LeadingDirections | None":
+        """Projects vectors of length 1; None if screening by directions would not pay.
+
+        It does not pay if they hold fewer than `min_screened` numbers in all.
+        """
         count, width = units.shape
         step = max(1, count // _DIRECTIONS_SAMPLE)
         sample = units[::step].astype(np.float64)
@@ -225,11 +240,7 @@ class _LeadingDirections:
         shares = np.cumsum(values[::-1]) / values.sum()
         enough = int(np.searchsorted(shares, _ENOUGH_VARIANCE)) + 1
         leading = min(-(-enough // _DIRECTIONS_STEP) * _DIRECTIONS_STEP, width // 2)
-        if (
-            units.size < _MIN_SCREENED_NUMBERS
-            or leading == 0
-            or shares[leading - 1] < _MIN_VARIANCE
-        ):
+        if units.size < min_screened or leading == 0 or shares[leading - 1] < _MIN_VARIANCE:
             return None
         basis = np.ascontiguousarray(directions[:, ::-1][:, :leading])
         projections = np.empty((count, leading), np.float32)
@@ -256,9 +267,9 @@ class _ExactSearch:
     leading: _LeadingDirections | None
 
     @classmethod
-    def of(cls, units: Float32) -> "_ExactSearch":
-        """Prepare vectors of length 1, with their leading directions."""
-        return cls(units, _LeadingDirections.of(units))
+    def of(cls, units: Float32, min_screened: int = _MIN_SCREENED_NUMBERS) -> "_ExactSearch":
+        """Prepares vectors of length 1, with their leading directions if they hold `min_screened` numbers."""
+        return cls(units, _LeadingDirections.of(units, min_screened))
 
     def candidates(self, query: Float64, k: int) -> Int64:
         """See `_CandidateSearch`."""
@@ -301,7 +312,7 @@ class InvertedLists:
 
     @classmethod
     def of(cls, units: Float32, exact: _CandidateSearch) -> "InvertedLists":
-        """Index vectors (M, H) of length 1; read as many lists as _MIN_RECALL takes."""
+        """Indexes vectors (M, H) of length 1, with as many probes as _MIN_RECALL takes."""
         import faiss
 
         count, width = units.shape
@@ -326,22 +337,22 @@ class InvertedLists:
         return inverted
 
     def candidates(self, query: Float64, k: int) -> Int64:
-        """Return places of vectors, among them nearly all of the k nearest to a query (H,)."""
+        """Returns indices of vectors, among them nearly all of the k nearest to a query (H,)."""
         import faiss
 
         probes = self.probes
-        wanted = min(self.index.ntotal, 2 * k + _EXTRA_CANDIDATES)
+        candidate_count = min(self.index.ntotal, 2 * k + _EXTRA_CANDIDATES)
         while True:
             parameters = faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]
             queries = query.astype(np.float32)[None]
-            places = self.index.search(queries, wanted, params=parameters)[1][0]
+            places = self.index.search(queries, candidate_count, params=parameters)[1][0]
             places = places[places >= 0]
             if len(places) >= k or probes == self.index.nlist:
                 return np.asarray(places, np.int64)
             probes = min(self.index.nlist, probes * 4)
 
     def _recall(self, queries: Float32, known: list[Int64]) -> float:
-        """Return the share of known neighbours that are among the candidates."""
+        """Returns the share of known neighbours that are among the candidates."""
         shares = [
             np.isin(rows, self.candidates(query, len(rows))).mean()
             for query, rows in zip(queries.astype(np.float64), known, strict=True)
@@ -350,7 +361,7 @@ class InvertedLists:
 
 
 def _nearest(units: Float32, exact: _CandidateSearch, query: Float64) -> Int64:
-    """Return the places of the _RECALL_K nearest vectors, best first."""
+    """Returns the indices of the _RECALL_K nearest vectors, best first."""
     k = min(len(units), _RECALL_K)
     places = exact.candidates(query, k)
     cosines = units[places].astype(np.float64) @ query

@@ -54,11 +54,11 @@ class SeedScorer(Protocol):
     """Scores users by their likeness to seeds."""
 
     def __call__(self, units: Float64) -> Float64:
-        """Return scores (B, 1 + F) of vectors (B, H): by all seeds, then without each fold."""
+        """Returns scores (B, 1 + F) of vectors (B, H): by all seeds, then without each fold."""
 
 
 def fit_seed_scorer(name: ScoringName, sample: SeedSample) -> SeedScorer:
-    """Fit the named scoring to a sample."""
+    """Fits the named scoring to a sample."""
     if name == "nearest":
         return _NearestScorer(sample)
     return LinearScorer.linear(sample) if name == "linear" else LinearScorer.centroid(sample)
@@ -79,7 +79,7 @@ class LinearScorer:
 
     @classmethod
     def centroid(cls, sample: SeedSample) -> "LinearScorer":
-        """Score by the cosine with the mean of the seeds."""
+        """Scores by the cosine with the mean of the seeds."""
         means = np.stack(
             [sample.seeds[~is_held_out].mean(axis=0) for is_held_out in _held_out_masks(sample)],
             axis=1,
@@ -89,7 +89,7 @@ class LinearScorer:
 
     @classmethod
     def linear(cls, sample: SeedSample) -> "LinearScorer":
-        """Score by the log-odds of a logistic regression of seeds against other users."""
+        """Scores by the log-odds of a logistic regression of seeds against other users."""
         vectors = np.concatenate([sample.seeds, sample.others])
         mean = vectors.mean(axis=0)
         scale = np.sqrt(vectors.var(axis=0).sum()) or 1.0
@@ -136,7 +136,7 @@ class _NearestScorer:
 
 
 def fit_logistic(seeds: Float64, others: Float64, start: Float64) -> Float64:
-    """Fit a penalized logistic regression by Newton's method, starting at the weights `start`.
+    """Fits a penalized logistic regression by Newton's method, starting at the weights `start`.
 
     Returns the weights (H + 1,), the intercept last. The objective is scikit-learn's with `C=1`.
     """
@@ -171,7 +171,7 @@ def fit_logistic(seeds: Float64, others: Float64, start: Float64) -> Float64:
 
 
 def _held_out_masks(sample: SeedSample) -> list[NDArray[np.bool_]]:
-    """Return masks (S,) of the held-out seeds: none of them, then each fold."""
+    """Returns masks (S,) of the held-out seeds: none of them, then each fold."""
     none = np.zeros(len(sample.seeds), bool)
     return [none, *(sample.folds == fold for fold in range(sample.fold_count))]
 
@@ -181,6 +181,7 @@ class HeldOutRecall:
     """How many held-out seeds are on the lists, when one fold is held out at a time."""
 
     way: ScoringName
+    """Name of the scoring."""
     seeds: int
     """Number of held-out seeds, over all folds."""
     found: float
@@ -216,7 +217,7 @@ class HeldOutRanking:
         self._equal -= 1  # the seed itself
 
     def add(self, scores: Float32) -> None:
-        """Count users with scores (B, 1 + F) that rank before each held-out seed."""
+        """Counts users with scores (B, 1 + F) that rank before each held-out seed."""
         for fold in range(self._fold_count):
             self._count(fold, scores[:, 1 + fold])
 
@@ -228,7 +229,7 @@ class HeldOutRanking:
         self._equal[seeds] += up_to - np.searchsorted(ordered, self._seed_scores[seeds], "left")
 
     def recall(self, k: int, others: int) -> HeldOutRecall:
-        """Count held-out seeds among the first k of `others` users and the seeds of their fold."""
+        """Counts held-out seeds among the first k of `others` users and the seeds of their fold."""
         shares = ((k - self._higher) / (1 + self._equal)).clip(0, 1)
         list_candidates = others + np.bincount(self._folds)
         expected = np.minimum(1, k / list_candidates) * np.bincount(self._folds)
