@@ -268,7 +268,7 @@ class _ExactSearch:
 
     @classmethod
     def of(cls, units: Float32, min_screened: int = _MIN_SCREENED_NUMBERS) -> "_ExactSearch":
-        """Prepares vectors of length 1, with their leading directions if they hold `min_screened` numbers."""
+        """Prepares vectors of length 1, with their leading directions if screening pays."""
         return cls(units, _LeadingDirections.of(units, min_screened))
 
     def candidates(self, query: Float64, k: int) -> Int64:
