@@ -147,7 +147,7 @@ def test_leads_are_compared_with_the_leads_of_all_labels() -> None:
     assert sentence == (
         "With 1/4 of the labels, fused leads trees on features by +0.050 (+0.040 to +0.060) on "
         "average over 5 tasks; with all labels, by +0.020 (+0.010 to +0.030). The difference is "
-        "+0.030 (+0.020 to +0.040): more."
+        "+0.030 (+0.020 to +0.040): more with few labels."
     )
     (sentence,) = findings.lead_findings([{**row, "tasks": 1, "growth": value(0.005)}])
     assert "over 1 task;" in sentence

@@ -189,7 +189,7 @@ def test_page_states_the_answer_and_its_limits(page: tuple[str, _Page]) -> None:
         "No model, classical or ours, reads the profile field age,",
         "Profiles have no time",
         "With fewer labels",
-        "(mean distance of score and share): fused 0.040, aggregates-gbm 0.050.",
+        "(mean distance between score and share of yes): fused 0.040, aggregates-gbm 0.050.",
         "the column 'visits of /thanks' alone predicts the answer (ROC-AUC 0.998",
         "On validation users the loss went from 6.50 (step 15) to 5.00 (step 30)",
         "No row was left out.",

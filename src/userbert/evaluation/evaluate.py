@@ -2,7 +2,7 @@
 
 In: models pretrained alike with several seeds, prepared data, labels. Out: a `Report`, the content
 of report.json. `userbert evaluate`, `demo` and the experiments use it; `report/` renders it. All
-models use the same folds, and are fitted and chosen inside the training part alone.
+models use the same folds, and are fitted and chosen on each fold's training part alone.
 """
 
 import sys
@@ -50,6 +50,7 @@ MIN_FOR_VERDICT = 10
 RECIPE_MODELS = ("frozen-linear", "fused-linear")
 """Models fitted to the vectors of other pretraining recipes."""
 SLOW = (*NETWORKS, "fused", "fused-linear", "fused-gbm")
+"""Models that use one pretrained model per fold unless `EvaluateConfig.every_seed` is set."""
 
 
 class EvaluateConfig(Strict):
@@ -119,12 +120,11 @@ def evaluate(
     `models` are pretrained alike with different seeds; give at least three, or the intervals ignore
     the variance of pretraining. `labels` are one task or several, or a frame of `user_id`, `label`
     and optionally `cutoff`. `command` is recorded in the report. `beside` are models of other
-    pretraining recipes, by name: regressions on their vectors are reported, but never chosen as
-    best. A script that calls this needs `if __name__ == "__main__":`, because fits run in separate
-    processes.
+    pretraining recipes, by recipe name: regressions on their vectors are reported, but never best.
+    A script that calls this needs `if __name__ == "__main__":`: fits run in separate processes.
 
     Raises `LabelError` if labels leak, the models read a leaking field, or labels are too few;
-    `ModelError` if the models are not alike or the data have other ids.
+    `ModelError` if the models are not alike or the data do not fit them.
     """
     config = config or EvaluateConfig()
     networks = [models] if isinstance(models, UserBert) else list(models)
@@ -133,7 +133,7 @@ def evaluate(
     tasks = [task if isinstance(task, Labels) else Labels.of(task, data) for task in labels]
     groups = [networks, *((beside or {}).values())]
     for group in groups:
-        _refuse(group, data, tasks, config)
+        _check_inputs(group, data, tasks, config)
         if group[0].hidden != networks[0].hidden:
             raise ModelError(
                 "beside: the models of other recipes read other profile fields. Hidden from them: "
@@ -156,20 +156,20 @@ def evaluate(
     ]
     with TemporaryDirectory(prefix="userbert-") as folder:
         folders = tuple(Path(folder) / str(number) for number in range(len(networks)))
-        for network, target in zip(networks, folders, strict=True):
-            network.save_pretrained(target)
+        for network, model_folder in zip(networks, folders, strict=True):
+            network.save_pretrained(model_folder)
         workshop = Workshop(data.path, folders, materials, config.finetune, config.seed)
         results = collect(workshop, fits, config.folds, config.workers)
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
-    calibrated: list[dict[str, Any]] = []
-    curved: list[learning_curve.Points] = []
-    users, user_weights = _resampled(tasks, config)
+    calibrations: list[dict[str, Any]] = []
+    curve_points: list[learning_curve.Points] = []
+    users, user_weights = _resample(tasks, config)
     for number, material in enumerate(own):
         weights = user_weights[:, np.searchsorted(users, np.asarray(material.labels.user_ids))]
         about = {"data": data.path.name, "task": material.labels.name}
-        scored = [results[number, model, None] for model in material.models]
-        scored += [
+        out_of_fold = [results[number, model, None] for model in material.models]
+        out_of_fold += [
             replace(results[other, model, None], model=f"{recipe}{RECIPE_SEPARATOR}{model}")
             for other, recipe in zip(
                 range(number + len(own), len(materials), len(own)), beside or {}, strict=True
@@ -177,23 +177,24 @@ def evaluate(
             for model in RECIPE_MODELS
             if model in material.fitted
         ]
-        rows += [about | row for row in _rows(material, scored, weights, config)]
+        rows += [about | row for row in _metric_rows(material, out_of_fold, weights, config)]
         if material.labels.kind == "binary":
-            calibrated += [about | _calibrated(material, scores) for scores in scored]
+            calibrations += [about | _calibration_row(material, scores) for scores in out_of_fold]
         if config.draws:
-            curved.append(learning_curve.points_of(number, material, results, weights))
-            points = learning_curve.rows_of(curved[-1], material, config.folds)
-            curves += [about | row for row in points]
+            points = learning_curve.points_of(number, material, results, weights)
+            curve_points.append(points)
+            curve_rows = learning_curve.rows_of(points, material, config.folds)
+            curves += [about | row for row in curve_rows]
     seeds = [int(network.record.get("seed", 0)) for network in networks]
     origin = provenance_record(
         list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]], seeds, data.checksum
     )
     warnings = [*_warnings(full_tasks, tasks, len(networks)), *_late_vocabularies(data, tasks)]
-    leads = learning_curve.leads_of(curved)
-    return Report(origin, rows, curves, calibrated, warnings, leak_warnings, leads)
+    leads = learning_curve.leads_of(curve_points)
+    return Report(origin, rows, curves, calibrations, warnings, leak_warnings, leads)
 
 
-def _resampled(
+def _resample(
     tasks: Sequence[Labels], config: EvaluateConfig
 ) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
     """Returns all users (U,), sorted, and how often each counts in each resample (R, U).
@@ -213,7 +214,7 @@ def draw(labels: Labels, config: EvaluateConfig | None = None) -> Labels:
     return labels.take(np.sort(generator.permutation(len(labels))[: config.max_labels]))
 
 
-def _refuse(
+def _check_inputs(
     networks: Sequence[UserBert],
     data: PreparedData,
     tasks: Sequence[Labels],
@@ -249,7 +250,7 @@ def _refuse(
 
 
 def _sides(labels: Labels) -> tuple[int, int]:
-    """Returns the numbers of positives and negatives; for classes and sets, all pairs twice."""
+    """Returns the numbers of positives and negatives; if not binary, the number of pairs twice."""
     if labels.kind != "binary":
         return len(labels), len(labels)
     positives = int(labels.targets.sum())
@@ -296,7 +297,7 @@ def _materials(
     tasks: Sequence[Labels],
     config: EvaluateConfig,
 ) -> tuple[tuple[Material, ...], list[str]]:
-    """Makes the features of all tasks, for each group of networks; also returns leakage warnings.
+    """Returns a `Material` per task for each group of networks, and warnings of target leakage.
 
     Pairs that tasks share are encoded once.
     """
@@ -306,10 +307,10 @@ def _materials(
     )
     pairs, index = np.unique(all_pairs, axis=0, return_inverse=True)
     task_indices = np.split(index.ravel(), np.cumsum([len(labels) for labels in tasks])[:-1])
-    # Fields hidden for a label are hidden from the networks, so also from aggregates.
+    # Aggregates leave out the fields that are hidden from the networks; these leak the labels.
     counts, names = aggregates(data, pairs[:, 0], pairs[:, 1], groups[0][0].hidden)
     lasting = all_history_columns(names)
-    first, *others = (
+    own_vectors, *other_vectors = (
         [embed_pairs(network, data, pairs[:, 0], pairs[:, 1]) for network in group]
         for group in groups
     )
@@ -325,7 +326,7 @@ def _materials(
             deal_users(labels.user_ids, labels.targets, config.folds, config.seed),
             counts[task_index],
             lasting,
-            tuple(vectors[task_index] for vectors in first),
+            tuple(vectors[task_index] for vectors in own_vectors),
             None
             if labels.attribute is None
             else own_history(data, labels.attribute, row, labels.cutoffs),
@@ -339,14 +340,14 @@ def _materials(
             vectors=tuple(vectors[task_index] for vectors in group_vectors),
             timing=group[0].timing_width(),
         )
-        for group, group_vectors in zip(groups[1:], others, strict=True)
+        for group, group_vectors in zip(groups[1:], other_vectors, strict=True)
         for material, task_index in zip(materials, task_indices, strict=True)
     ]
     return (*materials, *other_materials), leak_warnings
 
 
 def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> list[Fit]:
-    """Returns all fits, the slowest first, so that no process works on one alone at the end."""
+    """Returns all fits, the slowest first, so that all processes finish at about the same time."""
     fits = []
     for number, material in enumerate(materials):
         for fold in range(config.folds):
@@ -366,8 +367,8 @@ def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> 
     return sorted(fits, key=cost, reverse=True)
 
 
-def _calibrated(material: Material, model: OutOfFold) -> dict[str, Any]:
-    """Returns a model's row of calibration; scores are averaged over runs first."""
+def _calibration_row(material: Material, model: OutOfFold) -> dict[str, Any]:
+    """Returns a model's row of `Report.calibration`; averages its scores over runs first."""
     bins = calibration(material.labels.targets, np.mean(model.scores, axis=0))
     return {
         "model": model.model,
@@ -376,7 +377,7 @@ def _calibrated(material: Material, model: OutOfFold) -> dict[str, Any]:
     }
 
 
-def _rows(
+def _metric_rows(
     material: Material,
     models: Sequence[OutOfFold],
     weights: NDArray[np.float32],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 Group = Literal["classical", "ours", "baseline"]
-"""Side of the comparison that a model is on."""
+"""Side of the comparison: features alone, user vectors, or neither."""
 
 _MINUS, _TO = "\N{MINUS SIGN}", "\N{EN DASH}"
 DIFFERENCE = f" {_MINUS} "
@@ -26,7 +26,7 @@ METRIC_LABELS = {
     "pr_auc": "PR-AUC",
     "accuracy": "accuracy",
 }
-"""Names of the metrics for people. A task is judged by the first of them that it has."""
+"""Display names of the metrics. A task is judged by the first of these metrics that it has."""
 
 METRIC_NOTES = {
     "roc_auc": "ROC-AUC: the chance that a user whose answer is yes is ranked above a user whose "
@@ -100,9 +100,9 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
 RECIPE_SEPARATOR = ": "
 """Separator between the name of another pretraining recipe and the model's name."""
 ENOUGH_SEEDS = 3
-"""Fewest pretraining seeds whose mean says more than chance."""
+"""Pretraining seeds below which the report warns that another seed may move the figures."""
 MIN_FOR_INTERVAL = 100
-"""Users on the smaller side below which the interval itself is unreliable."""
+"""Users on the rarer side below which the interval itself is unreliable."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Finding:
-    """Answer of one task to the question."""
+    """Verdict on one task: its answer to `QUESTION`."""
 
     verdict: Verdict
     gain: str
@@ -186,7 +186,7 @@ def interval(score: Score) -> str:
 
 
 def find(scores: Sequence[Score]) -> Finding:
-    """Answers the question for one task, by its headline metric."""
+    """Answers `QUESTION` for one task, by its headline metric."""
     metric = headline_metric(scores)
     headline = [score for score in scores if score.metric == metric]
     difference = next((score for score in headline if score.model.startswith("best-ours")), None)
@@ -247,7 +247,7 @@ def lead_findings(leads: Sequence[Mapping[str, Any]]) -> list[str]:
         tasks = "1 task" if row["tasks"] == 1 else f"{row['tasks']} tasks"
         verdict = "not different from zero"
         if row["growth"]["low"] > 0 or row["growth"]["high"] < 0:
-            verdict = "more" if row["growth"]["mean"] > 0 else "less"
+            verdict = f"{'more' if row['growth']['mean'] > 0 else 'less'} with few labels"
         sentences.append(
             f"With 1/{round(1 / row['share'])} of the labels, fused leads trees on features by "
             f"{lead} on average over {tasks}; with all labels, by {full_lead}. The difference is "
@@ -262,7 +262,7 @@ def calibration_finding(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{row['model']} {number(row['error'])}"
         for row in sorted(rows, key=lambda row: row["error"])
     ]
-    return f"Calibration error (mean distance of score and share): {', '.join(errors)}."
+    return f"Calibration error (mean distance between score and share of yes): {', '.join(errors)}."
 
 
 def pretraining_finding(scores: Sequence[Score]) -> str | None:
@@ -290,7 +290,7 @@ def pretraining_finding(scores: Sequence[Score]) -> str | None:
 
 
 def answer(findings: Mapping[str, Finding]) -> str:
-    """Answers the question over all tasks, in one to three sentences."""
+    """Answers `QUESTION` over all tasks, in one to three sentences."""
     judged = {task: finding for task, finding in findings.items() if finding.verdict != "open"}
     if not judged:
         return "This evaluation compares no models in pairs, so it gives no answer yet."
@@ -317,7 +317,7 @@ def answer(findings: Mapping[str, Finding]) -> str:
 
 
 def cautions(scores: Sequence[Score], positives: Mapping[str, int | None], seeds: int) -> list[str]:
-    """Returns cautions: what the intervals do not cover, and tasks with few labels.
+    """Returns cautions: too few pretraining seeds, and tasks with few labels.
 
     `positives` are the tasks' numbers of positives; `None` for tasks that are not binary.
     """
@@ -342,6 +342,7 @@ def cautions(scores: Sequence[Score], positives: Mapping[str, int | None], seeds
 
 
 def _best(scores: Sequence[Score], group: Group) -> Score | None:
+    """Returns the score of the best model of a group; `None` if there is none."""
     members = [
         score for score in scores if score.model in GLOSSARY and group_of(score.model) == group
     ]

@@ -34,8 +34,10 @@ from userbert.workers import process_pool
 CLASSICAL = (
     "popularity", "own-popularity", "aggregates-linear", "aggregates-gbm", "aggregates-both",
 )  # fmt: skip
+"""Models that read features alone, ordered by inputs; see `OURS`."""
 OURS = ("frozen-linear", "frozen-gbm", "fused-gbm", "fine-tuned", "fused-linear", "fused")
-"""Each side is ordered by inputs used; `out_of_fold.best_of` breaks ties in favour of the last."""
+"""Models that read user vectors or events, ordered by inputs, most inputs last:
+`out_of_fold.best_of` breaks ties in favour of the last."""
 BLENDS: Mapping[str, tuple[str, ...]] = {
     "aggregates-both": ("aggregates-linear", "aggregates-gbm"),
     "fused": ("fused-linear", "aggregates-gbm", "fused-gbm", "fine-tuned"),
@@ -60,17 +62,18 @@ class Material:
     counts: sparse.csr_matrix
     """Aggregates (B, D)."""
     lasting: Int64
-    """Columns of `counts` over all history; regressions read only these, as they do better."""
+    """Indices of the columns of `counts` over all history. Regressions read only these columns,
+    because they then score better."""
     vectors: tuple[NDArray[np.float32], ...]
     """User embeddings (B, H), one array per pretraining seed."""
     history: OwnHistory | None
-    """Users' own values, for tasks whose classes are an attribute's values."""
+    """Users' own values, for tasks whose classes are an attribute's values; else `None`."""
     timing: int = 0
     """Number of timing columns at the end of the vectors; see `UserBert.timing_width`."""
 
     @cached_property
     def targets(self) -> NDArray[Any]:
-        """Targets 0 or 1 (B,), or sets (B, C); a class becomes a set of one."""
+        """Targets 0 or 1 (B,), or sets (B, C); a class becomes a set with that class alone."""
         if self.labels.kind != "multiclass":
             return self.labels.targets
         one_hot: NDArray[np.bool_] = self.labels.targets[:, None] == np.arange(
@@ -80,7 +83,7 @@ class Material:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Models that can do the task."""
+        """Names of the models that can do the task."""
         if self.labels.kind == "binary":
             excluded = {"own-popularity"} | self._redundant
         else:
@@ -92,7 +95,7 @@ class Material:
 
     @property
     def blends(self) -> Mapping[str, tuple[str, ...]]:
-        """Those of `models` that are made from other models' scores."""
+        """Names of the models that average other models, each with its members."""
         if self.labels.kind != "binary":
             return {} if self.history is None else BLENDS_OF_VALUES
         return {
@@ -107,7 +110,7 @@ class Material:
 
     @property
     def fitted(self) -> tuple[str, ...]:
-        """Those of `models` that are fitted on their own."""
+        """Names of the models that are fitted; the others are `blends`."""
         return tuple(name for name in self.models if name not in self.blends)
 
     @cached_property
@@ -118,9 +121,10 @@ class Material:
 
 @dataclass(frozen=True)
 class Fit:
-    """Identifies one fit."""
+    """One fit: a model on one fold of a task."""
 
     task: int
+    """Number of the task's `Material` in the workshop."""
     model: str
     run: int
     """Number of the run: one per pretraining seed, or per draw of labels in a learning curve."""
@@ -128,12 +132,12 @@ class Fit:
     """Number of the pretrained model whose vectors or weights are used."""
     fold: int
     size: int | None = None
-    """Most labels to train on; `None`: all."""
+    """Number of labels to train on, at most; `None`: all."""
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Everything that fits need; each process has its own copy."""
+    """Data, models and settings that fits need; each process has its own copy."""
 
     data_path: Path
     model_folders: tuple[Path, ...]
@@ -192,7 +196,7 @@ class Workshop:
 
 
 def do_all(workshop: Workshop, fits: Sequence[Fit], workers: int) -> Iterator[tuple[Fit, Scored]]:
-    """Does fits in `workers` processes of one thread each; yields each result when it is done."""
+    """Runs fits in `workers` processes of one thread each; yields each result when it is ready."""
     if workers == 1:
         for fit in fits:
             with threadpool_limits(1):
@@ -208,24 +212,25 @@ def do_all(workshop: Workshop, fits: Sequence[Fit], workers: int) -> Iterator[tu
             pool.shutdown(cancel_futures=True)
 
 
-_mine: list[Workshop] = []
-"""Holds the workshop of this process, if it belongs to the pool."""
+_process_workshop: list[Workshop] = []
+"""Holds the workshop of this process, if the process belongs to the pool."""
 
 
 def _open(workshop: Workshop) -> None:
+    """Prepares a process of the pool."""
     torch.set_num_threads(1)
     threadpool_limits(1)
-    _mine.append(workshop)
+    _process_workshop.append(workshop)
 
 
 def _do(fit: Fit) -> Scored:
-    return _mine[0].do(fit)
+    return _process_workshop[0].do(fit)
 
 
 def fit_features(model: str, material: Material, seed: int, split: Split, forests: int) -> Scored:
     """Fits a model on counts, on a pretrained model's vectors, or on both; scores the test pairs.
 
-    With few labels of a binary task, trees are the mean of `forests` fits.
+    With few labels of a binary task, trees are the mean of `forests` models.
     """
     if material.labels.kind == "binary":
         return _binary(model, material, seed, split, forests)
@@ -233,6 +238,7 @@ def fit_features(model: str, material: Material, seed: int, split: Split, forest
 
 
 def _binary(model: str, material: Material, seed: int, split: Split, forests: int) -> Scored:
+    """Fits a model of a binary task."""
     targets = material.targets
     match model:
         case "popularity":
@@ -256,6 +262,7 @@ def _columns(model: str, material: Material, seed: int) -> sparse.csr_matrix:
 
 
 def _values(model: str, material: Material, seed: int, split: Split) -> Scored:
+    """Fits a model of a task with classes."""
     targets, counts, history = material.targets, material.counts, material.history
     match model:
         case "popularity":
@@ -277,10 +284,14 @@ def _values(model: str, material: Material, seed: int, split: Split) -> Scored:
 
 
 def _first(learning: Int64, labels: Labels, size: int, seed: int) -> Int64:
-    """Draws `size` pairs at random, stratified by class; a smaller draw is a subset of a larger."""
+    """Draws `size` pairs at random, stratified by class.
+
+    With the same seed, a smaller draw is a subset of a larger draw.
+    """
     place = np.random.default_rng(seed).permutation(len(learning)).astype(np.float64)
     if labels.targets.ndim == 1:
         for value in np.unique(labels.targets[learning]):
-            mine = np.flatnonzero(labels.targets[learning] == value)
-            place[mine[np.argsort(place[mine])]] = (np.arange(len(mine)) + 0.5) / len(mine)
+            members = np.flatnonzero(labels.targets[learning] == value)
+            ranked = members[np.argsort(place[members])]
+            place[ranked] = (np.arange(len(members)) + 0.5) / len(members)
     return np.sort(learning[np.argsort(place, kind="stable")[:size]])

@@ -1,8 +1,8 @@
 """Learning curves: the contestants fitted on 1/4 of the labels, on 1/16, and so on.
 
-In: a task's material. Out: the fits to do, and rows of report.json from their results. Few labels
-are the usual case and the one that pretraining is for. Which labels are drawn is chance, so each
-point is a mean over many draws. Used by `evaluate`.
+In: a task's material. Out: the fits to run, and rows of report.json from their results. Labels are
+usually few, and few labels are what pretraining is for. Labels are drawn at random, so each point
+is a mean over many draws. Used by `evaluate`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,31 +35,34 @@ MODELS = (
     "from-scratch",
 )
 Points = dict[int | None, dict[str, Estimate]]
-"""Estimates by number of labels (`None`: all) and model, ascending."""
+"""Estimates by number of labels (ascending; `None`, for all, is last) and model."""
 _STEP = 4
-"""Ratio of the numbers of labels of neighbouring points."""
+"""Ratio between the numbers of labels at neighbouring points."""
 _MANY = 2_000
-"""Labels above which a point needs one draw only, as draws hardly differ."""
+"""Labels above which a point needs one draw per fold only, because draws hardly differ."""
 _MANY_FOR_NETWORK = 500
-"""Labels above which a network is fitted to one draw only, as fits take longer than seconds."""
-_MIN_OF_SETS = 100
-"""Fewest labels at a point of a task of classes, where ten labels per class are impossible."""
+"""Labels above which a network is fitted to one draw per fold only, because fits are slow."""
+_MIN_LABELS_FOR_CLASSES = 100
+"""Fewest labels at a point of a task with classes, where ten labels per class may not exist."""
 
 
 def sizes(material: Material, folds: int, least: int) -> list[int]:
-    """Returns the points' numbers of labels, descending, with at least `least` of each class."""
+    """Returns the number of labels at each point, descending.
+
+    A point of a binary task has at least `least` labels of each class.
+    """
     labels = material.labels
-    learned = len(labels) * (folds - 1) // folds
+    train_labels = len(labels) * (folds - 1) // folds
     if labels.kind == "binary":
         rarer_share = min(labels.targets.mean(), 1 - labels.targets.mean())
         fewest = least / rarer_share
     else:
-        fewest = _MIN_OF_SETS
-    sizes = []
-    while learned / _STEP >= fewest:
-        learned //= _STEP
-        sizes.append(learned)
-    return sizes
+        fewest = _MIN_LABELS_FOR_CLASSES
+    point_sizes = []
+    while train_labels / _STEP >= fewest:
+        train_labels //= _STEP
+        point_sizes.append(train_labels)
+    return point_sizes
 
 
 def fits_of(  # noqa: PLR0917 - the task, and how many fits it gets
@@ -67,8 +70,9 @@ def fits_of(  # noqa: PLR0917 - the task, and how many fits it gets
 ) -> Iterator[Fit]:
     """Yields the fits of a task's curve: about `draws` per point and model, spread over the folds.
 
-    A fold draws only once for points with many labels: over `_MANY`, or `_MANY_FOR_NETWORK` for the
-    fine-tuned network, which takes long. The network from scratch always gets one draw per fold.
+    `number` is the task's number in the workshop; for `least`, see `sizes`. A fold draws only once
+    for points with many labels: over `_MANY`, or `_MANY_FOR_NETWORK` for the fine-tuned network,
+    which takes long. The network from scratch always gets one draw per fold.
     """
     if draws == 0:
         return
@@ -88,10 +92,10 @@ def points_of(
     weights: NDArray[np.float32],
 ) -> Points:
     """Estimates each model of a task at all points of its curve; the last point is all labels."""
-    sizes = sorted({size for task, _, size in results if task == number and size is not None})
+    point_sizes = sorted({size for task, _, size in results if task == number and size is not None})
     metric = METRICS_BY_KIND[material.labels.kind][0]
     points: Points = {}
-    for size in (*sizes, None):
+    for size in (*point_sizes, None):
         models = [
             results[number, model, size] for model in MODELS if (number, model, size) in results
         ]
@@ -120,8 +124,8 @@ def leads_of(curves: Sequence[Points]) -> list[dict[str, Any]]:
     """Returns the mean lead of `fused` over trees on features, for each share of the labels.
 
     A row has the lead with a `share` of the labels, the lead with all labels on the same tasks, and
-    the growth, their difference: whether the lead is larger with few labels. It averages over the
-    tasks that have the point. Tasks must share their resamples.
+    the growth, which is their difference and positive if few labels make the lead larger. It
+    averages over the tasks that have the point. Tasks must share their resamples.
     """
     rows = []
     for number in range(1, max(map(len, curves), default=0)):
@@ -134,9 +138,9 @@ def leads_of(curves: Sequence[Points]) -> list[dict[str, Any]]:
             ("with_all_labels", all_labels),
             ("growth", few_labels.minus(all_labels)),
         ):
-            ends = (value.value, value.low, value.high)
+            figures = (value.value, value.low, value.high)
             row[name] = dict(
-                zip(("mean", "low", "high"), (round(end, 6) for end in ends), strict=True)
+                zip(("mean", "low", "high"), (round(figure, 6) for figure in figures), strict=True)
             )
         rows.append(row)
     return rows
@@ -156,7 +160,7 @@ def _mean(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _select(models: Sequence[OutOfFold], names: Sequence[str]) -> list[OutOfFold]:
-    """Returns the named models in the order of `names`, the one with the most inputs last."""
+    """Returns the named models in the order of `names`: the model with the most inputs is last."""
     return sorted(
         (scores for scores in models if scores.model in names),
         key=lambda scores: names.index(scores.model),

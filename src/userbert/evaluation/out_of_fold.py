@@ -1,6 +1,6 @@
 """Out-of-fold scores, the best of several models, and their metrics.
 
-In: a workshop's fits, done fold by fold. Out: `OutOfFold`s, the best model of each fold, rows of
+In: a workshop and the fits to run. Out: `OutOfFold`s, the best model of each fold, and rows of
 report.json. Used by `evaluate` and its learning curves.
 
 Letters in shapes: B pairs, C classes, R resamples.
@@ -30,7 +30,8 @@ METRICS_BY_KIND: Mapping[str, tuple[MetricName, ...]] = {
 }
 """Metrics reported for each kind of task; models are chosen by the first."""
 BEST = "best-ours − best-classical"  # noqa: RUF001 - the design's name of the row
-"""Row name of the paired difference of the best models, each chosen in the training part."""
+"""Row name of the paired difference between the best model of each side, both chosen inside the
+training part."""
 
 Key = tuple[int, str, int | None]
 """Task number, model, and number of training labels (`None`: all)."""
@@ -44,14 +45,14 @@ class OutOfFold:
     scores: list[Floats]
     """Scores (B,) or (B, C), one array per run."""
     validation: Floats
-    """First metric on the validation pairs (runs, folds)."""
+    """First metric of the task on the validation pairs (runs, folds)."""
     judges: float
     """Validation pairs per fold; for binary tasks, those on the rarer side."""
     held: dict[tuple[int, int], Floats] = field(default_factory=dict)
-    """Scores of the validation pairs, by run and fold, of models that may be blended."""
+    """Scores of the validation pairs by (run, fold); only models that may be blended have them."""
 
     def part(self, run: int, fold: int, material: Material) -> Scored:
-        """Returns the scores of one run's test pairs in one fold."""
+        """Returns a run's scores of the test pairs of one fold."""
         test = material.folds == fold
         value = float(self.validation[run, fold])
         return Scored(self.scores[run][test], value, self.held.get((run, fold)))
@@ -60,7 +61,10 @@ class OutOfFold:
 def collect(
     workshop: Workshop, fits: Sequence[Fit], folds: int, workers: int | None
 ) -> dict[Key, OutOfFold]:
-    """Does all fits and joins their folds, in `workers` processes (`None`: one per core)."""
+    """Runs all fits in `workers` processes (`None`: one per core).
+
+    Joins the folds of each model, and adds the blends.
+    """
     collected: dict[Key, OutOfFold] = {}
     runs: dict[Key, int] = defaultdict(int)
     for fit in fits:
@@ -95,18 +99,19 @@ def collect(
 
 
 def _judges(labels: Labels, folds: int, size: int | None) -> float:
-    learned = size or len(labels) * (folds - 1) / folds
-    rare = 1.0
+    """Returns `OutOfFold.judges` for fits on `size` labels."""
+    train_labels = size or len(labels) * (folds - 1) / folds
+    rarer_share = 1.0
     if labels.kind == "binary":
-        rare = min(labels.targets.mean(), 1 - labels.targets.mean())
-    return max(1.0, learned * VALIDATION_SHARE * rare)
+        rarer_share = min(labels.targets.mean(), 1 - labels.targets.mean())
+    return max(1.0, train_labels * VALIDATION_SHARE * rarer_share)
 
 
 def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold]) -> OutOfFold:
     """Blends models run by run.
 
-    With all labels, a model with fewer runs than the others is reused for several. With fewer
-    labels each run has its own draw of labels, so the blend has as many runs as every model has.
+    With all labels, the runs of a model with fewer runs are used again for the other runs. With
+    fewer labels, each run has its own draw of labels, so the blend has the smallest number of runs.
     """
     task, name, size = key
     material, first = workshop.materials[task], members[0]
@@ -127,31 +132,31 @@ def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold]) -> OutO
 
 
 def _mean(parts: Sequence[Scored], held: NDArray[Any], judges: float) -> Scored:
-    """Binary tasks: the mean of all models, weighted by their quality on the validation pairs."""
+    """Returns the blend for a binary task: the mean, weighted by quality on validation pairs."""
     weights = trust([part.validation for part in parts], judges)
     held_scores = [part.held for part in parts if part.held is not None]
     value = roc_auc_or_chance(held, blend(held_scores, weights))
     return Scored(blend([part.scores for part in parts], weights), value)
 
 
-def _better(regression: Scored, without: Scored, trees: Scored) -> Scored:
-    """Next-value tasks: the regression, or the mean of trees without and with the vectors' scores.
+def _better(regression: Scored, trees_without: Scored, trees_with: Scored) -> Scored:
+    """Returns the blend for a next-value task: the regression, or the mean of both models of trees.
 
-    Chosen by validation. The mean is hardly worse than the better trees, which are mostly those
-    with vectors.
+    The trees differ in whether they read the vectors' scores. The validation pairs decide. The
+    mean is hardly worse than the better trees, which mostly are the trees with vectors.
     """
-    if regression.validation >= trees.validation:
+    if regression.validation >= trees_with.validation:
         return regression
-    return Scored((without.scores + trees.scores) / 2, trees.validation)
+    return Scored((trees_without.scores + trees_with.scores) / 2, trees_with.validation)
 
 
 def best_of(material: Material, models: Sequence[OutOfFold]) -> OutOfFold:
     """Takes, in each fold, the scores of the model that was best on the validation pairs.
 
-    Models within one standard error of the best count as tied; the last of them is taken, which
-    should be the one with the most inputs. Picking the luckiest of tied models would cost more than
-    it gains. The error is at most √(v (1 - v) / n) for mAP and for ROC-AUC, where n is the number
-    of pairs on the rarer side (Birnbaum and Klose, 1957).
+    Models within one standard error of the best are tied, and the last tied model is taken; order
+    `models` so that it has the most inputs. Picking the luckiest of tied models would cost more
+    than it gains. The error is at most √(v (1 - v) / n) for mAP and for ROC-AUC, where n is the
+    number of pairs on the rarer side (Birnbaum and Klose, 1957).
     """
     validation = np.stack([model.validation.mean(axis=0) for model in models])  # (models, folds)
     best = validation.max(axis=0)

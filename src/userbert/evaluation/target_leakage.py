@@ -1,8 +1,8 @@
 """Detects target leakage: a single feature that predicts a task almost perfectly.
 
 In: aggregates with their names, binary targets. Out: the leaking column, if there is one.
-`evaluate` warns of it: either a profile field or an action holds the answer, or the cut-off is
-after the label's own event.
+`evaluate` warns of it: a profile field or an action holds the answer, or the cut-off is after the
+label's own event.
 
 Letters in shapes: B pairs, D columns.
 """
@@ -29,7 +29,7 @@ class LeakingColumn:
     """ROC-AUC of the column alone, in its better direction (at least 0.5)."""
 
     def warning(self, task: str) -> str:
-        """Returns a warning for people: what was found, and what to do."""
+        """Returns a warning that names the column and the remedies."""
         return (
             f"{task}: target leakage: the column {self.column!r} alone predicts the answer "
             f"(ROC-AUC {self.roc_auc:.3f}). Either it holds the answer, or the cut-off is after "
