@@ -26,6 +26,7 @@ class TaskView:
     name: str
     question: str
     facts: str
+    """Numbers of labels, users and answers, as a sentence."""
     finding: Finding
     remarks: list[str]
     chart: Markup
@@ -35,14 +36,16 @@ class TaskView:
 
 
 def task_view(labels: Labels, scores: Sequence[Score]) -> TaskView:
-    """Lays out one task: its question, the verdict, every model with every metric."""
-    mine = [score for score in scores if score.task == labels.name]
-    headline = findings.headline_metric(mine)
-    metrics = [metric for metric in METRIC_LABELS if any(score.metric == metric for score in mine)]
-    metrics += sorted({score.metric for score in mine} - set(metrics))
-    names = _in_groups({score.model for score in mine if not findings.is_difference(score)})
-    names += sorted({score.model for score in mine if findings.is_difference(score)})
-    by_cell = {(score.model, score.metric): score for score in mine}
+    """Returns a task's section: its question, the verdict, and all metrics of all models."""
+    task_scores = [score for score in scores if score.task == labels.name]
+    headline = findings.headline_metric(task_scores)
+    metrics = [
+        metric for metric in METRIC_LABELS if any(score.metric == metric for score in task_scores)
+    ]
+    metrics += sorted({score.metric for score in task_scores} - set(metrics))
+    names = _in_groups({score.model for score in task_scores if not findings.is_difference(score)})
+    names += sorted({score.model for score in task_scores if findings.is_difference(score)})
+    by_cell = {(score.model, score.metric): score for score in task_scores}
     rows = [
         (name, _group(name), [_cell(by_cell.get((name, metric))) for metric in metrics])
         for name in names
@@ -60,10 +63,13 @@ def task_view(labels: Labels, scores: Sequence[Score]) -> TaskView:
         labels.name,
         labels.question,
         _task_facts(labels),
-        findings.find(mine),
+        findings.find(task_scores),
         [
             sentence
-            for sentence in (findings.habit_finding(mine), findings.pretraining_finding(mine))
+            for sentence in (
+                findings.habit_finding(task_scores),
+                findings.pretraining_finding(task_scores),
+            )
             if sentence
         ],
         figures.intervals(dots, title=f"{labels.name}: {label} of each model", axis=label),
@@ -77,33 +83,33 @@ def overview(scores: Sequence[Score]) -> Markup | None:
     tasks = list(dict.fromkeys(score.task for score in scores))
     rows = []
     for task in tasks:
-        mine = [score for score in scores if score.task == task]
-        metric = findings.headline_metric(mine)
+        task_scores = [score for score in scores if score.task == task]
+        metric = findings.headline_metric(task_scores)
         rows += [
             Interval(task, score.mean, score.low, score.high, "ours")
-            for score in mine
+            for score in task_scores
             if score.metric == metric and score.model.startswith("best-ours")
         ]
     if not rows:
         return None
-    title = "Best of ours minus best classical model, by task, with 95 % intervals"
+    title = "Best model with vectors minus best classical model, by task, with 95 % intervals"
     return figures.intervals(rows, title=title, axis="gain over the best classical", zero=True)
 
 
 def learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
-    """Returns a figure for each task from the learning curves' rows of report.json."""
+    """Returns the name and figure of each task, from the learning curves' rows of report.json."""
     scores = [Score.from_row(row) for row in curves]
-    drawn = []
+    charts = []
     for task in dict.fromkeys(score.task for score in scores):
-        mine = [score for score in scores if score.task == task]
-        if len({score.labels for score in mine}) < 2:
+        task_scores = [score for score in scores if score.task == task]
+        if len({score.labels for score in task_scores}) < 2:
             continue  # too few labels for a second point
-        metric = findings.headline_metric(mine)
+        metric = findings.headline_metric(task_scores)
         lines = []
-        models = {score.model for score in mine if not findings.is_difference(score)}
+        models = {score.model for score in task_scores if not findings.is_difference(score)}
         for model in _in_groups(models):
             points = sorted(
-                (score for score in mine if (score.model, score.metric) == (model, metric)),
+                (score for score in task_scores if (score.model, score.metric) == (model, metric)),
                 key=lambda score: score.labels,
             )
             lines.append(
@@ -118,23 +124,23 @@ def learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mark
             )
         label = METRIC_LABELS.get(metric, metric)
         title = f"{task}: {label} over the number of labels"
-        drawn.append((task, figures.learning_curves(lines, title=title, axis=label)))
-    return drawn
+        charts.append((task, figures.learning_curves(lines, title=title, axis=label)))
+    return charts
 
 
 def calibrations(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Markup]]:
-    """Returns name, sentence and figure of each task's calibration.
+    """Returns the name, calibration sentence and calibration figure of each task.
 
     The figure shows the best calibrated model of each side.
     """
-    drawn = []
+    charts = []
     for task in dict.fromkeys(row["task"] for row in rows):
         # A constant score is calibrated on average, but carries no information.
-        mine = [row for row in rows if row["task"] == task and row["model"] != "popularity"]
+        task_rows = [row for row in rows if row["task"] == task and row["model"] != "popularity"]
         shown = [
             min(side, key=lambda row: row["error"])
             for group in ("classical", "ours")
-            if (side := [row for row in mine if findings.group_of(row["model"]) == group])
+            if (side := [row for row in task_rows if findings.group_of(row["model"]) == group])
         ]
         if not shown:
             continue
@@ -150,8 +156,8 @@ def calibrations(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Mark
             for row in shown
         ]
         figure = figures.calibration(lines, title=f"{task}: share of yes over the score")
-        drawn.append((task, findings.calibration_finding(mine), figure))
-    return drawn
+        charts.append((task, findings.calibration_finding(task_rows), figure))
+    return charts
 
 
 def models_tried(scores: Sequence[Score]) -> list[tuple[str, str, str]]:
@@ -207,5 +213,5 @@ def _dot(score: Score, name: str) -> Interval:
 
 
 def positives(labels: Labels) -> int | None:
-    """Number of labels that are yes; `None` if the task is not binary."""
+    """Returns the number of labels that are yes; `None` if the task is not binary."""
     return int(labels.targets.sum()) if labels.kind == "binary" else None

@@ -25,6 +25,7 @@ WIDTH = 360
 """Width of a figure in CSS pixels; a phone shows it without shrinking the text."""
 
 _BARS = 36
+"""Most bars of a histogram."""
 _TEXT, _RULE = "#010203", "#020304"
 _GROUP_INKS: dict[Group, str] = {
     "classical": "#030405",
@@ -70,7 +71,10 @@ class Line:
 
 
 def intervals(rows: Sequence[Interval], *, title: str, axis: str, zero: bool = False) -> Markup:
-    """Draws dots with their intervals, one row each; `zero` adds a line at zero."""
+    """Draws values with their intervals, one row each; `zero` adds a line at zero.
+
+    `title` names the figure for screen readers; `axis` is the label of the x-axis.
+    """
     figure, axes = _axes(height=46 + 21 * len(rows))
     for place, row in enumerate(rows):
         ink = _GROUP_INKS[row.group]
@@ -92,7 +96,7 @@ def intervals(rows: Sequence[Interval], *, title: str, axis: str, zero: bool = F
 
 
 def learning_curves(lines: Sequence[Line], *, title: str, axis: str) -> Markup:
-    """Draws a metric over the number of labels, on a logarithmic axis."""
+    """Draws a metric, named by `axis`, over the number of labels, on a logarithmic axis."""
     figure, axes = _axes(height=220)
     _draw(axes, lines)
     ticks = sorted({x for line in lines for x in line.x})
@@ -107,7 +111,7 @@ def learning_curves(lines: Sequence[Line], *, title: str, axis: str) -> Markup:
 
 
 def calibration(lines: Sequence[Line], *, title: str) -> Markup:
-    """Draws the share of yes over the score; on the thin line they are equal."""
+    """Draws the share of yes over the score; on the thin line both are equal."""
     figure, axes = _axes(height=200)
     ends = [value for line in lines for value in (*line.x, *line.y)]
     ends = [min(ends), max(ends)]
@@ -145,7 +149,7 @@ def histogram(counts: NDArray[np.integer[Any]], *, title: str, axis: str) -> Mar
 
 
 def user_map(points: NDArray[np.floating[Any]], colours: Sequence[str], *, title: str) -> Markup:
-    """Draws users (B, 2) as dots; dots of `UNKNOWN_COLOUR` are below the others."""
+    """Draws users (B, 2) as dots; dots of `UNKNOWN_COLOUR` are under the others."""
     figure = Figure(figsize=(WIDTH / 72, 300 / 72), layout="constrained")
     axes = figure.add_subplot()
     axes.set_axis_off()
@@ -176,8 +180,8 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
     for line in lines:
         ink = _GROUP_INKS[line.group]
         style = "--" if line.dashed else "-"
-        few = len(line.x) <= 10
-        axes.plot(line.x, line.y, style, color=ink, marker="o" if few else "", markersize=4)
+        marker = "o" if len(line.x) <= 10 else ""
+        axes.plot(line.x, line.y, style, color=ink, marker=marker, markersize=4)
         if line.low:
             axes.fill_between(line.x, line.low, line.high, color=ink, alpha=0.13, linewidth=0)
 
@@ -218,10 +222,10 @@ def _svg(figure: Figure, title: str) -> Markup:
     for ink, name in _INKS.items():
         text = text.replace(ink, name)
     # Figures share the page, so matplotlib's ids ("axes_1") need a prefix to be unique.
-    mark = re.sub(r"\W+", "-", title.lower())
-    text = re.sub(r'\bid="', f'id="{mark}-', text)
-    text = re.sub(r"url\(#", f"url(#{mark}-", text)
-    text = re.sub(r'href="#', f'href="#{mark}-', text)
+    prefix = re.sub(r"\W+", "-", title.lower())
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r"url\(#", f"url(#{prefix}-", text)
+    text = re.sub(r'href="#', f'href="#{prefix}-', text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     width, height = (round(inches * 72) for inches in figure.get_size_inches())

@@ -29,13 +29,15 @@ from userbert.report import figures
 from userbert.tasks.labels import Labels
 
 MOST_USERS = 5_000
-"""Most users described; more would not change a histogram visibly."""
+"""Most users that the report describes; more would not change a histogram visibly."""
 FEWEST_FOR_TSNE = 50
 """Fewest users for t-SNE; fewer have no neighbourhoods to preserve."""
 MOST_MAPPED = 1_500
 """Most users on a map; t-SNE takes about ten seconds for this many."""
 WORDS_OF_A_PORTRAIT = range(8, 21)
+"""Numbers of words from which the user of the portrait is preferred."""
 EXPECTED_VALUES = 5
+"""Most likely values listed per attribute of the hidden word."""
 _AROUND_AMOUNTS = re.compile(
     r"[\d\s.,+<>$€£-]|\b(under|below|over|above|less|than|to|or|more|and|up|years?)\b|(?<=\d)[km]"
 )
@@ -47,7 +49,7 @@ Colour = str | Labels
 
 @dataclass(frozen=True)
 class UserSample:
-    """Users described by the report: all, or a random sample with a fixed seed."""
+    """Users that the report describes: all, or a random sample with a fixed seed."""
 
     rows: Int64
     cutoff: int
@@ -57,11 +59,12 @@ class UserSample:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Vocabulary coverage of an attribute, as shares of the actions that models read."""
+    """Vocabulary coverage of an attribute, in shares of the actions that models read."""
 
     segment: str
     attribute: str
     values: int
+    """Number of values in the vocabulary."""
     known: float
     unknown: float
     none: float
@@ -87,6 +90,7 @@ class ExpectedValue:
     rank: int | None
     """Rank by frequency among all users; `None` for numbers and *unknown*."""
     is_there: bool
+    """Whether the hidden word holds the value."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,12 @@ class Expectation:
     name: str
     expected: list[ExpectedValue]
     there: list[str]
+    """Actual values."""
 
 
 @dataclass(frozen=True)
 class HiddenWord:
-    """A word that was hidden from the model, and the model's expectations."""
+    """A word that was hidden from the model, and the values that the model expects in it."""
 
     word: WordView
     attributes: list[Expectation]
@@ -117,7 +122,10 @@ class Portrait:
 
 
 def sample_users(data: PreparedData, cutoff: int, most: int = MOST_USERS) -> UserSample:
-    """Cuts the sequences of the users with an event before the cut-off; of at most `most` users."""
+    """Cuts the sequences of users with an event before the cut-off.
+
+    If there are more than `most` such users, `most` of them are drawn at random.
+    """
     rows = np.flatnonzero(first_events(data) < cutoff)
     is_drawn = len(rows) > most
     if is_drawn:
@@ -126,7 +134,7 @@ def sample_users(data: PreparedData, cutoff: int, most: int = MOST_USERS) -> Use
 
 
 def coverage(data: PreparedData, batch: UserBatch) -> list[Coverage]:
-    """Computes the vocabulary coverage of each attribute."""
+    """Returns the vocabulary coverage of each attribute."""
     rows = []
     for segment in batch.segments:
         for ids, (name, vocabulary) in zip(
@@ -150,7 +158,7 @@ def coverage(data: PreparedData, batch: UserBatch) -> list[Coverage]:
 def map_users(
     model: UserBert, data: PreparedData, cutoff: int, colours: Sequence[Colour]
 ) -> tuple[str, list[UserMap]]:
-    """Maps users by their embeddings, once per colouring; also returns a note on the method."""
+    """Returns a note on the method, and a map of users by their embeddings per colouring."""
     users = sample_users(data, cutoff, MOST_MAPPED)
     if len(users.rows) < 3 or not colours:
         return "", []
@@ -179,23 +187,24 @@ def map_users(
 
 
 def portrait(model: UserBert, data: PreparedData, users: UserSample) -> Portrait | None:
-    """Shows a user chosen by rule: a medium number of words and a profile; `None` without users."""
+    """Describes a user with a medium number of words and a known profile; `None` without users."""
     segments = users.batch.segments
     counts = np.stack([segment.word_counts for segment in segments])  # (S, B)
     words = counts.sum(axis=0)
     known = (users.batch.profile_ids > UNKNOWN).sum(axis=1)
-    fits = np.isin(words, list(WORDS_OF_A_PORTRAIT))
-    fits = fits if fits.any() else words > 0
-    if not fits.any():
+    is_suitable = np.isin(words, list(WORDS_OF_A_PORTRAIT))
+    is_suitable = is_suitable if is_suitable.any() else words > 0
+    if not is_suitable.any():
         return None
     middle = (WORDS_OF_A_PORTRAIT.start + WORDS_OF_A_PORTRAIT.stop - 1) // 2
-    # Words in most segments first, then most known fields, then a medium number of words.
-    order = np.lexsort((abs(words - middle), -known, -(counts > 0).sum(axis=0), ~fits))
+    # Users with words in most segments come first, then users with most known fields, then users
+    # with a medium number of words.
+    order = np.lexsort((abs(words - middle), -known, -(counts > 0).sum(axis=0), ~is_suitable))
     row = int(users.rows[order[0]])
     shown = timeline(data, row, users.cutoff)
-    longest = max((word.segment for word in shown), key=[word.segment for word in shown].count)
-    of_longest = [word for word in shown if word.segment == longest]
-    middle_word = of_longest[len(of_longest) // 2]
+    main_segment = max((word.segment for word in shown), key=[word.segment for word in shown].count)
+    main_words = [word for word in shown if word.segment == main_segment]
+    middle_word = main_words[len(main_words) // 2]
     return Portrait(
         data.user_ids[row].as_py(),
         profile_values(data, row, users.cutoff),
@@ -207,6 +216,7 @@ def portrait(model: UserBert, data: PreparedData, users: UserSample) -> Portrait
 
 
 def _hide(model: UserBert, data: PreparedData, row: int, cutoff: int, word: WordView) -> HiddenWord:
+    """Hides a word from the model and returns the values that the model expects in it."""
     expected = predict_masked_word(
         model, data, row, cutoff, word.segment, word.number, EXPECTED_VALUES
     )
@@ -238,7 +248,7 @@ def _readable(data: PreparedData, word: WordView) -> WordView:
 
 
 def _flatten(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], str]:
-    """Projects vectors (B, H) to two dimensions (B, 2); also returns a note on the method."""
+    """Returns vectors (B, H) projected to two dimensions (B, 2), and a note on the method."""
     centred = (vectors - vectors.mean(axis=0)).astype(np.float64)
     left, strengths, _ = np.linalg.svd(centred, full_matrices=False)
     if len(vectors) < FEWEST_FOR_TSNE:
@@ -286,7 +296,7 @@ def _label_values(
 def _colour(
     names: Sequence[str], values: NDArray[np.int64]
 ) -> tuple[list[str], list[tuple[str, str, int]]]:
-    """Chooses a colour for each user (B,); also returns the legend."""
+    """Returns a colour for each user (B,), and the legend."""
     counts = np.bincount(values[values >= 0], minlength=len(names))
     order = _natural_order(names)
     if order is not None:

@@ -48,10 +48,10 @@ _POINTS = 150
 
 @dataclass(frozen=True)
 class Background:
-    """Optional parts of the report, besides the evaluation."""
+    """Optional parts of the report, in addition to the evaluation."""
 
     metrics: Sequence[Sequence[Mapping[str, Any]]] = ()
-    """Lines of `metrics.jsonl`, by model."""
+    """Lines of `metrics.jsonl` of each model."""
     colours: Sequence[Colour] = ()
     """Fields and tasks that colour the maps of users; by default hidden fields come first."""
     source_note: str | None = None
@@ -68,7 +68,7 @@ class SegmentView:
 
 
 def read_metrics(model_folder: Path) -> list[dict[str, Any]]:
-    """Reads the lines of metrics in a model folder; returns none if there is no such file."""
+    """Reads the lines of `metrics.jsonl` in a model folder; an empty list if there is no file."""
     path = model_folder / METRICS_FILE
     if not path.is_file():
         return []
@@ -86,9 +86,9 @@ def write_report(  # noqa: PLR0917 - the parts of an evaluation
 ) -> Path:
     """Writes `folder`/report.html and returns its path.
 
-    `models` (one per pretraining seed) and `labels` are those passed to `evaluate`. Users are shown
-    at `cutoff` (µs since 1970), as the first model reads them. Raises `InputError` if the file
-    exists.
+    `models` (one per pretraining seed) and `labels` are the arguments of `evaluate`. Users are
+    described just before `cutoff` (µs since 1970), as the first model reads them. Raises
+    `InputError` if the file exists.
     """
     scores = [Score.from_row(row) for row in report.rows]
     evaluated = {score.task for score in scores}
@@ -116,7 +116,7 @@ def write_report(  # noqa: PLR0917 - the parts of an evaluation
         cutoff=_day(data, cutoff),
         users=len(users.rows),
         is_drawn=users.is_drawn,
-        segments=[_segment(segment) for segment in users.batch.segments],
+        segments=[_segment_view(segment) for segment in users.batch.segments],
         coverage=coverage(data, users.batch),
         **_row_account(data),
         hidden=models[0].hidden,
@@ -168,7 +168,7 @@ def _data_facts(data: PreparedData) -> list[tuple[str, str]]:
 
 
 def _row_account(data: PreparedData) -> dict[str, Any]:
-    """Returns the page's account of rows: how many of each file were used or left out, and why."""
+    """Returns the page's table of rows: how many of each file were used or left out, and why."""
     summary = read_json(data.path / "summary.json")
     rows = summary["rows"]
     exits = ("outside_segments", "duplicates_dropped", "quarantined")
@@ -178,11 +178,11 @@ def _row_account(data: PreparedData) -> dict[str, Any]:
     for account in rows.values():
         outside.update(account["outside_by_action"])
     if outside:
-        notes.append(f"Actions outside all segments: {_counted(outside)}.")
+        notes.append(f"Actions outside all segments: {_list_counts(outside)}.")
     rejected = data.path / "rejected.parquet"
     if rejected.is_file():
         reasons = pl.read_parquet(rejected, columns=["reason"])["reason"]
-        notes.append(f"Quarantined rows (see rejected.parquet): {_counted(Counter(reasons))}.")
+        notes.append(f"Quarantined rows (see rejected.parquet): {_list_counts(Counter(reasons))}.")
     return {
         # Names, not paths: the report may be read on another machine.
         "accounts": [(Path(name).name, account) for name, account in rows.items()],
@@ -192,14 +192,14 @@ def _row_account(data: PreparedData) -> dict[str, Any]:
     }
 
 
-def _counted(counts: Counter[str]) -> str:
+def _list_counts(counts: Counter[str]) -> str:
     most_common = counts.most_common(_MAX_REASONS)
     rest = counts.total() - sum(count for _, count in most_common)
     items = [f"{name} ({count:,})" for name, count in most_common]
     return ", ".join(items + ([f"others ({rest:,})"] if rest else []))
 
 
-def _segment(segment: SegmentBatch) -> SegmentView:
+def _segment_view(segment: SegmentBatch) -> SegmentView:
     words, actions = segment.word_counts, np.diff(segment.action_offsets)
     facts = f"Median {np.median(words):.0f} words per user, at most {words.max():,}"
     if len(actions):
@@ -240,7 +240,7 @@ def _training_facts(data: PreparedData, models: Sequence[UserBert]) -> list[tupl
 
 
 def _fact(read: Callable[[Mapping[str, Any]], str], record: Mapping[str, Any]) -> str:
-    """Reads a fact of a training record; empty if the record is of a version without it."""
+    """Reads a fact from a training record; empty if the record lacks it, as in older versions."""
     try:
         return read(record)
     except (KeyError, TypeError):
@@ -261,16 +261,17 @@ def _losses(lines: Sequence[Mapping[str, Any]]) -> list[Markup]:
     for name in training[0][1]:
         training_points = [(step, losses[name]) for step, losses in training]
         held_out = [(step, losses[name]) for step, losses in validation if name in losses]
-        lines_drawn = [Line("training", *_thinned(training_points), "baseline")]
+        curves = [Line("training", *_thinned(training_points), "baseline")]
         if held_out:
-            lines_drawn.append(Line("validation", *_thinned(held_out), "ours"))
+            curves.append(Line("validation", *_thinned(held_out), "ours"))
         title = "total" if name == "loss" else name
-        chart = figures.losses(lines_drawn, name=title, title=f"Loss ({title}) over the steps")
+        chart = figures.losses(curves, name=title, title=f"Loss ({title}) over the steps")
         charts.append(chart)
     return charts
 
 
 def _loss_trend(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Describes how the validation loss changed over the steps; empty without two values."""
     held_out = [
         (line["step"], line["validation"]["loss"]) for line in lines if "validation" in line
     ]
@@ -288,14 +289,14 @@ def _loss_trend(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    """Returns steps and values; long curves are averaged down to `_POINTS` points."""
+    """Returns the steps and values of a curve; averages long curves down to `_POINTS` points."""
     parts = np.array_split(np.array(points, float), min(len(points), _POINTS))
     means = [part.mean(axis=0) for part in parts]
     return [float(step) for step, _ in means], [float(value) for _, value in means]
 
 
 def _default_colours(data: PreparedData, model: UserBert, labels: Sequence[Labels]) -> list[Colour]:
-    """Returns hidden fields first, as they show most about the model; then tasks, other fields."""
+    """Returns hidden fields, which show most about the model; then tasks, then other fields."""
     hidden = [field for field in data.vocabularies.profile if field in model.hidden]
     visible = [field for field in data.vocabularies.profile if field not in model.hidden]
     tasks = [task for task in labels if task.kind in ("binary", "multiclass") and not task.hide]
