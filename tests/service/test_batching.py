@@ -73,7 +73,7 @@ def test_the_queue_shrinks_when_work_is_slow() -> None:
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert 5 <= results.count(1) < 20
         refusal = next(result for result in results if isinstance(result, BusyError))
-        assert "users are waiting, and at most 5 may now" in str(refusal)
+        assert "users are waiting, and at most 5 may wait now" in str(refusal)
 
     batcher: Batcher[Users, int] = Batcher(work, queue=100, batch=10, patience=0.05)
     assert batcher.is_full is False

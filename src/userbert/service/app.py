@@ -40,7 +40,7 @@ _SHUTDOWN_SECONDS = 30
 _KEEP_ALIVE_SECONDS = 60
 """Seconds an idle connection stays open; load balancers close theirs within a minute."""
 _BACKLOG = 2_048
-"""Connections that may wait to be accepted; clients may connect as soon as the address is shown."""
+"""Connections that may wait to be accepted: clients may connect once the address is printed."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Settings:
     """Accepted values of the Host header; empty: any."""
     limits: Limits = field(default_factory=Limits)
     queue: int = 128
-    """Users that may wait."""
+    """Most users that may wait in the queue."""
     batch: int = 64
-    """Users per batch at most."""
+    """Most users per batch."""
     patience: float = 0.05
-    """Seconds a call may wait before its batch starts."""
+    """Most seconds that a call may wait before its batch starts."""
 
 
 def create_app(
@@ -174,7 +174,7 @@ def _status_routes(
 
     @router.get(
         "/v1/models",
-        summary="Models that the service answers with",
+        summary="Models of the service",
         responses={401: ERROR_RESPONSES[401]},
     )
     async def list_models() -> dict[str, list[dict[str, Any]]]:

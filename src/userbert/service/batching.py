@@ -1,8 +1,8 @@
 """Dynamic batching: calls that are waiting run as one batch, oldest first.
 
 In: jobs of one or more users each. Out: a result for each job. One thread does the work; when it is
-free it takes the jobs that have arrived, and never waits for more. A job that would have to wait
-too long is refused at once: the queue holds as many users as the recent pace allows in `patience`
+free it takes the waiting jobs, and never waits for more jobs. A job that would have to wait too
+long is refused at once: the queue holds as many users as the recent pace allows in `patience`
 seconds.
 """
 
@@ -35,19 +35,20 @@ R = TypeVar("R")
 
 
 _PACE_DECAY = 0.9
-"""Weight of the earlier seconds per user in their moving average, per batch."""
+"""Weight of the old value in the moving average of seconds per user, updated after each batch."""
 
 
 class BusyError(UserBertError):
-    """The queue is full."""
+    """Raised if the queue is full."""
 
 
 class Batcher(Generic[J, R]):
     """Bounded queue with one worker thread.
 
-    At most `queue` users wait, and no more than the thread finishes in `patience` seconds, but half
-    a batch always may. `work` runs jobs of one kind together. If it raises `InputError`, each job
-    runs again alone, so that only the faulty one gets the error.
+    At most `queue` users wait, and no more than the thread finishes in `patience` seconds; half a
+    batch may always wait. A batch has at most `batch` users, or one larger job. `work` runs jobs of
+    one kind together. If it raises `InputError`, each job runs again alone, so that only the faulty
+    job gets the error.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Batcher(Generic[J, R]):
 
     @property
     def _limit(self) -> int:
-        """Users that may wait at the present pace."""
+        """Most users that may wait at the present pace."""
         in_time = int(self._patience / max(self._seconds_per_user, 1e-9))
         return min(self._queue, max(self._batch // 2, in_time))
 
@@ -92,7 +93,7 @@ class Batcher(Generic[J, R]):
             if self._users and self._users + len(job) > self._limit:
                 raise BusyError(
                     f"the queue is full: {self._users} users are waiting, and at most "
-                    f"{self._limit} may now. Try again in a second, with fewer users per call."
+                    f"{self._limit} may wait now. Try again in a second, with fewer users per call."
                 )
             self._waiting.append((job, future))
             self._users += len(job)
@@ -124,7 +125,7 @@ class Batcher(Generic[J, R]):
                     future.set_result(result)
 
     def _next_batch(self) -> list[tuple[J, Future[R]]]:
-        """Waits for jobs and returns a batch; empty when the queue is closed and done."""
+        """Waits for jobs and returns a batch; empty if the queue is closed and has no more jobs."""
         with self._changed:
             batch: list[tuple[J, Future[R]]] = []
             while not batch:

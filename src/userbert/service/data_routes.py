@@ -29,8 +29,9 @@ from userbert.service.schemas import KnownUser, LookalikeBody, Lookalikes
 
 T = TypeVar("T")
 _NEAREST = 10
+"""Default number of nearest users in an answer."""
 _PARALLEL_LISTS = 1
-"""Look-alike lists to compute at a time: each reads all vectors with all cores."""
+"""Look-alike lists to compute at the same time: each reads all vectors with all cores."""
 
 
 class DataCalls:
@@ -60,7 +61,7 @@ class DataCalls:
             # A client must not learn paths of this machine.
             raise InputError(_without_folder(str(error), self.population().data.path)) from error
         except TimeoutError:
-            message = f"no answer within {seconds:g} s. Ask for less."
+            message = f"no answer within {seconds:g} s. Try again with a smaller request."
             raise HTTPException(503, message, {"Retry-After": "5"}) from None
 
 
@@ -143,6 +144,6 @@ def _list_lookalikes(population: Population, model: str, body: LookalikeBody) ->
         "seeds": lookalikes.seeds,
         "unknown": lookalikes.unknown,
         "others": lookalikes.others,
-        "held_out": [asdict(one) for one in lookalikes.compared],
+        "held_out": [asdict(comparison) for comparison in lookalikes.compared],
         "users": lookalikes.users.to_dicts(),
     }

@@ -35,11 +35,11 @@ from userbert.service.telemetry import log
 
 T = TypeVar("T")
 _COMPARISON_USERS = 20_000
-"""Random users that a group is compared with."""
+"""Number of random users that a group is compared with."""
 _GROUP_USERS = 10_000
-"""Users of a group to read: of a larger group, a random sample."""
+"""Most users of a group to read; a larger group is sampled at random."""
 _EXPECTED_VALUES = 8
-"""Most likely values to list per attribute."""
+"""Number of most likely values to list per attribute."""
 
 
 class Lazy(Generic[T]):
@@ -58,7 +58,7 @@ class Lazy(Generic[T]):
 
 
 class Explorer:
-    """Computes what the explorer shows about the users of prepared data."""
+    """Computes the explorer's views of the users of prepared data."""
 
     def __init__(self, population: Population, models: dict[str, LoadedModel]) -> None:
         self._population, self._models = population, models
@@ -70,7 +70,7 @@ class Explorer:
         self._layout_thread = ThreadPoolExecutor(1, "layout")
         self._layout_process: LayoutProcess | None = None
         self._is_closed = Event()
-        self._others = Lazy(self._read_others)
+        self._comparison_values = Lazy(self._read_comparison_values)
         self._data_colours = {
             colour.name: Lazy(self._colour_maker(colour.name))
             for colour in colours.available_colours(self.data, {})
@@ -121,7 +121,7 @@ class Explorer:
         }
 
     def colour(self, model: str, name: str) -> dict[str, Any]:
-        """Returns a colour's value of each user of the map."""
+        """Returns the value of a colour for each user on the map."""
         chosen = colours.find_colour(self._colours(), name)
         task_model = colours.scored_model(chosen)
         if name == colours.CLUSTER:
@@ -143,7 +143,7 @@ class Explorer:
         rows = rows[rows >= 0]
         if len(rows) > _GROUP_USERS:
             rows = np.sort(np.random.default_rng(0).choice(rows, _GROUP_USERS, replace=False))
-        others, group = self._others(), self._values_of(rows)
+        others, group = self._comparison_values(), self._values_of(rows)
         size = len(self._index)
         sample = self._population.sample_rows[: len(others)]
         rest = np.flatnonzero(~np.isin(sample, rows))
@@ -159,15 +159,15 @@ class Explorer:
     def shared(self, user_id: str, other: str, cutoff: int) -> dict[str, Any]:
         """Returns the values that two users have in common."""
         rows = np.array([self._population.row_of(user) for user in (user_id, other)])
-        others = self._others()
-        two = values_of_users(self.data, self._index, rows, cutoff)
+        others = self._comparison_values()
+        pair = values_of_users(self.data, self._index, rows, cutoff)
         all_counts = others.users_by_value(None, len(self._index))
-        return {"traits": find_shared_values(self._index, two, all_counts, len(others))}
+        return {"traits": find_shared_values(self._index, pair, all_counts, len(others))}
 
     def expected(
         self, model: LoadedModel, user_id: str, segment: str, number: int, cutoff: int
     ) -> Any:
-        """Returns the values that a model expects in a word, and those that are there."""
+        """Returns the values that a model expects in a word, and the word's actual values."""
         if segment not in self.data.schema.segments:
             raise InputError(
                 f"segment: expected {' or '.join(self.data.schema.segments)}, found {segment!r}."
@@ -252,7 +252,7 @@ class Explorer:
         }
         return colours.available_colours(self.data, tasks)
 
-    def _read_others(self) -> UserValues:
+    def _read_comparison_values(self) -> UserValues:
         return self._values_of(self._population.sample_rows[:_COMPARISON_USERS])
 
     def _values_of(self, rows: Int64) -> UserValues:

@@ -1,7 +1,8 @@
 """Routes of the explorer: its page, and the calls that the page makes.
 
 In: the files of `explorer/page`, loaded models, the population, a folder of runs. Out: routes. The
-page's files hold no data and have strict security headers. Calls that need data answer 404 without.
+page's files hold no data and have strict security headers. Calls that need data answer 404 if
+the service has none.
 """
 
 import asyncio
@@ -37,6 +38,7 @@ from userbert.service.schemas import (
 )
 
 PAGE = Path(__file__).parents[1] / "explorer/page"
+"""Folder of the page's files."""
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -64,7 +66,7 @@ _REPORT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-"""A report may contain text from logs: it is shown, but can run no script and load nothing."""
+"""A report may contain text from logs, so its page can run no script and load nothing."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,8 @@ def explorer_routes(
             return await respond(lambda: require_explorer().map(name))
         except HTTPException as error:
             if isinstance(error.__cause__, NotReadyError):
-                done, of = calls.population().sample_progress(name)
-                content = {"detail": str(error.detail), "done": done, "of": of}
+                done, total = calls.population().sample_progress(name)
+                content = {"detail": str(error.detail), "done": done, "of": total}
                 return json_response(content, 503, error.headers)
             raise
 

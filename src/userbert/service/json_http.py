@@ -1,6 +1,6 @@
 """JSON requests and responses: strict parsing, fast writing, one form for errors.
 
-Routes that take a JSON body use `JsonRoute`; they answer with `json_answer`.
+Routes that take a JSON body use `JsonRoute`; they answer with `json_response`.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -18,7 +18,7 @@ from userbert.errors import InputError
 
 
 class ErrorBody(BaseModel):
-    """What is wrong with a call, and how to correct it."""
+    """Error of a call: `detail` says what is wrong and how to correct it."""
 
     detail: str
 
@@ -32,10 +32,10 @@ class StrictJsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """Route that parses bodies with `JsonRequest`."""
+    """Route that parses bodies with `StrictJsonRequest`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Returns FastAPI's handler with the request replaced by a `JsonRequest`."""
+        """Returns FastAPI's handler with the request replaced by a `StrictJsonRequest`."""
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
@@ -63,7 +63,7 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 def json_response(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Returns a response of plain values, records and arrays; NaN becomes null."""
+    """Returns a JSON response of plain values, dataclasses and arrays; NaN becomes null."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, status, headers, media_type="application/json")
 
@@ -93,8 +93,8 @@ def add_error_handlers(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             detail = f"expected JSON in UTF-8, found an error at character {first['loc'][-1]}: "
             return respond(400, detail + f"{first['ctx']['error']}. Correct it.")
-        kind = request.headers.get("content-type", "").split(";")[0].strip()
-        if request.method == "POST" and kind != "application/json":
+        media_type = request.headers.get("content-type", "").split(";")[0].strip()
+        if request.method == "POST" and media_type != "application/json":
             return respond(415, "content-type: expected application/json. Set the header to it.")
         place = ".".join(map(str, first["loc"][1:])) or "the body"
         return respond(422, f"{place}: {first['msg']}. /openapi.json says what is expected.")

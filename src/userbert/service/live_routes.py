@@ -112,6 +112,6 @@ def _events_of(user: User, limits: Limits) -> UserEvents:
     if count > limits.events:
         raise InputError(
             f"user {user.user_id!r}: expected at most {limits.events:,} events, found {count:,}. "
-            "Send the newest: events before the windows change only counts over the whole history."
+            "Send the newest: events before the windows change only the counts over all history."
         )
     return UserEvents(user.user_id, user.events, user.profile)

@@ -1,8 +1,8 @@
 """Models loaded by the service, and snapshots of the files they were loaded from.
 
 In: folders of models and tasks, or exported files. Out: `LoadedModel`s by name; each answers
-several calls in one batch. Models are read once at startup, and prepared data are memory-mapped:
-a `FileSnapshot` notices when their files change on disk.
+several calls in one batch. Models are read once at startup, and prepared data are memory-mapped;
+a `FileSnapshot` detects later changes of their files.
 """
 
 import time
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from userbert.tasks.explain import Explanation
 
 _Stamps = dict[str, tuple[int, int, int]]
+"""Inode, size and modification time (ns) by path."""
 
 
 @dataclass(frozen=True)
 class FileSnapshot:
-    """Inode, size and modification time of each file of a file or folder."""
+    """State of a file, or of all files in a folder, for detecting changes."""
 
     path: Path
     _stamps: _Stamps
@@ -82,7 +83,7 @@ class LoadedModel:
         is_known = rows >= 0
         answer = self.run(histories, rows[is_known], cutoffs[is_known])
         ends = np.cumsum([len(call) for call in calls])
-        places = np.cumsum(is_known) - 1  # of each known user in `answer`
+        places = np.cumsum(is_known) - 1  # row of each known user in `answer`
         return [
             CallAnswer(
                 is_known[first:last], _select(answer, places[first:last][is_known[first:last]])
@@ -96,7 +97,7 @@ class LoadedModel:
             return self.backend.run(data, rows, cutoffs)
 
     def expect(self, data: PreparedData, location: WordLocation, best: int) -> ValueProbabilities:
-        """Returns the values that are likely in a hidden word."""
+        """Returns the `best` likeliest values of each attribute in a hidden word."""
         with self._lock:
             return self.backend.expect(data, location, best)
 
@@ -118,7 +119,7 @@ class LoadedModel:
         self.answer_calls([Call(self, users, np.array([time.time_ns() // 1_000]))])
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a client needs to know, as JSON."""
+        """Returns the model's entry in /v1/models: size, version, task and input columns."""
         schema = self.backend.schema
         profile, task = schema.profile, self.backend.task
         return {
@@ -131,12 +132,12 @@ class LoadedModel:
             "before": self.backend.record.get("before"),
             "timezone": schema.timezone,
             "sources": {
-                name: _without(columns_of_source(schema, source), schema.user)
+                name: _without_user(columns_of_source(schema, source), schema.user)
                 for name, source in schema.sources.items()
             },
             "profile": []
             if profile is None
-            else _without(columns_of_profile(schema, profile), schema.user),
+            else _without_user(columns_of_profile(schema, profile), schema.user),
             "changed_on_disk": self.files.has_changed(),
         }
 
@@ -188,7 +189,10 @@ def load_models(paths: Sequence[Path], runs_on: RunsOn) -> dict[str, LoadedModel
 
 
 def choose_model(models: dict[str, LoadedModel], name: str | None) -> LoadedModel:
-    """Returns the model with a name; without a name the only model, else raises `InputError`."""
+    """Returns the model called `name`, or the only model if `name` is `None`.
+
+    Raises `InputError` if there is no such model, or no name although there are several models.
+    """
     if name is None and len(models) == 1:
         return next(iter(models.values()))
     if name is None:
@@ -216,5 +220,5 @@ def _select(answer: Answer, places: Int64) -> Answer:
     return Answer(answer.vectors[places], scores)
 
 
-def _without(columns: Sequence[str], user: str) -> list[str]:
+def _without_user(columns: Sequence[str], user: str) -> list[str]:
     return [column for column in columns if column != user]

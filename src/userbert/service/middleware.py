@@ -23,7 +23,7 @@ OPEN_PATHS = ("/healthz", "/readyz", "/")
 _PAGE = "/page/"
 """Prefix of the page's files, which need no token either: they hold no data."""
 _SHORTEST_TOKEN = 16
-"""Characters of a token at least, so that it cannot be guessed."""
+"""Fewest characters of a token, so that it cannot be guessed."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Host names of this machine."""
 
@@ -37,13 +37,13 @@ class Limits:
     """Limits of a call."""
 
     body: int = 16 * 2**20
-    """Bytes of a request body."""
+    """Most bytes of a request body."""
     users: int = 1_024
-    """Users per call."""
+    """Most users per call."""
     events: int = 20_000
-    """Events per user, including profile records."""
+    """Most events per user, including rows of the profile."""
     seconds: float = 10.0
-    """Seconds for a body to arrive, and again for the answer."""
+    """Most seconds for a body to arrive, and again for the answer."""
 
 
 def read_tokens(file: Path) -> tuple[bytes, ...]:
@@ -101,7 +101,7 @@ class AccessMiddleware:
 
     def _refusal(self, scope: Scope, headers: Headers) -> _Refusal | None:
         # DNS rebinding: a foreign web page whose host name resolves to this machine could
-        # otherwise read whatever needs no token.
+        # otherwise read everything that needs no token.
         host = urlsplit(f"//{headers.get('host', '')}").hostname
         if self._hosts and host not in self._hosts:
             return 400, f"host: expected {' or '.join(self._hosts)}. Use that name.", {}
@@ -132,7 +132,7 @@ class AccessMiddleware:
 
         async def limited() -> Message:
             nonlocal size, is_complete
-            if is_complete:  # only a disconnect can follow, and may take its time
+            if is_complete:  # only a disconnect can follow, at any time
                 return await receive()
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):

@@ -28,13 +28,13 @@ from userbert.service.telemetry import log
 from userbert.tasks.predictions import Scores
 
 _MOST_SEARCHED = 5_000_000
-"""Users to search at most; takes a third of a second."""
+"""Most users whose ids are searched for a text, which takes a third of a second."""
 _MOST_MATCHES = 1_000
-"""Matches to take from a shard; at least the largest `limit` of a call."""
+"""Most matches to take from a shard; not below the largest `limit` of a call."""
 _CHUNK_USERS = 64
-"""Users to embed before the waiting calls are answered."""
+"""Users to embed at a time; waiting calls are answered in between."""
 _SAMPLE_USERS = 50_000
-"""Users to embed first and to show on the map: more points than pixels show nothing new."""
+"""Users to embed first and to show on the map; more points would not be visible there."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class UserMatches:
 
 
 def find_users(data: PreparedData, text: str, limit: int) -> UserMatches:
-    """Finds users by id: the exact match, then ids that start with the text, then that contain it.
+    """Finds users whose id equals the text, then ids that start with it, then ids that contain it.
 
-    The exact match is found by its hash; the others in the first `_MOST_SEARCHED` users.
+    Looks up the exact match by its hash, and searches the others in the first `_MOST_SEARCHED`
+    users.
     """
     exact = [text] if int(data.rows_of([text])[0]) >= 0 else []
     starting: list[str] = []
@@ -73,11 +74,11 @@ def find_users(data: PreparedData, text: str, limit: int) -> UserMatches:
 
 
 class NotReadyError(UserBertError):
-    """The vectors are not ready yet, or the data have changed on disk."""
+    """Raised if the vectors are not ready yet, or the data have changed on disk."""
 
 
 class UnknownUserError(UserBertError):
-    """The data have no user with this id."""
+    """Raised if the data have no user with an id."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +207,7 @@ class Population:
     def nearest(self, model: str, row: int, vector: Float32, k: int) -> list[Neighbour] | None:
         """Finds the k users nearest to a vector (H,), except the user in `row`.
 
-        Returns None until all users are embedded.
+        Returns `None` until all users are embedded.
         """
         index = self._indexes.get(model)
         if index is None:
@@ -263,7 +264,10 @@ class Population:
 
 
 def _call_or_log(prepare: Callable[[], object]) -> None:
-    """Prepares an answer of the explorer early; a call that needs it will meet the error again."""
+    """Prepares an answer of the explorer early; only logs errors.
+
+    A call that needs the answer raises the error again.
+    """
     try:
         prepare()
     except Exception:

@@ -13,8 +13,8 @@ from userbert.explorer.traits import SharedValue, Trait
 
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 _SCALAR = {"anyOf": [{"type": kind} for kind in ("string", "number", "boolean", "null")]}
-_RECORD = {"type": "object", "additionalProperties": _SCALAR}
-Record = Annotated[dict[str, Any], WithJsonSchema(_RECORD)]
+_ROW = {"type": "object", "additionalProperties": _SCALAR}
+RawRow = Annotated[dict[str, Any], WithJsonSchema(_ROW)]
 """A row of a log or of profiles: values by column name."""
 Instant = Annotated[
     str,
@@ -33,12 +33,12 @@ class User(RequestBody):
     """Raw events and profile of a user."""
 
     user_id: UserId
-    events: dict[str, list[Record]] = Field(
+    events: dict[str, list[RawRow]] = Field(
         default_factory=dict, description="Raw events by source of the schema, in any order."
     )
-    profile: list[Record] = Field(
+    profile: list[RawRow] = Field(
         default_factory=list,
-        description="One record of profile fields; several if the schema's profile has a time.",
+        description="One row of profile fields; several if the schema's profile has a time.",
     )
     cutoff: Instant | None = Field(
         default=None, description="Cut-off of this user, in place of the call's."
@@ -60,7 +60,7 @@ class UsersBody(RequestBody):
 
 
 class LookalikeBody(RequestBody):
-    """Seeds to find look-alikes of."""
+    """Seed users, and settings of their look-alike list."""
 
     model: str | None = Field(
         default=None, description="Name of the model; required if the service has several."
@@ -124,7 +124,7 @@ class Neighbour(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """A model's vector, scores and nearest users of a user."""
+    """A model's vector, scores and nearest users for a user."""
 
     embedding: list[float]
     score: float | None = None
@@ -152,7 +152,7 @@ class LookalikeUser(BaseModel):
 
 
 class HeldOut(BaseModel):
-    """Number of held-out seeds that a way finds, by five-fold cross-validation."""
+    """Number of held-out seeds that a way of scoring finds, by five-fold cross-validation."""
 
     way: str
     seeds: int
