@@ -1,7 +1,7 @@
 """Colours of the user map: cluster, task scores, profile fields, counts.
 
 In: prepared data, rows of users (S,), scores. Out: the available `Colour`s, and the `ColourValues`
-of one of them. A colour's name says where it comes from: `score:TASK`, `profile:FIELD`.
+of one of them. A colour's name includes its source: `score:TASK`, `profile:FIELD`.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from userbert.tasks.predictions import Scores, TaskSpec
 CLUSTER, WORDS, ACTIONS, RECENCY = "cluster", "words", "actions", "recency"
 _SCORE, _FIELD = "score:", "profile:"
 _MOST_COLOURS = 12
-"""Values with a colour of their own: the most frequent ones; the rest become `_OTHERS`."""
+"""Number of most frequent values with a colour of their own; the rest become `_OTHERS`."""
 _OTHERS = "(others)"
 _CHUNK_USERS = 5_000
 """Users whose sequences are cut at once, to bound memory."""
@@ -43,12 +43,14 @@ class Colour:
 
 @dataclass(frozen=True, eq=False)
 class ColourValues:
-    """A colour's value of each user: numbers (S,), NaN unknown; or codes (S,), -1 unknown."""
+    """A colour's value for each user: `numbers`, or `codes` of named values."""
 
     values: list[str] | None
-    """Names of the codes."""
+    """Name of each value; `codes` are indices into it."""
     codes: Int64 | None
+    """(S,); -1 if unknown."""
     numbers: NDArray[np.float64] | None
+    """(S,); NaN if unknown."""
 
 
 def available_colours(data: PreparedData, tasks: Mapping[str, TaskSpec]) -> list[Colour]:
@@ -89,7 +91,7 @@ def find_colour(colours: list[Colour], name: str) -> Colour:
 
 
 def scored_model(colour: Colour) -> str | None:
-    """Returns the name of the model whose scores a colour shows; None for other colours."""
+    """Returns the name of the model whose scores a colour shows; `None` for other colours."""
     return colour.name.removeprefix(_SCORE) if colour.name.startswith(_SCORE) else None
 
 
@@ -135,7 +137,7 @@ def as_json(colour: Colour, values: ColourValues) -> dict[str, Any]:
 
 
 def _visible_counts(data: PreparedData, rows: Int64, cutoff: int, name: str) -> Int64:
-    """Number of visible words, or actions, of each user (S,)."""
+    """Returns the number of visible words, or actions, of each user (S,)."""
     counts = np.zeros(len(rows), np.int64)
     for start in range(0, len(rows), _CHUNK_USERS):
         chunk = slice(start, start + _CHUNK_USERS)

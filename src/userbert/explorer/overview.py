@@ -34,17 +34,17 @@ from userbert.schema.attributes import Derived, Number
 from userbert.schema.models import DayWords
 
 _MOST_ACTIONS = 5_000_000
-"""Actions of a segment to sample at most, though always one whole shard."""
+"""Most actions of a segment to sample; at least one whole shard is read."""
 _MOST_ACTION_TYPES = 12
-"""Action types with counts of their own: the most frequent ones; the rest become `_OTHERS`."""
+"""Number of most frequent action types with counts of their own; the rest become `_OTHERS`."""
 _OTHERS = "(others)"
 _TOP_VALUES = 12
-"""Most frequent values to list per attribute."""
+"""Number of most frequent values to list per attribute."""
 _HISTOGRAM_BARS = 30
 _MOST_BARS = 400
-"""Bars of the time chart: more days are summed by week, more weeks by month."""
+"""Most bars of the time chart: more days are summed by week, more weeks by month."""
 _REJECTED_ROWS = 20
-"""Rejected rows to list as examples."""
+"""Number of rejected rows to list as examples."""
 _DAYS_SINCE_MONDAY = 3
 """Weekday of 1970-01-01, a Thursday, in days since Monday."""
 
@@ -95,12 +95,15 @@ class ValueSummary:
     """Coverage and most frequent values of an attribute or a profile field."""
 
     place: str
+    """Name of the segment, or `profile`."""
     attribute: str
     kind: Literal["category", "number", "derived"]
     known: int
     """Number of values in the vocabulary, or of bins."""
     missing: float
+    """Share of the rows without a value."""
     unknown: float
+    """Share of the rows whose value is not in the vocabulary."""
     rows: int
     """Rows that were counted."""
     top: list[tuple[str, float]]
@@ -129,7 +132,7 @@ class Overview:
 
 
 def overview(data: PreparedData) -> Overview:
-    """Summarizes prepared data; file names omit the folder that they have in common."""
+    """Summarizes prepared data; file names omit the folder that all files share."""
     summary, schema = read_summary(data), data.schema
     shards = {
         name: sample_shards(data, name, _MOST_ACTIONS) for name in (*schema.segments, PROFILE)
@@ -154,7 +157,7 @@ def overview(data: PreparedData) -> Overview:
         schema.timezone,
         None if schema.fit_before is None else schema.instant(schema.fit_before),
         str(data.manifest["version"]),
-        [_segment(data, name, shards[name], summary) for name in schema.segments],
+        [_segment_overview(data, name, shards[name], summary) for name in schema.segments],
         _count_actions(data, shards),
         values,
         files,
@@ -164,7 +167,7 @@ def overview(data: PreparedData) -> Overview:
     )
 
 
-def _segment(
+def _segment_overview(
     data: PreparedData, name: str, shards: list[Shard], summary: dict[str, Any]
 ) -> SegmentOverview:
     words = word_counts(shards, name)
@@ -198,7 +201,7 @@ def _value_summary(data: PreparedData, counts: ValueCounts) -> ValueSummary:
     return ValueSummary(
         counts.place,
         counts.attribute,
-        _kind(data, counts.place, counts.attribute),
+        _column_kind(data, counts.place, counts.attribute),
         counts.vocabulary.size - FIRST_VALUE,
         counts.missing / rows,
         counts.unknown / rows,
@@ -207,7 +210,7 @@ def _value_summary(data: PreparedData, counts: ValueCounts) -> ValueSummary:
     )
 
 
-def _kind(
+def _column_kind(
     data: PreparedData, place: str, attribute: str
 ) -> Literal["category", "number", "derived"]:
     profile = data.schema.profile
@@ -221,7 +224,7 @@ def _kind(
 def _count_actions(data: PreparedData, shards: dict[str, list[Shard]]) -> ActionCounts:
     grid = DayGrid(data.schema.zone, time())
     first, last = grid.index(np.array([data.first_event, data.last_event])).tolist()
-    unit, bars = _unit(np.arange(first, last + 1))
+    unit, bars = _choose_unit(np.arange(first, last + 1))
     bar_of_day = np.cumsum(np.diff(bars, prepend=bars[0]) != 0)  # (D,)
     total: dict[str, Int64] = {}
     is_sampled = False
@@ -251,7 +254,7 @@ def _count_actions(data: PreparedData, shards: dict[str, list[Shard]]) -> Action
     )
 
 
-def _unit(days: Int64) -> tuple[Unit, Int64]:
+def _choose_unit(days: Int64) -> tuple[Unit, Int64]:
     """Returns the unit of the bars, and the day, week or month number of each day (D,)."""
     if len(days) <= _MOST_BARS:
         return "day", days
@@ -268,7 +271,7 @@ def _dates(starts: Int64, unit: Unit) -> NDArray[np.datetime64]:
 
 
 def _action_attribute(data: PreparedData, segment: str) -> str | None:
-    """Returns the attribute that holds an event's action type, or None."""
+    """Returns the attribute that holds an event's action type; `None` if there is none."""
     for name in data.vocabularies.segments[segment]:
         attribute = data.schema.attributes[name]
         if isinstance(attribute, Derived) and attribute.of == "action":
@@ -287,7 +290,7 @@ def _uncounted(data: PreparedData, segment: str, counted: dict[str, Int64]) -> l
 def _action_masks(
     data: PreparedData, segment: str, values: Any, names: list[str]
 ) -> list[NDArray[np.bool_] | None]:
-    """Returns a mask of the rows of each name; None for all rows."""
+    """Returns a mask of the rows of each name; `None` for all rows."""
     attribute = _action_attribute(data, segment)
     if attribute is None:
         return [None]

@@ -17,7 +17,7 @@ from userbert.folders import read_json
 
 _REPORT, _PAGE = "report.json", "report.html"
 _MOST = 100
-"""Reports to read at most."""
+"""Most reports to read."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Result of an evaluation."""
+    """An evaluation's result, as the explorer shows it."""
 
     name: str
     sentences: list[str]
     rows: list[Row]
-    """First metric of each task: models, best first, then differences between models."""
+    """First metric of each task, for models (best first) and for differences between models."""
     warnings: list[str]
     page: str | None
-    """Address of the report's page in the service; None without a page."""
+    """Address of the report's page in the service; `None` without a page."""
 
 
 @dataclass(frozen=True)
 class Reports:
-    """Reports, and warnings about those that cannot be read."""
+    """Reports, and a warning for each report that cannot be read."""
 
     reports: list[Report] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ def read_reports(folder: Path | None) -> Reports:
 
 
 def read_page(folder: Path | None, name: str) -> bytes | None:
-    """Reads a report's page; None if there is none. Names are looked up, never used as paths."""
+    """Reads a report's page; `None` if there is none. Looks names up; never uses them as paths."""
     path = dict(_reports_under(folder)).get(name)
     try:
         return None if path is None else (path / _PAGE).read_bytes()
@@ -92,9 +92,11 @@ def _read(name: str, path: Path) -> Report:
 
 def _sentences(scores: Sequence[Score]) -> list[str]:
     tasks = dict.fromkeys(score.task for score in scores)
-    found = {task: findings.find([one for one in scores if one.task == task]) for task in tasks}
-    each = [f"{task}: {finding.text}" for task, finding in found.items()]
-    return [f"{findings.QUESTION} {findings.answer(found)}", *each]
+    by_task = {
+        task: findings.find([score for score in scores if score.task == task]) for task in tasks
+    }
+    task_sentences = [f"{task}: {finding.text}" for task, finding in by_task.items()]
+    return [f"{findings.QUESTION} {findings.answer(by_task)}", *task_sentences]
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -1,7 +1,7 @@
 """Loss curves and facts of training runs, finished or still running.
 
 In: folders of models, and a folder to search for more. Out: `Run`s. A damaged run is left out and
-named in a warning. A half-written last line of a running run's metrics is ignored.
+named in a warning. A half-written last line in the metrics of an unfinished run is ignored.
 """
 
 import json
@@ -28,13 +28,13 @@ METRICS = "metrics.jsonl"
 _TRAINING = ".training"
 """Suffix of the folder of an unfinished run: `.NAME.training`."""
 _POINTS = 300
-"""Points of a curve; longer curves are averaged down to this."""
+"""Most points of a curve; longer curves are averaged down to this."""
 _RESULTS = {"config.json", "task.json", "fused.json", "manifest.json"}
-"""Files that mark a folder as one result; its subfolders are not searched."""
+"""Files that mark a folder as a result; the subfolders of a result are not searched."""
 _MOST_LEVELS = 4
 """Levels of subfolders to search."""
 _MOST_RUNS = 200
-"""Runs to read at most."""
+"""Most runs to read."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Point:
     step: float
     loss: float
     by: dict[str, float]
+    """Loss of each attribute."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,22 @@ class Run:
     """Steps of the whole run."""
     seconds: float | None
     learned: list[Point]
+    """Training losses."""
     held_out: list[Point]
+    """Validation losses."""
     facts: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs, and warnings about those that cannot be read."""
+    """Runs, and a warning for each run that cannot be read."""
 
     runs: list[Run] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
 def read_runs(served: Mapping[str, Path], folder: Path | None) -> Runs:
-    """Reads the runs of the models being served and of those under a folder."""
+    """Reads the runs of the served models (paths by name), and the runs under a folder."""
     runs, warnings = [], []
     served_paths = {path.resolve() for path in served.values()}
     others = [] if folder is None else [
@@ -148,7 +151,7 @@ def _read_running(name: str, path: Path) -> Run | None:
 
 
 def _read_finished(name: str, path: Path) -> Run | None:
-    """Reads the run of a finished model or task; None for any other folder."""
+    """Reads the run of a finished model or task; `None` for any other folder."""
     if (path / "task.json").is_file():
         facts = {**task_facts(read_json(path / "task.json")), **_network_facts(path / "model")}
         return Run(name, "model", None, None, None, [], [], _known_facts(facts))
@@ -174,7 +177,7 @@ def _known_facts(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _curves(lines: Sequence[Any]) -> tuple[list[Point], list[Point]]:
-    """Returns the training losses and the losses of held-out users."""
+    """Returns the training losses and the validation losses."""
     learned = [
         Point(float(line["step"]), float(line["loss"]), _numbers(line["losses"]))
         for line in lines

@@ -21,7 +21,7 @@ from userbert.inspection.data_statistics import PROFILE
 _CHUNK_USERS = 1_000
 """Users whose sequences are cut at once: memory holds one entry per action."""
 _MOST_PAIRS = 20_000_000
-"""(user, value) pairs to collect at most, to bound memory; further users are skipped."""
+"""(user, value) pairs after which no more users are read, to bound memory."""
 _MOST_TRAITS, _MOST_SHARED = 100, 20
 
 
@@ -30,6 +30,7 @@ class Trait:
     """A value that is more frequent in a group of users than among the others."""
 
     place: str
+    """Name of the segment, or `profile`."""
     attribute: str
     value: str
     share: float
@@ -46,6 +47,7 @@ class SharedValue:
     """A value that two users have in common."""
 
     place: str
+    """Name of the segment, or `profile`."""
     attribute: str
     value: str
     own: int
@@ -68,8 +70,8 @@ class ValueIndex:
     @classmethod
     def of(cls, data: PreparedData) -> "ValueIndex":
         """Numbers the values of prepared data."""
-        known = data.vocabularies
-        places = [*known.segments.items(), (PROFILE, known.profile)]
+        vocabularies = data.vocabularies
+        places = [*vocabularies.segments.items(), (PROFILE, vocabularies.profile)]
         columns = [
             (place, name, vocabulary) for place, own in places for name, vocabulary in own.items()
         ]
@@ -119,7 +121,7 @@ class UserValues:
         return len(self.offsets) - 1
 
     def users_by_value(self, users: Int64 | None, size: int) -> Int64:
-        """Number of users with each value (K,), among some users or, by default, all of them."""
+        """Returns the number of users with each value (K,), among `users`; `None`: all users."""
         if users is None:
             return np.bincount(self.values, minlength=size)
         return np.bincount(self.values[take_lists(self.offsets, users)[0]], minlength=size)
@@ -158,8 +160,8 @@ def find_traits(index: ValueIndex, own: Int64, users: int, others: Int64, rest: 
     """Finds the values that set a group apart, strongest first.
 
     `own` (K,) counts the users of the group with each value, out of `users`; `others` (K,) counts
-    the other users, out of `rest`. Strength is the likelihood ratio G² (Dunning 1993). Values whose
-    G² chance would reach among this number of values are left out.
+    the other users, out of `rest`. Strength is the likelihood ratio G² (Dunning 1993). Values are
+    left out if their G² is not above the largest G² that chance gives this number of values.
     """
     if not users or not rest:
         return []
@@ -183,14 +185,15 @@ def find_traits(index: ValueIndex, own: Int64, users: int, others: Int64, rest: 
 
 
 def find_shared_values(
-    index: ValueIndex, two: UserValues, all_counts: Int64, users: int
+    index: ValueIndex, pair: UserValues, all_counts: Int64, users: int
 ) -> list[SharedValue]:
     """Finds the values that two users share, rarest first.
 
-    `all_counts` (K,) counts the users with each value, out of `users`.
+    `pair` holds the values of both users. `all_counts` (K,) counts the users with each value, out
+    of `users`.
     """
     (first_values, second_values), (first_actions, second_actions) = (
-        np.split(array, [two.offsets[1]]) for array in (two.values, two.actions)
+        np.split(array, [pair.offsets[1]]) for array in (pair.values, pair.actions)
     )
     shared, in_first, in_second = np.intersect1d(
         first_values, second_values, assume_unique=True, return_indices=True
@@ -208,11 +211,11 @@ def find_shared_values(
 
 
 def _g2(own: Int64, users: int, others: Int64, rest: int) -> Float64:
-    """Twice the log-likelihood ratio of two separate shares against one common share (K,)."""
+    """Returns twice the log-likelihood ratio of two separate shares to a common share (K,)."""
     common_share = (own + others) / (users + rest)
     log_ratio = np.zeros(len(own))
-    for having, total in ((own, users), (others, rest)):
-        for count, share in ((having, common_share), (total - having, 1 - common_share)):
+    for with_value, total in ((own, users), (others, rest)):
+        for count, share in ((with_value, common_share), (total - with_value, 1 - common_share)):
             with np.errstate(divide="ignore", invalid="ignore"):
                 term = count * np.log(count / (total * share))
             log_ratio += np.where(count > 0, term, 0.0)

@@ -18,21 +18,21 @@ from userbert.data.ragged import Float32, Float64, Int64
 from userbert.search.neighbours import unit_vectors
 
 LANDMARKS = 3_000
-"""Users that t-SNE lays out, in about 10 s; 10,000 users took 90 s."""
+"""Most users that t-SNE lays out, in about 10 s; 10,000 users took 90 s."""
 _FEWEST_USERS = 50
-"""Users from which on t-SNE is worth running."""
+"""Fewest users for t-SNE to be worth running."""
 _NEAREST_LANDMARKS = 3
-"""Landmarks that the place of any other user is the weighted mean of."""
+"""Number of nearest landmarks whose weighted mean is the position of another user."""
 _CHUNK_USERS = 5_000
 _NICENESS = 10
 """Niceness of the t-SNE process: it yields to the service."""
 _COMPONENTS = 32
-"""Principal components to cluster on: the others are mostly noise."""
+"""Number of principal components to cluster on; the others are mostly noise."""
 _MOST_CLUSTERS = 8
 _USERS_PER_CLUSTER = 5
-"""Least mean number of users per cluster."""
+"""Fewest users per cluster, on average."""
 _ROUNDS = 50
-"""k-means iterations at most."""
+"""Most iterations of k-means."""
 
 
 def can_run_tsne(users: int) -> bool:
@@ -96,7 +96,7 @@ class LayoutProcess:
         self._is_ended = False
 
     def points(self) -> Float32 | None:
-        """Runs the process and returns its points (S, 2); None if `end` was called first."""
+        """Runs the process and returns its points (S, 2); `None` if `end` was called."""
         self._process.start()
         self._sender.close()
         if self._is_ended:  # `end` was called before the process started
@@ -199,7 +199,7 @@ def _initial_centers(points: Float64, count: int, generator: np.random.Generator
 
 
 def _distances(points: Float64, centers: Float64) -> Float64:
-    """Squared distances (S, C)."""
+    """Returns squared distances between points (S, D) and centers (C, D): (S, C)."""
     squared: Float64 = (
         (points**2).sum(axis=1)[:, None] - 2 * points @ centers.T + (centers**2).sum(axis=1)
     )
