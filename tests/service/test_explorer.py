@@ -194,7 +194,7 @@ def test_each_colour_has_a_value_for_each_user(client: TestClient) -> None:
 
 
 def test_traits_are_less_frequent_among_the_others(client: TestClient) -> None:
-    call = {"users": [*BAKERS, "nobody", "u0"], "model": "model"}
+    call = {"users": [*BAKERS, "nobody", "u0"]}
     answer = client.post("/v1/traits", json=call).json()
     assert (answer["users"], answer["unknown"], answer["others"]) == (20, 1, 21)
     first = answer["traits"][0]

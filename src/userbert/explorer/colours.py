@@ -154,7 +154,7 @@ def _merge_rare(names: list[str], codes: Int64) -> ColourValues:
     """Keeps the most frequent values and merges the rest into `_OTHERS`; -1 stays unknown."""
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     order = np.argsort(-counts, kind="stable")
-    shown = order[: _MOST_COLOURS if len(order) > _MOST_COLOURS else len(order)]
+    shown = order[:_MOST_COLOURS]
     shown = shown[counts[shown] > 0]
     new_code = np.full(len(names) + 1, len(shown))
     new_code[shown] = np.arange(len(shown))

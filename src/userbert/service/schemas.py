@@ -176,9 +176,6 @@ class TraitsBody(RequestBody):
     """Group of users to compare with the others."""
 
     users: list[UserId] = Field(min_length=1, max_length=100_000)
-    model: str | None = Field(
-        default=None, description="Model whose map shows the users; traits do not depend on it."
-    )
 
 
 class MapAnswer(BaseModel):

@@ -63,7 +63,7 @@ function list(host, body, outer) {
     const excludedSeeds = body.exclude.length ? body.seeds.filter(Set.prototype.has, new Set(body.exclude)).length : 0;
     const common = el("div", {});
     fill(host, quality(answer, body, excludedSeeds, (by) => list(host, { ...body, by }, outer)), ranking(answer), answer.users.length > 0 && card("In common", { note: "Values that the users in the list have more often than all others." }, common));
-    if (answer.users.length) traits(common, answer.users.map((user) => user.user_id), body.model, signal);
+    if (answer.users.length) traits(common, answer.users.map((user) => user.user_id), signal);
   }, {
     signal, lines: 10,
     onError: (error) => error.status === 422 && fill(host, card(null, {}, empty("No list could be made", sentence(error.message)))),

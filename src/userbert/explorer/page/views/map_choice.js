@@ -47,7 +47,7 @@ export class Selection {
       card("In common", {}, common),
       card("Users", {}, el("ul", { class: "ids" }, ids.slice(0, LISTED).map((id) => el("li", {}, userLink(id, `?model=${encodeURIComponent(this.model)}`)))),
         ids.length > LISTED && el("p", { class: "note" }, `and ${count(ids.length - LISTED)} more: export them as CSV`)));
-    traits(common, ids, this.model, signal);
+    traits(common, ids, signal);
   }
 
   /** Shows one user. */

@@ -7,8 +7,8 @@ import { count, plain, plural, share, times } from "../format.js";
 
 const SHOWN = 12;
 
-export function traits(host, ids, model, signal) {
-  const ask = () => call("/v1/traits", { body: { users: ids, model }, signal });
+export function traits(host, ids, signal) {
+  const ask = () => call("/v1/traits", { body: { users: ids }, signal });
   return show(host, ask, (answer) => fill(host, table(answer)), { signal, lines: 6 });
 }
 
