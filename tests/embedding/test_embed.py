@@ -13,7 +13,6 @@ from small_logs import buys, cutoffs, prepared
 from userbert.data.prepare.cluster import spark_session
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs, pairs_at
-from userbert.embedding import parts
 from userbert.embedding.embed import write_embeddings
 from userbert.errors import InputError, ModelError
 from userbert.inspection import inspect
@@ -129,14 +128,15 @@ def test_data_with_other_segments_are_refused(
 @pytest.mark.slow
 @pytest.mark.usefixtures("java")
 def test_a_cluster_writes_the_same_vectors(
-    model: UserBert, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: UserBert, data: PreparedData, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(parts, "MAX_PAIRS_PER_PART", 2)
     rows = data.rows_of(["cid", "bob", "ann", "bob", "cid"])
     pairs = Pairs(rows, np.repeat(cutoffs("2024-03-20T00:00"), 5))
-    write_embeddings(model, data, pairs, tmp_path / "local.parquet")
+    write_embeddings(model, data, pairs, tmp_path / "local.parquet", max_pairs_per_part=2)
     with spark_session("local[2]") as spark:
-        write_embeddings(model, data, pairs, tmp_path / "cluster", spark=spark)
+        write_embeddings(
+            model, data, pairs, tmp_path / "cluster", spark=spark, max_pairs_per_part=2
+        )
     assert sorted(path.name for path in (tmp_path / "cluster").iterdir()) == [
         "part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "summary.json",
     ]  # fmt: skip

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from small_logs import buys, cutoffs, prepared
 from userbert import folders
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs, pairs_at
-from userbert.embedding import embedding_folder, parts
+from userbert.embedding import embedding_folder
 from userbert.embedding.embed import write_embeddings
 from userbert.embedding.parts import (
     AllUsers,
@@ -35,6 +36,8 @@ from userbert.inspection import inspect
 from userbert.model.userbert import UserBert, UserBertConfig
 
 USERS = [f"u{number}" for number in range(9)]
+
+write_small_parts = partial(write_embeddings, max_pairs_per_part=4)
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +56,6 @@ def model(data: PreparedData) -> UserBert:
     return UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
 
 
-@pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "MAX_PAIRS_PER_PART", 4)
-
-
 @pytest.fixture
 def everybody(data: PreparedData) -> AllUsers:
     return users_before(data, cutoffs("2024-03-06T00:00", "2024-03-21T00:00").tolist())
@@ -69,7 +67,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def test_parts_hold_all_pairs_in_order(data: PreparedData, everybody: AllUsers) -> None:
     expected = pairs_at(data, everybody.cutoffs)
-    split = split_selection(data, everybody)
+    split = split_selection(data, everybody, 4)
     assert len(split) == 6  # 9 users at 2 cut-offs, 3 in each part
     opened = [open_part(data, everybody, part).pairs for part in split]
     assert np.array_equal(np.concatenate([part.rows for part in opened]), expected.rows)
@@ -79,15 +77,15 @@ def test_parts_hold_all_pairs_in_order(data: PreparedData, everybody: AllUsers) 
 def test_a_file_and_a_folder_hold_the_same_rows(
     model: UserBert, data: PreparedData, everybody: AllUsers, tmp_path: Path
 ) -> None:
-    written = write_embeddings(model, data, everybody, tmp_path / "x.parquet")
-    assert write_embeddings(model, data, everybody, tmp_path / "x") == written
+    written = write_small_parts(model, data, everybody, tmp_path / "x.parquet")
+    assert write_small_parts(model, data, everybody, tmp_path / "x") == written
     file, folder = (
         pl.read_parquet(tmp_path / "x.parquet"),
         pl.read_parquet(tmp_path / "x/*.parquet"),
     )
     assert file.equals(folder)
     pairs = pairs_at(data, everybody.cutoffs)
-    write_embeddings(model, data, pairs, tmp_path / "pairs.parquet")
+    write_small_parts(model, data, pairs, tmp_path / "pairs.parquet")
     named = pl.read_parquet(tmp_path / "pairs.parquet")
     assert file.drop("embedding").equals(named.drop("embedding"))
     assert np.allclose(file["embedding"].to_numpy(), named["embedding"].to_numpy(), atol=1e-6)
@@ -129,19 +127,19 @@ def killing(patch: pytest.MonkeyPatch, countdown: int) -> Iterator[int]:
 def test_a_run_killed_at_any_disk_operation_resumes_to_the_same_files(
     model: UserBert, data: PreparedData, everybody: AllUsers, tmp_path: Path
 ) -> None:
-    write_embeddings(model, data, everybody, tmp_path / "expected")
+    write_small_parts(model, data, everybody, tmp_path / "expected")
     expected, output = checksums(tmp_path / "expected"), tmp_path / "output"
     for countdown in range(1, 200):
         with pytest.MonkeyPatch.context() as patch:
             counter = killing(patch, countdown)
             next(counter)
             with suppress(KilledError):
-                write_embeddings(model, data, everybody, output)
+                write_small_parts(model, data, everybody, output)
             number = next(counter)
         if number < countdown:
             assert countdown > 20
             return
-        write_embeddings(model, data, everybody, output, resume=True)
+        write_small_parts(model, data, everybody, output, resume=True)
         assert checksums(output) == expected
         assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "output"]
         shutil.rmtree(output)
@@ -173,13 +171,13 @@ def test_a_full_disk_is_reported_and_finished_parts_are_kept(
     with pytest.MonkeyPatch.context() as patch:
         fill_disk_after(patch, 2)
         with pytest.raises(InputError, match=r"cannot write .*x: its disk is full"):
-            write_embeddings(model, data, everybody, output)
+            write_small_parts(model, data, everybody, output)
     work = tmp_path / ".x.embedding"
     assert "holds 2 parts of the vectors. Continue with --resume" in capsys.readouterr().err
     before = {path: path.stat().st_mtime_ns for path in (work / "embeddings").iterdir()}
     with pytest.raises(InputError, match="Resume it, or remove it"):
-        write_embeddings(model, data, everybody, output)
-    write_embeddings(model, data, everybody, output, resume=True)
+        write_small_parts(model, data, everybody, output)
+    write_small_parts(model, data, everybody, output, resume=True)
     kept = [
         path for path, mtime in before.items() if (output / path.name).stat().st_mtime_ns == mtime
     ]
@@ -191,7 +189,7 @@ def interrupted(model: UserBert, data: PreparedData, everybody: AllUsers, output
     with pytest.MonkeyPatch.context() as patch:
         fill_disk_after(patch, 2)
         with suppress(InputError):
-            write_embeddings(model, data, everybody, output)
+            write_small_parts(model, data, everybody, output)
     return embedding_folder.work_folder(output)
 
 
@@ -207,7 +205,7 @@ def test_a_run_with_other_settings_is_not_resumed(
         name: str, network: UserBert, data: PreparedData, selection: Selection, **options: Any
     ) -> None:
         with pytest.raises(InputError, match=rf"other settings \({name} differ\)"):
-            write_embeddings(network, data, selection, output, resume=True, **options)
+            write_small_parts(network, data, selection, output, resume=True, **options)
 
     def refuse_all() -> None:
         refused("model", other, data, everybody)
@@ -218,13 +216,13 @@ def test_a_run_with_other_settings_is_not_resumed(
 
     refuse_all()
     assert len(list((work / "done").iterdir())) == 2
-    written = write_embeddings(model, data, everybody, output, resume=True)
+    written = write_small_parts(model, data, everybody, output, resume=True)
     refuse_all()
     before = checksums(output)
-    assert write_embeddings(model, data, everybody, output, resume=True) == written
+    assert write_small_parts(model, data, everybody, output, resume=True) == written
     assert checksums(output) == before
     with pytest.raises(InputError, match="exists already"):
-        write_embeddings(model, data, everybody, output)
+        write_small_parts(model, data, everybody, output)
 
 
 def test_a_damaged_part_is_named_and_computed_again(
@@ -234,11 +232,11 @@ def test_a_damaged_part_is_named_and_computed_again(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_embeddings(model, data, everybody, tmp_path / "expected")
+    write_small_parts(model, data, everybody, tmp_path / "expected")
     work = interrupted(model, data, everybody, tmp_path / "x")
     part = work / "embeddings" / "part-00001.parquet"
     part.write_bytes(part.read_bytes()[:-1])
-    write_embeddings(model, data, everybody, tmp_path / "x", resume=True)
+    write_small_parts(model, data, everybody, tmp_path / "x", resume=True)
     assert f"{part} is damaged; it is computed again" in capsys.readouterr().err.replace("\n", "")
     assert checksums(tmp_path / "x") == checksums(tmp_path / "expected")
 
@@ -251,7 +249,7 @@ def test_an_incomplete_folder_is_refused_with_advice(
         with pytest.raises(InputError) as error:
             inspect(place)
         assert f"userbert embed MODEL DATA -o {tmp_path / 'x'} --resume" in str(error.value)
-    write_embeddings(model, data, everybody, tmp_path / "x", resume=True)
+    write_small_parts(model, data, everybody, tmp_path / "x", resume=True)
     (tmp_path / "x" / "part-00003.parquet").unlink()
     with pytest.raises(InputError, match=r"part-00003.parquet is missing: .* is not complete"):
         inspect(tmp_path / "x")
@@ -259,14 +257,14 @@ def test_an_incomplete_folder_is_refused_with_advice(
     with pytest.raises(InputError, match=r"has no summary\.json, which is written last"):
         inspect(tmp_path / "x")
     with pytest.raises(InputError, match=r"has no summary\.json, which is written last"):
-        write_embeddings(model, data, everybody, tmp_path / "x", resume=True)
+        write_small_parts(model, data, everybody, tmp_path / "x", resume=True)
 
 
 def test_a_run_that_writes_one_file_cannot_be_resumed(
     model: UserBert, data: PreparedData, everybody: AllUsers, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"Choose a folder, such as -o .*/x, or leave --resume"):
-        write_embeddings(model, data, everybody, tmp_path / "x.parquet", resume=True)
+        write_small_parts(model, data, everybody, tmp_path / "x.parquet", resume=True)
 
 
 @pytest.mark.slow
@@ -277,8 +275,8 @@ def test_a_killed_command_resumes_when_run_again(
     model.save_pretrained(tmp_path / "model")
     arguments = ["embed", str(tmp_path / "model"), str(data.path), "--resume", "-o"]
     slow = (
-        "import time, sys; from userbert.embedding import embed, parts;"
-        "parts.MAX_PAIRS_PER_PART = 2;"
+        "import time, sys; from functools import partial; from userbert.embedding import embed;"
+        "embed.write_embeddings = partial(embed.write_embeddings, max_pairs_per_part=2);"
         "add = embed.add_part; embed.add_part = lambda *a: (time.sleep(.2), add(*a))[1];"
         "from userbert.cli import main; sys.argv = ['userbert', *sys.argv[1:]]; main()"
     )

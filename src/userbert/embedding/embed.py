@@ -33,6 +33,7 @@ from userbert.embedding.embedding_folder import (
     work_folder,
 )
 from userbert.embedding.parts import (
+    MAX_PAIRS_PER_PART,
     OpenPart,
     Part,
     Selection,
@@ -76,6 +77,7 @@ def write_embeddings(
     precision: Precision = "float32",
     spark: "SparkSession | None" = None,
     resume: bool = False,
+    max_pairs_per_part: int = MAX_PAIRS_PER_PART,
 ) -> int:
     """Writes `user_id`, `cutoff` and the vector of each pair; returns the number of vectors.
 
@@ -83,7 +85,7 @@ def write_embeddings(
     file; any other is a folder of parts. With a `spark` session it is always a folder: the
     executors write the parts, and must reach data and output under the same paths. With `resume`
     an interrupted run with the same settings continues and a finished one is left as it is; if
-    there is none, a new run begins.
+    there is none, a new run begins. A part has at most `max_pairs_per_part` pairs.
 
     Raises `ModelError` if the data have other ids than the model, `InputError` if `output` exists
     or belongs to a run with other settings, and `ClusterError` if the cluster fails.
@@ -96,7 +98,8 @@ def write_embeddings(
                 f"{output}: a run that writes one file cannot be resumed. Choose a folder, "
                 f"such as -o {output.with_suffix('')}, or leave --resume out."
             )
-        return _write_file(model, data, selection, output, options)
+        parts = split_selection(data, selection, max_pairs_per_part)
+        return _write_file(model, data, selection, output, options, parts=parts)
     record = {
         "model": _weights_checksum(model),
         "data": data.checksum,
@@ -111,7 +114,7 @@ def write_embeddings(
     with resumable_run(
         output, work, record, resume=resume, describe_progress=lambda: _progress_of(work)
     ):
-        parts = split_selection(data, selection)
+        parts = split_selection(data, selection, max_pairs_per_part)
         finished = finished_parts(work, range(len(parts)))
         missing = [part for part in parts if part.number not in finished]
         if spark is None:
@@ -163,12 +166,12 @@ def _progress_of(work: Path) -> str | None:
 
 
 def _write_file(
-    model: UserBert, data: PreparedData, selection: Selection, output: Path, options: VectorOptions
-) -> int:
+    model: UserBert, data: PreparedData, selection: Selection, output: Path, options: VectorOptions,
+    *, parts: Sequence[Part],
+) -> int:  # fmt: skip
     """Writes all vectors into one file; returns their number."""
     vectors = 0
     with publishing_file(output) as file, _writer(file, model.width(), options) as writer:
-        parts = split_selection(data, selection)
         for _, table in _embed_parts(model, data, selection, parts, options):
             if len(table):
                 writer.write_table(table)

@@ -96,25 +96,27 @@ def users_before(data: PreparedData, cutoffs: Sequence[int], name: str = "the cu
     return AllUsers(cutoffs)
 
 
-def split_selection(data: PreparedData, selection: Selection) -> list[Part]:
-    """Splits a selection into parts, in the order of its pairs."""
+def split_selection(
+    data: PreparedData, selection: Selection, max_pairs: int = MAX_PAIRS_PER_PART
+) -> list[Part]:
+    """Splits a selection into parts of at most `max_pairs` pairs, in the order of its pairs."""
     if isinstance(selection, Pairs):
         return [
-            Part(number, first, min(first + MAX_PAIRS_PER_PART, len(selection)))
-            for number, first in enumerate(range(0, len(selection), MAX_PAIRS_PER_PART))
+            Part(number, first, min(first + max_pairs, len(selection)))
+            for number, first in enumerate(range(0, len(selection), max_pairs))
         ]
     ends = np.cumsum(data.users_by_shard()).tolist()
     parts: list[Part] = []
     for cutoff in selection.cutoffs:
         for shard, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            for first, last in _even_ranges(end - start):
+            for first, last in _even_ranges(end - start, max_pairs):
                 parts.append(Part(len(parts), first, last, shard, start, cutoff))
     return parts
 
 
-def _even_ranges(users: int) -> Iterator[tuple[int, int]]:
-    """Yields as few ranges of at most MAX_PAIRS_PER_PART users as possible, of about equal size."""
-    number = -(-users // MAX_PAIRS_PER_PART)
+def _even_ranges(users: int, max_users: int) -> Iterator[tuple[int, int]]:
+    """Yields as few ranges of at most `max_users` users as possible, of about equal size."""
+    number = -(-users // max_users)
     bounds = [users * part // number for part in range(number + 1)] if number else []
     yield from pairwise(bounds)
 
