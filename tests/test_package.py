@@ -47,10 +47,10 @@ def imported(statements: list[ast.stmt]) -> dict[str, str]:
 def test_public_names_are_exactly_the_imported_ones() -> None:
     statements = ast.parse(Path(userbert.__file__).read_text(encoding="utf-8")).body
     [type_checking] = [part for part in statements if isinstance(part, ast.If)]
-    early, late = imported(statements), imported(type_checking.body)
-    assert late == userbert._LATE
-    assert early.keys().isdisjoint(late)
-    assert sorted([*early, *late]) == userbert.__all__
+    eager, lazy = imported(statements), imported(type_checking.body)
+    assert lazy == userbert._LAZY
+    assert eager.keys().isdisjoint(lazy)
+    assert sorted([*eager, *lazy]) == userbert.__all__
 
 
 @pytest.mark.parametrize("name", userbert.__all__)

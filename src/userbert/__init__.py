@@ -1,6 +1,6 @@
-"""Vectors of who users are, learned from logs of what they do.
+"""Public names of userbert, which learns vectors of users from event logs.
 
-`__all__` lists the public names. Names that need torch or onnxruntime are imported on first use, so
+Names that need torch or onnxruntime are imported on first use, so
 `import userbert` works in the base install.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from userbert.tasks.finetune import TaskModel, finetune
     from userbert.training.pretrain import pretrain
 
-_LATE = {
+_LAZY = {
     "UserBert": "userbert.model.userbert",
     "pretrain": "userbert.training.pretrain",
     "finetune": "userbert.tasks.finetune",
@@ -42,9 +42,9 @@ _LATE = {
     "UserEmbedder": "userbert.embedding.user_embedder",
     "Runtime": "userbert.export.runtime",
 }
-"""Modules of the names that are imported on first use."""
+"""Module of each name that is imported on first use."""
 _EXTRAS = {"torch": "train", "onnxruntime": "serve"}
-"""Extra of the package that installs each dependency."""
+"""Extra of userbert that installs each optional dependency."""
 
 __all__ = [
     "DataError",
@@ -72,10 +72,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
+    if name not in _LAZY:
         raise AttributeError(f"module 'userbert' has no attribute {name!r}")
     try:
-        return getattr(import_module(_LATE[name]), name)
+        return getattr(import_module(_LAZY[name]), name)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise

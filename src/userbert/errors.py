@@ -5,13 +5,13 @@ UserBertError
 ├── InputError          the user's input is not usable; the command line exits with 2
 │   ├── SchemaError     schema.yaml is not valid
 │   ├── SourceError     a raw log does not match the schema
-│   ├── DataError       a prepared data folder is damaged, or is the wrong one
+│   ├── DataError       a prepared data folder is damaged, or not prepared data
 │   ├── ModelError      a model folder is damaged, or does not fit the data
 │   └── LabelError      labels are not usable, or leak the future
 └── ClusterError        a job on a cluster failed
 ```
 
-A message locates and advises: what was read, where, what was expected and found, and what to do.
+Each message says what was read, where, what was expected, what was found, and what to do.
 Any other exception is a bug in userbert; the command line exits with 1.
 """
 
@@ -33,7 +33,7 @@ class SourceError(InputError):
 
 
 class DataError(InputError):
-    """A prepared data folder is damaged, or is the wrong one."""
+    """A prepared data folder is damaged, or not prepared data."""
 
 
 class ModelError(InputError):

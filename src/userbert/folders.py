@@ -2,7 +2,7 @@
 
 Every verb writes through `publishing_folder` or `publishing_file`: it fills a temporary path next
 to the target, `.NAME.partial-HOST.PROCESS`, and one rename publishes it. The next run with the same
-target removes what a killed run left behind.
+target removes the temporary path of a killed run.
 """
 
 import errno
@@ -22,15 +22,15 @@ from typing import Any
 from userbert.errors import InputError, ModelError
 
 _PARTIAL = ".partial-"
-_FULL = {
+_FULL_REASONS = {
     errno.ENOSPC: "its disk is full",
     errno.EDQUOT: "your disk quota is used up",
     errno.EFBIG: "the file is larger than the file system or your limits (ulimit -f) allow",
 }
-"""Errors that mean there is no room, and how messages describe them."""
+"""Reason that messages give, by error number, if the disk, a quota or a file size limit is full."""
 CARD = "README.md"
-"""Description of a folder for people. They may edit it, so it has no checksum."""
-_AGAIN = " Copy the whole folder again, or train again."
+"""File that describes a folder to people. They may edit it, so it has no checksum."""
+_ADVICE = " Copy the whole folder again, or train again."
 _KINDS = {
     "manifest.json": "prepared data",
     "task.json": "a task model",
@@ -48,8 +48,8 @@ def publishing_folder(target: Path) -> Iterator[Path]:
     Raises `InputError` if `target` exists or cannot be created, or if the disk is full.
     """
     refuse_existing(target)
-    temporary = _temporary_beside(target)
-    with _parents_of(target):
+    temporary = _temporary_path(target)
+    with _creating_parents(target):
         try:
             with explain_disk_errors(target, temporary):
                 temporary.mkdir()
@@ -66,8 +66,8 @@ def publishing_file(target: Path) -> Iterator[Path]:
     Raises `InputError` if `target` exists, its folder cannot be created, or the disk is full.
     """
     refuse_existing(target)
-    temporary = _temporary_beside(target)
-    with _parents_of(target):
+    temporary = _temporary_path(target)
+    with _creating_parents(target):
         try:
             with explain_disk_errors(target, temporary):
                 yield temporary
@@ -77,7 +77,7 @@ def publishing_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _parents_of(target: Path) -> Iterator[None]:
+def _creating_parents(target: Path) -> Iterator[None]:
     """Creates missing parents of `target`; removes them again if the block fails."""
     created = [folder for folder in target.parents if not folder.exists()]
     try:
@@ -102,8 +102,8 @@ def explain_disk_errors(target: Path, temporary: Path) -> Iterator[None]:
         raise
     except Exception as error:
         is_write_error = isinstance(error, OSError) and str(temporary) in str(error)
-        # Errors of reading other files are explained where these are read.
-        if is_write_error or _error_number(error) in _FULL:
+        # Errors in reading other files are explained by the code that reads them.
+        if is_write_error or _error_number(error) in _FULL_REASONS:
             raise cannot_write(target, error) from error
         raise
 
@@ -111,7 +111,7 @@ def explain_disk_errors(target: Path, temporary: Path) -> Iterator[None]:
 def cannot_write(target: Path, error: Exception) -> InputError:
     """Returns the error for an output that could not be written, with a remedy."""
     reason, remedy = write_error_reason(target, error), "Choose another output."
-    if _error_number(error) in _FULL:
+    if _error_number(error) in _FULL_REASONS:
         remedy = "Free some space, or choose another output."
     return InputError(f"cannot write {target}: {reason}. {remedy}")
 
@@ -119,14 +119,14 @@ def cannot_write(target: Path, error: Exception) -> InputError:
 def write_error_reason(target: Path, error: Exception) -> str:
     """Describes why the system refused to write `target`."""
     number = _error_number(error)
-    if number in _FULL:
-        return _FULL[number]
+    if number in _FULL_REASONS:
+        return _FULL_REASONS[number]
     file = next((folder for folder in target.parents if _is_file(folder)), None)
     return f"{file} is a file, not a folder" if file else os.strerror(number or errno.EIO)
 
 
 def _error_number(error: Exception) -> int | None:
-    """Returns the system's error number. Libraries in Rust only have it in their message."""
+    """Returns the system's error number; for errors of Rust libraries, reads it in the message."""
     number = error.errno if isinstance(error, OSError) else None
     match = re.search(r"\(os error (\d+)\)", str(error))
     return int(match[1]) if number is None and match else number
@@ -157,7 +157,7 @@ def require_ending(target: Path, ending: str) -> None:
         )
 
 
-def _temporary_beside(target: Path) -> Path:
+def _temporary_path(target: Path) -> Path:
     """Returns this process's temporary path; removes the temporary paths of dead processes."""
     prefix = f".{target.name}{_PARTIAL}{platform.node()}."
     for path in target.parent.glob(glob.escape(prefix) + "*"):
@@ -180,16 +180,17 @@ def _is_running(process: str) -> bool:
     return True
 
 
-def require_space(target: Path, temporary: Path, size: int, what: str, smaller: str) -> None:
+def require_space(target: Path, temporary: Path, size: int, content: str, advice: str) -> None:
     """Raises `InputError` if the disk of `temporary` has less than `size` bytes free.
 
-    The message says that `what` needs the space in `target`, and suggests `smaller`.
+    The message says how much space `content`, a plural noun, needs in `target`. `advice` is a
+    smaller choice, such as "fewer logs".
     """
     free = shutil.disk_usage(temporary).free
     if free < size:
         raise InputError(
-            f"{target}: {what} take about {_format_size(size)}, and {_format_size(free)} are free. "
-            f"Choose {smaller}, or an output on a larger disk."
+            f"{target}: {content} take about {_format_size(size)}, and {_format_size(free)} are "
+            f"free. Choose {advice}, or an output on a larger disk."
         )
 
 
@@ -199,7 +200,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
     Raises `InputError` if the disk is full.
     """
-    temporary = _temporary_beside(target)
+    temporary = _temporary_path(target)
     with explain_disk_errors(target, temporary):
         temporary.mkdir()
     old = temporary.with_name(f"{temporary.name}.old")
@@ -230,6 +231,7 @@ def replacing_file(target: Path) -> Iterator[Path]:
 
 
 def _format_size(size: int) -> str:
+    """Formats a number of bytes."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
@@ -277,33 +279,33 @@ def write_summary(
 ) -> None:
     """Writes `summary.json` to a folder: its kind, the version, and checksums of all its files.
 
-    Cards have no checksum, because people may edit them. Files with a `known` checksum are not
-    read.
+    Cards have no checksum, because people may edit them. `known` has checksums by relative path;
+    these files are not read again.
     """
     summary = {"kind": kind, "version": version("userbert"), **content}
-    sums = checksums(folder, known).items()
-    kept = {name: value for name, value in sums if PurePosixPath(name).name != CARD}
-    write_json(folder / "summary.json", {**summary, "checksums": kept})
+    all_sums = checksums(folder, known).items()
+    sums = {name: value for name, value in all_sums if PurePosixPath(name).name != CARD}
+    write_json(folder / "summary.json", {**summary, "checksums": sums})
 
 
-def check_summary(folder: Path, form: int, files: Collection[str]) -> None:
-    """Checks a folder against its summary: its format, its checksums, and that `files` exist.
+def check_summary(folder: Path, format_version: int, files: Collection[str]) -> None:
+    """Checks a folder against its `summary.json`: format, checksums, and whether `files` exist.
 
     Raises `ModelError` that names the file that is missing, damaged, or of another format.
     """
     root = _root_of_files(folder)
     try:
         summary = read_json(folder / "summary.json")
-        written_form, expected = summary["format"], dict(summary["checksums"])
+        written_version, expected = summary["format"], dict(summary["checksums"])
     except KeyError as error:
         message = f"{folder / 'summary.json'} is damaged: it lacks {error}."
-        raise ModelError(f"{message}{_AGAIN}") from error
+        raise ModelError(f"{message}{_ADVICE}") from error
     except (InputError, TypeError, ValueError) as error:
         reason = str(error).removesuffix(".")
-        raise ModelError(f"{folder / 'summary.json'} is damaged: {reason}.{_AGAIN}") from error
-    if written_form != form:
+        raise ModelError(f"{folder / 'summary.json'} is damaged: {reason}.{_ADVICE}") from error
+    if written_version != format_version:
         raise ModelError(
-            f"{folder} has the format {written_form!r}, this version reads {form}. "
+            f"{folder} has the format {written_version!r}, this version reads {format_version}. "
             f"Install the version of userbert that wrote it ({summary.get('version')})."
         )
     for name in sorted({*files, *expected}):
@@ -311,9 +313,9 @@ def check_summary(folder: Path, form: int, files: Collection[str]) -> None:
         # We never write a name that leads out of the folder.
         is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
         if not file.is_file() or not is_inside or not file.resolve().is_relative_to(root):
-            raise ModelError(f"{file} is missing.{_AGAIN}")
+            raise ModelError(f"{file} is missing.{_ADVICE}")
         if checksum(file) != expected.get(name):
-            raise ModelError(f"{file} has changed since it was written.{_AGAIN}")
+            raise ModelError(f"{file} has changed since it was written.{_ADVICE}")
 
 
 def _root_of_files(folder: Path) -> Path:
@@ -336,7 +338,7 @@ def checksum(path: Path) -> str:
 def checksums(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the SHA-256 of every file below `folder`, by relative path, in sorted order.
 
-    Files with a `known` checksum are not read.
+    `known` has checksums by relative path; these files are not read.
     """
     known = known or {}
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,7 +1,7 @@
 """Progress bars and warnings on standard error.
 
-Bars are drawn on a terminal only, not in log files or CI. Within the work of one bar, no other bar
-is drawn.
+Bars are drawn on a terminal only, not in log files or CI. While one bar is open, no second bar is
+drawn.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,13 +21,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-_is_shown = ContextVar("_is_shown", default=False)
+_has_bar = ContextVar("_has_bar", default=False)
+"""Whether a bar is open in this context."""
 
 Advance = Callable[[int, str], None]
 """`advance(done, note)` adds `done` units of work and shows `note` next to the bar."""
 
 
-class _Speed(ProgressColumn):
+class _SpeedColumn(ProgressColumn):
     """Units of work per second."""
 
     def render(self, task: Task) -> Text:
@@ -46,7 +47,10 @@ def warn(message: str) -> None:
 
 @contextmanager
 def progress(description: str, total: int | None, *, is_shown: bool = True) -> Iterator[Advance]:
-    """Shows a bar for `total` units of work; yields the function that advances it."""
+    """Shows a bar for `total` units of work (None: unknown); yields the function that advances it.
+
+    Draws nothing if `is_shown` is false.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -54,11 +58,11 @@ def progress(description: str, total: int | None, *, is_shown: bool = True) -> I
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        _Speed(),
+        _SpeedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    is_silent = not is_shown or _is_shown.get() or not console.is_terminal
-    outer = _is_shown.set(True)
+    is_silent = not is_shown or _has_bar.get() or not console.is_terminal
+    token = _has_bar.set(True)
     try:
         with Progress(*columns, console=console, disable=is_silent) as bar:
             task = bar.add_task(description, total=total, note="")
@@ -68,4 +72,4 @@ def progress(description: str, total: int | None, *, is_shown: bool = True) -> I
 
             yield advance
     finally:
-        _is_shown.reset(outer)
+        _has_bar.reset(token)

@@ -60,7 +60,7 @@ def package_version() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """Returns git's output in the source tree; None if this is an installed copy."""
+    """Returns git's output in the source tree; None for an installed copy, or if git fails."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

@@ -20,7 +20,7 @@ from userbert.folders import (
 )
 from userbert.progress import warn
 
-_RUN = "run.json"
+_RUN_FILE = "run.json"
 """File in the work folder with the run's settings."""
 
 
@@ -33,12 +33,14 @@ def resumable_run(
     resume: bool,
     describe_progress: Callable[[], str | None],
 ) -> Iterator[None]:
-    """Runs the block with the work folder `work`, new or from a run with the same `record`.
+    """Opens the work folder while the block runs: a new one, or that of an interrupted run.
 
-    If the block fails, the folder stays if `describe_progress` returns a text, and is removed if it
-    returns None. Raises `InputError` if another run's folder is there, or the disk is full.
+    `record` holds the settings of the run. With `resume`, an interrupted run with an equal record
+    continues. If the block fails, the folder stays if `describe_progress` returns a text, and is
+    removed if it returns None. Raises `InputError` if `work` holds an interrupted run that cannot
+    continue, or the disk is full.
     """
-    _open(work, output, record, resume)
+    _open_work_folder(work, output, record, resume)
     try:
         with explain_disk_errors(output, work):
             yield
@@ -51,9 +53,9 @@ def resumable_run(
         raise
 
 
-def _open(work: Path, output: Path, record: Mapping[str, Any], resume: bool) -> None:
+def _open_work_folder(work: Path, output: Path, record: Mapping[str, Any], resume: bool) -> None:
     """Creates the work folder, or checks that the existing one has the same settings."""
-    run = work / _RUN
+    run = work / _RUN_FILE
     if not run.exists():
         try:
             work.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,7 @@ def _open(work: Path, output: Path, record: Mapping[str, Any], resume: bool) -> 
 
 
 def changed_settings(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """Lists the keys in which a record differs from an earlier run's."""
+    """Lists the keys whose values in `record` differ from the earlier run's."""
     return ", ".join(key for key, value in record.items() if earlier.get(key) != value)
 
 

@@ -1,6 +1,6 @@
 """Thread and process pools whose workers end with their parent.
 
-Without help, a pool's processes survive a killed parent: they wait for work on a pipe of which they
+By default, a pool's processes survive a killed parent: they wait for work on a pipe of which they
 hold both ends.
 """
 
@@ -20,27 +20,27 @@ _Result = TypeVar("_Result")
 def process_pool(
     number: int, prepare: Callable[..., object] | None = None, *arguments: Any
 ) -> ProcessPoolExecutor:
-    """Opens a process pool; each process first calls `prepare(*arguments)` and draws no bars."""
+    """Opens a pool of `number` processes that draw no bars and first call `prepare(*arguments)`."""
     # Forked processes hang in thread pools that torch and LightGBM opened.
-    return ProcessPoolExecutor(number, get_context("spawn"), _begin, (prepare, arguments))
+    return ProcessPoolExecutor(number, get_context("spawn"), _start_worker, (prepare, arguments))
 
 
 def map_threaded(
     work: Callable[[_Item], _Result],
     items: Iterable[_Item],
     threads: int,
-    waiting: int | None = None,
+    max_pending: int | None = None,
 ) -> Iterator[_Result]:
     """Yields `work(item)` in the order of the items, computed in `threads` threads.
 
-    The calling thread draws the items. At most `waiting` items and results are pending, by default
-    `threads`; choose more where the consumer is slow now and then.
+    The calling thread iterates over the items. At most `max_pending` items and results are pending,
+    by default `threads`; a larger number helps if the consumer is slow now and then.
     """
     running: deque[Future[_Result]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for item in items:
-            if len(running) == (waiting or threads):
+            if len(running) == (max_pending or threads):
                 yield running.popleft().result()
             running.append(pool.submit(work, item))
         while running:
@@ -54,7 +54,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _begin(prepare: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
+def _start_worker(prepare: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
+    """Prepares a worker process: it prints nothing to standard error and ends with its parent."""
     # The parent draws the one progress bar.
     sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for good
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -63,6 +64,7 @@ def _begin(prepare: Callable[..., object] | None, arguments: tuple[Any, ...]) ->
 
 
 def _end_with_parent() -> None:
+    """Ends this process when its parent ends."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
