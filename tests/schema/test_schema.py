@@ -11,7 +11,7 @@ from userbert.errors import SchemaError
 from userbert.schema import Schema
 from userbert.schema.models import ActionColumn, DayWords, GapWords, Time
 from userbert.schema.strict import format_duration, parse_duration, to_instant
-from userbert.schema.yaml_text import read_mapping, scalar, write_mapping
+from userbert.schema.yaml_text import format_scalar, read_mapping, write_mapping
 
 TEXT = """
 user: customer
@@ -99,8 +99,8 @@ def test_special_words_of_yaml_1_1_are_text() -> None:
 @example("0\x85")
 @example("a\u2028b: #c")
 def test_any_text_survives_writing_and_reading(text: str) -> None:
-    assert read_mapping(f"key: {scalar(text)}", "text") == {"key": text}
-    assert read_mapping(f"{{{scalar(text)}: 1}}", "text") == {text: 1}
+    assert read_mapping(f"key: {format_scalar(text)}", "text") == {"key": text}
+    assert read_mapping(f"{{{format_scalar(text)}: 1}}", "text") == {text: 1}
     assert read_mapping(write_mapping({text: [text]}), "text") == {text: [text]}
 
 

@@ -12,11 +12,11 @@ from userbert.infer.actions import ActionTypes
 from userbert.infer.columns import Choice
 from userbert.infer.key_columns import Log, Times
 from userbert.schema.attributes import RESERVED_NAMES
-from userbert.schema.yaml_text import scalar
+from userbert.schema.yaml_text import format_scalar
 
 _WIDTH = 100
 _LONG, _SHORT = timedelta(days=365), timedelta(days=7)
-"""Longest windows proposed. The paper's long-term window has 90 days, but a year says more about a
+"""Longest proposed windows. The paper's long-term window has 90 days, but a year says more about a
 user."""
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -41,8 +41,8 @@ class ProfileTable:
     log: Log
     users: int
     """Distinct users of the table."""
-    known: int
-    """Users of the table who are in the logs, too."""
+    users_in_logs: int
+    """Users of the table who are also in the logs."""
     times: Times | None
     """Time column, if users have several rows and there is one."""
     fields: Sequence[Choice]
@@ -50,7 +50,7 @@ class ProfileTable:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Everything that the proposed schema says, with the reasons and counts."""
+    """Content of a proposed schema, with the reasons and counts."""
 
     logs: Sequence[Log]
     user: str
@@ -62,7 +62,7 @@ class Proposal:
     profile: ProfileTable | None = None
 
     def is_flawed(self) -> bool:
-        """Returns whether some rows are known to be invalid."""
+        """Returns whether some rows are known to be invalid, so that `prepare` would stop."""
         fields = () if self.profile is None else self.profile.fields
         counts = [
             self.summary.missing_users,
@@ -77,7 +77,7 @@ class Proposal:
         return any(counts)
 
     def warnings(self) -> list[str]:
-        """Lists the warnings to print, as some users do not read the schema."""
+        """Lists the warnings to print, because some people do not read the schema."""
         fields = () if self.profile is None else self.profile.fields
         choices = (*self.attributes, *fields)
         return [choice.warning for choice in choices if choice.warning is not None]
@@ -86,7 +86,7 @@ class Proposal:
 def render(proposal: Proposal) -> str:
     """Returns a proposal as the text of `schema.yaml`."""
     blocks = [
-        _head(proposal),
+        _header(proposal),
         _sources(proposal),
         *_attributes_and_segments(proposal),
         _profile(proposal),
@@ -94,7 +94,7 @@ def render(proposal: Proposal) -> str:
     return "\n\n".join("\n".join(block) for block in map(list, blocks) if block) + "\n"
 
 
-def _head(proposal: Proposal) -> Iterator[str]:
+def _header(proposal: Proposal) -> Iterator[str]:
     summary, times = proposal.summary, proposal.times
     events = sum(log.rows for log in proposal.logs)
     first, last = min(column.first for column in times), max(column.last for column in times)
@@ -107,7 +107,7 @@ def _head(proposal: Proposal) -> Iterator[str]:
         yield from _comment(
             f"{summary.missing_users:,} events have no user; prepare with --on-invalid quarantine."
         )
-    yield f"user: {scalar(proposal.user)}"
+    yield f"user: {format_scalar(proposal.user)}"
     zone = next((column.zone for column in times if column.zone not in (None, "UTC")), None)
     if zone is not None:
         yield from _comment("The time zone of the time column; it decides when a day ends.")
@@ -123,7 +123,7 @@ def _head(proposal: Proposal) -> Iterator[str]:
             f"The fewest events fall between {start:02}:00 and {end:02}:00; if that is UTC and "
             f"people sleep then, they live near UTC{east:+d}."
         )
-    yield f"timezone: {scalar(zone or 'UTC')}"
+    yield f"timezone: {format_scalar(zone or 'UTC')}"
     yield from _comment(
         "To evaluate at a cut-off, fit vocabularies only on events before it: "
         f"fit_before: {last:%Y-%m-%d}, or the first of your cut-offs."
@@ -133,8 +133,8 @@ def _head(proposal: Proposal) -> Iterator[str]:
 def _sources(proposal: Proposal) -> Iterator[str]:
     yield "sources:"
     for log, times, action in zip(proposal.logs, proposal.times, proposal.actions, strict=True):
-        yield f"  {scalar(log.name)}:"
-        yield _path(log, 4)
+        yield f"  {format_scalar(log.name)}:"
+        yield _path_line(log, 4)
         yield from _comment(_time_reason(times), 4)
         if times.missing:
             yield from _comment(
@@ -142,16 +142,16 @@ def _sources(proposal: Proposal) -> Iterator[str]:
                 "--on-invalid quarantine.",
                 4,
             )
-        yield f"    time: {_flow(_time(times))}"
+        yield f"    time: {_flow(_time_keys(times))}"
         yield from _comment(_sentence(action.reason), 4)
         if action.column is None:
-            yield f"    action: {scalar(action.types[0])}"
+            yield f"    action: {format_scalar(action.types[0])}"
         else:
-            yield f"    action: {{column: {scalar(action.column)}}}"
+            yield f"    action: {{column: {format_scalar(action.column)}}}"
 
 
-def _path(log: Log, indent: int) -> str:
-    key, paths = " " * indent + "path: ", [scalar(path) for path in log.paths]
+def _path_line(log: Log, indent: int) -> str:
+    key, paths = " " * indent + "path: ", [format_scalar(path) for path in log.paths]
     return key + paths[0] if len(paths) == 1 else _list(key, paths)
 
 
@@ -168,10 +168,10 @@ def _time_reason(times: Times) -> str:
     )
 
 
-def _time(times: Times) -> dict[str, str]:
-    keys = {"column": scalar(times.column)}
+def _time_keys(times: Times) -> dict[str, str]:
+    keys = {"column": format_scalar(times.column)}
     if times.is_day and times.unit is None:
-        keys["zone"] = scalar(times.zone or "local")
+        keys["zone"] = format_scalar(times.zone or "local")
     elif times.zone is None and not times.has_offset:
         keys["zone"] = "UTC"
     if times.unit is not None:
@@ -184,7 +184,7 @@ def _time(times: Times) -> dict[str, str]:
 def _attributes_and_segments(proposal: Proposal) -> tuple[list[str], list[str]]:
     has_instants = not all(times.is_day for times in proposal.times)
     types = {name: None for action in proposal.actions for name in action.types}
-    names = _names(proposal.attributes, [*RESERVED_NAMES, "action", "hour"])
+    names = _names_of_columns(proposal.attributes, [*RESERVED_NAMES, "action", "hour"])
     attributes = ["attributes:"]
     attribute_names = []
     if len(types) > 1 or not names:
@@ -196,7 +196,7 @@ def _attributes_and_segments(proposal: Proposal) -> tuple[list[str], list[str]]:
         attribute_names.append(name)
     if has_instants:
         attributes += [*_comment("The local hour of the event.", 2), "  hour: {of: hour}"]
-    attributes += _left_out(proposal.attributes)
+    attributes += _left_out_comment(proposal.attributes)
     segments = _segments(proposal, list(types), attribute_names, has_instants=has_instants)
     return attributes, list(segments)
 
@@ -207,7 +207,7 @@ def _segments(
     long, short, reason = _windows(proposal, has_instants=has_instants)
     yield "segments:"
     yield from _comment(reason, 2)
-    actions = _list("    actions: ", map(scalar, types))
+    actions = _list("    actions: ", map(format_scalar, types))
     if long is not None:
         hour = ["hour"] if has_instants else []
         start = "04:00" if has_instants else "00:00"
@@ -218,7 +218,7 @@ def _segments(
         yield f'    words: {{by: day, starts_at: "{start}"}}'
         yield f"    window: {window}"
         yield actions
-        yield _list("    attributes: ", map(scalar, attributes + hour))
+        yield _list("    attributes: ", map(format_scalar, attributes + hour))
     if short is not None:
         instants = [
             name
@@ -226,12 +226,12 @@ def _segments(
             for name in action.types
             if not times.is_day
         ]
-        actions = _list("    actions: ", map(scalar, dict.fromkeys(instants)))
+        actions = _list("    actions: ", map(format_scalar, dict.fromkeys(instants)))
         yield "  short_term:"
         yield "    words: {by: gap, minutes: 30}"
         yield f"    window: {_duration(short)}"
         yield actions
-        yield _list("    attributes: ", map(scalar, attributes))
+        yield _list("    attributes: ", map(format_scalar, attributes))
 
 
 def _windows(
@@ -267,21 +267,21 @@ def _profile(proposal: Proposal) -> Iterator[str]:
     profile = proposal.profile
     if profile is None:
         return
-    log, names = profile.log, _names(profile.fields, RESERVED_NAMES)
+    log, names = profile.log, _names_of_columns(profile.fields, RESERVED_NAMES)
     choices = {choice.column: choice for choice in profile.fields}
     yield from _comment(
-        f"{log.rows:,} rows of {profile.users:,} users; {profile.known:,} of the "
+        f"{log.rows:,} rows of {profile.users:,} users; {profile.users_in_logs:,} of the "
         f"{proposal.summary.users:,} users in the logs are among them."
     )
     if not names:
         yield from _comment("No column can be used as a field, so there is no profile.")
-        yield from _left_out(profile.fields, 0)
+        yield from _left_out_comment(profile.fields, 0)
         return
     yield "profile:"
-    yield _path(log, 2)
+    yield _path_line(log, 2)
     if profile.times is not None:
         yield from _comment("Users have several rows: the newest before the cut-off counts.", 2)
-        yield f"  time: {_flow(_time(profile.times))}"
+        yield f"  time: {_flow(_time_keys(profile.times))}"
     elif profile.users < log.rows:
         yield from _comment(
             "Some users have several rows, and no time column says which is newest.", 2
@@ -290,10 +290,10 @@ def _profile(proposal: Proposal) -> Iterator[str]:
     for column, name in names.items():
         yield from _comment(_sentence(choices[column].reason), 4)
         yield "  " + _attribute(name, choices[column])
-    yield from _left_out(profile.fields, 4)
+    yield from _left_out_comment(profile.fields, 4)
 
 
-def _names(choices: Sequence[Choice], taken: Sequence[str]) -> dict[str, str]:
+def _names_of_columns(choices: Sequence[Choice], taken: Sequence[str]) -> dict[str, str]:
     """Maps columns to names of attributes or fields, categories before numbers."""
     used = [choice for choice in choices if choice.kind != "left out"]
     used.sort(key=lambda choice: choice.kind)
@@ -308,7 +308,7 @@ def _names(choices: Sequence[Choice], taken: Sequence[str]) -> dict[str, str]:
 
 
 def _attribute(name: str, choice: Choice) -> str:
-    keys = {"column": scalar(choice.column)}
+    keys = {"column": format_scalar(choice.column)}
     if choice.kind == "number":
         keys["bins"] = str(choice.bins)
         if choice.low is not None and choice.low >= 0:
@@ -317,10 +317,10 @@ def _attribute(name: str, choice: Choice) -> str:
         keys["max_values"] = str(choice.max_values)
         if choice.min_users > 1:
             keys["min_users"] = str(choice.min_users)
-    return f"  {scalar(name)}: {_flow(keys)}"
+    return f"  {format_scalar(name)}: {_flow(keys)}"
 
 
-def _left_out(choices: Sequence[Choice], indent: int = 2) -> list[str]:
+def _left_out_comment(choices: Sequence[Choice], indent: int = 2) -> list[str]:
     lines = [
         line
         for choice in choices

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from userbert.schema.strict import MANY, Strict
+from userbert.schema.strict import MAX_COUNT, Strict
 
 RESERVED_NAMES = (
     "user", "user_hash", "user_id", "time", "action_type", "word_start", "row", "invalid",
@@ -20,7 +20,7 @@ class Category(Strict):
     """A categorical attribute or profile field."""
 
     column: str
-    max_values: int = Field(default=1_000_000, ge=1, le=MANY)
+    max_values: int = Field(default=1_000_000, ge=1, le=MAX_COUNT)
     """Maximum size of the vocabulary; rarer values become *unknown*."""
     min_users: int = Field(default=1, ge=1)
     """Values of fewer users become *unknown*."""
@@ -39,20 +39,20 @@ class Number(Strict):
 
 
 class Derived(Strict):
-    """An attribute derived from every action: its local hour, its weekday or its action type."""
+    """An attribute computed for each action: its local hour, local weekday or action type."""
 
     of: Literal["hour", "weekday", "action"]
     share: bool = False
 
 
 def _attribute_tag(attribute: object) -> str:
-    """Returns the model that the keys suggest, so that errors are reported for it alone."""
+    """Returns the tag of the model that the keys suggest, so that errors are about that model."""
     keys = attribute if isinstance(attribute, dict) else getattr(attribute, "__dict__", {})
     return "derived" if "of" in keys else "number" if {"bins", "min"} & set(keys) else "category"
 
 
 def _field_tag(field: object) -> str:
-    """Returns the model of a profile field, which is never derived: a user has no hour."""
+    """Returns the tag of a profile field, which is never derived: a user has no hour."""
     return "number" if _attribute_tag(field) == "number" else "category"
 
 

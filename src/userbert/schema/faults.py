@@ -1,8 +1,8 @@
 """Describes where a damaged raw log is wrong, and how to fix it.
 
-In: a file that polars cannot read. Out: the rest of a message that starts with the file's name: the
-line, what was expected, what was found and what to do. `schema/files.py` calls it only after a
-failure, as it reads the file again, line by line.
+In: a file that polars cannot read. Out: the end of a message that starts with the file's name: the
+line, what was expected, what was found and what to do. `schema/files.py` uses this module only
+after a failure, because the file is read again, line by line.
 """
 
 import csv
@@ -14,20 +14,23 @@ from typing import Any
 
 import pyarrow as pa
 
-_RECODE = "If it is text in another encoding, convert it: iconv -f {} -t UTF-8 FILE > NEW"
-_NO_UTF8 = f"{_RECODE.format('LATIN1')}; otherwise it is not a text file."
+_CONVERT = "If it is text in another encoding, convert it: iconv -f {} -t UTF-8 FILE > NEW"
+_FROM_LATIN1 = f"{_CONVERT.format('LATIN1')}; otherwise it is not a text file."
 _EXCERPT = 40
 """Characters of a line that a message quotes."""
 
 
-def describe_fault(file: str, form: str, compression: str | None, separator: str | None) -> str:
-    """Describes the first fault of a file; `separator` is None unless the file is CSV or TSV."""
-    if form == ".parquet":
+def describe_fault(file: str, ending: str, compression: str | None, separator: str | None) -> str:
+    """Returns the end of a message about the first fault of a file.
+
+    `ending` is the file's format, such as `.csv`. `separator` is None unless it is CSV or TSV.
+    """
+    if ending == ".parquet":
         return ": expected a complete Parquet file, found a damaged one. Write or copy it again."
     try:
         with pa.input_stream(file, compression=compression) as stream:
             lines = _text_lines(io.BufferedReader(stream))
-            return _json_fault(lines, form) if separator is None else _csv_fault(lines, separator)
+            return _json_fault(lines, ending) if separator is None else _csv_fault(lines, separator)
     except OSError:
         if compression is None:
             return ": the file cannot be read. Copy it again."
@@ -41,7 +44,7 @@ def describe_fault(file: str, form: str, compression: str | None, separator: str
 
 
 def duplicate_column_message(columns: Sequence[str]) -> str | None:
-    """Returns the rest of a message about a duplicate column of a header; None if there is none."""
+    """Returns the end of a message about a duplicate column of a header; None if there is none."""
     seen: set[str] = set()
     for name in columns:
         if name in seen:
@@ -58,7 +61,7 @@ def guess_separator(columns: Sequence[str]) -> str | None:
 
 
 class _LineError(ValueError):
-    """The fault of one line."""
+    """A fault in one line; its text is the end of a message."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f", line {line}: {message}")
@@ -73,15 +76,18 @@ def _text_lines(stream: io.BufferedReader) -> Iterator[str]:
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
-            message = f"expected UTF-8 text, found the byte {line[error.start]:#04x}. {_NO_UTF8}"
+            message = (
+                f"expected UTF-8 text, found the byte {line[error.start]:#04x}. {_FROM_LATIN1}"
+            )
             raise _LineError(number, message) from None
         if "\0" in text:
-            advice = f"{_RECODE.format('UTF-16LE')}; otherwise it is not a text file."
+            advice = f"{_CONVERT.format('UTF-16LE')}; otherwise it is not a text file."
             raise _LineError(number, f"expected UTF-8 text, found zero bytes. {advice}")
         yield text
 
 
 def _csv_fault(lines: Iterator[str], separator: str) -> str:
+    """Returns the end of a message about CSV. Raises `_LineError` if one line is at fault."""
     row_lines: list[str] = []  # of the current row: several where quoted fields hold line breaks
 
     def recorded_lines() -> Iterator[str]:
@@ -136,8 +142,9 @@ def _unpaired_quote(line: int) -> _LineError:
     )
 
 
-def _json_fault(lines: Iterator[str], form: str) -> str:
-    kinds = _Kinds()
+def _json_fault(lines: Iterator[str], ending: str) -> str:
+    """Returns the end of a message about JSON. Raises `_LineError` if one line is at fault."""
+    kinds = _ColumnKinds()
     is_empty = True
     for number, line in enumerate(lines, start=1):
         if line.startswith("\ufeff"):
@@ -149,14 +156,14 @@ def _json_fault(lines: Iterator[str], form: str) -> str:
         try:
             value = json.loads(line, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
-            raise _LineError(number, _not_an_object(line, error.pos, form)) from None
+            raise _LineError(number, _not_an_object(line, error.pos, ending)) from None
         except ValueError as error:
             message = f"expected JSON, which has no {error}. Write null, or a number."
             raise _LineError(number, message) from None
         except RecursionError:
             raise _LineError(number, "the JSON is nested too deeply. Flatten it.") from None
         if not isinstance(value, dict):
-            raise _LineError(number, _not_an_object(line, 0, form))
+            raise _LineError(number, _not_an_object(line, 0, ending))
         kinds.add(value, number, "")
     if is_empty:
         return ": expected one JSON object per line, found none. Remove the file from the logs."
@@ -166,16 +173,16 @@ def _json_fault(lines: Iterator[str], form: str) -> str:
     )
 
 
-def _not_an_object(line: str, position: int, form: str) -> str:
+def _not_an_object(line: str, position: int, ending: str) -> str:
     """Returns the message about a line that stops being a JSON object at `position`."""
     start = max(0, min(position, len(line.rstrip())) - _EXCERPT // 2)
     excerpt = line[start : start + _EXCERPT].strip()
     where = f" at character {position + 1}" if position else ""
-    return f"expected one JSON object per line ({form}), found {excerpt!r}{where}. Fix the line."
+    return f"expected one JSON object per line ({ending}), found {excerpt!r}{where}. Fix the line."
 
 
-class _Kinds:
-    """The kinds of values of each column so far, and the first line of each kind."""
+class _ColumnKinds:
+    """Kinds of values in each column so far, and the first line of each kind."""
 
     def __init__(self) -> None:
         self._first_lines: dict[str, dict[str, int]] = {}
@@ -190,7 +197,7 @@ class _Kinds:
                 self._add_inner(inner, line, f"{path}[]")
 
     def _add_inner(self, value: Any, line: int, path: str) -> None:
-        kind = _kind(value)
+        kind = _kind_of(value)
         if kind == "a number" and not _fits_64_bits(value):
             raise _LineError(
                 line, f'column "{path}": expected a number of 64 bits, found a larger one.'
@@ -208,7 +215,7 @@ class _Kinds:
         self.add(value, line, path)
 
 
-def _kind(value: Any) -> str | None:
+def _kind_of(value: Any) -> str | None:
     """Returns the kind of a value; None for null and text, which mix with every kind."""
     if value is None or isinstance(value, str):
         return None
@@ -224,5 +231,5 @@ def _fits_64_bits(number: float) -> bool:
 
 
 def _refuse_constant(constant: str) -> float:
-    """Refuses NaN and Infinity, which Python's parser accepts."""
+    """Raises `ValueError` for NaN and Infinity, which Python's parser accepts."""
     raise ValueError(constant)

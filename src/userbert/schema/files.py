@@ -26,19 +26,20 @@ from userbert.schema.faults import (
 from userbert.schema.yaml_text import did_you_mean
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+"""Endings of file names that logs may have, before `.gz` or `.zst`."""
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _COMPRESSED_STARTS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
-"""First bytes of gzip, zstd and zlib data, which polars decompresses whatever the file name."""
+"""First bytes of gzip, zstd and zlib data, which polars decompresses under any file name."""
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """Value of a Hive partition folder that stands for null."""
 NULL_TEXTS = ("", "nan", "na", "n/a", "null", "none", "-", "?")
 """Texts that mean null in a column of numbers, in lower case."""
-_UNREADABLE = (PolarsError, OSError, PanicException)
+_READ_ERRORS = (PolarsError, OSError, PanicException)
 _MAX_NAMES = 30
-"""Names that an error message lists at most."""
+"""Maximum number of names in a list in an error message."""
 _TAIL_BYTES = 65_536
-"""Bytes at the end of a file in which the last line is looked for."""
+"""Number of bytes at the end of a file that are searched for its last line."""
 
 
 def expand(path: str | Sequence[str], folder: Path) -> list[Path]:
@@ -48,14 +49,14 @@ def expand(path: str | Sequence[str], folder: Path) -> list[Path]:
     whose names start with `.` or `_`. Raises `SourceError` if there is no file.
     """
     patterns = [path] if isinstance(path, str) else path
-    files = [file for pattern in patterns for file in _expand_one(pattern, folder)]
+    files = [file for pattern in patterns for file in _expand_pattern(pattern, folder)]
     return list(dict.fromkeys(files))
 
 
-def _expand_one(pattern: str, folder: Path) -> list[Path]:
+def _expand_pattern(pattern: str, folder: Path) -> list[Path]:
     target = folder / pattern
     try:
-        entries = [target] if target.exists() else _matching(target)
+        entries = [target] if target.exists() else _sorted_matches(target)
     except OSError as error:  # such as a name that is too long
         raise SourceError(f"{target} cannot be read: {error.strerror}. Check the path.") from error
     if not entries:
@@ -76,9 +77,9 @@ def _expand_one(pattern: str, folder: Path) -> list[Path]:
 
 
 def _suggest_sibling(target: Path) -> str:
-    """Suggests a file of a similar name in the same folder.
+    """Suggests a file in the same folder with a similar name; empty if there is none.
 
-    The names must be similar without their endings, too, as endings alone make all names similar.
+    The names without endings must be similar too, because equal endings make all names similar.
     """
     siblings = [entry.name for entry in islice(target.parent.glob("*"), 1000)]
     stem = target.name.split(".")[0]
@@ -87,7 +88,7 @@ def _suggest_sibling(target: Path) -> str:
     )
 
 
-def _matching(pattern: Path) -> list[Path]:
+def _sorted_matches(pattern: Path) -> list[Path]:
     names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 - the pattern may be absolute
     return [Path(name) for name in sorted(names)]
 
@@ -108,10 +109,10 @@ def scan(file: Path) -> pl.LazyFrame:
     separator of CSV and TSV: a comma, semicolon, tab or |. A CSV file with only a header is a table
     without rows. Types of JSON Lines are inferred from the whole file: a column of numbers and
     strings becomes strings. Parent folders named `COLUMN=VALUE` add string columns, unless the file
-    has them. Raises `SourceError`; wrap the reading of rows in `reading` for errors that show only
-    then.
+    has them. Raises `SourceError`. Some damage shows only when rows are read: read them within
+    `reading`.
     """
-    form, _ = _form(file)
+    ending, _ = _file_format(file)
     if file.is_dir():
         raise SourceError(f"{file}: expected a file, found a folder. Check the path.")
     try:
@@ -121,17 +122,17 @@ def scan(file: Path) -> pl.LazyFrame:
         raise SourceError(f"{file} cannot be read: {error.strerror}. Check the path.") from error
     if is_empty:
         raise SourceError(f"{file}: expected a log, found an empty file. Remove it from the logs.")
-    with _explained(file):
-        frame = _open(file, form)
+    with _explaining_faults(file):
+        frame = _open(file, ending)
         columns = frame.collect_schema().names()
-    added = {name: value for name, value in _partition(file).items() if name not in columns}
+    added = {name: value for name, value in _partition_columns(file).items() if name not in columns}
     frame = frame.with_columns(
         pl.lit(value, pl.String).alias(name) for name, value in added.items()
     )
     return rename_patterns(frame, [*columns, *added])
 
 
-def _partition(file: Path) -> dict[str, str | None]:
+def _partition_columns(file: Path) -> dict[str, str | None]:
     """Returns the columns in the folder names of Hive and Spark: `dt=2024-01-01/country=DE/`."""
     values: dict[str, str | None] = {}
     for folder in file.absolute().parents:
@@ -148,44 +149,44 @@ def rename_patterns(frame: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame
     return frame.rename({name: f" {name}" for name in patterns}) if patterns else frame
 
 
-def _form(file: Path) -> tuple[str, str | None]:
+def _file_format(file: Path) -> tuple[str, str | None]:
     """Returns the ending that names the format, and the compression (None: uncompressed)."""
-    endings = [ending.lower() for ending in file.suffixes[-2:]]
+    endings = [suffix.lower() for suffix in file.suffixes[-2:]]
     compression = _COMPRESSED.get(endings[-1]) if endings else None
     if compression is not None:
         endings.pop()
-    form = endings[-1] if endings else ""
-    if form == ".parquet" and compression is not None:
+    ending = endings[-1] if endings else ""
+    if ending == ".parquet" and compression is not None:
         raise SourceError(
             f"{file}: Parquet is compressed inside, and cannot be read from a {compression} file. "
             "Decompress it first."
         )
-    if form not in ENDINGS:
+    if ending not in ENDINGS:
         raise SourceError(
             f"{file}: expected a name that ends in {', '.join(ENDINGS)} (text also with .gz or "
             ".zst after it). Rename or convert the file, or exclude it with a pattern such as "
             "logs/*.csv."
         )
-    return form, compression
+    return ending, compression
 
 
-def _open(file: Path, form: str) -> pl.LazyFrame:
-    if form == ".parquet":
+def _open(file: Path, ending: str) -> pl.LazyFrame:
+    if ending == ".parquet":
         frame = pl.scan_parquet(file, glob=False)
         kinds = frame.collect_schema().dtypes()
         # Extension types, such as a UUID, are read as the type in which they are stored.
         is_plain = not any(isinstance(kind, pl.BaseExtension) for kind in kinds)
         return frame if is_plain else frame.with_columns(pl.all().ext.storage())
-    if form in _SEPARATORS:
-        return _open_csv(file, form)
+    if ending in _SEPARATORS:
+        return _open_csv(file, ending)
     path = glob.escape(str(file))
     schema = pl.scan_ndjson(path, infer_schema_length=None).collect_schema()
     types = {name: pl.String() if kind == pl.Null else kind for name, kind in schema.items()}
     return pl.scan_ndjson(path, schema=types)
 
 
-def _open_csv(file: Path, form: str) -> pl.LazyFrame:
-    separator = _SEPARATORS[form]
+def _open_csv(file: Path, ending: str) -> pl.LazyFrame:
+    separator = _SEPARATORS[ending]
     frame = _scan_csv(file, separator)
     other_separator = guess_separator(frame.collect_schema().names())
     if other_separator is not None:
@@ -209,7 +210,7 @@ def _with_decimal_points(text: pl.Expr) -> pl.Expr:
 
 def _check_header(file: Path, columns: list[str]) -> None:
     if any(character in name for name in columns for character in "\0\ufffd"):
-        raise SourceError(f"{file}{_fault(file)}")
+        raise SourceError(f"{file}{_fault_message(file)}")
     if any("\r" in name for name in columns):
         raise SourceError(f"{file}, line 1: {carriage_return_message()}")
     # polars renames the second `a` to a_duplicated_0.
@@ -222,7 +223,7 @@ def _check_header(file: Path, columns: list[str]) -> None:
 
 
 def _check_end(file: Path, separator: str, width: int) -> None:
-    """Raises `SourceError` if the last line has too few fields and no line break: cut off."""
+    """Raises `SourceError` if the file is cut off: its last line lacks fields and a line break."""
     with file.open("rb") as stream:
         if stream.read(4).startswith(_COMPRESSED_STARTS):
             return
@@ -242,49 +243,49 @@ def _check_end(file: Path, separator: str, width: int) -> None:
 def reading(*files: Path | str) -> Iterator[None]:
     """Raises `SourceError` with the damaged file and line if polars fails to read `files`.
 
-    Reads each file by itself to find the damaged one. If none is damaged, the original error goes
-    on. Names that are not files, such as the name of a frame in memory, are skipped.
+    To find the damaged file, reads each file by itself. If no file is damaged, the original error
+    is raised. Names that are not files, such as the name of a frame in memory, are skipped.
     """
     try:
         yield
-    except _UNREADABLE as error:
+    except _READ_ERRORS as error:
         existing = [file for file in map(Path, files) if file.is_file()]
         for file in existing:
-            with _explained(file):
+            with _explaining_faults(file):
                 scan(file).select(pl.all().null_count()).collect(engine="streaming")
         for file in existing:
             # Some damage shows only in some columns, or not when all of a file is read.
-            message = _fault(file)
+            message = _fault_message(file)
             if message.startswith(", line "):
                 raise SourceError(f"{file}{message}") from error
         raise
 
 
 def columns_of(frame: pl.LazyFrame, file: Path | str) -> dict[str, pl.DataType]:
-    """Returns the columns of a file's frame with their types."""
+    """Returns the type of each column of a file's frame."""
     with reading(file):
         return dict(frame.collect_schema())
 
 
 @contextmanager
-def _explained(file: Path) -> Iterator[None]:
+def _explaining_faults(file: Path) -> Iterator[None]:
     """Turns polars' errors into a `SourceError` that locates the damage in `file`."""
     try:
         yield
-    except _UNREADABLE as error:
-        raise SourceError(f"{file}{_fault(file)}") from error
+    except _READ_ERRORS as error:
+        raise SourceError(f"{file}{_fault_message(file)}") from error
 
 
-def _fault(file: Path) -> str:
-    """Describes where a file is damaged and what to do; called only after polars failed."""
-    form, compression = _form(file)
+def _fault_message(file: Path) -> str:
+    """Returns the end of a message about a file that polars failed to read."""
+    ending, compression = _file_format(file)
     separator = None
-    if form in _SEPARATORS:
-        separator = _SEPARATORS[form]
-        with suppress(*_UNREADABLE):
+    if ending in _SEPARATORS:
+        separator = _SEPARATORS[ending]
+        with suppress(*_READ_ERRORS):
             columns = _scan_csv(file, separator).collect_schema().names()
             separator = guess_separator(columns) or separator
-    return describe_fault(str(file), form, compression, separator)
+    return describe_fault(str(file), ending, compression, separator)
 
 
 def join_names(names: Iterable[str]) -> str:

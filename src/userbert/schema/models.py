@@ -31,7 +31,7 @@ from userbert.schema.attributes import (
     Number,
     ProfileField,
 )
-from userbert.schema.strict import MANY, Duration, Strict, check_zone, to_instant
+from userbert.schema.strict import MAX_COUNT, Duration, Strict, check_zone, to_instant
 from userbert.schema.yaml_text import Place, did_you_mean, explain, read_mapping, write_mapping
 
 SEGMENT_NAMES = ("long_term", "short_term")
@@ -43,7 +43,7 @@ class Time(Strict):
     column: str
     zone: str = "UTC"
     """Zone of times without an offset: `UTC`, `local` (the schema's `timezone`) or an IANA name.
-    Dates default to `local`."""
+    With `resolution: day`, the default is `local`."""
     unit: Literal["auto", "s", "ms", "us"] = "auto"
     """Unit of numeric times, which count from 1970; `auto` guesses it from their size."""
     resolution: Literal["instant", "day"] = "instant"
@@ -51,7 +51,7 @@ class Time(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_to_local_dates(cls, value: object) -> object:
+    def _add_defaults(cls, value: object) -> object:
         if isinstance(value, str):
             return {"column": value}
         if isinstance(value, dict) and value.get("resolution") == "day":
@@ -163,9 +163,9 @@ class Segment(Strict):
     window: Window
     actions: list[str] = Field(min_length=1)
     attributes: list[str] = Field(min_length=1)
-    max_words: int = Field(default=128, ge=1, le=MANY)
+    max_words: int = Field(default=128, ge=1, le=MAX_COUNT)
     """Maximum number of words per user; older words are dropped (paper §4.4: 128)."""
-    max_actions: int = Field(default=1024, ge=1, le=MANY)
+    max_actions: int = Field(default=1024, ge=1, le=MAX_COUNT)
     """Maximum number of actions per word; older actions are dropped."""
 
     @field_validator("window", mode="before")
@@ -191,9 +191,9 @@ class Profile(Strict):
 
 
 class Schema(Strict):
-    """The meaning of the logs. `Schema.load` reads it from YAML; `Schema.infer` proposes one.
+    """The meaning of the logs. `Schema.load` reads it from YAML; `Schema.infer` proposes it.
 
-    Raises `SchemaError` with one line per error, each with its place in the schema.
+    Both raise `SchemaError` with one line per error, each with its place in the schema.
     """
 
     user: str
@@ -207,7 +207,7 @@ class Schema(Strict):
     fit_before: datetime | None = None
     """Vocabularies and bins are fitted only on events before this time; None: on all events."""
     duplicates: Literal["keep", "drop"] = "keep"
-    """Whether to keep or drop repeats of events with equal user, time, action and attributes."""
+    """Whether to keep or drop repeated events: equal user, time, action type and attributes."""
     _folder: Path = Path()
 
     @field_validator("timezone")
@@ -266,7 +266,7 @@ class Schema(Strict):
 
     @classmethod
     def parse(cls, text: str, folder: Path | None = None, name: str = "the schema") -> Self:
-        """Parses a schema; relative paths start at `folder`, and errors with `name`."""
+        """Parses YAML. Relative paths start at `folder`, error messages with `name`."""
         try:
             schema = cls.model_validate(read_mapping(text, name))
         except ValidationError as error:

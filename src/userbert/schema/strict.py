@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from userbert.errors import SchemaError
 
-MANY = 1 << 31
-"""Upper limit of every count in a schema; it keeps counts far from the end of int64."""
+MAX_COUNT = 1 << 31
+"""Upper limit of every count in a schema, so that sums of counts fit into int64."""
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _LONGEST = timedelta(days=36_500)
 """Longest duration in a schema: 100 years, so that sums in microseconds fit into int64."""
@@ -27,7 +27,7 @@ class Strict(BaseModel):
 
 
 def parse_duration(text: object) -> timedelta:
-    """Parses `90d`, `12h`, `2w` or `30m`. Raises `ValueError` for anything else."""
+    """Parses `2w`, `90d`, `12h`, `30m` or `45s`. Raises `ValueError` for other text."""
     if isinstance(text, timedelta):
         return text
     match = re.fullmatch(r"(\d{1,6})([wdhms])", str(text))

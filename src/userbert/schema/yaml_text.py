@@ -82,8 +82,8 @@ def read_mapping(text: str, name: str) -> dict[str, Any]:
     return content
 
 
-def scalar(text: str) -> str:
-    """Formats a string as YAML, quoted if YAML could read it as anything but that string."""
+def format_scalar(text: str) -> str:
+    """Formats a string as YAML, with quotes if YAML could read it as something else."""
     if _is_plain(text):
         return text
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 30).rstrip("\n")
@@ -122,6 +122,7 @@ def _closest(name: str, known: Iterable[str]) -> str | None:
 
 
 Place = tuple[str | int, ...]
+"""Keys and list indices that lead to a value."""
 
 _EXPECTED = {
     "string_type": "text",
@@ -137,12 +138,14 @@ _EXPECTED = {
     "model_attributes_type": "keys",
     "datetime_type": "a date or time such as 2017-09-01",
 }
+"""Expected value, by pydantic's type of error."""
 
 _MESSAGES = {
     "missing": "this key is missing",
     "invalid_key": "expected text as a key; put it in quotes",
     "too_short": "expected at least one, found none",
 }
+"""Message, by pydantic's type of error."""
 
 
 def explain(
@@ -154,13 +157,13 @@ def explain(
 ) -> str:
     """Returns one line per error of a schema, each starting with `name`.
 
-    `keys_at` lists the keys that are valid at a place. `as_written` turns a place of pydantic into
-    the keys of the file. `mixed_kinds` returns a message if the unknown key at a place belongs to
-    another kind of attribute, else None.
+    `keys_at` lists the keys that are valid at a place. `as_written` turns a place that pydantic
+    reports into the keys of the file. `mixed_kinds` returns a message if the unknown key at a place
+    belongs to another kind of attribute, else None.
     """
     lines: dict[str, None] = {}
     details = error.errors()
-    misspelt = {
+    intended_places = {
         (*detail["loc"][:-1], _closest(str(detail["loc"][-1]), keys_at(detail["loc"][:-1])))
         for detail in details
         if detail["type"] == "extra_forbidden"
@@ -168,7 +171,7 @@ def explain(
     for detail in details:
         place = detail["loc"]
         keys = ".".join(map(str, as_written(place)))
-        if detail["type"] == "missing" and place in misspelt:
+        if detail["type"] == "missing" and place in intended_places:
             continue
         if detail["type"] == "extra_forbidden":
             key = str(place[-1])
