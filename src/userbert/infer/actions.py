@@ -13,15 +13,16 @@ from userbert.infer.names import words_of
 
 _ACTION_WORDS = {"event", "action", "activity", "interaction", "behavior", "behaviour"}
 _ACTION_HELPERS = {"type", "name", "kind", "user"}
+"""Words that may stand next to one of `_ACTION_WORDS` in the name of an action column."""
 _ACTION_BY_FILE_NAME = {
     "purchase": "transaction purchase order sale basket receipt invoice sales",
     "click": "click", "view": "view pageview impression", "play": "play listen stream",
     "rating": "rating review", "visit": "visit session checkin", "search": "search query",
 }  # fmt: skip
-"""Action types, with the words of a file name that suggest them."""
+"""Words of a file name that suggest an action type, by type."""
 _MAX_ACTION_TYPES = 100
 _MAX_MISSING = 0.01
-"""Largest share of events without a value in a column of action types."""
+"""Maximum share of events without a value in a column of action types."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ActionTypes:
     """The action types of a log's events."""
 
     column: str | None
-    """Column that holds them; None: all events have the single type in `types`."""
+    """Column of the action types; None: all events have the single type in `types`."""
     types: list[str]
     """Sorted by their number of events, largest first."""
     reason: str
@@ -38,25 +39,28 @@ class ActionTypes:
 
 
 def find_actions(log: Log, taken: set[str]) -> ActionTypes:
-    """Finds the column of action types; without one, names a single type for all events."""
+    """Finds the column of action types; without such a column, guesses one type for all events.
+
+    `taken` are the columns of users and times, which cannot hold action types.
+    """
     candidates = [
         name for name in log.types if name not in taken and _is_action_column(name, log.types[name])
     ]
     for name in candidates:
-        counted = log.collect(
+        type_counts = log.collect(
             pl.col(name).drop_nulls().alias("type").value_counts(sort=True)
         ).unnest("type")
-        missing = log.rows - int(counted["count"].sum())
-        frequent = _frequent_types(counted, log.rows)
+        missing = log.rows - int(type_counts["count"].sum())
+        frequent = _frequent_types(type_counts, log.rows)
         if frequent is None or missing > _MAX_MISSING * log.rows:
             continue
         types = frequent.sort("count", "type", descending=[True, False])["type"]
-        if len(counted) == 1:
+        if len(type_counts) == 1:
             return ActionTypes(None, types.to_list(), f'the only value of column "{name}"')
         reason = f"{len(types)} action types"
-        if len(types) < len(counted):
+        if len(types) < len(type_counts):
             others = log.rows - missing - int(frequent["count"].sum())
-            rare = len(counted) - len(types)
+            rare = len(type_counts) - len(types)
             reason += f"; {rare:,} rare ones, of {others:,} events, are left out"
         if missing:
             reason += f"; {missing:,} events have none: prepare them with --on-invalid quarantine"
@@ -72,16 +76,16 @@ def find_actions(log: Log, taken: set[str]) -> ActionTypes:
     return ActionTypes(None, ["event"], "no column names action types")
 
 
-def _frequent_types(counted: pl.DataFrame, rows: int) -> pl.DataFrame | None:
-    """Returns the action types, without rare ones if there are too many.
+def _frequent_types(type_counts: pl.DataFrame, rows: int) -> pl.DataFrame | None:
+    """Returns the action types; if there are too many, leaves out the rare types.
 
-    None: the values are too many and too rare to be action types.
+    Returns None if the values are too many and too rare to be action types.
     """
-    if len(counted) <= _MAX_ACTION_TYPES:
-        return counted
-    frequent = counted.filter(pl.col("count") >= 0.001 * rows)
-    is_most = frequent["count"].sum() >= 0.85 * rows
-    return frequent if is_most and len(frequent) <= _MAX_ACTION_TYPES else None
+    if len(type_counts) <= _MAX_ACTION_TYPES:
+        return type_counts
+    frequent = type_counts.filter(pl.col("count") >= 0.001 * rows)
+    covers_most = frequent["count"].sum() >= 0.85 * rows
+    return frequent if covers_most and len(frequent) <= _MAX_ACTION_TYPES else None
 
 
 def _is_action_column(name: str, kind: pl.DataType) -> bool:

@@ -20,14 +20,13 @@ from userbert.schema.files import NULL_TEXTS, reading
 _MIN_SMOOTHNESS = 0.3
 """Smoothness below which whole numbers count as codes.
 
-Measured: .4 to .99 for real and synthetic amounts, but -.1 to .25 for catalogue prices and rare
-discounts, which lose little as codes; -.3 to .3 for codes, but .6 to .85 for codes that are ordered
-by age or popularity.
+Measured for amounts: .4 to .99; -.1 to .25 for catalogue prices and rare discounts, which lose
+little as codes. Measured for codes: -.3 to .3; .6 to .85 if they are ordered by age or popularity.
 """
 _MAX_VALUES = 20_000
 """Largest vocabulary that is proposed."""
 _MAX_NOT_NUMBERS = 0.01
-"""Largest share of rows without a number in a numeric column."""
+"""Maximum share of rows without a number in a numeric column."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,10 @@ class ColumnCounts:
     """Whether some values have a leading zero, as codes have."""
     low: float | None
     high: float | None
+    """Largest number, as `low` is the smallest; None if there are no numbers."""
     smoothness: float | None
     """Correlation between the log frequencies of neighboring numbers. It is high for amounts, whose
-    frequencies change smoothly; for ids, a popular one may be next to a rare one."""
+    frequencies change smoothly, and low for ids: a popular id may be next to a rare id."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Choice:
     counts: ColumnCounts | None = None
     """None: the column was left out without counting, because of its type or name."""
     warning: str | None = None
-    """Text that `init` also prints, as some users do not read the schema."""
+    """Text that `init` prints too, because some people do not read the schema."""
 
 
 def default_min_users(users: int) -> int:
@@ -112,28 +112,28 @@ def choose_kinds(
     }
     choices |= {name: _leave_out(name, "another time") for name in temporal}
     clocks = [name for name in names if times is not None and holds_clock(log, name)]
-    choices |= {name: _clock(name, times) for name in clocks if times is not None}
+    choices |= {name: _leave_out_clock(name, times) for name in clocks if times is not None}
     choices |= {name: _leave_out(name, "it has no name") for name in names if not name.strip()}
     rest = [name for name in names if name not in choices]
     users = log.collect(pl.col(user).n_unique()).item()
-    counted = _count_columns(log, user, rest, default_min_users(users))
-    from_time = _determined_by_time(log, counted, times)
-    for counts in counted:
+    all_counts = _count_columns(log, user, rest, default_min_users(users))
+    determined_by_time = _determined_by_time(log, all_counts, times)
+    for counts in all_counts:
         name = counts.column
-        if name in from_time:
+        if name in determined_by_time:
             choice = _leave_out(name, "it follows from the time")
         else:
             choice = _choose_kind(log, counts, users, bins, is_profile=times is None)
         is_numeric = counts.is_numeric or counts.rows == 0
         choices[name] = replace(choice, is_numeric=is_numeric, low=counts.low, counts=counts)
-    used = [counts for counts in counted if choices[counts.column].kind != "left out"]
-    for name, original in _duplicates(log, used).items():
+    used = [counts for counts in all_counts if choices[counts.column].kind != "left out"]
+    for name, original in _find_duplicates(log, used).items():
         choices[name] = replace(choices[name], kind="left out", reason=f"it duplicates {original}")
     return [choices[name] for name in names]
 
 
-def _clock(name: str, times: Times) -> Choice:
-    """Leaves out a time of day, with a warning if the log's times are only dates."""
+def _leave_out_clock(name: str, times: Times) -> Choice:
+    """Leaves out a column of times of day, with a warning if the log's times are only dates."""
     choice = _leave_out(name, "a time of day")
     if not times.is_day:
         return choice
@@ -146,17 +146,17 @@ def _clock(name: str, times: Times) -> Choice:
 
 
 def _count_columns(log: Log, user: str, names: Sequence[str], min_users: int) -> list[ColumnCounts]:
-    """Counts columns one after another, so that only one has its values in memory."""
+    """Counts columns one after another, so that memory holds the values of one column only."""
     if not names:
         return []
-    counted = []
+    all_counts = []
     with progress(f"counting {log.name}", len(names)) as advance:
         for name in names:
             advance(0, name)
-            counted.append(_count(log, user, name, min_users))
+            all_counts.append(_count_column(log, user, name, min_users))
             advance(1, name)
     with_nulls = [
-        name for name, counts in zip(names, counted, strict=True) if counts["rows"] < log.rows
+        name for name, counts in zip(names, all_counts, strict=True) if counts["rows"] < log.rows
     ]
     user_hash = pl.col(user).hash()
     users = log.collect(
@@ -170,11 +170,11 @@ def _count_columns(log: Log, user: str, names: Sequence[str], min_users: int) ->
         ColumnCounts(
             column=name, users=users[f" {name}" if name in with_nulls else "all"], **counts
         )
-        for name, counts in zip(names, counted, strict=True)
+        for name, counts in zip(names, all_counts, strict=True)
     ]
 
 
-def _count(log: Log, user: str, name: str, min_users: int) -> dict[str, Any]:
+def _count_column(log: Log, user: str, name: str, min_users: int) -> dict[str, Any]:
     """Returns the fields of `ColumnCounts` for one column, except `column` and `users`."""
     # The hash of a user takes about half the memory of the id.
     frame = log.frame.select(pl.col(name).alias("value"), pl.col(user).hash().alias("user"))
@@ -217,9 +217,9 @@ def _count(log: Log, user: str, name: str, min_users: int) -> dict[str, Any]:
         return plan.collect(engine="streaming").row(0, named=True)
 
 
-def _determined_by_time(log: Log, counted: Sequence[ColumnCounts], times: Times | None) -> set[str]:
+def _determined_by_time(log: Log, columns: Sequence[ColumnCounts], times: Times | None) -> set[str]:
     """Returns columns with one value per hour (or day), such as the week or the weekday."""
-    candidates = [counts.column for counts in counted if 1 < counts.values <= 1000]
+    candidates = [counts.column for counts in columns if 1 < counts.values <= 1000]
     if times is None or not candidates:
         return set()
     moment = times.day.hash(seed=1)
@@ -245,12 +245,12 @@ def _determined_by_time(log: Log, counted: Sequence[ColumnCounts], times: Times 
     return {name for name, count in zip(candidates, totals[1:], strict=True) if count == totals[0]}
 
 
-def _duplicates(log: Log, counted: Sequence[ColumnCounts]) -> dict[str, str]:
-    """Maps columns to the earlier column whose values correspond to theirs one to one."""
+def _find_duplicates(log: Log, all_counts: Sequence[ColumnCounts]) -> dict[str, str]:
+    """Maps each duplicate column to an earlier column with a one-to-one relation of values."""
     candidates = [
         (first.column, second.column)
-        for index, first in enumerate(counted)
-        for second in counted[index + 1 :]
+        for index, first in enumerate(all_counts)
+        for second in all_counts[index + 1 :]
         if first.values == second.values > 2 and first.rows == second.rows
     ]
     if not candidates:
@@ -261,7 +261,7 @@ def _duplicates(log: Log, counted: Sequence[ColumnCounts]) -> dict[str, str]:
             for i, (first, second) in enumerate(candidates)
         )
     ).row(0)
-    values = {counts.column: counts.values + (counts.rows < log.rows) for counts in counted}
+    values = {counts.column: counts.values + (counts.rows < log.rows) for counts in all_counts}
     duplicates: dict[str, str] = {}
     for (first, second), pairs in zip(candidates, pair_counts, strict=True):
         if pairs == values[first]:
@@ -286,8 +286,8 @@ def _choose_kind(
         "" if counts.rows == rows else f"; {_percent(counts.rows, rows)} of the rows have a value"
     )
     if _is_number(counts, log.types[name]):
-        return _number(counts, bins, coverage)
-    return _category(counts, users, coverage)
+        return _propose_number(counts, bins, coverage)
+    return _propose_category(counts, users, coverage)
 
 
 def _is_constant_per_user(counts: ColumnCounts) -> bool:
@@ -296,7 +296,7 @@ def _is_constant_per_user(counts: ColumnCounts) -> bool:
 
 
 def _is_number(counts: ColumnCounts, kind: pl.DataType) -> bool:
-    """Returns whether a column holds amounts, not codes. The name decides before the values do."""
+    """Returns whether a column holds amounts, not codes: by its name or, if unclear, values."""
     if not counts.is_numeric or counts.is_padded:
         return False
     if not counts.is_whole:
@@ -327,8 +327,8 @@ def _is_identifier(counts: ColumnCounts) -> bool:
     return values > max(20, 1.5 * counts.users) and counts.pairs < 1.05 * values
 
 
-def _number(counts: ColumnCounts, bins: int, coverage: str) -> Choice:
-    """Proposes a number; `coverage` is the end of the reason."""
+def _propose_number(counts: ColumnCounts, bins: int, coverage: str) -> Choice:
+    """Proposes a number; `coverage` is the text that ends the reason."""
     low, high = counts.low or 0.0, counts.high or 0.0
     reason = f"numbers from {low:,.10g} to {high:,.10g}{coverage}"
     if counts.not_numbers:
@@ -346,7 +346,7 @@ def _number(counts: ColumnCounts, bins: int, coverage: str) -> Choice:
     return Choice(counts.column, "number", reason, bins=bins)
 
 
-def _category(counts: ColumnCounts, users: int, coverage: str) -> Choice:
+def _propose_category(counts: ColumnCounts, users: int, coverage: str) -> Choice:
     """Proposes a category, or leaves out ids and free text."""
     name, values = counts.column, counts.values
     min_users = default_min_users(users)
@@ -390,7 +390,7 @@ def _rounded_up(count: int) -> int:
 
 
 def _percent(part: int, total: int) -> str:
-    """Formats a share; only all of `total` is 100 %."""
+    """Formats a share; rounds to 100 % only if `part` is `total`."""
     share = 100 * part / total
     return f"{min(share, 99.9):.1f} %" if part < total else "100 %"
 

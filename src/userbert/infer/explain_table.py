@@ -10,8 +10,8 @@ from userbert.infer.columns import Choice
 from userbert.infer.key_columns import Log
 from userbert.infer.proposal import Proposal
 
-COLUMNS = ("column", "taken for", "rows", "values", "users", "most often", "range")
-"""Header of each table. `rows` and `users` count those with a value, `values` distinct values."""
+COLUMNS = ("column", "used as", "rows", "values", "users", "most often", "range")
+"""Header of each table. `rows` and `users` count rows and users with a value."""
 
 Rows = Iterator[tuple[str, ...]]
 
@@ -19,7 +19,7 @@ Rows = Iterator[tuple[str, ...]]
 def explain_tables(proposal: Proposal) -> Iterator[tuple[str, Rows]]:
     """Yields the name and the table rows of each log, profiles last.
 
-    Counts are over all rows. They are empty for columns that were left out because of their type.
+    Counts are over all rows. Columns that are left out because of their type have no counts.
     """
     for number, log in enumerate(proposal.logs):
         yield log.name, _log_rows(proposal, number)

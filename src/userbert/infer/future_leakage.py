@@ -1,8 +1,8 @@
 """Leaves out columns with future leakage, such as a session's final length or a user's totals.
 
-In: opened logs and the choices for their columns. Out: the choices, with columns left out whose
-values depend on later events; the reason says which figure a column follows. Only
-`infer/inference.py` uses it.
+In: opened logs and the choices for their columns. Out: the choices, in which
+columns that depend on later events are left out, with the later figure that each follows as the
+reason. Only `infer/inference.py` uses this module.
 """
 
 import math
@@ -23,18 +23,18 @@ _OUTCOMES = {
 }  # fmt: skip
 """Words that name an outcome."""
 _FINALS = {"result", "grade", "score", "mark", "status", "length", "count", "total"}
-"""Words that name an outcome together with `final`; a final price is not an outcome."""
+"""Words that name an outcome if the name has `final` too; a final price is not an outcome."""
 _GROUPS, _MIN_GROUPS = 2_000, 30
-"""Groups to sample, and the fewest from which a correlation is computed."""
+"""Number of groups to sample, and minimum number for computing a correlation."""
 _ROWS = 500_000
-"""Rows to sample. Groups are sampled whole; fewer than `_GROUPS` if they are large."""
+"""Number of rows to sample. Groups are sampled whole, so if they are large, fewer are sampled."""
 _GAP_SECONDS = 1800
 """Pause that ends a session, in seconds (paper §3.2: 30 minutes)."""
 _LEAKING, _HARMLESS = 0.9, 0.8
-"""Rank correlations: from the first with a later figure, a column leaks. From the second with a
-mean over the group, its correlation with the sum is no evidence."""
+"""Rank correlations. A column leaks if it correlates with a later figure by at least the first. If
+it correlates with a mean over the group by at least the second, the sum is ignored."""
 _PREFIX = "number "
-"""Prefix of numeric columns in plans, as a log may have a column `count`."""
+"""Prefix of numeric columns in plans, because a log may have a column named `count`."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def drop_profile_totals(
 ) -> list[Choice]:  # fmt: skip
     """Leaves out profile fields that follow totals over a user's whole log.
 
-    Outcomes by name only get a warning: they may be the target to predict, so they stay fields from
-    which labels can be made.
+    A field whose name says that it is an outcome stays, with a warning: it may be the target to
+    predict.
     """
     numbers = [choice.column for choice in attributes if choice.kind == "number"]
     fields = [
@@ -221,7 +221,10 @@ def _outcome_warning(field: str) -> str:
 
 
 def _leaked_figure(groups: pl.DataFrame, value: pl.Expr, numbers: Sequence[str]) -> str | None:
-    """Names the figure, known only after a group's last event, that `value` follows, if any."""
+    """Returns the name of the later figure that `value` follows; None if there is none.
+
+    A later figure is known only after a group's last event.
+    """
     if len(groups) < _MIN_GROUPS:
         return None
     correlations = {"the number of events": _correlation(groups, value, pl.col("count"))}
@@ -248,4 +251,5 @@ def _correlation(groups: pl.DataFrame, value: pl.Expr, other: pl.Expr) -> float:
 
 
 def _number(name: str) -> pl.Expr:
+    """Returns a column as float64 under its prefixed name; null if it is not a number."""
     return pl.col(name).cast(pl.Float64, strict=False).fill_nan(None).alias(_PREFIX + name)

@@ -27,15 +27,16 @@ from userbert.schema.files import columns_of, expand, join_names, reading, scan
 
 _SAMPLE_ROWS = 10_000
 _EVENT_BINS, _PROFILE_BINS = 16, 10
-"""Proposed bins of numeric attributes and of numeric profile fields."""
-_LARGE = 100 << 20
-"""Bytes of text from which a log is copied to Parquet, so that it is parsed only once."""
+"""Proposed number of bins of numeric attributes and of numeric profile fields."""
+_MIN_COPIED_BYTES = 100 << 20
+"""Minimum size, in bytes, of a text log that is copied to Parquet to be parsed only once."""
 
 
 def propose_schema(events: list[Path], profiles: Path | None, folder: Path) -> str:
     """Returns a proposed schema as YAML text, with the reasons as comments.
 
-    `folder` is where the schema will be: its paths are relative to it. Raises like `propose`.
+    `folder` is the future folder of the schema, to which its paths are relative. Raises the errors
+    of `propose`.
     """
     proposal = propose(events, profiles, folder)
     for warning in proposal.warnings():
@@ -44,7 +45,9 @@ def propose_schema(events: list[Path], profiles: Path | None, folder: Path) -> s
 
 
 def propose(events: list[Path], profiles: Path | None, folder: Path) -> Proposal:
-    """Returns the content of a proposed schema in `folder`, with the counts behind it.
+    """Returns the content of a proposed schema, with the counts that the choices are based on.
+
+    `folder` is the future folder of the schema, to which its paths are relative.
 
     Raises `SourceError` if a file cannot be read, or has no user column or no time column.
     """
@@ -52,7 +55,7 @@ def propose(events: list[Path], profiles: Path | None, folder: Path) -> Proposal
         logs = _open_logs(events, folder, Path(copies))
         profile = None
         if profiles is not None:
-            profile = _open(_stem(profiles), {profiles: [profiles]}, folder, Path(copies))
+            profile = _open_log(_stem(profiles), {profiles: [profiles]}, folder, Path(copies))
         return _propose(logs, profile)
 
 
@@ -84,7 +87,7 @@ def _propose(logs: Sequence[Log], profile: Log | None) -> Proposal:
         )
         for log, log_times, action in zip(usable, times, actions, strict=True)
     ]
-    attributes = _merge(choices)
+    attributes = _merge_choices(choices)
     table = None if profile is None else _describe_profile(profile, usable, user)
     if table is not None:
         table = replace(table, fields=drop_profile_totals(table, user, usable, times, attributes))
@@ -93,7 +96,7 @@ def _propose(logs: Sequence[Log], profile: Log | None) -> Proposal:
 
 
 def _open_logs(paths: Sequence[Path], folder: Path, copies: Path) -> list[Log]:
-    """Opens files; those with equal names of columns and of time columns become one source."""
+    """Opens files; files with the same columns and the same time columns become one source."""
     sources: dict[tuple[object, ...], dict[Path, list[Path]]] = {}
     for path in paths:
         files = expand(str(path), Path())
@@ -108,7 +111,7 @@ def _open_logs(paths: Sequence[Path], folder: Path, copies: Path) -> list[Log]:
     for files_of in sources.values():
         name = _common_name(list(files_of))
         unique = name if name not in logs else f"{name}_{len(logs) + 1}"
-        logs[unique] = _open(unique, files_of, folder, copies)
+        logs[unique] = _open_log(unique, files_of, folder, copies)
     return list(logs.values())
 
 
@@ -117,8 +120,8 @@ def _source_key(types: dict[str, pl.DataType]) -> tuple[object, ...]:
     return tuple(sorted((name, kind.is_temporal()) for name, kind in types.items()))
 
 
-def _open(name: str, files_of: dict[Path, list[Path]], folder: Path, copies: Path) -> Log:
-    """Opens files as one `Log`; `files_of` maps the paths that the user gave to their files."""
+def _open_log(name: str, files_of: dict[Path, list[Path]], folder: Path, copies: Path) -> Log:
+    """Opens files as one `Log`; `files_of` maps each path that the user gave to its files."""
     files = [file for expanded in files_of.values() for file in expanded]
     frames = [scan(file) for file in files]
     columns = [columns_of(frame, file) for frame, file in zip(frames, files, strict=True)]
@@ -154,10 +157,10 @@ def _open(name: str, files_of: dict[Path, list[Path]], folder: Path, copies: Pat
 
 
 def _copy_to_parquet(frame: pl.LazyFrame, files: Sequence[Path], copy: Path) -> pl.LazyFrame:
-    """Copies a large text log to Parquet, as it is read about a dozen times."""
+    """Copies a large text log to Parquet, because it is read about a dozen times."""
     size = sum(file.stat().st_size for file in files if ".parquet" not in file.name)
     # Compressed text may expand to five times its size.
-    if size < _LARGE or shutil.disk_usage(copy.parent).free < 5 * size:
+    if size < _MIN_COPIED_BYTES or shutil.disk_usage(copy.parent).free < 5 * size:
         return frame
     with progress(f"reading {files[0].name}", None), reading(*files):
         frame.sink_parquet(copy, compression="lz4")
@@ -183,7 +186,7 @@ def _common_type(kinds: Iterable[pl.DataType]) -> pl.DataType:
 
 
 def _schema_path(path: Path, folder: Path) -> str:
-    """Returns a path as a schema in `folder` names it."""
+    """Returns a path as written in a schema in `folder`: relative if it is below the folder."""
     absolute, base = (Path(os.path.abspath(part)) for part in (path, folder))  # noqa: PTH100 - keeps symbolic links
     return (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
 
@@ -194,6 +197,7 @@ def _stem(path: Path) -> str:
 
 
 def _common_name(paths: list[Path]) -> str:
+    """Returns a source's name: the common start of its files' names, or else their folder."""
     stems = [_stem(path) for path in paths]
     if len(stems) == 1:
         return stems[0]
@@ -232,7 +236,7 @@ def _summarize(logs: Sequence[Log], times: Sequence[Times], user: str) -> LogSum
 
 
 def _usable_events(log: Log, user: str, times: Times) -> Log:
-    """Keeps events with a user and a time, as other columns of invalid rows are often garbage."""
+    """Keeps events with a user and a time: other rows often hold garbage in all columns."""
     frame = log.frame.filter(pl.col(user).is_not_null(), times.is_valid)
     with reading(*log.files):
         rows = frame.select(pl.len()).collect(engine="streaming").item()
@@ -256,8 +260,8 @@ def _quietest_hour(log: Log, times: Times) -> int | None:
     return min(range(24), key=lambda hour: sum(counts.get((hour + i) % 24, 0) for i in range(5)))
 
 
-def _merge(choices: Sequence[Sequence[Choice]]) -> list[Choice]:
-    """Merges the choices of several sources, as an attribute has one definition for all."""
+def _merge_choices(choices: Sequence[Sequence[Choice]]) -> list[Choice]:
+    """Merges the choices of several sources, which share one definition of an attribute."""
     by_column: dict[str, list[Choice]] = {}
     for source_choices in choices:
         for choice in source_choices:
@@ -278,7 +282,7 @@ def _merge(choices: Sequence[Sequence[Choice]]) -> list[Choice]:
 
 
 def _leave_out_profile_fields(attributes: Sequence[Choice], table: ProfileTable) -> list[Choice]:
-    """Leaves out attributes that are profile fields, which would give a masked word away."""
+    """Leaves out attributes that are profile fields too, which would reveal masked words."""
     fields = {field.column for field in table.fields if field.kind != "left out"}
     return [
         replace(choice, kind="left out", reason="the profiles have it")
@@ -307,15 +311,15 @@ def _describe_profile(profile: Log, logs: Sequence[Log], user: str) -> ProfileTa
 
 
 def _count_known(profile: Log, known: pl.LazyFrame, column: str) -> int:
-    """Counts the values of a profile column that are users of the logs."""
+    """Counts the distinct values of a profile column that are users of the logs."""
     values = profile.frame.select(pl.col(column).cast(pl.String).alias("user")).unique()
     with reading(*profile.files):
-        both = values.join(known, on="user", how="semi").select(pl.len())
-        return int(both.collect(engine="streaming").item())
+        shared = values.join(known, on="user", how="semi").select(pl.len())
+        return int(shared.collect(engine="streaming").item())
 
 
 def _other_user_column(profile: Log, known: pl.LazyFrame, user: str) -> SourceError:
-    """Returns the error for profiles without the user column, with the likely one if any."""
+    """Returns the error for profiles without the user column; it names a likely column, if any."""
     shared = {
         name: _count_known(profile, known, name)
         for name, kind in profile.types.items()

@@ -28,14 +28,14 @@ _DATE = "|".join(
     rf"(?:19|20)\d\d{mark}(?:0[1-9]|1[0-2]){mark}(?:0[1-9]|[12]\d|3[01])" for mark in ("-", "/", "")
 )
 _DOTTED = r"(?:0[1-9]|[12]\d|3[01])\.(?:0[1-9]|1[0-2])\.(?:19|20)\d\d"
-"""Dates with dots have the day first everywhere."""
+"""Dates with dots, in which the day always comes first."""
 _CLOCK = r"\d\d:\d\d(?::\d\d(?:\.\d+)?)?"
 _OFFSET = r"\s*(?:Z|z|UTC|[+-]\d\d:?\d\d)"
 _TIME = re.compile(rf"\s*(?:{_DATE}|{_DOTTED})(?:[T ]{_CLOCK}(?P<offset>{_OFFSET})?)?\s*")
 _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000}
 """Units per second of numeric times."""
 _MIN_EPOCH, _MAX_EPOCH = 631_152_000, 4_102_444_800
-"""1990 and 2100 in seconds since 1970: numbers in between may be times."""
+"""Years 1990 and 2100 in seconds since 1970; numbers between the two may be times."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Times:
 
 
 def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
-    """Finds the user column that all logs share; returns its name and the reason.
+    """Returns the name of the user column that all logs share, and the reason.
 
     Raises `SourceError` if there is none.
     """
@@ -140,7 +140,7 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
 
 
 def _columns_named_as_users(log: Log) -> list[str]:
-    """Lists the columns whose names say only that they are a user's id, the best first."""
+    """Lists the columns whose names say only that they hold users' ids, the best name first."""
     ranks = {name: user_name_rank(name) for name, kind in log.types.items() if _may_hold_ids(kind)}
     ranked = [(rank, name) for name, rank in ranks.items() if rank is not None]
     return [name for _, name in sorted(ranked)]
@@ -188,7 +188,7 @@ def _most_repeating_id(columns: Iterable[str], log: Log) -> str | None:
 
 
 def find_times(log: Log, user: str) -> Times:
-    """Finds the time column of a log. Raises `SourceError` if there is none."""
+    """Returns the time column of a log. Raises `SourceError` if there is none."""
     scores = {name: _time_score(name, log) for name in log.types if name != user}
     candidates = [name for name, score in scores.items() if score is not None]
     if not candidates:
@@ -201,7 +201,7 @@ def find_times(log: Log, user: str) -> Times:
             "1970. If the log has day numbers, add them to a date of your choice."
         )
     best = max(candidates, key=lambda name: scores[name] or (0, 0.0, 0))
-    return _describe(log, best, [name for name in candidates if name != best])
+    return _measure_times(log, best, [name for name in candidates if name != best])
 
 
 def holds_dates(log: Log, name: str) -> bool:
@@ -253,7 +253,7 @@ def _share_of_times(values: pl.Series) -> float:
 
 
 def _epoch_unit(values: pl.Series) -> str | None:
-    """Returns the unit in which all numbers are times from 1990 to 2100, if there is one."""
+    """Returns the unit, if any, in which all numbers are times from 1990 to 2100."""
     if values.dtype == pl.String:
         values = values.filter(values.str.contains(r"^\s*$").not_())
         numbers = values.str.strip_chars().cast(pl.Float64, strict=False)
@@ -269,8 +269,8 @@ def _epoch_unit(values: pl.Series) -> str | None:
     return None
 
 
-def _describe(log: Log, name: str, other_columns: list[str]) -> Times:
-    """Measures a time column over all rows; rows without a readable time are only counted."""
+def _measure_times(log: Log, name: str, other_columns: list[str]) -> Times:
+    """Returns a time column's format and range; counts the rows without a readable time."""
     kind, column = log.types[name], pl.col(name)
     unit, zone, has_offset = None, None, False
     if isinstance(kind, pl.Date | pl.Datetime):
@@ -310,7 +310,7 @@ def _describe(log: Log, name: str, other_columns: list[str]) -> Times:
     if not valid_rows:
         raise SourceError(f'{log.files[0]}, column "{name}": no time between 1900 and 2200.')
     return Times(
-        name, _moment(first), _moment(last), unit, zone, is_day, has_offset,
+        name, _to_datetime(first), _to_datetime(last), unit, zone, is_day, has_offset,
         log.rows - valid_rows, valid, day, hour, second.cast(pl.Float64), other_columns,
     )  # fmt: skip
 
@@ -327,8 +327,8 @@ def _seconds_in_text(column: pl.Expr) -> pl.Expr:
     return pl.sum_horizontal(*parts, ignore_nulls=False)
 
 
-def _moment(value: Any) -> datetime:
-    """Converts a time of a log to a `datetime`, to the hour; a naive one counts as UTC."""
+def _to_datetime(value: Any) -> datetime:
+    """Converts a log's time to a `datetime` in whole hours; a naive time counts as UTC."""
     if isinstance(value, float):
         return datetime.fromtimestamp(0, UTC) + timedelta(seconds=value)
     year, month, day, hour = (

@@ -18,7 +18,7 @@ _ID_WORDS = {
 }  # fmt: skip
 """Words that a user's name may have next to the word for the user."""
 _NOT_A_USER = {"is", "has", "new", "num", "n", "total", "old", "active", "per"}
-"""Words that make a column describe or count users, not identify them: `n_users`."""
+"""Words of columns that describe or count users but do not identify them: `n_users`."""
 _THINGS = {
     "department", "dept", "category", "cat", "subcategory", "class", "subclass", "genre", "brand",
     "store", "shop", "product", "item", "article", "page", "site", "merchant", "terminal",
@@ -43,7 +43,7 @@ _AMOUNTS = {
 }  # fmt: skip
 """Words for quantities."""
 _NOT_AN_ID = {"paid", "prepaid", "unpaid", "bid", "valid", "invalid", "grid", "void", "raid"}
-"""Words that end in `id`, as `itemid` does, but name no id."""
+"""Words that end in `id` but do not name an id."""
 TIME_WORDS = {
     "timestamp": 6, "ts": 6, "datetime": 6, "time": 5, "date": 4, "when": 4, "at": 3, "day": 2,
     "created": 2, "event": 1, "order": 1, "transaction": 1, "purchase": 1,
@@ -59,13 +59,13 @@ def words_of(name: str) -> list[str]:
 
 
 def user_name_rank(name: str) -> int | None:
-    """Returns the rank of a name that means only the user id; 0 is best, None: it does not."""
+    """Returns the rank of a name that says only that it is a user's id: 0 is best; None: others."""
     words = _without_ids(name)
     return _rank_of(words[0]) if len(words) == 1 else None
 
 
 def loose_user_name_rank(name: str) -> int | None:
-    """Like `user_name_rank`, but allows further words: `owner_user_id`, though not `n_users`."""
+    """Returns the rank of a name with further words: `owner_user_id`, but not `n_users`."""
     words = _without_ids(name)
     return _rank_of(words[-1]) if words and not set(words) & _NOT_A_USER else None
 
@@ -83,7 +83,7 @@ def _rank_of(word: str) -> int | None:
 
 
 def is_amount(name: str) -> bool | None:
-    """Returns whether a name is an amount's (True) or a code's (False); None if unclear.
+    """Returns True for the name of an amount, False for the name of a code, None if unclear.
 
     The last word counts most: `store_count` is an amount, `sales_channel` is a code, and
     `course_progress` is unclear.
@@ -101,6 +101,6 @@ def is_amount(name: str) -> bool | None:
 
 
 def names_a_thing(name: str) -> bool:
-    """Returns whether a name is of a thing or a group of actions: `itemid`, `order_no`."""
+    """Returns whether a column names things or groups of actions: `itemid`, `order_no`."""
     nouns = _THINGS | _OCCASIONS
     return any({word, word.removesuffix("id")} & nouns for word in words_of(name))
