@@ -99,17 +99,17 @@ def check(folder: Path, name: str, content: bytes) -> Counter[str]:
         (folder / file).write_bytes(SEEDS[file])
     (folder / name).write_bytes(content)
     text = _SCHEMA.replace("LOG", log)
-    ends: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     try:
         schema = Schema.load(folder / name) if name == "schema.yaml" else Schema.parse(text, folder)
-        ends[_prepare(schema, folder, "fail")] += 1
-        ends[_prepare(schema, folder, "quarantine")] += 1
+        outcomes[_prepare(schema, folder, "fail")] += 1
+        outcomes[_prepare(schema, folder, "quarantine")] += 1
     except UserBertError as error:
         _check_message(error)
-        ends["schema refused"] += 1
+        outcomes["schema refused"] += 1
     if name != "schema.yaml":
-        ends[_propose_and_prepare(folder, log)] += 1
-    return ends
+        outcomes[_propose_and_prepare(folder, log)] += 1
+    return outcomes
 
 
 def _propose_and_prepare(folder: Path, log: str) -> str:
@@ -147,13 +147,13 @@ def _check_message(error: UserBertError) -> None:
 
 def _check_row_counts(data: Path) -> None:
     accounts = json.loads((data / "summary.json").read_text())["rows"]
-    set_aside = Counter[str]()
+    rejected_rows = Counter[str]()
     if (data / "rejected.parquet").exists():
-        set_aside.update(pl.read_parquet(data / "rejected.parquet")["file"].to_list())
+        rejected_rows.update(pl.read_parquet(data / "rejected.parquet")["file"].to_list())
     for file, account in accounts.items():
-        ends = ("used", "outside_segments", "quarantined", "duplicates_dropped")
-        assert account["read"] == sum(account[end] for end in ends), account
-        assert account["quarantined"] == set_aside[file], account
+        outcomes = ("used", "outside_segments", "quarantined", "duplicates_dropped")
+        assert account["read"] == sum(account[outcome] for outcome in outcomes), account
+        assert account["quarantined"] == rejected_rows[file], account
         rows = _rows_of(Path(file))
         assert rows is None or account["read"] == rows, (account, rows)
 

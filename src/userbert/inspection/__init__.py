@@ -29,23 +29,23 @@ __all__ = ["evaluation_table", "explanation_table", "inspect"]
 
 
 def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> RenderableType:
-    """Describe what `path` holds; with `user`, show the words or nearest neighbours of that user.
+    """Describes what `path` holds; with `user`, show the words or nearest neighbours of that user.
 
     Raises `InputError` if `path` is nothing that userbert wrote, or is damaged.
     """
     if (path / "manifest.json").is_file():
         data = PreparedData.open(path)
         if user is None:
-            _refuse(path, "prepared data as a whole", cutoff=cutoff)
+            _refuse_options(path, "prepared data as a whole", cutoff=cutoff)
             return describe_data(data)
         data.verify()
         return user_words_table(data, user, cutoff)
     refuse_unfinished(path)
     if path.is_file() or any(path.glob("part-*.parquet")):
         if holds_vectors(path):
-            _refuse(path, "vectors", cutoff=cutoff)
+            _refuse_options(path, "vectors", cutoff=cutoff)
             return describe_vectors(path, user)
-        _refuse(path, "a table", user=user, cutoff=cutoff)
+        _refuse_options(path, "a table", user=user, cutoff=cutoff)
         return describe_file(path)
     for name, describe in (
         ("task.json", describe_task),
@@ -55,7 +55,9 @@ def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> R
         ("config.json", describe_model),
     ):
         if (path / name).is_file():
-            _refuse(path, describe_path(path).removeprefix("it is "), user=user, cutoff=cutoff)
+            _refuse_options(
+                path, describe_path(path).removeprefix("it is "), user=user, cutoff=cutoff
+            )
             return describe(path)
     raise InputError(
         f"{path}: expected prepared data, a model, task or evaluation folder, or a file of labels, "
@@ -63,7 +65,8 @@ def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> R
     )
 
 
-def _refuse(path: Path, kind: str, **options: str | None) -> None:
+def _refuse_options(path: Path, kind: str, **options: str | None) -> None:
+    """Raises `InputError` if one of the options is set; `kind` says what the path holds."""
     for name, value in options.items():
         if value is not None:
             raise InputError(

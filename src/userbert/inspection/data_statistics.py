@@ -21,7 +21,7 @@ from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories, Voc
 from userbert.folders import read_json
 
 PROFILE = "profile"
-"""Place of profile fields; the other places are segments."""
+"""Place of profile fields. A place is where values are: the profile, or a segment by name."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ValueCounts:
         return int(self.counts[UNKNOWN])
 
     def top(self, limit: int) -> list[tuple[str, int]]:
-        """Return the most frequent values and their numbers of rows."""
+        """Returns the most frequent values and their numbers of rows."""
         order = np.argsort(-self.counts[FIRST_VALUE:], kind="stable")[:limit] + FIRST_VALUE
         names = self.vocabulary.names
         return [(names[i], int(self.counts[i])) for i in order if self.counts[i]]
@@ -88,12 +88,12 @@ class RejectedRows:
 
 
 def place_columns(shard: Shard, place: str) -> Columns:
-    """Return the rows of a shard in a segment, or its profile rows."""
+    """Returns the rows of a shard in a segment, or its profile rows."""
     return shard.profile if place == PROFILE else shard.segments[place]
 
 
 def sample_shards(data: PreparedData, place: str, max_rows: int) -> list[Shard]:
-    """Return the first shard, and the next ones while they have at most `max_rows` rows in all."""
+    """Returns the first shards with at most `max_rows` rows of a place in all; at least one."""
     sample, rows = list(data.shards[:1]), len(place_columns(data.shards[0], place).times)
     for shard in data.shards[1:]:
         rows += len(place_columns(shard, place).times)
@@ -104,17 +104,17 @@ def sample_shards(data: PreparedData, place: str, max_rows: int) -> list[Shard]:
 
 
 def word_counts(shards: Sequence[Shard], segment: str) -> Int64:
-    """Return the number of words of each user in some shards (U,), over the whole log."""
+    """Returns the number of words of each user in some shards (U,), over the whole log."""
     counts = []
     for shard in shards:
         columns = shard.segments[segment]
-        before = offsets_of(columns.word_start)
-        counts.append(np.diff(before[columns.offsets]))
+        words_before = offsets_of(columns.word_start)
+        counts.append(np.diff(words_before[columns.offsets]))
     return np.concatenate(counts)
 
 
 def count_values(data: PreparedData, shards: Sequence[Shard], place: str) -> list[ValueCounts]:
-    """Count the rows of some shards with each value, for each attribute of a place."""
+    """Counts the rows of some shards with each value, for each attribute of a place."""
     value_counts = []
     for name, vocabulary in place_vocabularies(data, place).items():
         counts = np.zeros(vocabulary.size, np.int64)
@@ -127,13 +127,13 @@ def count_values(data: PreparedData, shards: Sequence[Shard], place: str) -> lis
 
 
 def place_vocabularies(data: PreparedData, place: str) -> Mapping[str, Vocabulary]:
-    """Return the vocabularies of a segment, or of profile fields."""
+    """Returns the vocabularies of a segment, or of profile fields."""
     vocabularies = data.vocabularies
     return vocabularies.profile if place == PROFILE else vocabularies.segments[place]
 
 
 def row_accounts(summary: Mapping[str, Any]) -> RowAccounts:
-    """Return the row counts in the `summary.json` of prepared data."""
+    """Returns the row counts in the `summary.json` of prepared data."""
     outside: dict[str, int] = {}
     files = []
     for name, account in summary["rows"].items():
@@ -153,7 +153,7 @@ def row_accounts(summary: Mapping[str, Any]) -> RowAccounts:
 
 
 def rejected_rows(data: PreparedData, limit: int) -> RejectedRows | None:
-    """Return the number of rejected rows and the first `limit` of them; None without any."""
+    """Returns the number of rejected rows and the first `limit` of them; None without any."""
     file = data.path / REJECTED
     if not file.is_file():
         return None
@@ -166,13 +166,13 @@ def rejected_rows(data: PreparedData, limit: int) -> RejectedRows | None:
 
 
 def read_summary(data: PreparedData) -> dict[str, Any]:
-    """Return the `summary.json` of prepared data."""
+    """Returns the `summary.json` of prepared data."""
     content: dict[str, Any] = read_json(data.path / "summary.json")
     return content
 
 
 def shorten_paths(names: Sequence[str]) -> list[str]:
-    """Return file names without the folder that they have in common."""
+    """Returns file names without the folder that they have in common."""
     if not names:
         return []
     parents = [str(Path(name).parent) for name in names]

@@ -12,7 +12,7 @@ from userbert.data.store import PreparedData
 from userbert.data.use.pairs import instant_of
 from userbert.data.use.timeline import WordView, profile_values, timeline
 from userbert.errors import InputError
-from userbert.inspection.layout import local, table
+from userbert.inspection.layout import local_time, table
 
 if TYPE_CHECKING:
     from userbert.tasks.explain import Explanation
@@ -21,7 +21,7 @@ _VALUES_SHOWN = 4
 
 
 def user_words_table(data: PreparedData, user: str, cutoff: str | None) -> RenderableType:
-    """Return a table of a user's words before a cut-off; raise `InputError` for unknown users."""
+    """Returns a table of a user's words before a cut-off; raises `InputError` for unknown users."""
     row = int(data.rows_of([user])[0])
     if row < 0:
         raise InputError(
@@ -29,10 +29,10 @@ def user_words_table(data: PreparedData, user: str, cutoff: str | None) -> Rende
             f"{data.user_ids[0]}."
         )
     instant = data.default_cutoff if cutoff is None else instant_of(cutoff, data, "--cutoff")
-    title = f"Words of user {user} before {local(data, instant)}"
+    title = f"Words of user {user} before {local_time(data, instant)}"
     rows = table(title, "word", "begins", "holds")
     for word in timeline(data, row, instant):
-        rows.add_row(*_word(word))
+        rows.add_row(*_word_cells(word))
     fields = profile_values(data, row, instant)
     profile = ", ".join(f"{name}: {value}" for name, value in fields.items())
     words = rows if rows.row_count else f"{title}: no events in the windows"
@@ -40,17 +40,17 @@ def user_words_table(data: PreparedData, user: str, cutoff: str | None) -> Rende
 
 
 def explanation_table(explanation: "Explanation", data: PreparedData, limit: int) -> RenderableType:
-    """Return a table of a score's largest effects: up to `limit` words, and all profile fields."""
+    """Returns a table of a score's largest effects: up to `limit` words, and all profile fields."""
     class_name = "" if explanation.value is None else f" of {explanation.value}"
     title = (
-        f"User {explanation.user_id} before {local(data, explanation.cutoff)}: "
+        f"User {explanation.user_id} before {local_time(data, explanation.cutoff)}: "
         f"score{class_name} {explanation.score:.3f}"
     )
     words = table(title, "effect", "word", "begins", "holds", "mainly by")
     for word in explanation.words[:limit]:
         strongest = sorted(word.attributes.items(), key=lambda item: -abs(item[1]))[:2]
         attributes = ", ".join(f"{name} {effect:+.2g}" for name, effect in strongest)
-        words.add_row(f"{word.effect:+.2g}", *_word(word.word), attributes)
+        words.add_row(f"{word.effect:+.2g}", *_word_cells(word.word), attributes)
     fields = table("Profile", "effect", "field", "value")
     for field in explanation.fields:
         fields.add_row(f"{field.effect:+.2g}", field.name, field.value)
@@ -59,14 +59,14 @@ def explanation_table(explanation: "Explanation", data: PreparedData, limit: int
         f"An effect is how far the output ({explanation.unit}) falls without the word, or without "
         "one attribute's values in it. Effects need not add up."
     )
-    parts: list[RenderableType] = [words]
+    tables: list[RenderableType] = [words]
     if more > 0:
-        parts.append(f"… and {more} words with smaller effects")
-    return Group(*parts, *([fields] if explanation.fields else []), note)
+        tables.append(f"… and {more} words with smaller effects")
+    return Group(*tables, *([fields] if explanation.fields else []), note)
 
 
-def _word(word: WordView) -> tuple[str, str, str]:
-    """Return the cells of a word: its number, its start, its values."""
+def _word_cells(word: WordView) -> tuple[str, str, str]:
+    """Returns the cells of a word: its number, its start, its values."""
     form = "%a %Y-%m-%d" if word.segment == "long_term" else "%a %Y-%m-%d, %H h"
     holds = "; ".join(
         f"{name}: {_top_values(values)}" for name, values in word.values.items() if values

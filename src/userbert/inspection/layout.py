@@ -15,18 +15,20 @@ from rich.text import Text
 from userbert.data.store import PreparedData
 
 QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
-HEADINGS = ("least", "10 %", "25 %", "median", "75 %", "90 %", "99 %", "most")
+"""Quantiles in percent."""
+HEADINGS = ("min", "10 %", "25 %", "median", "75 %", "90 %", "99 %", "max")
 """Headings of the columns of `quantiles`."""
-_BAR = 30
+_MAX_BAR_LENGTH = 30
+"""Characters of the longest bar."""
 
 
 def table(title: str, *columns: str) -> Table:
-    """Return an empty table; headings are shown if one is not empty, the title is plain text."""
+    """Returns a table without rows; if all headings are empty, they are not shown."""
     return Table(*columns, title=Text(title), title_justify="left", show_header=any(columns))
 
 
-def facts(title: str, rows: Mapping[str, str | None]) -> Table:
-    """Return a table of names and texts; a name whose text is None is left out."""
+def fact_table(title: str, rows: Mapping[str, str | None]) -> Table:
+    """Returns a table of names and texts; a name whose text is None is left out."""
     card = table(title, "", "")
     for name, text in rows.items():
         if text is not None:
@@ -35,12 +37,12 @@ def facts(title: str, rows: Mapping[str, str | None]) -> Table:
 
 
 def quantiles(values: NDArray[Any], form: str = ",.0f") -> list[str]:
-    """Return the quantiles that HEADINGS name, as text."""
+    """Returns the quantiles that HEADINGS name, as text; `form` is a format specification."""
     return [format(float(value), form) for value in np.percentile(values, QUANTILES)]
 
 
 def counts_as_bars(counts: NDArray[np.int64], of: str) -> Table:
-    """Return a histogram of users by a count, with bins by powers of two."""
+    """Returns a histogram of users by a count (U,) of things called `of`; bins are powers of 2."""
     histogram = table(f"Users by their number of {of}", of, "users", "")
     # Bins: 0, 1, 2 to 3, 4 to 7 …
     bins = np.zeros(len(counts), np.int64)
@@ -55,19 +57,19 @@ def counts_as_bars(counts: NDArray[np.int64], of: str) -> Table:
 
 
 def bar(share: float) -> str:
-    """Return a bar whose length is a share of the longest bar."""
-    return "█" * max(round(share * _BAR), int(share > 0))
+    """Returns a bar; `share` is its length relative to the longest bar."""
+    return "█" * max(round(share * _MAX_BAR_LENGTH), int(share > 0))
 
 
 def share(part: float, whole: float) -> str:
-    """Return a share in percent; a small share is never shown as 0."""
+    """Returns a share in percent; a small share is never shown as 0."""
     if part == 0 or whole == 0:
         return "0 %"
     percent = 100 * part / whole
     return "< 0.1 %" if percent < 0.1 else f"{percent:.1f} %"
 
 
-def local(data: PreparedData, instant: int) -> str:
-    """Return an instant (µs since 1970) in the users' time zone, as text."""
+def local_time(data: PreparedData, instant: int) -> str:
+    """Returns an instant (µs since 1970) in the users' time zone, as text."""
     moment = datetime.fromtimestamp(instant / 1e6, UTC).astimezone(data.schema.zone)
     return moment.isoformat(sep=" ", timespec="seconds")

@@ -27,34 +27,39 @@ from userbert.inspection.data_statistics import (
 from userbert.inspection.layout import (
     HEADINGS,
     counts_as_bars,
-    facts,
-    local,
+    fact_table,
+    local_time,
     quantiles,
     share,
     table,
 )
 
 _VALUES_SHOWN = 4
+"""Most frequent values, or action types, that are named."""
 _REASONS_SHOWN = 3
+"""Quarantined rows that are shown with their reasons."""
 _MAX_ACTIONS = 10_000_000
-"""Actions of a segment in which values are counted, at most; one shard is always counted."""
-_ROW_HEADINGS = ("read", "used", "in no segment", "duplicates", "set aside")
+"""Most actions of a segment in which values are counted; one shard is always counted."""
+_ROW_HEADINGS = ("read", "used", "in no segment", "duplicates", "quarantined")
 
 
-def describe_data(data: PreparedData) -> RenderableType:
-    """Describe prepared data; raise an error if they are damaged."""
+def describe_data(data: PreparedData, *, max_actions: int = _MAX_ACTIONS) -> RenderableType:
+    """Describes prepared data; raises `DataError` if they are damaged.
+
+    Values are counted in at most `max_actions` actions of a segment, or in one shard.
+    """
     data.verify()
     summary = read_summary(data)
     size = sum(file.stat().st_size for file in data.path.rglob("*") if file.is_file())
     days = (data.last_event - data.first_event) / 86_400e6
-    card = facts(
+    card = fact_table(
         f"Prepared data {data.path}",
         {
             "users": f"{len(data):,}",
-            "first event": local(data, data.first_event),
-            "last event": f"{local(data, data.last_event)}, {days:,.0f} days later",
+            "first event": local_time(data, data.first_event),
+            "last event": f"{local_time(data, data.last_event)}, {days:,.0f} days later",
             "values counted before": str(data.schema.fit_before or "(all events)"),
-            "forgotten": _forgotten(summary),
+            "forgotten": _forgotten_text(summary),
             "files": f"{size / 1e6:,.1f} MB, checksums correct",
             "written by": f"userbert {data.manifest['version']}",
         },
@@ -66,28 +71,28 @@ def describe_data(data: PreparedData) -> RenderableType:
         users = share(int(np.count_nonzero(counts)), len(counts))
         per_word = f"{actions / max(total, 1):.1f}"
         segments.add_row(name, f"{actions:,}", f"{total:,}", per_word, users)
-    spread = table("Words per user, over the whole log", "segment", *HEADINGS)
+    words_per_user = table("Words per user, over the whole log", "segment", *HEADINGS)
     for name, counts in words.items():
-        spread.add_row(name, *quantiles(counts))
+        words_per_user.add_row(name, *quantiles(counts))
     # The long-term segment if there is one: only it covers the whole history.
-    first = next(iter(words))
+    first_segment = next(iter(words))
     return Group(
         card,
-        *_rows(data, summary),
+        *_row_tables(data, summary),
         segments,
-        spread,
-        counts_as_bars(words[first], f"{first} words"),
-        *_vocabularies(data),
+        words_per_user,
+        counts_as_bars(words[first_segment], f"{first_segment} words"),
+        *_value_tables(data, max_actions),
         *(Text(f"warning: {warning}") for warning in summary["warnings"]),
     )
 
 
-def _forgotten(summary: Mapping[str, Any]) -> str | None:
+def _forgotten_text(summary: Mapping[str, Any]) -> str | None:
     return f"{summary['forgotten']['users']:,} users" if "forgotten" in summary else None
 
 
-def _rows(data: PreparedData, summary: Mapping[str, Any]) -> list[RenderableType]:
-    """Return tables of used and unused rows of each file, with the reasons."""
+def _row_tables(data: PreparedData, summary: Mapping[str, Any]) -> list[RenderableType]:
+    """Returns tables of used and unused rows of each file, with the reasons."""
     rows = table("Rows", "file", *_ROW_HEADINGS)
     accounts = row_accounts(summary)
     for file in accounts.files:
@@ -95,29 +100,29 @@ def _rows(data: PreparedData, summary: Mapping[str, Any]) -> list[RenderableType
             file.read, file.used, file.outside_segments, file.duplicates, file.quarantined,
         )  # fmt: skip
         rows.add_row(Text(file.file), *(f"{count:,}" for count in counts))
-    parts: list[RenderableType] = [rows]
+    tables: list[RenderableType] = [rows]
     if accounts.outside:
         frequent = accounts.outside[:_VALUES_SHOWN]
         actions = ", ".join(f"{action} ({count:,})" for action, count in frequent)
-        parts.append(Text(f"action types in no segment: {actions}"))
+        tables.append(Text(f"action types in no segment: {actions}"))
     rejected = rejected_rows(data, _REASONS_SHOWN)
     if rejected is not None:
         columns = ("file", "row", "reason")
-        examples = table(f"Rows set aside: {rejected.rows:,}; the first are", *columns)
+        examples = table(f"Quarantined rows: {rejected.rows:,}; the first are", *columns)
         for row in rejected.first:
             examples.add_row(*(Text(str(row.get(name, ""))) for name in columns))
-        parts.append(examples)
-    return parts
+        tables.append(examples)
+    return tables
 
 
-def _vocabularies(data: PreparedData) -> list[RenderableType]:
-    """Return a table of the values of each attribute, and how many rows have them."""
+def _value_tables(data: PreparedData, max_actions: int) -> list[RenderableType]:
+    """Returns a table of the values of each attribute, and how many rows have them."""
     values = table(
         "Values", "where", "attribute", "known", "missing", "unknown", "the most frequent"
     )
     notes = []
     for place in (*data.vocabularies.segments, PROFILE):
-        shards = sample_shards(data, place, _MAX_ACTIONS)
+        shards = sample_shards(data, place, max_actions)
         for counts in count_values(data, shards, place):
             values.add_row(place, counts.attribute, *_coverage(counts))
         counted, total = (
@@ -132,7 +137,7 @@ def _vocabularies(data: PreparedData) -> list[RenderableType]:
 
 
 def _coverage(counts: ValueCounts) -> tuple[str, str, str, str]:
-    """Return the number of known values, the shares of missing and unknown, the top values."""
+    """Returns the number of known values, the shares of missing and unknown, the top values."""
     total, is_category = counts.rows, counts.vocabulary.is_categorical
     top = ", ".join(f"{name} ({share(count, total)})" for name, count in counts.top(_VALUES_SHOWN))
     return (

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from userbert.data.use.pairs import read_table
-from userbert.inspection.layout import HEADINGS, bar, facts, quantiles, share, table
+from userbert.inspection.layout import HEADINGS, bar, fact_table, quantiles, share, table
 from userbert.tasks.label_files import (
     LabelsMetadata,
     check_labels,
@@ -22,11 +22,13 @@ from userbert.tasks.label_files import (
 )
 
 _MAX_ROWS = 10
+"""Classes or cut-offs that are listed."""
 _BINS = 10
+"""Bars of the histogram of scores."""
 
 
 def describe_file(path: Path) -> RenderableType:
-    """Describe a table; raise `InputError` if it cannot be read or is damaged."""
+    """Describes a table; raises `InputError` if it cannot be read or is damaged."""
     files = [path] if path.is_file() else sorted(path.glob("part-*.parquet"))
     frame = pl.concat([read_table(file) for file in files])
     columns = table(f"{path}: {len(frame):,} rows", "column", "type", "missing", "examples")
@@ -35,20 +37,20 @@ def describe_file(path: Path) -> RenderableType:
         kind = str(column.dtype).partition("(")[0]
         missing = share(column.null_count(), len(column))
         columns.add_row(Text(column.name), kind, missing, Text(examples))
-    parts: list[RenderableType] = [columns]
+    tables: list[RenderableType] = [columns]
     metadata = read_metadata(path)
     if metadata is not None:
         refuse_changed(path, metadata, frame)
     if {"user_id", "label"} <= set(frame.columns) and len(frame):
-        parts += _labels(path, frame, metadata)
+        tables += _label_tables(path, frame, metadata)
     if "score" in frame.columns and len(frame):
-        parts += _scores(frame["score"])
+        tables += _score_tables(frame["score"])
     if "cutoff" in frame.columns and len(frame):
-        parts.append(_cutoffs(frame["cutoff"]))
-    return Group(*parts)
+        tables.append(_cutoff_table(frame["cutoff"]))
+    return Group(*tables)
 
 
-def _labels(
+def _label_tables(
     path: Path, frame: pl.DataFrame, metadata: LabelsMetadata | None
 ) -> list[RenderableType]:
     labels = frame["label"]
@@ -57,7 +59,7 @@ def _labels(
     missing = labels.null_count()
     labels = check_labels(labels.drop_nulls(), str(path))
     kind = kind_of(labels) if metadata is None else metadata.kind
-    card = facts("Labels", {"kind": kind, "missing": f"{missing:,}" if missing else None,
+    card = fact_table("Labels", {"kind": kind, "missing": f"{missing:,}" if missing else None,
                              **_label_facts(metadata)})  # fmt: skip
     if kind == "regression":
         spread = table("Quantities", *HEADINGS)
@@ -65,7 +67,7 @@ def _labels(
         return [card, spread]
     values = labels.explode().drop_nulls() if kind == "multilabel" else labels
     counts = values.cast(pl.String).value_counts(sort=True)
-    share_heading = "of labels with it" if kind == "multilabel" else "of labels"
+    share_heading = "share of label sets" if kind == "multilabel" else "share of labels"
     classes = table(f"Classes: {len(counts):,}", "class", "labels", share_heading, "")
     largest = int(counts["count"][0]) if len(counts) else 1
     for name, count in counts.head(_MAX_ROWS).iter_rows():
@@ -84,7 +86,7 @@ def _label_facts(metadata: LabelsMetadata | None) -> dict[str, str | None]:
     }
 
 
-def _scores(scores: pl.Series) -> list[RenderableType]:
+def _score_tables(scores: pl.Series) -> list[RenderableType]:
     numbers = scores.drop_nulls().drop_nans().to_numpy()
     if not len(numbers):
         return []
@@ -93,16 +95,16 @@ def _scores(scores: pl.Series) -> list[RenderableType]:
     counts, edges = np.histogram(numbers, _BINS)
     bars = table("", "score", "users", "")
     for number, count in enumerate(counts):
-        between = f"{edges[number]:.3f} to {edges[number + 1]:.3f}"
-        bars.add_row(between, f"{count:,}", bar(count / counts.max()))
+        score_range = f"{edges[number]:.3f} to {edges[number + 1]:.3f}"
+        bars.add_row(score_range, f"{count:,}", bar(count / counts.max()))
     return [spread, bars]
 
 
-def _cutoffs(cutoffs: pl.Series) -> RenderableType:
+def _cutoff_table(cutoffs: pl.Series) -> RenderableType:
     counts = cutoffs.value_counts(sort=True)
     first, last = str(cutoffs.min()), str(cutoffs.max())
     title = f"Cut-offs: {len(counts):,}, from {first} to {last}"
     rows = table(title, "cut-off", "rows")
-    for moment, count in counts.head(_MAX_ROWS).iter_rows():
-        rows.add_row(str(moment), f"{count:,}")
+    for cutoff, count in counts.head(_MAX_ROWS).iter_rows():
+        rows.add_row(str(cutoff), f"{count:,}")
     return rows

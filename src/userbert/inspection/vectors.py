@@ -15,26 +15,30 @@ from rich.text import Text
 from userbert.data.ragged import Float32
 from userbert.embedding.embeddings import Embeddings
 from userbert.errors import InputError
-from userbert.inspection.layout import HEADINGS, facts, quantiles, share, table
+from userbert.inspection.layout import HEADINGS, fact_table, quantiles, share, table
 from userbert.search.neighbours import nearest_by_scan
 
 _MAX_VECTORS = 100_000
-"""Vectors in the sample, at most."""
+"""Most vectors in the sample."""
 _MAX_COVARIANCE_VECTORS = 20_000
-"""Vectors of the sample that the covariance is computed from, at most."""
+"""Most vectors of the sample from which the covariance is computed."""
 _RANDOM_PAIRS = 20_000
 _NEIGHBOURS = 10
 _MAX_LEADING_SHARE = 0.9
+"""Largest share of the variance in one direction of healthy vectors."""
 _MIN_RANK = 2.0
+"""Smallest effective rank of healthy vectors."""
 _MAX_COSINE = 0.99
+"""Largest mean cosine of random pairs of healthy vectors."""
 _MAX_DUPLICATES = 0.1
+"""Largest share of healthy vectors that equal another."""
 _RETRAIN = (
     "pretrain longer or with a lower learning_rate, and check the held-out loss: inspect MODEL"
 )
 
 
 @dataclass(frozen=True)
-class Health:
+class VectorHealth:
     """Statistics that show whether vectors are usable."""
 
     broken: int
@@ -80,15 +84,15 @@ class Health:
         return "healthy"
 
 
-def health(vectors: Float32, seed: int = 0) -> Health:
-    """Compute the health of vectors (B, H); covariance and pairs are sampled if there are many."""
+def health(vectors: Float32, seed: int = 0) -> VectorHealth:
+    """Computes the health of vectors (B, H); covariance and pairs are sampled if there are many."""
     is_finite = np.isfinite(vectors).all(axis=1)
     finite = vectors[is_finite]
     generator = np.random.default_rng(seed)
     norms = np.linalg.norm(finite, axis=1)
     if len(finite) < 2:
         broken = len(vectors) - len(finite)
-        return Health(broken, int((norms == 0).sum()), 0, norms, (0.0, 0.0), 0.0, 0.0, 0.0)
+        return VectorHealth(broken, int((norms == 0).sum()), 0, norms, (0.0, 0.0), 0.0, 0.0, 0.0)
     sample = finite
     if len(finite) > _MAX_COVARIANCE_VECTORS:
         sample = finite[
@@ -109,7 +113,7 @@ def health(vectors: Float32, seed: int = 0) -> Health:
     products = np.einsum("ij,ij->i", finite[left], finite[right]) / (norms[left] * norms[right])
     rows = np.ascontiguousarray(finite).view(np.dtype((np.void, finite.itemsize * finite.shape[1])))
     _, counts = np.unique(rows.ravel(), return_counts=True)
-    return Health(
+    return VectorHealth(
         len(vectors) - len(finite),
         int((norms == 0).sum()),
         int((np.ptp(finite, axis=0) == 0).sum()),
@@ -121,26 +125,31 @@ def health(vectors: Float32, seed: int = 0) -> Health:
     )
 
 
-def describe_vectors(path: Path, user: str | None) -> RenderableType:
-    """Describe the health of vectors, or the neighbours of `user`.
+def describe_vectors(
+    path: Path, user: str | None, *, max_vectors: int = _MAX_VECTORS
+) -> RenderableType:
+    """Describes the health of vectors, or lists the nearest neighbours of `user`.
 
-    Raises `InputError` if the vectors are damaged.
+    Health is computed from a sample of at most `max_vectors` vectors. Raises `InputError` if the
+    vectors are damaged.
     """
     embeddings = Embeddings.open(path)
-    return _health_of(embeddings) if user is None else _neighbours(embeddings, user)
+    if user is not None:
+        return _neighbour_table(embeddings, user)
+    return _health_tables(embeddings, max_vectors)
 
 
-def _health_of(embeddings: Embeddings) -> RenderableType:
+def _health_tables(embeddings: Embeddings, max_vectors: int) -> RenderableType:
     total = len(embeddings)
     # Row groups from the whole file: cut-offs come one after the other.
-    step = max(1, total // _MAX_VECTORS)
+    step = max(1, total // max_vectors)
     vectors = np.concatenate([embeddings.vectors(group) for group in embeddings.row_groups[::step]])
-    if len(vectors) > _MAX_VECTORS:
-        chosen = np.random.default_rng(0).choice(len(vectors), _MAX_VECTORS, replace=False)
+    if len(vectors) > max_vectors:
+        chosen = np.random.default_rng(0).choice(len(vectors), max_vectors, replace=False)
         vectors = vectors[np.sort(chosen)]
     result = health(vectors)
     sample = "all" if len(vectors) == total else f"{len(vectors):,} at random"
-    card = facts(
+    card = fact_table(
         f"Embeddings {embeddings.name}",
         {
             "vectors": f"{total:,} of {vectors.shape[1]:,} numbers",
@@ -161,20 +170,20 @@ def _health_of(embeddings: Embeddings) -> RenderableType:
     return Group(card, lengths, Text(f"verdict: {result.verdict}"))
 
 
-def _neighbours(embeddings: Embeddings, user: str) -> RenderableType:
-    """Return a table of the users nearest to the latest vector of `user`, at its cut-off."""
+def _neighbour_table(embeddings: Embeddings, user: str) -> RenderableType:
+    """Returns a table of the users nearest to the latest vector of `user`, at its cut-off."""
     index = embeddings.user_cutoffs()
     own = index.with_row_index("row").filter(user_id=user).sort("cutoff", "row").tail(1)
     if own.is_empty():
         raise InputError(
             f"{embeddings.name} has no vector of the user {user!r}. Embed this user, too."
         )
-    moment = own["cutoff"][0]
-    others = index.select((pl.col("cutoff") == moment) & (pl.col("user_id") != user))
+    cutoff = own["cutoff"][0]
+    others = index.select((pl.col("cutoff") == cutoff) & (pl.col("user_id") != user))
     rows, cosines = nearest_by_scan(
         embeddings, embeddings.take([own["row"][0]])[0], others.to_series().to_numpy(), _NEIGHBOURS
     )
-    nearest = table(f"Nearest to user {user} before {moment}+00:00", "user", "cosine")
+    neighbours = table(f"Nearest to user {user} before {cutoff}+00:00", "user", "cosine")
     for other, cosine in zip(index["user_id"].gather(rows), cosines, strict=True):
-        nearest.add_row(Text(other), f"{cosine:.4f}")
-    return nearest
+        neighbours.add_row(Text(other), f"{cosine:.4f}")
+    return neighbours
