@@ -1,4 +1,4 @@
-"""Runs each competitor of a benchmark in its own process: seconds, peak memory and peak disk.
+"""Runs competitors of a benchmark, each in its own process; measures time, memory and disk.
 
 In: a module of competitors, which calls `compete` when run as a program, and their input. Out: a
 `Run` per competitor. Used by the benchmarks of whole verbs.
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-_SAMPLE_SECONDS, _SAMPLES_OF_DISK = 0.02, 50
-"""Seconds between samples of memory, and memory samples per sample of disk."""
+_SAMPLE_SECONDS, _DISK_SAMPLE_EVERY = 0.02, 50
+"""Seconds between samples of memory, and number of memory samples per sample of disk."""
 
 
 @dataclass(frozen=True, order=True)
@@ -22,6 +22,7 @@ class Run:
     """Cost of a competitor's work; ordered by seconds."""
 
     seconds: float
+    """Seconds of the work, without the start of the process."""
     memory: int
     """Peak memory in bytes of all its processes together."""
     disk: int
@@ -31,7 +32,7 @@ class Run:
 
 
 def compete(competitors: Mapping[str, Callable[[Path, Path], None]]) -> None:
-    """Runs the competitor that `sys.argv` names, on the paths it gives, and prints its seconds."""
+    """Runs the competitor `sys.argv[1]` on the input and output paths after it; prints seconds."""
     work = competitors[sys.argv[1]]
     started = time.perf_counter()
     work(Path(sys.argv[2]), Path(sys.argv[3]))
@@ -39,7 +40,7 @@ def compete(competitors: Mapping[str, Callable[[Path, Path], None]]) -> None:
 
 
 def run(module: str, competitor: str, logs: Path) -> Run:
-    """Measures a competitor's work on logs; starts it by `python -m MODULE COMPETITOR …`."""
+    """Measures a competitor's work on `logs`, in a process `python -m MODULE COMPETITOR …`."""
     with TemporaryDirectory(dir=logs.parent) as name:
         folder = Path(name)
         command = [sys.executable, "-m", module, competitor]
@@ -52,7 +53,7 @@ def run(module: str, competitor: str, logs: Path) -> Run:
         memory = disk = samples = 0
         while process.poll() is None:
             memory = max(memory, resident(process.pid))
-            if samples % _SAMPLES_OF_DISK == 0:
+            if samples % _DISK_SAMPLE_EVERY == 0:
                 disk = max(disk, _disk_usage(folder))
             samples += 1
             time.sleep(_SAMPLE_SECONDS)

@@ -1,9 +1,10 @@
-"""Benchmark of `embed`: compared with Hugging Face's BertModel and a GRU; also its memory.
+"""Benchmark of `embed`: ours compared with Hugging Face's BertModel and a GRU; also its memory.
 
 In: prepared data of simulated users. Out: rows of users per second, their ratio, and peak memory.
-Ours is the whole verb, from prepared data to a folder of Parquet; references time only the network,
-on batches that are already cut, so the ratio is a lower bound. Competitors take turns on the same
-users. The command line writes the rows; docs/results shows them.
+Our time is that of the whole verb, from prepared data to a folder of Parquet. The time of a
+reference is that of the network alone, on batches that are already cut, so the ratio is a lower
+bound. Competitors take turns on the same users. The command line writes the rows; docs/results
+shows them.
 
 Letters in shapes: B users, P places of a padded sequence, W words of a batch, H hidden.
 """
@@ -89,10 +90,10 @@ def paper_model(data: PreparedData) -> UserBert:
 
 def embed_all(data: PreparedData, output: Path, precision: Precision) -> None:
     """Embeds all users before `fit_before` into a folder of Parquet, with our verb."""
-    write_embeddings(paper_model(data), data, _asked(data), output, precision=precision)
+    write_embeddings(paper_model(data), data, _all_users(data), output, precision=precision)
 
 
-def _asked(data: PreparedData) -> AllUsers:
+def _all_users(data: PreparedData) -> AllUsers:
     return AllUsers((data.schema.fit_before_us or data.default_cutoff,))
 
 
@@ -106,7 +107,7 @@ COMPETITORS: Mapping[str, Callable[[Path, Path], None]] = {
 
 
 def bench_embed(path: Path, rounds: int) -> list[dict[str, Any]]:
-    """Returns rows that compare ours with each reference, on all users of prepared data."""
+    """Returns rows that compare our verb with each reference, from `rounds` turns of all users."""
     data = PreparedData.open(path)
     batches, users = _batches(data)
     seconds = _take_turns(data, batches, rounds)
@@ -127,11 +128,11 @@ def bench_embed(path: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def memory_row(path: Path) -> dict[str, Any]:
-    """Returns the row of our peak memory and speed in a separate process, including its start."""
+    """Returns a row of our peak memory and speed, in a separate process with all libraries."""
     data = PreparedData.open(path)
     result = run(__spec__.name, "float32", path)
     no_reference = {"reference": None, "reference_users_per_s": None, "ratio": None}
-    users = len(pairs_at(data, _asked(data).cutoffs))
+    users = len(pairs_at(data, _all_users(data).cutoffs))
     return {**_row("memory", "float32", users, result.seconds, gib(result.memory)), **no_reference}
 
 
@@ -148,7 +149,7 @@ def _row(variant: str, precision: str, users: int, seconds: float, memory: float
 
 def _batches(data: PreparedData) -> tuple[list[UserBatch], int]:
     """Returns all users in batches by length, as in our verb, and their number."""
-    pairs = pairs_at(data, _asked(data).cutoffs)
+    pairs = pairs_at(data, _all_users(data).cutoffs)
     batches = batches_by_length(data, pairs.rows, pairs.cutoffs, batch_size=_BATCH)
     return list(batches), len(pairs)
 
@@ -168,7 +169,7 @@ def _take_turns(
             for precision in PRECISIONS:
                 started = time.perf_counter()
                 output = Path(folder) / f"{precision}-{turn}"
-                write_embeddings(model, data, _asked(data), output, precision=precision)
+                write_embeddings(model, data, _all_users(data), output, precision=precision)
                 if turn:
                     seconds[precision].append(time.perf_counter() - started)
                 advance(1, precision)

@@ -1,7 +1,8 @@
-"""Benchmark of `init`: compared with one pass of Polars over the same file.
+"""Benchmark of `init`: ours compared with one pass of Polars over the same file.
 
-In: a folder for logs. Out: rows of seconds and peak memory. The log is a shop's: sessions with
-unique ids, products, prices, and the length of the session, which leaks the future.
+In: a folder for logs. Out: rows of seconds and peak memory. The log is that of a shop: sessions
+with unique ids, products and prices. Each row has its session's number of events, which leaks the
+future.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,27 +17,28 @@ from userbert.progress import progress
 
 FORMS = ("parquet", "csv")
 _PRODUCTS, _BRANDS, _DAYS = 85_000, 2_000, 200
+"""Size of the log: products, brands, and days of sessions."""
 
 
 def write_log(file: Path, rows: int) -> None:
     """Writes a log with about 33 events per user and 6 per session, as CSV or Parquet by suffix."""
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     sessions = rows // 6
-    user = draw.integers(0, rows // 33, sessions)
-    start = draw.integers(0, _DAYS * 86_400, sessions)
-    session = np.sort(draw.integers(0, sessions, rows))
-    second = start[session] + draw.integers(0, 1500, rows)
+    user = generator.integers(0, rows // 33, sessions)
+    start = generator.integers(0, _DAYS * 86_400, sessions)
+    session = np.sort(generator.integers(0, sessions, rows))
+    second = start[session] + generator.integers(0, 1500, rows)
     log = pl.DataFrame(
         {
             "user_id": user[session],
             "timestamp": (second * 1_000_000).astype("datetime64[us]"),
             "session_id": session,
-            "event_type": draw.choice(["view", "cart", "buy"], rows, p=[0.8, 0.15, 0.05]),
-            "product_id": (_PRODUCTS * draw.random(rows) ** 3).astype(np.int64),
-            "brand": (_BRANDS * draw.random(rows) ** 2).astype(np.int64),
-            "price": np.round(draw.gamma(2, 10, rows), 2),
-            "quantity": draw.integers(1, 9, rows),
-            "channel": draw.choice(["web", "app", "mail"], rows),
+            "event_type": generator.choice(["view", "cart", "buy"], rows, p=[0.8, 0.15, 0.05]),
+            "product_id": (_PRODUCTS * generator.random(rows) ** 3).astype(np.int64),
+            "brand": (_BRANDS * generator.random(rows) ** 2).astype(np.int64),
+            "price": np.round(generator.gamma(2, 10, rows), 2),
+            "quantity": generator.integers(1, 9, rows),
+            "channel": generator.choice(["web", "app", "mail"], rows),
         }
     ).with_columns(
         pl.format("u{}", "user_id").alias("user_id"),

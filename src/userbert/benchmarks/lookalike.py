@@ -1,4 +1,4 @@
-"""Benchmark of look-alike search: compared with a flat scan by faiss.
+"""Benchmark of look-alike search: ours compared with a flat scan by faiss.
 
 In: a number of users. Out: rows of milliseconds per query, recall, seconds to build, and peak
 memory. Each competitor runs in its own process on the same vectors, one query at a time. Vectors
@@ -21,28 +21,30 @@ from userbert.progress import progress
 from userbert.search.neighbours import Neighbours
 
 WIDTH, K, QUERIES = 128, 100, 200
+"""Numbers of a vector, neighbours per query, and queries."""
 _CLUSTERS, _WITHIN, _DECAY, _MEAN = 2000, 0.3, 1.1, 2.0
 """Number of clusters, share of the variance within them, decay exponent of the variance by
 direction, and length of the mean relative to the largest deviation."""
 _CHUNK = 65_536
 
 Search = Callable[[Float32, int], Any]
+"""Returns rows and cosines of the k nearest vectors to each query (Q, H)."""
 
 
 def make_vectors(users: int, seed: int = 0) -> tuple[Float32, Float32]:
     """Draws vectors (N, H) and queries (Q, H) of other users from the same clusters."""
-    draw = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     deviations = np.arange(1, WIDTH + 1) ** (-_DECAY / 2)
-    rotation = np.linalg.qr(draw.standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
-    centres = draw.standard_normal((_CLUSTERS, WIDTH)) * deviations * (1 - _WITHIN) ** 0.5
+    rotation = np.linalg.qr(generator.standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
+    centres = generator.standard_normal((_CLUSTERS, WIDTH)) * deviations * (1 - _WITHIN) ** 0.5
     centres[:, 0] += _MEAN * deviations[0]
-    sizes = draw.dirichlet(np.ones(_CLUSTERS))
+    sizes = generator.dirichlet(np.ones(_CLUSTERS))
     all_vectors = np.empty((users + QUERIES, WIDTH), np.float32)
     for first in range(0, len(all_vectors), _CHUNK):
         chunk = all_vectors[first : first + _CHUNK]
-        group = draw.choice(_CLUSTERS, len(chunk), p=sizes)
-        noise = draw.standard_normal(chunk.shape) * deviations * _WITHIN**0.5
-        chunk[:] = (centres[group] + noise).astype(np.float32) @ rotation
+        cluster = generator.choice(_CLUSTERS, len(chunk), p=sizes)
+        noise = generator.standard_normal(chunk.shape) * deviations * _WITHIN**0.5
+        chunk[:] = (centres[cluster] + noise).astype(np.float32) @ rotation
     return all_vectors[:users], all_vectors[users:]
 
 
@@ -78,7 +80,7 @@ REFERENCE = "faiss-flat"
 
 
 def _competitor(build: Callable[[Float32], Search]) -> Callable[[Path, Path], None]:
-    """Returns a competitor that builds a search, runs queries one by one and writes its times."""
+    """Returns a competitor that builds a search, runs queries one by one, and writes results."""
 
     def work(file: Path, _: Path) -> None:
         queries = np.load(file.with_name("queries.npy"))
@@ -86,7 +88,7 @@ def _competitor(build: Callable[[Float32], Search]) -> Callable[[Path, Path], No
         started = time.perf_counter()
         search = build(vectors)
         del vectors
-        built = time.perf_counter() - started
+        build_seconds = time.perf_counter() - started
         search(queries[:1].copy(), K)
         neighbours, milliseconds = [], []
         for query in queries:
@@ -96,7 +98,12 @@ def _competitor(build: Callable[[Float32], Search]) -> Callable[[Path, Path], No
             neighbours.append(rows[0].tolist())
         name = next(competitor for competitor, function in COMPETITORS.items() if function is work)
         write_json(
-            _answers(file, name), {"built": built, "took": milliseconds, "found": neighbours}
+            _answers(file, name),
+            {
+                "build_seconds": build_seconds,
+                "milliseconds": milliseconds,
+                "neighbours": neighbours,
+            },
         )
 
     return work
@@ -122,21 +129,21 @@ def bench_lookalike(folder: Path, users: int) -> list[dict[str, Any]]:
             answers[name] = read_json(_answers(file, name))
             advance(1, name)
     reference = answers[REFERENCE]
-    reference_ms = float(np.median(reference["took"]))
+    reference_ms = float(np.median(reference["milliseconds"]))
     rows = []
     for name in VARIANTS:
         ours = answers[name]
-        pairs = zip(ours["found"], reference["found"], strict=True)
-        ours_ms = float(np.median(ours["took"]))
+        pairs = zip(ours["neighbours"], reference["neighbours"], strict=True)
+        ours_ms = float(np.median(ours["milliseconds"]))
         rows.append(
             {
                 "users": users,
                 "variant": name,
                 "k": K,
                 "ms_per_query": round(ours_ms, 2),
-                "p99_ms": round(float(np.percentile(ours["took"], 99)), 2),
+                "p99_ms": round(float(np.percentile(ours["milliseconds"], 99)), 2),
                 "recall": round(float(np.mean([np.isin(b, a).mean() for a, b in pairs])), 4),
-                "build_seconds": round(ours["built"], 1),
+                "build_seconds": round(ours["build_seconds"], 1),
                 "peak_memory_gib": gib(memory[name]),
                 "reference": REFERENCE,
                 "reference_ms": round(reference_ms, 2),

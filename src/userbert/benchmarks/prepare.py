@@ -1,4 +1,4 @@
-"""Benchmark of `prepare`: compared with a Polars sort and a pandas loop over users.
+"""Benchmark of `prepare`: ours compared with a Polars sort and a pandas loop over users.
 
 In: folders of simulated logs. Out: rows of events per second, peak memory and peak disk.
 Competitors run one after the other on the same files, each in its own process. The command line
@@ -18,16 +18,16 @@ from userbert.progress import progress
 USERS: Mapping[str, int] = {
     "3M": 114_500, "30M": 1_145_000, "90M": 3_435_000, "600M": 22_500_000,
 }  # fmt: skip
-"""Users by workload, which names its number of events; it has four attributes and two segments. The
-last has the paper's size (§4.1)."""
+"""Number of users of each workload, which is named by its number of events and has four attributes
+and two segments. The last has the paper's size (§4.1)."""
 MEMORY = 1536 << 20
 """Memory limit of our local preparation, in bytes."""
 _MOST_EVENTS: Mapping[str, int] = {
     "spark": 100_000_000, "polars-scan-sort": 100_000_000, "pandas-per-user": 40_000_000,
 }  # fmt: skip
-"""Most events that a competitor runs on; more take too long, or more memory than a laptop has."""
-_SHORT, _TURNS = 10_000_000, 3
-"""Below `_SHORT` events, one run is too noisy, so the median of `_TURNS` runs is taken."""
+"""Most events that a competitor runs on; more take too long, or too much memory for a laptop."""
+_FEW_EVENTS, _TURNS = 10_000_000, 3
+"""With fewer events than this, a run is noisy, so the result is the median of `_TURNS` runs."""
 
 LOGS = ("long_term", "short_term", "future")
 _SCHEMA = """\
@@ -109,10 +109,10 @@ REFERENCES: Mapping[str, Callable[[Path, Path], None]] = {
 
 
 def bench_prepare(workloads: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Returns rows that compare ours with each reference that can run, per workload and its logs.
+    """Returns rows of each workload that compare both our engines with each reference that can run.
 
-    Logs are folders that `userbert simulate` wrote; their schema is replaced. If no reference can
-    run, its columns are None.
+    `workloads` are folders by name, as `userbert simulate` writes them; their schema is replaced.
+    If no reference can run, its columns are None.
     """
     rows = []
     with progress("runs", len(workloads) * (len(VARIANTS) + len(REFERENCES))) as advance:
@@ -122,7 +122,7 @@ def bench_prepare(workloads: Mapping[str, Path]) -> list[dict[str, Any]]:
             runs: dict[str, Run] = {}
             for competitor in (*VARIANTS, *REFERENCES):
                 if events <= _MOST_EVENTS.get(competitor, events):
-                    turns = _TURNS if events < _SHORT else 1
+                    turns = _TURNS if events < _FEW_EVENTS else 1
                     runs[competitor] = sorted(
                         run(__spec__.name, competitor, logs) for _ in range(turns)
                     )[turns // 2]

@@ -61,8 +61,8 @@ class Outcome:
 
     def quantile_ms(self, share: float) -> float:
         """Returns a quantile of the latency of answered calls, in milliseconds."""
-        done = self.latency[self.status == 200]
-        return float(np.quantile(done, share)) * 1000 if len(done) else float("nan")
+        answered = self.latency[self.status == 200]
+        return float(np.quantile(answered, share)) * 1000 if len(answered) else float("nan")
 
 
 def post(path: str, body: bytes) -> bytes:
@@ -148,9 +148,11 @@ class _Client:
 _CUTOFF = "2024-07-01T00:00:00+09:00"
 _USERS, _BATCH = 6_400, 64
 _SINGLE_RATE = 100.0
-_STEP = 1.15
+"""Calls per second of the first workload, and lowest tested rate."""
+_RATE_FACTOR = 1.15
 """Factor between one tested rate and the next."""
 _TRY_SECONDS = 10.0
+"""Seconds for which a rate is tested."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +160,17 @@ class Durations:
     """Duration of the workloads in seconds."""
 
     short: float = 30.0
+    """Every workload but `sustained`."""
     sustained: float = 600.0
+    """The workload at 80 % of the highest rate."""
 
 
 def bench_serve(logs: Path, durations: Durations, backend: str = "torch") -> list[dict[str, Any]]:
-    """Returns rows of single-user calls, calls of 64 users, 80 % of the top rate, and twice it."""
+    """Returns a row per workload.
+
+    Workloads are calls of one user at a low rate, calls of 64 users, calls of one user at the
+    highest rate that is answered in full, at 80 % of that rate, and at twice that rate.
+    """
     with TemporaryDirectory() as folder:
         model = new_model(logs, Path(folder))
         singles, batches = requests_of(logs)
@@ -177,9 +185,12 @@ def bench_serve(logs: Path, durations: Durations, backend: str = "torch") -> lis
             rate, outcome = _highest_rate(port, singles, durations)
             rows.append(_row("limit", outcome, 1))
             advance(1, f"80 % of {rate:.0f}/s")
-            before = resident(process)
+            at_start = resident(process)
             outcome = call(port, singles, poisson(0.8 * rate, durations.sustained))
-            memory = {"memory_mib": before >> 20, "memory_after_mib": resident(process) >> 20}
+            memory = {
+                "memory_mib": at_start >> 20,
+                "memory_after_mib": resident(process) >> 20,
+            }
             rows.append(_row("sustained", outcome, 1) | memory)
             advance(1, f"twice {rate:.0f}/s")
             rows.append(
@@ -260,10 +271,10 @@ def _highest_rate(
     rate, seconds = _SINGLE_RATE, min(_TRY_SECONDS, durations.short)
     outcome = call(port, requests, poisson(rate, seconds))
     while True:
-        faster = call(port, requests, poisson(rate * _STEP, seconds))
+        faster = call(port, requests, poisson(rate * _RATE_FACTOR, seconds))
         if faster.answered < len(faster.status):
             return rate, outcome
-        rate, outcome = rate * _STEP, faster
+        rate, outcome = rate * _RATE_FACTOR, faster
 
 
 def _row(workload: str, outcome: Outcome, users: int) -> dict[str, Any]:

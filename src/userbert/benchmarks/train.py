@@ -1,8 +1,8 @@
-"""Benchmark of the training step: compared with Hugging Face's BertModel on the same batches.
+"""Benchmark of the training step: ours compared with Hugging Face's on the same batches.
 
-In: workloads and the number of turns. Out: rows of milliseconds per batch, their ratio, and the
-peak speed of the machine. Competitors take turns on the same batches, so that other load on the
-machine affects all of them. The command line writes the rows; docs/results shows them.
+In: names of workloads, and numbers of batches and turns. Out: rows of milliseconds per batch, their
+ratio, and the peak speed of the machine. Competitors take turns on the same batches, so that other
+load on the machine affects all of them. The command line writes the rows; docs/results shows them.
 """
 
 import time
@@ -40,7 +40,7 @@ class Repeats:
     batches: int = 16
     """Batches per turn."""
     rounds: int = 5
-    """Turns of each competitor."""
+    """Timed turns of each competitor."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ COMPETITORS = {**OURS, **REFERENCES}
 
 
 def bench_train(names: Sequence[str], repeats: Repeats) -> list[dict[str, Any]]:
-    """Returns rows of the workloads that compare each variant of ours with each reference."""
+    """Returns rows of the named workloads that compare both our variants with each reference."""
     machine = {"gemm_gflops": round(gemm_gflops()), "bandwidth_gbs": round(bandwidth_gbs(), 1)}
     rows = []
     steps = len(names) * (repeats.rounds + 1) * repeats.batches * len(COMPETITORS)
@@ -203,17 +203,17 @@ def _products(model: UserBert, batch: UserBatch) -> Iterator[float]:
 def gemm_gflops() -> float:
     """Measures the best speed of products of large bf16 matrices, in 10⁹ operations per second."""
     left, right = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * 2048**3 / _best(lambda: left @ right) / 1e9
+    return 2 * 2048**3 / _fastest_seconds(lambda: left @ right) / 1e9
 
 
 def bandwidth_gbs() -> float:
     """Measures the best speed of copies of large arrays, in 10⁹ bytes moved per second."""
     source = torch.randn(50_000_000)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _best(lambda: target.copy_(source)) / 1e9
+    return 2 * source.nbytes / _fastest_seconds(lambda: target.copy_(source)) / 1e9
 
 
-def _best(work: Callable[[], object], times: int = 10) -> float:
+def _fastest_seconds(work: Callable[[], object], times: int = 10) -> float:
     """Returns the seconds of the fastest of several runs."""
     seconds = []
     for _ in range(times + 1):

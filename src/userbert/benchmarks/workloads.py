@@ -2,7 +2,7 @@
 
 In: a workload and a seed. Out: `UserBatch`es in memory, and an untrained `UserBert` of the paper's
 size. All competitors get the same batches. Ids follow a power law, like shops and genres, and have
-no structure besides their frequencies.
+no structure other than their frequencies.
 """
 
 from collections.abc import Mapping
@@ -103,15 +103,15 @@ def draw_batches(workload: Workload, seed: int = 0) -> list[UserBatch]:
     counts[0] = np.maximum(counts[0], 1)
     order = np.argsort(counts.sum(axis=0), kind="stable").reshape(-1, BATCH_SIZE)
     batches = []
-    for chosen in order[generator.permutation(len(order))]:
+    for batch_users in order[generator.permutation(len(order))]:
         segments = tuple(
             _segment(segment, segment_size, words, generator)
             for segment, segment_size, words in zip(
-                shape.segments, sizes, counts[:, chosen], strict=True
+                shape.segments, sizes, counts[:, batch_users], strict=True
             )
         )
         profile = [_ids(field.size, BATCH_SIZE, generator) for field in shape.profile]
-        batches.append(UserBatch(chosen, segments, np.stack(profile, axis=1)))
+        batches.append(UserBatch(batch_users, segments, np.stack(profile, axis=1)))
     return batches
 
 
