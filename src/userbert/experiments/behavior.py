@@ -16,7 +16,7 @@ from userbert.experiments.people import (
     FAVOURITE_CHANNELS,
     FAVOURITE_GENRES,
     FAVOURITE_SHOPS,
-    NOBODY,
+    MISSING,
     People,
     shop_of,
 )
@@ -35,12 +35,12 @@ _FAVOURITE_SHOP, _FAVOURITE_GENRE, _INTEREST, _POPULAR = range(4)
 _THIS_WEEK, _LAST_WEEK, _FAVOURITE, _OTHER = range(4)
 """Topics of a session, if it does not show a trait; shares are in `Topics`."""
 _CLICK, _SEARCH = 0.35, 0.15
-"""Shares of clicks and searches among short-term events; the others are page views."""
+"""Shares of clicks and searches among short-term events; all others are page views."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Period of visits, and their sizes."""
+    """Period of visits, and the size of a visit."""
 
     first_day: int
     days: int
@@ -68,7 +68,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class LongTerm:
-    """Purchases and point usage; `NOBODY` where an event lacks an attribute."""
+    """Purchases and point usage; `MISSING` where an event lacks an attribute."""
 
     moments: Moments
     is_purchase: Bools
@@ -135,14 +135,14 @@ def short_term(people: People, catalogue: Catalogue, generator: np.random.Genera
     shop[other_shop] = catalogue.browsed_shops_of_genre.draw(genre[other_shop], generator)
     event_type = np.searchsorted([_CLICK, _CLICK + _SEARCH], generator.random(count), "right")
     return ShortTerm(
-        moments, event_type, np.where(event_type == 1, NOBODY, shop), genre, device[moments.visit]
+        moments, event_type, np.where(event_type == 1, MISSING, shop), genre, device[moments.visit]
     )
 
 
 def _draw_moments(
     visits: Int64, span: Span, people: People, catalogue: Catalogue, generator: np.random.Generator
 ) -> Moments:
-    """Draws days, hours and lengths of `visits` (U,) visits per user in a span."""
+    """Draws day, hour and length of each visit in a span; `visits` (U,) are numbers of visits."""
     user = np.repeat(np.arange(len(visits)), visits)  # (K,)
     days = calendar(catalogue.ecosystem, span.first_day, span.days)
     day = days.draw(people.rhythm[user], generator)
@@ -173,7 +173,7 @@ def _draw_attributes(
     generator: np.random.Generator,
 ) -> LongTerm:
     """Draws the attributes of purchases and point usage."""
-    usage_type, channel, shop, genre, price = np.full((5, len(moments)), NOBODY)
+    usage_type, channel, shop, genre, price = np.full((5, len(moments)), MISSING)
     purchases, usages = np.flatnonzero(is_purchase), np.flatnonzero(~is_purchase)
     user = moments.user[purchases]
     day = moments.second[purchases] // DAY
@@ -197,31 +197,31 @@ def _draw_purchases(
     habits = catalogue.ecosystem.habits
     shares = (habits.favourite_shop, habits.favourite_genre, habits.interest)
     trait, reason = _draw_reasons(user, people, shares, generator)
-    since = (catalogue.day_of_month[day] - people.routine_day[user]) % 30
+    days_since = (catalogue.day_of_month[day] - people.routine_day[user]) % 30
     routine = people.routine_genre[user]
-    is_routine = (routine != NOBODY) & (since < ROUTINE_DAYS)
+    is_routine = (routine != MISSING) & (days_since < ROUTINE_DAYS)
     is_routine &= generator.random(len(user)) < catalogue.ecosystem.routine_purchase
-    genre = np.where(is_routine, routine, NOBODY)
-    shown = ~is_routine & (trait != NOBODY)
-    genre[shown] = _draw_of_trait(catalogue.trait_genres, trait[shown], generator)
-    is_free = ~is_routine & (trait == NOBODY)
+    genre = np.where(is_routine, routine, MISSING)
+    shows_trait = ~is_routine & (trait != MISSING)
+    genre[shows_trait] = _draw_trait_items(catalogue.trait_genres, trait[shows_trait], generator)
+    is_free = ~is_routine & (trait == MISSING)
     favourite = np.flatnonzero(is_free & (reason == _FAVOURITE_GENRE))
-    which = generator.integers(0, FAVOURITE_GENRES, len(favourite))
-    genre[favourite] = people.favourite_genres[user[favourite], which]
+    place = generator.integers(0, FAVOURITE_GENRES, len(favourite))
+    genre[favourite] = people.favourite_genres[user[favourite], place]
     curious = np.flatnonzero(is_free & (reason == _INTEREST))
     lag = generator.exponential(catalogue.ecosystem.interest_lag_days, len(curious))
     week = catalogue.week[np.maximum(day[curious] - lag.astype(np.int64), 0)]
     genre[curious] = people.interests[user[curious], week]
     popular = np.flatnonzero(is_free & (reason == _POPULAR))
     genre[popular] = catalogue.genres_of_month.draw(catalogue.month[day[popular]], generator)
-    shop = np.full(len(user), NOBODY)
+    shop = np.full(len(user), MISSING)
     loyal = np.flatnonzero(is_free & (reason == _FAVOURITE_SHOP))
     shop[loyal] = _draw_favourite_shop(user[loyal], people, generator)
     genre[loyal] = catalogue.shop_genre[shop[loyal]]
     other_genre = loyal[generator.random(len(loyal)) >= MAIN_GENRE]
     departments = catalogue.department[genre[other_genre]]
     genre[other_genre] = catalogue.genres_of_department.draw(departments, generator)
-    free = np.flatnonzero(shop == NOBODY)
+    free = np.flatnonzero(shop == MISSING)
     shop[free] = shop_of(genre[free], people.region[user[free]], catalogue, generator)
     return shop, genre
 
@@ -231,12 +231,12 @@ def _draw_channels(
 ) -> Int64:
     """Draws the channels (N,) where points are earned or spent."""
     trait, reason = _draw_reasons(user, people, (catalogue.ecosystem.favourite_channel,), generator)
-    which = generator.integers(0, FAVOURITE_CHANNELS, len(user))
-    channel = people.favourite_channels[user, which]
+    place = generator.integers(0, FAVOURITE_CHANNELS, len(user))
+    channel = people.favourite_channels[user, place]
     popular = np.flatnonzero(reason == 1)
     channel[popular] = catalogue.channels.draw(np.zeros(len(popular), np.int64), generator)
-    shown = trait != NOBODY
-    channel[shown] = _draw_of_trait(catalogue.trait_channels, trait[shown], generator)
+    shown = trait != MISSING
+    channel[shown] = _draw_trait_items(catalogue.trait_channels, trait[shown], generator)
     return channel
 
 
@@ -254,15 +254,15 @@ def _draw_topics(
     popular = np.flatnonzero(reason == _OTHER)
     month = np.full(len(popular), catalogue.month[last_day])
     genre[popular] = catalogue.genres_of_month.draw(month, generator)
-    shown = trait != NOBODY
-    genre[shown] = _draw_of_trait(catalogue.trait_genres, trait[shown], generator)
-    shop = np.full(len(user), NOBODY)
-    loyal = np.flatnonzero(~shown & (reason == _FAVOURITE))
+    shows_trait = trait != MISSING
+    genre[shows_trait] = _draw_trait_items(catalogue.trait_genres, trait[shows_trait], generator)
+    shop = np.full(len(user), MISSING)
+    loyal = np.flatnonzero(~shows_trait & (reason == _FAVOURITE))
     favourite = _draw_favourite_shop(user[loyal], people, generator)
     genre[loyal] = catalogue.shop_genre[favourite]
-    shop[loyal] = np.where(catalogue.is_browsed_shop[favourite], favourite, NOBODY)
+    shop[loyal] = np.where(catalogue.is_browsed_shop[favourite], favourite, MISSING)
     genre = catalogue.browsed_genre[genre]
-    free = np.flatnonzero(shop == NOBODY)
+    free = np.flatnonzero(shop == MISSING)
     shop[free] = catalogue.browsed_shops_of_genre.draw(genre[free], generator)
     return shop, genre
 
@@ -270,23 +270,23 @@ def _draw_topics(
 def _draw_reasons(
     user: Int64, people: People, shares: tuple[float, ...], generator: np.random.Generator
 ) -> tuple[Int64, Int64]:
-    """Draws the trait that each event shows (N,), or `NOBODY`, and the share it falls in (N,)."""
-    drawn = generator.random(len(user))
-    shown = people.intensity[:, -1][user]
-    trait = np.full(len(user), NOBODY)
-    shows_trait = np.flatnonzero(drawn < shown)
-    trait[shows_trait] = (people.intensity[user[shows_trait]] <= drawn[shows_trait][:, None]).sum(
+    """Draws the trait that each event shows (N,), or `MISSING`, and the index of a share (N,)."""
+    uniform = generator.random(len(user))
+    trait_share = people.intensity[:, -1][user]
+    trait = np.full(len(user), MISSING)
+    shows_trait = np.flatnonzero(uniform < trait_share)
+    trait[shows_trait] = (people.intensity[user[shows_trait]] <= uniform[shows_trait][:, None]).sum(
         axis=1
     )
-    remainder: Float64 = (drawn - shown) / (1 - shown)
+    remainder: Float64 = (uniform - trait_share) / (1 - trait_share)
     return trait, np.searchsorted(np.cumsum(shares), remainder, "right")
 
 
-def _draw_of_trait(table: Int64, trait: Int64, generator: np.random.Generator) -> Int64:
-    """Draws a genre or channel (N,) of each trait, the first ones more often."""
+def _draw_trait_items(table: Int64, trait: Int64, generator: np.random.Generator) -> Int64:
+    """Draws a genre or channel of each trait (N,); the first items of a trait are more frequent."""
     places = table.shape[1] * generator.random(len(trait)) ** 2
-    shown: Int64 = table[trait, places.astype(np.int64)]
-    return shown
+    items: Int64 = table[trait, places.astype(np.int64)]
+    return items
 
 
 def _draw_favourite_shop(user: Int64, people: People, generator: np.random.Generator) -> Int64:

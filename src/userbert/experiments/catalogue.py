@@ -16,8 +16,9 @@ from userbert.data.ragged import Bools, Float64, Int64
 from userbert.experiments.ecosystem import Ecosystem
 
 RHYTHMS = 12
-"""Number of calendars: three kinds of week, with or without campaigns, with or without pay-days."""
+"""Rhythms of visits: three kinds of week, with or without campaigns, with or without pay-days."""
 AGE_BANDS = 7
+"""Number of ten-year age bands from 18 on; the last is open."""
 EVERYWHERE = -1
 """Region of a shop that sells everywhere."""
 
@@ -37,7 +38,8 @@ _CLOCKS = (
     ((12, 1.0, 0.2), (21, 1.8, 0.8)),
     ((23, 1.5, 0.7), (2, 1.5, 0.3)),
 )
-"""Peaks of the day (hour, standard deviation, weight) of early, day, evening and night users."""
+"""Peaks of the day (hour, standard deviation in hours, weight) of four kinds of user: early, day,
+evening and night."""
 CLOCKS = len(_CLOCKS)
 
 
@@ -69,7 +71,7 @@ class Choices:
         return cls.grouped(groups.ravel(), items.ravel(), weights.ravel(), len(weights))
 
     def draw(self, groups: Int64, generator: np.random.Generator) -> Int64:
-        """Draws an item (N,) of each of `groups` (N,)."""
+        """Draws an item from each group in `groups` (N,)."""
         # One search over all groups, since the weights of group g end at g + 1.
         places = np.searchsorted(self.cumulative, groups + generator.random(len(groups)), "right")
         # Rounding errors must not lead into a neighbouring group.
@@ -182,7 +184,7 @@ def regions(ecosystem: Ecosystem) -> Choices:
 
 
 def calendar(ecosystem: Ecosystem, first: int, days: int) -> Choices:
-    """Returns the days from day `first` of the log on, by rhythm."""
+    """Returns the days of the log from `first` on, weighted by rhythm."""
     dates = [ecosystem.first_day + timedelta(days=first + day) for day in range(days)]
     weekday = np.array([date.weekday() for date in dates])
     day_of_month = np.array([date.day for date in dates])
@@ -208,7 +210,7 @@ def _draw_groups(members: int, weights: Float64, generator: np.random.Generator)
 
 
 def _draw_distinct(weights: Float64, number: int, generator: np.random.Generator) -> Bools:
-    """Draws `number` items without replacement, in proportion to weights."""
+    """Draws `number` items without replacement, in proportion to weights; returns a mask."""
     with np.errstate(divide="ignore"):
         keys = np.log(weights) + generator.gumbel(size=len(weights))
     chosen = np.zeros(len(weights), np.bool_)
@@ -231,7 +233,7 @@ def _browsed_genres(
 def _browsed_shops(
     shop_genre: Int64, popularity: Float64, number: int, generator: np.random.Generator
 ) -> Bools:
-    """Draws `number` shops (S,), among them the most popular one of each genre."""
+    """Draws `number` shops, among them the most popular of each genre; returns a mask (S,)."""
     order = np.lexsort((-popularity, shop_genre))
     best = order[np.flatnonzero(np.diff(shop_genre[order], prepend=-1))]
     best = best[popularity[best] > 0]

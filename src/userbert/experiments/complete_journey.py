@@ -160,5 +160,5 @@ def _table(name: str) -> pl.DataFrame:
 
 
 def _households(table: pl.DataFrame, campaigns: pl.Series) -> Sequence[str]:
-    of_campaigns = table.filter(pl.col("campaign_id").is_in(campaigns.implode()))
-    return of_campaigns["household_id"].unique().sort().cast(pl.String).to_list()
+    campaign_rows = table.filter(pl.col("campaign_id").is_in(campaigns.implode()))
+    return campaign_rows["household_id"].unique().sort().cast(pl.String).to_list()

@@ -30,9 +30,11 @@ class Trait:
     base: float
     """Log-odds far from `peak_age`, for a man in a metropolitan region."""
     peak_age: float
+    """Age in years."""
     at_peak: float
     """Added at `peak_age`; falls off as a Gaussian with a standard deviation of 12 years."""
     woman: float = 0.0
+    """Added for women."""
     rural: float = 0.0
     """Added outside the metropolitan regions."""
 
@@ -67,7 +69,7 @@ SERVICES = (
 
 @dataclass(frozen=True)
 class Habits:
-    """Reasons of purchases, as shares of all purchases that no trait and no routine explains.
+    """Reasons of purchases, as shares of the purchases that no trait and no routine explains.
 
     The remainder follows the popularity of that month.
     """
@@ -91,7 +93,7 @@ class Topics:
 
 @dataclass(frozen=True)
 class Ecosystem:
-    """All parameters of the generating process; the defaults read the paper's totals as written."""
+    """All parameters of the generating process; defaults take the paper's totals literally."""
 
     first_day: date = date(2024, 4, 2)
     days: int = 90
@@ -105,9 +107,9 @@ class Ecosystem:
     shops: int = 85_124
     channels: int = 742
     browsed_genres: int = 10_386
-    """Number of `genres` in short-term events."""
+    """Number of genres in short-term events."""
     browsed_shops: int = 40_804
-    """Number of `shops` in short-term events."""
+    """Number of shops in short-term events."""
     regions: int = 47
     metropolitan_regions: int = 8
     departments: int = 150
@@ -152,7 +154,9 @@ class Ecosystem:
     trait_intensity: float = 0.04
     """Mean share of events that show a trait the user has; exponential across users."""
     trait_genres: int = 12
+    """Number of genres that show a trait."""
     trait_channels: int = 4
+    """Number of channels that show a trait."""
     routine: float = 0.3
     """Share of users who buy one genre every month, on about the same day."""
     routine_purchase: float = 0.4

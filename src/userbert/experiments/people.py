@@ -21,14 +21,15 @@ from userbert.experiments.catalogue import (
 )
 from userbert.experiments.ecosystem import OCCUPATIONS, RETIRED, STUDENT, Ecosystem
 
-NOBODY = -1
-"""Stands for a missing id."""
+MISSING = -1
+"""Id of an item that an event or a user does not have."""
 FAVOURITE_SHOPS = np.array([0.45, 0.25, 0.18, 0.12])
-"""Shares of a user's visits to favourite shops, by shop."""
+"""Shares of the four favourite shops among a user's events in favourite shops."""
 FAVOURITE_GENRES = 3
 FAVOURITE_CHANNELS = 3
 
 _PEAK_YEARS = 12.0
+"""Standard deviation in years of the peak of a trait by age."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class People:
     favourite_channels: Int64
     """Favourite channels (U, FAVOURITE_CHANNELS)."""
     routine_genre: Int64
-    """Genre bought every month (U,), or `NOBODY`."""
+    """Genre bought every month (U,), or `MISSING`."""
     routine_day: Int64
     """Day of the month of the routine (U,), from 0 to 29."""
     interests: Int64
@@ -119,7 +120,7 @@ def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generato
         favourite_channels=catalogue.channels.draw(
             np.zeros(number * FAVOURITE_CHANNELS, np.int64), generator
         ).reshape(number, FAVOURITE_CHANNELS),
-        routine_genre=np.where(has_routine, routine_genre, NOBODY),
+        routine_genre=np.where(has_routine, routine_genre, MISSING),
         routine_day=generator.integers(0, 30, number),
         interests=_interests(lifestyle, catalogue, generator),
         visits=_rates(visit_normal, ecosystem.visits - 1, ecosystem.most_visits, ecosystem),
@@ -138,8 +139,8 @@ def shop_of(
     """Draws shops (N,) that sell genres (N,), preferring the user's region or shops without one."""
     shops = catalogue.shops_of_genre.draw(genre, generator)
     shop_regions = catalogue.shop_region[shops]
-    elsewhere = np.flatnonzero((shop_regions != EVERYWHERE) & (shop_regions != region))
-    shops[elsewhere] = catalogue.shops_of_genre.draw(genre[elsewhere], generator)
+    distant = np.flatnonzero((shop_regions != EVERYWHERE) & (shop_regions != region))
+    shops[distant] = catalogue.shops_of_genre.draw(genre[distant], generator)
     return shops
 
 
@@ -166,6 +167,7 @@ def response_odds(traits: Bools, ecosystem: Ecosystem) -> Float64:
 
 
 def _responses(traits: Bools, ecosystem: Ecosystem, generator: np.random.Generator) -> Bools:
+    """Draws whether each user responds to each service (U, services)."""
     odds = response_odds(traits, ecosystem)
     responds: Bools = generator.random(odds.shape) < _sigmoid(odds)
     return responds
@@ -204,7 +206,7 @@ def _interests(lifestyle: Int64, catalogue: Catalogue, generator: np.random.Gene
 
 
 def _rates(normal: Float64, mean: float, cap: float, ecosystem: Ecosystem) -> Float64:
-    """Returns log-normal rates (U,) with this mean, capped at `most`."""
+    """Returns log-normal rates (U,) from standard normals (U,), with mean `mean` before the cap."""
     spread = ecosystem.activity_spread
     return np.minimum(mean * np.exp(spread * normal - spread**2 / 2), cap)
 
@@ -212,6 +214,7 @@ def _rates(normal: Float64, mean: float, cap: float, ecosystem: Ecosystem) -> Fl
 def _two_normals(
     number: int, correlation: float, generator: np.random.Generator
 ) -> tuple[Float64, Float64]:
+    """Draws two standard normals (U,) with a correlation."""
     first, second = generator.standard_normal((2, number))
     return first, correlation * first + np.sqrt(1 - correlation**2) * second
 

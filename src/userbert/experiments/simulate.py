@@ -36,10 +36,11 @@ from userbert.progress import progress
 from userbert.workers import cores, process_pool
 
 USERS_PER_PART = 50_000
+"""Users of a block, whose logs are one file each."""
 LOGS = ("long_term", "short_term", "future")
 _BYTES_PER_EVENT = 16
 _BYTES_PER_USER = 60
-"""Upper estimates of bytes on disk; those of a user cover profile and truth."""
+"""Upper estimates of bytes on disk, per event of a log, and per user of profiles and truth."""
 
 _SCHEMA = """\
 # A simulated ecosystem in the shape of the paper's (§4.1, table 1): made, not measured.
@@ -134,8 +135,8 @@ def simulate(
 ) -> Simulation:
     """Writes the logs of `users` users; equal seeds give equal bytes.
 
-    The first full blocks do not depend on the number of users. Raises `InputError` if `output`
-    exists or its disk is too small.
+    A block of `users_per_part` users does not depend on the number of users. Raises
+    `InputError` if `output` exists or its disk is too small.
     """
     output, ecosystem, start = Path(output), ecosystem or Ecosystem(), perf_counter()
     if users < 1:

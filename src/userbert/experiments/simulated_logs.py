@@ -26,7 +26,7 @@ from userbert.experiments.ecosystem import (
     USAGE_TYPES,
     Ecosystem,
 )
-from userbert.experiments.people import NOBODY, People
+from userbert.experiments.people import MISSING, People
 
 Columns = Mapping[str, pa.Array]
 
@@ -58,7 +58,7 @@ def long_term_columns(log: LongTerm, ids: pa.Array, ecosystem: Ecosystem) -> Col
         "channel": _named(log.channel, _numbered("channel", ecosystem.channels)),
         "shop": _named(log.shop, _numbered("shop", ecosystem.shops)),
         "genre": _named(log.genre, _numbered("genre", ecosystem.genres)),
-        "price": pa.array(log.price.astype(np.int32), mask=log.price == NOBODY),
+        "price": pa.array(log.price.astype(np.int32), mask=log.price == MISSING),
     }
 
 
@@ -123,13 +123,14 @@ def _user_and_time(moments: Moments, ids: pa.Array, ecosystem: Ecosystem) -> Col
 
 @lru_cache(maxsize=8)
 def _numbered(prefix: str, number: int) -> tuple[str, ...]:
+    """Returns `number` names such as `shop-00017`, counted from 0."""
     width = len(str(number - 1))
     return tuple(f"{prefix}-{index:0{width}d}" for index in range(number))
 
 
 def _named(numbers: Int64, names: Sequence[str]) -> pa.DictionaryArray:
-    """Returns names in place of numbers; null for `NOBODY`."""
-    is_none = numbers == NOBODY
+    """Returns names in place of numbers; null for `MISSING`."""
+    is_none = numbers == MISSING
     # Only names that occur go into the dictionary, not the whole catalogue.
     counts = np.bincount(numbers[~is_none], minlength=len(names))
     used_numbers = np.flatnonzero(counts).tolist()

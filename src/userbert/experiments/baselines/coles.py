@@ -29,8 +29,8 @@ from userbert.model.userbert import autocast
 
 _SLICES = 5
 _SHORTEST = 3
-"""Fewest words of a slice, if its user has as many. The authors tune it to the data: 25 events of
-many hundreds is a similar share of an active user's 30 words."""
+"""Fewest words of a slice, if its user has as many. The authors tune it to the data. Their 25 of
+many hundred events are about the same share as 3 of an active user's 30 words."""
 _MARGIN = 0.5
 _HARD_NEGATIVES = 5
 
@@ -49,9 +49,9 @@ def coles(
     encoder: Callable[[UserBatch], Tensor], batch: UserBatch, generator: np.random.Generator
 ) -> dict[str, Tensor]:
     """Returns the CoLES loss of an encoder, which maps a batch to (B, H), on random slices."""
-    cut = slices(batch, generator)
-    vectors = encoder(cut.batch).float()
-    return {"coles": contrastive_loss(vectors, as_tensor(cut.users, vectors.device))}
+    user_slices = slices(batch, generator)
+    vectors = encoder(user_slices.batch).float()
+    return {"coles": contrastive_loss(vectors, as_tensor(user_slices.users, vectors.device))}
 
 
 def slices(batch: UserBatch, generator: np.random.Generator, per_user: int = _SLICES) -> Slices:
@@ -69,8 +69,8 @@ def slices(batch: UserBatch, generator: np.random.Generator, per_user: int = _SL
     # Bounds of each segment among all words of a slice's user.
     ends_of_segment = np.cumsum(counts, axis=0)[:, users]
     starts_of_segment = ends_of_segment - counts[:, users]
-    parts = [
-        _words(
+    segments = [
+        _take_words(
             segment,
             segment.word_offsets[users] + np.clip(starts, begin, end) - begin,
             np.clip(starts + lengths, begin, end) - np.clip(starts, begin, end),
@@ -82,10 +82,12 @@ def slices(batch: UserBatch, generator: np.random.Generator, per_user: int = _SL
     # Dropout is seeded by the index, so slices of a user need different ones.
     numbers = np.arange(len(users)) % per_user
     profiles = np.zeros((len(users), batch.profile_ids.shape[1]), np.int32)
-    return Slices(UserBatch(batch.index[users] * per_user + numbers, tuple(parts), profiles), users)
+    return Slices(
+        UserBatch(batch.index[users] * per_user + numbers, tuple(segments), profiles), users
+    )
 
 
-def _words(segment: SegmentBatch, first: Int64, lengths: Int64) -> SegmentBatch:
+def _take_words(segment: SegmentBatch, first: Int64, lengths: Int64) -> SegmentBatch:
     """Returns a segment in which user i has the words `first[i]:first[i] + lengths[i]`."""
     words = ranges(first, lengths)
     sizes = np.diff(segment.action_offsets)[words]
@@ -100,21 +102,21 @@ def _words(segment: SegmentBatch, first: Int64, lengths: Int64) -> SegmentBatch:
 
 
 def contrastive_loss(vectors: Tensor, users: Tensor) -> Tensor:
-    """Returns the mean contrastive loss over pairs of slices (S, H) with users `users` (S,).
+    """Returns the mean contrastive loss over pairs of slices; vectors are (S, H), users (S,).
 
-    A pair of the same user has the loss d², its squared distance; a slice with each of its five
-    nearest slices of other users has max(0, 0.5 - d)². Vectors are first normalized to length 1.
-    The authors sum over pairs; the mean does not depend on the batch size, and Adam ignores the
-    factor.
+    Two slices of one user have the loss d², their squared distance. A slice and each of its five
+    nearest slices of other users have the loss max(0, 0.5 - d)². Vectors are first normalized to
+    length 1. The authors sum over pairs; the mean does not depend on the batch size, and Adam
+    ignores the factor.
     """
     vectors = normalize(vectors, dim=1)
     is_same = users[:, None] == users  # (S, S)
     first, second = torch.triu(is_same, diagonal=1).nonzero(as_tuple=True)
-    near = pairwise_distance(vectors[first], vectors[second]).square()
+    near_losses = pairwise_distance(vectors[first], vectors[second]).square()
     slice_, negative = _hard_negatives(vectors.detach(), is_same)
     distances = pairwise_distance(vectors[slice_], vectors[negative])
-    far = (_MARGIN - distances).clamp(min=0).square()
-    return torch.cat([near, far]).sum() / max(1, len(near) + len(far))
+    far_losses = (_MARGIN - distances).clamp(min=0).square()
+    return torch.cat([near_losses, far_losses]).sum() / max(1, len(near_losses) + len(far_losses))
 
 
 def _hard_negatives(vectors: Tensor, is_same: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +128,8 @@ def _hard_negatives(vectors: Tensor, is_same: Tensor) -> tuple[Tensor, Tensor]:
 
 
 MOST_ACTIONS = 128
-"""Number of a user's newest actions that are read: the other encoders' words per segment."""
+"""Most actions of a user that are read, the newest; equal to the other encoders' most words of a
+segment."""
 
 
 class ColesGru(nn.Module):

@@ -16,12 +16,12 @@ from userbert.data.batches import InputShape, UserBatch
 from userbert.experiments.baselines.towers import (
     DROPOUT,
     WIDTH,
-    Combined,
+    CombiningLayer,
     last_states,
     segment_embedding,
     select_segment,
 )
-from userbert.model.embedding import InputEmbedding, draw_as_bert
+from userbert.model.embedding import InputEmbedding, init_as_bert
 from userbert.model.encoder import Encoder
 from userbert.model.userbert import autocast
 
@@ -36,7 +36,7 @@ class LstmTowers(nn.Module):
         self.towers: Sequence[LstmTower] = nn.ModuleList(  # type: ignore[assignment]
             LstmTower(segment_embedding(segment)) for segment in shape.segments
         )
-        self.combined = Combined(shape)
+        self.combined = CombiningLayer(shape)
 
     def forward(self, batch: UserBatch) -> Tensor:
         """Returns the vectors of users (B, WIDTH)."""
@@ -73,7 +73,7 @@ class TransformerTowers(nn.Module):
         self.towers: Sequence[TransformerTower] = nn.ModuleList(  # type: ignore[assignment]
             TransformerTower(segment_embedding(segment)) for segment in shape.segments
         )
-        self.combined = Combined(shape)
+        self.combined = CombiningLayer(shape)
 
     def forward(self, batch: UserBatch) -> Tensor:
         """Returns the vectors of users (B, WIDTH)."""
@@ -89,7 +89,7 @@ class TransformerTower(nn.Module):
         super().__init__()
         self.embedding = embedding
         # UserBERT's size (§4.4): "the architecture is the same", and the paper gives no other.
-        self.encoder = Encoder(4, WIDTH, 4, 4 * WIDTH, DROPOUT).apply(draw_as_bert)
+        self.encoder = Encoder(4, WIDTH, 4, 4 * WIDTH, DROPOUT).apply(init_as_bert)
 
     def forward(self, batch: UserBatch) -> Tensor:
         """Returns the vectors (B, H) of a batch with a single segment."""

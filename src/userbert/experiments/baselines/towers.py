@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from userbert.data.batches import InputShape, SegmentShape, UserBatch
 from userbert.data.ragged import Int64
-from userbert.model.embedding import InputEmbedding, draw_as_bert
+from userbert.model.embedding import InputEmbedding, init_as_bert
 from userbert.model.encoder import Padding
 from userbert.model.tables import AttributeTables, as_tensor
 
@@ -55,7 +55,7 @@ DROPOUT = 0.1
 """Dropout of token vectors, as in UserBERT."""
 
 
-class Combined(nn.Module):
+class CombiningLayer(nn.Module):
     """Last layer: combines the vectors of the segments' towers and of the profile tower.
 
     The ReLU lets a head use interactions between towers; without it, the model would be additive.
@@ -68,14 +68,14 @@ class Combined(nn.Module):
 
     def forward(self, batch: UserBatch, towers: Sequence[Tensor]) -> Tensor:
         """Combines vectors (B, WIDTH) of each segment with the profiles; returns (B, WIDTH)."""
-        together = torch.cat([*towers, self.profile(batch)], dim=1)
-        return self.linear(together).relu()  # type: ignore[no-any-return]
+        vectors = torch.cat([*towers, self.profile(batch)], dim=1)
+        return self.linear(vectors).relu()  # type: ignore[no-any-return]
 
 
 def segment_embedding(segment: SegmentShape) -> InputEmbedding:
     """Returns UserBERT's input representation for one segment."""
     shape = InputShape((segment,), ())
-    return InputEmbedding(shape, WIDTH, ATTRIBUTE_WIDTH, DROPOUT).apply(draw_as_bert)
+    return InputEmbedding(shape, WIDTH, ATTRIBUTE_WIDTH, DROPOUT).apply(init_as_bert)
 
 
 def select_segment(batch: UserBatch, number: int) -> UserBatch:

@@ -71,15 +71,16 @@ class Aggregates:
             batch.segments, self.columns, self.shape.segments, strict=True
         ):
             totals, newest = _totals(segment)
-            parts += [np.log1p(_count(segment, columns)), np.log1p(totals)]
+            parts += [np.log1p(_count_ids(segment, columns)), np.log1p(totals)]
             parts.append((newest + 1)[:, None] / shape.positions)
         return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def share_columns(sizes: Sequence[int], available: int) -> list[int]:
-    """Shares columns among vocabularies of `sizes`: small ones get all, larger ones equal shares.
+    """Returns columns per vocabulary: one per id for small ones, equal shares for the others.
 
-    The largest get one more if the rest does not divide evenly. Needs a column per vocabulary.
+    If the rest does not divide evenly, the largest get one more. `available` is the total, at least
+    one per vocabulary.
     """
     assert available >= len(sizes)
     columns = [0] * len(sizes)
@@ -90,7 +91,7 @@ def share_columns(sizes: Sequence[int], available: int) -> list[int]:
     return columns
 
 
-def _count(segment: SegmentBatch, columns: Int64) -> Int64:
+def _count_ids(segment: SegmentBatch, columns: Int64) -> Int64:
     """Counts each user's actions by id; returns (B, sum of `columns` (A,)).
 
     Ids are in order of falling frequency, so the first ids have their own columns.
