@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from small_ecosystem import USERS, make_ecosystem, prepare_logs
 
-from small_logs import instant, log, prepared
+from small_logs import instant, log, prepare_events
 from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs, pairs_at
@@ -25,11 +25,11 @@ from userbert.experiments.reproduction.multitask_labels import (
     MultiTaskLabels,
     Spec,
     actions,
-    days_since_the_last,
+    days_since_last_action,
     multitask_labels,
     top_share,
     total,
-    total_a_word,
+    total_per_word,
     weekend_share,
     words,
 )
@@ -59,7 +59,7 @@ EVENTS = log(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("data"), EVENTS)
+    return prepare_events(tmp_path_factory.mktemp("data"), EVENTS)
 
 
 def classes_by_user(data: PreparedData, *specs: Spec) -> list[dict[str, str]]:
@@ -94,7 +94,7 @@ def test_amounts_fall_into_bands(data: PreparedData) -> None:
         BandedNumber("purchases", "long_term", actions, "hour", edges=edges),
         BandedNumber("days", "long_term", words, edges=edges),
         BandedNumber("spend", "long_term", total, "price", edges=edges),
-        BandedNumber("spend a day", "long_term", total_a_word, "price", edges=(3.0, 5.0)),
+        BandedNumber("spend a day", "long_term", total_per_word, "price", edges=(3.0, 5.0)),
         BandedNumber("milk", "long_term", actions, "genre", "milk", edges=(1.0, 2.0)),
     )
     low, middle, high = "below 1", "1 to 3", "3 or more"
@@ -128,7 +128,9 @@ def test_days_are_counted_from_the_last_action_to_the_cutoff(data: PreparedData)
     # Ann's last is 8 days and 15 hours before: an hour of Sunday is missing.
     (days,) = classes_by_user(
         data,
-        BandedNumber("days", "long_term", days_since_the_last, edges=(0.25, 0.26, 8.62, 8.63, 10)),
+        BandedNumber(
+            "days", "long_term", days_since_last_action, edges=(0.25, 0.26, 8.62, 8.63, 10)
+        ),
     )
     assert days == {
         "ann": "8.62 to 8.63", "bob": "0.25 to 0.26", "cid": "none", "dan": "8.63 to 10",
@@ -159,7 +161,7 @@ def labels_of(data: PreparedData) -> tuple[MultiTaskLabels, Pairs]:
     return multitask_labels(data, pairs, SIMULATED), pairs
 
 
-def test_simulated_users_have_twelve_labels(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulated_users_have_twelve_labels(logs: Path) -> None:
     data = PreparedData.open(logs.with_name("logs-data"))
     labels, pairs = labels_of(data)
     assert labels.targets.shape == (USERS, 12)
@@ -167,8 +169,8 @@ def test_simulated_users_have_twelve_labels(logs: Path, monkeypatch: pytest.Monk
     for classes, targets in zip(labels.classes, labels.targets.T, strict=True):
         assert np.array_equal(np.unique(targets), np.arange(len(classes)))
         assert len(classes) >= 2
-    monkeypatch.setattr(module, "_USERS_AT_A_TIME", 300)
-    assert np.array_equal(multitask_labels(data, pairs, SIMULATED).targets, labels.targets)
+    in_chunks = multitask_labels(data, pairs, SIMULATED, users_at_a_time=300)
+    assert np.array_equal(in_chunks.targets, labels.targets)
 
 
 def test_occupation_is_what_the_profile_says(logs: Path) -> None:
@@ -236,6 +238,8 @@ def test_labels_look_back_no_further_than_the_windows(tmp_path: Path) -> None:
     spec = BandedNumber("spend", "long_term", total, "price", edges=(1.0, 3.0))
     for name in ("plain", "longer"):
         (tmp_path / name).mkdir()
-    (plain,) = classes_by_user(prepared(tmp_path / "plain", EVENTS), spec)
-    (longer,) = classes_by_user(prepared(tmp_path / "longer", pl.concat([earlier, EVENTS])), spec)
+    (plain,) = classes_by_user(prepare_events(tmp_path / "plain", EVENTS), spec)
+    (longer,) = classes_by_user(
+        prepare_events(tmp_path / "longer", pl.concat([earlier, EVENTS])), spec
+    )
     assert plain == longer

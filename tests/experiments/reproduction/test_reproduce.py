@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from userbert.errors import InputError
 from userbert.experiments.reproduction.plan import Job, Plan, Trial, Variation, jobs
 from userbert.experiments.reproduction.reproduce import (
-    claim,
+    claim_folder,
     next_job,
     reproduce,
     write_results,
@@ -95,7 +95,7 @@ def test_no_two_processes_train_the_same_weights() -> None:
 
 
 def test_a_plan_of_another_version_is_refused(tmp_path: Path) -> None:
-    claim(tmp_path, TINY)
+    claim_folder(tmp_path, TINY)
     path = tmp_path / "simulated" / "plan.json"
     write_json(path, {key: value for key, value in read_json(path).items() if key != "trials"})
     with pytest.raises(InputError, match=r"simulated/plan\.json was written by another version"):
@@ -103,18 +103,18 @@ def test_a_plan_of_another_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_plan_or_version_is_refused(tmp_path: Path) -> None:
-    claim(tmp_path, TINY)
-    claim(tmp_path, TINY)
+    claim_folder(tmp_path, TINY)
+    claim_folder(tmp_path, TINY)
     with pytest.raises(InputError, match="batches: 2 in the folder, 3 requested"):
-        claim(tmp_path, TINY.model_copy(update={"batches": 3}))
+        claim_folder(tmp_path, TINY.model_copy(update={"batches": 3}))
     path = tmp_path / "simulated" / "plan.json"
     write_json(path, {**read_json(path), "version": "0.0.9"})
     with pytest.raises(InputError, match=r"version: 0\.0\.9 in the folder"):
-        claim(tmp_path, TINY)
+        claim_folder(tmp_path, TINY)
 
 
 def test_a_damaged_result_is_named_with_a_remedy(tmp_path: Path) -> None:
-    claim(tmp_path, TINY)
+    claim_folder(tmp_path, TINY)
     path = tmp_path / "simulated" / "parts" / "userbert-0.001-0.0001-0.json"
     path.parent.mkdir()
     path.write_text('{"made": ')

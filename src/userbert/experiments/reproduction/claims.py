@@ -35,7 +35,7 @@ SIMILAR = 0.02
 PAPER_MARGIN = 8.97 / 7.65 - 1
 """Relative lead of UserBERT over the second best, Wide&Deep + MTL, in the paper's table 2."""
 
-LEAST_SEEDS = 2
+MIN_SEEDS = 2
 """Fewest seeds that a claim is judged by."""
 ONE_SEED = "a single seed"
 """Evidence of a claim with too few seeds."""
@@ -46,7 +46,7 @@ _USERBERT_OVER_MTL: tuple[Pair, ...] = tuple(("userbert", model) for model in _M
 
 @dataclass(frozen=True)
 class Judgement:
-    """Verdict on a claim, and the figures behind it."""
+    """Verdict on a claim, and the numbers behind it."""
 
     verdict: Verdict
     evidence: str
@@ -57,11 +57,14 @@ class Claim:
     """A claim of the paper about `experiment`, judged by `metric` on `tasks` (empty: all tasks)."""
 
     words: str
+    """The claim in a sentence."""
     where: str
+    """Section, figure or table of the paper."""
     experiment: str
     metric: str
     pairs: tuple[Pair, ...]
     rule: Callable[["Claim", Sequence[Row]], list[Judgement]]
+    """Returns a judgement of each comparison."""
     tasks: tuple[str, ...] = ()
 
 
@@ -80,7 +83,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement | None:
         for pair in ((first, second), (second, first))
     }
     if any(
-        row["seeds"] < LEAST_SEEDS for row in differences(claim_rows) if row["model"] in pair_names
+        row["seeds"] < MIN_SEEDS for row in differences(claim_rows) if row["model"] in pair_names
     ):
         # An interval of one seed does not cover the variance between seeds.
         return Judgement("can't tell", ONE_SEED)
@@ -111,7 +114,7 @@ def _judge_ahead(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
 
 
 def _judge_similar(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
-    """Judges whether each pair differs by less than `SIMILAR`; an interval around zero may not."""
+    """Judges whether the whole interval of each pair is within ± `SIMILAR`."""
     judgements = []
     for row, text in _pair_differences(claim, rows):
         verdict: Verdict = "can't tell"
@@ -125,7 +128,7 @@ def _judge_similar(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
 
 
 def _judge_margin(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
-    """Judges whether the first model leads the best other by the paper's margin or more.
+    """Judges whether the first model leads the best other model by the paper's margin or more.
 
     The same users choose the best other model, so with few users the lead is slightly too small.
     """
@@ -152,19 +155,19 @@ def _judge_margin(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
 
 def _pair_differences(claim: Claim, rows: Sequence[Row]) -> list[tuple[Row | None, str]]:
     """Returns the difference of each pair on each task (None if missing), and its text."""
-    texts = []
+    pair_rows = []
     for task in values(rows, "task"):
         task_rows = pick(rows, task=task, metric=claim.metric)
         for first, second in claim.pairs:
             row = paired(task_rows, first, second)
             text = "not compared" if row is None else figure_text(row, signed=True)
-            texts.append(
+            pair_rows.append(
                 (
                     row,
                     f"{model_name(first)} against {model_name(second)} on {task_name(task)} {text}",
                 )
             )
-    return texts
+    return pair_rows
 
 
 CLAIMS = (

@@ -1,8 +1,8 @@
 """Turns the results of a reproduction's jobs into the rows of `results.json`.
 
 In: the results of `run_job` of each finished job. Out: rows by experiment, with intervals and
-paired differences. Any number of jobs will do, so an unfinished reproduction can be inspected.
-A model is averaged over the seeds that have finished.
+paired differences. Jobs may be missing, so an unfinished reproduction can be inspected: a model is
+averaged over the seeds that have finished.
 
 An interval covers other test users: it comes from resamples that all models share. If seeds differ
 by more than their test users explain, it is wider by that factor; with one seed this is unknown.
@@ -125,7 +125,9 @@ def varied_rows(
             if key == "batches":
                 model_rows += _held_out(shared)
             rows += [{"experiment": experiment, **rate_keys, **row} for row in model_rows]
-        rows += [{"experiment": experiment, **rate_keys, **row} for row in _between(key_jobs, key)]
+        rows += [
+            {"experiment": experiment, **rate_keys, **row} for row in _between_models(key_jobs, key)
+        ]
     return rows
 
 
@@ -155,7 +157,7 @@ def _by_value(model: str, by_value: JobsByValue, usual_value: float) -> Iterator
                     yield {**row, "model": f"{model}{MINUS}{model}", "task": task, "value": value}
 
 
-def _between(jobs: Sequence[Mapping[str, Any]], key: str) -> Iterator[dict[str, Any]]:
+def _between_models(jobs: Sequence[Mapping[str, Any]], key: str) -> Iterator[dict[str, Any]]:
     """Yields differences between UserBERT and the other models with the same variation."""
     for value in sorted({job[key] for job in jobs}):
         value_jobs = [job for job in jobs if job[key] == value]
@@ -251,21 +253,21 @@ def _difference(
     first: str, second: str, runs: Mapping[str, Runs], metric: str
 ) -> Iterator[dict[str, Any]]:
     """Yields a paired difference at the last epoch, over the seeds that both models have."""
-    both = [
+    shared_runs = [
         (runs[first][seed], runs[second][seed])
         for seed in runs[first]
         if seed in runs[second]
         and all(metric in runs[model][seed].get("resampled", {}) for model in (first, second))
     ]
-    if not both:
+    if not shared_runs:
         return
-    first_runs, second_runs = zip(*both, strict=True)
+    first_runs, second_runs = zip(*shared_runs, strict=True)
     means = [
         _mean([run["epochs"][-1][metric] for run in side]) for side in (first_runs, second_runs)
     ]
     resampled = _resampled(first_runs, metric) - _resampled(second_runs, metric)
     epochs = len(first_runs[0]["epochs"])
-    row = _row(f"{first}{MINUS}{second}", epochs if epochs > 1 else None, metric, len(both))
+    row = _row(f"{first}{MINUS}{second}", epochs if epochs > 1 else None, metric, len(shared_runs))
     yield row | {"mean": means[0] - means[1], **_interval(resampled)}
 
 
@@ -291,10 +293,10 @@ def _interval(resampled: Float64) -> dict[str, float]:
     # Each seed has its own test users, so seeds differ by at least this variance.
     users = float(np.nanvar(resampled, axis=1).mean())
     seeds = float(np.nanmean(resampled, axis=1).var(ddof=1)) if len(resampled) > 1 else 0.0
-    wider = np.sqrt(max(1.0, seeds / users)) if users else 1.0
+    widening = np.sqrt(max(1.0, seeds / users)) if users else 1.0
     return {
-        "low": float(centre + (low - centre) * wider),
-        "high": float(centre + (high - centre) * wider),
+        "low": float(centre + (low - centre) * widening),
+        "high": float(centre + (high - centre) * widening),
     }
 
 

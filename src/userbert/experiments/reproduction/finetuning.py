@@ -184,9 +184,9 @@ def user_scores(outputs: Tensor, targets: NDArray[Any], head: TaskHead) -> Float
         return average_precision_at_k(outputs.numpy(), targets, K)
     classes = torch.from_numpy(targets)[:, None]
     # With one right class, the average precision is 1 / rank. Ties rank in the order of classes.
-    own = outputs.gather(1, classes)
+    target_output = outputs.gather(1, classes)
     comes_first = torch.arange(outputs.shape[1]) < classes
-    ranks = ((outputs > own) | ((outputs == own) & comes_first)).sum(dim=1) + 1
+    ranks = ((outputs > target_output) | ((outputs == target_output) & comes_first)).sum(dim=1) + 1
     return torch.where(ranks <= K, 1 / ranks, 0.0).numpy()
 
 

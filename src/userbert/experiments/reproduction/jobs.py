@@ -38,8 +38,8 @@ from userbert.schema import Schema
 from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Estimate
 
-TOO_FEW = 10
-"""Fewest test users of the rarer class, or of all classes if there are more than two."""
+MIN_TEST_USERS = 10
+"""Fewest test users of the rarer class, or of all classes together if there are more than two."""
 TARGETING = ("travel_booking", "golf_booking", "targeting_audience", "targeting_all")
 RISE = "test_loss_rise"
 """Metric: last test loss minus the lowest one, which shows overfitting (figure 5)."""
@@ -56,6 +56,7 @@ class JobData:
     logs: Path | None
     """Folder of the simulated logs, with the truth; None for other data."""
     tasks: Sequence[Labels]
+    """Labels of each task."""
 
 
 def is_attribute(task: str) -> bool:
@@ -112,22 +113,22 @@ def run_job(job: Job, plan: Plan, source: JobData, work: Path, command: Sequence
     }
 
 
-def too_small(labels: Labels, seed: int) -> str | None:
-    """Returns a note if a task has too few test users for its figures to mean anything."""
+def note_if_too_small(labels: Labels, seed: int) -> str | None:
+    """Returns a note if a task has fewer test users than `MIN_TEST_USERS`, else None."""
     _, test = fold_of(labels, seed)
     targets = labels.targets[test]
     if labels.kind == "binary":
         count = int(min(np.count_nonzero(targets == 0), np.count_nonzero(targets == 1)))
-        which = "of the rarer class"
+        class_text = "of the rarer class"
     else:
-        count, which = len(test), "in all"
-    if count >= TOO_FEW:
+        count, class_text = len(test), "in all"
+    if count >= MIN_TEST_USERS:
         return None
-    return f"too few: {count} test users {which}, at least {TOO_FEW} are needed"
+    return f"too few: {count} test users {class_text}, at least {MIN_TEST_USERS} are needed"
 
 
 def _run_reference(job: Job, plan: Plan, source: JobData, labels: Labels) -> dict[str, Any] | None:
-    note = too_small(labels, job.seed)
+    note = note_if_too_small(labels, job.seed)
     if note is not None:
         return _task_record(labels, job, note)
     task = ReferenceTask(source.data, labels, source.logs, job.seed, job.label_share)
@@ -168,7 +169,7 @@ def _run_model(
     for labels in source.tasks:
         if recipe.targeting_only and labels.name not in TARGETING:
             continue
-        note = too_small(labels, job.seed)
+        note = note_if_too_small(labels, job.seed)
         if note is not None:
             tasks.append(_task_record(labels, job, note))
             continue

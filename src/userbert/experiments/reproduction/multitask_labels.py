@@ -33,7 +33,9 @@ NOT_KNOWN = -1
 DAYTIMES = ("night", "morning", "afternoon", "evening")
 """Six-hour periods of the day, from midnight on."""
 _BANDS = 5
+"""Bands of a number without `edges`: quintiles."""
 _SHARES = (0.25, 0.5, 0.75)
+"""Edges of shares."""
 _USERS_AT_A_TIME = 50_000
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -85,7 +87,7 @@ class ProfileField:
 
 @dataclass(frozen=True)
 class FavouriteValue:
-    """Label: the most frequent value of the user, if among the `top` most common values of all."""
+    """Label: the user's most frequent value; "other" if it is not among the `top` most common."""
 
     name: str
     segment: str
@@ -104,13 +106,13 @@ class Daytime:
 
 @dataclass(frozen=True)
 class BandedNumber:
-    """Label: a number in bands, by `edges` or else by quintiles of the users."""
+    """Label: the band of a number, by `edges` or else by quintiles of the users."""
 
     name: str
     segment: str
     measure: Measure
     attribute: str | None = None
-    """Only actions that have it count."""
+    """Only actions that have this attribute count."""
     value: str | None = None
     """Only actions with this value of the attribute count."""
     edges: tuple[float, ...] | None = None
@@ -130,16 +132,16 @@ def words(history: LabelActions) -> Float64:
 
 
 def total(history: LabelActions) -> Float64:
-    """Returns the sum of the attribute."""
+    """Returns the sum of a numeric attribute."""
     return history.sums(np.nan_to_num(history.amounts))
 
 
-def total_a_word(history: LabelActions) -> Float64:
-    """Returns the mean over words of the attribute's sum per word."""
+def total_per_word(history: LabelActions) -> Float64:
+    """Returns the mean over words of a numeric attribute's sum per word."""
     return _ratio(total(history), words(history))
 
 
-def days_since_the_last(history: LabelActions) -> Float64:
+def days_since_last_action(history: LabelActions) -> Float64:
     """Returns the days from the last action to the cut-off."""
     last = np.full(len(history.cutoffs), np.nan)
     # With repeated indices numpy keeps the last assignment, and times rise within a user.
@@ -169,7 +171,7 @@ SIMULATED: tuple[Spec, ...] = (
     BandedNumber("purchases", "long_term", actions, "expense"),
     BandedNumber("spend", "long_term", total, "expense"),
     BandedNumber("point usages", "long_term", actions, "usage_type"),
-    BandedNumber("days since the last event", "long_term", days_since_the_last),
+    BandedNumber("days since the last event", "long_term", days_since_last_action),
     Daytime("time of day", "long_term", "hour"),
     BandedNumber("weekend share", "long_term", weekend_share, edges=_SHARES),
     BandedNumber("sessions", "short_term", words, edges=(1, 2, 4)),
@@ -185,9 +187,9 @@ COMPLETE_JOURNEY: tuple[Spec, ...] = (
     BandedNumber("store loyalty", "short_term", top_share, "shop", edges=_SHARES),
     BandedNumber("baskets", "short_term", words),
     BandedNumber("spend", "short_term", total, "expense"),
-    BandedNumber("spend a basket", "short_term", total_a_word, "expense"),
+    BandedNumber("spend a basket", "short_term", total_per_word, "expense"),
     BandedNumber("redemptions", "long_term", actions, "action", "redemption", edges=(1, 2, 5)),
-    BandedNumber("days since the last basket", "short_term", days_since_the_last),
+    BandedNumber("days since the last basket", "short_term", days_since_last_action),
     Daytime("time of day", "short_term", "hour"),
     BandedNumber("weekend share", "short_term", weekend_share, edges=_SHARES),
 )
@@ -199,18 +201,22 @@ def multitask_labels(
     pairs: Pairs,
     specs: Sequence[Spec],
     silent: NDArray[np.bool_] | None = None,
+    *,
+    users_at_a_time: int = _USERS_AT_A_TIME,
 ) -> MultiTaskLabels:
     """Labels each pair with one class per spec, from the window before its cut-off.
 
     Bands are quantiles of these pairs; the vocabulary, fitted before `fit_before`, ranks common
-    values. Users without such actions have the class "none". Profile fields of `silent` users (P,)
-    are not labels: a network could memorize them and so learn about the test users of an attribute.
-    Raises `InputError` for a label with one class, from which nothing can be learned.
+    values. Users without actions that a label reads have the class "none". Profile fields of the
+    users in the mask `silent` (P,) are not labels: a network could memorize them and so learn about
+    the test users of an attribute. Raises `InputError` for a label with one class, from which
+    nothing can be learned.
+    Actions of `users_at_a_time` users are in memory at a time.
     """
     chunks = [
         _measure_all(data, Pairs(pairs.rows[chunk], pairs.cutoffs[chunk]), specs)
-        for first in range(0, max(len(pairs), 1), _USERS_AT_A_TIME)
-        for chunk in [slice(first, first + _USERS_AT_A_TIME)]
+        for first in range(0, max(len(pairs), 1), users_at_a_time)
+        for chunk in [slice(first, first + users_at_a_time)]
     ]
     classes, targets = [], []
     for spec, values in zip(specs, zip(*chunks, strict=True), strict=True):
@@ -250,12 +256,12 @@ def _measure(
     if isinstance(spec, ProfileField):
         other_fields = set(data.vocabularies.profile) - {spec.name}
         return profile_ids(data, pairs.rows, pairs.cutoffs, other_fields)[:, 0]
-    actions_seen = _actions_of(data, pairs, spec, histories[spec.segment])
+    label_actions = _actions_of(data, pairs, spec, histories[spec.segment])
     if isinstance(spec, FavouriteValue):
-        return _favourites(actions_seen)[0]
+        return _favourites(label_actions)[0]
     if isinstance(spec, Daytime):
-        return _daytimes(actions_seen)
-    return spec.measure(actions_seen)
+        return _daytimes(label_actions)
+    return spec.measure(label_actions)
 
 
 def _actions_of(
@@ -353,7 +359,7 @@ def _drop_empty(
 
 
 def _ratio(numerator: Float64, denominator: Float64) -> Float64:
-    """Returns `above / below`, nan where `below` is 0."""
+    """Returns `numerator / denominator`, nan where `denominator` is 0."""
     ratio: Float64 = np.divide(
         numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0
     )

@@ -2,7 +2,7 @@
 
 In: a task of `questions`, the folder of the simulated logs, the data prepared from them. Out:
 scores or rankings by the generating process, which docs/explanation/simulated-ecosystem.md
-describes. They show how much there is to learn: compare a model with them, not only with chance.
+describes. Compare a model with them rather than with chance: they show how much there is to learn.
 Used by `references`.
 
 Letters: B users of the task, G genres, C classes, T traits.
@@ -35,7 +35,7 @@ from userbert.experiments.ecosystem import (
 from userbert.experiments.people import (
     FAVOURITE_GENRES,
     FAVOURITE_SHOPS,
-    NOBODY,
+    MISSING,
     response_odds,
     trait_odds,
 )
@@ -88,24 +88,24 @@ def _next_genres(
     """Returns class indices (B, 10) by falling probability in the mixture that draws purchases."""
     truth = _rows_of_users(task, ecosystem / "truth")
     class_genre = _numbers(pl.Series(task.classes))  # (C,)
-    class_of = np.full(catalogue.ecosystem.genres, NOBODY)  # (G,)
+    class_of = np.full(catalogue.ecosystem.genres, MISSING)  # (G,)
     class_of[class_genre] = np.arange(len(class_genre))
     broad = _broad_shares(catalogue)[:, class_genre]  # (1 + lifestyles + departments, C)
     broad_weights, genres, weights = _mixture(
         truth, _interest_shares(task, data, catalogue), catalogue
     )
     classes = class_of[genres]
-    weights = np.where((genres == NOBODY) | (classes == NOBODY), 0, weights)
-    best = []
+    weights = np.where((genres == MISSING) | (classes == MISSING), 0, weights)
+    rankings = []
     for first in range(0, len(task), _USERS_AT_A_TIME):
-        part = slice(first, first + _USERS_AT_A_TIME)
-        probability = broad_weights[part] @ broad
+        block = slice(first, first + _USERS_AT_A_TIME)
+        probability = broad_weights[block] @ broad
         users = np.arange(len(probability))[:, None]
-        np.add.at(probability, (users, classes[part]), weights[part])
+        np.add.at(probability, (users, classes[block]), weights[block])
         top = np.argpartition(-probability, RANKED - 1, axis=1)[:, :RANKED]
         order = np.argsort(-np.take_along_axis(probability, top, axis=1), axis=1)
-        best.append(np.take_along_axis(top, order, axis=1))
-    return np.concatenate(best)
+        rankings.append(np.take_along_axis(top, order, axis=1))
+    return np.concatenate(rankings)
 
 
 def _broad_shares(catalogue: Catalogue) -> Float64:
@@ -133,13 +133,13 @@ def _shares(choices: Choices, catalogue: Catalogue) -> Float64:
 def _mixture(
     truth: pl.DataFrame, interest_shares: Float64, catalogue: Catalogue
 ) -> tuple[Float64, Int64, Float64]:
-    """Returns weights (B, rows of `_wide`), and single genres (B, K) with their weights (B, K).
+    """Returns weights (B, rows of `_broad_shares`), and genres (B, K) with their weights (B, K).
 
     The components and their order are those that `behavior` draws.
     """
     ecosystem, habits = catalogue.ecosystem, catalogue.ecosystem.habits
     routine = _numbers(truth["routine_genre"])
-    in_routine = (routine != NOBODY) * ecosystem.routine_purchase * ROUTINE_DAYS / 30
+    in_routine = (routine != MISSING) * ecosystem.routine_purchase * ROUTINE_DAYS / 30
     holds = truth.select(trait.name for trait in ecosystem.traits).to_numpy()  # (B, T)
     shown = holds * ecosystem.trait_intensity * (1 - in_routine)[:, None]
     unexplained = 1 - in_routine - shown.sum(axis=1)
@@ -229,8 +229,8 @@ def _columns(truth: pl.DataFrame, name: str, number: int) -> Int64:
 
 
 def _numbers(names: pl.Series) -> Int64:
-    """Returns the numbers (N,) of names: 17 for "genre-00017", NOBODY for null."""
-    numbers = names.cast(pl.String).str.extract(r"-(\d+)$").cast(pl.Int64).fill_null(NOBODY)
+    """Returns the numbers (N,) of names: 17 for "genre-00017", MISSING for null."""
+    numbers = names.cast(pl.String).str.extract(r"-(\d+)$").cast(pl.Int64).fill_null(MISSING)
     return numbers.to_numpy()
 
 

@@ -1,7 +1,7 @@
 """Writes the page of the reproduction, `docs/explanation/reproduction.md`, from results.
 
-In: every `results.json` in a folder or below, and the figures next to them. Out: a page whose
-figures and verdicts are all computed from the rows. Run it by
+In: every `results.json` in a folder or below, and the plots next to them. Out: a page whose numbers
+and verdicts are all computed from the rows. Run it by
 `python -m userbert.experiments.reproduction.page RESULTS_DIR OUT.md`. Explanations are not in the
 rows: people write them into the page `CAUSES`, which is linked if it exists.
 """
@@ -35,7 +35,7 @@ CAUSES = "reproduction-causes.md"
 _OPENING = """\
 # The paper's experiments, repeated
 
-Generated from `results.json` by `python -m userbert.experiments.reproduction.page`: all figures and
+Generated from `results.json` by `python -m userbert.experiments.reproduction.page`: all numbers and
 verdicts are computed from its rows.
 
 ## What was done
@@ -61,7 +61,7 @@ UserBERT did not learn on Complete Journey, although LSTM and Wide&Deep did, so 
 which all models learn ([how](../decisions/0009-how-the-paper-is-reproduced.md)). On Complete
 Journey one seed also ran with the paper's rates. Each pair of rates is shown separately.
 
-Figures are those of the last epoch, averaged over seeds; each seed has its own weights and test
+Numbers are those of the last epoch, averaged over seeds; each seed has its own weights and test
 users. The 95 % intervals cover other test users; they are wider if seeds differ by more than their
 test users explain ([more on intervals](intervals.md)). With one seed, intervals do not cover the
 variance of training, so no claim is judged by one seed. A model is *ahead* or *behind* if the
@@ -98,14 +98,14 @@ _TITLES = {
     "pretraining_length": (
         "More pretraining: a variation",
         "The paper pretrains for 400,000 batches, and reports no fewer. Zero batches is the same "
-        "model fine-tuned from scratch. Each figure is followed by its paired difference from the "
+        "model fine-tuned from scratch. Each number is followed by its paired difference from the "
         "number of batches used elsewhere on this page.",
     ),
     "label_share": (
         "More labels: a variation",
         "Test users, epochs and pretraining are the same; the training users are some or all of "
         "the others. A quarter of the labels is therefore also a quarter of the steps. Each "
-        "figure is followed by its paired difference from all labels.",
+        "number is followed by its paired difference from all labels.",
     ),
 }
 VARIATIONS = ("pretraining_length", "label_share")
@@ -180,7 +180,7 @@ def _as_text(value: object) -> str:
 
 
 def _claims(rows: Sequence[Row]) -> list[str]:
-    """Returns the claims with a column of verdicts per study, then the figures behind them."""
+    """Returns the claims with a column of verdicts per study, then the numbers behind them."""
     judgements_by_study = {
         study.name: [judge(claim, study.rows) for claim in CLAIMS] for study in studies(rows)
     }
@@ -203,7 +203,7 @@ def _claims(rows: Sequence[Row]) -> list[str]:
         counts = Counter(judgement.verdict for judgement in judgements if judgement)
         verdict_counts = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
         if all(judgement.evidence == ONE_SEED for judgement in judgements if judgement):
-            lines += ["", f"On {name} no claim is judged by {ONE_SEED}; its figures are below."]
+            lines += ["", f"On {name} no claim is judged by {ONE_SEED}; its numbers are below."]
             continue
         lines += ["", f"On {name} ({verdict_counts}):", ""]
         lines += [
@@ -215,7 +215,7 @@ def _claims(rows: Sequence[Row]) -> list[str]:
 
 
 def _experiment(rows: Sequence[Row], experiment: str, pictures: Mapping[str, str]) -> Iterator[str]:
-    """Yields the figure, table and differences of an experiment, study by study."""
+    """Yields the plot, table and differences of an experiment, study by study."""
     title, _ = _TITLES[experiment]
     for study in studies(rows):
         study_rows = study.rows
@@ -229,7 +229,7 @@ def _experiment(rows: Sequence[Row], experiment: str, pictures: Mapping[str, str
 
 
 def _seeds(rows: Sequence[Row]) -> str:
-    """Returns a sentence with the usual number of seeds, and the models with another number."""
+    """Returns a sentence with the usual number of seeds, and each model with another number."""
     per_model = {model: pick(rows, model=model)[0]["seeds"] for model in models(scores(rows))}
     usual, _ = Counter(per_model.values()).most_common(1)[0]
     exceptions = [
@@ -239,7 +239,7 @@ def _seeds(rows: Sequence[Row]) -> str:
 
 
 def publish(results: Mapping[str, Any], folder: Path) -> Path:
-    """Writes the CSV, figures and page of a run into its folder; returns the path of the page."""
+    """Writes the CSV, plots and page of a run into its folder; returns the path of the page."""
     write_csv(results["rows"], folder / "results.csv")
     pictures = {path.stem: path.name for path in write_figures(results["rows"], folder)}
     path = folder / "reproduction.md"

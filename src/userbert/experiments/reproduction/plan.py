@@ -25,10 +25,10 @@ class Trial(Strict):
 
 
 class Variation(Strict):
-    """One setting changed at the first trial's rates, to test whether it explains a result."""
+    """One changed setting, at the first trial's rates, to test whether it explains a result."""
 
     @model_validator(mode="after")
-    def _changes_one_thing(self) -> Self:
+    def _check_one_change(self) -> Self:
         if (self.batches is None) == (self.label_share == 1):
             raise ValueError("a variation must change either batches or label_share, not both")
         return self
@@ -64,7 +64,7 @@ class Plan(Strict):
     variations: tuple[Variation, ...] = ()
 
     @model_validator(mode="after")
-    def _varies_what_there_is(self) -> Self:
+    def _check_variations(self) -> Self:
         for variation in self.variations:
             for name in variation.models if variation.batches is not None else ():
                 if name in REFERENCES or RECIPES[name].pretext is None:
@@ -177,4 +177,4 @@ QUICK = {
     ),
     "complete-journey": Plan(data="complete-journey", batches=100, epochs=2, trials=(_FAST,)),
 }
-"""Small plans that show that everything runs; their figures mean little."""
+"""Small plans that test that everything runs; their results mean little."""

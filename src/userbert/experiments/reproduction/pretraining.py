@@ -44,10 +44,12 @@ from userbert.training.settings import configure
 HELD_OUT = 0.05
 """Share of users held out from pretraining, as in `userbert pretrain`."""
 _CHECKPOINT_EVERY = 2_500
+"""Batches between checkpoints."""
 _LABELS: Mapping[str, Sequence[Spec]] = {
     "simulated": SIMULATED,
     "complete-journey": COMPLETE_JOURNEY,
 }
+"""Labels of multi-task pretraining by data set."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,12 @@ class Budget:
     data: str
     """Name of the data set."""
     cutoff: str
+    """Pretraining sees events before this date."""
     hidden: tuple[str, ...]
     """Profile fields hidden from all models."""
     batches: int
     batch_size: int
+    """Users in a batch."""
     learning_rate: float | None
     """Learning rate; None for models that are not pretrained."""
     seed: int
@@ -77,7 +81,7 @@ class Pretrained:
 
 
 def pretrained(recipe: Recipe, data: PreparedData, budget: Budget, work: Path) -> Pretrained:
-    """Pretrains an encoder, or reads it from the folder `work` if it is there."""
+    """Pretrains an encoder, or reads it from the folder `work` if it was pretrained before."""
     if recipe.pretext is None:
         return Pretrained(new_encoder(recipe, data, budget.hidden, budget.seed), {})
     if recipe.pretext == "masked-words":
@@ -127,7 +131,7 @@ def _train(
     started = time.perf_counter()
     assert budget.learning_rate is not None, "a pretrained model has a learning rate"
     pairs = pairs_at(data, [data.schema.instant(budget.cutoff)])
-    learned, _ = split_pairs(data, pairs, HELD_OUT, ALONE)
+    learning, _ = split_pairs(data, pairs, HELD_OUT, ALONE)
     folder.mkdir(exist_ok=True)
     loop = LoopConfig(
         steps=budget.batches,
@@ -136,15 +140,15 @@ def _train(
         precision=fastest_precision(encoder),
         checkpoint_every=min(_CHECKPOINT_EVERY, budget.batches),
     )
-    learned = draw_share(learned, recipe.label_share, budget.seed)
+    learning = draw_share(learning, recipe.label_share, budget.seed)
     batches = SequenceBatches(
         data,
-        pairs.rows[learned],
-        pairs.cutoffs[learned],
+        pairs.rows[learning],
+        pairs.cutoffs[learning],
         batch_size=budget.batch_size,
         seed=budget.seed,
         hidden=budget.hidden,
-        numbers=learned,
+        numbers=learning,
     )
     if recipe.pretext == "coles":
         trained = train(encoder, coles, batches, loop, folder=folder)

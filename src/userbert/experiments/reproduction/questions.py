@@ -42,8 +42,8 @@ PAPER_SIZES: Mapping[str, int] = {
     "car_owner": 448_501,
     "parent": 400_268,
 }
-"""Number of the paper's labels for the task behind each of ours (§4.5): two services, next genre
-(586,130 users are the test fifth), has_car and is_parent."""
+"""Number of labels of each task's counterpart in the paper (§4.5): two services, next genre (a
+fifth, 586,130, are test users), has_car and is_parent."""
 
 SCALE = 1_300.0
 """Default scale of the number of labels; see `scaled`."""
@@ -138,7 +138,7 @@ def _next_genre(data: PreparedData, pairs: Pairs) -> Labels:
 
 
 def _questionnaires(data: PreparedData, pairs: Pairs, ecosystem: Path) -> list[Labels]:
-    """Labels users with their answers to questionnaires; in the simulation, the truth."""
+    """Labels users with the true traits, in place of the paper's answers to questionnaires."""
     truth = pl.read_parquet(ecosystem / "truth" / "*.parquet", columns=["user_id", *_TRAITS])
     rows = data.rows_of(truth["user_id"].to_arrow())
     if not np.array_equal(np.sort(rows), np.arange(len(data))):
@@ -146,7 +146,7 @@ def _questionnaires(data: PreparedData, pairs: Pairs, ecosystem: Path) -> list[L
             f"{ecosystem}: its users are not those of {data.path}. Pass the folder of logs that "
             "the data were prepared from."
         )
-    of_row = np.argsort(rows)
+    truth_rows = np.argsort(rows)
     return [
         Labels(
             trait,
@@ -154,7 +154,7 @@ def _questionnaires(data: PreparedData, pairs: Pairs, ecosystem: Path) -> list[L
             "binary",
             _user_ids(data, pairs),
             pairs.cutoffs,
-            truth[trait].to_numpy()[of_row[pairs.rows]].astype(np.int64),
+            truth[trait].to_numpy()[truth_rows[pairs.rows]].astype(np.int64),
         )
         for trait, question in _TRAITS.items()
     ]

@@ -26,9 +26,9 @@ from userbert.tasks.splits import Split, learning_parts
 from userbert.tasks.trees import gbm
 
 _COMMON = 0.05
-"""Lowest share of training users with a nonzero value for a column to be the best aggregate."""
+"""A column is a single aggregate only if at least this share of training users is nonzero in it."""
 _RANKS = ("oracle", "one-aggregate")
-"""References whose scores rank users but are not probabilities, so they have no accuracy."""
+"""References with scores that are no probabilities, so their accuracy is not reported."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class ReferenceTask:
         self.split = Split(parts, self.test)
 
     @property
-    def sets(self) -> NDArray[np.bool_]:
+    def multi_hot(self) -> NDArray[np.bool_]:
         """Classes of each label as a multi-hot matrix (B, C)."""
         targets = self.labels.targets
         if targets.ndim == 2:
@@ -102,12 +102,12 @@ def evaluate_reference(name: str, task: ReferenceTask, resamples: int) -> Refere
 
 def _popularity(task: ReferenceTask) -> ReferenceScores:
     """Scores every user by how often each value is the next one (paper §4.5)."""
-    return _precisions(task, candidates.popular(task.sets, task.split).scores)
+    return _precisions(task, candidates.popular(task.multi_hot, task.split).scores)
 
 
 def _own_popularity(task: ReferenceTask) -> ReferenceScores:
     history = candidates.own_history(task.data, task.attribute, *_pairs(task))
-    return _precisions(task, candidates.own_popular(history, task.sets, task.split).scores)
+    return _precisions(task, candidates.own_popular(history, task.multi_hot, task.split).scores)
 
 
 def _aggregates_gbm(task: ReferenceTask) -> ReferenceScores:
@@ -116,7 +116,7 @@ def _aggregates_gbm(task: ReferenceTask) -> ReferenceScores:
         counts, _ = aggregates(task.data, *_pairs(task), task.labels.hide)
         return ReferenceScores(gbm(counts, task.labels.targets, split).scores)
     history = candidates.own_history(task.data, task.attribute, *_pairs(task))
-    scored = candidates.candidate_gbm(history, None, history.popularity, task.sets, split)
+    scored = candidates.candidate_gbm(history, None, history.popularity, task.multi_hot, split)
     return _precisions(task, scored.scores)
 
 
@@ -125,24 +125,24 @@ def _one_aggregate(task: ReferenceTask) -> ReferenceScores:
     split, targets = task.split, task.labels.targets
     columns, names = aggregates(task.data, *_pairs(task), task.labels.hide)
     training = columns[split.learning].tocsc()
-    common = np.flatnonzero(np.diff(training.indptr) >= _COMMON * training.shape[0])
-    leads = [
+    common_columns = np.flatnonzero(np.diff(training.indptr) >= _COMMON * training.shape[0])
+    gains = [
         roc_auc(targets[split.learning], training[:, [column]].toarray()[:, 0]) - 0.5
-        for column in common
+        for column in common_columns
     ]
-    best = int(np.abs(leads).argmax())
-    values = columns[split.test][:, [common[best]]].toarray()[:, 0]
-    return ReferenceScores(np.sign(leads[best]) * values, column=names[common[best]])
+    best = int(np.abs(gains).argmax())
+    values = columns[split.test][:, [common_columns[best]]].toarray()[:, 0]
+    return ReferenceScores(np.sign(gains[best]) * values, column=names[common_columns[best]])
 
 
 def _oracle(task: ReferenceTask) -> ReferenceScores:
     labels, test = task.labels, task.test
     assert task.logs is not None, "the oracle exists for simulated data only"
-    output = oracle_scores(labels.take(test), task.logs, task.data)
+    oracle_output = oracle_scores(labels.take(test), task.logs, task.data)
     if labels.kind == "binary":
-        shares: Floats = 1 / (1 + np.exp(-output))
+        shares: Floats = 1 / (1 + np.exp(-oracle_output))
         return ReferenceScores(shares)
-    hits = output == labels.targets[test][:, None]  # (T, K)
+    hits = oracle_output == labels.targets[test][:, None]  # (T, K)
     precisions: Floats = (hits / np.arange(1, K + 1)).sum(axis=1)
     return ReferenceScores(precisions)
 
@@ -152,7 +152,7 @@ def _pairs(task: ReferenceTask) -> tuple[Int64, Int64]:
 
 
 def _precisions(task: ReferenceTask, scores: Floats) -> ReferenceScores:
-    return ReferenceScores(average_precision_at_k(scores, task.sets[task.test], K))
+    return ReferenceScores(average_precision_at_k(scores, task.multi_hot[task.test], K))
 
 
 REFERENCES: Mapping[str, Callable[[ReferenceTask], ReferenceScores]] = {

@@ -5,7 +5,7 @@ In: a folder, and a plan per data set. Out: in the folder
 DIR/
   DATA/plan.json             the plan, and the version of userbert that runs it
   DATA/parts/MODEL-….json    results of each finished job; with plan.json the source of all tables
-  DATA/variations/…          results of jobs with one setting changed
+  DATA/variations/…          results of each job with one changed setting
   results.json, results.csv  rows (docs/reference/design.md, "Results for machines")
   reproduction.md, *.svg     tables and plots in the paper's form
   work/DATA-PLAN/            logs, prepared data, weights; can be removed at the end
@@ -44,15 +44,15 @@ def reproduce(folder: Path, plans: Sequence[Plan], command: Sequence[str]) -> Pa
     Raises `InputError` if the folder holds another plan, or cannot be written.
     """
     for plan in plans:
-        claim(folder, plan)
+        claim_folder(folder, plan)
     for plan in plans:
-        make_data(plan, _work(folder, plan))
+        make_data(plan, _work_folder(folder, plan))
     for plan in plans:
-        run(folder, plan, command)
+        run_jobs(folder, plan, command)
     return write_results(folder, command)
 
 
-def claim(folder: Path, plan: Plan) -> None:
+def claim_folder(folder: Path, plan: Plan) -> None:
     """Writes the plan into the folder, or checks that the folder holds this plan."""
     path = folder / plan.data / "plan.json"
     content = {"version": version("userbert"), **plan.model_dump(mode="json")}
@@ -77,12 +77,12 @@ def claim(folder: Path, plan: Plan) -> None:
         raise InputError(f"cannot write {folder}: {error.strerror}. Choose another -o.") from error
 
 
-def run(folder: Path, plan: Plan, command: Sequence[str]) -> None:
+def run_jobs(folder: Path, plan: Plan, command: Sequence[str]) -> None:
     """Runs the jobs that have no result yet, one per core at a time."""
-    waiting = [job for job in jobs(plan) if not _file(folder, plan, job).exists()]
+    waiting = [job for job in jobs(plan) if not _result_file(folder, plan, job).exists()]
     if not waiting:
         return
-    work = _work(folder, plan)
+    work = _work_folder(folder, plan)
     open_data(plan, work)  # raises errors here rather than in a worker process
     running: dict[Future[Any], Job] = {}
     with (
@@ -97,7 +97,7 @@ def run(folder: Path, plan: Plan, command: Sequence[str]) -> None:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 job = running.pop(future)
-                path = _file(folder, plan, job)
+                path = _result_file(folder, plan, job)
                 path.parent.mkdir(exist_ok=True)
                 with replacing_file(path) as temporary:
                     write_json(temporary, future.result())
@@ -117,7 +117,7 @@ def write_results(folder: Path, command: Sequence[str]) -> Path:
     plans = [_read_plan(path) for path in sorted(folder.glob("*/plan.json"))]
     for plan in plans:
         usual_results, variation_results = (
-            [_read(path) for path in sorted((folder / plan.data / kind).glob("*.json"))]
+            [_read_result(path) for path in sorted((folder / plan.data / kind).glob("*.json"))]
             for kind in ("parts", "variations")
         )
         rows += rows_of(plan.data, usual_results)
@@ -132,7 +132,7 @@ def write_results(folder: Path, command: Sequence[str]) -> Path:
     return publish(results, folder)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_result(path: Path) -> dict[str, Any]:
     try:
         return dict(read_json(path))
     except (InputError, TypeError, ValueError) as error:
@@ -164,14 +164,14 @@ def _origin(
     }
 
 
-def _work(folder: Path, plan: Plan) -> Path:
+def _work_folder(folder: Path, plan: Plan) -> Path:
     """Returns the folder of data and weights, which plans with different ones do not share."""
     decisive = plan.model_dump_json(include={"data", "users", "scale", "batches", "batch_size"})
     digest = hashlib.sha256(f"{version('userbert')} {decisive}".encode()).hexdigest()
     return folder / "work" / f"{plan.data}-{digest[:8]}"
 
 
-def _file(folder: Path, plan: Plan, job: Job) -> Path:
+def _result_file(folder: Path, plan: Plan, job: Job) -> Path:
     kind = "variations" if job.is_varied else "parts"
     return folder / plan.data / kind / f"{job.name}.json"
 
