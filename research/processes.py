@@ -63,7 +63,7 @@ def _step_seconds(workload: str, processes: Processes) -> float:
     return median(seconds[1:])
 
 
-def _start(workload: str, processes: int, output: Path) -> float:
+def _run_processes(workload: str, processes: int, output: Path) -> float:
     """Returns seconds per batch of `processes` processes that share the cores."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
@@ -87,7 +87,7 @@ def compare() -> list[dict[str, Any]]:
             seconds_by_processes: dict[int, list[float]] = {1: [], _CORES: []}
             for _ in range(3):
                 for processes, seconds in seconds_by_processes.items():
-                    seconds.append(_start(name, processes, Path(folder) / "seconds.json"))
+                    seconds.append(_run_processes(name, processes, Path(folder) / "seconds.json"))
                     advance(1, name)
             one_process, two_processes = (
                 median(seconds) for seconds in seconds_by_processes.values()
@@ -106,9 +106,9 @@ def compare() -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--take":
-        with join_processes(os.environ) as us:
-            seconds = _step_seconds(sys.argv[2], us)
-            if us.is_first:
+        with join_processes(os.environ) as this_process:
+            seconds = _step_seconds(sys.argv[2], this_process)
+            if this_process.is_first:
                 Path(sys.argv[3]).write_text(json.dumps(seconds), encoding="utf-8")
     else:
         command = ["python", "-m", "research.processes", *sys.argv[1:]]

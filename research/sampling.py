@@ -53,8 +53,8 @@ def compare(ecosystem: Path, work: Path) -> tuple[str, list[dict[str, Any]]]:
             "metric": "validation_loss",
             "mean": model.record["validation"]["loss"],
         }
-        for softmax, way_models in models.items()
-        for seed, model in zip(SEEDS, way_models, strict=True)
+        for softmax, softmax_models in models.items()
+        for seed, model in zip(SEEDS, softmax_models, strict=True)
     ]
     exact, sampled = (
         np.mean([model.record["validation"]["loss"] for model in models[softmax]])
@@ -65,8 +65,8 @@ def compare(ecosystem: Path, work: Path) -> tuple[str, list[dict[str, Any]]]:
     )
     truth = pl.read_parquet(ecosystem / "truth" / "*.parquet")
     vectors = {
-        softmax: [model.embed(data, data.schema.fit_before) for model in way_models]
-        for softmax, way_models in models.items()
+        softmax: [model.embed(data, data.schema.fit_before) for model in softmax_models]
+        for softmax, softmax_models in models.items()
     }
     for trait in TRAITS:
         rows += _probe(trait, truth, vectors)

@@ -28,25 +28,27 @@ class RawLog:
 
 def _behavior(users: int, topics: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Returns events, one row per action, and users with the group that their tastes follow."""
-    draw = np.random.default_rng(seed)
-    group = draw.integers(0, 4, users)
-    tastes = draw.dirichlet(np.full(topics, 0.1), 4)
-    visits = draw.poisson(draw.gamma(1.2, 8, users)) + 1
+    generator = np.random.default_rng(seed)
+    group = generator.integers(0, 4, users)
+    tastes = generator.dirichlet(np.full(topics, 0.1), 4)
+    visits = generator.poisson(generator.gamma(1.2, 8, users)) + 1
     # Each user has a last day, so that some do not return.
-    last_second = draw.beta(2, 1, users) * _DAYS * 86_400
+    last_second = generator.beta(2, 1, users) * _DAYS * 86_400
     visitor = np.repeat(np.arange(users), visits)
-    visit = np.repeat(np.arange(len(visitor)), draw.integers(1, 9, len(visitor)))
+    visit = np.repeat(np.arange(len(visitor)), generator.integers(1, 9, len(visitor)))
     user = visitor[visit]
-    start = (draw.uniform(0, 1, len(visitor)) * last_second[visitor]).astype(np.int64)
-    topic_index = (tastes[group[user]].cumsum(axis=1) < draw.random((len(user), 1))).sum(axis=1)
+    start = (generator.uniform(0, 1, len(visitor)) * last_second[visitor]).astype(np.int64)
+    topic_index = (tastes[group[user]].cumsum(axis=1) < generator.random((len(user), 1))).sum(
+        axis=1
+    )
     events = pl.DataFrame(
         {
             "user": user,
             "visit": visit,
-            "second": start[visit] + draw.integers(0, 1200, len(user)),
-            "kind": draw.choice(4, len(user), p=[0.6, 0.25, 0.1, 0.05]),
+            "second": start[visit] + generator.integers(0, 1200, len(user)),
+            "kind": generator.choice(4, len(user), p=[0.6, 0.25, 0.1, 0.05]),
             "topic": np.minimum(topic_index, topics - 1),
-            "amount": np.round(draw.gamma(2, 10 + 5 * group[user]), 2),
+            "amount": np.round(generator.gamma(2, 10 + 5 * group[user]), 2),
         }
     ).sort("second")
     people = pl.DataFrame({"user": np.arange(users), "group": group})
@@ -57,7 +59,7 @@ def _behavior(users: int, topics: int, seed: int) -> tuple[pl.DataFrame, pl.Data
 
 
 def learning_platform(folder: Path, seed: int = 0) -> RawLog:
-    """Writes a file per month with `;`, dates with dots, decimal commas and umlauts.
+    """Writes a CSV file per month with `;`, dates with dots, decimal commas and umlauts.
 
     The profiles hold an outcome, and totals at the time of the dump.
     """
@@ -76,14 +78,14 @@ def learning_platform(folder: Path, seed: int = 0) -> RawLog:
         )  # fmt: skip
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         table.write_csv(folder / "logs" / f"moodle {month}.csv", separator=";")
-    draw = np.random.default_rng(seed + 1)
+    generator = np.random.default_rng(seed + 1)
     done = events.group_by("user").agg(clicks=pl.len(), last=pl.col("time").max())
     people.join(done, on="user", how="left", maintain_order="left").select(
         pl.format("s{}", pl.col("user").cast(pl.String).str.zfill(6)).alias("Student ID"),
         pl.format("Fach {}", "group").alias("Studienfach"),
         pl.col("clicks").alias("sum_click"),
         pl.col("last").dt.strftime("%Y-%m-%d").alias("last_login"),
-        pl.Series("final_result", draw.choice(["Pass", "Fail", "Withdrawn"], len(people))),
+        pl.Series("final_result", generator.choice(["Pass", "Fail", "Withdrawn"], len(people))),
     ).write_csv(folder / "students.csv", separator=";")
     return RawLog((folder / "logs",), folder / "students.csv")
 
@@ -95,14 +97,14 @@ def app_telemetry(folder: Path, seed: int = 0) -> RawLog:
     is always null, and another appears only later.
     """
     events, _ = _behavior(3000, 60, seed)
-    draw = np.random.default_rng(seed + 1)
+    generator = np.random.default_rng(seed + 1)
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     names = ["screen_view", "tap", "share", "purchase"]
     weeks: dict[int, list[str]] = {}
     for row in events.iter_rows(named=True):
         week = row["second"] // (7 * 86_400)
         line = {
-            "eventId": draw.bytes(8).hex(),
+            "eventId": generator.bytes(8).hex(),
             "distinctId": f"device-{row['user']:05}",
             "ts": str(1_693_526_400_000 + row["second"] * 1000),
             "name": names[row["kind"]],
@@ -122,30 +124,30 @@ def app_telemetry(folder: Path, seed: int = 0) -> RawLog:
 
 
 def bank(folder: Path, seed: int = 0) -> RawLog:
-    """Writes tabs, a BOM and CRLF; separate date and time, gaps as NA, text with quotes.
+    """Writes a table with tabs, a BOM and CRLF; date and time are separate, text has quotes.
 
-    One row in ten is garbage.
+    Missing values are NA, and one row in ten is garbage.
     """
     events, people = _behavior(3000, 40, seed)
-    draw = np.random.default_rng(seed + 1)
+    generator = np.random.default_rng(seed + 1)
     folder.mkdir(parents=True, exist_ok=True)
     kinds = ["CARD", "TRANSFER", "CASH", "FEE"]
     lines = [
         "account_no\tbooking date\tbooking time\ttype\tamount\tbalance\tmerchant category\ttext"
     ]
     for row in events.iter_rows(named=True):
-        if draw.random() < 0.1:
-            junk = draw.choice(
+        if generator.random() < 0.1:
+            junk = generator.choice(
                 ["\t".join(["?"] * 8), "\t\t\t\t\t\t\t", "x\t31.02.20\t\t\t#REF!\t\t\t"]
             )
             lines.append(str(junk))
             continue
-        balance = draw.uniform(-500, 5000)
+        balance = generator.uniform(-500, 5000)
         amount = "NA" if row["kind"] == 3 else f"-{row['amount']:.2f}"
         lines.append(
             f"{row['user'] + 40_000_000:010}\t{row['time']:%d.%m.%Y}\t{row['time']:%H:%M}\t"
             f"{kinds[row['kind']]}\t{amount}\t{balance:.2f}\tMCC{row['topic']:04}\t"
-            f'"paid to ""shop {draw.integers(10**6)}"", thanks"'
+            f'"paid to ""shop {generator.integers(10**6)}"", thanks"'
         )
     text = "\ufeff" + "\r\n".join(lines) + "\r\n"
     (folder / "bookings.tsv").write_bytes(text.encode())

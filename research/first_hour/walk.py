@@ -1,8 +1,8 @@
-"""Runs a new user's commands from raw logs to a verdict, and records minutes and failures.
+"""Runs a new user's commands, from raw logs to a verdict, and records their minutes.
 
 In: the folder of real logs, the JSON to write, and a work folder that can be removed. Out: a row
-per log, written as each finishes; logs with a row are not run again. A command with a nonzero exit
-code ends its walk. `prepare` runs with the arguments that `init` prints. Run it by `python -m
+per log, written as each finishes; logs with a row are not run again. A command that fails ends the
+program. `prepare` runs with the arguments that `init` prints. Run it by `python -m
 research.first_hour.walk LOGS RESULT WORK`.
 """
 

@@ -30,8 +30,10 @@ from userbert.tasks.labels import Labels
 from userbert.tasks.splits import deal_users
 
 FOLDS = 4
-_NEVER = -1
+_TRAINING_ONLY = -1
+"""Fold of labels that are never tested."""
 _FIRST_EVENTS = 10
+"""Events of a visitor before the cut-off."""
 _SESSION = pl.duration(minutes=30)
 _GA4_SPAN = datetime(2020, 12, 19), datetime(2021, 2, 1)
 """The longest period without missing days."""
@@ -63,8 +65,9 @@ class Study:
 
 
 def ta_feng(before: str, *names: str) -> Callable[..., Study]:
-    """Returns a study of Ta-Feng, on the users that its files mark as `test`, or on the others.
+    """Returns a function that opens a study of Ta-Feng, with the tasks `names`.
 
+    With `confirm`, test users are those that the files mark as `test`; without, these are left out.
     Data and pretraining end at the cut-off of the tasks, as in real use.
     """
 
@@ -92,7 +95,7 @@ def ta_feng(before: str, *names: str) -> Callable[..., Study]:
 
 
 def ga4(logs: Path, work: Path, *, confirm: bool) -> Study:
-    """Returns a study of shop visitors after ten events without a cart: cart and return.
+    """Opens a study of shop visitors after ten events without a cart: will they use one, or return?
 
     Pretraining sees earlier weeks; the tasks have visitors who reach ten events later. There are no
     data for a confirmation.
@@ -123,23 +126,23 @@ def _visitors(events: pl.DataFrame) -> pl.DataFrame:
         gap=pl.col("timestamp").diff().over("user_id"),
     )
     last = pl.col("timestamp").filter(pl.col("number") == _FIRST_EVENTS - 1).first()
-    first = pl.col("timestamp") <= pl.col("last")
+    is_first = pl.col("timestamp") <= pl.col("last")
     return (
         events.with_columns(last=last.over("user_id"))
         .filter(pl.col("last").is_not_null())
         .group_by("user_id", maintain_order=True)
         .agg(
             cutoff=pl.col("last").first() + pl.duration(microseconds=1),
-            had_cart=(first & pl.col("is_cart")).any(),
-            cart=(~first & pl.col("is_cart")).any().cast(pl.Int8),
-            comes_back=(~first & (pl.col("gap") > _SESSION)).any().cast(pl.Int8),
+            had_cart=(is_first & pl.col("is_cart")).any(),
+            cart=(~is_first & pl.col("is_cart")).any().cast(pl.Int8),
+            comes_back=(~is_first & (pl.col("gap") > _SESSION)).any().cast(pl.Int8),
         )
         .filter(~pl.col("had_cart"))
     )
 
 
 def simulated(logs: Path, work: Path, *, confirm: bool) -> Study:
-    """Returns a study of the reproduction's five simulated tasks, with fewer users."""
+    """Opens a study of the reproduction's five simulated tasks, with fewer users."""
     folder = work / "simulated"
     if not (folder / "logs").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +155,10 @@ def simulated(logs: Path, work: Path, *, confirm: bool) -> Study:
 
 
 def complete_journey_at(cutoff: str, until: str | None) -> Callable[..., Study]:
-    """Returns a study of Complete Journey's tasks at a cut-off, with campaigns before `until`."""
+    """Returns a function that opens a study of Complete Journey's tasks at a cut-off.
+
+    Only campaigns that start before `until` count.
+    """
 
     def study(logs: Path, work: Path, *, confirm: bool) -> Study:
         folder = work / f"complete-journey-{cutoff}"
@@ -199,7 +205,7 @@ def _prepared(work: Path, events: Path, profiles: Path, before: str) -> Prepared
 
 def _task(labels: Labels, is_test: NDArray[np.bool_] | None = None) -> Task:
     if is_test is not None:
-        return Task(labels, np.where(is_test, 0, _NEVER))
+        return Task(labels, np.where(is_test, 0, _TRAINING_ONLY))
     return Task(labels, deal_users(labels.user_ids, labels.targets, FOLDS, seed=0))
 
 
@@ -211,7 +217,7 @@ def _as_values(
     vocabulary = data.vocabularies.segments[segment][name]
     assert isinstance(vocabulary, Categories)
     value_numbers = {value: number for number, value in enumerate(vocabulary.values)}
-    class_values = np.array([value_numbers.get(value, _NEVER) for value in labels.classes])
+    class_values = np.array([value_numbers.get(value, -1) for value in labels.classes])
     targets = class_values[labels.targets]
     kept = np.flatnonzero(targets >= 0)
     labels = replace(labels, targets=targets, classes=vocabulary.values, attribute=attribute)
