@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 from huggingface_hub import ModelCard
 
-from small_logs import SCHEMA, buys, prepared
+from small_logs import SCHEMA, buys, prepare_events
 from synthetic import model, shape
 from userbert.data.store import PreparedData
 from userbert.errors import ModelError
 from userbert.folders import CARD, read_json
 from userbert.inspection import inspect
-from userbert.model.model_card import in_columns, inputs, model_card
+from userbert.model.model_card import inputs, markdown_table, model_card
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.schema.models import Schema
 from userbert.tasks.finetune import FinetuneConfig, finetune
@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     ]
     people = pl.DataFrame({"user": USERS, "age": ["confidential"] * 24, "kids": ["none"] * 24})
     folder = tmp_path_factory.mktemp("shop")
-    return prepared(folder, pl.concat(events), SCHEMA + PROFILE, profile=people)
+    return prepare_events(folder, pl.concat(events), SCHEMA + PROFILE, profile=people)
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +120,8 @@ def test_records_of_earlier_versions_make_a_card() -> None:
 
 
 def test_names_do_not_break_tables() -> None:
-    assert in_columns(["a"], [["x|y\nz"]]).splitlines()[-1] == r"| x\|y z |"
-    assert in_columns(["a"], []) == ""
+    assert markdown_table(["a"], [["x|y\nz"]]).splitlines()[-1] == r"| x\|y z |"
+    assert markdown_table(["a"], []) == ""
 
 
 def test_inputs_are_those_of_the_shape() -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from userbert.data.batches import InputShape, UserBatch
 from userbert.data.ragged import Int64, offsets_of
 from userbert.model.indices import (
-    Tables,
+    TableLayout,
     interleave,
     log_totals,
     order_by_word,
@@ -32,8 +32,8 @@ _T = TypeVar("_T", bound=np.generic)
 CLS, WORD, FIELD, SUMMARY = 1, 2, 3, 4
 """Kinds of tokens; padding is 0."""
 _LEAF_WIDTH, _INNER_WIDTH = 4, 8
-"""Table rows, and then sums, that are added at once. With these widths most groups have little
-padding, and few groups need a third step."""
+"""Number of table rows (leaves), then of sums (inner), that are added at once. With these widths
+most groups have little padding, and few groups need a third step."""
 
 
 class InputEncoder:
@@ -43,12 +43,12 @@ class InputEncoder:
         self._shape = shape
         self._has_timing = timing
         sizes, self._numbers = word_tables(shape)
-        self._words = Tables.of(sizes)
-        self._profile = Tables.of([field.size for field in shape.profile])
-        self._summary = Tables.of(summary_tables(shape)) if summary else None
+        self._words = TableLayout.of(sizes)
+        self._profile = TableLayout.of([field.size for field in shape.profile])
+        self._summary = TableLayout.of(summary_tables(shape)) if summary else None
 
     def __call__(self, batch: UserBatch) -> OnnxInputs:
-        """Return the inputs of a batch of at least one user."""
+        """Returns the inputs of a batch of at least one user."""
         inputs: OnnxInputs = {}
         for segment, numbers in zip(batch.segments, self._numbers, strict=True):
             rows, offsets = order_by_word(
@@ -59,24 +59,24 @@ class InputEncoder:
             inputs[f"{segment.name}.groups"] = groups.reshape(-1, len(numbers))  # (W, A)
             inputs[f"{segment.name}.sizes"] = np.diff(segment.action_offsets).astype(np.float32)
             inputs[f"{segment.name}.positions"] = segment.positions.astype(np.int64)
-        known = batch.profile_ids > 0  # (B, F)
-        if known.shape[1]:
-            fields = self._profile.rows(batch.profile_ids, np.arange(known.shape[1]))
-            inputs["profile.rows"] = fields.T[known.T]
+        is_known = batch.profile_ids > 0  # (B, F)
+        if is_known.shape[1]:
+            fields = self._profile.rows(batch.profile_ids, np.arange(is_known.shape[1]))
+            inputs["profile.rows"] = fields.T[is_known.T]
         if self._summary is not None:
             summary = summary_rows(batch, self._summary)
             inputs |= _sum_inputs("summary", summary.rows, summary.offsets, summary.weights)
             inputs["summary.totals"] = log_totals(batch)
         if self._has_timing:
             inputs["timing"] = timing(batch, self._shape)
-        return inputs | self._token_inputs(batch, known)
+        return inputs | self._token_inputs(batch, is_known)
 
-    def _token_inputs(self, batch: UserBatch, known: NDArray[np.bool_]) -> OnnxInputs:
-        """Return the positions of tokens, packed and padded."""
+    def _token_inputs(self, batch: UserBatch, is_known: NDArray[np.bool_]) -> OnnxInputs:
+        """Returns the positions of tokens, packed and padded."""
         ones = np.ones(len(batch), np.int64)
         counts = [ones, *(segment.word_counts for segment in batch.segments)]
-        kinds = [CLS, *[WORD] * len(batch.segments), *[FIELD] * known.shape[1]]
-        counts.extend(known.T.astype(np.int64))
+        kinds = [CLS, *[WORD] * len(batch.segments), *[FIELD] * is_known.shape[1]]
+        counts.extend(is_known.T.astype(np.int64))
         if self._summary is not None:
             counts.append(ones)
             kinds.append(SUMMARY)
@@ -100,7 +100,7 @@ class InputEncoder:
 def _sum_inputs(
     name: str, rows: Int64, offsets: Int64, weights: NDArray[np.float32] | None = None
 ) -> OnnxInputs:
-    """Return indices that sum the rows (R,) of each group, with weights (R,) if there are any.
+    """Returns indices that sum the rows (R,) of each group, with weights (R,) if there are any.
 
     Group g has the rows `offsets[g]:offsets[g + 1]`. `leaves` (C, 4) are table rows, of which row 0
     is zero. `inner` (D, 8) and `outer` (E, M) are numbers of earlier sums. `groups` (G,) is the
@@ -123,20 +123,20 @@ def _sum_inputs(
 
 
 def _chunk_sums(ends: Int64, first: int, width: int) -> tuple[Int64, Int64, Int64]:
-    """Chunk the sums of the groups that have several; sums are numbered from `first`.
+    """Chunks the sums of each group that has more than one; sums are numbered from `first`.
 
     Returns the chunks, the offsets of each group's chunks, and the numbers of these groups.
     """
     counts = np.diff(ends)
-    several = np.flatnonzero(counts > 1)
-    starts = offsets_of(counts[several])
-    shift = np.repeat(ends[several] - starts[:-1], counts[several])
+    large_groups = np.flatnonzero(counts > 1)
+    starts = offsets_of(counts[large_groups])
+    shift = np.repeat(ends[large_groups] - starts[:-1], counts[large_groups])
     chunks, chunk_ends = _chunk(first + shift + np.arange(starts[-1]), starts, width)
-    return chunks, chunk_ends, several
+    return chunks, chunk_ends, large_groups
 
 
 def _chunk(values: NDArray[_T], offsets: Int64, width: int) -> tuple[NDArray[_T], Int64]:
-    """Split the values (R,) of each group into zero-padded chunks (C, width).
+    """Splits the values (R,) of each group into zero-padded chunks (C, width).
 
     Returns the chunks and the offsets of each group's chunks.
     """

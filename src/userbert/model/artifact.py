@@ -40,8 +40,9 @@ from userbert.model.model_card import model_card
 from userbert.schema.models import Schema
 
 FORMAT = 1
-
+"""Version of the format of model folders."""
 _FILES = ("config.json", "model.safetensors", "schema.yaml", "training.json", "vocabularies.json")
+"""Files that every model folder has next to its summary."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Artifact:
 
 
 def write_artifact(folder: Path, artifact: Artifact, *, with_card: bool = True) -> None:
-    """Write a model into an existing folder; files already there become part of the model."""
+    """Writes a model into an existing folder; the files in the folder become part of the model."""
     config = {
         "model": artifact.config,
         "input": INPUT_SHAPE.dump_python(artifact.shape, mode="json"),
@@ -81,8 +82,8 @@ def write_artifact(folder: Path, artifact: Artifact, *, with_card: bool = True) 
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """Read a model. Raises `ModelError` if it is missing, damaged, or in a newer format."""
-    _check(folder)
+    """Reads a model. Raises `ModelError` if it is missing, damaged, or in another format."""
+    _check_folder(folder)
     try:
         config = read_json(folder / "config.json")
         return Artifact(
@@ -99,15 +100,15 @@ def read_artifact(folder: Path) -> Artifact:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write tensors as safetensors. Raises `OSError` if they cannot be written."""
+    """Writes tensors as safetensors. Raises `OSError` if they cannot be written."""
     try:
         save_file(dict(tensors), file)
     except SafetensorError as error:  # not an OSError, but its text has the error number
         raise OSError(str(error)) from error
 
 
-def _check(folder: Path) -> None:
-    """Raise `ModelError` if this is no model folder or a file does not match its checksum."""
+def _check_folder(folder: Path) -> None:
+    """Raises `ModelError` if `folder` is not a model or a file does not match its checksum."""
     if not (folder / "summary.json").is_file() or not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} is not a model folder (summary.json or config.json is missing; "

@@ -6,7 +6,8 @@ beyond the paper, a summary of the history. `UserBert` runs the encoder on the v
 the same record.
 
 Letters in shapes: B users, T tokens, W words of a segment, N actions of a segment, A attributes of
-a segment, F profile fields, H hidden, E width of an attribute.
+a segment, F profile fields, P known profile fields of all users, K numbers of timing, H hidden, E
+width of an attribute.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class Encoded:
     """User sequences as packed token vectors, before or after the encoder."""
 
     tokens: Tensor
-    """(T, H)."""
+    """(T, H): vectors of the tokens."""
     lengths: Tensor
     """(B,): number of tokens of each user, at least one."""
     cls_index: Tensor
@@ -42,9 +43,9 @@ class Encoded:
     user_of_word: tuple[Tensor, ...]
     """(W,) per segment: index of each word's user."""
     field_index: Tensor
-    """(K,): index of each known profile field among the T tokens."""
+    """(P,): index of each known profile field among the T tokens."""
     user_of_field: Tensor
-    """(K,): index of each known profile field's user."""
+    """(P,): index of each known profile field's user."""
     keys: Tensor | None = None
     """(T,): dropout keys of the tokens, in training."""
     summary: Tensor | None = None
@@ -66,7 +67,7 @@ class SegmentEmbedding(nn.Module):
         self.size = nn.Linear(1, hidden, bias=False) if sizes else None
 
     def reset_parameters(self) -> None:
-        """Initialise the segment's vector as in BERT."""
+        """Initialises the segment's vector as in BERT."""
         nn.init.normal_(self.segment, std=INIT_DEVIATION)
 
     def forward(
@@ -76,10 +77,10 @@ class SegmentEmbedding(nn.Module):
         numbers: Int64,
         zeroed: NDArray[np.bool_] | None = None,
     ) -> Tensor:
-        """Return the vectors (W, H) of a segment's words.
+        """Returns the vectors (W, H) of a segment's words.
 
-        `numbers` (A,) are the indices of its attributes' tables. Words that are `zeroed` (W,) keep
-        only their position and segment.
+        `numbers` (A,) are the numbers of its attributes' tables. Words that `zeroed` (W,) marks
+        keep only their position and segment.
         """
         rows = tables.rows(batch.ids, numbers[:, None])  # (A, N)
         rows, groups = order_by_word(rows, batch.action_offsets)
@@ -93,7 +94,7 @@ class SegmentEmbedding(nn.Module):
     def of_sums(
         self, sums: Tensor, sizes: Tensor, positions: Tensor, zeroed: Tensor | None = None
     ) -> Tensor:
-        """Return words (W, H) from the sums (W * A, E) over their actions.
+        """Returns the vectors (W, H) of words from the sums (W * A, E) over their actions.
 
         `sizes` (W,) are the numbers of actions. Positions and `zeroed` are (W,).
         """
@@ -136,14 +137,14 @@ class InputEmbedding(nn.Module):
         self.dropout = Dropout(dropout)
 
     def attribute_vectors(self) -> list[list[Tensor]]:
-        """Return the vectors (size, E) of each attribute's ids, per segment."""
+        """Returns the vectors (size, E) of each attribute's ids, per segment."""
         return [
             [self.tables.vectors(number) for number in numbers.tolist()]
             for numbers in self._numbers
         ]
 
     def reset_parameters(self) -> None:
-        """Initialise [CLS] and the profile's segment vector as in BERT."""
+        """Initialises [CLS] and the profile's segment vector as in BERT."""
         nn.init.normal_(self.cls, std=INIT_DEVIATION)
         nn.init.normal_(self.profile_segment, std=INIT_DEVIATION)
 
@@ -154,11 +155,11 @@ class InputEmbedding(nn.Module):
         *,
         keep_position: bool = False,
     ) -> Encoded:
-        """Embed a batch.
+        """Embeds a batch.
 
         `zeroed`, (W,) per segment, marks words whose whole vector is zeroed, position and segment
         included: forming the input representations "is followed by the masking step" (§3.2). With
-        `keep_position`, the other reading of the paper, only their actions are zeroed.
+        `keep_position`, another interpretation of the paper, only their actions are zeroed.
         """
         predicted = zeroed
         without_actions: Sequence[NDArray[np.bool_] | None] = [None] * len(self.segments)
@@ -218,7 +219,7 @@ class InputEmbedding(nn.Module):
         )
 
     def _keys(self, batch: UserBatch, lengths: Int64) -> Tensor | None:
-        """Return dropout keys (T,) that depend on user and token, not on the batch."""
+        """Returns dropout keys (T,) that depend on user and token, not on the batch."""
         if not self.dropout.threshold:
             return None
         seed = int(torch.randint(1 << 62, ()))
@@ -229,8 +230,8 @@ class InputEmbedding(nn.Module):
         )
 
 
-def draw_as_bert(module: nn.Module) -> None:
-    """Initialise one module's own weights, without its submodules', as in BERT."""
+def init_as_bert(module: nn.Module) -> None:
+    """Initialises one module's own weights, without its submodules', as in BERT."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=INIT_DEVIATION)
     if isinstance(module, nn.Linear) and module.bias is not None:

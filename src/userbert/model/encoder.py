@@ -37,13 +37,13 @@ class Encoder(nn.Module):
         self.dropout = Dropout(dropout)
         self.heads = heads
         self.fused = fits(hidden, heads, feed_forward) and kernels.available()
-        """Whether bf16 autocast, and float32 without gradients, may run the C kernels."""
+        """Whether the C kernels may run, under bf16 autocast or in float32 without gradients."""
 
     def forward(self, tokens: Tensor, lengths: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Map token vectors (T, H), users one after the other, to (T, H).
+        """Maps token vectors (T, H), users one after the other, to (T, H).
 
         `lengths` (B,) are the numbers of tokens per user, at least 1. `keys` (T,), int32, decide
-        dropout; they are drawn if None.
+        dropout; None: random keys.
         """
         if not len(lengths):
             return tokens
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
 
 def casts_to_bf16(tokens: Tensor) -> bool:
-    """Return whether autocast requests bf16 products on the CPU, as the kernels compute them."""
+    """Returns whether autocast requests bf16 products on the CPU, as the kernels compute them."""
     return (
         tokens.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
@@ -77,7 +77,7 @@ def casts_to_bf16(tokens: Tensor) -> bool:
 
 
 def _is_float32_inference(tokens: Tensor) -> bool:
-    """Return whether tokens are float32 on the CPU and need neither autocast nor gradients."""
+    """Returns whether tokens are float32 on the CPU and need neither autocast nor gradients."""
     return (
         tokens.device.type == "cpu"
         and tokens.dtype == torch.float32
@@ -87,7 +87,7 @@ def _is_float32_inference(tokens: Tensor) -> bool:
 
 
 class Padding:
-    """Places of packed tokens in a padded array, computed once for all blocks."""
+    """Places of packed tokens in a padded array, computed once for all blocks of a batch."""
 
     def __init__(self, lengths: Tensor) -> None:
         self.users = len(lengths)
@@ -99,7 +99,7 @@ class Padding:
         self.mask = None if full else valid[:, None, None, :]  # (B, 1, 1, L)
 
     def pad(self, tokens: Tensor) -> Tensor:
-        """Unpack vectors (T, D) to (B, L, D), padded with zeros."""
+        """Returns packed vectors (T, D) as (B, L, D), padded with zeros."""
         padded = tokens
         if self.mask is not None:
             padded = tokens.new_zeros(self.users * self.longest, tokens.shape[1])
@@ -107,13 +107,13 @@ class Padding:
         return padded.view(self.users, self.longest, -1)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """Pack (B, L, D) into vectors (T, D)."""
+        """Returns the vectors (T, D) of a padded array (B, L, D)."""
         flat = padded.reshape(self.users * self.longest, -1)
         return flat if self.mask is None else flat.index_select(0, self.places)
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward map, each added to its input and then normed."""
+    """Self-attention and a feed-forward map, each added to its input and then normalized."""
 
     def __init__(
         self, number: int, hidden: int, heads: int, feed_forward: int, dropout: float
@@ -130,7 +130,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, padding: Padding, keys: Tensor | None) -> Tensor:
-        """Map (T, H) to (T, H)."""
+        """Maps (T, H) to (T, H)."""
         attended = self.attention_output(self._attend(tokens, padding))
         tokens = self.attention_norm(tokens + self.dropout(attended, keys, self.sites[0]))
         updates = self.narrow(gelu(self.widen(tokens)))

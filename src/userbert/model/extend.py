@@ -2,8 +2,8 @@
 
 In: a model, and data that `prepare --grow` made with its ids. Out: a model with the data's ids. A
 new value starts with the weights of *unknown*, which it counted as until now. So vectors of users
-without new values stay the same, those of others start as they were, and `pretrain --from` learns
-the difference.
+without new values stay the same, vectors of other users start close to their old values, and
+`pretrain --from` learns the difference.
 """
 
 import math
@@ -20,11 +20,12 @@ from userbert.model.userbert import UserBert
 
 
 def extend(model: UserBert, data: PreparedData) -> UserBert:
-    """Return a copy of the model with rows for the data's new values.
+    """Returns a copy of the model with rows for the data's new values.
 
     In tables a new value gets the vector of *unknown*. In heads it gets the weights of *unknown*,
-    and *unknown* and the new values divide its probability, so that the probabilities of all other
-    values stay. Raises `ModelError` if the data's ids are not the model's ids followed by new ones.
+    whose probability is divided between *unknown* and the new values, so that the probabilities of
+    all other values stay. Raises `ModelError` if the data's ids are not the model's ids followed by
+    new ones.
     """
     if not _extends(data.vocabularies, model.vocabularies):
         raise ModelError(
@@ -56,13 +57,13 @@ def extend(model: UserBert, data: PreparedData) -> UserBert:
 
 
 def _sizes(shape: InputShape) -> dict[str, int]:
-    """Return the number of ids of each table."""
+    """Returns the number of ids of each table."""
     attributes = [attribute for segment in shape.segments for attribute in segment.attributes]
     return {attribute.table: attribute.size for attribute in (*attributes, *shape.profile)}
 
 
 def _extends(new: Vocabularies, old: Vocabularies) -> bool:
-    """Return whether `new` is `old` with values appended; bins of numbers never grow."""
+    """Returns whether `new` is `old` with values appended; bins of numbers never grow."""
     new_by_place, old_by_place = _by_place(new), _by_place(old)
     return list(new_by_place) == list(old_by_place) and all(
         new_by_place[place].names[: vocabulary.size] == vocabulary.names
@@ -73,7 +74,7 @@ def _extends(new: Vocabularies, old: Vocabularies) -> bool:
 
 
 def _by_place(vocabularies: Vocabularies) -> dict[tuple[str, str], Vocabulary]:
-    """Return all vocabularies by segment (or `profile`) and name."""
+    """Returns all vocabularies by segment (or `profile`) and name."""
     groups = {**vocabularies.segments, "profile": vocabularies.profile}
     return {
         (segment, name): vocabulary

@@ -28,7 +28,7 @@ from userbert.model.tables import RowSparse, as_tensor, sorted_set
 
 
 def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> list[WordSets]:
-    """Return, for each attribute of a segment, the sets of ids in the selected (W,) words.
+    """Returns, for each attribute of a segment, the sets of ids in the selected (W,) words.
 
     `size` is at least the number of ids of any attribute.
     """
@@ -39,9 +39,10 @@ def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> li
 
 
 def sets_of(groups: Int64, ids: Int32, size: int, *, normalize: bool = False) -> list[WordSets]:
-    """Return, for each attribute of actions (A, N), the sets of ids in each group's actions.
+    """Returns, for each attribute of actions (A, N), the sets of ids in each group's actions.
 
-    `groups` (N,) is each action's group. With `normalize`, each set has weight 1 for any size.
+    `groups` (N,) is each action's group. `size` is at least the number of ids of any attribute.
+    With `normalize`, each set has weight 1, whatever its size.
     """
     sets = []
     for attribute in ids:
@@ -60,27 +61,27 @@ class AttributeHead(RowSparse):
     samples: int | None = None
     """Number of ids sampled for the softmax in training; None: all ids."""
     deferred: list[LayerGradient] | None = None
-    """List that collects this layer's gradient in factors, if the optimizer set one."""
+    """List that collects this layer's gradient in factors, if the optimizer sets it."""
 
     def __init__(self, hidden: int, size: int) -> None:
         super().__init__()
         self.project = nn.Linear(hidden, size - 1)
 
     def row_parameters(self) -> Sequence[nn.Parameter]:
-        """Return the weights if ids are sampled, else nothing."""
+        """Returns the weight and bias if ids are sampled, else an empty tuple."""
         return () if self.samples is None else tuple(self.project.parameters())
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Return the logits (M, V) of the ids 1, 2, … at words (M, H)."""
+        """Returns the logits (M, V) of the ids 1, 2, … at words (M, H)."""
         return self.project(vectors)  # type: ignore[no-any-return]
 
     def loss(self, vectors: Tensor, sets: WordSets) -> Tensor:
-        """Return the cross-entropy against the words' sets, summed over the words (M, H)."""
+        """Returns the cross-entropy against the words' sets, summed over the words (M, H)."""
         weight, bias = self.project.weight, self.project.bias
         if self.samples is None or not self.training:
             return set_cross_entropy(vectors, weight, bias, sets, self.deferred)
         candidates = draw_candidates(len(bias), self.samples, torch.rand(()).item(), sets)
-        self.announce(as_tensor(candidates.places, vectors.device))
+        self.notify_before_read(as_tensor(candidates.places, vectors.device))
         return sampled_set_cross_entropy(vectors, weight, bias, sets, candidates)
 
 
@@ -99,14 +100,14 @@ class SegmentHeads(nn.Module):
     def losses(
         self, vectors: Tensor, batch: SegmentBatch, selected: NDArray[np.bool_]
     ) -> dict[str, Tensor]:
-        """Return the loss of each attribute, summed over the selected words.
+        """Returns the loss of each attribute, summed over the selected words.
 
         `vectors` (M, H) are the final vectors at the words that `selected` (W,) marks.
         """
         return self._losses(vectors, word_sets(batch, selected, self._size))
 
     def user_losses(self, vectors: Tensor, groups: Int64, ids: Int32) -> dict[str, Tensor]:
-        """Return the loss of each attribute, summed over users with weight 1 each.
+        """Returns the loss of each attribute, summed over users with weight 1 each.
 
         `vectors` (B, H) are the users' vectors; `groups` (N,) is the user of each of the actions
         (A, N).
@@ -133,7 +134,7 @@ class UserHeads(nn.Module):
     def losses(
         self, vectors: Tensor, owners: Sequence[Int64], ids: Sequence[Int32]
     ) -> dict[str, Tensor]:
-        """Return losses by attribute, and of activity if predicted, summed over the users (B, H).
+        """Returns losses by attribute, and of activity if predicted, summed over the users (B, H).
 
         For each segment, `owners` (N,) is the user of each action and `ids` (A, N) are its ids.
         """

@@ -27,9 +27,10 @@ def folder_of(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Return the local folder of this name, or else download the hub's model of this name.
+    """Returns the local folder `name` if there is one, else downloads the hub's model `name`.
 
-    Raises `ModelError` if the hub has no such model or cannot be reached.
+    Raises `ModelError` if the hub has no such model or cannot be reached, and `InputError` if
+    `revision` is set for a local folder.
     """
     is_hub_name = isinstance(name, str) and _NAME.fullmatch(name) and not Path(name).exists()
     if not is_hub_name:
@@ -63,7 +64,7 @@ def folder_of(
 def upload(
     write: Callable[[Path], None], name: str, *, private: bool, token: str | bool | None
 ) -> str:
-    """Upload the folder that `write` fills as one commit, and return its address.
+    """Uploads the folder that `write` fills as one commit; returns its address.
 
     Raises `InputError` if the hub refuses it.
     """
@@ -91,7 +92,7 @@ def upload(
 
 @contextmanager
 def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
-    """Raise errors of the hub's library as `ModelError`, with advice in the message."""
+    """Raises errors of the hub's library as `ModelError`, with advice in the message."""
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT

@@ -1,4 +1,4 @@
-"""Computes a network's inputs from a batch: table rows, token places, counts, times (no torch).
+"""Computes a network's inputs from a batch, without torch: table rows, token places, counts, times.
 
 In: a `UserBatch`. Out: arrays of indices and numbers. The network and its ONNX export both use
 them, so that they compute the same vectors.
@@ -19,24 +19,24 @@ from userbert.data.ragged import Int64, offsets_of, ranges
 
 
 @dataclass(frozen=True)
-class Tables:
-    """Row numbers of several tables, stored one after the other in one matrix; row 0 is *none*."""
+class TableLayout:
+    """Row numbers of several tables, one after the other in one matrix; row 0 is *none*."""
 
     row_offsets: Int64
-    """The row before each table's first row; last, the matrix's last row."""
+    """Row before each table's first row; at the end, the matrix's last row."""
 
     @classmethod
-    def of(cls, sizes: Sequence[int]) -> "Tables":
-        """Return tables with these numbers of ids; each id but *none* has a row."""
+    def of(cls, sizes: Sequence[int]) -> "TableLayout":
+        """Returns the layout of tables with these numbers of ids; each id but *none* has a row."""
         return cls(offsets_of([size - 1 for size in sizes]))
 
     def rows(self, ids: NDArray[np.integer[Any]], tables: Int64) -> Int64:
-        """Return the rows of ids; `tables`, the tables' numbers, broadcast against them."""
+        """Returns the rows of ids; `tables` are their table numbers, broadcast against `ids`."""
         return np.where(ids > 0, ids + self.row_offsets[tables], 0)
 
 
 def word_tables(shape: InputShape) -> tuple[list[int], tuple[Int64, ...]]:
-    """Return the sizes of the words' tables and, per segment, its attributes' table numbers (A,).
+    """Returns the sizes of the words' tables and, per segment, its attributes' table numbers (A,).
 
     Segments may share a table.
     """
@@ -50,14 +50,14 @@ def word_tables(shape: InputShape) -> tuple[list[int], tuple[Int64, ...]]:
 
 
 def summary_tables(shape: InputShape) -> list[int]:
-    """Return the sizes of the summary's tables, one per attribute of each segment."""
+    """Returns the sizes of the summary's tables, one per attribute of each segment."""
     return [attribute.size for segment in shape.segments for attribute in segment.attributes]
 
 
 def order_by_word(rows: Int64, action_offsets: Int64) -> tuple[Int64, Int64]:
-    """Order rows (A, N) by word, then attribute, then action.
+    """Returns rows (A, N) in the order of word, attribute and action, and their offsets.
 
-    Returns them flat, with the offsets (W * A + 1,) of each word's attributes.
+    The rows are flat. The offsets (W * A + 1,) bound the rows of each attribute in each word.
     """
     attributes = len(rows)
     sizes = np.diff(action_offsets)
@@ -71,10 +71,10 @@ def order_by_word(rows: Int64, action_offsets: Int64) -> tuple[Int64, Int64]:
 
 
 def interleave(counts: Int64) -> tuple[Int64, Int64]:
-    """Interleave pieces of tokens, each ordered by user, so that each user's tokens are adjacent.
+    """Reorders tokens from kind by kind to user by user.
 
-    `counts` (P, B) are the numbers of tokens by piece and user. Returns the place (T,) of each
-    token, piece after piece, and the number of tokens (B,) of each user.
+    `counts` (P, B) are the numbers of tokens by kind and user. Returns the new place (T,) of each
+    token, in the order of kind and user, and the number of tokens (B,) of each user.
     """
     lengths = counts.sum(axis=0)
     first_of_user = np.cumsum(lengths) - lengths
@@ -84,7 +84,7 @@ def interleave(counts: Int64) -> tuple[Int64, Int64]:
 
 @dataclass(frozen=True)
 class SummaryRows:
-    """Users as weighted rows of the summary's tables."""
+    """Weighted rows of the summary's tables that add up to each user's summary."""
 
     rows: Int64
     """(R,): rows of the distinct values in each user's history."""
@@ -94,8 +94,8 @@ class SummaryRows:
     """(R,): logarithms of the values' counts, scaled to unit length per user."""
 
 
-def summary_rows(batch: UserBatch, tables: Tables) -> SummaryRows:
-    """Return the weighted rows that add up to each user's summary."""
+def summary_rows(batch: UserBatch, tables: TableLayout) -> SummaryRows:
+    """Returns the weighted rows that add up to each user's summary."""
     keys = []
     first = 0
     size = int(tables.row_offsets[-1]) + 1
@@ -115,7 +115,7 @@ def summary_rows(batch: UserBatch, tables: Tables) -> SummaryRows:
 
 
 def log_totals(batch: UserBatch) -> NDArray[np.float32]:
-    """Return the log counts (B, 2 S) of actions and of words, segment after segment."""
+    """Returns the log counts (B, 2 S) of actions and of words, segment after segment."""
     counts = [
         count
         for segment in batch.segments
@@ -126,34 +126,39 @@ def log_totals(batch: UserBatch) -> NDArray[np.float32]:
 
 
 def timing(batch: UserBatch, shape: InputShape) -> NDArray[np.float32]:
-    """Return how recently, regularly and often users acted: (B, K), segment after segment.
+    """Returns how recently, regularly and often users acted: (B, K), segment after segment.
 
-    Each segment has, in its own unit (days, or hours for words split at gaps): the logarithms of
-    the time since the last word, since the first word, and of the mean gap between words; the first
-    of these less the third; the weight of the last word under exponential decay, with half-lives of
-    1, 2, 4 … units up to the window; the logarithms of the decayed numbers of words, then of
-    actions, with these half-lives and last without decay. For users without words, both times are
-    the window's length and the rest is 0.
+    The unit of time is a day, or an hour in segments whose words end at gaps. Half-lives are 1, 2,
+    4, … units, up to the window. Logarithms are log(1 + x). The columns of a segment are:
+
+    - logarithms of the time since the last word, the time since the first word, and the mean gap
+      between words;
+    - the first of these logarithms minus the third;
+    - the weight of the last word under exponential decay, by half-life;
+    - the logarithm of the decayed number of words, by half-life, and of their number;
+    - the same two for actions.
+
+    For users without words, both times are the window's length, and gap, weights and numbers are 0.
     """
     parts = [_timing(*pair) for pair in zip(batch.segments, shape.segments, strict=True)]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def timing_width(shape: InputShape) -> int:
-    """Return K, the number of columns of `timing`."""
+    """Returns the number of columns of `timing`, K."""
     return sum(6 + 3 * len(_half_lives(segment)) for segment in shape.segments)
 
 
 def _half_lives(shape: SegmentShape) -> NDArray[np.float64]:
-    """Return the half-lives (L,), in the segment's unit."""
+    """Returns the half-lives (L,), in the segment's unit."""
     return np.exp2(np.arange(int(np.log2(shape.positions)), dtype=np.float64))
 
 
 def _timing(segment: SegmentBatch, shape: SegmentShape) -> NDArray[np.float64]:
-    """Return the timing (B, 6 + 3 L) of one segment."""
+    """Returns the timing (B, 6 + 3 L) of one segment."""
     counts = segment.word_counts
     active = np.flatnonzero(counts)
-    rates = np.append(1 / _half_lives(shape), 0)  # the last one does not decay
+    rates = np.append(1 / _half_lives(shape), 0)  # rate 0: no decay
     ago = (shape.positions - 1 - segment.positions).astype(np.float64)  # (W,)
     times = np.full((2, len(counts)), float(shape.positions))
     times[:, active] = ago[
@@ -165,8 +170,8 @@ def _timing(segment: SegmentBatch, shape: SegmentShape) -> NDArray[np.float64]:
     sizes = np.diff(segment.action_offsets)[:, None]
     sums = np.zeros((len(counts), 2 * len(rates)))
     if len(active):
-        both = np.concatenate([decayed, decayed * sizes], axis=1)
-        sums[active] = np.add.reduceat(both, segment.word_offsets[:-1][active])
+        weights = np.concatenate([decayed, decayed * sizes], axis=1)
+        sums[active] = np.add.reduceat(weights, segment.word_offsets[:-1][active])
     logs = np.log1p(np.stack([last, first, gap], axis=1))
     lateness = logs[:, :1] - logs[:, 2:]
     recent = np.exp2(-last[:, None] * rates[:-1]) * (counts > 0)[:, None]

@@ -26,13 +26,14 @@ def predict_masked_word(  # noqa: PLR0917 - a word's address: the user, the inst
     number: int,
     best: int = 5,
 ) -> dict[str, list[tuple[str, float]]]:
-    """Hide one word as in pretraining, and return the `best` values that the heads predict in it.
+    """Hides one word as in pretraining; returns the `best` likeliest values in it by attribute.
 
     If the model was pretrained on masked words (paper §3.2), the word's input is zeroed and its
     heads read the word's vector. If it was pretrained on hidden actions, the word is removed and
-    its heads read [CLS]. The word is the `number`-th of the user's segment, counted from 0, oldest
-    first. Each attribute has pairs of value and probability, likeliest first. Raises `InputError`
-    if the user has no such word, or the model was pretrained on neither.
+    its heads read [CLS]. The user is in `row` of the data. The word is the `number`-th of the
+    user's `segment` before `cutoff`, from 0, oldest first. Each attribute has pairs of value and
+    probability, likeliest first. Raises `InputError` if the user has no such word, or the model was
+    pretrained on neither.
     """
     batch = cut(data, np.array([row]), np.array([cutoff]), model.hidden)
     names = [words.name for words in batch.segments]
@@ -62,7 +63,7 @@ def predict_masked_word(  # noqa: PLR0917 - a word's address: the user, the inst
 
 
 def predicts_masked_words(model: UserBert) -> bool:
-    """Return whether a model was pretrained on masked words or hidden actions."""
+    """Returns whether a model was pretrained on masked words or hidden actions."""
     return _learned_masked_words(model) or "hidden" in model.user_heads
 
 
@@ -74,7 +75,7 @@ def _learned_masked_words(model: UserBert) -> bool:
 def _heads_and_vector(
     model: UserBert, batch: UserBatch, place: int, number: int
 ) -> tuple[SegmentHeads, Tensor]:
-    """Return the heads that predict a segment's hidden values, and the vector (1, H) they read."""
+    """Returns the heads that predict a segment's hidden values, and the vector (1, H) they read."""
     if _learned_masked_words(model):
         zeroed = tuple(np.zeros(len(words.positions), bool) for words in batch.segments)
         zeroed[place][number] = True

@@ -21,7 +21,7 @@ from userbert.schema.models import Schema
 Facts = Mapping[str, str | None]
 """Texts by title; a fact that is None is not shown."""
 
-_USE = """```sh
+_USAGE = """```sh
 userbert prepare schema.yaml -o data --vocabulary model    # logs, with the ids of this model
 userbert embed model data -o embeddings.parquet
 ```
@@ -36,8 +36,8 @@ _LIMITS = (
     "The model applies to users and actions like those in its training logs.",
     "Values that are not in its vocabularies are all *unknown*.",
     "Vectors have no unit, and vectors of two models cannot be compared.",
-    "Vectors can reveal what people never disclosed. Check whom a decision based on them would "
-    "exclude, and never base a decision that affects a person on them alone.",
+    "Vectors can reveal facts that people never disclosed. Check which people a decision based on "
+    "vectors would exclude, and never base a decision about a person on vectors alone.",
     "`vocabularies.json` contains values from the logs, `schema.yaml` the names of files and "
     "columns. Neither contains users, unless an attribute identifies them. Check both before you "
     "share the folder.",
@@ -45,7 +45,7 @@ _LIMITS = (
 
 
 def count_weights(file: Path) -> int:
-    """Return the number of weights in a safetensors file, from its header."""
+    """Returns the number of weights in a safetensors file, from its header."""
     with file.open("rb") as content:
         (length,) = struct.unpack("<Q", content.read(8))
         header = json.loads(content.read(length))
@@ -53,7 +53,7 @@ def count_weights(file: Path) -> int:
 
 
 def network_facts(config: Mapping[str, Any], weights: int) -> Facts:
-    """Return the size of a network with this number of weights, and its hidden fields."""
+    """Returns the size of a network with `weights` weights, and its hidden fields."""
     size = config["model"]
     return {
         "network": f"{size['layers']} layers of width {size['hidden']}, {size['heads']} heads",
@@ -64,36 +64,36 @@ def network_facts(config: Mapping[str, Any], weights: int) -> Facts:
 
 
 def is_pretrained(record: Mapping[str, Any]) -> bool:
-    """Return whether the model was pretrained, from its record."""
+    """Returns whether the model was pretrained, from its record."""
     return "steps" in record.get("config", {})
 
 
 def pretraining_facts(record: Mapping[str, Any], schema: Schema) -> Facts:
-    """Return what a pretrained model was trained on, and for how long."""
+    """Returns the data, length and settings of the pretraining."""
     config, parent = record["config"], record.get("from")
     steps = f"{config['steps']:,} batches of {config.get('batch_size')}"
-    users = _with(record, "users", ", {:,} user sequences") or ""
-    speed = _with(record, "users_per_s", ", {:,.0f} users a second") or ""
-    seconds = _with(record, "seconds", "{:,.0f} s")
+    users = _format_value(record, "users", ", {:,} user sequences") or ""
+    speed = _format_value(record, "users_per_s", ", {:,.0f} users a second") or ""
+    seconds = _format_value(record, "seconds", "{:,.0f} s")
     return {
         "preset": record.get("preset"),
         "trained on events before": _moment(record.get("before"), schema),
         "first event": _moment(record.get("first_event"), schema),
         "cut-off per user": "yes (--at)" if record.get("at") else None,
-        "users": _with(record, "people", "{:,}"),
-        "(user, cut-off) pairs": _with(record, "pairs", "{:,}"),
-        "held out": _with(record, "held_out_pairs", "{:,} pairs"),
-        "data": _with(record, "data", "{:.12}"),
+        "users": _format_value(record, "people", "{:,}"),
+        "(user, cut-off) pairs": _format_value(record, "pairs", "{:,}"),
+        "held out": _format_value(record, "held_out_pairs", "{:,} pairs"),
+        "data": _format_value(record, "data", "{:.12}"),
         "steps": steps + users,
         "time": None if seconds is None else seconds + speed,
-        "seed": _with(record, "seed", "{}"),
-        "processes": _with(record, "processes", "{}"),
+        "seed": _format_value(record, "seed", "{}"),
+        "processes": _format_value(record, "processes", "{}"),
         "precision": record.get("precision"),
         "started from": None
         if not parent
         else f"a model of seed {parent.get('seed')}, "
         f"{parent.get('config', {}).get('steps', 0):,} steps",
-        "values added by extend": _with(record, "extended_by", "{}"),
+        "values added by extend": _format_value(record, "extended_by", "{}"),
         "software": ", ".join(
             f"{name} {release}" for name, release in record.get("versions", {}).items()
         )
@@ -102,7 +102,7 @@ def pretraining_facts(record: Mapping[str, Any], schema: Schema) -> Facts:
 
 
 def losses(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return rows of each loss at the end: its name, for training users, for held-out users."""
+    """Returns a row per loss at the end of training: name, on training users, on held-out users."""
     if "losses" not in record:
         return []
     held_out = record.get("validation") or {}
@@ -115,7 +115,7 @@ def losses(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def inputs(config: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return rows of the model's inputs: segment or profile, attribute, number of ids, table."""
+    """Returns a row per input of the model: segment or profile, attribute, number of ids, table."""
     parts = [(segment["name"], segment["attributes"]) for segment in config["input"]["segments"]]
     parts.append(("profile", config["input"]["profile"]))
     return [
@@ -128,17 +128,19 @@ def inputs(config: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 def model_card(
     config: Mapping[str, Any], record: Mapping[str, Any], schema: Schema, weights: int
 ) -> str:
-    """Return a model's card as Markdown, with the YAML header that hubs read."""
+    """Returns a model's card as Markdown, with the YAML header that hubs read."""
     bound = _moment(record.get("before"), schema)
     sections = {
-        "Earliest cut-off": _bound(bound),
-        "Usage": _USE,
-        "The network": in_rows(network_facts(config, weights)),
-        "Inputs": in_columns(("segment", "attribute", "ids"), [row[:3] for row in inputs(config)]),
-        "Pretraining": in_rows(pretraining_facts(record, schema))
+        "Earliest cut-off": _bound_note(bound),
+        "Usage": _USAGE,
+        "The network": facts_table(network_facts(config, weights)),
+        "Inputs": markdown_table(
+            ("segment", "attribute", "ids"), [row[:3] for row in inputs(config)]
+        ),
+        "Pretraining": facts_table(pretraining_facts(record, schema))
         if is_pretrained(record)
         else "The model has not been pretrained: its weights are random.",
-        "Losses at the end": in_columns(("loss", "training", "held out"), losses(record)),
+        "Losses at the end": markdown_table(("loss", "training", "held out"), losses(record)),
         "Limits": "\n".join(f"- {limit}" for limit in _LIMITS),
     }
     about = (
@@ -150,7 +152,7 @@ def model_card(
 
 
 def card(title: str, about: str, sections: Mapping[str, str], tags: Sequence[str]) -> str:
-    """Return a card of these sections, without those that are empty."""
+    """Returns a card; sections without text are left out."""
     head = "\n".join(f"- {tag}" for tag in ("userbert", "event-sequences", *tags))
     parts = [
         f"---\nlibrary_name: userbert\ntags:\n{head}\n---",
@@ -162,13 +164,15 @@ def card(title: str, about: str, sections: Mapping[str, str], tags: Sequence[str
     return "\n\n".join(parts) + "\n"
 
 
-def in_rows(facts: Facts) -> str:
-    """Return facts as a Markdown table."""
-    return in_columns(("", ""), [(name, text) for name, text in facts.items() if text is not None])
+def facts_table(facts: Facts) -> str:
+    """Returns facts as a Markdown table."""
+    return markdown_table(
+        ("", ""), [(name, text) for name, text in facts.items() if text is not None]
+    )
 
 
-def in_columns(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return rows as a Markdown table, or an empty string if there are none."""
+def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns rows as a Markdown table, or an empty string if there are none."""
     lines = [*rows]
     if not lines:
         return ""
@@ -176,12 +180,13 @@ def in_columns(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in (heading, rule, *lines))
 
 
-def _bound(bound: str | None) -> str:
+def _bound_note(bound: str | None) -> str:
+    """Returns the note on the time before which the model learned, if it is known."""
     if bound is None:
         return ""
     return (
         f"The model was trained on events before **{bound}**. At earlier cut-offs its vectors may "
-        "contain future leakage, so results there are better than in use. `finetune` and "
+        "contain future leakage, so results there look better than they are. `finetune` and "
         "`evaluate` refuse such labels."
     )
 
@@ -190,13 +195,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _with(record: Mapping[str, Any], key: str, form: str) -> str | None:
-    """Return a record's value as text, or None if missing, as in records of earlier versions."""
+def _format_value(record: Mapping[str, Any], key: str, form: str) -> str | None:
+    """Formats a record's value; None if it is missing, as in records of earlier versions."""
     return None if record.get(key) is None else form.format(record[key])
 
 
 def _moment(instant: int | None, schema: Schema) -> str | None:
-    """Return an instant in µs since 1970 as text in the users' time zone."""
+    """Returns an instant in µs since 1970 as text in the users' time zone."""
     if instant is None:
         return None
     moment = datetime.fromtimestamp(instant / 1e6, UTC).astimezone(schema.zone)
@@ -204,7 +209,7 @@ def _moment(instant: int | None, schema: Schema) -> str | None:
 
 
 def _width(config: Mapping[str, Any]) -> int:
-    """Return the width of user embeddings."""
+    """Returns the width of user embeddings."""
     size = config["model"]
     if size["pool"] != "all":
         return int(size["hidden"])

@@ -1,8 +1,8 @@
 """Softmax cross-entropy over many ids against sets of them, exact or sampled.
 
 In: word vectors, a linear layer's weights, and the ids in each word. Out: the loss of equation 1.
-The exact form processes the ids in chunks, so that no array of words by vocabulary is ever held.
-The sampled softmax sums over a random part of the ids, each weighted by the inverse of its
+The exact form processes the ids in chunks, so that no array of words by vocabulary is ever in
+memory. The sampled softmax sums over a random part of the ids, each weighted by the inverse of its
 probability to be drawn (the logQ correction of Bengio & Senécal, 2008). Heads use both.
 
 With S the set of a word's ids, -Σ y log softmax(z) = |S| · logsumexp(z) - Σ z[S]. If the
@@ -49,11 +49,14 @@ def set_cross_entropy(
     bias: Tensor,
     sets: WordSets,
     deferred: list[LayerGradient] | None = None,
+    *,
+    chunk: int = _CHUNK,
 ) -> Tensor:
-    """Return the cross-entropy of words (M, H) against their sets, over all V ids, summed.
+    """Returns the cross-entropy of words (M, H) against their sets, over all V ids, summed.
 
-    `weight` (V, H) and `bias` (V,) belong to the ids 1, 2, …. With a list as `deferred`, the
-    backward pass may append their gradient to it instead of returning it.
+    `weight` (V, H) and `bias` (V,) belong to the ids 1, 2, …. If `deferred` is a list,
+    the backward pass may append their gradient to the list instead of returning it.
+    Without a kernel, the loss is computed from `chunk` ids at a time.
     """
     if _kernel_fits(vectors, weight):
         return cross_entropy(
@@ -61,7 +64,7 @@ def set_cross_entropy(
             deferred=deferred,
         )  # fmt: skip
     words, places, weights = _pairs(sets, sets.ids - 1, vectors.device)
-    return _SetCrossEntropy.apply(vectors, weight, bias, words, places, weights)  # type: ignore[no-any-return, no-untyped-call]
+    return _SetCrossEntropy.apply(vectors, weight, bias, words, places, weights, chunk)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _kernel_fits(vectors: Tensor, weight: Tensor) -> bool:
@@ -70,7 +73,7 @@ def _kernel_fits(vectors: Tensor, weight: Tensor) -> bool:
 
 
 class _SetCrossEntropy(torch.autograd.Function):
-    """Recomputes the logits of each chunk in the backward pass instead of keeping them."""
+    """Exact loss that recomputes each chunk's logits in the backward pass to save memory."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
@@ -81,15 +84,17 @@ class _SetCrossEntropy(torch.autograd.Function):
         words: Tensor,
         places: Tensor,
         weights: Tensor,
+        chunk: int,
     ) -> Tensor:
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.float()
             log_sums = vectors.new_full((len(vectors),), -torch.inf)
-            for rows, offsets in zip(_chunks(weight), _chunks(bias), strict=True):
-                chunk = torch.addmm(offsets, vectors, rows.t()).logsumexp(dim=1)
-                log_sums = torch.logaddexp(log_sums, chunk)
+            for rows, offsets in zip(_split(weight, chunk), _split(bias, chunk), strict=True):
+                log_sum = torch.addmm(offsets, vectors, rows.t()).logsumexp(dim=1)
+                log_sums = torch.logaddexp(log_sums, log_sum)
             counts = torch.bincount(words, weights, len(vectors)).to(log_sums)  # |S|: (M,)
             present = (vectors[words] * weight[places]).sum(dim=1) + bias[places]  # (P,)
+            ctx.chunk = chunk
             ctx.save_for_backward(vectors, weight, bias, words, places, weights, log_sums, counts)
             return (counts * log_sums).sum() - (weights * present).sum()
 
@@ -100,8 +105,8 @@ class _SetCrossEntropy(torch.autograd.Function):
         to_weight, to_bias = torch.empty_like(weight), torch.empty_like(bias)
         scale = (counts * gradient)[:, None]
         for rows, offsets, weight_part, bias_part in zip(
-            _chunks(weight), _chunks(bias),
-            _chunks(to_weight), _chunks(to_bias), strict=True,
+            _split(weight, ctx.chunk), _split(bias, ctx.chunk),
+            _split(to_weight, ctx.chunk), _split(to_bias, ctx.chunk), strict=True,
         ):  # fmt: skip
             logits = torch.addmm(offsets, vectors, rows.t())
             to_logits = logits.sub_(log_sums[:, None]).exp_().mul_(scale)  # (M, chunk)
@@ -112,17 +117,17 @@ class _SetCrossEntropy(torch.autograd.Function):
         to_vectors.index_add_(0, words, weight[places] * to_pairs[:, None])
         to_weight.index_add_(0, places, vectors[words] * to_pairs[:, None])
         to_bias.index_add_(0, places, to_pairs)
-        return to_vectors, to_weight, to_bias, None, None, None
+        return to_vectors, to_weight, to_bias, None, None, None, None
 
 
 def _pairs(sets: WordSets, places: Int64, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the pairs' words, places and weights as tensors."""
+    """Returns the pairs' words, places and weights as tensors."""
     weights = np.ones(len(places), np.float32) if sets.weights is None else sets.weights
     return as_tensor(sets.words, device), as_tensor(places, device), as_tensor(weights, device)
 
 
-def _chunks(rows: Tensor) -> Sequence[Tensor]:
-    return rows.split(_CHUNK)  # type: ignore[no-untyped-call, no-any-return]
+def _split(rows: Tensor, chunk: int) -> Sequence[Tensor]:
+    return rows.split(chunk)  # type: ignore[no-untyped-call, no-any-return]
 
 
 @dataclass(frozen=True)
@@ -136,10 +141,10 @@ class Candidates:
 
 
 def draw_candidates(ids: int, count: int, start: float, sets: WordSets) -> Candidates:
-    """Draw about `count` of the ids 1 … `ids`, and add those of the sets.
+    """Draws about `count` of the ids 1 … `ids`, and adds the ids of the sets.
 
-    Ids are ordered by falling frequency, so the r-th is drawn with a probability that falls as
-    1 / r, and the first ids always. The sample is systematic: only `start` in [0, 1) is random. The
+    Ids are ordered by falling frequency. The probability to draw the r-th falls as 1 / r; the first
+    ids are always drawn. The sample is systematic: only `start` in [0, 1) is random. The
     probabilities are exact, and the time grows with the sample, not with the ids.
     """
     probabilities, ends = _probabilities(ids, count)
@@ -152,7 +157,7 @@ def draw_candidates(ids: int, count: int, start: float, sets: WordSets) -> Candi
 
 @cache
 def _probabilities(ids: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the ids' probabilities (V,) to be drawn among about `count`, and their sums so far."""
+    """Returns the ids' probabilities (V,) to be in a sample of `count`, and the cumulative sums."""
     probabilities = np.log1p(1 / np.arange(1, ids + 1))
     probabilities = np.minimum(probabilities * (count / probabilities.sum()), 1)
     return probabilities, np.cumsum(probabilities)
@@ -161,10 +166,10 @@ def _probabilities(ids: int, count: int) -> tuple[NDArray[np.float64], NDArray[n
 def sampled_set_cross_entropy(
     vectors: Tensor, weight: Tensor, bias: Tensor, sets: WordSets, candidates: Candidates
 ) -> Tensor:
-    """Return the cross-entropy of words (M, H) against their sets, over the candidates, summed.
+    """Returns the cross-entropy of words (M, H) against their sets, over the candidates, summed.
 
-    In a word's softmax its own ids have weight 1. Other drawn ids have the inverse of their
-    probability as weight, so that the sum under the logarithm is unbiased. Gradients of `weight`
+    In a word's softmax its own ids have weight 1. Other drawn ids are weighted by the inverse of
+    their probability, so that the sum inside the logarithm is unbiased. Gradients of `weight`
     (V, H) and `bias` (V,) hold only the candidates' rows.
     """
     device = vectors.device

@@ -2,7 +2,8 @@
 
 In: a `UserBatch`. Out: one vector per user, made from the count of each value of each attribute in
 the visible actions, and from the numbers of actions and words. Words are means, which lose counts
-and dilute rare values; here each value has a row of full width. `InputEmbedding` adds the token.
+and dilute rare values; in the summary each value has a row of full width. `InputEmbedding` adds the
+token.
 
 Letters in shapes: B users, H hidden.
 """
@@ -29,7 +30,7 @@ class HistorySummary(nn.Module):
     def forward(
         self, batch: UserBatch, zeroed: Sequence[NDArray[np.bool_]] | None = None
     ) -> Tensor:
-        """Return summaries (B, H), leaving out words that are `zeroed`, (W,) per segment."""
+        """Returns summaries (B, H) without the words that `zeroed`, (W,) per segment, marks."""
         if zeroed is not None:
             batch = drop_actions(batch, [
                 np.repeat(mask, np.diff(segment.action_offsets))
@@ -40,5 +41,5 @@ class HistorySummary(nn.Module):
         return values + self.totals(as_tensor(log_totals(batch), self.tables.weight.device))  # type: ignore[no-any-return]
 
     def summary_rows(self, batch: UserBatch) -> SummaryRows:
-        """Return the weighted rows that add up to each user's summary."""
+        """Returns the weighted rows that add up to each user's summary."""
         return summary_rows(batch, self.tables.layout)

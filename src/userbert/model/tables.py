@@ -19,35 +19,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from userbert.data.ragged import Int64, list_numbers
-from userbert.model.indices import Tables
+from userbert.model.indices import TableLayout
 
 INIT_DEVIATION = 0.02
 """Standard deviation of the initial weights, as in BERT."""
 
 
 class RowSparse(nn.Module):
-    """Module whose parameters' gradients hold only the rows that a batch read."""
+    """A module whose gradients hold only the rows of its parameters that a batch reads."""
 
     before_read: Callable[[Tensor], None] | None = None
-    """Called with the rows (U,) that are about to be read in training. Adam's momentum also moves
-    rows that have no gradient; the optimizer applies these missed steps here."""
+    """Function that is called with rows (U,) before they are read in training. Adam's momentum also
+    moves rows without gradients; here the optimizer applies the steps that the rows missed."""
 
     def row_parameters(self) -> Sequence[nn.Parameter]:
-        """Return the parameters, which are read and updated by the same rows."""
+        """Returns the parameters, all of which are read and updated at the same rows."""
         raise NotImplementedError
 
-    def announce(self, rows: Tensor) -> None:
-        """Call `before_read` with the rows (U,) if gradients are enabled."""
+    def notify_before_read(self, rows: Tensor) -> None:
+        """Calls `before_read` with the rows (U,) if gradients are enabled."""
         if self.before_read is not None and torch.is_grad_enabled():
             self.before_read(rows)
 
 
 def gather_rows(weight: Tensor, rows: Tensor) -> Tensor:
-    """Return distinct rows (U,) of a weight, whose gradient then holds only these rows."""
+    """Returns distinct rows (U,) of a weight, whose gradient then holds only these rows."""
     return _GatherRows.apply(weight, rows)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _GatherRows(torch.autograd.Function):
+    """Gathers rows; the gradient is sparse."""
+
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rows: Tensor) -> Tensor:
         ctx.rows, ctx.shape = rows, weight.shape
@@ -66,37 +68,37 @@ class AttributeTables(RowSparse):
 
     def __init__(self, sizes: Sequence[int], width: int) -> None:
         super().__init__()
-        self.layout = Tables.of(sizes)
+        self.layout = TableLayout.of(sizes)
         self.weight = nn.Parameter(torch.empty(int(self.row_offsets[-1]) + 1, width))
 
     def reset_parameters(self) -> None:
-        """Initialise the vectors as in BERT."""
+        """Initialises the vectors as in BERT."""
         nn.init.normal_(self.weight, std=INIT_DEVIATION)
         with torch.no_grad():
             self.weight[0] = 0
 
     def row_parameters(self) -> Sequence[nn.Parameter]:
-        """Return the matrix of all tables."""
+        """Returns the matrix of all tables."""
         return (self.weight,)
 
     @property
     def row_offsets(self) -> Int64:
-        """The row before each table's first row; last, the matrix's last row."""
+        """Row before each table's first row; at the end, the matrix's last row."""
         return self.layout.row_offsets
 
     def vectors(self, number: int) -> Tensor:
-        """Return the vectors (size, E) of a table's ids 0 (*none*), 1, 2, …."""
+        """Returns the vectors (size, E) of a table's ids 0 (*none*), 1, 2, …."""
         first, last = self.row_offsets[number : number + 2] + 1
         return torch.cat([self.weight[:1], self.weight[first:last]])
 
     def rows(self, ids: NDArray[np.integer[Any]], tables: Int64) -> Int64:
-        """Return the rows of ids; `tables`, the tables' numbers, broadcast against them."""
+        """Returns the rows of ids; `tables` are their table numbers, broadcast against `ids`."""
         return self.layout.rows(ids, tables)
 
     def sum_groups(
         self, rows: Int64, offsets: Int64, weights: NDArray[np.float32] | None = None
     ) -> Tensor:
-        """Return the sums (G, E) of each group's rows, with optional weights (N,).
+        """Returns the sums (G, E) of each group's rows, with optional weights (N,).
 
         Group g has the rows (N,) from `offsets[g]` to `offsets[g + 1]`. With weights, no group may
         contain a row twice.
@@ -106,13 +108,13 @@ class AttributeTables(RowSparse):
         plan = (
             _by_row(rows, offsets) if weights is None else _by_row_weighted(rows, offsets, weights)
         )
-        self.announce(as_tensor(plan.rows, self.weight.device))
+        self.notify_before_read(as_tensor(plan.rows, self.weight.device))
         return _SumGroups.apply(self.weight, rows, offsets, weights, plan)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Groups of each distinct row, from which its gradient is summed."""
+class _GroupsOfRows:
+    """The groups that contain each distinct row; a row's gradient is summed over its groups."""
 
     rows: Int64
     """(U,): the distinct rows, ascending."""
@@ -124,23 +126,23 @@ class _Plan:
     """Weights of the rows in `groups`."""
 
 
-def _by_row(rows: Int64, offsets: Int64) -> _Plan:
+def _by_row(rows: Int64, offsets: Int64) -> _GroupsOfRows:
     groups = list_numbers(offsets)
     known = rows > 0
     # Sorting one number that holds both is much faster than sorting indices by row.
     both = np.sort((rows[known] << 32) | groups[known])
     rows, groups = both >> 32, both & 0xFFFFFFFF
     starts = np.flatnonzero(np.diff(rows, prepend=0))
-    return _Plan(rows[starts], groups, np.append(starts, len(rows)))
+    return _GroupsOfRows(rows[starts], groups, np.append(starts, len(rows)))
 
 
-def _by_row_weighted(rows: Int64, offsets: Int64, weights: NDArray[np.float32]) -> _Plan:
+def _by_row_weighted(rows: Int64, offsets: Int64, weights: NDArray[np.float32]) -> _GroupsOfRows:
     groups = list_numbers(offsets)
     order = np.argsort(rows, kind="stable")
     order = order[np.count_nonzero(rows == 0) :]
     rows = rows[order]
     starts = np.flatnonzero(np.diff(rows, prepend=0))
-    return _Plan(rows[starts], groups[order], np.append(starts, len(rows)), weights[order])
+    return _GroupsOfRows(rows[starts], groups[order], np.append(starts, len(rows)), weights[order])
 
 
 class _SumGroups(torch.autograd.Function):
@@ -153,14 +155,14 @@ class _SumGroups(torch.autograd.Function):
         rows: Int64,
         offsets: Int64,
         weights: NDArray[np.float32] | None,
-        plan: _Plan,
+        plan: _GroupsOfRows,
     ) -> Tensor:
         ctx.plan, ctx.shape = plan, weight.shape
         return _sum(weight.detach(), rows, offsets, weights, none_row=0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        plan: _Plan = ctx.plan
+        plan: _GroupsOfRows = ctx.plan
         values = _sum(gradient.contiguous(), plan.groups, plan.offsets, plan.weights)
         to_weight = _by_rows(as_tensor(plan.rows, gradient.device), values, ctx.shape)
         return to_weight, None, None, None, None
@@ -186,14 +188,14 @@ def _sum(
 
 
 def _by_rows(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """Return a sparse gradient of distinct ascending rows (U,)."""
+    """Returns a sparse gradient of distinct ascending rows (U,)."""
     return torch.sparse_coo_tensor(
         rows[None], values, shape, is_coalesced=True, check_invariants=False
     )
 
 
 def sorted_set(numbers: Int64) -> Int64:
-    """Return the distinct numbers in order, much faster than `np.unique` if there are few."""
+    """Returns the distinct numbers in order, much faster than `np.unique` if there are few."""
     ordered = np.sort(numbers)
     is_first = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
@@ -201,7 +203,7 @@ def sorted_set(numbers: Int64) -> Int64:
 
 
 def as_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Return a tensor that shares the array's memory; a read-only array is copied first."""
+    """Returns a tensor that shares the array's memory; a read-only array is copied first."""
     tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if device.type == "cuda":
         # The copy runs while the GPU computes.

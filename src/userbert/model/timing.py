@@ -1,7 +1,7 @@
 """Standardised timing of users' actions, the last columns of user embeddings of `pool=all`.
 
 In: a `UserBatch`. Out: `indices.timing`, standardised. Words' positions contain the same facts, but
-each position has a separately trained vector, and a mean over words loses their number and recency.
+each position has a vector of its own, and a mean over words loses their number and recency.
 The encoder does not read these columns: they are exact enough to identify users, so a network that
 reads them memorises each user's actions (docs/decisions/0010-what-makes-vectors-worth-having.md).
 
@@ -36,15 +36,15 @@ class HistoryTiming(nn.Module):
         self.deviation: Tensor
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Return the standardised columns (B, K) of a batch's users."""
+        """Returns the standardised columns (B, K) of a batch's users."""
         return self.standardised(as_tensor(timing(batch, self._shape), self.mean.device))
 
     def standardised(self, numbers: Tensor) -> Tensor:
-        """Return columns (B, K), standardised and clipped."""
+        """Returns columns (B, K), standardised and clipped."""
         return ((numbers - self.mean) / self.deviation).clamp(-_FURTHEST, _FURTHEST)
 
     def measure_by(self, numbers: NDArray[np.float32]) -> None:
-        """Set means and standard deviations from the columns (P, K) of (user, cut-off) pairs."""
+        """Sets means and standard deviations from the columns (P, K) of (user, cut-off) pairs."""
         deviation = numbers.std(axis=0, dtype=np.float64)
         deviation[deviation < _LEAST_DEVIATION] = 1
         self.mean.copy_(torch.from_numpy(numbers.mean(axis=0, dtype=np.float64)))

@@ -2,7 +2,7 @@
 
 In: a `UserBatch`. Out: `Encoded`, and from it user embeddings. A `UserBert` includes all it needs
 to read data: schema, vocabularies and hidden profile fields. Training updates its weights, tasks
-add a head, and the service embeds users with it.
+add a head, and the service embeds users.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from userbert.data.vocabulary import Vocabularies
 from userbert.errors import ModelError
 from userbert.folders import publishing_folder
 from userbert.model.artifact import Artifact, read_artifact, write_artifact
-from userbert.model.embedding import Encoded, InputEmbedding, draw_as_bert
+from userbert.model.embedding import Encoded, InputEmbedding, init_as_bert
 from userbert.model.encoder import Encoder
 from userbert.model.heads import SegmentHeads, UserHeads
 from userbert.model.hub import folder_of, upload
@@ -43,9 +43,9 @@ Precision = Literal["float32", "bf16"]
 _BATCH = 256
 """Users per forward pass."""
 CHUNK = 1024
-"""Users per chunk, which are cut together."""
-_WAITING = 4
-"""Queue depth per worker thread, in chunks."""
+"""(User, cut-off) pairs per chunk; a chunk's user sequences are cut together."""
+_PENDING_CHUNKS = 4
+"""Maximum number of pending chunks per worker thread."""
 
 
 class UserBertConfig(Strict):
@@ -64,7 +64,7 @@ class UserBertConfig(Strict):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout probability of token vectors, as in BERT; attention weights have no dropout."""
     pool: Pool = "mean"
-    """Default user embedding: mean of the words' vectors, [CLS], or all parts side by side."""
+    """Default user embedding: mean of the words' vectors, [CLS], or all parts concatenated."""
     word_sizes: bool = False
     """Whether word vectors include their number of actions; in the paper they do not."""
     summary: bool = False
@@ -74,7 +74,7 @@ class UserBertConfig(Strict):
     tells_hidden: bool = False
     """Whether the model has heads that predict hidden actions from [CLS] in pretraining."""
     tells_future: bool = False
-    """Whether it has heads that predict actions after the cut-off from [CLS]."""
+    """Whether the model has heads that predict actions after the cut-off from [CLS]."""
 
 
 class UserBert(nn.Module):
@@ -126,7 +126,7 @@ class UserBert(nn.Module):
                 if has_head
             }
         )
-        self.apply(draw_as_bert)
+        self.apply(init_as_bert)
 
     def forward(
         self,
@@ -135,7 +135,7 @@ class UserBert(nn.Module):
         *,
         keep_position: bool = False,
     ) -> Encoded:
-        """Encode a batch. `zeroed`, (W,) per segment, marks words whose input is zeroed.
+        """Encodes a batch. `zeroed`, (W,) per segment, marks words whose input is zeroed.
 
         With `keep_position`, their position and segment stay.
         """
@@ -145,7 +145,7 @@ class UserBert(nn.Module):
         return replace(encoded, tokens=self.encoder(encoded.tokens, encoded.lengths, encoded.keys))
 
     def sample_softmax(self, samples: int | None) -> None:
-        """Make heads of many ids train on about `samples` ids at a time; None: on all, exactly."""
+        """Sets the number of ids that heads of many ids sample in training; None: exact softmax."""
         user_heads = (part for heads in self.user_heads.values() for part in heads.segments)
         for heads in (*self.heads, *user_heads):
             for head in heads.attributes:
@@ -154,31 +154,31 @@ class UserBert(nn.Module):
                 head.samples = samples if is_large else None
 
     def fastest_precision(self, device: torch.device) -> Precision:
-        """Return the precision in which a device trains fastest."""
+        """Returns the precision in which a device trains fastest."""
         # On CPUs, PyTorch's bf16 is slower than float32 at the paper's batch size; the kernels are
         # faster.
         return "bf16" if device.type == "cuda" or self.encoder.fused else "float32"
 
     def width(self, pool: Pool | None = None) -> int:
-        """Return the width of user embeddings, which are (B, width)."""
+        """Returns the width of user embeddings, which are (B, width)."""
         if (pool or self.config.pool) != "all":
             return self.config.hidden
         parts = 2 + bool(self.shape.profile) + self.config.summary
         return parts * self.config.hidden + self.timing_width(pool)
 
     def timing_width(self, pool: Pool | None = None) -> int:
-        """Return the number of timing columns at the end of user embeddings."""
+        """Returns the number of timing columns at the end of user embeddings."""
         timing = self.embedding.timing
         return timing.width if timing is not None and (pool or self.config.pool) == "all" else 0
 
     def user_vectors(self, encoded: Encoded, pool: Pool | None = None) -> Tensor:
-        """Return user embeddings (B, width): mean of the words' final vectors, [CLS], or all parts.
+        """Returns user embeddings (B, width): mean of words' final vectors, [CLS], or all parts.
 
-        The paper has no loss on [CLS] before fine-tuning, so pretraining shapes the mean. A user
-        without words gets [CLS] instead, which has attended to the profile: zeros would put all
-        such users at one point, where cosine similarity is undefined. `all` concatenates [CLS], the
-        mean, the mean of the profile fields and, if the model has them, the summary and the timing;
-        all columns have about the same scale.
+        The paper has no loss on [CLS] before fine-tuning, so pretraining trains the mean. For a
+        user without words, the mean is replaced by [CLS], which has attended to the profile: zeros
+        would make all such users equal, and their cosine similarity undefined. `all` concatenates
+        [CLS], the mean, the mean of the profile fields and, if the model has them, the summary and
+        the timing; all columns have about the same scale.
         """
         pool = pool or self.config.pool
         cls = encoded.tokens.index_select(0, encoded.cls_index)
@@ -202,13 +202,13 @@ class UserBert(nn.Module):
         pool: Pool | None = None,
         precision: Precision = "float32",
     ) -> pl.DataFrame:
-        """Return user embeddings as a frame `user_id`, `cutoff`, `embedding`, in the pairs' order.
+        """Returns user embeddings as a frame `user_id`, `cutoff`, `embedding`, in the pairs' order.
 
         An embedding is float32 of the model's `width`, without a unit. Embeds every user who has an
-        event before `cutoff` (default: just after the last event), or the rows of `at`, a frame or
-        any Arrow table of `user_id` and perhaps `cutoff`. A naive cut-off is in the schema's
-        `timezone`. Raises `ModelError` if the data have other ids than the model, `InputError` if
-        `at` is invalid.
+        event before `cutoff` (default: just after the last event), or the pairs of `at`, a frame or
+        Arrow table with columns `user_id` and optionally `cutoff`. A naive cut-off is in the
+        schema's `timezone`. Raises `ModelError` if the data have other ids than the model,
+        `InputError` if `at` is invalid.
         """
         pairs = pairs_from(data, cutoff, at)
         vectors = embed_pairs(self, data, pairs.rows, pairs.cutoffs, pool=pool, precision=precision)
@@ -221,16 +221,16 @@ class UserBert(nn.Module):
         )
 
     def check_fits(self, data: Histories) -> None:
-        """Raise `ModelError` if the data's ids or words differ from the model's."""
+        """Raises `ModelError` if the data's ids or words differ from the model's."""
         check_fits(data, self.vocabularies, self.shape, self.hidden)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a complete model folder or none. Raises `InputError` if the folder exists."""
+        """Writes a complete model folder or none. Raises `InputError` if the folder exists."""
         with publishing_folder(Path(folder)) as temporary:
             self.write(temporary)
 
     def write(self, folder: Path, *, with_card: bool = True) -> None:
-        """Write the model's files into an existing folder."""
+        """Writes the model's files into an existing folder."""
         artifact = Artifact(
             self.config.model_dump(mode="json"), self.shape, self.hidden, self.schema,
             self.vocabularies, self.record, self.state_dict(),
@@ -240,7 +240,7 @@ class UserBert(nn.Module):
     def push_to_hub(
         self, name: str, *, private: bool = True, token: str | bool | None = None
     ) -> str:
-        """Upload the model to a hub as `name`, such as `acme/buyers`, and return its address.
+        """Uploads the model to a hub as `name`, such as `acme/buyers`; returns its address.
 
         A new repository is private unless `private` is false, because a model contains values of
         the logs. Needs the extra `hub`. Raises `InputError` if the hub refuses it.
@@ -257,7 +257,7 @@ class UserBert(nn.Module):
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Load a model folder, or a hub's model by its name, in eval mode.
+        """Loads a model folder, or a hub's model by its name, in eval mode.
 
         A name such as `acme/buyers` that is not a local folder is downloaded, at `revision` (a
         branch, tag or commit) if given, into `cache_dir` or the hub's own cache. With
@@ -297,7 +297,7 @@ def side_by_side(
     summary: Tensor | None,
     timing: Tensor | None,
 ) -> Tensor:
-    """Return the pool `all` (B, width) of parts (B, H) and the timing (B, K)."""
+    """Returns user embeddings (B, width) of pool `all`: parts (B, H), then the timing (B, K)."""
     parts = [cls, words]
     if fields is not None:
         parts.append(fields)
@@ -309,7 +309,7 @@ def side_by_side(
 
 
 def _mean(tokens: Tensor, index: Tensor, users: Tensor, cls: Tensor) -> Tensor:
-    """Return the mean (B, H) of each user's indexed tokens of (T, H), or its [CLS] without any."""
+    """Returns the mean (B, H) of each user's indexed tokens, or [CLS] for users without any."""
     counts = torch.bincount(users, minlength=len(cls))[:, None]
     sums = torch.zeros_like(cls).index_add(0, users, tokens.index_select(0, index))
     return torch.where(counts > 0, sums / counts.clamp(min=1), cls)
@@ -324,7 +324,7 @@ def embed_pairs(
     pool: Pool | None = None,
     precision: Precision = "float32",
 ) -> NDArray[np.float32]:
-    """Return user embeddings (B, width) of (user, cut-off) pairs; rows and cut-offs are (B,).
+    """Returns user embeddings (B, width) of (user, cut-off) pairs; rows and cut-offs are (B,).
 
     Raises `ModelError` if the data have other ids than the model.
     """
@@ -345,15 +345,15 @@ def embed_pairs(
 
 @dataclass(frozen=True)
 class Chunk:
-    """Pairs that are cut together; few enough that no thread waits long for another."""
+    """(User, cut-off) pairs whose sequences are cut together."""
 
     data: Histories
     rows: Int64
-    """(B,)"""
+    """(B,): rows of the users in `data`."""
     cutoffs: Int64
-    """(B,)"""
+    """(B,): in microseconds since 1970."""
     part: int = 0
-    """Number that the caller gives the chunk."""
+    """Number that identifies the chunk for the caller."""
 
 
 def embed_chunks(
@@ -363,7 +363,7 @@ def embed_chunks(
     pool: Pool | None = None,
     precision: Precision = "float32",
 ) -> Iterator[tuple[Chunk, NDArray[np.float32]]]:
-    """Yield each chunk with its user embeddings (B, width), in order.
+    """Yields each chunk with its user embeddings (B, width), in order.
 
     Each of PyTorch's threads processes a chunk of its own, so that work outside the network, such
     as cutting, also runs in parallel.
@@ -385,12 +385,12 @@ def embed_chunks(
     model.eval()
     try:
         workers = threads if device.type == "cpu" else 1
-        yield from map_threaded(work, chunks, workers, waiting=_WAITING * workers)
+        yield from map_threaded(work, chunks, workers, max_pending=_PENDING_CHUNKS * workers)
     finally:
         torch.set_num_threads(threads)
         model.train(was_training)
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return a context that runs matrix products in `precision`; weights stay float32."""
+    """Returns a context that runs matrix products in `precision`; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
