@@ -28,9 +28,9 @@ from userbert.training.optim import Adam, optimizer_tensors, restore_optimizer
 
 METRICS_FILE = "metrics.jsonl"
 """Name of the file of losses by step, in the work folder and in the model folder."""
-_KEPT = 3
-"""Number of checkpoints kept: a disk that damages one may damage another."""
-_NAME = re.compile(r"checkpoint-(?P<step>\d{8,})-(?P<checksum>[0-9a-f]{64})\.safetensors")
+_CHECKPOINTS_KEPT = 3
+"""Number of checkpoints to keep: more than one, because a disk may damage several files."""
+_FILE_NAME = re.compile(r"checkpoint-(?P<step>\d{8,})-(?P<checksum>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RunState:
     users: int = 0
     """User sequences processed."""
     seconds: float = 0.0
-    """Training time, summed over all interrupted parts of the run."""
+    """Training time in seconds, over all parts of an interrupted run."""
 
 
 def save_checkpoint(folder: Path, module: nn.Module, optimizer: Adam, state: RunState) -> None:
@@ -73,13 +73,13 @@ def save_checkpoint(folder: Path, module: nn.Module, optimizer: Adam, state: Run
         ) from error
     # Checkpoints of later steps are damaged: the run restarted from an earlier one.
     older = [path for path in checkpoints(folder) if _step(path) < state.step]
-    for path in set(checkpoints(folder)) - {folder / name, *older[: _KEPT - 1]}:
+    for path in set(checkpoints(folder)) - {folder / name, *older[: _CHECKPOINTS_KEPT - 1]}:
         path.unlink()
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Returns all checkpoints in a folder, newest first, damaged ones included."""
-    paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    paths = [path for path in folder.iterdir() if _FILE_NAME.fullmatch(path.name)]
     return sorted(paths, key=_step, reverse=True)
 
 
@@ -127,7 +127,7 @@ def _step(path: Path) -> int:
 
 
 def _name_part(path: Path, name: str) -> str:
-    match = _NAME.fullmatch(path.name)
+    match = _FILE_NAME.fullmatch(path.name)
     assert match is not None
     return match[name]
 
@@ -150,10 +150,13 @@ def work_folder(output: Path) -> Path:
 def run_folder(
     output: Path | None, record: Mapping[str, Any], *, resume: bool, is_first: bool
 ) -> Iterator[Path | None]:
-    """Opens the work folder, which the first process creates; yields None without an output.
+    """Opens the work folder of a run, which the first process creates; yields None without output.
+
+    `record` holds the settings of the run. With `resume`, an interrupted run with equal settings
+    continues.
 
     If the run ends early, the folder stays if it holds a checkpoint, and a warning says how to
-    resume. Raises `InputError` if another run's folder is there, or the disk is full.
+    resume. Raises `InputError` if the folder of another run is there, or the disk is full.
     """
     work = None if output is None else work_folder(output)
     if output is None or work is None or not is_first:
@@ -173,7 +176,7 @@ def publish(write: Callable[[Path], None], work: Path, output: Path) -> None:
     The model folder appears complete or not at all.
     """
     model = work / "model"
-    # A killed run may have left an incomplete one.
+    # A killed run may have left an incomplete model.
     shutil.rmtree(model, ignore_errors=True)
     model.mkdir()
     shutil.copy(work / METRICS_FILE, model / METRICS_FILE)

@@ -1,8 +1,8 @@
 """Several training cut-offs per user, drawn at random before a bound.
 
-In: (user, cut-off) pairs whose cut-offs bound what may be seen. Out: `TrainingPairs`, the input
-pairs and earlier ones. `pretrain` learns from them: with one cut-off per user, it would see each
-user once and never a future.
+In: (user, cut-off) pairs whose cut-offs bound what may be seen. Out: `TrainingPairs`: the input
+pairs, and pairs with earlier cut-offs. `pretrain` learns from all of them. With one cut-off per
+user, it would see each user once, and never the actions after a cut-off.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from userbert.data.use.pairs import Pairs, first_events
 from userbert.data.use.sequences import times_within
 
 _HORIZONS = 4
-"""Minimum number of horizons that fit into a log; the horizon shrinks to allow it."""
+"""Minimum number of horizons in a log; in a short log, the horizon is shortened."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class TrainingPairs:
 def training_pairs(
     data: PreparedData, bounds: Pairs, count: int, horizon_days: float, seed: int
 ) -> TrainingPairs:
-    """Draws `count` cut-offs per pair: its own, and earlier ones at random.
+    """Draws `count` cut-offs per pair of `bounds`: its own, and earlier cut-offs at random.
 
-    Half of the earlier ones are times of the user's actions, so that active users are seen while
-    active. The other half is uniform between the user's first event and the bound. If the log is
-    shorter than four horizons, the horizon is a quarter of it: otherwise few or no cut-offs would
-    have a known future.
+    Half of the earlier cut-offs are times of the user's actions, so that active users are seen
+    while active. The other half is uniform between the user's first event and the bound. If the log
+    is shorter than four horizons, the horizon is a quarter of it: otherwise few or no cut-offs
+    would have a known future.
     """
     generator = np.random.default_rng([seed, 1])
     first = first_events(data)[bounds.rows]

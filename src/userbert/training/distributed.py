@@ -39,7 +39,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """True for the only process that writes files and messages."""
+        """Whether this process is the first: only the first writes files and messages."""
         return self.rank == 0
 
     def share(self, total: int) -> range:
@@ -86,12 +86,12 @@ def _is_first_to_fail(store: Any) -> bool:
     try:
         return bool(store.add("failed", 1) == 1)
     except dist.DistError:
-        # torchrun, which holds the counter, has ended.
+        # torchrun, which holds the counter, has ended: no other process can report first.
         return True
 
 
 def _exit_with_parent(parent: int) -> None:
-    """Exits when torchrun was killed, so that no part of a run continues alone."""
+    """Ends this process when torchrun is killed, so that no part of a run continues alone."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -134,8 +134,8 @@ def exchange_gradients(
 ) -> None:
     """Replaces each gradient by the mean over the users of all processes.
 
-    Each gradient comes in as the mean over the `users` of this process. Gradients are dense, or
-    sparse by row; a sparse sum has every row that any process has.
+    Before the call, each gradient is the mean over the `users` of this process. Gradients are
+    dense, or sparse by row; after the call, a sparse gradient has the rows of all processes.
     """
     if processes.world == 1:
         return
@@ -151,22 +151,22 @@ def exchange_gradients(
         [parameters[number] for number in sparse], counts[:, sparse].clamp(min=0).tolist()
     )
     rows_of = dict(zip(sparse, rows, strict=True))
-    learned = [number for number, kind in enumerate(highest) if kind != _NONE]
-    gradients = [_packed_gradient(parameters[number], rows_of.get(number)) for number in learned]
+    trained = [number for number, kind in enumerate(highest) if kind != _NONE]
+    gradients = [_packed_gradient(parameters[number], rows_of.get(number)) for number in trained]
     # One message: the latency of many small ones costs more than their size.
     flat = torch.cat([gradient.view(-1) for gradient in gradients])
     flat *= users / int(headers[:, 0].sum())
     with _explain_lost_process():
         dist.all_reduce(flat)
     sums = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for number, gradient, summed in zip(learned, gradients, sums, strict=True):
+    for number, gradient, summed in zip(trained, gradients, sums, strict=True):
         part, own_rows = parameters[number], rows_of.get(number)
         mean = summed.view_as(gradient)
         part.grad = mean if own_rows is None else _sparse_by_row(part, own_rows, mean)
 
 
 def _gradient_kind(parameter: nn.Parameter) -> int:
-    """Returns the number of rows of a sparse gradient, or the code of no or a dense gradient."""
+    """Returns the number of rows of a sparse gradient, else `_NONE` or `_DENSE`."""
     if parameter.grad is None:
         return _NONE
     return parameter.grad.values().shape[0] if parameter.grad.is_sparse else _DENSE

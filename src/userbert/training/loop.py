@@ -46,7 +46,7 @@ from userbert.training.optim import Adam
 from userbert.training.tracking import NO_TRACKING, Line, Tracking
 
 _STAGES = 20
-"""Steps of the decay. Each change flushes lazily updated rows, so keep it small."""
+"""Number of learning rates during the decay; small, as each change updates all lazy rows."""
 
 _Module = TypeVar("_Module", bound=nn.Module)
 Losses = Callable[[_Module, UserBatch, np.random.Generator], Mapping[str, Tensor]]
@@ -69,7 +69,7 @@ class LoopConfig(Strict):
     """Steps between checkpoints, and between validations."""
 
     def learning_rate_at(self, step: int) -> float:
-        """Returns the learning rate of a step, counted from 1: constant, then even stages down."""
+        """Returns the learning rate of a step, from 1: constant, then lower in equal stages."""
         decay_steps = self.decay * self.steps
         steps_left = self.steps + 1 - step
         if steps_left > decay_steps:
@@ -85,6 +85,7 @@ class TrainingResult:
     users: int
     """User sequences processed."""
     seconds: float
+    """Training time in seconds."""
 
 
 def train(
@@ -101,9 +102,10 @@ def train(
 ) -> TrainingResult:
     """Trains a module in place.
 
-    With a `folder`, the lines also go to `metrics.jsonl` in it, and checkpoints are kept there: a
-    run that finds a checkpoint resumes from it. The trackers of `tracking` get the lines too.
-    Raises `InputError` if the loss stops being a number.
+    With a `folder`, `metrics.jsonl` in it holds the lines of metrics, and checkpoints are kept
+    there: a run that finds a checkpoint resumes from it. `validate` returns losses by name; it runs
+    before each checkpoint. The trackers of `tracking` get all lines too. Raises `InputError` if the
+    loss is not finite.
     """
     optimizer = Adam(module, config.learning_rate, alone=processes.world == 1)
     start = RunState()
@@ -116,10 +118,10 @@ def train(
     started = time.perf_counter()
     module.train()
     with (
-        # Also on interruption: the module must not stay tied to an unused optimizer.
+        # Also on interruption: the module must not keep a reference to an unused optimizer.
         closing(optimizer),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        _metrics(folder if processes.is_first else None, start.step) as (lines, write),
+        _metrics_log(folder if processes.is_first else None, start.step) as (lines, write),
         tracking.follow(lines, folder) as track,
         closing(read_ahead(batches, start.step, config.steps)) as upcoming,
         progress(description, config.steps, is_shown=processes.is_first) as advance,
@@ -144,21 +146,21 @@ def train(
             optimizer.step()
             recent.add(values.detach(), len(batch))
 
-            is_pause = step % config.checkpoint_every == 0 or step == config.steps
-            if step % config.log_every == 0 or is_pause:
+            is_checkpoint_due = step % config.checkpoint_every == 0 or step == config.steps
+            if step % config.log_every == 0 or is_checkpoint_due:
                 means, new_users, speed = recent.take(processes)
                 users += new_users
                 log(
                     {
                         "step": step,
-                        "loss": _finite(sum(means), step),
+                        "loss": _check_finite(sum(means), step),
                         "losses": dict(zip(named, means, strict=True)),
                         "learning_rate": optimizer.learning_rate,
                         "users_per_s": round(speed, 1),
                     }
                 )
                 note = f"loss {sum(means):.3f}, {speed:,.0f} users/s"
-            if is_pause:
+            if is_checkpoint_due:
                 optimizer.flush()
                 if validate is not None:
                     log({"step": step, "validation": dict(validate())})
@@ -174,7 +176,7 @@ def train(
 
 
 class _RecentLosses:
-    """Losses, users and time since the last line of metrics."""
+    """Sums losses, users and time since the last line of metrics."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros((), device=device)
@@ -201,7 +203,8 @@ class _RecentLosses:
         self._since = time.perf_counter()
 
 
-def _finite(loss: float, step: int) -> float:
+def _check_finite(loss: float, step: int) -> float:
+    """Returns `loss`. Raises `InputError` if it is not finite."""
     if not math.isfinite(loss):
         raise InputError(
             f"the loss is {loss} after {step} steps: training diverged. Lower learning_rate."
@@ -210,14 +213,16 @@ def _finite(loss: float, step: int) -> float:
 
 
 @contextmanager
-def _metrics(folder: Path | None, step: int) -> Iterator[tuple[list[Line], Callable[[Line], None]]]:
+def _metrics_log(
+    folder: Path | None, step: int
+) -> Iterator[tuple[list[Line], Callable[[Line], None]]]:
     """Yields the lines of metrics up to a step, and the function that adds a line."""
     if folder is None:
         lines: list[Line] = []
         yield lines, lines.append
         return
     path = folder / METRICS_FILE
-    lines = _lines_until(path, step) if step else []
+    lines = _lines_up_to(path, step) if step else []
     with replacing_file(path) as temporary:
         temporary.write_text("".join(map(_json_line, lines)), encoding="utf-8")
     with path.open("a", encoding="utf-8") as file:
@@ -230,8 +235,8 @@ def _metrics(folder: Path | None, step: int) -> Iterator[tuple[list[Line], Calla
         yield lines, add
 
 
-def _lines_until(path: Path, step: int) -> list[Line]:
-    """Returns the lines up to the checkpoint's step; later steps are repeated."""
+def _lines_up_to(path: Path, step: int) -> list[Line]:
+    """Returns the lines up to the checkpoint's step; the run repeats later steps."""
     try:
         texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
         # The last line may be incomplete.

@@ -1,8 +1,8 @@
 """Masking: which words and actions pretraining predicts, and which it hides (paper §3.2).
 
 In: a batch and a generator. Out: a `Selection` of words, or masks of actions. Profile fields are
-never masked. The result for a word depends only on one random draw, the index of its pair, and its
-number within the user, so it is the same however a batch is split over processes. Objectives use
+never masked. The result for a word depends only on one random draw, the index of its pair and its
+number within the user, so it does not depend on how a batch is split over processes. Objectives use
 this module.
 """
 
@@ -16,15 +16,16 @@ from userbert.data.ragged import UInt64, list_numbers, ranges
 
 Mask = tuple[NDArray[np.bool_], ...]
 """One mask (W,) per segment."""
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""Increment of splitmix64."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Words to predict, and those of them to hide."""
+    """The words to predict, and which of these words to hide."""
 
     selected: Mask
+    """Words to predict."""
     zeroed: Mask
     """Selected words whose input is zeroed; the other selected words stay visible."""
 
@@ -41,7 +42,7 @@ def select_words(
     counts = np.stack([segment.word_counts for segment in batch.segments])  # (S, B)
     user_of_word = np.concatenate([list_numbers(part.word_offsets) for part in batch.segments])
     words = counts.sum(axis=0)  # (B,)
-    keys = _hash(_hash(batch.index.astype(np.uint64) ^ draw)[user_of_word] + _numbers(counts))
+    keys = _hash(_hash(batch.index.astype(np.uint64) ^ draw)[user_of_word] + _word_numbers(counts))
     quota = np.where(words > 0, np.maximum(1, np.rint(selected * words)), 0).astype(np.int64)
     # Taking the first words of each user in random order is a uniform draw without replacement.
     order = np.lexsort((keys, user_of_word))
@@ -78,11 +79,12 @@ def hide_actions(
 
 
 def _uniform_of(keys: UInt64, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns a uniform number in [0, 1) for each pair of key and number."""
     return _uniform(_hash(keys + numbers.astype(np.uint64)))
 
 
-def _numbers(counts: NDArray[np.int64]) -> UInt64:
-    """Returns the number of each word within its user (W,), by segment, from counts (S, B)."""
+def _word_numbers(counts: NDArray[np.int64]) -> UInt64:
+    """Returns each word's number within its user (W,), by segment, from counts (S, B)."""
     before = (np.cumsum(counts, axis=0) - counts).ravel()  # the user's words in earlier segments
     return ranges(before, counts.ravel()).astype(np.uint64)
 

@@ -18,6 +18,7 @@ from userbert.model.userbert import UserBert
 from userbert.training.masking import Selection, hide_actions, select_words
 
 Objective = Callable[[UserBert, UserBatch, np.random.Generator], dict[str, Tensor]]
+"""Returns scalar losses by name."""
 
 SELECTED = 0.15
 """Share of a user's words that are predicted (paper §3.2)."""
@@ -32,7 +33,7 @@ def masked_words(
     *,
     keep_position: bool = False,
 ) -> dict[str, Tensor]:
-    """Predicts the values in selected words, most of them hidden from the model (paper §3.2).
+    """Returns the losses of predicting values in selected words, most of them hidden (paper §3.2).
 
     With `keep_position`, the model sees the positions of hidden words, as in BERT. The loss of each
     attribute, such as `long_term.genre`, is summed over a user's selected words and averaged over
@@ -52,11 +53,11 @@ def weighted_objectives(
     hide: tuple[float, float],
     keep_position: bool = False,
 ) -> dict[str, Tensor]:
-    """Computes the weighted objectives `words`, `hidden` and `future` in one forward pass.
+    """Returns the weighted losses of the objectives `words`, `hidden` and `future`.
 
     A share of each user's actions, drawn between the two numbers of `hide`, is removed from the
     sequence. `hidden` predicts the values of these actions from [CLS]; `future` predicts the values
-    of actions after the cut-off. Each set of values weighs one, whatever its size. `words` masks
+    of actions after the cut-off. Each set of values has weight 1, whatever its size. `words` masks
     the remaining words like `masked_words`.
     """
     owners: list[Int64] = []
@@ -94,6 +95,7 @@ def weighted_objectives(
 def _word_losses(
     model: UserBert, batch: UserBatch, selection: Selection, encoded: Encoded
 ) -> dict[str, Tensor]:
+    """Returns the loss of each segment's attributes in the selected words, averaged over users."""
     losses = {}
     for heads, segment, selected, index in zip(
         model.heads, batch.segments, selection.selected, encoded.word_index, strict=True

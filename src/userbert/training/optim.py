@@ -17,10 +17,11 @@ from userbert.model.tables import RowSparse
 from userbert.training.row_adam import EPSILON, MEAN_DECAY, SQUARE_DECAY, RowAdam
 
 _STATE_NAMES = ("step", "exp_avg", "exp_avg_sq")
+"""Names of the tensors of a `DenseState` in checkpoints, as in PyTorch."""
 
 
 class Adam:
-    """Adam over the weights of a module, for a learning rate that rarely changes.
+    """Adam for all weights of a module, if the learning rate rarely changes.
 
     Weights of `RowSparse` modules are updated by row. Weights of heads are updated while their
     gradient is computed, if one process trains `alone` and a kernel supports it. All other weights
@@ -65,8 +66,8 @@ class Adam:
 
     def zero_grad(self) -> None:
         """Discards the gradients."""
-        for memory in self.dense.values():
-            memory.weight.grad = None
+        for state in self.dense.values():
+            state.weight.grad = None
         for part in self.rows.values():
             for weight in part.weights:
                 weight.grad = None
@@ -76,7 +77,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Takes a step along the gradients."""
+        """Updates all weights by one step along their gradients."""
         for name, deferred in self.deferred.items():
             self._step_head(name, deferred)
             # Frees large tensors before the next forward pass.
@@ -113,10 +114,10 @@ class Adam:
                 part.step += 1
             steps = int(weight.step.item())
             settings = AdamSettings(self.learning_rate, MEAN_DECAY, SQUARE_DECAY, EPSILON)
-            memory = AdamState(
+            state = AdamState(
                 weight.mean, weight.square, bias.mean, bias.square, settings.step(steps)
             )
-            deferred[0].take_step(memory)
+            deferred[0].take_step(state)
             return
         # Several losses used the head.
         for factors in deferred:
@@ -125,12 +126,12 @@ class Adam:
                 part.weight.grad = gradient if earlier is None else earlier + gradient
 
     def flush(self) -> None:
-        """Brings every row up to date. Call it before reading weights outside training."""
+        """Applies the steps that rows missed. Call it before reading weights outside training."""
         for part in self.rows.values():
             part.flush()
 
     def close(self) -> None:
-        """Brings every row up to date and detaches from the module."""
+        """Applies the steps that rows missed, and detaches the optimizer from the module."""
         self.flush()
         for part in self.rows.values():
             part.module.before_read = None
@@ -139,7 +140,7 @@ class Adam:
 
 
 class DenseState:
-    """Adam's state of one weight."""
+    """Adam's state of one dense weight: its step and its mean gradient and squared gradient."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         self.weight = weight
@@ -148,11 +149,11 @@ class DenseState:
 
 
 def optimizer_tensors(optimizer: Adam) -> dict[str, Tensor]:
-    """Returns Adam's state as named tensors, such as `WEIGHT_NAME/exp_avg`."""
+    """Returns Adam's state as named tensors, such as `WEIGHT/exp_avg`."""
     tensors = {
-        f"{name}/{memory}": tensor
+        f"{name}/{key}": tensor
         for name, part in optimizer.dense.items()
-        for memory, tensor in zip(_STATE_NAMES, (part.step, part.mean, part.square), strict=True)
+        for key, tensor in zip(_STATE_NAMES, (part.step, part.mean, part.square), strict=True)
     }
     for name, part in optimizer.rows.items():
         tensors[f"{name}/steps"] = torch.tensor(part.steps)
@@ -165,8 +166,8 @@ def optimizer_tensors(optimizer: Adam) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: Adam, tensors: Mapping[str, Tensor]) -> None:
     """Restores the state from `optimizer_tensors`. Raises `KeyError` if a tensor is missing."""
-    for name, memory in optimizer.dense.items():
-        memory.step, memory.mean, memory.square = (
+    for name, state in optimizer.dense.items():
+        state.step, state.mean, state.square = (
             tensors[f"{name}/{part}"].clone() for part in _STATE_NAMES
         )
     for name, part in optimizer.rows.items():

@@ -71,7 +71,6 @@ def pretrain(
 
     Raises `InputError` if there is nothing to learn from, or if `output` or an interrupted run
     exists already. Raises `ModelError` if `data` has other ids than `from_model`.
-
     """
     config = config or preset_named(preset)
     if steps is not None:
@@ -85,9 +84,9 @@ def pretrain(
             f"a batch of {config.batch_size} users cannot be split over {processes.world} "
             "processes. Start fewer processes, or raise batch_size."
         )
-    bounds = _in_row_order(_pairs(data, before, at))
-    drawn = training_pairs(data, bounds, config.cutoffs, config.horizon_days, seed)
-    pairs = drawn.pairs
+    bounds = _in_row_order(_bounds(data, before, at))
+    draws = training_pairs(data, bounds, config.cutoffs, config.horizon_days, seed)
+    pairs = draws.pairs
     learned, held_out = split_pairs(data, pairs, config.held_out, processes)
     sizes = all_gather((len(learned), len(held_out)), processes)
     if not any(size for size, _ in sizes):
@@ -113,29 +112,29 @@ def pretrain(
         if config.precision == "auto"
         else config.precision
     )
-    earlier = dict(model.record)
+    origin_record = dict(model.record)
     record = {
         "preset": preset,
         "config": {**config.model_dump(mode="json"), "model": model.config.model_dump(mode="json")},
         "seed": seed,
         # Batches depend on the number of processes.
         "processes": processes.world,
-        # Weights from an earlier training keep what it saw.
-        "before": max(int(bounds.cutoffs.max()), earlier.get("before", 0)),
+        # Weights of an earlier training contain what it learned.
+        "before": max(int(bounds.cutoffs.max()), origin_record.get("before", 0)),
         "at": None if at is None else fingerprint(data, bounds),
         "hidden": list(model.hidden),
         "pairs": sum(size for size, _ in sizes),
         "held_out_pairs": sum(size for _, size in sizes),
         "data": data.checksum,
         "precision": precision,
-        "from": earlier or None,
+        "from": origin_record or None,
     }
     if output is not None and output.exists():
         return _load_finished_run(output, record, processes)
     # The earlier training has a tracked run of its own.
     settings = {name: value for name, value in record.items() if name != "from"}
     objective = _objective(config)
-    until = drawn.until if config.objectives.future else None
+    until = draws.until if config.objectives.future else None
     validation = validation_batches(
         data,
         _take(pairs, held_out),
@@ -182,7 +181,7 @@ def pretrain(
         model.sample_softmax(None)
         if processes.is_first:
             people = len(np.unique(bounds.rows))
-            first = min(data.first_event, earlier.get("first_event", data.first_event))
+            first = min(data.first_event, origin_record.get("first_event", data.first_event))
             model.record = {
                 **record,
                 "first_event": first,
@@ -211,7 +210,8 @@ def fingerprint(data: PreparedData, pairs: Pairs) -> str:
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
-def _pairs(data: PreparedData, before: str | date | datetime | None, at: Any | None) -> Pairs:
+def _bounds(data: PreparedData, before: str | date | datetime | None, at: Any | None) -> Pairs:
+    """Returns the newest pair of each user: the model learns from events before its cut-off."""
     refuse_both(before, at, ("`before`", "`at`"))
     if at is not None:
         return pairs_in(pl.DataFrame(at), data, "at")
@@ -221,7 +221,7 @@ def _pairs(data: PreparedData, before: str | date | datetime | None, at: Any | N
 
 
 def _in_row_order(pairs: Pairs) -> Pairs:
-    """Sorts pairs by user, so that neighbors are in one shard, whatever the order of the input."""
+    """Sorts pairs by user and cut-off, so that neighbors are in one shard."""
     order = np.lexsort((pairs.cutoffs, pairs.rows))
     return _take(pairs, order)
 
@@ -235,8 +235,8 @@ def split_pairs(
 ) -> tuple[Int64, Int64]:
     """Returns the numbers of this process's training pairs and of its validation pairs.
 
-    They belong to a range of neighboring users, so a process reads the shards of its own users
-    only.
+    `held_out` is the share of users held out. The pairs belong to a range of neighboring users, so
+    a process reads the shards of these users only.
     """
     numbers = np.array(processes.share(len(pairs)), dtype=np.int64)
     own_pairs = _take(pairs, numbers)
@@ -275,7 +275,7 @@ def _initialize(
     processes: Processes,
 ) -> None:
     """Initializes a new model's summary and timing from the users that it will learn from."""
-    newest, every = (
+    newest_pairs, all_pairs = (
         _take(part, np.flatnonzero(~is_held_out(data, part.rows, config.held_out)))
         for part in (bounds, pairs)
     )
@@ -285,15 +285,16 @@ def _initialize(
         assert summary is not None, "settings that start from counts have a summary"
         initialize_summary(
             summary,
-            run_on_first(lambda: leading_directions(summary, data, newest, seed), processes),
+            run_on_first(lambda: leading_directions(summary, data, newest_pairs, seed), processes),
         )
     if timing is not None:
-        timing.measure_by(run_on_first(lambda: timings(data, every, seed), processes))
+        timing.measure_by(run_on_first(lambda: timings(data, all_pairs, seed), processes))
 
 
 def _check_origin(
     data: PreparedData, model: UserBert, hide: Sequence[str], config: PretrainConfig
 ) -> None:
+    """Raises `InputError` or `ModelError` if pretraining cannot start from `model`."""
     model.check_fits(data)
     missing = [name for name in ("hidden", "future") if getattr(config.objectives, name)]
     missing = [name for name in missing if name not in model.user_heads]
@@ -310,7 +311,7 @@ def _check_origin(
 
 
 def _load_finished_run(output: Path, record: Mapping[str, Any], processes: Processes) -> UserBert:
-    """Returns the model of a complete run, and removes the work folder that a kill left."""
+    """Returns the model of a complete run; removes the work folder of a killed run."""
     model = UserBert.from_pretrained(output)
     refuse_other_settings(output, model.record, record)
     if processes.is_first:

@@ -3,8 +3,8 @@
 In: a `RowSparse` module, whose gradients hold only the rows that the batch read. Out: its weights,
 updated as by dense Adam. A batch reads about a thousand of a hundred thousand rows. Dense Adam also
 moves the other rows, by their remaining momentum; SparseAdam does not, so it is a different method.
-Here a row catches up on its missed steps just before it is read, in closed form
-(docs/decisions/0008-the-fast-training-step.md). The optimizer uses it.
+Here the steps that a row missed are applied just before it is read, in closed form
+(docs/decisions/0008-the-fast-training-step.md). The optimizer uses this module.
 
 Letters in shapes: R rows of a weight, U rows of a batch, E width.
 """
@@ -21,9 +21,9 @@ from userbert.kernels.rows import AdamSettings, Table, Tail, update_rows
 from userbert.model.tables import RowSparse
 
 MEAN_DECAY, SQUARE_DECAY, EPSILON = 0.9, 0.999, 1e-8
-"""PyTorch's defaults; paper §4.4 names no others."""
+"""PyTorch's defaults, as paper §4.4 names no values."""
 _FLUSH_CHUNK = 65_536
-"""Rows brought up to date at a time."""
+"""Number of rows that a flush updates at a time."""
 
 
 class RowAdam:
@@ -38,7 +38,7 @@ class RowAdam:
         """Number of steps taken."""
         rows = len(self.weights[0])
         self.current = torch.zeros(rows, dtype=torch.int32, device=self.weights[0].device)
-        """Step up to which each row is up to date (R,)."""
+        """Step up to which each row is updated (R,)."""
         self.tails = Tails()
         self.learning_rate = learning_rate
         self.native = kernels.available() and self.current.device.type == "cpu"
@@ -71,7 +71,7 @@ class RowAdam:
         if not len(rows):
             return
         missed = (self.steps - since).double()
-        travel, epsilon = self.tails.between(since, self.steps)
+        travel, epsilon = self.tails.distance(since, self.steps)
         mean_decay, square_decay = (MEAN_DECAY**missed).float(), (SQUARE_DECAY**missed).float()
         for weight, means, squares in zip(self.weights, self.means, self.squares, strict=True):
             columns = (-1, *[1] * (weight.dim() - 1))
@@ -94,7 +94,7 @@ class RowAdam:
             self._update(rows, gradients)
             self.steps += 1
             return
-        # Another process may have read rows that this one did not.
+        # Another process may have read rows that this process did not.
         self.catch_up(rows)
         self.steps += 1
         scale = self.learning_rate / (1 - MEAN_DECAY**self.steps)
@@ -112,10 +112,10 @@ class RowAdam:
 
     def _update(self, rows: Tensor, gradients: Sequence[Tensor]) -> None:
         table = Table(self.weights, self.means, self.squares, self.current)
-        update_rows(table, rows, gradients, self.steps, self.tails.until(self.steps), self._tail)
+        update_rows(table, rows, gradients, self.steps, self.tails.sums_to(self.steps), self._tail)
 
     def flush(self) -> None:
-        """Brings every row up to date."""
+        """Applies the steps that rows missed."""
         behind = (self.current < self.steps).nonzero()[:, 0]
         for rows in behind.split(_FLUSH_CHUNK):  # type: ignore[no-untyped-call]
             self.catch_up(rows)
@@ -139,6 +139,7 @@ class Tails:
     """
 
     RATIOS = np.array([MEAN_DECAY / SQUARE_DECAY**0.5, MEAN_DECAY / SQUARE_DECAY])
+    """Factors per step of the two sums."""
     _TERMS = 400
     """Terms of each sum: 0.9^400 is 1e-18."""
     _BLOCK = 16_384
@@ -147,15 +148,15 @@ class Tails:
     def __init__(self) -> None:
         self._sums = np.zeros((2, 0))
 
-    def until(self, step: int) -> NDArray[np.float64]:
+    def sums_to(self, step: int) -> NDArray[np.float64]:
         """Returns T_s and the sums scaled for ε, by step: (2, at least step + 1)."""
         while self._sums.shape[1] <= step:
             self._extend()
         return self._sums
 
-    def between(self, since: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def distance(self, since: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Returns the distance from earlier steps (U,) to a step, and the mean ε: (U,) each."""
-        sums = self.until(step)
+        sums = self.sums_to(step)
         starts = since.cpu().numpy()
         decay = self.RATIOS[:, None] ** (step - starts)
         travel, epsilon = sums[:, starts] - decay * sums[:, step, None]

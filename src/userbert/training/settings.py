@@ -37,9 +37,9 @@ class PretrainConfig(Strict):
     least_hidden: float = Field(default=0.2, ge=0, le=1)
     """Lower bound of the hidden share of a user's actions."""
     most_hidden: float = Field(default=0.7, ge=0, le=1)
-    """Upper bound of the hidden share of a user's actions; it is drawn between the two."""
+    """Upper bound of the hidden share of a user's actions, which is drawn between the bounds."""
     cutoffs: int = Field(default=1, ge=1)
-    """Cut-offs per user: the newest, and earlier ones drawn at random."""
+    """Cut-offs per user: the newest, and earlier cut-offs drawn at random."""
     horizon_days: float = Field(default=28.0, gt=0)
     """Length of the predicted future, in days; at most a quarter of the log."""
     start_from_counts: bool = False
@@ -67,6 +67,7 @@ class PretrainConfig(Strict):
 
 
 DEFAULT = "default"
+"""Name of the preset that is used if none is given."""
 PRESETS: Mapping[str, PretrainConfig] = {
     DEFAULT: PretrainConfig(
         model=UserBertConfig(pool="all", word_sizes=True, summary=True, timing=True),
@@ -100,14 +101,15 @@ def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainC
             place = place.get(part) if isinstance(place, dict) else None
         if not isinstance(place, dict) or last not in place:
             raise InputError(
-                f"setting {override!r}: there is no setting {key!r}; {_hint(key, _keys(content))}"
+                f"setting {override!r}: there is no setting {key!r}; "
+                f"{_suggest(key, _names(content))}"
             )
         if isinstance(place[last], dict):
             raise InputError(
                 f"setting {override!r}: {key} is a group of settings. Set one of them, such as "
                 f"{key}.{next(iter(place[last]))}."
             )
-        place[last] = _value(text)
+        place[last] = _parse_value(text)
     try:
         config = PretrainConfig.model_validate(content)
     except ValidationError as error:
@@ -149,29 +151,29 @@ def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainC
 
 
 def preset_named(name: str) -> PretrainConfig:
-    """Returns a preset. Raises `InputError` if there is none of that name."""
+    """Returns a preset by name. Raises `InputError` if there is no such preset."""
     if name not in PRESETS:
         raise InputError(f"there is no preset {name!r}; choose one of: {', '.join(PRESETS)}.")
     return PRESETS[name]
 
 
-def _hint(key: str, known: Sequence[str]) -> str:
-    """Suggests settings: those with this name in a group, or the most similar one."""
+def _suggest(key: str, known: Sequence[str]) -> str:
+    """Suggests settings: of the same name in a group, or else the most similar setting."""
     in_groups = [name for name in known if name.split(".")[-1] == key]
     close = in_groups or difflib.get_close_matches(key, known, n=1)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}."
 
 
-def _keys(content: Mapping[str, Any]) -> list[str]:
+def _names(content: Mapping[str, Any]) -> list[str]:
     """Returns the dotted names of all settings."""
     return [
         key
         for name, value in content.items()
-        for key in ([f"{name}.{k}" for k in _keys(value)] if isinstance(value, dict) else [name])
+        for key in ([f"{name}.{k}" for k in _names(value)] if isinstance(value, dict) else [name])
     ]
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     """Parses a value as JSON, or else as plain text."""
     try:
         return json.loads(text)

@@ -1,9 +1,10 @@
 """Initializes a new model from its users' data: a truncated SVD of counts, and timing statistics.
 
-In: a new model and the pairs it will learn from. Out: the rows of its summary, which project onto
-the directions in which users' counts vary most, and the timing that its timing layer is normalized
-by. A network needs long to learn from scratch which of tens of thousands of values go together; a
-truncated SVD finds the linear part within seconds. `pretrain` uses it.
+In: a new model and the pairs that it will learn from. Out: rows for its summary's tables, which
+project onto the directions in which users' counts vary most, and timing values, from which the
+model takes means and standard deviations. A network takes long to learn from scratch which of tens
+of thousands of values occur together; a truncated SVD finds the linear part within seconds.
+`pretrain` uses this module.
 
 Letters in shapes: P pairs, R rows of the tables, H hidden, K numbers of timing.
 """
@@ -25,19 +26,19 @@ from userbert.model.indices import timing
 from userbert.model.summary import HistorySummary
 
 MOST_PAIRS = 50_000
-"""Maximum number of pairs used; more would change the leading directions little."""
+"""Maximum number of pairs to use; more pairs change the leading directions little."""
 _CHUNK = 4_096
-"""Pairs cut at a time."""
+"""Number of pairs that are cut at a time."""
 _LEAST_DEVIATION = 0.02
 """Lower bound of a value's standard deviation over users, so that rare values do not dominate."""
 SPREAD = 0.3
-"""Initial standard deviation of the summary's output, large compared with that of its totals."""
+"""Initial standard deviation of the summary's output; large compared with its `totals`."""
 
 
 def leading_directions(
     summary: HistorySummary, data: PreparedData, pairs: Pairs, seed: int
 ) -> NDArray[np.float32]:
-    """Returns rows (R, H) for the summary's tables that project counts onto leading directions.
+    """Returns rows (R, H) for the summary's tables, which project counts onto leading directions.
 
     Every direction has the same standard deviation over users. With fewer users or values than H,
     the remaining columns are zero.
@@ -72,23 +73,23 @@ def timings(data: PreparedData, pairs: Pairs, seed: int) -> NDArray[np.float32]:
 
 def _batches(data: PreparedData, pairs: Pairs, seed: int) -> Iterator[UserBatch]:
     """Yields the user sequences of at most `MOST_PAIRS` pairs, drawn at random."""
-    chosen = np.arange(len(pairs))
+    numbers = np.arange(len(pairs))
     if len(pairs) > MOST_PAIRS:
-        drawn = np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)
-        chosen = np.sort(drawn)
-    for start in range(0, len(chosen), _CHUNK):
-        part = chosen[start : start + _CHUNK]
+        sample = np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)
+        numbers = np.sort(sample)
+    for start in range(0, len(numbers), _CHUNK):
+        part = numbers[start : start + _CHUNK]
         yield cut(data, pairs.rows[part], pairs.cutoffs[part])
 
 
 def _counts(summary: HistorySummary, batches: Iterator[UserBatch]) -> sparse.csr_matrix:
-    """Returns the weight that the summary gives to each value, by pair (P, R)."""
+    """Returns the weight of each value in the summary of each pair (P, R)."""
     rows, weights, lengths = [], [], []
     for batch in batches:
-        counted = summary.summary_rows(batch)
-        rows.append(counted.rows)
-        weights.append(counted.weights)
-        lengths.append(np.diff(counted.offsets))
+        users = summary.summary_rows(batch)
+        rows.append(users.rows)
+        weights.append(users.weights)
+        lengths.append(np.diff(users.offsets))
     ends = offsets_of(np.concatenate(lengths))
     shape = (len(ends) - 1, len(summary.tables.weight))
     return sparse.csr_matrix((np.concatenate(weights), np.concatenate(rows), ends), shape=shape)

@@ -2,7 +2,7 @@
 
 In: a run's settings, and its lines of metrics as the loop logs them. Out: the same values in a
 tracker, during the run. A resumed run continues in the same place. A tracker's package is imported
-only when it follows a run.
+only when the tracker follows a run.
 """
 
 import json
@@ -20,7 +20,7 @@ from userbert.folders import read_json, replacing_file, write_json
 from userbert.progress import warn
 
 Line = dict[str, Any]
-"""A line of metrics: its step, and numbers by name, some of them in groups."""
+"""A line of metrics: its step, and numbers by name or by group and name."""
 LogLine = Callable[[Line], None]
 """Function that sends a line to a tracker."""
 
@@ -45,7 +45,7 @@ class Tracker(Protocol):
     ) -> AbstractContextManager[LogLine]:
         """Opens a run, or continues the one that logged `lines`; yields a function for new lines.
 
-        `folder` is the run's work folder, which a resumed run has too; None if it cannot resume.
+        `folder` is the work folder, which a resumed run shares; None if the run cannot resume.
         """
 
 
@@ -78,7 +78,7 @@ NO_TRACKING = Tracking()
 
 @dataclass(frozen=True)
 class TensorBoard:
-    """Writes TensorBoard event files to a folder, which it can show during the run."""
+    """Writes event files to a folder, which TensorBoard can show during the run."""
 
     folder: str | Path
 
@@ -92,17 +92,17 @@ class TensorBoard:
         lines: Sequence[Line],
         folder: Path | None,
     ) -> Iterator[LogLine]:
-        """Appends to the event files in the folder, from the first repeated step on."""
+        """Appends to the event files; a resumed run replaces the steps that it repeats."""
         from torch.utils.tensorboard import SummaryWriter
 
-        curve = Path(self.folder)
-        is_new = not curve.exists()
+        event_folder = Path(self.folder)
+        is_new = not event_folder.exists()
         step = lines[-1]["step"] if lines else 0
         try:
-            writer = SummaryWriter(curve, purge_step=step + 1)
+            writer = SummaryWriter(event_folder, purge_step=step + 1)
         except OSError as error:
             raise InputError(
-                f"cannot write {curve}: {error.strerror}. Choose another output."
+                f"cannot write {event_folder}: {error.strerror}. Choose another output."
             ) from error
 
         def log(line: Line) -> None:
@@ -122,7 +122,7 @@ class TensorBoard:
 
 @dataclass(frozen=True)
 class MLflow:
-    """Logs to MLflow, at the server that MLFLOW_TRACKING_URI and its other variables name."""
+    """Logs to the MLflow server that MLFLOW_TRACKING_URI and MLflow's other variables name."""
 
     name: str | None = None
     """Name of the run. Default: MLflow chooses one."""
@@ -134,10 +134,10 @@ class MLflow:
     def follow(
         self, settings: Mapping[str, Any], lines: Sequence[Line], folder: Path | None
     ) -> Iterator[LogLine]:
-        """Continues the run named in the folder, and sends only values that it does not have.
+        """Continues the run named in the folder; sends only values that the run does not have yet.
 
-        If the server cannot be reached at the start, raises `InputError`. If it is lost later, only
-        warns, so that a long training does not end.
+        Raises `InputError` if the server cannot be reached at the start. Only warns if the server
+        is lost later, so that a long training does not end.
         """
         import mlflow
         from mlflow.exceptions import MlflowException
@@ -145,7 +145,7 @@ class MLflow:
         run_file = None if folder is None else folder / _MLFLOW_RUN
         earlier = read_json(run_file)["run"] if run_file is not None and run_file.exists() else None
         try:
-            # Nested: the caller may have an open run, of which this is a part.
+            # Nested: the caller may have an open run that includes this run.
             run = mlflow.start_run(run_id=earlier, run_name=self.name, nested=True).info.run_id
             if earlier is None:
                 mlflow.log_params(flatten(settings, "."))
@@ -164,7 +164,7 @@ class MLflow:
             history = [] if earlier is None else client.get_metric_history(run, key)
             return max((metric.step for metric in history), default=0)
 
-        def lose(error: Exception) -> None:
+        def report_lost_server(error: Exception) -> None:
             nonlocal is_lost
             if not is_lost:
                 warn(
@@ -187,7 +187,7 @@ class MLflow:
                 if metrics:
                     mlflow.log_metrics(metrics, step=step, run_id=run)
             except MlflowException as error:
-                lose(error)
+                report_lost_server(error)
 
         status = "FAILED"
         try:
@@ -199,13 +199,13 @@ class MLflow:
             try:
                 mlflow.end_run(status)
             except MlflowException as error:
-                lose(error)
+                report_lost_server(error)
 
 
 def trackers_of(
     names: Sequence[TrackerName], output: Path, *, is_resumed: bool = False
 ) -> list[Tracker]:
-    """Creates the trackers with these names for a run that writes `output`.
+    """Creates trackers by name for a run that writes `output`.
 
     TensorBoard's folder is next to the output, because it is read before the output exists. Raises
     `InputError` if a tracker is not installed, or if that folder exists and the run is not resumed.
@@ -225,7 +225,7 @@ def trackers_of(
 
 
 def flatten(nested: Mapping[str, Any], separator: str) -> dict[str, Any]:
-    """Returns nested values by dotted or slashed names, such as `losses/NAME`."""
+    """Returns nested values by names joined with `separator`, such as `losses/NAME`."""
     values: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
 """Validation: held-out users, and a model's mean losses on them.
 
-In: pairs, a model and an objective. Out: which pairs are held out, and mean losses over them.
-`pretrain` logs these next to the training loss. Each process validates on its own users: it has
-read their shards anyway, and no process waits for another.
+In: pairs, a model and an objective. Out: which pairs are held out, and the mean losses over
+these pairs, which `pretrain` logs next to the training loss. Each process validates on its own
+users: it reads their shards anyway, and no process waits for another.
 """
 
 from collections.abc import Collection, Sequence
@@ -22,15 +22,16 @@ from userbert.training.distributed import ALONE, Processes, all_gather
 from userbert.training.objectives import Objective
 
 _PAIRS = 2_048
-"""Maximum number of validation pairs: enough to see a loss rise, few enough to be fast."""
+"""Maximum number of validation pairs: enough to see a loss rise, and fast."""
 _BATCH = 64
 """Pairs in a validation batch."""
 
 
 def is_held_out(data: PreparedData, rows: Int64, share: float) -> NDArray[np.bool_]:
-    """Returns whether each user, given by row, is held out for validation (P,).
+    """Returns whether the user of each row (P,) is held out for validation.
 
-    The split depends on the user id alone, so it is the same for other seeds and cut-offs.
+    `share` is the share of users held out. The split depends on the user id alone, so it is the
+    same for other seeds and cut-offs.
     """
     hashes = np.concatenate([shard.user_hashes for shard in data.shards])[rows]
     # The high bits choose the shard; the low bits are as good as random within it.
@@ -46,7 +47,7 @@ def validation_batches(
     *,
     until: Int64 | None = None,
 ) -> list[UserBatch]:
-    """Returns this process's validation batches, in memory: the first of its held-out pairs.
+    """Returns this process's validation batches in memory, made of its first held-out pairs.
 
     `numbers` (P,) identify the pairs in `UserBatch.index`. `until` (P,) is the end of each pair's
     future, see `cut`.
