@@ -31,7 +31,7 @@ _PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
 class _PanelOrder(TyperGroup):
     """Lists `label` after the verbs of data, where the panel of labels belongs."""
 
-    # `Any`: the context is click's, or typer's own copy of click, by typer's version.
+    # `Any`: by typer's version, the context is click's or that of typer's own copy of click.
     def list_commands(self, ctx: Any) -> list[str]:
         names = [name for name in super().list_commands(ctx) if name != "label"]
         return [*names[: len(_PANELS["Data"])], "label", *names[len(_PANELS["Data"]) :]]
@@ -79,7 +79,8 @@ _INTERRUPTED = 130
 def main() -> None:
     """Runs the command line."""
     # torch's idle threads spin. Spinning long slows other processes on a busy machine; not spinning
-    # makes waking them cost more than their work (docs/decisions/0003). torch reads it on import.
+    # makes waking them cost more than their work (docs/decisions/0003). torch reads
+    # the variable on import.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         app()

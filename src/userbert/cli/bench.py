@@ -18,7 +18,7 @@ app = typer.Typer(
 
 
 class WorkloadName(StrEnum):
-    """Amount of behavior per user."""
+    """Amount of behavior per user: a workload of `bench train`."""
 
     SPARSE = "sparse"
     DAILY = "daily"
@@ -26,7 +26,7 @@ class WorkloadName(StrEnum):
 
 
 class EventCount(StrEnum):
-    """Number of events to prepare."""
+    """Number of events to prepare: a workload of `bench prepare`."""
 
     THREE = "3M"
     THIRTY = "30M"
@@ -34,8 +34,10 @@ class EventCount(StrEnum):
     SIX_HUNDRED = "600M"
 
 
-_EMBEDDED = [10_000, 100_000, 1_000_000]
-_USUAL = [EventCount.THREE, EventCount.THIRTY, EventCount.NINETY]
+_MEMORY_USERS = [10_000, 100_000, 1_000_000]
+"""Default numbers of users for measurements of memory."""
+_EVENT_COUNTS = [EventCount.THREE, EventCount.THIRTY, EventCount.NINETY]
+"""Default numbers of events to prepare."""
 
 
 @app.command()
@@ -49,14 +51,14 @@ def train(
             "--workload", help="Amount of behavior per user. May be repeated. Default: all."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each competitor.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each competitor.")] = 5,
     batches: Annotated[int, typer.Option(min=1, max=32, help="Batches per turn.")] = 16,
 ) -> None:
     """Compare a training step at the paper's size with Hugging Face's BertModel.
 
     Example: `userbert bench train -o train.json`
     """
-    _needs_peers("transformers")
+    _require_peers("transformers")
     from userbert.benchmarks.train import Repeats, bench_train
 
     if output is not None:
@@ -68,7 +70,7 @@ def train(
             f"{row['workload']:>6} {row['variant']:>7}: {row['ours_ms']:7.1f} ms per batch, "
             f"{row['reference']} {row['reference_ms']:7.1f} ms: {row['ratio']:.1f} times as fast"
         )
-    _write(rows, output)
+    _write_rows(rows, output)
 
 
 @app.command()
@@ -91,7 +93,7 @@ def prepare(
 
     Example: `userbert bench prepare --workload 3M -o prepare.json`
     """
-    _needs_peers("pandas", "pyspark")
+    _require_peers("pandas", "pyspark")
     from tempfile import TemporaryDirectory
 
     from userbert.benchmarks.prepare import USERS, bench_prepare
@@ -99,7 +101,7 @@ def prepare(
 
     if output is not None:
         refuse_existing(output)
-    names = [workload.value for workload in workloads or _USUAL]
+    names = [workload.value for workload in workloads or _EVENT_COUNTS]
     with TemporaryDirectory() as folder:
         root = work or Path(folder)
         logs = {name: root / f"logs-{name}" for name in names}
@@ -116,7 +118,7 @@ def prepare(
             f"{row['workload']:>4} {row['variant']:>5}: {row['events_per_s']:,} events/s in "
             f"{row['peak_memory_gib']} GiB{comparison}"
         )
-    _write(rows, output)
+    _write_rows(rows, output)
 
 
 @app.command()
@@ -125,7 +127,7 @@ def embed(
         Path | None, typer.Option("-o", "--output", help="JSON file to write.")
     ] = None,
     users: Annotated[int, typer.Option(min=1, help="Simulated users per turn.")] = 8192,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each competitor.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each competitor.")] = 5,
     memory: Annotated[
         list[int] | None,
         typer.Option(
@@ -143,7 +145,7 @@ def embed(
 
     Example: `userbert bench embed -o embed.json`
     """
-    _needs_peers("transformers")
+    _require_peers("transformers")
     from tempfile import TemporaryDirectory
 
     from userbert.benchmarks.embed import bench_embed, memory_row
@@ -165,7 +167,7 @@ def embed(
             return path
 
         rows = bench_embed(prepared(users), rounds)
-        rows += [memory_row(prepared(number)) for number in memory or _EMBEDDED]
+        rows += [memory_row(prepared(number)) for number in memory or _MEMORY_USERS]
     for row in rows:
         comparison = ""
         if row["reference"] is not None:
@@ -175,7 +177,7 @@ def embed(
             f"{row['users']:>9,} users, {row['precision']:>7}: {row['users_per_s']:,} users/s in "
             f"{row['peak_memory_gib']} GiB{comparison}"
         )
-    _write(rows, output)
+    _write_rows(rows, output)
 
 
 @app.command()
@@ -202,7 +204,7 @@ def init(
             f"{row['form']:>7}: {row['seconds']} s in {row['peak_memory_gib']} GiB, "
             f"{row['reference']} {row['reference_seconds']} s"
         )
-    _write(rows, output)
+    _write_rows(rows, output)
 
 
 @app.command()
@@ -246,7 +248,7 @@ def serve(
             f"p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms, "
             f"{row['errors']} errors, {row['rejected']} rejected"
         )
-    _write(rows, output)
+    _write_rows(rows, output)
 
 
 @app.command()
@@ -275,17 +277,18 @@ def lookalike(
             f"built in {row['build_seconds']} s; {row['reference']} {row['reference_ms']} ms: "
             f"{row['ratio']} times as fast"
         )
-    _write(rows, output)
+    _write_rows(rows, output)
 
 
-def _write(rows: Sequence[Mapping[str, Any]], output: Path | None) -> None:
+def _write_rows(rows: Sequence[Mapping[str, Any]], output: Path | None) -> None:
     """Writes rows and their provenance if `output` is given."""
     if output is not None:
         write_json(output, {"made": provenance_record(typed_command(), [0], None), "rows": rows})
         show(f"{output}: {len(rows)} rows")
 
 
-def _needs_peers(*peers: str) -> None:
+def _require_peers(*peers: str) -> None:
+    """Raises `InputError` that names the extra to install if torch or a peer is missing."""
     from importlib.util import find_spec
 
     require_torch()

@@ -1,4 +1,4 @@
-"""Verbs of learning and judging, from `pretrain` to `evaluate`, and `demo`, which runs them all."""
+"""Verbs of learning and evaluation, from `pretrain` to `evaluate`, and `demo`, which runs all."""
 
 import os
 from pathlib import Path
@@ -313,8 +313,8 @@ def evaluate(
         metrics = [read_metrics(folder) for folder in folders]
         cutoff = int(max(task.cutoffs.max() for task in tasks))
         background = Background(metrics=metrics)
-        drawn = [draw(task) for task in tasks]
-        write_report(temporary, report, opened, models, drawn, cutoff, background)
+        draws = [draw(task) for task in tasks]
+        write_report(temporary, report, opened, models, draws, cutoff, background)
         write_summary(temporary, "evaluation")
     for warning in (*report.warnings, *report.giveaways):
         warn(warning)

@@ -64,8 +64,8 @@ def init(
             show(table)
     with publishing_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    bad_rows = " --on-invalid quarantine" if proposal.is_flawed() else ""
-    show(f"wrote {output}. Check it, then: userbert prepare {output} -o data{bad_rows}")
+    on_invalid = " --on-invalid quarantine" if proposal.is_flawed() else ""
+    show(f"wrote {output}. Check it, then: userbert prepare {output} -o data{on_invalid}")
 
 
 def prepare(
@@ -120,7 +120,7 @@ def prepare(
         data = prepare_data(
             loaded_schema,
             output,
-            memory=_bytes(memory or "2GiB"),
+            memory=_parse_bytes(memory or "2GiB"),
             on_invalid=on_invalid.value,
             vocabularies=vocabularies,
             append=opened,
@@ -197,7 +197,7 @@ def inspect(
     show(describe(path, user, cutoff))
 
 
-def _bytes(size: str) -> int:
+def _parse_bytes(size: str) -> int:
     """Parses 2GiB, 512MiB or a number of bytes."""
     units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
     number, factor = (size[:-3], units[size[-3:]]) if size[-3:] in units else (size, 1)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 show = Console(highlight=False, soft_wrap=True).print
-"""Prints a verb's results to standard output."""
+"""Prints results to standard output."""
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of prepared data.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a pretrained model.")]
@@ -85,7 +85,7 @@ def open_data(data: Path) -> "PreparedData":
 
 @contextmanager
 def engine_session(engine: Engine, master: str | None) -> Iterator["SparkSession | None"]:
-    """Yields the Spark session of an engine; None for this machine."""
+    """Yields the Spark session of an engine; None for the local engine."""
     if engine is Engine.LOCAL:
         if master is not None:
             raise InputError("--master is for Spark: add --engine spark, or leave it out.")
@@ -109,7 +109,7 @@ def pairs_from_options(data: "PreparedData", cutoffs: list[str] | None, at: Path
 
 
 def read_user_ids(path: Path) -> list[str]:
-    """Returns the column `user_id` of a file."""
+    """Returns the user ids of a file. Raises `InputError` if it has no column `user_id`."""
     from userbert.data.use.pairs import read_table, user_id_column
 
     frame = read_table(path)

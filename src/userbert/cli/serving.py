@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from userbert.embedding.parts import Selection
 
 
-class VectorsAs(StrEnum):
+class VectorLayout(StrEnum):
     """Layout of vectors in a file."""
 
     LIST = "list"
     COLUMNS = "columns"
 
 
-class LikeBy(StrEnum):
-    """How look-alikes are scored by seeds."""
+class ScoringMethod(StrEnum):
+    """Method that scores users by their similarity to seeds."""
 
     LINEAR = "linear"
     CENTROID = "centroid"
@@ -46,7 +46,7 @@ class LikeBy(StrEnum):
 
 
 class Precision(StrEnum):
-    """Precision of the encoder."""
+    """Precision of the encoder's matrix products."""
 
     FLOAT32 = "float32"
     BF16 = "bf16"
@@ -59,11 +59,11 @@ def embed(
     cutoff: Cutoffs = None,
     at: At = None,
     vectors_as: Annotated[
-        VectorsAs,
+        VectorLayout,
         typer.Option(
             "--format", help="Store vectors as one list per user, or as columns e0, e1 …."
         ),
-    ] = VectorsAs.LIST,
+    ] = VectorLayout.LIST,
     precision: Annotated[
         Precision, typer.Option(help="Precision of the encoder.")
     ] = Precision.FLOAT32,
@@ -118,12 +118,12 @@ def serve(
         typer.Argument(metavar="MODEL|TASK…", help="Models and tasks: folders or exported files."),
     ],
     host: Annotated[
-        str, typer.Option(help="Address to listen on. All but this machine's need --tokens.")
+        str, typer.Option(help="Address to listen on. Other addresses than loopback need --tokens.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000,
     tokens: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File of Bearer tokens that may call, one per line."),
+        typer.Option(metavar="FILE", help="File of Bearer tokens for callers, one per line."),
     ] = None,
     backend: Annotated[
         BackendName, typer.Option(help="Compute with PyTorch, or with ONNX Runtime without torch.")
@@ -151,8 +151,8 @@ def serve(
     from userbert.service.loaded_models import load_models
     from userbert.service.middleware import LOOPBACK, read_tokens
 
-    known = () if tokens is None else read_tokens(tokens)
-    check_address(host, known)
+    accepted = () if tokens is None else read_tokens(tokens)
+    check_address(host, accepted)
     if backend is BackendName.TORCH:
         require_torch()
     if runs is not None and not runs.is_dir():
@@ -160,10 +160,10 @@ def serve(
             f"--runs {runs}: expected a folder; {describe_path(runs)}. Choose another."
         )
     served = load_models(models, backend.value)
-    settings = Settings(tokens=known, hosts=LOOPBACK if host in LOOPBACK else (), queue=queue)
+    settings = Settings(tokens=accepted, hosts=LOOPBACK if host in LOOPBACK else (), queue=queue)
     app = create_app(served, settings, None if data is None else open_data(data), runs)
     names = ", ".join(served)
-    run(app, host, port, lambda at: show(f"{at} serves {names}; its API: {at}/openapi.json"))
+    run(app, host, port, lambda url: show(f"{url} serves {names}; its API: {url}/openapi.json"))
 
 
 def lookalike(
@@ -179,12 +179,12 @@ def lookalike(
         typer.Option("-o", "--output", help="CSV or Parquet file to write. It must not exist."),
     ],
     by: Annotated[
-        LikeBy,
+        ScoringMethod,
         typer.Option(
             help="Score by a regression of seeds against others (linear), distance to the seeds' "
             "mean (centroid), or distance to any seed (nearest)."
         ),
-    ] = LikeBy.LINEAR,
+    ] = ScoringMethod.LINEAR,
     exclude: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="File of users to leave out: column user_id."),
@@ -200,9 +200,9 @@ def lookalike(
     refuse_existing(output)
     require_list_ending(output)
     opened = Embeddings.open(embeddings)
-    found = find_lookalikes(opened, seeds, k, by=by.value, exclude=exclude or ())
-    write_list(found.users, output)
-    for line in found.report_lines(output):
+    lookalikes = find_lookalikes(opened, seeds, k, by=by.value, exclude=exclude or ())
+    write_list(lookalikes.users, output)
+    for line in lookalikes.report_lines(output):
         show(line)
 
 
