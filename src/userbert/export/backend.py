@@ -45,7 +45,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of its folder, or of its file without the ending."""
+        """Name of the folder, or of the file without its ending."""
 
     @property
     def runs_on(self) -> RunsOn:
@@ -53,7 +53,7 @@ class Backend(Protocol):
 
     @property
     def version(self) -> str:
-        """Version of userbert that wrote it."""
+        """Version of userbert that wrote the model."""
 
     @property
     def checksum(self) -> str:
@@ -65,7 +65,7 @@ class Backend(Protocol):
 
     @property
     def schema(self) -> Schema:
-        """Schema of the logs that it was trained on."""
+        """Schema of the logs that the network was trained on."""
 
     @property
     def vocabularies(self) -> Vocabularies:
@@ -73,7 +73,7 @@ class Backend(Protocol):
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Profile fields that it does not read."""
+        """Profile fields that the network does not read."""
 
     @property
     def width(self) -> int:
@@ -84,13 +84,13 @@ class Backend(Protocol):
         """What the task predicts; None for a model without a task."""
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
-        """Return the answer for (user, cut-off) pairs; rows and cut-offs (µs since 1970) are (B,).
+        """Returns the answer for (user, cut-off) pairs; rows and cut-offs (µs since 1970) are (B,).
 
         Raises `ModelError` if the data have other ids or words than the model.
         """
 
     def expect(self, data: PreparedData, location: "WordLocation", best: int) -> ValueProbabilities:
-        """Hide one word, and return the `best` most likely values of each of its attributes.
+        """Hides one word, and returns the `best` most likely values of each of its attributes.
 
         Raises `InputError` if there is no such word, or the backend cannot compute it.
         """
@@ -98,9 +98,10 @@ class Backend(Protocol):
     def explain(
         self, data: PreparedData, user: str, cutoff: int, value: str | None
     ) -> "Explanation":
-        """Explain a user's score before a cut-off (µs), or the score of the class `value`.
+        """Explains a user's score before a cut-off (µs), or the score of the class `value`.
 
-        Raises `InputError` if it has no task or class of that name, or the backend cannot explain.
+        Raises `InputError` if the model has no task, the task has no such class, or the backend
+        cannot explain scores.
         """
 
 
@@ -113,6 +114,7 @@ class WordLocation:
     cutoff: int
     """Microseconds since 1970."""
     segment: str
+    """Name of the segment."""
     number: int
     """Number among the user's words of the segment, from 0, oldest first."""
 
@@ -123,7 +125,7 @@ def collect_answers(
     batches: Iterable[UserBatch],
     count: int,
 ) -> Answer:
-    """Answer each batch, and return one answer for `count` pairs, in the order of `batch.index`."""
+    """Answers each batch; returns one answer for all `count` pairs, ordered by `batch.index`."""
     vectors = np.empty((count, backend.width), np.float32)
     task = backend.task
     scores = None if task is None else np.empty((count, *task.score_shape), np.float32)

@@ -39,8 +39,8 @@ _COMPARED_SIZES = (1, 2, 64)
 
 
 @dataclass(frozen=True)
-class Exported:
-    """Facts about a written file."""
+class ExportedFile:
+    """Size and accuracy of a written file."""
 
     size: int
     """Bytes of the file."""
@@ -48,17 +48,19 @@ class Exported:
     """Largest difference between torch and onnxruntime, over random user sequences."""
 
 
-def write_onnx(network: UserBert | TaskModel, output: Path) -> Exported:
-    """Write a network as an ONNX file, which appears whole or not at all.
+def write_onnx(
+    network: UserBert | TaskModel, output: Path, *, max_size: int = MAX_FILE_SIZE
+) -> ExportedFile:
+    """Writes a network as an ONNX file, which appears whole or not at all.
 
     Raises `InputError` if the output exists or its name does not end in .onnx, `ModelError` if the
-    file would exceed 2 GiB or onnxruntime does not compute the same as torch.
+    file would exceed `max_size` bytes or onnxruntime's results differ from torch's.
     """
     require_ending(output, ".onnx")
     model = network.user_bert if isinstance(network, TaskModel) else network
     weights = OnnxNetwork(network).parameters()
     size = sum(weight.numel() * weight.element_size() for weight in weights)
-    if size > MAX_FILE_SIZE:
+    if size > max_size:
         raise ModelError(
             f"the network takes {size / 2**30:.1f} GiB, and an ONNX file holds 2. Keep fewer "
             "values of its attributes (max_values in schema.yaml), or run it with torch."
@@ -69,7 +71,7 @@ def write_onnx(network: UserBert | TaskModel, output: Path) -> Exported:
         with publishing_file(output) as temporary, progress("exporting", 2) as advance:
             temporary.write_bytes(add_checksum(onnx_content(network, model)))
             advance(1, "comparing")
-            difference = _difference(network, model.shape, temporary)
+            difference = _largest_difference(network, model.shape, temporary)
             advance(1, "")
             if not difference <= MAX_DIFFERENCE:
                 raise ModelError(
@@ -77,13 +79,13 @@ def write_onnx(network: UserBert | TaskModel, output: Path) -> Exported:
                     f"{MAX_DIFFERENCE:.0e} was expected; nothing was written. Install the "
                     "version of onnxruntime that constraints.txt names."
                 )
-            return Exported(temporary.stat().st_size, difference)
+            return ExportedFile(temporary.stat().st_size, difference)
     finally:
         network.train(was_training)
 
 
 def onnx_content(network: UserBert | TaskModel, model: UserBert) -> bytes:
-    """Return the content of the file without its checksum."""
+    """Returns the content of the file without its checksum."""
     graph = OnnxNetwork(network)
     example = InputEncoder(model.shape, summary=model.config.summary, timing=model.config.timing)(
         random_batch(model.shape, np.random.default_rng(0), 16)
@@ -120,11 +122,11 @@ def onnx_content(network: UserBert | TaskModel, model: UserBert) -> bytes:
     return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 
-def _difference(network: UserBert | TaskModel, shape: InputShape, file: Path) -> float:
-    """Return the largest difference between torch and the file, over random user sequences."""
+def _largest_difference(network: UserBert | TaskModel, shape: InputShape, file: Path) -> float:
+    """Returns the largest difference between torch and the file, over random user sequences."""
     runtime = Runtime.load(file)
     generator = np.random.default_rng(1)
-    worst = 0.0
+    largest = 0.0
     for users in _COMPARED_SIZES:
         batch = random_batch(shape, generator, users)
         by_torch, by_onnx = answer_batch(network, batch), runtime.answer(batch)
@@ -133,16 +135,16 @@ def _difference(network: UserBert | TaskModel, shape: InputShape, file: Path) ->
             pairs.append((by_torch.scores, by_onnx.scores))
         for expected, actual in pairs:
             differences = np.abs(actual - expected) / np.maximum(1, np.abs(expected))
-            worst = (
-                float(np.fmax(worst, differences.max()))
+            largest = (
+                float(np.fmax(largest, differences.max()))
                 if np.isfinite(differences).all()
                 else np.inf
             )
-    return worst
+    return largest
 
 
 def random_batch(shape: InputShape, generator: np.random.Generator, users: int) -> UserBatch:
-    """Return random sequences of many lengths: no words at all, or a hundred actions in a word."""
+    """Returns random sequences of many lengths: no words at all, or a hundred actions in a word."""
     segments = [_random_segment(segment, generator, users) for segment in shape.segments]
     fields = [generator.integers(0, field.size, users) for field in shape.profile]
     profile = np.array(fields, np.int32).reshape(len(fields), users).T
@@ -167,7 +169,7 @@ def _random_segment(
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Silence the exporter's log and warnings, which are meant for its developers."""
+    """Silences the exporter's log and warnings, which are meant for its developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

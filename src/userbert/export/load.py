@@ -14,12 +14,12 @@ from userbert.folders import describe_path
 def load_backend(
     path: str | Path, runs_on: RunsOn = "torch", *, threads: int | None = None
 ) -> Backend:
-    """Load a model or task folder with torch, or an exported file with onnx.
+    """Loads a model or task folder with torch, or an exported file with onnx.
 
     `threads` is the number of compute threads; torch sets it for the whole process. The default is
     one per core, or for torch OMP_NUM_THREADS.
 
-    Raises `ModelError` if the model is damaged, and `InputError` if it is of another kind or a
+    Raises `ModelError` if the model is damaged, and `InputError` if it is of another kind or the
     library is not installed.
     """
     path = Path(path)
@@ -48,7 +48,7 @@ def load_backend(
 
 
 def _missing_library(error: ModuleNotFoundError, path: Path, module: str, extra: str) -> Exception:
-    """Return an `InputError` that names the extra to install; other missing modules are bugs."""
+    """Returns an `InputError` that names the extra to install, or `error` for other modules."""
     if error.name != module:
         return error
     return InputError(

@@ -1,7 +1,7 @@
 """Metadata and checksum of an exported network's file.
 
-In and out: the bytes of an ONNX file, and the `NetworkMetadata` inside, which make the file
-self-contained. `export.py` writes it, `runtime.py` reads it. Free of torch and onnx.
+In and out: the bytes of an ONNX file, and the `NetworkMetadata` inside. With them the file needs no
+model folder. `export.py` writes it, `runtime.py` reads it. Free of torch and onnx.
 
 Metadata have the names of the matching files of a model folder:
 
@@ -34,6 +34,7 @@ from userbert.schema.models import Schema
 from userbert.tasks.predictions import TaskSpec
 
 FORMAT = 1
+"""Version of the metadata's layout."""
 _PREFIX = "userbert."
 _REMEDY = " Copy the file again, or export it again."
 
@@ -53,6 +54,7 @@ class NetworkMetadata:
     config: Mapping[str, Any]
     """Size of the network, as JSON."""
     shape: InputShape
+    """Attributes and profile fields that the network reads."""
     hidden: tuple[str, ...]
     """Profile fields hidden from the network."""
     schema: Schema
@@ -64,7 +66,7 @@ class NetworkMetadata:
     """Version of userbert that wrote the file."""
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the metadata as texts by name."""
+        """Returns the metadata as texts by name."""
         config = {
             "model": self.config,
             "input": INPUT_SHAPE.dump_python(self.shape, mode="json"),
@@ -73,18 +75,21 @@ class NetworkMetadata:
         parts = {
             "format": str(FORMAT),
             "version": self.version,
-            "config.json": _text(config),
+            "config.json": _json_text(config),
             "schema.yaml": self.schema.dump(),
-            "vocabularies.json": _text(self.vocabularies.to_json()),
-            "training.json": _text(self.record),
+            "vocabularies.json": _json_text(self.vocabularies.to_json()),
+            "training.json": _json_text(self.record),
         }
         if self.task is not None:
-            parts["task.json"] = _text(self.task.to_json())
+            parts["task.json"] = _json_text(self.task.to_json())
         return {f"{_PREFIX}{name}": text for name, text in parts.items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Self:
-        """Read what `to_metadata` wrote; raise `ModelError` if damaged or of another format."""
+        """Reads metadata from texts by name, as `to_metadata` returns them.
+
+        Raises `ModelError`, which names `path`, if they are damaged or of another format.
+        """
         parts = {name.removeprefix(_PREFIX): text for name, text in metadata.items()}
         if parts.get("format") != str(FORMAT):
             raise ModelError(
@@ -109,12 +114,12 @@ class NetworkMetadata:
 
 
 def add_checksum(content: bytes) -> bytes:
-    """Return ONNX content with its checksum appended; the result is still an ONNX file."""
+    """Returns ONNX content with its checksum appended; the result is still an ONNX file."""
     return content + _CHECKSUM_PREFIX + hashlib.sha256(content).hexdigest().encode()
 
 
 def read_checked(path: Path) -> tuple[bytes, str]:
-    """Return the content and the checksum of an exported file.
+    """Returns the content and the checksum of an exported file.
 
     Raises `ModelError` if it is missing, damaged or not exported by userbert.
     """
@@ -124,19 +129,19 @@ def read_checked(path: Path) -> tuple[bytes, str]:
         raise ModelError(f"{path}: nothing is there. {_HOW_TO_EXPORT}") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
-    digest = content[-_HEX_DIGITS:]
+    stored_checksum = content[-_HEX_DIGITS:]
     body = memoryview(content)[: -len(_CHECKSUM_PREFIX) - _HEX_DIGITS]
     if content[len(body) : -_HEX_DIGITS] != _CHECKSUM_PREFIX:
         if _PREFIX.encode() + b"format" in content:
             raise ModelError(f"{path} is not complete.{_REMEDY}")
         raise ModelError(f"{path} is not a file that userbert exported. {_HOW_TO_EXPORT}")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
+    if hashlib.sha256(body).hexdigest().encode() != stored_checksum:
         raise ModelError(f"{path} has changed since it was written.{_REMEDY}")
-    return content, digest.decode()
+    return content, stored_checksum.decode()
 
 
 _HOW_TO_EXPORT = "Write one with `userbert export MODEL -o FILE.onnx`."
 
 
-def _text(content: Any) -> str:
+def _json_text(content: Any) -> str:
     return json.dumps(content, ensure_ascii=False)

@@ -42,7 +42,7 @@ class OnnxNetwork(nn.Module):
             self.head, self.head_pool = network.head, network.pool
 
     def forward(self, feeds: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return vectors (B, width), and for a task scores (B,) or (B, C)."""
+        """Returns vectors (B, width), and for a task scores (B,) or (B, C)."""
         # torch orders the nodes of the file by the parameter's name: another name than `feeds`
         # would change the checksum of every export.
         inputs = feeds
@@ -77,7 +77,7 @@ class OnnxNetwork(nn.Module):
         return values + summary.totals(inputs["summary.totals"])  # type: ignore[no-any-return]
 
     def _tokens(self, inputs: Mapping[str, Tensor], summary: Tensor | None) -> Tensor:
-        """Return the encoder's input (T, H)."""
+        """Returns the encoder's input (T, H)."""
         embedding = self.embedding
         pieces = [embedding.cls.expand(inputs["tokens.slots"].shape[0], -1)]
         for shape, segment in zip(self.shape.segments, embedding.segments, strict=True):
@@ -135,11 +135,11 @@ class GatherPadding:
         self.mask = (kinds > 0)[:, None, None, :]  # (B, 1, 1, L)
 
     def pad(self, tokens: Tensor) -> Tensor:
-        """Pad packed vectors (T, D) to (B, L, D); padding holds the vector of some token."""
+        """Pads packed vectors (T, D) to (B, L, D); padding holds the vector of some token."""
         return functional.embedding(self.slots, tokens)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """Pack vectors (B, L, D), or heads (B, L, K, D / K), to (T, D)."""
+        """Packs vectors (B, L, D), or heads (B, L, K, D / K), to (T, D)."""
         return padded.flatten(2).flatten(0, 1).index_select(0, self.packed)
 
 
@@ -152,19 +152,19 @@ def _dynamic_sum_shapes(name: str) -> dict[str, tuple[str, ...]]:
 
 
 def _group_sums(table: Tensor, inputs: Mapping[str, Tensor], name: str) -> Tensor:
-    """Sum the table rows of each group, (*groups, E), by the indices of `onnx_inputs.py`."""
+    """Sums the table rows of each group, (*groups, E), by the indices of `onnx_inputs.py`."""
     rows = functional.embedding(inputs[f"{name}.leaves"], table)
     if f"{name}.weights" in inputs:
         rows = rows * inputs[f"{name}.weights"][..., None]
     sums = torch.cat([table.new_zeros(1, table.shape[1]), rows.sum(dim=1)])
     for level in ("inner", "outer"):
-        above = functional.embedding(inputs[f"{name}.{level}"], sums).sum(dim=1)
-        sums = torch.cat([sums, above])
+        level_sums = functional.embedding(inputs[f"{name}.{level}"], sums).sum(dim=1)
+        sums = torch.cat([sums, level_sums])
     return functional.embedding(inputs[f"{name}.groups"], sums)
 
 
 def _mean(padded: Tensor, is_included: Tensor, cls: Tensor) -> Tensor:
-    """Return the mean (B, H) of the included tokens of (B, L, H); [CLS] if none is included."""
+    """Returns the mean (B, H) of the included tokens of (B, L, H); [CLS] if none is included."""
     weights = is_included.to(padded.dtype)
     counts = weights.sum(dim=1, keepdim=True)
     sums = torch.matmul(weights[:, None], padded)[:, 0]

@@ -28,6 +28,7 @@ from userbert.tasks.predictions import TaskSpec
 from userbert.workers import cores
 
 _LOG_ERRORS_ONLY = 3
+"""Log level of onnxruntime."""
 _NEEDS_TORCH = (
     "model: {1} is an exported network, which cannot compute {0}. Serve its folder instead: "
     "userbert serve FOLDER --data DATA --backend torch"
@@ -56,7 +57,7 @@ class Runtime:
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int | None = None) -> Self:
-        """Load a file, to run on `threads` threads (default: one per available core).
+        """Loads a file, to run on `threads` threads (default: one per available core).
 
         Raises `ModelError` if the file is missing, damaged, of a newer format or not an export.
         """
@@ -124,15 +125,16 @@ class Runtime:
     def histories(
         self, users: Sequence[UserEvents], cutoffs: Int64 | None = None
     ) -> tuple[LiveHistories, Int64]:
-        """Return histories of raw events, and the row of each user (B,): -1 without a usable event.
+        """Returns histories of raw events, and rows of users (B,); -1: no usable event.
 
-        With `cutoffs` (B,), in microseconds since 1970, all events must be earlier than them. The
-        `InputError` for an invalid event names the user, the event, the expected and actual value.
+        With `cutoffs` (B,), in microseconds since 1970, the events of each user must be earlier
+        than the user's cut-off. Raises an `InputError` for an invalid event, which names the user,
+        the event, the expected and the actual value.
         """
         return live_histories(self.schema, self.vocabularies, users, cutoffs)
 
     def embed(self, data: Histories, rows: Int64, cutoffs: Int64) -> NDArray[np.float32]:
-        """Return user vectors (B, width) of (user, cut-off) pairs: rows and cut-offs are (B,).
+        """Returns user vectors (B, width) of (user, cut-off) pairs: rows and cut-offs are (B,).
 
         A cut-off is in microseconds since 1970. Raises `ModelError` if the data have other ids than
         the model.
@@ -140,9 +142,9 @@ class Runtime:
         return self._run_by_length(data, rows, cutoffs, "embedding").vectors
 
     def scores(self, data: Histories, rows: Int64, cutoffs: Int64) -> NDArray[np.float32]:
-        """Return scores of (user, cut-off) pairs, (B,) or (B, C), like `TaskModel.scores`.
+        """Returns scores of (user, cut-off) pairs, (B,) or (B, C), like `TaskModel.scores`.
 
-        Raises `InputError` if the file holds a model without a task, and `ModelError` like `embed`.
+        Raises `InputError` if the file holds a model without a task, `ModelError` as `embed` does.
         """
         scores = self._run_by_length(data, rows, cutoffs, "scoring").scores
         if scores is None:
@@ -153,21 +155,21 @@ class Runtime:
         return scores
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
-        """Return the answer for a few (user, cut-off) pairs; see `Backend`."""
+        """Returns the answer for a few (user, cut-off) pairs; see `Backend`."""
         self._check_fits(data)
         batches = batches_in_order(data, rows, cutoffs, batch_size=BATCH_SIZE, hidden=self.hidden)
         return collect_answers(self, self.answer, batches, len(rows))
 
     def expect(self, data: PreparedData, location: WordLocation, best: int) -> NoReturn:
-        """Raise `InputError`: pretraining heads are not exported; see `Backend`."""
+        """Raises `InputError`: pretraining heads are not exported; see `Backend`."""
         raise InputError(_NEEDS_TORCH.format("the likely values of a hidden word", self.name))
 
     def explain(self, data: PreparedData, user: str, cutoff: int, value: str | None) -> NoReturn:
-        """Raise `InputError`: explanations need torch; see `Backend`."""
+        """Raises `InputError`: explanations need torch; see `Backend`."""
         raise InputError(_NEEDS_TORCH.format("explanations of scores", self.name))
 
     def answer(self, batch: UserBatch) -> Answer:
-        """Return the answer for a batch of at least one user."""
+        """Returns the answer for a batch of at least one user."""
         vectors, *scores = self._session.run(None, self._encode(batch))
         return Answer(vectors, scores[0] if scores else None)
 

@@ -48,7 +48,7 @@ class TorchBackend:
 
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None) -> Self:
-        """Load a folder; raise `ModelError` if it is damaged, of another kind, or missing."""
+        """Loads a folder; raises `ModelError` if it is damaged, of another kind, or missing."""
         if threads is not None:
             torch.set_num_threads(threads)
         network = load_network(folder)
@@ -92,13 +92,13 @@ class TorchBackend:
         return self._network.spec if isinstance(self._network, TaskModel) else None
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
-        """Return the answer for (user, cut-off) pairs, (B,) each; see `Backend`."""
+        """Returns the answer for (user, cut-off) pairs, (B,) each; see `Backend`."""
         self._model.check_fits(data)
         batches = batches_in_order(data, rows, cutoffs, batch_size=BATCH_SIZE, hidden=self.hidden)
         return collect_answers(self, partial(answer_batch, self._network), batches, len(rows))
 
     def expect(self, data: PreparedData, location: WordLocation, best: int) -> ValueProbabilities:
-        """Hide one word, and return its likely values; see `Backend`."""
+        """Hides one word, and returns its likely values; see `Backend`."""
         if not is_pretrained(self.record):
             raise InputError(
                 f"model: {self.name} was never pretrained, so it cannot predict hidden words. Name "
@@ -116,7 +116,7 @@ class TorchBackend:
         )
 
     def explain(self, data: PreparedData, user: str, cutoff: int, value: str | None) -> Explanation:
-        """Explain a user's score; see `Backend`."""
+        """Explains a user's score; see `Backend`."""
         if not isinstance(self._network, TaskModel):
             raise InputError(
                 f"model: {self.name} has no task, so there is no score to explain. Name a task."
@@ -126,7 +126,7 @@ class TorchBackend:
 
 
 def answer_batch(network: UserBert | TaskModel, batch: UserBatch) -> Answer:
-    """Return the answer of a network in eval mode for a batch."""
+    """Returns the answer of a network in eval mode for a batch."""
     model = network.user_bert if isinstance(network, TaskModel) else network
     with torch.inference_mode():
         encoded = model(batch)
@@ -138,7 +138,7 @@ def answer_batch(network: UserBert | TaskModel, batch: UserBatch) -> Answer:
 
 
 def load_network(folder: Path) -> UserBert | TaskModel:
-    """Load the network of a model folder or a task folder.
+    """Loads the network of a model folder or a task folder.
 
     Raises `ModelError` if the folder is damaged or of another kind, `InputError` if it is a task
     with aggregates, which is more than a network.
