@@ -114,11 +114,8 @@ def test_a_sample_holds_at_most_the_given_number_of_actions(sharded: PreparedDat
     assert sum(len(shard.segments["long_term"].times) for shard in chosen) <= 100
 
 
-def test_counts_of_a_sample_are_scaled_up(
-    sharded: PreparedData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("userbert.explorer.overview._MOST_ACTIONS", 200)
-    summary = overview(sharded)
+def test_counts_of_a_sample_are_scaled_up(sharded: PreparedData) -> None:
+    summary = overview(sharded, max_actions=200)
     assert summary.days.is_sampled
     assert sum(summary.days.actions["buy"]) == pytest.approx(300, abs=1)
     assert sum(summary.segments[0].words_per_user.counts) == pytest.approx(300, abs=1)

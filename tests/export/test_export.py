@@ -186,12 +186,9 @@ def test_a_file_with_other_answers_than_torch_is_not_published(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_above_the_file_size_limit_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(export, "MAX_FILE_SIZE", 1000)
+def test_a_network_above_the_file_size_limit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="an ONNX file holds 2"):
-        write_onnx(network(PAPER), tmp_path / "model.onnx")
+        write_onnx(network(PAPER), tmp_path / "model.onnx", max_size=1000)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from rich.console import Console, RenderableType
 from safetensors.torch import load_file
 
 from small_logs import SCHEMA, buys, cutoffs, log, prepared
@@ -20,9 +20,10 @@ from userbert.data.store import PreparedData
 from userbert.data.use.pairs import pairs_at
 from userbert.embedding.embed import write_embeddings
 from userbert.errors import InputError
-from userbert.inspection import inspect, vectors
+from userbert.inspection import inspect
 from userbert.inspection.layout import counts_as_bars, share
-from userbert.inspection.vectors import health
+from userbert.inspection.prepared import describe_data
+from userbert.inspection.vectors import describe_vectors, health
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.tasks.labels import Labels
 from userbert.training.pretrain import pretrain
@@ -32,10 +33,15 @@ PROFILE = "profile: {path: p.csv, fields: {age: {column: age}}}\n"
 
 
 def shown(*arguments: Any) -> str:
-    """Return what `inspect` prints, with table borders as `|`."""
+    """Returns what `inspect` prints, with table borders as `|`."""
+    return printed(inspect(*arguments))
+
+
+def printed(renderable: RenderableType) -> str:
+    """Returns what the console prints, with table borders as `|`."""
     console = Console(width=200, highlight=False, soft_wrap=True)
     with console.capture() as capture:
-        console.print(inspect(*arguments))
+        console.print(renderable)
     lines = capture.get().translate(str.maketrans("│┃", "||")).splitlines()
     return "\n".join(" ".join(line.split()) for line in lines)
 
@@ -86,8 +92,8 @@ def test_values_of_many_actions_are_counted_in_a_sample(
     data: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PreparedData, "shards", [*data.shards, *data.shards])
-    monkeypatch.setattr("userbert.inspection.prepared._MAX_ACTIONS", 30)
-    assert "values of long_term: counted in 25 of 50 actions, of random users" in shown(data.path)
+    text = printed(describe_data(PreparedData.open(data.path), max_actions=30))
+    assert "values of long_term: counted in 25 of 50 actions, of random users" in text
 
 
 def test_words_of_a_user_are_shown(data: PreparedData) -> None:
@@ -240,13 +246,11 @@ def test_neighbours_have_the_largest_cosines(
         inspect(file, "nobody")
 
 
-def test_the_health_of_many_vectors_is_that_of_a_sample(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vectors, "_MAX_VECTORS", 100)
+def test_the_health_of_many_vectors_is_that_of_a_sample(tmp_path: Path) -> None:
     file = write_vectors(tmp_path / "v.parquet", random_vectors(1000), group=50)
-    assert "| sample | 100 at random |" in shown(file)
-    assert "| vectors | 1,000 of 16 numbers |" in shown(file)
+    text = printed(describe_vectors(file, None, max_vectors=100))
+    assert "| sample | 100 at random |" in text
+    assert "| vectors | 1,000 of 16 numbers |" in text
 
 
 def test_a_flipped_byte_of_vectors_is_reported(

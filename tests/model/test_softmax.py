@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from userbert import kernels
-from userbert.model import softmax
 from userbert.model.softmax import (
     Candidates,
     WordSets,
@@ -80,11 +79,9 @@ def test_exact_loss_and_gradients_equal_those_of_a_dense_loss(
 ) -> None:
     parts, sets = problem(words, ids, seed)
     expected = dense(parts, sets)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(softmax, "_CHUNK", 7)
-        loss = set_cross_entropy(*parts, sets)
-        assert torch.allclose(loss, expected, rtol=1e-4, atol=1e-5)
-        actual_gradients = gradients(loss, parts)
+    loss = set_cross_entropy(*parts, sets, chunk=7)
+    assert torch.allclose(loss, expected, rtol=1e-4, atol=1e-5)
+    actual_gradients = gradients(loss, parts)
     for actual, exact in zip(actual_gradients, gradients(expected, parts), strict=True):
         assert torch.allclose(actual, exact, rtol=1e-3, atol=1e-5)
 

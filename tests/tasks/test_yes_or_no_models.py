@@ -1,13 +1,13 @@
 """Regressions and trees of binary tasks find the signal, and read no test labels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import sparse
 from scipy.special import expit, logit
 
-from userbert.tasks import splits
 from userbert.tasks.blending import Scored, blend, trust
 from userbert.tasks.metrics import roc_auc
 from userbert.tasks.popularity import base_rate
@@ -154,9 +154,9 @@ def test_with_few_labels_several_forests_are_averaged() -> None:
     assert value == roc_auc(TARGETS[SPLIT.validation], held)
 
 
-def test_with_many_labels_one_forest_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "MANY_PAIRS", len(SPLIT.train))
-    trees, *_ = learn_gbm(COUNTS, TARGETS, SPLIT)
+def test_with_many_labels_one_forest_is_fitted() -> None:
+    split = replace(SPLIT, many_pairs=len(SPLIT.train))
+    trees, *_ = learn_gbm(COUNTS, TARGETS, split)
     assert len(trees.boosters) == 1
 
 

@@ -131,12 +131,13 @@ class Overview:
     warnings: list[str]
 
 
-def overview(data: PreparedData) -> Overview:
-    """Summarizes prepared data; file names omit the folder that all files share."""
+def overview(data: PreparedData, *, max_actions: int = _MOST_ACTIONS) -> Overview:
+    """Summarizes prepared data; file names omit the folder that all files share.
+
+    Counts come from whole shards with at most `max_actions` actions of a segment, or one shard.
+    """
     summary, schema = read_summary(data), data.schema
-    shards = {
-        name: sample_shards(data, name, _MOST_ACTIONS) for name in (*schema.segments, PROFILE)
-    }
+    shards = {name: sample_shards(data, name, max_actions) for name in (*schema.segments, PROFILE)}
     accounts = row_accounts(summary)
     short = shorten_paths([row.file for row in accounts.files])
     files = [replace(row, file=name) for row, name in zip(accounts.files, short, strict=True)]

@@ -28,6 +28,8 @@ class Split:
     parts: tuple[Int64, ...]
     """Non-test pairs in equal parts; the first is for validation, the others for training."""
     test: Int64
+    many_pairs: int = MANY_PAIRS
+    """Number of training pairs from which on the split is not small."""
 
     @cached_property
     def learning(self) -> Int64:
@@ -46,11 +48,11 @@ class Split:
 
     @property
     def is_small(self) -> bool:
-        """Whether there are fewer than `MANY_PAIRS` training pairs.
+        """Whether there are fewer than `many_pairs` training pairs.
 
         Chance then matters more, so models are chosen on all parts and averaged over seeds.
         """
-        return len(self.train) < MANY_PAIRS
+        return len(self.train) < self.many_pairs
 
     @property
     def selection_parts(self) -> tuple[Int64, ...]:

@@ -51,7 +51,7 @@ def gbm(
 ) -> Scored:
     """Fits boosted trees to the columns and scores the test pairs.
 
-    With fewer pairs than `splits.MANY_PAIRS`, averages `forests` models of different seeds.
+    With fewer pairs than `split.many_pairs`, averages `forests` models of different seeds.
     """
     model, value, held = learn_gbm(columns, targets, split, forests)
     return Scored(model.scores(columns[split.test]), value, held)
