@@ -165,7 +165,7 @@ UNREADABLE: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", UNREADABLE)
-def test_unreadable_file(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_unreadable_file_is_rejected(userbert: Userbert, tmp_path: Path, case: str) -> None:
     name, content, expected = UNREADABLE[case]
     write(tmp_path, **{name: content})
     for refused in (userbert("init", "logs"), userbert("prepare", "mine.yaml", "-o", "data")):
@@ -196,7 +196,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("case", UNUSABLE)
-def test_invalid_row(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_invalid_row_is_reported(userbert: Userbert, tmp_path: Path, case: str) -> None:
     row, reason = UNUSABLE[case]
     write(tmp_path, **{"log.csv": edited(18, row)})
     assert userbert("prepare", "mine.yaml", "-o", "data").refusal == (
@@ -221,7 +221,9 @@ def accounts() -> dict[str, dict[str, int]]:
     }
 
 
-def test_garbage_in_a_tenth_of_the_rows(userbert: Userbert, tmp_path: Path) -> None:
+def test_garbage_in_a_tenth_of_the_rows_is_reported_or_quarantined(
+    userbert: Userbert, tmp_path: Path
+) -> None:
     letters = random.Random(3)
     rows = list(ROWS)
     for row in range(4, 60, 10):
@@ -255,7 +257,7 @@ OTHER_COLUMNS: dict[str, tuple[Change, str]] = {
     ),
     "a list": (
         lambda log: log.with_columns(pl.concat_list("genre")),
-        ', column "genre": expected one text or number a row, found the type List(String).',
+        ', column "genre": expected one text or number per row, found the type List(String).',
     ),
     "times without a value": (
         lambda log: log.with_columns(time=pl.lit(None)),
@@ -274,7 +276,7 @@ OTHER_COLUMNS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", OTHER_COLUMNS)
-def test_columns_that_do_not_match_the_schema(
+def test_columns_that_do_not_match_the_schema_are_rejected(
     userbert: Userbert, tmp_path: Path, case: str
 ) -> None:
     change, expected = OTHER_COLUMNS[case]
@@ -299,13 +301,15 @@ CHANGES: dict[str, tuple[Change, str | None]] = {
     ),
     "records": (
         lambda log: log.with_columns(pl.struct("genre")),
-        'logs/b.parquet, column "genre": expected one text or number a row, found the type Struct',
+        'logs/b.parquet, column "genre": expected one text or number per row, found the type St',
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_types_that_change_between_files(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_types_that_change_between_files_are_accepted_or_rejected(
+    userbert: Userbert, tmp_path: Path, case: str
+) -> None:
     change, expected = CHANGES[case]
     write(tmp_path, **{"a.parquet": parquet(TABLE), "b.parquet": parquet(change(TABLE))})
     done = userbert("prepare", "mine.yaml", "-o", "data")
@@ -316,7 +320,7 @@ def test_types_that_change_between_files(userbert: Userbert, tmp_path: Path, cas
         assert expected in done.refusal
 
 
-def test_log_without_a_valid_row(userbert: Userbert, tmp_path: Path) -> None:
+def test_log_without_a_valid_row_is_rejected(userbert: Userbert, tmp_path: Path) -> None:
     write(tmp_path, **{"log.csv": CSV.replace(b".5\n", b".5 EUR\n")})
     done = userbert("prepare", "mine.yaml", "-o", "data", "--on-invalid", "quarantine")
     assert done.refusal == (
@@ -341,14 +345,14 @@ FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_folder_of_logs(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_folder_of_unusable_logs_is_rejected(userbert: Userbert, tmp_path: Path, case: str) -> None:
     files, expected = FOLDERS[case]
     write(tmp_path, **files)
     for refused in (userbert("init", "logs"), userbert("prepare", "mine.yaml", "-o", "data")):
         assert refused.refusal.startswith(expected)
 
 
-def test_missing_log(userbert: Userbert, tmp_path: Path) -> None:
+def test_missing_log_is_reported(userbert: Userbert, tmp_path: Path) -> None:
     write(tmp_path, **{"log.csv": CSV})
     (tmp_path / "logs").rename(tmp_path / "log")
     for refused in (userbert("init", "logs"), userbert("prepare", "mine.yaml", "-o", "data")):

@@ -89,7 +89,7 @@ class Future:
     """What users did after their cut-offs, up to an end that may differ by user."""
 
     known: NDArray[np.bool_]
-    """(B,): whether the user's future is known. Users without one have no actions here."""
+    """(B,): whether the user's future is known. Other users have no actions here."""
     ids: tuple[Int32, ...]
     """Per segment (A, N): id of each attribute of each action."""
     offsets: tuple[Int64, ...]

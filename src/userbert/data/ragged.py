@@ -16,12 +16,12 @@ UInt64 = NDArray[np.uint64]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
-"""float32 or float64."""
+"""Array of float32 or float64."""
 Bools = NDArray[np.bool_]
 
 
 def offsets_of(lengths: NDArray[Any] | Sequence[int]) -> Int64:
-    """Returns the offsets (B + 1,) of lists of these lengths (B,), which start at 0.
+    """Returns the offsets (B + 1,), from 0 on, of lists with these lengths (B,).
 
     For a mask (N,), `offsets[i]` counts the true values before place i.
     """
@@ -53,7 +53,7 @@ def take_lists(offsets: Int64, numbers: Int64) -> tuple[Int64, Int64]:
 
 
 def by_shard(first_rows: Int64, rows: Int64) -> Iterator[tuple[int, Int64]]:
-    """Yields each shard that holds some of `rows` (B,): its number, and their places in `rows`.
+    """Yields the number of each shard that holds some of `rows` (B,), and their places in `rows`.
 
     `first_rows` (S,) holds the first row of each shard. Without rows, yields shard 0 and no places.
     """

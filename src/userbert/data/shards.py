@@ -45,9 +45,13 @@ class Shard:
     """Users whose hashes fall into one range."""
 
     first_row: int
+    """Row of the shard's first user in the data."""
     users: int
+    """Number of users."""
     user_hashes: NDArray[np.uint64]
+    """(U,), ascending."""
     user_ids: pa.Array
+    """(U,)."""
     segments: Mapping[str, Columns]
     profile: Columns
 
@@ -178,7 +182,7 @@ def shard_name(number: int) -> str:
 
 
 def power_of_two(at_least: float) -> int:
-    """Returns the smallest power of two ≥ `at_least`: a number of ranges to split hashes into."""
+    """Returns the smallest power of two ≥ `at_least`, for a number of hash ranges."""
     return 1 << max(0, ceil(log2(max(at_least, 1))))
 
 
@@ -204,9 +208,9 @@ def user_hash(user_ids: pa.Array) -> NDArray[np.uint64]:
     lengths = np.diff(offsets)
     hashes = np.full(len(dictionary), 0xCBF29CE484222325, dtype=np.uint64)
     for position in range(int(lengths.max())):
-        live = lengths > position
-        bytes_here = content[offsets[:-1][live] + position].astype(np.uint64)
-        hashes[live] = (hashes[live] ^ bytes_here) * np.uint64(0x100000001B3)
+        is_longer = lengths > position
+        bytes_here = content[offsets[:-1][is_longer] + position].astype(np.uint64)
+        hashes[is_longer] = (hashes[is_longer] ^ bytes_here) * np.uint64(0x100000001B3)
     for shift, factor in ((33, 0xFF51AFD7ED558CCD), (33, 0xC4CEB9FE1A85EC53)):
         hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
     hashes ^= hashes >> np.uint64(33)

@@ -6,8 +6,8 @@ folder of shards.
 ```
 DATA/
   manifest.json        format, version, shards, span, checksums of every other file and its own
-  schema.yaml          what the logs meant
-  vocabularies.json    what the ids mean
+  schema.yaml          meaning of the logs
+  vocabularies.json    meaning of the ids
   summary.json         the row account, for people
   shards/00000/        users.arrow, profile.arrow, long_term.arrow, short_term.arrow
 ```
@@ -45,8 +45,11 @@ from userbert.schema.models import Schema
 from userbert.workers import cores, map_threaded
 
 FORMAT = 1
+"""Version of the format, in the manifest."""
 _DESCRIPTIONS = ("schema.yaml", "vocabularies.json")
+"""Small files that are checked when the folder is opened."""
 _KEYS = ("users", "shards", "first_event", "last_event", "checksums")
+"""Keys of the manifest, apart from the format, the version and its own checksum."""
 
 
 class Histories(Protocol):
@@ -66,7 +69,7 @@ class Histories(Protocol):
 
     @property
     def first_rows(self) -> Int64:
-        """(S,): row of each shard's first user."""
+        """(S,): row of the first user of each shard."""
 
 
 class PreparedData:
@@ -83,7 +86,7 @@ class PreparedData:
                 f"{path} is not prepared data (it has no manifest.json; {describe_path(path)}). "
                 "Make it with `userbert prepare schema.yaml -o DATA`."
             )
-        with _damage_reported(path):
+        with _report_damage(path):
             self.manifest: dict[str, Any] = {**read_json(path / "manifest.json")}
             written = self.manifest["format"]
         if written != FORMAT:
@@ -91,7 +94,7 @@ class PreparedData:
                 f"{path} has the format {written!r}, this version reads {FORMAT}. "
                 "Prepare the logs again, or use the version that wrote it."
             )
-        with _damage_reported(path):
+        with _report_damage(path):
             for key in _KEYS:
                 self.manifest[key]
             _check_manifest(path / "manifest.json", self.manifest)
@@ -187,10 +190,10 @@ class PreparedData:
             positions = np.searchsorted(shard.user_hashes, hashes[places])  # in the shard
             # Ids with equal hashes are neighbours: move on until the id is equal, too.
             while len(places):
-                is_open = positions < shard.users
-                places, positions = places[is_open], positions[is_open]
-                is_open = shard.user_hashes[positions] == hashes[places]
-                places, positions = places[is_open], positions[is_open]
+                is_candidate = positions < shard.users
+                places, positions = places[is_candidate], positions[is_candidate]
+                is_candidate = shard.user_hashes[positions] == hashes[places]
+                places, positions = places[is_candidate], positions[is_candidate]
                 stored = shard.user_ids.take(pa.array(positions))
                 equal = pc.equal(stored, ids.take(pa.array(places))).to_numpy(zero_copy_only=False)
                 rows[places[equal]] = positions[equal] + shard.first_row
@@ -203,7 +206,7 @@ class PreparedData:
 
 
 @contextmanager
-def _damage_reported(path: Path) -> Iterator[None]:
+def _report_damage(path: Path) -> Iterator[None]:
     """Turns errors about unreadable descriptions into a `DataError`: the folder is damaged."""
     try:
         yield

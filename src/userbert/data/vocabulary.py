@@ -30,11 +30,11 @@ UNKNOWN = 1
 """Id of a rare or unseen value: a target like any other."""
 FIRST_VALUE = 2
 """Id of the most frequent value, or of the lowest bin."""
-_FEW = 64
-"""Fewer values than this are looked up in a dict, as an Arrow call takes longer."""
-_LARGER = 16
-"""Ratio of vocabulary size to values above which a dict is used, too: Arrow hashes the whole
-vocabulary at each call."""
+_FEW_VALUES = 64
+"""Number of values below which a dict is faster than a call of Arrow."""
+_DICT_RATIO = 16
+"""Ratio of vocabulary size to number of values above which a dict is faster, too: Arrow hashes the
+whole vocabulary at each call."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Categories:
 
     def encode(self, values: pa.Array) -> Int32:
         """Returns the id of each value: none for null, unknown for a value that is not listed."""
-        if len(values) < max(_FEW, len(self.values) // _LARGER):
+        if len(values) < max(_FEW_VALUES, len(self.values) // _DICT_RATIO):
             ids = [self._ids.get(value, UNKNOWN) for value in values.to_pylist()]
             return np.array(ids, np.int32)
         places = pc.index_in(values.cast(pa.large_string()), self._value_set)
@@ -166,7 +166,7 @@ class Vocabularies:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Vocabularies":
-        """Reads what `to_json` returned."""
+        """Returns the vocabularies that `to_json` has written."""
         return cls(
             {
                 segment: {name: _from_json(vocabulary) for name, vocabulary in attributes.items()}
@@ -177,7 +177,10 @@ class Vocabularies:
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabularies":
-        """Reads the file of a model or of prepared data; raises `InputError` if it is damaged."""
+        """Reads `vocabularies.json` in a folder of a model or of prepared data.
+
+        Raises `InputError` if the file is missing or damaged.
+        """
         path = folder / "vocabularies.json"
         if not path.is_file():
             raise InputError(

@@ -62,7 +62,7 @@ def test_a_repeated_key_in_a_lookup_is_an_error(tmp_path: Path) -> None:
     message = message_of(lambda: open_sources(Schema.parse(PRODUCTS, tmp_path), {"log": SALES}))
     assert message == (
         f"{tmp_path}/products.csv, column \"product\": expected unique values, found '7' in more "
-        "than one row. Keep one row a value."
+        "than one row. Keep one row per value."
     )
 
 

@@ -29,13 +29,14 @@ class UserRows:
     users: pa.Array
     """(U,): user ids."""
     segments: dict[str, pl.DataFrame]
-    """Actions by segment: `user` (index into `users`), `time`, attributes, stored `word_start`."""
+    """Actions by segment: `user` (index into `users`), `time`, a column per attribute, and
+    `word_start` if the actions come from a shard."""
     profile: pl.DataFrame
-    """Profile rows, with the same columns and their fields."""
+    """Profile rows: `user`, `time`, `word_start` and a column per field."""
 
 
 def stored_users(shard: Shard, numbers: Int64) -> UserRows:
-    """Returns the rows of some users of a shard, by ascending index (U,) in it."""
+    """Returns the rows of the users with the ascending indices `numbers` (U,) in a shard."""
     return UserRows(
         shard.user_ids.take(pa.array(numbers)),
         {name: _rows(columns, numbers) for name, columns in shard.segments.items()},
@@ -44,8 +45,11 @@ def stored_users(shard: Shard, numbers: Int64) -> UserRows:
 
 
 def stored_range(data: PreparedData, part: int, parts: int) -> UserRows:
-    """Returns the rows of users in hash range `part` of `parts`, at least as many as shards."""
-    # `data.shards` would keep all shards mapped, which may be more than memory may hold.
+    """Returns the rows of the users in hash range `part`.
+
+    `parts`, the number of ranges, is a power of two and at least the number of shards.
+    """
+    # `data.shards` would keep all shards mapped, which may exceed the memory.
     shard = data.open_shard(part * data.manifest["shards"] // parts)
     bits = np.uint64(64 - (parts.bit_length() - 1))
     ends = [shard.users]
@@ -71,7 +75,7 @@ def _rows(columns: Columns, numbers: Int64) -> pl.DataFrame:
 
 
 def require_same_schema(schema: Schema, data: PreparedData) -> None:
-    """Raises `SchemaError` if the schema's time zone or segments differ from those of the data.
+    """Raises `SchemaError` if time zone or segments of the schema differ from those of the data.
 
     Also raises `DataError` if the data are damaged, as the copy gets new checksums.
     """
@@ -90,10 +94,10 @@ def read_summary(data: PreparedData) -> dict[str, Any]:
     return summary
 
 
-def refuse_known_files(files: Sequence[str], before: Mapping[str, Any]) -> None:
-    """Raises `SourceError` if a file is in the row account of the old data."""
+def refuse_known_files(files: Sequence[str], row_account: Mapping[str, Any]) -> None:
+    """Raises `SourceError` if a file is in the row account (by file) of the old data."""
     for file in files:
-        if file in before:
+        if file in row_account:
             raise SourceError(
                 f"{file} is already in the data that you append to. List only new files."
             )
@@ -120,5 +124,5 @@ def merge_users(old: UserRows, new: UserRows) -> UserRows:
 
 
 def _renumber(rows: pl.DataFrame, numbers: Int32) -> pl.DataFrame:
-    """Replaces the user numbers of rows by new ones (U,)."""
+    """Replaces each user number u of some rows by `numbers[u]`."""
     return rows.with_columns(pl.Series("user", numbers[rows["user"].to_numpy()], pl.Int32))

@@ -26,7 +26,7 @@ from userbert.schema.models import Schema
 
 @dataclass(frozen=True)
 class UserLogs:
-    """All rows of some users that are used, encoded, and an account of the others."""
+    """Encoded rows of some users that preparation uses, and an account of their other rows."""
 
     events: pl.DataFrame
     """Columns `user_id`, `time`, `action_type` and one per attribute."""
@@ -40,8 +40,8 @@ def user_logs(
 ) -> UserLogs:
     """Drops duplicate events and repeated profile rows of some users.
 
-    Rows are sorted by `row`, which events need only where duplicates are dropped. `files` are the
-    names of all files, by number.
+    Profile rows must be sorted by `row`, and so must events if the schema drops duplicates. `files`
+    are the names of all files, by number.
     """
     duplicates = [0] * len(files)
     if schema.duplicates == "drop":
@@ -77,14 +77,19 @@ def _rejected(repeated: pl.DataFrame, files: Sequence[str]) -> pl.DataFrame:
     repeated = repeated.with_columns(order).sort("order", "user_id", "row")
     names = pl.Series(files, dtype=pl.String).gather(repeated["row"] // FILE_STRIDE)
     reason = (
-        'a second row of the user "' + repeated["user_id"] + '": expected one (or a `time:` in the '
-        "schema's profile, to say which counts when)"
+        'a second row of the user "'
+        + repeated["user_id"]
+        + '": expected one row, or a `time:` in the '
+        "schema's profile"
     )
     return repeated.select(names.alias("file"), pl.col("row") % FILE_STRIDE, reason.alias("reason"))
 
 
 class Builder:
-    """Builds the tables of one range of user hashes at a time."""
+    """Builds the tables of one of `ranges` ranges of user hashes at a time.
+
+    The tables contain the rows of `append`, too.
+    """
 
     def __init__(
         self,
@@ -118,10 +123,10 @@ class Builder:
         )
         numbers = numbers[: len(events)]
         actions = {
-            name: encode_actions(self._of_segment(events, numbers, name), self._encoders[name])
+            name: encode_actions(self._segment_events(events, numbers, name), self._encoders[name])
             for name in schema.segments
         }
-        rows = UserRows(users, actions, self._profile_of(logs.profile, users))
+        rows = UserRows(users, actions, self._profile_rows(logs.profile, users))
         if stored is not None:
             rows = merge_users(stored, rows)
         words = {
@@ -130,7 +135,7 @@ class Builder:
         }
         return ShardTables(rows.users, words, rows.profile.to_arrow())
 
-    def _of_segment(self, events: pl.DataFrame, numbers: Int32, name: str) -> pa.Table:
+    def _segment_events(self, events: pl.DataFrame, numbers: Int32, name: str) -> pa.Table:
         """Returns the events of a segment, with `user` (a number) in place of the id."""
         actions, columns = self._schema.segments[name].actions, ("time", *self._encoders[name])
         # By column: faster than converting the frame if there are few rows.
@@ -139,7 +144,7 @@ class Builder:
             return table
         return table.filter(self._events.has_action(events, actions).to_arrow())
 
-    def _profile_of(self, profile: pl.DataFrame, users: pa.Array) -> pl.DataFrame:
+    def _profile_rows(self, profile: pl.DataFrame, users: pa.Array) -> pl.DataFrame:
         """Returns the encoded profile rows of `users`; drops those of other users."""
         numbers = pc.index_in(profile["user_id"].to_arrow().cast(pa.large_string()), users)
         if numbers.null_count:

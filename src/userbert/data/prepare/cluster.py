@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _UPDATES_PER_SECOND = 2
-"""Updates of the progress bar."""
+"""Updates of the progress bar per second."""
 
 
 @contextmanager
 def spark_session(master: str | None) -> Iterator["SparkSession"]:
-    """Starts a session and stops it at the end. Without `master`, `spark-submit` decides.
+    """Starts a session and stops it at the end. Without `master`, `spark-submit` names the cluster.
 
     Raises `InputError` if Spark or Java is missing.
     """
@@ -61,7 +61,7 @@ def spark_session(master: str | None) -> Iterator["SparkSession"]:
 
 
 def collect(session: "SparkSession", frame: "DataFrame", description: str, tasks: int) -> Any:
-    """Returns all rows of a data frame as an Arrow table. A bar shows finished tasks.
+    """Returns all rows of a data frame as an Arrow table. A bar shows finished `tasks`.
 
     Raises `ClusterError` if the job fails.
     """
@@ -76,7 +76,7 @@ def collect(session: "SparkSession", frame: "DataFrame", description: str, tasks
         future, shown = pool.submit(work), 0
         try:
             while wait([future], 1 / _UPDATES_PER_SECOND).not_done:
-                done = min(_done(context.statusTracker(), group), tasks)
+                done = min(_finished_tasks(context.statusTracker(), group), tasks)
                 advance(max(0, done - shown), "")
                 shown = max(done, shown)
             return future.result()
@@ -90,7 +90,7 @@ def collect(session: "SparkSession", frame: "DataFrame", description: str, tasks
             ) from error
 
 
-def _done(tracker: "StatusTracker", group: str) -> int:
+def _finished_tasks(tracker: "StatusTracker", group: str) -> int:
     """Returns the number of finished tasks of a group of jobs."""
     jobs = map(tracker.getJobInfo, tracker.getJobIdsForGroup(group))
     stages = {stage for job in jobs if job is not None for stage in job.stageIds}

@@ -64,7 +64,10 @@ class IdLookup:
 
 
 class RowDictionaries:
-    """Dictionaries of the text columns of events, or of profile rows; other columns stay."""
+    """Dictionaries of the text columns of events, or of profile rows; other columns stay.
+
+    `text` names text columns that are no attributes. Without `is_encoded`, text stays, too.
+    """
 
     def __init__(
         self, attributes: Mapping[str, Attribute], *text: str, is_encoded: bool = True

@@ -15,16 +15,17 @@ from userbert.schema.attributes import Attribute, Category, Derived, Number
 from userbert.schema.models import Schema
 
 PROFILE, _SHARED = "profile", "shared"
-Key = tuple[str, str]
+VocabularyKey = tuple[str, str]
 """Owner of a vocabulary (PROFILE, a segment, or _SHARED for all segments), and its attribute."""
-Counts = Mapping[Key, pl.DataFrame]
-"""Table per vocabulary with the columns `value`, `count` (rows) and `users` (their number)."""
+Counts = Mapping[VocabularyKey, pl.DataFrame]
+"""Table per vocabulary with the columns `value`, `count` (number of rows) and `users` (number of
+users; not exact where `min_users` does not need it)."""
 
 
-def counted_attributes(schema: Schema) -> dict[Key, Attribute]:
+def counted_attributes(schema: Schema) -> dict[VocabularyKey, Attribute]:
     """Returns the attribute or field behind each vocabulary."""
     fields = {} if schema.profile is None else schema.profile.fields
-    attributes = {key: schema.attributes[key[1]] for key in _actions(schema)}
+    attributes = {key: schema.attributes[key[1]] for key in _counted_actions(schema)}
     return {**attributes, **{(PROFILE, name): field for name, field in fields.items()}}
 
 
@@ -32,12 +33,12 @@ def _owner(schema: Schema, segment: str, name: str) -> str:
     return _SHARED if schema.attributes[name].share else segment
 
 
-def _actions(schema: Schema) -> dict[Key, set[str]]:
+def _counted_actions(schema: Schema) -> dict[VocabularyKey, set[str]]:
     """Returns the action types whose events count for each vocabulary.
 
     Segments with a shared vocabulary count together, so an event in both counts once.
     """
-    actions: dict[Key, set[str]] = {}
+    actions: dict[VocabularyKey, set[str]] = {}
     for name, segment in schema.segments.items():
         for attribute in segment.attributes:
             key = (_owner(schema, name, attribute), attribute)
@@ -54,7 +55,7 @@ def count_values(schema: Schema, dictionaries: LogDictionaries, logs: UserLogs) 
     if schema.fit_before_us is not None:
         events = events.filter(pl.col("time") < schema.fit_before_us)
         profile = profile.filter(pl.col("time") < schema.fit_before_us)
-    counts, actions = {}, _actions(schema)
+    counts, actions = {}, _counted_actions(schema)
     for (owner, name), attribute in counted_attributes(schema).items():
         if owner == PROFILE:
             counts[owner, name] = _count(profile, name, attribute)
@@ -85,7 +86,7 @@ def fit_vocabularies(
 
     `dictionaries` decode values that were counted by code; None means that values are text.
     """
-    fitted: dict[Key, Vocabulary] = {}
+    fitted: dict[VocabularyKey, Vocabulary] = {}
     for (owner, name), attribute in counted_attributes(schema).items():
         table = counts[owner, name]
         if dictionaries is not None and not isinstance(attribute, Number):

@@ -36,7 +36,7 @@ from userbert.workers import cores, map_threaded
 
 
 def split_by_user(rows: pl.DataFrame, parts: int) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Splits rows by user hash into `parts` (a power of two); yields those that are not empty."""
+    """Splits rows by user hash into `parts` (a power of two) parts; yields parts that have rows."""
     if parts == 1 or rows.is_empty():
         yield from [(0, rows)] if len(rows) else []
         return
@@ -87,28 +87,28 @@ class Partitions:
 
 
 _BYTES_PER_EVENT = 1_000
-"""Peak memory per event in the kernel: its strings, their sorted encoded copy, and the result."""
+"""Peak memory in bytes per event in the kernel: strings, their sorted encoded copy, the result."""
 _BYTES_OF_ROW, _BYTES_OF_VALUE = 45, 8
-"""Disk space per row and per value, partitions and shards together, for ids up to 24 letters."""
-_ADDED_AT_ONCE = 16
-"""Counts are added after this number of partitions, as each may hold every value."""
+"""Bytes on disk per row and per value, in partitions and shards, for ids of up to 24 characters."""
+_COUNTED_AT_A_TIME = 16
+"""Most partitions whose counts are in memory before they are added; each may hold every value."""
 
 
 class LocalEngine:
-    """Runs the passes of a preparation on this machine."""
+    """Runs the passes of a preparation on this machine. `memory` is a limit in bytes."""
 
     def __init__(self, preparation: Preparation, memory: int) -> None:
         self.preparation = preparation
         self._dictionaries = LogDictionaries.of(preparation.schema)
-        self._number = max(
+        self._partitions = max(
             preparation.shards, power_of_two(preparation.rows * _BYTES_PER_EVENT / memory)
         )
         self._temporary = preparation.folder / "temporary"
         self._events = Partitions(
-            self._temporary / "events", self._number, self._dictionaries.events
+            self._temporary / "events", self._partitions, self._dictionaries.events
         )
         self._profile = Partitions(
-            self._temporary / "profile", self._number, self._dictionaries.profile
+            self._temporary / "profile", self._partitions, self._dictionaries.profile
         )
 
     def read(self) -> None:
@@ -137,10 +137,10 @@ class LocalEngine:
 
         counts: list[Counts] = []
         with progress("counting values", sum(self._events.sizes)) as advance:
-            results = map_threaded(count, range(self._number), cores())
+            results = map_threaded(count, range(self._partitions), cores())
             for size, partition_counts in zip(self._events.sizes, results, strict=True):
                 counts.append(partition_counts)
-                if len(counts) == _ADDED_AT_ONCE:
+                if len(counts) == _COUNTED_AT_A_TIME:
                     counts = [add_counts(counts)]
                 advance(size, "")
         return fit_vocabularies(self.preparation.schema, add_counts(counts), self._dictionaries)
@@ -153,23 +153,23 @@ class LocalEngine:
             vocabularies,
             self._dictionaries,
             preparation.append,
-            self._number,
+            self._partitions,
         )
         sizes = []
-        partitions = self._number // preparation.shards
+        partitions = self._partitions // preparation.shards
         with progress("building words", sum(self._events.sizes)) as advance:
             for shard in range(preparation.shards):
                 numbers = range(shard * partitions, (shard + 1) * partitions)
                 sizes.append(
                     write_shard(
-                        preparation.folder / shard_name(shard), self._built(builder, numbers)
+                        preparation.folder / shard_name(shard), self._shard_tables(builder, numbers)
                     )
                 )
                 advance(sum(self._events.sizes[number] for number in numbers), f"shard {shard + 1}")
         shutil.rmtree(self._temporary, ignore_errors=True)
         return total_size(sizes), {}
 
-    def _built(self, builder: Builder, numbers: Iterable[int]) -> Iterator[ShardTables]:
+    def _shard_tables(self, builder: Builder, numbers: Iterable[int]) -> Iterator[ShardTables]:
         def build(partition: int) -> tuple[ShardTables, UnusedRows]:
             logs = self._logs(partition)
             return builder.build(partition, logs), logs.unused

@@ -53,8 +53,8 @@ def prepare(
     `events` holds frames (Polars, pandas, any Arrow table) by source name, in place of the sources'
     files; `profile` is a frame in place of the profile file. `memory` is a limit in bytes. With
     `vocabularies`, of a model or of other data, ids have the same meaning as there. With `append`,
-    the schema lists new files only, and the result also holds these data, by their vocabularies.
-    With `grow`, old ids keep their meaning, and new values get new ids.
+    the schema lists new files only, and the result also holds the data in `append`, whose
+    vocabularies it uses. With `grow`, old ids keep their meaning, and new values get new ids.
 
     With a `spark` session, its executors read the files and write the folder, and `memory` has no
     effect.
@@ -207,11 +207,11 @@ def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:
 
 
 def _unseen_action_warnings(reading: Reading) -> list[str]:
-    """Returns warnings of action types that no event has; most likely they are misspelt."""
+    """Returns a warning for each action type that no event has; most likely it is misspelt."""
     outside = {name for account in reading.accounts.values() for name in account.outside_by_action}
     return [
-        f"segments.{name}.actions: no event is a {action!r}"
-        f"{did_you_mean(action, outside) or ', so the segment has none of them'}"
+        f"segments.{name}.actions: no event has the action type {action!r}"
+        f"{did_you_mean(action, outside)}"
         for name, segment in reading.schema.segments.items()
         for action in segment.actions
         if action in reading.unseen

@@ -1,17 +1,17 @@
 """Preparation on a Spark cluster, by its executors.
 
 In: a `Preparation` whose files and folder have the same path on every executor, and a session. Out:
-its shards, byte for byte those of the local engine. Spark moves rows and retries failed tasks; the
-tasks run the code that all engines share, through `mapInArrow`:
+its shards, equal byte for byte to those of the local engine. Spark moves rows and retries failed
+tasks; the tasks run the code that all engines share, through `mapInArrow`:
 
-1. `_Read` checks pieces of files. It sends rows, as blocks of Arrow, to the task that owns their
-   user's shard, and sends an account of the rest. `_Keep` writes the blocks of a shard into files
-   in the output folder.
-2. `_Count` counts the values of a shard; Spark adds the counts.
-3. `_Build` writes a shard.
+1. `_ReadTask` checks pieces of files. It sends usable rows, as blocks of Arrow, to the task of
+   their user's shard, and a note with the account of all rows, or with an error. `_StoreTask`
+   writes the blocks of a shard into files in the output folder.
+2. `_CountTask` counts the values of a shard; Spark adds the counts.
+3. `_BuildTask` writes a shard.
 
-Files get their final name once they are complete, so interrupted or concurrent tries of a task do
-no harm.
+Files get their final name once they are complete, so interrupted or concurrent attempts at a
+task do no harm.
 """
 
 import pickle
@@ -57,9 +57,11 @@ _ROWS_AT_A_TIME = 262_144
 """Rows that are encoded together."""
 
 _EVENTS, _PROFILE, _NOTE = "events", "profile", "note"
+"""Kinds of content that tasks send."""
 _BLOCKS = "shard int, kind string, content binary"
 _COUNTS = "owner string, name string, text string, number float, count bigint, users bigint"
 _NOTES = "content binary"
+"""Columns of blocks, counts and notes, in Spark's notation."""
 _ARROW_COUNTS = pa.schema(
     {
         "owner": pa.string(), "name": pa.string(), "text": pa.string(), "number": pa.float32(),
@@ -96,7 +98,7 @@ class SparkEngine:
         """Checks pieces of files, and groups rows by shard."""
         preparation, tasks = self.preparation, len(self._pieces)
         numbers = {name: number for number, name in enumerate(preparation.files)}
-        read = _Read(
+        read = _ReadTask(
             self._schema,
             self._pieces,
             numbers,
@@ -108,7 +110,7 @@ class SparkEngine:
             self._tasks(tasks)
             .mapInArrow(read, _BLOCKS)
             .repartitionById(preparation.shards, "shard")
-            .mapInArrow(_Keep(self._folder), _NOTES)
+            .mapInArrow(_StoreTask(self._folder), _NOTES)
         )
         for _, note in self._notes(notes, "reading events", tasks + preparation.shards):
             if isinstance(note, InputError):
@@ -118,7 +120,7 @@ class SparkEngine:
     def fit(self) -> Vocabularies:
         """Counts the values of each shard, and adds the counts."""
         shards = self.preparation.shards
-        count = _Count(self._schema, self.preparation.files, self._folder)
+        count = _CountTask(self._schema, self.preparation.files, self._folder)
         counted = self._tasks(shards).mapInArrow(count, _COUNTS)
         summed = counted.groupBy("owner", "name", "text", "number").sum("count", "users")
         table = collect(self._session, summed, "counting values", shards)
@@ -134,7 +136,9 @@ class SparkEngine:
         """Writes each shard in its own task."""
         preparation, shards = self.preparation, self.preparation.shards
         append = None if preparation.append is None else preparation.append.path.absolute()
-        build = _Build(self._schema, preparation.files, self._folder, vocabularies, append, shards)
+        build = _BuildTask(
+            self._schema, preparation.files, self._folder, vocabularies, append, shards
+        )
         (self._folder / shard_name(0)).parent.mkdir()
         notes = self._tasks(shards).mapInArrow(build, _NOTES)
         results = [result for _, result in self._notes(notes, "building words", shards)]
@@ -142,8 +146,10 @@ class SparkEngine:
         for result in results:
             preparation.reading.refuse(result.unused.repeated_profiles)
             preparation.reading.account_unused(result.unused)
-        sums = {name: value for result in results for name, value in result.checksums.items()}
-        return total_size([result.size for result in results]), sums
+        file_checksums = {
+            name: value for result in results for name, value in result.checksums.items()
+        }
+        return total_size([result.size for result in results]), file_checksums
 
     def _tasks(self, number: int) -> "DataFrame":
         """Returns a frame with one row per task, its number."""
@@ -157,7 +163,7 @@ class SparkEngine:
 
 
 @dataclass(frozen=True)
-class _Read:
+class _ReadTask:
     """Task that reads pieces of files, by number."""
 
     schema: Schema
@@ -177,24 +183,24 @@ class _Read:
         try:
             log = open_piece(self.schema, piece)
             if piece.source is None:
-                yield from self._blocks(_PROFILE, reading.profile([log], _not_shown))
+                yield from self._blocks(_PROFILE, reading.profile([log], _ignore_progress))
             else:
-                yield from self._blocks(_EVENTS, reading.events([log], _not_shown))
-        except InputError as error:  # sent, not raised, as Spark would retry in vain
+                yield from self._blocks(_EVENTS, reading.events([log], _ignore_progress))
+        except InputError as error:  # sent, as Spark would retry a task that raises
             note = error
         yield _row(shard=number % self.shards, kind=_NOTE, content=pickle.dumps((number, note)))
 
     def _blocks(self, kind: str, rows: Iterator[pl.DataFrame]) -> Batches:
-        for some in rows:
-            for shard, block in split_by_user(some, self.shards):
+        for chunk in rows:
+            for shard, block in split_by_user(chunk, self.shards):
                 content = BytesIO()
                 block.write_ipc_stream(content, compression="lz4")
                 yield _row(shard=shard, kind=kind, content=content.getvalue())
 
 
 @dataclass(frozen=True)
-class _Keep:
-    """Task that writes the blocks of shards into files, and passes notes on."""
+class _StoreTask:
+    """Task that writes the blocks of shards into files, and forwards notes."""
 
     folder: Path
 
@@ -216,8 +222,8 @@ class _Keep:
 
 
 @dataclass(frozen=True)
-class _Owner:
-    """Base of tasks that read all rows of a shard."""
+class _ShardTask:
+    """Base class of the tasks that read all rows of a shard."""
 
     schema: Schema
     files: Sequence[str]
@@ -248,7 +254,7 @@ class _Owner:
 
 
 @dataclass(frozen=True)
-class _Count(_Owner):
+class _CountTask(_ShardTask):
     """Task that counts the values of shards."""
 
     def __call__(self, numbers: Batches) -> Batches:
@@ -274,7 +280,7 @@ class _Count(_Owner):
 
 
 @dataclass(frozen=True)
-class _Build(_Owner):
+class _BuildTask(_ShardTask):
     """Task that writes shards."""
 
     vocabularies: Vocabularies
@@ -285,27 +291,27 @@ class _Build(_Owner):
         for shard in _task_numbers(numbers):
             yield _row(content=pickle.dumps((shard, self._build(shard))))
 
-    def _build(self, shard: int) -> "_Built":
+    def _build(self, shard: int) -> "_BuiltShard":
         dictionaries, logs = self._gathered(shard)
         append = None if self.append is None else PreparedData.open(self.append)
         builder = Builder(self.schema, self.vocabularies, dictionaries, append, self.shards)
         target = self.folder / shard_name(shard)
         unfinished = _unfinished(self.folder)
         size = write_shard(unfinished, [builder.build(shard, logs)])
-        sums = {
+        file_checksums = {
             f"{shard_name(shard)}/{name}": value for name, value in checksums(unfinished).items()
         }
         try:
             unfinished.rename(target)
-        except OSError:  # another try of this task has written the shard
+        except OSError:  # another attempt at this task has written the shard
             if not target.is_dir():
                 raise
             shutil.rmtree(unfinished)
-        return _Built(size, sums, logs.unused)
+        return _BuiltShard(size, file_checksums, logs.unused)
 
 
 @dataclass(frozen=True)
-class _Built:
+class _BuiltShard:
     """Result of the task that wrote a shard."""
 
     size: ShardSize
@@ -337,5 +343,5 @@ def _row(**values: Any) -> pa.RecordBatch:
     return pa.record_batch(columns)
 
 
-def _not_shown(_done: int, _note: str = "") -> None:
+def _ignore_progress(_done: int, _note: str = "") -> None:
     """Ignores progress, as the driver shows the number of finished tasks."""

@@ -27,7 +27,7 @@ _EPOCH = date(1970, 1, 1)
 _HOUR_US = 3_600_000_000
 DAY_US = 24 * _HOUR_US
 _MAX_YEARS = 400
-"""Grids cover this number of years around 1970; no action is farther away."""
+"""Years before and after 1970 that a grid covers; no action is farther away."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DayGrid:
         return starts[self.index(times) - first]
 
     def _starts(self, times: Int64) -> tuple[int, Int64]:
-        """Returns the number of the first day and the starts of all days around `times`."""
+        """Returns the starts of all days around `times`, after the number of the first of them."""
         if len(times) == 0:
             return 0, np.zeros(1, dtype=np.int64)
         year_us = 366 * 24 * _HOUR_US
@@ -135,20 +135,20 @@ def build_words(actions: pl.DataFrame, words: DayWords | GapWords, zone: ZoneInf
     The result has the columns of `actions`, with `word_start` (uint8) as the third.
     """
     columns = {name: actions[name].to_numpy() for name in actions.columns}
-    order = _order(columns)
+    order = _sorting_order(columns)
     user, time, *others = (column[order] for column in columns.values())
     starts = word_starts(user, time, words, zone).astype(np.uint8)
     names = [*actions.columns[:2], "word_start", *actions.columns[2:]]
     return pa.table(dict(zip(names, (user, time, starts, *others), strict=True)))
 
 
-def _order(columns: Mapping[str, NDArray[Any]]) -> Int64:
+def _sorting_order(columns: Mapping[str, NDArray[Any]]) -> Int64:
     """Returns the order of rows by user, time, and then all other columns.
 
     Rows that are equal in all columns may come in any order.
     """
     user, time, *others = columns.values()
-    order = _by_time(user, time)
+    order = _time_order(user, time)
     tied = np.zeros(len(order) + 1, np.bool_)
     tied[1:-1] = (np.diff(user[order]) == 0) & (np.diff(time[order]) == 0)
     ties = np.flatnonzero(tied[1:] | tied[:-1])  # same user and time as a neighbour
@@ -158,7 +158,7 @@ def _order(columns: Mapping[str, NDArray[Any]]) -> Int64:
     return order
 
 
-def _by_time(users: Int32, times: Int64) -> Int64:
+def _time_order(users: Int32, times: Int64) -> Int64:
     """Returns the order of rows by user and time; ties are in any order."""
     if len(users) == 0:
         return np.zeros(0, np.int64)
@@ -173,9 +173,9 @@ def _by_time(users: Int32, times: Int64) -> Int64:
 def word_starts(
     users: NDArray[np.integer], times: Int64, words: DayWords | GapWords, zone: ZoneInfo
 ) -> NDArray[np.bool_]:
-    """Returns where words start (N,) among actions that are sorted by user and time.
+    """Returns whether a word starts at each action (N,). Actions are sorted by user and time.
 
-    This depends only on an action and its predecessor, so cutting a history anywhere moves no word
+    The answer depends only on the action and its predecessor, so cutting a history moves no word
     boundary.
     """
     starts = np.ones(len(times), dtype=np.bool_)

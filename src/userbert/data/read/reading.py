@@ -26,7 +26,7 @@ _ROWS_AT_A_TIME = 1_048_576
 """Rows per chunk: small chunks are slow to write and to read."""
 
 FILE_STRIDE = 1 << 40
-"""`row` is file number * FILE_STRIDE + row in the file, so this bounds the rows of a file."""
+"""Bound on the rows of a file: `row` is the file's number * FILE_STRIDE + the row in the file."""
 
 REJECTED = "rejected.parquet"
 """Name of the file of rejected rows in prepared data."""
@@ -36,7 +36,7 @@ OnInvalid = Literal["fail", "quarantine"]
 
 @dataclass(frozen=True)
 class UnusedRows:
-    """Valid rows of some users that are not used."""
+    """Valid rows of some users that preparation does not use."""
 
     duplicates: list[int]
     """Number of duplicate events, by file."""
@@ -94,7 +94,7 @@ class Reading:
         self.on_invalid = on_invalid
         self._rows_at_a_time = rows_at_a_time
         self._numbers = numbers
-        """Numbers of files, which order the rows."""
+        """Number of each file; it orders the rows."""
         self._rejected_file = rejected_file
         """File of rejected rows; None keeps them in memory, for `add`."""
         self._rejected: list[pl.DataFrame] = []
@@ -104,18 +104,18 @@ class Reading:
     def events(self, logs: Iterable[LogFile], advance: Advance) -> Iterator[pl.DataFrame]:
         """Yields the events that a segment uses, in chunks.
 
-        They have a `row` only where duplicates are dropped, to keep the first.
+        Events have a `row` only if the schema drops duplicates, of which the first is kept.
         """
         actions = self.schema.actions
-        batches = (self._used(log, actions, advance) for log in logs)
+        batches = (self._used_events(log, actions, advance) for log in logs)
         chunks = _in_chunks(batches, self._rows_at_a_time)
         return chunks if self.schema.duplicates == "drop" else (rows.drop("row") for rows in chunks)
 
     def profile(self, logs: Iterable[LogFile], advance: Advance) -> Iterator[pl.DataFrame]:
         """Yields the profile rows in chunks, with `row` to order them."""
-        return _in_chunks((self._usable(log, advance) for log in logs), self._rows_at_a_time)
+        return _in_chunks((self._profile_rows(log, advance) for log in logs), self._rows_at_a_time)
 
-    def _used(
+    def _used_events(
         self, log: LogFile, actions: frozenset[str], advance: Advance
     ) -> Iterator[pl.DataFrame]:
         account = self.accounts[log.name]
@@ -135,7 +135,7 @@ class Reading:
             advance(len(batch), log.name)
             yield used
 
-    def _usable(self, log: LogFile, advance: Advance) -> Iterator[pl.DataFrame]:
+    def _profile_rows(self, log: LogFile, advance: Advance) -> Iterator[pl.DataFrame]:
         for batch in log.batches():
             valid = self._check(batch, log.name)
             self.accounts[log.name].used += len(valid)
@@ -143,7 +143,7 @@ class Reading:
             yield valid
 
     def _check(self, batch: pl.DataFrame, name: str) -> pl.DataFrame:
-        """Returns the valid rows; refuses or rejects the others."""
+        """Returns the valid rows. Rejects the invalid rows, or raises as `refuse` does."""
         self.accounts[name].read += len(batch)
         invalid = batch.filter(pl.col(INVALID).is_not_null())
         if len(invalid):
@@ -155,7 +155,7 @@ class Reading:
         return batch.drop(INVALID).with_columns(pl.col("row") + self._numbers[name] * FILE_STRIDE)
 
     def refuse(self, rejected: pl.DataFrame) -> None:
-        """Raises `SourceError` for the first of these rows, unless `on_invalid` is `quarantine`."""
+        """Raises `SourceError` for the first rejected row, unless `on_invalid` is `quarantine`."""
         if self.on_invalid == "fail" and len(rejected):
             raise SourceError(
                 f"{_describe(rejected.row(0))}. Fix the row, or run with --on-invalid quarantine."
@@ -208,6 +208,7 @@ class Reading:
         self._reject(unused.repeated_profiles)
 
     def _reject(self, rows: pl.DataFrame) -> None:
+        """Collects rejected rows, and writes them once there are enough."""
         if len(rows):
             self.first_rejected = self.first_rejected or rows.row(0)
             self._rejected.append(rows)
@@ -216,7 +217,7 @@ class Reading:
             self._write(multiple=size)
 
     def _write(self, multiple: int) -> None:
-        """Writes a multiple of this number of rows, so the file does not depend on the batches."""
+        """Writes a multiple of `multiple` rows, so that the file does not depend on the batches."""
         rejected = pl.concat(self._rejected)
         size = len(rejected) // multiple * multiple
         table = rejected[:size].to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -226,7 +227,7 @@ class Reading:
         self._rejected = [rejected[size:]]
 
     def close(self) -> None:
-        """Completes the file of rejected rows; without any, there is no file."""
+        """Completes the file of rejected rows; without rejected rows, there is no file."""
         if any(map(len, self._rejected)):
             self._write(multiple=1)
         if self._writer is not None:

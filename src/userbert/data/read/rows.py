@@ -28,7 +28,10 @@ _SMALL_NUMBERS = pl.Series(map(str, range(24)), dtype=pl.String)
 def checked_events(
     schema: Schema, source: Source, raw: pl.DataFrame, first_row: int
 ) -> pl.DataFrame:
-    """Returns events with the columns that the kernel takes, and `invalid`."""
+    """Returns events with the columns that the kernel takes, and `invalid`.
+
+    `first_row` is the number of the first row in its file.
+    """
     time = instants(raw[source.time.column], source.time, schema.timezone)
     checks = [_check_users(raw, schema.user), _check_times(raw, time, source.time)]
     if isinstance(source.action, str):
@@ -36,7 +39,7 @@ def checked_events(
     else:
         action = _text(raw, source.action.column)
         checks.append(_Check(source.action.column, "an action type", _is_null(action)))
-    values, bad = _values(schema.attributes, raw)
+    values, value_checks = _values(schema.attributes, raw)
     columns = {
         "user_id": _text(raw, schema.user),
         "time": time,
@@ -44,37 +47,39 @@ def checked_events(
         **values,
         **_derived(schema, source.time, time, action),
     }
-    return _checked(raw, columns, [*checks, *bad], first_row)
+    return _with_reasons(raw, columns, [*checks, *value_checks], first_row)
 
 
 def checked_profile(
     schema: Schema, profile: Profile, raw: pl.DataFrame, first_row: int
 ) -> pl.DataFrame:
-    """Returns profile rows with columns like those of events, and `invalid`."""
+    """Returns profile rows with `row`, `user_id`, `time`, a column per field, and `invalid`."""
     checks = [_check_users(raw, schema.user)]
     time: pl.Series | None = None
     if profile.time is not None:
         time = instants(raw[profile.time.column], profile.time, schema.timezone)
         checks.append(_check_times(raw, time, profile.time))
-    values, bad = _values(profile.fields, raw)
+    values, value_checks = _values(profile.fields, raw)
     when = _nulls(raw, pl.Int64) if time is None else time
     columns = {"user_id": _text(raw, schema.user), "time": when, **values}
-    return _checked(raw, columns, [*checks, *bad], first_row)
+    return _with_reasons(raw, columns, [*checks, *value_checks], first_row)
 
 
 @dataclass(frozen=True)
 class _Check:
-    """Which rows are invalid because of one column."""
+    """Rows that are invalid because of one column."""
 
     column: str
     expected: str
+    """What a valid value is, for the message, such as "a user id"."""
     bad: NDArray[np.bool_]
     """(N,): whether the row fails the check."""
 
 
-def _checked(
+def _with_reasons(
     raw: pl.DataFrame, columns: Mapping[str, pl.Series], checks: Sequence[_Check], first_row: int
 ) -> pl.DataFrame:
+    """Returns the columns as a frame, with `row` and `invalid`."""
     row = pl.Series("row", np.arange(first_row, first_row + len(raw)))
     named = (column.alias(name) for name, column in columns.items())
     return pl.DataFrame([row, *named, _reasons(raw, checks)])
@@ -116,18 +121,18 @@ def _values(
 
 
 def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
-    """Returns a column's numbers as float32, null where there is none, and their check."""
+    """Returns the numbers of a column as float32 (null if missing), and their check."""
     column = raw[attribute.column]
     if isinstance(column.dtype, pl.Categorical | pl.Enum):
         column = column.cast(pl.String)
-    none = _is_null(column)
+    is_missing = _is_null(column)
     if column.dtype == pl.String:
         column = column.str.strip_chars()
-        none = none | _mask(column.str.to_lowercase().is_in(NULL_TEXTS))
+        is_missing = is_missing | _mask(column.str.to_lowercase().is_in(NULL_TEXTS))
     exact = column.cast(pl.Float64, strict=False).to_numpy()
     with np.errstate(over="ignore"):  # infinity is reported as invalid
         numbers = exact.astype(np.float32)
-    bad = ~none & ~np.isfinite(numbers)
+    bad = ~is_missing & ~np.isfinite(numbers)
     expected = "a number"
     if attribute.min is not None:
         bad |= exact < attribute.min
@@ -188,13 +193,13 @@ def as_text(column: str, dtype: pl.DataType) -> pl.Expr:
     """Returns a column's values as text. An integral float becomes its integer: 17, not 17.0."""
     value = pl.col(column)
     if isinstance(dtype, pl.Date | pl.Datetime):
-        # Polars panics if it formats a time outside the calendar, so that becomes its number.
+        # Polars panics on formatting a time outside the calendar, which becomes its number.
         return pl.coalesce(within(value, dtype, 1, 9999).cast(pl.String), _number_of(value))
     if not dtype.is_float():
         return value.cast(pl.String)
     number = value.fill_nan(None)
-    whole = pl.when(number == number.floor()).then(number.cast(pl.Int64, strict=False))
-    return pl.coalesce(whole.cast(pl.String), number.cast(pl.String))
+    integer = pl.when(number == number.floor()).then(number.cast(pl.Int64, strict=False))
+    return pl.coalesce(integer.cast(pl.String), number.cast(pl.String))
 
 
 def _number_of(time: pl.Expr) -> pl.Expr:
@@ -202,7 +207,7 @@ def _number_of(time: pl.Expr) -> pl.Expr:
 
 
 def _reasons(raw: pl.DataFrame, checks: Sequence[_Check]) -> pl.Series:
-    """Returns why each row is invalid: the first check that it fails; null if none."""
+    """Returns why each row is invalid, by its first failed check; null for a valid row."""
     reasons = _nulls(raw, pl.String).alias(INVALID)
     for check in reversed(checks):
         rows = np.flatnonzero(check.bad)

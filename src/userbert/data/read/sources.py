@@ -22,7 +22,7 @@ from userbert.schema.models import Lookup, Profile, Schema, Source, Time
 from userbert.schema.yaml_text import did_you_mean
 
 _BATCH_ROWS = 262_144
-"""Rows per batch: many enough to be fast, few enough for bounded memory."""
+"""Rows per batch: smaller batches are slow, larger ones need more memory."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Piece:
 class LogFile:
     """Opened file (or frame in memory) of events or profile rows, to read in batches.
 
-    Has all rows of the file, or those of a `Piece`.
+    Has all rows of the file, or the rows of a `Piece`.
     """
 
     name: str
@@ -66,8 +66,8 @@ class LogFile:
     source: str | None
     """Source that the file belongs to; None for profile rows."""
     _table: _Table
-    _checked: Callable[[pl.DataFrame, int], pl.DataFrame]
-    """Checks raw rows, given the number of the first."""
+    _check: Callable[[pl.DataFrame, int], pl.DataFrame]
+    """Checks raw rows; its second argument is the number of the first row."""
     _first_row: int = 1
     batch_rows: int = _BATCH_ROWS
     """Rows per batch."""
@@ -79,7 +79,7 @@ class LogFile:
             for raw in self._table.frame.collect_batches(
                 chunk_size=self.batch_rows, maintain_order=True, engine="streaming"
             ):
-                yield self._checked(raw, row)
+                yield self._check(raw, row)
                 row += len(raw)
 
     def pieces(self, rows: int) -> list[Piece]:
@@ -114,49 +114,49 @@ def open_sources(schema: Schema, events: Mapping[str, Any] | None = None) -> lis
     opened: list[tuple[str, int, _Table]] = []
     for name, source in schema.sources.items():
         lookups = _lookups(schema, source)
-        tables = _tables(schema, name, source.path, events.get(name))
+        tables = _open_tables(schema, name, source.path, events.get(name))
         opened += [(name, _count_rows(table), _join_lookups(table, lookups)) for table in tables]
     _check_columns(schema, [(name, table) for name, _, table in opened])
-    return [_events_in(schema, name, table, rows) for name, rows, table in opened]
+    return [_event_log(schema, name, table, rows) for name, rows, table in opened]
 
 
 def open_profile(schema: Schema, frame: Any | None = None) -> list[LogFile]:
     """Opens every file of the profile, if there is one. `frame` replaces the files.
 
-    `time` is null if the profile has none. Raises `SourceError` as `open_sources` does.
+    `time` is null if profiles have no times. Raises `SourceError` as `open_sources` does.
     """
     profile = schema.profile
     if profile is None:
         return []
     return [
-        _profile_in(schema, profile, table, _count_rows(table))
-        for table in _tables(schema, "profile", profile.path, frame)
+        _profile_log(schema, profile, table, _count_rows(table))
+        for table in _open_tables(schema, "profile", profile.path, frame)
     ]
 
 
 def open_piece(schema: Schema, piece: Piece) -> LogFile:
     """Opens a piece of a file that `open_sources` or `open_profile` has opened before."""
-    table = _table(piece.file, piece.name)
+    table = _open_table(piece.file, piece.name)
     rows = _count_rows(table) if piece.rows is None else piece.rows
     if piece.rows is not None:
         table = replace(table, frame=table.frame.slice(piece.first_row - 1, rows))
     if piece.source is not None:
         table = _join_lookups(table, _lookups(schema, schema.sources[piece.source]))
-        opened = _events_in(schema, piece.source, table, rows)
+        opened = _event_log(schema, piece.source, table, rows)
     else:
         assert schema.profile is not None
-        opened = _profile_in(schema, schema.profile, table, rows)
+        opened = _profile_log(schema, schema.profile, table, rows)
     return replace(opened, _first_row=piece.first_row)
 
 
-def _events_in(schema: Schema, name: str, table: _Table, rows: int) -> LogFile:
+def _event_log(schema: Schema, name: str, table: _Table, rows: int) -> LogFile:
     source = schema.sources[name]
     columns = [column for column in table.columns if column in columns_of_source(schema, source)]
     narrow = replace(table, frame=table.frame.select(columns))
     return LogFile(table.name, rows, name, narrow, partial(checked_events, schema, source))
 
 
-def _profile_in(schema: Schema, profile: Profile, table: _Table, rows: int) -> LogFile:
+def _profile_log(schema: Schema, profile: Profile, table: _Table, rows: int) -> LogFile:
     fields = {f"fields.{name}": field.column for name, field in profile.fields.items()}
     times = {} if profile.time is None else {"time": profile.time.column}
     for place, column in {**times, **fields}.items():
@@ -168,7 +168,10 @@ def _profile_in(schema: Schema, profile: Profile, table: _Table, rows: int) -> L
     return LogFile(table.name, rows, None, narrow, partial(checked_profile, schema, profile))
 
 
-def _tables(schema: Schema, name: str, path: str | list[str], frame: Any | None) -> list[_Table]:
+def _open_tables(
+    schema: Schema, name: str, path: str | list[str], frame: Any | None
+) -> list[_Table]:
+    """Opens the files at `path`, or `frame` in their place. Errors call the frame `name`."""
     if frame is not None:
         try:
             frame = frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame)
@@ -176,10 +179,10 @@ def _tables(schema: Schema, name: str, path: str | list[str], frame: Any | None)
             raise SourceError(f"frame {name!r} is not a table: {error}.") from error
         scanned = files.rename_patterns(frame.lazy(), frame.columns)
         return [_Table(f"frame {name!r}", scanned, scanned.collect_schema(), None, ())]
-    return [_table(file, str(file)) for file in files.expand(path, schema.folder)]
+    return [_open_table(file, str(file)) for file in files.expand(path, schema.folder)]
 
 
-def _table(file: Path, name: str) -> _Table:
+def _open_table(file: Path, name: str) -> _Table:
     scanned = files.scan(file)
     return _Table(name, scanned, files.columns_of(scanned, file), file, (file,))
 
@@ -191,7 +194,7 @@ def _count_rows(table: _Table) -> int:
 
 def _dimension(schema: Schema, lookup: Lookup) -> _Table:
     """Reads the files of a lookup as one table with unique text keys."""
-    tables = _tables(schema, "lookup", lookup.path, None)
+    tables = _open_tables(schema, "lookup", lookup.path, None)
     used = {
         column for source in schema.sources.values() for column in columns_of_source(schema, source)
     }
@@ -208,9 +211,9 @@ def _dimension(schema: Schema, lookup: Lookup) -> _Table:
         raise SourceError(
             f'{", ".join(table.name for table in tables)}, column "{lookup.on}": '
             f"expected unique values, found {repeated[lookup.on][0]!r} in more than one row. Keep "
-            "one row a value."
+            "one row per value."
         )
-    # All columns, for the message about a missing column.
+    # All columns of the files, so that the message about a missing column lists them.
     columns = {name: dtype for table in tables for name, dtype in table.columns.items()}
     paths = tuple(path for table in tables for path in table.files)
     return _Table(tables[0].name, rows.lazy(), {**columns, **rows.schema}, None, paths)
@@ -243,7 +246,7 @@ def _join(table: _Table, lookup: Lookup, dimension: _Table) -> _Table:
 
 
 def _check_columns(schema: Schema, tables: list[tuple[str, _Table]]) -> None:
-    """Raises `SourceError` if a table lacks user, time or action, or if all lack an attribute."""
+    """Raises `SourceError` if a table lacks user, time or action, or all lack an attribute."""
     for name, table in tables:
         source = schema.sources[name]
         _require(table, "user", schema.user)
@@ -278,7 +281,7 @@ def columns_of_profile(schema: Schema, profile: Profile) -> list[str]:
 
 
 def _require(table: _Table, place: str, column: str) -> None:
-    """Raises `SourceError` unless a table has the column, with one text or number a row."""
+    """Raises `SourceError` unless a table has the column, with one text or number per row."""
     if column not in table.columns:
         raise SourceError(
             f'{table.name}: the column "{column}" is missing (schema: {place})'
@@ -288,7 +291,7 @@ def _require(table: _Table, place: str, column: str) -> None:
     dtype = table.columns[column]
     if dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object | pl.Duration):
         raise SourceError(
-            f'{table.name}, column "{column}": expected one text or number a row, found the type '
+            f'{table.name}, column "{column}": expected one text or number per row, found the type '
             f"{dtype}. Convert it, or use another column (schema: {place})."
         )
 

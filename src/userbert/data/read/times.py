@@ -1,7 +1,7 @@
 """Parses the times of logs (design, decision 1).
 
 In: a column of text, dates, timestamps or numbers, and its description in the schema. Out:
-microseconds since 1970, null if there is no time between 1900 and 2200. Used by
+microseconds since 1970, null for a value that is not a time between 1900 and 2200. Used by
 `data/read/rows.py`.
 """
 
@@ -16,7 +16,7 @@ from userbert.schema.models import Time
 
 _NAIVE, _ABSOLUTE = pl.Datetime("us"), pl.Datetime("us", "UTC")
 
-# A time outside these bounds (1900, 2200) is an error, not a long history.
+# The years 1900 and 2200. A time outside these bounds is an error in the log.
 _EARLIEST_US, _LATEST_US = -2_208_988_800_000_000, 7_258_118_400_000_000
 
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -44,17 +44,17 @@ _FORMATS = (
     ("%Y/%m/%d", _NAIVE),
     ("%Y%m%d", _NAIVE),
 )
-_LONGEST = 40
-"""Characters of a text that are looked at to find its format."""
+_SHAPE_LENGTH = 40
+"""Number of characters of a text that decide which format is tried first."""
 
 
 def can_be_times(dtype: pl.DataType) -> bool:
-    """Returns whether `instants` can parse columns of a type."""
+    """Returns whether `instants` can parse a column of this type."""
     return isinstance(dtype, pl.String | pl.Date | pl.Datetime) or dtype.is_numeric()
 
 
 def instants(column: pl.Series, time: Time, timezone: str) -> pl.Series:
-    """Returns microseconds since 1970 (int64) of each value; null if it is not a time.
+    """Returns each value in microseconds since 1970 (int64); null if it is not a time.
 
     `timezone` is the users' local zone, which `time.zone` may refer to.
     """
@@ -64,11 +64,11 @@ def instants(column: pl.Series, time: Time, timezone: str) -> pl.Series:
         # A date stands for its whole day: it counts from its last microsecond, in its zone.
         if absolute is not None:
             local = absolute.dt.convert_time_zone(zone).dt.replace_time_zone(None)
-            naive, absolute = _either(naive, local), None
+            naive, absolute = _coalesce(naive, local), None
         assert naive is not None
         naive = naive.dt.truncate("1d") + timedelta(days=1)
-    located = None if naive is None else _located(naive, zone).cast(pl.Int64)
-    instant = _either(located, None if absolute is None else absolute.cast(pl.Int64))
+    localized = None if naive is None else _localize(naive, zone).cast(pl.Int64)
+    instant = _coalesce(localized, None if absolute is None else absolute.cast(pl.Int64))
     if time.resolution == "day":
         instant = instant - 1
     is_time = (instant >= _EARLIEST_US) & (instant <= _LATEST_US)
@@ -76,9 +76,9 @@ def instants(column: pl.Series, time: Time, timezone: str) -> pl.Series:
 
 
 def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
-    """Returns naive times and absolute times; for each value at least one of them is null.
+    """Returns the naive times and the absolute times of a column; each value is in one at most.
 
-    A column of nulls alone may be None.
+    A result without values may be None.
     """
     dtype = column.dtype
     if isinstance(dtype, pl.String):
@@ -105,11 +105,11 @@ def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | N
 
 
 def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
-    """Parses ISO 8601, similar formats, and numbers since 1970."""
+    """Returns the times of a text column: ISO 8601, similar formats, and numbers since 1970."""
     if unit == "auto" and len(text):
         # Most columns have one format, and no surrounding spaces.
         pattern, kind = _formats_for(text[0])[0]
-        times = _times(text, pattern, kind)
+        times = _parse(text, pattern, kind)
         if times.null_count() == text.null_count():
             return (times, None) if kind == _NAIVE else (None, times)
     text = text.str.strip_chars()
@@ -120,10 +120,10 @@ def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series 
     for pattern, kind in _formats_for(text[0] if len(text) else None):
         if text.null_count() == len(text):
             break
-        times = _times(text, pattern, kind)
+        times = _parse(text, pattern, kind)
         if times.null_count() == len(times):
             continue
-        parsed[kind] = _either(parsed[kind], times)
+        parsed[kind] = _coalesce(parsed[kind], times)
         if times.null_count() == text.null_count():
             return parsed[_NAIVE], parsed[_ABSOLUTE]
         text = text.set(times.is_not_null(), None)
@@ -131,13 +131,14 @@ def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series 
         # Fewer digits are a year, or not a time.
         long = text.str.contains(r"^-?\d{9,16}(\.\d+)?$")
         numbers = text.set(~long, None).cast(pl.Float64, strict=False)
-        parsed[_ABSOLUTE] = _either(parsed[_ABSOLUTE], _from_numbers(numbers, unit))
+        parsed[_ABSOLUTE] = _coalesce(parsed[_ABSOLUTE], _from_numbers(numbers, unit))
     if parsed[_NAIVE] is None and parsed[_ABSOLUTE] is None:
         parsed[_NAIVE] = pl.Series(dtype=_NAIVE).clear(len(text))
     return parsed[_NAIVE], parsed[_ABSOLUTE]
 
 
-def _times(text: pl.Series, pattern: str, kind: pl.Datetime) -> pl.Series:
+def _parse(text: pl.Series, pattern: str, kind: pl.Datetime) -> pl.Series:
+    """Parses text by one format; null where the format does not match."""
     times = text.str.to_datetime(pattern, time_unit="us", strict=False, cache=False)
     if kind == _ABSOLUTE and times.dtype == _NAIVE:
         times = times.dt.replace_time_zone("UTC")
@@ -146,12 +147,14 @@ def _times(text: pl.Series, pattern: str, kind: pl.Datetime) -> pl.Series:
 
 def _formats_for(value: str | None) -> Sequence[tuple[str, pl.Datetime]]:
     """Returns all formats, starting with that of `value`, as most columns have one format."""
-    # Texts of one shape share a cached order; ones in place of digits are a valid time.
-    return _FORMATS if value is None else _formats_of(re.sub(r"\d", "1", value)[:_LONGEST])
+    # The order is cached by shape: the text with a 1 for each digit, which is a valid time.
+    return (
+        _FORMATS if value is None else _formats_by_shape(re.sub(r"\d", "1", value)[:_SHAPE_LENGTH])
+    )
 
 
 @lru_cache(maxsize=256)
-def _formats_of(shape: str) -> Sequence[tuple[str, pl.Datetime]]:
+def _formats_by_shape(shape: str) -> Sequence[tuple[str, pl.Datetime]]:
     example = pl.Series([shape])
     return sorted(
         _FORMATS,
@@ -160,7 +163,7 @@ def _formats_of(shape: str) -> Sequence[tuple[str, pl.Datetime]]:
 
 
 def within(time: pl.Expr, dtype: pl.Date | pl.Datetime, first: int, last: int) -> pl.Expr:
-    """Returns dates or timestamps between the starts of two years; null for others."""
+    """Returns `time` where it is between the starts of the years `first` and `last`, else null."""
     days = [date(year, 1, 1).toordinal() - date(1970, 1, 1).toordinal() for year in (first, last)]
     unit = 1 if isinstance(dtype, pl.Date) else 86_400 * _PER_SECOND[dtype.time_unit]
     low, high = (max(-_INT64, min(_INT64, day * unit)) for day in days)
@@ -185,21 +188,21 @@ def _from_numbers(numbers: pl.Series, unit: str) -> pl.Series:
     return pl.DataFrame({"number": numbers}).select(times).to_series()
 
 
-def _located(naive: pl.Series, zone: str) -> pl.Series:
+def _localize(naive: pl.Series, zone: str) -> pl.Series:
     """Converts naive times of a zone to absolute times.
 
-    At changes of daylight saving, a repeated local time means the first, and a skipped local time
-    moves an hour later.
+    When the clocks change, a repeated local time means the first of the two, and a skipped local
+    time moves an hour later.
     """
-    located = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-    if located.null_count() > naive.null_count():
+    localized = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+    if localized.null_count() > naive.null_count():
         later = naive + timedelta(hours=1)
         later = later.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-        located = _either(located, later)
-    return located
+        localized = _coalesce(localized, later)
+    return localized
 
 
-def _either(first: pl.Series | None, second: pl.Series | None) -> pl.Series:
+def _coalesce(first: pl.Series | None, second: pl.Series | None) -> pl.Series:
     """Returns `first`, with its nulls filled from `second`; one of them may be None."""
     if first is None or second is None:
         present = second if first is None else first

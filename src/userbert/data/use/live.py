@@ -71,7 +71,7 @@ def live_histories(
     dictionaries = LogDictionaries.without_encoding(schema)
     parts = []
     for name, source in schema.sources.items():
-        raw = _frame(schema, users, name, columns_of_source(schema, source))
+        raw = _raw_rows(schema, users, name, columns_of_source(schema, source))
         if raw is not None:
             checked = checked_events(schema, source, raw.rows, 0)
             _refuse_invalid(users, raw, checked, name)
@@ -81,7 +81,7 @@ def live_histories(
             parts.append(dictionaries.events.encode(used))
     profiles = dictionaries.profile.no_rows
     if schema.profile is not None:
-        raw = _frame(schema, users, None, columns_of_profile(schema, schema.profile))
+        raw = _raw_rows(schema, users, None, columns_of_profile(schema, schema.profile))
         if raw is not None:
             checked = checked_profile(schema, schema.profile, raw.rows, 0)
             _refuse_invalid(users, raw, checked, "profile")
@@ -105,16 +105,16 @@ def _check_sources(schema: Schema, user: UserEvents) -> None:
                 f"{did_you_mean(name, schema.sources) or '.'} It has: {join_names(schema.sources)}."
             )
     if user.profile and schema.profile is None:
-        raise InputError(f"{place}: the schema has no profile. Leave it out.")
+        raise InputError(f"{place}: the schema has no profile. Leave the user's profile out.")
     if len(user.profile) > 1 and schema.profile is not None and schema.profile.time is None:
         raise InputError(
-            f"{place}, profile: expected one record, found {len(user.profile)}. Give one, as the "
-            "schema's profile has no time to order them by."
+            f"{place}, profile: expected one record, found {len(user.profile)}. Keep one record, "
+            "as the schema's profile has no time that orders records."
         )
 
 
 @dataclass(frozen=True)
-class _Raw:
+class _RawRows:
     """Rows of several users, one after the other."""
 
     rows: pl.DataFrame
@@ -122,9 +122,9 @@ class _Raw:
     """Index of each row's user, and of the row among the user's rows."""
 
 
-def _frame(
+def _raw_rows(
     schema: Schema, users: Sequence[UserEvents], source: str | None, columns: Sequence[str]
-) -> _Raw | None:
+) -> _RawRows | None:
     """Returns the rows of a source, or of profiles if None, with these `columns`; None if empty.
 
     Raises `InputError` for a column that the schema lacks, another user's id or a nested value.
@@ -142,14 +142,16 @@ def _frame(
     for (number, row), record in zip(owners, records, strict=True):
         if str(record.get(schema.user, users[number].user_id)) != users[number].user_id:
             raise InputError(
-                f"{_event(users, number, place, row)}, column {schema.user!r}: expected the same "
-                f"user or none, found {record[schema.user]!r}. List it with its own user."
+                f"{_describe_event(users, number, place, row)}, column {schema.user!r}: expected "
+                f"the same user or none, found {record[schema.user]!r}. List the event with its "
+                "own user."
             )
         if not record.keys() <= known:
             name = next(name for name in record if name not in known)
             raise InputError(
-                f"{_event(users, number, place, row)}: the schema has no column {name!r}"
-                f"{did_you_mean(name, columns) or '.'} It has: {join_names(columns)}. Leave it out."
+                f"{_describe_event(users, number, place, row)}: the schema has no column {name!r}"
+                f"{did_you_mean(name, columns) or '.'} It has: {join_names(columns)}. "
+                "Leave the column out."
             )
     values = {name: [record.get(name) for record in records] for name in columns}
     # Numbers in place of ids: two requests in one call may list a user with different events.
@@ -161,11 +163,11 @@ def _frame(
             first = next(i for i, value in enumerate(column) if isinstance(value, list | dict))
             number, row = owners[first]
             raise InputError(
-                f"{_event(users, number, place, row)}, column {name!r}: expected a text or a "
-                "number, found a list or an object. Flatten it."
+                f"{_describe_event(users, number, place, row)}, column {name!r}: expected a text "
+                "or a number, found a list or an object. Flatten it."
             )
         series.append(_series(name, column, kinds))
-    return _Raw(pl.DataFrame(series), owners)
+    return _RawRows(pl.DataFrame(series), owners)
 
 
 def _series(name: str, values: list[Any], kinds: set[type]) -> pl.Series:
@@ -180,18 +182,18 @@ def _text(value: Any) -> str:
 
 
 def _refuse_invalid(
-    users: Sequence[UserEvents], raw: _Raw, checked: pl.DataFrame, place: str
+    users: Sequence[UserEvents], raw: _RawRows, checked: pl.DataFrame, place: str
 ) -> None:
     reasons = checked[INVALID]
     if reasons.null_count() < len(reasons):
         first = reasons.is_not_null().arg_true()[0]
         number, row = raw.owners[first]
-        raise InputError(f"{_event(users, number, place, row)}, {reasons[first]}.")
+        raise InputError(f"{_describe_event(users, number, place, row)}, {reasons[first]}.")
 
 
 def _refuse_late(
     users: Sequence[UserEvents],
-    raw: _Raw,
+    raw: _RawRows,
     checked: pl.DataFrame,
     place: str,
     cutoffs: Int64 | None,
@@ -207,11 +209,11 @@ def _refuse_late(
             for instant in (times[late[0]], cutoffs[number])
         )
         raise InputError(
-            f"{_event(users, number, place, row)}: expected a time before the cut-off {until}, "
-            f"found {when}. Remove the event, or give a later cut-off. A date counts from its last "
-            "microsecond."
+            f"{_describe_event(users, number, place, row)}: expected a time before the cut-off "
+            f"{until}, found {when}. Remove the event, or give a later cut-off. A date counts from "
+            "its last microsecond."
         )
 
 
-def _event(users: Sequence[UserEvents], number: int, place: str, row: int) -> str:
+def _describe_event(users: Sequence[UserEvents], number: int, place: str, row: int) -> str:
     return f"user {users[number].user_id!r}, {place}, event {row + 1}"

@@ -30,7 +30,7 @@ _PAIRS_AT_A_TIME = 8_192
 _USERS_AT_A_TIME = 256
 """Small batches are cut together, up to this number of users, to spread the cost of a call."""
 _AHEAD = 2
-"""Batches to cut ahead of the model. Cutting times hardly vary, so more would only fill memory."""
+"""Batches to cut ahead of the model. All cuts take equally long, so more would only fill memory."""
 
 
 class Batches(Protocol):
@@ -89,7 +89,7 @@ class SequenceBatches:
         self.seed = seed
         self.lengths = sequence_lengths(data, rows, cutoffs)
         self.batches_per_epoch = batches_per_epoch or len(rows) // self.batch_size
-        self._together = max(1, users_at_a_time // self.batch_size)
+        self._batches_per_cut = max(1, users_at_a_time // self.batch_size)
         self._epoch = -1
         self._order = np.zeros((0, 0), dtype=np.int64)
         self._cut_at = (-1, -1)
@@ -98,7 +98,7 @@ class SequenceBatches:
     def __getitem__(self, step: int) -> UserBatch:
         """Returns the batch of a step, from 0."""
         epoch, number = divmod(step, self.batches_per_epoch)
-        group, place = divmod(number, self._together)
+        group, place = divmod(number, self._batches_per_cut)
         if self._cut is None or self._cut_at != (epoch, group):
             self._cut_at, self._cut = (epoch, group), self._cut_group(epoch, group)
         first = place * self.batch_size
@@ -108,8 +108,8 @@ class SequenceBatches:
         """Cuts a group of batches; returns their users, batch after batch."""
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffle(epoch)
-        first = group * self._together
-        pairs = self._order[first : first + self._together].ravel()
+        first = group * self._batches_per_cut
+        pairs = self._order[first : first + self._batches_per_cut].ravel()
         until = None if self.until is None else self.until[pairs]
         users = cut(self.data, self.rows[pairs], self.cutoffs[pairs], self.hidden, until)
         return replace(users, index=self.numbers[pairs])
@@ -180,7 +180,7 @@ def batches_by_length(
 def chunk_by_length(
     data: Histories, rows: Int64, cutoffs: Int64, batch_size: int, hidden: Collection[str] = ()
 ) -> Iterator[UserBatch]:
-    """Yields batches of pairs, shortest sequences first. `UserBatch.index` is into the pairs (P,).
+    """Yields batches of pairs (P,), shortest first. `UserBatch.index` refers to the pairs.
 
     Cuts all pairs at once, which is several times as fast as batch by batch.
     """

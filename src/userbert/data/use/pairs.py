@@ -25,6 +25,7 @@ from userbert.folders import describe_path
 from userbert.schema.files import ENDINGS, reading, scan
 
 _EXAMPLES = 3
+"""Most users or rows that a message lists."""
 _UNREADABLE = (
     OSError, ValueError, TypeError, pa.ArrowException, pl.exceptions.PolarsError,
     pl.exceptions.PanicException,
@@ -112,7 +113,7 @@ def last_events(data: Histories, rows: Int64) -> Int64:
 def user_ids_of(data: Histories, rows: Int64) -> pa.Array:
     """Returns the user ids of rows (B,).
 
-    Shard by shard, as `ChunkedArray.take` copies the ids of all users at each call.
+    Takes them shard by shard, as `ChunkedArray.take` copies the ids of all users at each call.
     """
     ids, places = [], []
     for number, here in by_shard(data.first_rows, rows):
@@ -139,25 +140,26 @@ def instant_of(moment: str | date | datetime, data: PreparedData, name: str) -> 
 def require_visible_events(data: PreparedData, cutoff: int, name: str) -> None:
     """Raises `InputError`, which calls the cut-off `name`, if no event can be visible at it.
 
-    None is before the first event, or so long after the last that all windows are empty.
+    That is a cut-off before the first event, or so long after the last that all windows are empty.
     """
     window = max(segment.window.from_ for segment in data.schema.segments.values())
     if cutoff <= data.first_event:
         raise InputError(
-            f"{name}, {_local(data, cutoff)}, is not after the first event of {data.path}, at "
-            f"{_local(data, data.first_event)}, so no event is visible. Choose a later cut-off."
+            f"{name}, {_local_time(data, cutoff)}, is not after the first event of {data.path}, "
+            f"at {_local_time(data, data.first_event)}, so no event is visible. Choose a later "
+            "cut-off."
         )
     # Windows start at the beginning of a day.
     if cutoff > data.last_event + window // timedelta(microseconds=1) + DAY_US:
         days = (cutoff - data.last_event) // DAY_US
         raise InputError(
-            f"{name}, {_local(data, cutoff)}, is {days:,} days after the last event of "
-            f"{data.path}, at {_local(data, data.last_event)}: the windows of "
+            f"{name}, {_local_time(data, cutoff)}, is {days:,} days after the last event of "
+            f"{data.path}, at {_local_time(data, data.last_event)}: the windows of "
             f"{window.days} days are empty. Choose an earlier cut-off, or prepare later logs, too."
         )
 
 
-def _local(data: PreparedData, instant: int) -> str:
+def _local_time(data: PreparedData, instant: int) -> str:
     moment = np.datetime64(instant, "us").item()
     if not isinstance(moment, datetime):  # a year beyond Python's datetime
         return str(np.datetime64(instant, "us"))
@@ -213,7 +215,9 @@ def pairs_in(
     """
     require_column(frame, "user_id", name)
     if frame.is_empty():
-        raise InputError(f"{name}: expected one row a user, found no rows. Add rows to the table.")
+        raise InputError(
+            f"{name}: expected one row per user, found no rows. Add rows to the table."
+        )
     if "cutoff" in frame.columns:
         require_column(frame, "cutoff", name)
     rows = data.rows_of(user_id_column(frame, name).to_arrow())
@@ -238,7 +242,7 @@ def pairs_in(
         more = f" ({others} more rows repeat other pairs)" if others else ""
         raise InputError(
             f"{name}: user {frame['user_id'][first]} has the same cut-off in the rows "
-            f"{', '.join(map(str, same[:_EXAMPLES] + 1))}{more}. Keep one row a user and cut-off."
+            f"{', '.join(map(str, same[:_EXAMPLES] + 1))}{more}. Keep one row per user and cut-off."
         )
     return pairs
 
@@ -250,7 +254,7 @@ def user_id_column(frame: pl.DataFrame, name: str) -> pl.Series:
         if not (users.dtype.is_nested() or users.dtype.is_temporal()):
             return users.cast(pl.String)
     raise InputError(
-        f"{name}, column user_id: expected one id a row, as text or whole numbers, found "
+        f"{name}, column user_id: expected one id per row, as text or whole numbers, found "
         f"{users.dtype}. Convert the column."
     )
 
@@ -270,7 +274,7 @@ def require_column(frame: pl.DataFrame, column: str, name: str) -> None:
     if column not in frame.columns:
         raise InputError(
             f"{name}: expected a column {column}, found {', '.join(frame.columns) or 'none'}. "
-            "Rename the column that holds it."
+            "Rename the column that holds these values."
         )
     missing = frame[column].is_null().arg_true()
     if len(missing):

@@ -23,7 +23,7 @@ from userbert.schema.models import DayWords, Segment
 
 _T = TypeVar("_T", bound=np.generic)
 
-_FEW = 64
+_FEW_USERS = 64
 """Number of users up to which a loop is faster than the vectorized binary search."""
 
 
@@ -50,7 +50,7 @@ class _Slices:
     low: Int64
     high: Int64
     shards: list[tuple[Columns, Int64]]
-    """Shards that hold some of the users, each with the numbers of its users."""
+    """Columns of each shard that holds some of the users, and the numbers of these users."""
 
     @property
     def lengths(self) -> Int64:
@@ -162,8 +162,8 @@ def _future(data: Histories, rows: Int64, cutoffs: Int64, until: Int64) -> Futur
 def times_within(data: Histories, rows: Int64, cutoffs: Int64, shares: Float64) -> Int64:
     """Returns the time of one action of each user (B,), at a share in [0, 1) of the user's actions.
 
-    Actions before the cut-off count, in the order of segments, then of time. A user without any
-    has the cut-off.
+    `shares` (B,) select among the actions before the cut-off, in the order of segments, then of
+    time. A user without actions gets the cut-off.
     """
     by_segment = [_slice(data, name, rows, None, cutoffs) for name in data.schema.segments]
     lengths = np.stack([slices.lengths for slices in by_segment])  # (S, B)
@@ -207,7 +207,7 @@ def profile_numbers(data: Histories, rows: Int64, cutoffs: Int64, field: str) ->
 def _newest_profiles(
     data: Histories, rows: Int64, cutoffs: Int64
 ) -> Iterator[tuple[Columns, Int64, Int64]]:
-    """Yields per shard: profile rows, users with one before the cut-off, and their newest one."""
+    """Yields per shard its profile rows, the users with a row before the cut-off, and that row."""
     for shard, where in _by_shard(data, rows):
         columns = shard.profile
         local = rows[where] - shard.first_row
@@ -265,7 +265,7 @@ def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
 
 
 def _rank_from_end(group: Int64) -> Int64:
-    """Returns how many members of the same group follow each (N,). Groups are contiguous."""
+    """Returns how many members of its group follow each member (N,). Groups are contiguous."""
     ends = np.cumsum(np.bincount(group))
     return ends[group] - 1 - np.arange(len(group)) if len(group) else np.zeros(0, np.int64)
 
@@ -273,6 +273,7 @@ def _rank_from_end(group: Int64) -> Int64:
 def _slice(
     data: Histories, segment: str, rows: Int64, start: Int64 | None, end: Int64 | None
 ) -> _Slices:
+    """Returns the slice of each user's rows with `start` ≤ time < `end`; None means no limit."""
     low, high = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
     shards = []
     for shard, where in _by_shard(data, rows):
@@ -299,6 +300,7 @@ def _whole_words(slices: _Slices) -> _Slices:
 
 
 def _rows(slices: _Slices) -> _Rows:
+    """Returns the rows of all slices, user after user."""
     offsets = offsets_of(slices.lengths)
     parts = []
     for columns, where in slices.shards:
@@ -325,7 +327,7 @@ def _by_shard(data: Histories, rows: Int64) -> Iterator[tuple[Shard, Int64]]:
 
 def _first_at_or_after(times: Int64, low: Int64, high: Int64, instants: Int64) -> Int64:
     """Returns the first row not before each instant, by binary search in many slices at once."""
-    if len(low) <= _FEW:
+    if len(low) <= _FEW_USERS:
         rows = [
             first + times[first:last].searchsorted(instant)
             for first, last, instant in zip(

@@ -1,4 +1,4 @@
-"""A user's sequence as text: words and profile fields with names in place of ids.
+"""User sequences as text: words and profile fields with names in place of ids.
 
 In: prepared data, a user's row and a cut-off. Out: `WordView`s and profile values. Used by
 `inspect` and by the report.
@@ -29,6 +29,7 @@ class WordView:
     begins: datetime
     """Local time: the day of a day word, the hour in which a gap word begins."""
     actions: int
+    """Number of actions."""
     values: dict[str, list[tuple[str, int]]]
     """Values of each attribute with their numbers of actions, most frequent first."""
 
