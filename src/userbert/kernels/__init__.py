@@ -1,4 +1,4 @@
-"""Kernels in C for CPUs with AVX-512; callers fall back to PyTorch's operations without them.
+"""Kernels in C for CPUs with AVX-512; on other CPUs, callers use PyTorch's operations.
 
 In: addresses of arrays. `setup.py` builds the library twice if there is a compiler: with and
 without the processor's bf16 instructions. `available` returns whether this processor can run a
@@ -22,23 +22,24 @@ from userbert.progress import warn
 BUILDS = ("_bf16", "_avx512")
 """Names of the library's two builds, the faster first."""
 _PROCESS = os.getpid()
+"""Process that imported this module; a forked child has another id."""
 _MAX_IDLE = 2
-"""Most unused blocks that `Blocks` keeps for later calls."""
+"""Most unused arrays that `Blocks` keeps for later calls."""
 
 
 def available() -> bool:
-    """Return whether the kernels are built and this processor can run them."""
+    """Returns whether the kernels are built and this processor can run them."""
     return library() is not None
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the fastest build of the library that this processor can run, if any."""
+    """Returns the fastest build of the library that this processor can run, if any."""
     return next((native for build in BUILDS if (native := load(build)) is not None), None)
 
 
 def load(build: str) -> ctypes.CDLL | None:
-    """Return one of the library's `BUILDS`, if it is built and this processor can run it."""
+    """Returns the build with this name, if it exists and this processor can run it."""
     spec = find_spec(f"{__name__}.{build}")
     if spec is None or spec.origin is None:
         return None
@@ -61,7 +62,7 @@ def _warn_outdated() -> None:
 
 
 def _matches_sources(folder: Path, loaded: ctypes.CDLL) -> bool:
-    """Return whether a library was built from the folder's sources; wheels contain no sources."""
+    """Returns whether a library fits the sources in the folder; wheels contain no sources."""
     sources = sorted(folder.glob("*.[ch]"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     if not hasattr(loaded, "userbert_sources"):  # built before libraries recorded their sources
@@ -71,17 +72,17 @@ def _matches_sources(folder: Path, loaded: ctypes.CDLL) -> bool:
 
 
 def run(name: str, call: ctypes.Structure, *more: Any) -> None:
-    """Call a function of the library, which must be `available`."""
+    """Calls a function of the library with a structure and `more` arguments."""
     native = library()
     assert native is not None
     native[name](ctypes.byref(call), *more)
 
 
 def openmp_parallel() -> int | None:
-    """Return the address of `GOMP_parallel` in this process, or None to run on one thread.
+    """Returns the address of `GOMP_parallel` in this process, or None to run on one thread.
 
-    Kernels use PyTorch's thread pool, because two pools that spin compete for the cores. The pool
-    does not survive a fork, so a forked child would wait for it forever: there it is None.
+    Kernels use PyTorch's thread pool, because two pools that spin compete for the cores. A
+    forked child would wait forever, as the pool does not survive a fork, so it gets None.
     """
     return _gomp_parallel() if os.getpid() == _PROCESS else None
 
@@ -114,7 +115,7 @@ class Blocks:
         self._idle: list[NDArray[np.uint8]] = []
 
     def take(self, size: int) -> Block:
-        """Return an uninitialised block of at least `size` bytes."""
+        """Returns an uninitialised block of at least `size` bytes."""
         try:
             memory = self._idle.pop()
         except IndexError:

@@ -11,7 +11,7 @@ typedef struct {
     float square_decay, epsilon;      /* b2, ε */
 } AdamStep;
 
-/* Update `count` weights and Adam's two moments of them in place. */
+/* Updates `count` weights and Adam's moments of them in place. */
 HEADER KERNEL void adam_step(AdamStep step, int64_t count, const float *gradient, float *weight,
                              float *mean, float *square)
 {

@@ -68,7 +68,7 @@ ALWAYS_INLINE const uint32_t *head_words(const Attention *a, int part, int head)
     return (const uint32_t *)(a->qkv + (part * a->heads + head) * a->width);
 }
 
-/* Mask columns L to S of scores (rows, S): their softmax weight becomes zero. */
+/* Masks columns L to S of scores (rows, S): their softmax weight becomes zero. */
 ALWAYS_INLINE KERNEL void mask_padding(float *scores, int rows, int tokens, int padded)
 {
     const __mmask16 beyond = (__mmask16)~first_lanes(tokens - (padded - LANES));
@@ -76,7 +76,7 @@ ALWAYS_INLINE KERNEL void mask_padding(float *scores, int rows, int tokens, int 
         _mm512_mask_storeu_ps(scores + (i + 1) * padded - LANES, beyond, _mm512_set1_ps(-1e30f));
 }
 
-/* Write 2^(…) of scores (rows, S) as bf16, and each row's maximum and inverse sum to `softmax`. */
+/* Writes the powers of scores (rows, S) as bf16, and each row's Softmax to `softmax`. */
 ALWAYS_INLINE KERNEL void softmax_rows(const float *scores, int rows, int padded, float scale,
                                        uint16_t *rounded, Softmax *softmax, int heads)
 {
@@ -102,7 +102,7 @@ ALWAYS_INLINE KERNEL void softmax_rows(const float *scores, int rows, int padded
     }
 }
 
-/* Fill `context` (L, A, D) and, for the backward pass, a->softmax (L, A). */
+/* Fills `context` (L, A, D) and, for the backward pass, a->softmax (L, A). */
 KERNEL static void attend(const Attention *a, uint16_t *context, const AttentionScratch *scratch)
 {
     const int tokens = a->tokens, hidden = a->heads * a->width, pairs = divide_up(tokens, 2);
@@ -130,7 +130,7 @@ KERNEL static void attend(const Attention *a, uint16_t *context, const Attention
     }
 }
 
-/* Replace rows of scores by their softmax P; `sums` gets each row's sum of P ∘ dP. */
+/* Replaces rows of scores by their softmax P, and writes each row's sum of P ∘ dP to `sums`. */
 ALWAYS_INLINE KERNEL void recompute_weights(float *scores, const float *gradients, int rows,
                                             int padded, float scale, const Softmax *softmax,
                                             int heads, float *sums)
@@ -151,8 +151,8 @@ ALWAYS_INLINE KERNEL void recompute_weights(float *scores, const float *gradient
     }
 }
 
-/* Compute the scores' gradients dS = P ∘ (dP - sum) of two rows. Writes them as bf16 rows and as
- * pairs, and P as pairs. Without a second row (`both` false), its half of each pair is zero. */
+/* Computes the gradients of two rows of scores, dS = P ∘ (dP - sum). Writes them as bf16 rows and
+ * as pairs, and P as pairs. Without a second row (`both` false), its half of each pair is zero. */
 ALWAYS_INLINE KERNEL void differentiate_rows(const float *weights, const float *gradients,
                                              const float *sums, bool both, int padded,
                                              uint16_t *rounded, uint32_t *weight_pairs,
@@ -173,7 +173,7 @@ ALWAYS_INLINE KERNEL void differentiate_rows(const float *weights, const float *
     }
 }
 
-/* Fill one head's weight and score pairs, block by block, and its queries' gradients. */
+/* Fills one head's weight and score pairs, block by block, and its queries' gradients. */
 KERNEL static void differentiate_scores(const Attention *a, int head,
                                         const uint16_t *context_gradient, uint16_t *gradient,
                                         const AttentionScratch *scratch)
@@ -210,7 +210,7 @@ KERNEL static void differentiate_scores(const Attention *a, int head,
     }
 }
 
-/* Fill the gradient (L, 3, A, D) of a->qkv from the context's gradient (L, A, D), both bf16. */
+/* Fills the gradient (L, 3, A, D) of a->qkv from the context's gradient (L, A, D), both bf16. */
 KERNEL static void attend_backward(const Attention *a, const uint16_t *context_gradient,
                                    uint16_t *gradient, const AttentionScratch *scratch)
 {

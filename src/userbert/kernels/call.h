@@ -32,7 +32,7 @@ typedef struct {
     int32_t training;            /* whether a backward pass will follow */
     const int64_t *lengths;
     const float *tokens;
-    const int32_t *keys;         /* (T,), or NULL without dropout */
+    const int32_t *keys;         /* keys of dropout: (T,), or NULL */
     const float *const *weights; /* (layers · PARAMETERS,) */
     float *out;                  /* (T, H) */
     const float *out_gradient;   /* (T, H) */
@@ -42,7 +42,7 @@ typedef struct {
     void *scratch;
 } Call;
 
-/* The sizes (out, in) of a map, an index into MAP. */
+/* Writes the sizes (out, in) of a map, an index into MAP. */
 static inline void map_shape(const Call *call, int map, int *out, int *in)
 {
     const int h = (int)call->hidden, f = (int)call->feed_forward;

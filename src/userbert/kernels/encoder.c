@@ -16,7 +16,7 @@
 
 /* ---- weights ---- */
 
-/* Pack one linear map: transposed for the forward pass, as it is for the backward pass. */
+/* Packs a linear map: its transpose for the forward pass, the map itself for the backward pass. */
 KERNEL static void pack_map(int number, void *data)
 {
     const Job *job = data;
@@ -98,7 +98,7 @@ static Attention attention_of(const Call *call, const Kept *kept, const User *us
                        kept->softmax + (user->row - row) * call->heads};
 }
 
-/* Run one block on a group's rows. scratch->x and scratch->rounded hold its input, then output. */
+/* Runs one block on a group's rows. scratch->x and scratch->rounded hold its input, then output. */
 KERNEL static void forward_layer(const Job *job, int layer, const Group *group, const Kept *kept,
                                  const Scratch *scratch)
 {
@@ -126,7 +126,7 @@ KERNEL static void forward_layer(const Job *job, int layer, const Group *group, 
               kept->normalized[1], kept->inverse_std[1]);
 }
 
-/* Copy a group's rows of the caller's array (T, width) of 4-byte numbers; scatter() copies back. */
+/* Copies a group's rows from the caller's array (T, width) of 4-byte numbers. */
 static void gather(const Job *job, const Group *group, const void *from, int64_t width, void *to)
 {
     for (int u = group->first; u < group->last; u++) {
@@ -136,6 +136,7 @@ static void gather(const Job *job, const Group *group, const void *from, int64_t
     }
 }
 
+/* Copies a group's rows back to the caller's array (T, width). */
 static void scatter(const Job *job, const Group *group, const float *from, int64_t width, float *to)
 {
     for (int u = group->first; u < group->last; u++) {
@@ -206,7 +207,7 @@ KERNEL static void store_rounded(const void *job, const float *tile, int row, in
                        _mm512_loadu_ps(tile + i * PANEL + j));
 }
 
-/* Add the column sums of pairs (n / 2, columns) to `to` (columns,). */
+/* Adds the column sums of pairs (n / 2, columns) to `to` (columns,). */
 KERNEL static void add_columns(const uint32_t *pairs, int count, int columns, float *to)
 {
     const __m512i ones = _mm512_set1_epi16(0x3f80);
@@ -220,7 +221,7 @@ KERNEL static void add_columns(const uint32_t *pairs, int count, int columns, fl
     }
 }
 
-/* Gradient (out, in) of a weight = outᵀ in over a group's rows, given as pairs; += if `add`. */
+/* Gradient (out, in) of a weight = outᵀ in over a group's rows, from pairs; added if `add`. */
 KERNEL static void weight_gradient(const uint32_t *out_pairs, int out, const uint32_t *in_pairs,
                                    int in, int tokens, float *to, bool add)
 {
@@ -284,7 +285,7 @@ KERNEL static void backward_attention(const Job *job, int layer, const Group *gr
     gemm_store(rows_of(scratch->wide, 3 * h), right[0], n, h, 3 * h / 2, scratch->x, h, true);
 }
 
-/* Fill scratch->pairs with a block's input: the previous block's output, or the caller's tokens. */
+/* Fills scratch->pairs with a block's input: the output of the block before, or the tokens. */
 KERNEL static void pair_input(const Job *job, int layer, const Group *group, const Scratch *scratch)
 {
     const Call *call = job->call;
@@ -299,7 +300,7 @@ KERNEL static void pair_input(const Job *job, int layer, const Group *group, con
     }
 }
 
-/* Zero the gradients that rows add to: all but the maps', which the first product overwrites. */
+/* Zeroes the gradients that are sums over rows; the first product overwrites those of maps. */
 static void clear_sums(const Call *call, float *gradients)
 {
     for (int layer = 0; layer < call->layers; layer++)
@@ -337,7 +338,7 @@ KERNEL static void backward_part(int part, void *data)
     }
 }
 
-/* Sum the gradients of all parts, always in the same order. Each part sums a slice of them. */
+/* Sums the gradients of all parts, always in the same order. Each call sums one slice. */
 KERNEL static void add_gradients(int part, void *data)
 {
     const Job *job = data;
@@ -378,7 +379,7 @@ void userbert_encoder_memory(const Call *call, int64_t *kept, int64_t *scratch)
     *scratch = (int64_t)scratch_end.next + 64;
 }
 
-/* Fill call->out, and call->kept if call->training. Needs at least one user. */
+/* Fills call->out, and call->kept if call->training. Needs at least one user. */
 void userbert_encoder_forward(const Call *call)
 {
     Memory kept = aligned(call->kept), scratch = aligned(call->scratch);
@@ -388,7 +389,7 @@ void userbert_encoder_forward(const Call *call)
     free(job.arrays);
 }
 
-/* Fill call->token_gradient and call->gradients from call->out_gradient and call->kept. */
+/* Fills call->token_gradient and call->gradients from call->out_gradient and call->kept. */
 void userbert_encoder_backward(const Call *call)
 {
     Memory kept = aligned(call->kept), scratch = aligned(call->scratch);

@@ -26,7 +26,7 @@ _FC2 = 8
 
 @dataclass(frozen=True)
 class BlockShape:
-    """Settings of the blocks that their weights do not show."""
+    """Settings of the blocks that the shapes of their weights do not show."""
 
     layers: int
     heads: int
@@ -64,7 +64,7 @@ class _Call(ctypes.Structure):
 
 
 def fits(hidden: int, heads: int, feed_forward: int) -> bool:
-    """Return whether the kernels support blocks of this size."""
+    """Returns whether the kernels support blocks of this size."""
     return hidden % 64 == 0 and feed_forward % 64 == 0 and hidden % (16 * heads) == 0
 
 
@@ -75,7 +75,7 @@ def encode(
     shape: BlockShape,
     weights: Sequence[Tensor],
 ) -> Tensor:
-    """Map float32 tokens (T, H) of users with `lengths` (B,) to (T, H).
+    """Maps float32 tokens (T, H) of users with `lengths` (B,) to (T, H).
 
     `weights` are the float32 parameters of all blocks in order; dropout keys (T,) are int32.
     """
@@ -95,7 +95,7 @@ def encode(
 def encode_float32(
     tokens: Tensor, lengths: Tensor, shape: BlockShape, weights: Sequence[Tensor]
 ) -> Tensor:
-    """Encode as `encode` does, in float32, without dropout and without gradients."""
+    """Encodes as `encode` does, in float32, without dropout and without gradients."""
     batch = _Batch(
         lengths.to("cpu", torch.int64).contiguous(), None, shape, torch.get_num_threads(), False
     )
@@ -160,7 +160,7 @@ class _Encode(torch.autograd.Function):
 
 
 def _call(tokens: Tensor, batch: _Batch, weights: Sequence[Tensor]) -> _Call:
-    """Return the arguments that forward and backward share. The caller keeps the tensors alive."""
+    """Returns the arguments that forward and backward share. The caller keeps the tensors alive."""
     addresses = (ctypes.c_void_p * len(weights))(*(weight.data_ptr() for weight in weights))
     return _Call(
         parallel=openmp_parallel(),
@@ -181,7 +181,7 @@ def _call(tokens: Tensor, batch: _Batch, weights: Sequence[Tensor]) -> _Call:
 
 
 def _memory(call: _Call) -> tuple[int, int]:
-    """Return the bytes that a call keeps for the backward pass, and its scratch memory in bytes."""
+    """Returns the sizes in bytes of the memory kept for the backward pass, and of the scratch."""
     kept, scratch = ctypes.c_int64(), ctypes.c_int64()
     run("userbert_encoder_memory", call, ctypes.byref(kept), ctypes.byref(scratch))
     return kept.value, scratch.value

@@ -2,8 +2,8 @@
  *
  * In: tokens (T, H) of all users, one user after the other; tokens per user (B,); the weights of
  * every block. Out: tokens (T, H). Users are not padded: a user's rows pass through all
- * layers on one thread, in groups that fit the cache. Nothing is rounded, so results equal those
- * of PyTorch but for the order of sums. kernels/encoder.py calls it if no gradient is needed.
+ * layers on one thread, in groups that fit the cache. Nothing is rounded, so results equal
+ * PyTorch's except for the order of sums. kernels/encoder.py calls it if no gradient is needed.
  *
  * Shapes: B users, T tokens of all users, n tokens of a group, H hidden, F feed-forward, A heads,
  * L tokens of a user, D width of a head, S is L up to a multiple of 16.
@@ -52,7 +52,7 @@ static Scratch take_scratch(const Call *call, const Plan *plan, Memory *memory)
     return scratch;
 }
 
-/* Plan a call and allocate its arrays from `scratch`, which advances to their end. */
+/* Plans a call and allocates its arrays from `scratch`, which advances to their end. */
 static Job open_job(const Call *call, Memory *scratch)
 {
     const int users = (int)call->users, maps = (int)call->layers * MAPS;
@@ -86,7 +86,7 @@ static Job open_job(const Call *call, Memory *scratch)
     return job;
 }
 
-/* Pack the transpose of one linear map into panels. */
+/* Packs the transpose of one linear map into panels. */
 KERNEL static void pack_map(int number, void *data)
 {
     const Job *job = data;
@@ -148,7 +148,7 @@ KERNEL static void store_scaled(const void *job, const float *tile, int row, int
     }
 }
 
-/* Replace scores (rows, S) by 2^(scale · score - max), 0 from column L; fills inverse_sums. */
+/* Replaces scores (rows, S) by 2^(scale · score - max), with 0 from column L on. */
 ALWAYS_INLINE KERNEL void softmax_rows(float *scores, int rows, int tokens, int padded, float scale,
                                        float *inverse_sums)
 {
@@ -232,7 +232,7 @@ KERNEL static void norm_rows(int hidden, const float *const *bias, int rows, con
 
 /* ---- all layers ---- */
 
-/* Run one block on a group's rows. scratch->x holds its input, then its output. */
+/* Runs one block on a group's rows. scratch->x holds its input, then its output. */
 KERNEL static void forward_layer(const Job *job, int layer, const Group *group,
                                  const Scratch *scratch)
 {
@@ -293,7 +293,7 @@ void userbert_forward_memory(const Call *call, int64_t *scratch)
     *scratch = (int64_t)scratch_end.next + 64;
 }
 
-/* Fill call->out. Needs at least one user. */
+/* Fills call->out. Needs at least one user. */
 void userbert_forward(const Call *call)
 {
     Memory scratch = aligned(call->scratch);

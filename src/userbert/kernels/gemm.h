@@ -153,8 +153,8 @@ static const Tile TILES[4][MAX_ROWS] = {
     {tile_1_4, tile_2_4, tile_3_4, tile_4_4, tile_5_4, tile_6_4},
 };
 
-/* Prefetch `rows` rows of `bytes` bytes for writing. The processor does not predict rows that are a
- * stride apart. */
+/* Prefetches `rows` rows of `bytes` bytes for writing. The processor does not predict rows that are
+ * a stride apart. */
 ALWAYS_INLINE KERNEL void fetch_rows(const void *first, ptrdiff_t stride, int rows, int bytes)
 {
     for (int i = 0; i < rows; i++)
@@ -213,7 +213,7 @@ HEADER KERNEL void gemm_finish(Left a, Right b, int m, int n, int pairs, Finish 
 
 /* ---- rounding and packing ---- */
 
-/* Round 16 columns of two rows to pairs, `first` in the lower halves. */
+/* Rounds 16 columns of two rows to pairs, `first` in the lower halves. */
 ALWAYS_INLINE KERNEL __m512i pair_up(__m512 first, __m512 second)
 {
     /* Word c is made of columns c and c + 16 of the 32 rounded ones. */
@@ -223,7 +223,7 @@ ALWAYS_INLINE KERNEL __m512i pair_up(__m512 first, __m512 second)
     return _mm512_permutexvar_epi16(order, round_32(first, second));
 }
 
-/* Round rows (m, k) to bf16 rows of `to_stride` words, with zeros after column k. */
+/* Rounds rows (m, k) to bf16 rows of `to_stride` words, with zeros after column k. */
 HEADER KERNEL void round_rows(const float *from, ptrdiff_t from_stride, int m, int k, uint32_t *to,
                               ptrdiff_t to_stride)
 {
@@ -237,7 +237,7 @@ HEADER KERNEL void round_rows(const float *from, ptrdiff_t from_stride, int m, i
         }
 }
 
-/* Round (k, n) to pairs of rows, written to the Right operand `b`. Columns from n to a multiple of
+/* Rounds (k, n) to pairs of rows, written to the Right operand `b`. Columns from n to a multiple of
  * 16 become zeros. With step n (a multiple of 16) and panel 64, the result is (k / 2, n). */
 HEADER KERNEL void pack_right(const float *from, ptrdiff_t stride, int k, int n, Right b)
 {
@@ -254,7 +254,7 @@ HEADER KERNEL void pack_right(const float *from, ptrdiff_t stride, int k, int n,
     }
 }
 
-/* Pair bf16 rows (m, n), n a multiple of 16, stride in words, into (m / 2 rounded up, n) words. */
+/* Pairs bf16 rows (m, n), n a multiple of 16, stride in words, into (m / 2 rounded up, n) words. */
 HEADER KERNEL void pair_rows(const uint32_t *from, ptrdiff_t stride, int m, int n, uint32_t *to)
 {
     const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40,
@@ -274,7 +274,7 @@ HEADER KERNEL void pair_rows(const uint32_t *from, ptrdiff_t stride, int m, int 
         }
 }
 
-/* Transpose 16 × 16 words in registers. */
+/* Transposes 16 × 16 words in registers. */
 ALWAYS_INLINE KERNEL void transpose_words(__m512i r[16])
 {
     __m512i t[16];
@@ -306,7 +306,7 @@ ALWAYS_INLINE KERNEL void transpose_words(__m512i r[16])
     }
 }
 
-/* Transpose words (n, pairs) to a Right operand; columns from n to a multiple of 16 become zero. */
+/* Transposes words (n, pairs) to a Right operand; columns from n to a multiple of 16 are zero. */
 HEADER KERNEL void transpose_right(const uint32_t *from, ptrdiff_t stride, int pairs, int n,
                                    Right b)
 {
@@ -327,7 +327,7 @@ HEADER KERNEL void transpose_right(const uint32_t *from, ptrdiff_t stride, int p
         }
 }
 
-/* Round W (n, k), k a multiple of 32, to the Right operand of its transpose, for C = A Wᵀ. */
+/* Rounds W (n, k), k a multiple of 32, to the Right operand of its transpose, for C = A Wᵀ. */
 HEADER KERNEL void pack_transposed(const float *from, ptrdiff_t stride, int n, int k, Right b)
 {
     for (int j = 0; j < n; j += LANES)

@@ -26,7 +26,7 @@ typedef struct {
 typedef struct {
     float *x, *sums;                 /* (n, H) */
     uint16_t *rounded;               /* (n, H) */
-    int32_t *keys;                   /* (n,) */
+    int32_t *keys;                   /* keys of dropout: (n,) */
     uint16_t *wide;                  /* (n, max(F, 3H)) */
     uint16_t *context;               /* (n, H) */
     uint32_t *pairs, *wide_pairs[2]; /* (n / 2, H), (n / 2, max(F, 3H)) */
@@ -93,7 +93,7 @@ static Kept take_kept(const Call *call, int64_t rows, Memory *memory)
     return kept;
 }
 
-/* The kept arrays from `row` on. */
+/* Returns the kept arrays from `row` on. */
 static Kept kept_from(const Call *call, const Kept *all, int64_t row)
 {
     const int64_t h = call->hidden, f = call->feed_forward;
@@ -152,7 +152,7 @@ static Right take_panels(int64_t k, int64_t n, Memory *memory)
     return (Right){take(memory, k / 2 * n * 4), PANEL, k / 2 * PANEL};
 }
 
-/* Plan a call and allocate its arrays from `kept` and `scratch`, which advance to their ends. */
+/* Plans a call and allocates its arrays from `kept` and `scratch`, which advance to their ends. */
 static Job open_job(const Call *call, bool backward, Memory *kept, Memory *scratch)
 {
     const int users = (int)call->users, layers = (int)call->layers;

@@ -63,7 +63,7 @@ ALWAYS_INLINE KERNEL float norm_row(const int hidden, const Norm *norm, const fl
     return inverse_std;
 }
 
-/* Norm `rows` rows; keys (n,) may be NULL without dropout. */
+/* Normalizes `rows` rows; keys (n,) may be NULL without dropout. */
 KERNEL static void norm_rows(const Norm *norm, int rows, const float *sums, const int32_t *keys,
                              float *x, uint16_t *rounded, float *normalized, float *inverse_std)
 {
@@ -141,7 +141,7 @@ KERNEL static void norm_rows_backward(const Norm *norm, int rows, const float *n
     }
 }
 
-/* Recompute y from its normalized rows, as pairs of rows (n / 2, H). */
+/* Recomputes y from its normalized rows, as pairs of rows (n / 2, H). */
 KERNEL static void pair_normed(const Norm *norm, int rows, const float *normalized, uint32_t *pairs)
 {
     const ptrdiff_t hidden = norm->hidden;

@@ -9,7 +9,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-/* Type of GOMP_parallel. NULL if there is none: all parts then run one after the other. */
+/* Type of GOMP_parallel. If it is NULL, all parts run one after the other. */
 typedef void (*Parallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 
 typedef void (*Work)(int part, void *job);
@@ -29,7 +29,7 @@ static inline void take_parts(void *data)
         all->work(part, all->job);
 }
 
-/* Call work(part, job) for every part on `threads` threads; return when all are done. */
+/* Calls work(part, job) for every part on `threads` threads; returns when all are done. */
 static inline void run_parts(Parallel parallel, int threads, int parts, Work work, void *job)
 {
     Parts all = {work, job, parts, 0};

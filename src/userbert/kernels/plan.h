@@ -1,8 +1,8 @@
 /* Assigns users to threads and groups, and memory to arrays; encoder.c and forward.c use it.
  *
  * Users are assigned to parts, one part per thread, with about equal work. A part runs its users in
- * groups so small that a group's rows stay in the cache from layer to layer. Rows of kept arrays
- * follow that order, so a group's rows are adjacent.
+ * groups so small that a group's rows stay in the cache from layer to layer. Kept arrays have their
+ * rows in the order of parts and groups, so a group's rows are adjacent.
  */
 #ifndef USERBERT_PLAN_H
 #define USERBERT_PLAN_H
@@ -51,7 +51,7 @@ static inline int by_part(const void *left, const void *right)
     return a->part != b->part ? (a->part > b->part ? 1 : -1) : longer_first(left, right);
 }
 
-/* Assign `count` users of at least one token each to parts ≤ count. Fills the arrays `users`
+/* Assigns `count` users of at least one token each to parts ≤ count. Fills the arrays `users`
  * (count,), `starts` (parts + 1,) and `work` (parts,). */
 static inline Plan make_plan(const int64_t *lengths, int count, int parts, User *users, int *starts,
                              double *work)
@@ -94,7 +94,7 @@ typedef struct {
     int64_t row;
 } Group;
 
-/* The group that starts with user `first`. It has that user even if longer than GROUP_TOKENS. */
+/* The group that starts with user `first`. A user longer than GROUP_TOKENS is a group alone. */
 static inline Group group_from(const Plan *plan, int part, int first)
 {
     const User *users = plan->users;

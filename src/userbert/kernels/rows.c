@@ -24,17 +24,19 @@ typedef struct {
     int32_t *current;               /* (R,): the last step applied to each row */
     const int64_t *row;             /* (U,), distinct */
     const double *travel, *epsilon; /* (steps + 1,): Tails in row_adam.py */
-    const double *powers;           /* (4, power_count) of the ratios and decays below, from 0 on */
+    const double *powers;           /* (4, power_count): powers of the ratios and decays below */
     int64_t power_count;
     double travel_ratio, epsilon_ratio, mean_decay, square_decay, adam_epsilon, learning_rate;
     AdamStep next;
 } Call;
 
-/* Effect of missed steps: factors of mean / (√square + epsilon), of the mean and of the square. */
+/* Effect of missed steps: a weight moves by -travel · mean / (√square + epsilon); the moments are
+ * multiplied by `mean` and `square`. */
 typedef struct {
     float travel, epsilon, mean, square;
 } CatchUp;
 
+/* Returns the effect of the steps after step `since`. */
 static CatchUp catch_up_of(const Call *call, int32_t since)
 {
     const int64_t steps = call->steps - since;

@@ -39,7 +39,7 @@ class AdamSettings:
     epsilon: float
 
     def step(self, number: int) -> AdamStep:
-        """Return the factors of step `number`, counted from 1."""
+        """Returns the factors of step `number`, counted from 1."""
         return AdamStep(
             rate=self.learning_rate / (1 - self.mean_decay**number),
             root=(1 - self.square_decay**number) ** -0.5,
@@ -108,9 +108,9 @@ def update_rows(  # noqa: PLR0917 - Adam needs all of them
     sums: NDArray[np.float64],
     tail: Tail,
 ) -> None:
-    """Apply the missed steps to rows (U,), then a step along their gradients if there are any.
+    """Applies the missed steps to rows (U,), then a step along their gradients if there are any.
 
-    `gradients` holds one (U, E) per weight, or nothing. `steps` is the number of steps so far.
+    `gradients` holds one (U, E) per weight, or is empty. `steps` is the number of steps so far.
     `sums` (2, at least steps + 1) comes from `training.row_adam.Tails`.
     """
     gradients = [gradient.contiguous() for gradient in gradients]

@@ -33,7 +33,7 @@ typedef struct {
     const int64_t *pair_words, *pair_ids; /* (P,), ascending in ids */
     const float *pair_weights; /* (P,); backward only */
     int64_t pairs;
-    const float *shifts;      /* (V,): in `bias`, undone for words that hold the id; or NULL */
+    const float *shifts;      /* (V,): part of `bias` that unshift() removes; or NULL */
     uint32_t *exps;           /* (C, M / 2 rounded up, CHUNK) pairs of words */
     float *tops;              /* (C, M) */
     float *log_sums;          /* (M,) */
@@ -41,7 +41,7 @@ typedef struct {
     /* Backward only: */
     const float *counts;      /* (M,) */
     float gradient;           /* gradient of the loss */
-    float *to_weight, *to_bias; /* gradients; NULL: apply a step of Adam instead */
+    float *to_weight, *to_bias; /* gradients; if NULL, a step of Adam is applied */
     float *weight_mean, *weight_square, *bias_mean, *bias_square;
     AdamStep step;
     float *scratch;
@@ -119,7 +119,7 @@ static int64_t first_pair(const Call *call, int64_t id)
 
 /* ---- forward ---- */
 
-/* Undo the shifts of ids in the words that hold them, in the logits of one block and chunk. */
+/* Subtracts the shift of each id from its logits of words that hold the id, in one block. */
 static void unshift(const Call *call, int first_id, int ids, int first_word, int words,
                     float *logits)
 {
@@ -131,7 +131,7 @@ static void unshift(const Call *call, int first_id, int ids, int first_word, int
     }
 }
 
-/* Raise a word's top, and scale its sums down to match. */
+/* Raises a word's top, and scales its sums down to match. */
 static KERNEL void raise_top(const Scratch *scratch, int word, int hidden, float top)
 {
     const float factor = expf(scratch->top[word] - top);
@@ -143,7 +143,7 @@ static KERNEL void raise_top(const Scratch *scratch, int word, int hidden, float
                          _mm512_mul_ps(_mm512_loadu_ps(expected + j), _mm512_set1_ps(factor)));
 }
 
-/* Turn a word's logits without bias into bf16 exponentials; columns past the last id get zero. */
+/* Turns a word's logits without bias into bf16 exponentials; columns past the last id get zero. */
 static KERNEL void to_exps(const Scratch *scratch, int word, int hidden, const float *logits,
                            const float *bias, int ids, uint16_t *exps)
 {
@@ -221,7 +221,7 @@ static KERNEL void forward_part(int part, void *job)
     }
 }
 
-/* Combine the parts: log_sums, and expected as the mean weighted by the exponentials. */
+/* Combines the parts: log_sums, and expected as the mean weighted by the exponentials. */
 static KERNEL void merge(const Call *call)
 {
     const int words = (int)call->words, hidden = (int)call->hidden;
@@ -262,7 +262,7 @@ static void gradient_scales(const Call *call, int chunk, float *scale)
     scale[call->words] = 0; /* second half of the last pair */
 }
 
-/* Write the scaled vectors as pairs of rows (M / 2 rounded up, H). */
+/* Writes the scaled vectors as pairs of rows (M / 2 rounded up, H). */
 static KERNEL void scale_vectors(const Call *call, const float *scale, float *scaled,
                                  Right pairs)
 {

@@ -54,7 +54,7 @@ class _Call(ctypes.Structure):
 
 
 def fits(hidden: int) -> bool:
-    """Return whether the kernel supports vectors of this size."""
+    """Returns whether the kernel supports vectors of this size."""
     return hidden % 32 == 0
 
 
@@ -87,27 +87,28 @@ class LayerGradient:
     counts: Tensor
     """(M,): sum of each word's pair weights."""
     log_sums: Tensor
-    """(M,): logarithm of each word's softmax sum."""
+    """(M,): logarithm of the softmax's sum of each word."""
     tops: Tensor
     """(chunks, M): logits that the exponentials are relative to."""
     exps: Block
+    """Exponentials of the logits, kept by the forward pass."""
     gradient: float
     """Gradient of the loss."""
 
     def dense(self) -> tuple[Tensor, Tensor]:
-        """Return the gradients (V, H) of the weights and (V,) of the biases."""
+        """Returns the gradients (V, H) of the weights and (V,) of the biases."""
         to_weight, to_bias = torch.empty_like(self.weight), torch.empty_like(self.bias)
         self._run(to_weight=to_weight.data_ptr(), to_bias=to_bias.data_ptr())
         return to_weight, to_bias
 
-    def take_step(self, memory: AdamState) -> None:
-        """Update weights, biases and Adam's moments of them in place."""
+    def take_step(self, state: AdamState) -> None:
+        """Updates weights, biases and Adam's moments of them in place."""
         self._run(
-            weight_mean=memory.weight_mean.data_ptr(),
-            weight_square=memory.weight_square.data_ptr(),
-            bias_mean=memory.bias_mean.data_ptr(),
-            bias_square=memory.bias_square.data_ptr(),
-            step=memory.step,
+            weight_mean=state.weight_mean.data_ptr(),
+            weight_square=state.weight_square.data_ptr(),
+            bias_mean=state.bias_mean.data_ptr(),
+            bias_square=state.bias_square.data_ptr(),
+            step=state.step,
         )
 
     def _run(self, **fields: Any) -> None:
@@ -130,13 +131,13 @@ def cross_entropy(
     log_weights: NDArray[np.float32] | None = None,
     deferred: list[LayerGradient] | None = None,
 ) -> Tensor:
-    """Return the summed cross-entropy of words (M, H) against sets of ids.
+    """Returns the summed cross-entropy of word vectors (M, H) against sets of ids.
 
-    The sets are given as pairs (P,) of word and place, which is id - 1. `pair_weights` (P,) are the
-    pairs' weights, 1 by default. `log_weights` (V,) are the log weights of ids in the softmax's
-    sum, for words that do not contain the id; -inf leaves it out. In words that contain the id, its
-    weight is 1. With a list as `deferred`, the backward pass appends the layer's gradient to it
-    instead of returning it.
+    `weight` is (V, H) and `bias` (V,). The sets are given as pairs (P,) of a word and a place,
+    which is id - 1. `pair_weights` (P,) are the pairs' weights, 1 by default. `log_weights` (V,)
+    are the log weights of ids in the softmax's sum, for words that do not contain the id; -inf
+    leaves the id out. In words that contain the id, its weight is 1. With a list as `deferred`, the
+    backward pass appends the layer's gradient to it instead of returning it.
     """
     order = np.argsort(places, kind="stable")
     weights = np.ones(len(order), np.float32) if pair_weights is None else pair_weights[order]
@@ -205,7 +206,7 @@ class _CrossEntropy(torch.autograd.Function):
 def _call(
     vectors: Tensor, weight: Tensor, bias: Tensor, words: Tensor, places: Tensor, **fields: Any
 ) -> _Call:
-    """Return the arguments that all calls share. The caller keeps the tensors alive."""
+    """Returns the arguments that all calls share. The caller keeps the tensors alive."""
     return _Call(
         parallel=openmp_parallel(),
         words=len(vectors),
