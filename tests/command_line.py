@@ -11,8 +11,8 @@ from userbert import cli
 
 
 @dataclass(frozen=True)
-class Done:
-    """Outcome of a command."""
+class Outcome:
+    """Exit code, output and new files of a command."""
 
     code: int
     out: str
@@ -32,16 +32,16 @@ class Done:
         return self.error.removeprefix("error: ").strip()
 
 
-Userbert = Callable[..., Done]
+Userbert = Callable[..., Outcome]
 
 
 def command_line_in(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Userbert:
-    """Run commands in a folder."""
+    """Returns a function that runs commands in a folder."""
     monkeypatch.chdir(folder)
 
-    def run(*arguments: object) -> Done:
+    def run(*arguments: object) -> Outcome:
         before = {path.name for path in folder.iterdir()}
         monkeypatch.setattr(sys, "argv", ["userbert", *map(str, arguments)])
         code = 0
@@ -51,6 +51,6 @@ def command_line_in(
             code = int(end.code or 0)
         output = capsys.readouterr()
         appeared = sorted({path.name for path in folder.iterdir()} - before)
-        return Done(code, output.out, output.err, appeared)
+        return Outcome(code, output.out, output.err, appeared)
 
     return run

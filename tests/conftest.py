@@ -36,7 +36,7 @@ def real_data() -> Path:
 def userbert(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Userbert:
-    """Run a command in `tmp_path`."""
+    """Function that runs a command in `tmp_path`."""
     return command_line_in(tmp_path, monkeypatch, capsys)
 
 

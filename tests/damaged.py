@@ -37,13 +37,13 @@ class Target:
     answer: Callable[[], str]
     """Returns a digest of everything that is read."""
     without_metadata: str | None = None
-    """Answer if the damage removed all metadata, which makes the labels a user's own."""
+    """Answer if the damage removed all metadata, which makes the labels look like a user's."""
     is_checked: bool = True
     """Whether damage must be detected; False for text that a user may have written."""
 
 
 def targets(shop: Path) -> list[Target]:
-    """Lists the files that userbert wrote in a shop, and labels of a user's own."""
+    """Lists the files that userbert wrote in a shop, and labels that a user wrote."""
     folders: list[tuple[str, Callable[[], str]]] = [
         ("data", lambda: _data(shop / "data")),
         ("model", lambda: _model(UserBert.from_pretrained(shop / "model"))),

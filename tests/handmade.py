@@ -112,11 +112,11 @@ def make_data(
 
 
 CUTOFF = "2020-02-01T12:00"
-"""Cut-off for the data of `tastes`."""
+"""Cut-off for the data of `make_taste_data`."""
 
 
-def tastes(folder: Path, users: int = 60) -> PreparedData:
-    """Data in which odd users like apples and even users bread; all act again after `CUTOFF`."""
+def make_taste_data(folder: Path, users: int = 60) -> PreparedData:
+    """Makes data: odd users like apples, even users bread; all act again after `CUTOFF`."""
     random = np.random.default_rng(0)
     events: list[Event] = []
     for number in range(users):
@@ -155,7 +155,7 @@ def tiny_model(
 
 
 def taste_labels(data: PreparedData, kind: str = "binary") -> Labels:
-    """Returns what each user of `tastes` likes, as a task of the given kind."""
+    """Returns labels of what each user of `make_taste_data` likes, as a task of some kind."""
     pairs = pairs_at(data, [instant(CUTOFF)])
     if kind == "binary":
         return label_attribute(data, pairs, "kids", ["1"])

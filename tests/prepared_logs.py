@@ -1,4 +1,4 @@
-"""Small log to prepare, and the row account in a summary."""
+"""Small log to prepare, and the row accounts in a summary."""
 
 import json
 from typing import Any
@@ -13,7 +13,8 @@ BREAD = log(
 )
 
 
-def rows_in(data: PreparedData) -> dict[str, Any]:
+def row_accounts(data: PreparedData) -> dict[str, Any]:
+    """Returns the row account of each file; asserts that outcomes add up to the rows read."""
     summary = json.loads((data.path / "summary.json").read_text())
     for account in summary["rows"].values():
         parts = ("used", "outside_segments", "quarantined", "duplicates_dropped")

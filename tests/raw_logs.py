@@ -42,6 +42,7 @@ LOG = pl.DataFrame(
 
 
 def schema(path: Path | str = "log.csv", text: str = SCHEMA) -> Schema:
+    """Returns the schema of a log at a path."""
     return Schema.parse(text.replace("LOG", str(path)))
 
 
@@ -54,6 +55,7 @@ def rows_of(schema: Schema, **events: Any) -> list[tuple[Any, ...]]:
 
 
 def message_of(call: Callable[[], Any]) -> str:
+    """Returns the message of the `SourceError` that a call raises."""
     with pytest.raises(SourceError) as caught:
         call()
     return str(caught.value)

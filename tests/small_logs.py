@@ -99,7 +99,7 @@ def logs(draw: st.DrawFn, max_size: int = 40) -> pl.DataFrame:
     return pl.DataFrame(rows, {**_COLUMNS, "time": times}, orient="row")
 
 
-def prepared(
+def prepare_events(
     folder: Path,
     events: pl.DataFrame | Mapping[str, Any],
     schema: str | Schema = SCHEMA,
@@ -140,7 +140,10 @@ def prepare_in_shards(
 
 
 def reseal(path: Path, **changed: object) -> PreparedData:
-    """Opens data whose files were changed, after it has written a manifest for them."""
+    """Writes a new manifest for data whose files were changed, and opens the data.
+
+    `changed` values replace those of the old manifest.
+    """
     manifest = {**read_json(path / "manifest.json"), **changed}
     (path / "manifest.json").unlink()
     write_manifest(

@@ -106,7 +106,7 @@ def test_exported_network_gives_the_same_scores(frozen: Path) -> None:
     np.testing.assert_allclose(scores, expected["score"], rtol=0, atol=1e-5)
 
 
-def test_training_takes_the_same_course(frozen: Path, tmp_path: Path) -> None:
+def test_training_repeats_the_recorded_run(frozen: Path, tmp_path: Path) -> None:
     made = json.loads((frozen / "model/training.json").read_text(encoding="utf-8"))
     settings = [
         "--set=model.layers=1", "--set=model.hidden=8", "--set=model.heads=2",
@@ -128,7 +128,7 @@ def test_training_takes_the_same_course(frozen: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_evaluation_says_the_same(frozen: Path, tmp_path: Path) -> None:
+def test_evaluation_gives_the_same_results(frozen: Path, tmp_path: Path) -> None:
     output = tmp_path / "verdict"
     run(frozen, "evaluate", "model", "data", "--labels", "return.parquet", "-o", str(output))
     expected, report = (

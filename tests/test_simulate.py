@@ -79,7 +79,9 @@ def test_full_blocks_do_not_depend_on_the_number_of_users(folder: Path, tmp_path
     assert block_files.items() <= all_files.items()
 
 
-def test_rates_are_the_papers(read: Callable[[str], pl.DataFrame], data: PreparedData) -> None:
+def test_rates_equal_those_of_the_paper(
+    read: Callable[[str], pl.DataFrame], data: PreparedData
+) -> None:
     assert len(read("long_term")) / USERS == pytest.approx(20, rel=0.1)
     assert len(read("short_term")) / USERS == pytest.approx(2.2, rel=0.1)
     before = data.schema.instant("2024-07-01")
@@ -168,7 +170,7 @@ def test_choices_follow_their_weights_within_their_group() -> None:
     assert (drawn[10_000:] == 7).mean() == pytest.approx(0.75, abs=0.02)
 
 
-def test_traits_show_in_behavior_sparsely(
+def test_users_with_a_trait_buy_its_genres_more_often_but_rarely(
     read: Callable[[str], pl.DataFrame], catalogue: Catalogue
 ) -> None:
     traits = read("truth")

@@ -47,6 +47,7 @@ class Shares:
 
 
 def new_model(*, sampled: bool = False) -> UserBert:
+    """Returns the untrained model of all processes."""
     torch.manual_seed(0)
     network = model()
     network.sample_softmax(3 if sampled else None)
@@ -76,6 +77,7 @@ def gradients(rank: int) -> list[Tensor | None]:
 
 
 def exchange(processes: Processes) -> list[Tensor | None]:
+    """Returns the gradients of a process after the exchange."""
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
     for parameter, gradient in zip(parameters, gradients(processes.rank), strict=True):
         parameter.grad = gradient
@@ -86,10 +88,12 @@ def exchange(processes: Processes) -> list[Tensor | None]:
 
 
 def training_sampled(processes: Processes) -> Any:
+    """Trains as `training` does, with a sampled softmax."""
     return training(processes, sampled=True)
 
 
 def training(processes: Processes, *, sampled: bool = False) -> Any:
+    """Returns the log lines, the number of users and the weights of a training run."""
     network = new_model(sampled=sampled)
     trained = train(network, masked_words, Shares(processes), CONFIG, processes=processes)
     return trained.lines, trained.users, network.state_dict()
@@ -110,13 +114,13 @@ def failing(processes: Processes) -> None:
 def dying(processes: Processes) -> None:
     """The second process is killed while the first waits for it."""
 
-    class Last(Shares):
+    class Killed(Shares):
         def __getitem__(self, step: int) -> UserBatch:
             if step == 5 and processes.rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().__getitem__(step)
 
-    train(new_model(), masked_words, Last(processes), CONFIG, processes=processes)
+    train(new_model(), masked_words, Killed(processes), CONFIG, processes=processes)
 
 
 if __name__ == "__main__":

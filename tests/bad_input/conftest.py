@@ -58,7 +58,7 @@ Run = Callable[..., CommandResult]
 
 
 def make_shop(folder: Path) -> None:
-    """Writes logs, runs every verb on them, and writes labels and seeds of a user's own."""
+    """Writes logs, runs every verb on them, and writes labels and seeds of a user."""
     write_example_logs(folder, users=60)
     for command in (
         ["init", "events.parquet", "--profiles", "profiles.parquet"],
@@ -80,7 +80,7 @@ def make_shop(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Logs, data, a model, labels, vectors, a task and scores. Tests must not change them."""
     folder = tmp_path_factory.mktemp("shop")
     make_shop(folder)
@@ -88,9 +88,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def shop(made: Path) -> "Shop":
+def shop(finished_shop: Path) -> "Shop":
     """A shop whose commands must leave no files."""
-    return Shop(made)
+    return Shop(finished_shop)
 
 
 class Shop:

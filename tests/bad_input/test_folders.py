@@ -32,19 +32,19 @@ FILES = [(kind, name) for kind, names in {"data": DATA, "model": MODEL, "task": 
 
 
 @pytest.fixture(scope="module")
-def copies(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copies(finished_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copies that tests may damage and must restore."""
     folder = tmp_path_factory.mktemp("copies")
     for kind in ("data", "model", "task"):
-        shutil.copytree(made / kind, folder / kind)
-    shutil.copy(made / "return.parquet", folder)
+        shutil.copytree(finished_shop / kind, folder / kind)
+    shutil.copy(finished_shop / "return.parquet", folder)
     return folder
 
 
-def test_every_file_is_in_the_lists(made: Path) -> None:
+def test_every_file_is_in_the_lists(finished_shop: Path) -> None:
     for kind, names in {"data": DATA, "model": MODEL, "task": TASK}.items():
-        files = [path for path in (made / kind).rglob("*") if path.is_file()]
-        actual = [path.relative_to(made / kind).as_posix() for path in files]
+        files = [path for path in (finished_shop / kind).rglob("*") if path.is_file()]
+        actual = [path.relative_to(finished_shop / kind).as_posix() for path in files]
         assert sorted(actual) == sorted([*names, *([] if kind == "data" else [CARD])])
 
 
@@ -167,15 +167,15 @@ def test_folder_of_another_kind_is_reported(
 
 
 @pytest.fixture(scope="module")
-def other(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other_data(finished_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data of the same users, but with other ids for the values."""
     folder = tmp_path_factory.mktemp("other")
-    events = pl.read_parquet(made / "events.parquet")
+    events = pl.read_parquet(finished_shop / "events.parquet")
     events.with_columns(pl.col("category").str.to_uppercase()).write_parquet(
         folder / "events.parquet"
     )
-    shutil.copy(made / "profiles.parquet", folder)
-    shutil.copy(made / "schema.yaml", folder)
+    shutil.copy(finished_shop / "profiles.parquet", folder)
+    shutil.copy(finished_shop / "schema.yaml", folder)
     assert userbert(folder, "prepare", "schema.yaml", "-o", "data").code == 0
     return folder / "data"
 
@@ -192,31 +192,33 @@ def other(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "extend model {} -o new",
     ],
 )
-def test_data_with_other_ids_are_rejected(shop: Shop, other: Path, command: str) -> None:
-    message = shop.refuses(*command.format(other).split())
-    assert str(other) in message
+def test_data_with_other_ids_are_rejected(shop: Shop, other_data: Path, command: str) -> None:
+    message = shop.refuses(*command.format(other_data).split())
+    assert str(other_data) in message
     assert "--vocabulary MODEL" in message
 
 
-def test_labels_with_classes_of_other_data_are_rejected(shop: Shop, other: Path) -> None:
-    message = shop.refuses("finetune", "model", other, "--labels", "next.parquet", "-o", "new")
+def test_labels_with_classes_of_other_data_are_rejected(shop: Shop, other_data: Path) -> None:
+    message = shop.refuses("finetune", "model", other_data, "--labels", "next.parquet", "-o", "new")
     assert "its classes are not the values of category" in message
 
 
 @pytest.fixture(scope="module")
-def fragile(made: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Target, str]]:
+def damageable_files(
+    finished_shop: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[Target, str]]:
     """Files to damage, each with the answer of the intact file."""
     folder = tmp_path_factory.mktemp("fragile") / "shop"
-    shutil.copytree(made, folder)
+    shutil.copytree(finished_shop, folder)
     return [(target, target.answer()) for target in targets(folder)]
 
 
 @settings(max_examples=150)
 @given(st.data(), st.randoms(use_true_random=False))
 def test_damaged_file_is_rejected_or_read_like_the_intact_one(
-    fragile: list[tuple[Target, str]], draw: st.DataObject, chance: random.Random
+    damageable_files: list[tuple[Target, str]], draw: st.DataObject, chance: random.Random
 ) -> None:
-    target, intact = draw.draw(st.sampled_from(fragile))
+    target, intact = draw.draw(st.sampled_from(damageable_files))
     with damaged(target.file, damage(target.file.read_bytes(), chance)):
         answer = outcome(target)
     assert answer in (REFUSED, intact, target.without_metadata) or not target.is_checked

@@ -47,7 +47,9 @@ NOT_A_SCHEMA: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", NOT_A_SCHEMA)
-def test_file_that_is_no_schema(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_file_that_is_not_a_schema_is_rejected(
+    userbert: Userbert, tmp_path: Path, case: str
+) -> None:
     text, expected = NOT_A_SCHEMA[case]
     (tmp_path / "log.csv").write_text(LOG)
     (tmp_path / "schema.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
@@ -115,7 +117,7 @@ EDITED: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", EDITED)
-def test_invalid_schema(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_invalid_schema_is_rejected(userbert: Userbert, tmp_path: Path, case: str) -> None:
     old, new, expected = EDITED[case]
     assert old in SCHEMA
     (tmp_path / "log.csv").write_text(LOG)
@@ -152,7 +154,9 @@ UNFIT: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", UNFIT)
-def test_schema_that_does_not_match_the_logs(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_schema_that_does_not_match_the_logs_is_rejected(
+    userbert: Userbert, tmp_path: Path, case: str
+) -> None:
     old, new, expected = UNFIT[case]
     (tmp_path / "log.csv").write_text(LOG)
     (tmp_path / "schema.yaml").write_text(SCHEMA.replace(old, new))
@@ -170,7 +174,7 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("case", OUTPUTS)
-def test_output_that_exists(userbert: Userbert, tmp_path: Path, case: str) -> None:
+def test_existing_output_is_rejected(userbert: Userbert, tmp_path: Path, case: str) -> None:
     output, expected = OUTPUTS[case]
     (tmp_path / "log.csv").write_text(LOG)
     (tmp_path / "schema.yaml").write_text(SCHEMA)
@@ -182,7 +186,7 @@ def test_output_that_exists(userbert: Userbert, tmp_path: Path, case: str) -> No
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_missing_schema_file(userbert: Userbert, tmp_path: Path) -> None:
+def test_missing_schema_file_is_reported(userbert: Userbert, tmp_path: Path) -> None:
     assert userbert("prepare", "schema.yaml", "-o", "data").refusal == (
         "schema.yaml cannot be read: No such file or directory. Check the path, or let `userbert "
         "init` propose a schema."
@@ -196,5 +200,6 @@ def test_one_misspelt_action_gives_a_warning(userbert: Userbert, tmp_path: Path)
     done = userbert("prepare", "schema.yaml", "-o", "data")
     assert done.code == 0
     assert done.error == (
-        "warning: segments.long_term.actions: no event is a 'bye'; did you mean 'buy'?\n"
+        "warning: segments.long_term.actions: no event has the action type 'bye'; "
+        "did you mean 'buy'?\n"
     )

@@ -13,7 +13,7 @@ from userbert.cli import app
 from userbert.inspection.vectors import health
 
 
-def test_made_vectors_resemble_embeddings_and_are_reproducible() -> None:
+def test_generated_vectors_resemble_embeddings_and_are_reproducible() -> None:
     vectors, queries = make_vectors(5000)
     report = health(vectors)
     assert report.verdict == "healthy"

@@ -15,7 +15,7 @@ CONFIG = UserBertConfig(layers=2, hidden=32, heads=2, feed_forward=64, dropout=0
 
 
 @pytest.mark.parametrize("trimmed", [False, True])
-def test_loss_and_gradients_equal_the_references(trimmed: bool) -> None:
+def test_loss_and_gradients_equal_those_of_the_reference(trimmed: bool) -> None:
     torch.manual_seed(0)
     ours = model(config=CONFIG)
     reference = Reference(ours, trimmed=trimmed)
@@ -49,7 +49,7 @@ def test_loss_and_gradients_equal_the_references(trimmed: bool) -> None:
 
 
 @pytest.mark.parametrize("trimmed", [False, True])
-def test_vectors_equal_the_references(trimmed: bool) -> None:
+def test_vectors_equal_those_of_the_reference(trimmed: bool) -> None:
     torch.manual_seed(0)
     ours = model(config=CONFIG).eval()
     users = batch([[6, 2], [0, 5], [0, 0], [9, 0]], seed=3)

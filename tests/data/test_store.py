@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from small_logs import SCHEMA, buys, instant, prepare_in_shards, prepared, reseal
+from small_logs import SCHEMA, buys, instant, prepare_events, prepare_in_shards, reseal
 from userbert.data.prepare.words import build_words, encode_actions, number_users
 from userbert.data.shards import TIMELESS, ShardTables, shard_of, user_hash, write_shard
 from userbert.data.store import PreparedData, write_manifest
@@ -51,7 +51,7 @@ def error_of(path: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_opened_is_what_was_written(folder: Path) -> None:
+def test_opened_data_equal_the_written_data(folder: Path) -> None:
     data = PreparedData.open(folder)
     data.verify()
     assert len(data) == data.user_ids.length() == 60
@@ -76,7 +76,7 @@ def test_what_is_opened_is_what_was_written(folder: Path) -> None:
 def test_shared_attributes_name_one_table(tmp_path: Path) -> None:
     schema = SCHEMA.replace("{column: genre}", "{column: genre, share: true}")
     long_term, short_term = (
-        prepared(tmp_path, buys("a", "2017-03-01"), schema).input_shape().segments
+        prepare_events(tmp_path, buys("a", "2017-03-01"), schema).input_shape().segments
     )
     assert long_term.attributes[0] == short_term.attributes[0]
     assert long_term.attributes[0].table == "genre"
@@ -134,7 +134,7 @@ def test_users_with_equal_hashes_have_their_own_rows(
 
     for module in ("prepare.words", "shards", "store", "prepare.local"):
         monkeypatch.setattr(f"userbert.data.{module}.user_hash", poor_hash)
-    data = prepared(tmp_path, pl.concat([buys(user, "2017-03-01") for user in USERS[:5]]))
+    data = prepare_events(tmp_path, pl.concat([buys(user, "2017-03-01") for user in USERS[:5]]))
     assert data.user_ids.to_pylist() == sorted(USERS[:5])
     assert data.rows_of([*USERS[:5], "stranger", "a"]).tolist() == [0, 1, 2, 3, 4, -1, -1]
 

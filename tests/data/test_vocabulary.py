@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from small_logs import SCHEMA, buys, log, prepared
+from small_logs import SCHEMA, buys, log, prepare_events
 from userbert.data.vocabulary import Bins, Categories, Vocabularies, countable
 
 FLOATS = st.floats(-(2.0**127), 2.0**127, width=32)
@@ -65,7 +65,7 @@ def test_rare_values_of_a_log_become_unknown(tmp_path: Path) -> None:
             buys("b", "2017-01-01 10:00", genre=None),
         ]
     )
-    data = prepared(
+    data = prepare_events(
         tmp_path, events, SCHEMA.replace("{column: genre}", "{column: genre, min_users: 2}")
     )
     assert data.vocabularies.segments["long_term"]["genre"] == Categories(("bread",))
@@ -77,7 +77,7 @@ def test_an_event_at_fit_before_does_not_count(tmp_path: Path) -> None:
         ("a", "2017-01-01 12:00:00", "buy", "wine", 2.0),
         ("a", "2017-01-01 12:00:00.000001", "buy", "milk", 3.0),
     )
-    data = prepared(tmp_path, events, SCHEMA + "fit_before: 2017-01-01T12:00")
+    data = prepare_events(tmp_path, events, SCHEMA + "fit_before: 2017-01-01T12:00")
     fitted = data.vocabularies.segments["long_term"]
     assert fitted["genre"] == Categories(("bread",))
     assert fitted["hour"] == Categories(("11",))
@@ -92,15 +92,17 @@ def test_a_profile_at_fit_before_does_not_count(tmp_path: Path) -> None:
         "profile: {path: p.csv, time: {column: time, zone: local}, fields: {age: {column: age}}}\n"
     )
     events = buys("a", "2016-06-01")
-    data = prepared(tmp_path, events, schema + "fit_before: 2017-01-01", profile=people)
+    data = prepare_events(tmp_path, events, schema + "fit_before: 2017-01-01", profile=people)
     assert data.vocabularies.profile["age"] == Categories(("old",))
     timeless = schema.replace("time: {column: time, zone: local}, fields", "fields")
-    data = prepared(tmp_path, events, timeless + "fit_before: 2017-01-01", profile=people.head(1))
+    data = prepare_events(
+        tmp_path, events, timeless + "fit_before: 2017-01-01", profile=people.head(1)
+    )
     assert data.vocabularies.profile["age"] == Categories(("old",))
 
 
 def test_each_segment_counts_its_own_actions(tmp_path: Path) -> None:
-    data = prepared(tmp_path, CLICKS_AND_BUYS)
+    data = prepare_events(tmp_path, CLICKS_AND_BUYS)
     segments = data.vocabularies.segments
     assert segments["long_term"]["genre"] == Categories(("bread", "milk"))
     assert segments["short_term"]["genre"] == Categories(("wine", "bread", "milk"))
@@ -108,14 +110,14 @@ def test_each_segment_counts_its_own_actions(tmp_path: Path) -> None:
 
 def test_a_shared_attribute_counts_every_event_once(tmp_path: Path) -> None:
     schema = SCHEMA.replace("{column: genre}", "{column: genre, share: true}")
-    segments = prepared(tmp_path, CLICKS_AND_BUYS, schema).vocabularies.segments
+    segments = prepare_events(tmp_path, CLICKS_AND_BUYS, schema).vocabularies.segments
     assert segments["long_term"]["genre"] == Categories(("wine", "bread", "milk"))
     assert segments["short_term"]["genre"] == segments["long_term"]["genre"]
 
 
 def test_a_shared_attribute_counts_every_user_once(tmp_path: Path) -> None:
     schema = SCHEMA.replace("{column: genre}", "{column: genre, share: true, min_users: 2}")
-    segments = prepared(tmp_path, CLICKS_AND_BUYS, schema).vocabularies.segments
+    segments = prepare_events(tmp_path, CLICKS_AND_BUYS, schema).vocabularies.segments
     assert segments["long_term"]["genre"] == Categories(("wine",))
 
 

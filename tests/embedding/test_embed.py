@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from small_logs import buys, cutoffs, prepared
+from small_logs import buys, cutoffs, prepare_events
 from userbert.data.prepare.cluster import spark_session
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs, pairs_at
@@ -26,7 +26,7 @@ def data(tmp_path: Path) -> PreparedData:
         buys("bob", "2024-03-18T15:00"),
         buys("cid", "2024-03-04T15:00", "2024-03-19T12:00", "2024-03-19T15:00"),
     ]
-    return prepared(tmp_path, pl.concat(events))
+    return prepare_events(tmp_path, pl.concat(events))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_data_with_other_segments_are_refused(
     model: UserBert, data: PreparedData, tmp_path: Path
 ) -> None:
     schema = data.schema.dump().replace("90d", "60d")
-    other = prepared(tmp_path, buys("ann", "2024-03-01T15:00"), schema)
+    other = prepare_events(tmp_path, buys("ann", "2024-03-01T15:00"), schema)
     model.vocabularies = other.vocabularies
     with pytest.raises(ModelError, match="segments"):
         model.embed(other)

@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 import torch
 
-from small_logs import buys, cutoffs, prepared
+from small_logs import buys, cutoffs, prepare_events
 from userbert import folders
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs, pairs_at
@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
         buys(user, *(f"2024-03-{day:02}T12:00" for day in range(1 + number, 20, 2 + number % 3)))
         for number, user in enumerate(USERS)
     ]
-    return prepared(tmp_path_factory.mktemp("embed"), pl.concat(events))
+    return prepare_events(tmp_path_factory.mktemp("embed"), pl.concat(events))
 
 
 @pytest.fixture(scope="module")

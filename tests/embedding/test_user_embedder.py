@@ -23,7 +23,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
 
-from small_logs import buys, instant, prepared
+from small_logs import buys, instant, prepare_events
 from userbert import UserEmbedder
 from userbert.data.store import PreparedData
 from userbert.embedding import user_embedder
@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
         )
         for number, user in enumerate(USERS)
     ]
-    return prepared(tmp_path_factory.mktemp("shop"), pl.concat(events))
+    return prepare_events(tmp_path_factory.mktemp("shop"), pl.concat(events))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,9 @@ def test_a_cutoff_column_takes_precedence_over_the_parameter(embedder: UserEmbed
 
 
 def test_ids_may_be_whole_numbers(data: PreparedData, tmp_path: Path) -> None:
-    numbered = prepared(tmp_path, pl.concat([buys("7", "2024-03-01"), buys("11", "2024-03-02")]))
+    numbered = prepare_events(
+        tmp_path, pl.concat([buys("7", "2024-03-01"), buys("11", "2024-03-02")])
+    )
     embedder = UserEmbedder(random_model(numbered, 0), numbered)
     vectors = embedder.fit_transform([11, 7])
     assert np.array_equal(vectors, embedder.transform(pd.DataFrame({"user_id": ["11", "7"]})))
@@ -278,7 +280,7 @@ def test_invalid_parameters_are_refused_in_fit(
 
 
 def test_data_with_other_ids_are_refused(model: UserBert, tmp_path: Path) -> None:
-    other = prepared(tmp_path, buys("u1", "2024-03-01", genre="wine"))
+    other = prepare_events(tmp_path, buys("u1", "2024-03-01", genre="wine"))
     with pytest.raises(ModelError, match="--vocabulary MODEL"):
         UserEmbedder(model, other).fit(["u1"])
 

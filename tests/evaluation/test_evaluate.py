@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from handmade import taste_labels, tastes, tiny_model
+from handmade import make_taste_data, taste_labels, tiny_model
 from userbert.data.store import PreparedData
 from userbert.errors import InputError, LabelError, ModelError
 from userbert.evaluation.evaluate import (
@@ -38,7 +38,7 @@ QUICK = EvaluateConfig(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return tastes(tmp_path_factory.mktemp("tastes") / "data")
+    return make_taste_data(tmp_path_factory.mktemp("tastes") / "data")
 
 
 CLASSICAL = {"popularity", "aggregates-linear", "aggregates-gbm"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from handmade import taste_labels, tastes, tiny_model
+from handmade import make_taste_data, taste_labels, tiny_model
 from userbert.evaluation.evaluate import EvaluateConfig, _materials, evaluate
 from userbert.evaluation.fits import Fit, Material, Workshop
 from userbert.evaluation.learning_curve import Points, fits_of, leads_of, sizes
@@ -26,7 +26,7 @@ CONFIG = EvaluateConfig(
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    data = tastes(tmp_path_factory.mktemp("tastes") / "data", users=200)
+    data = make_taste_data(tmp_path_factory.mktemp("tastes") / "data", users=200)
     (material,), _ = _materials([[tiny_model(data)]], data, [taste_labels(data)], CONFIG)
     return material
 
@@ -61,7 +61,7 @@ def test_runs_draw_different_labels_and_models_share_the_draws(material: Materia
 
 
 def test_each_point_has_every_model_and_the_lead(tmp_path: Path) -> None:
-    data = tastes(tmp_path / "data")
+    data = make_taste_data(tmp_path / "data")
     report = evaluate(tiny_model(data), data, taste_labels(data), config=CONFIG)
     by_size: dict[int, set[str]] = {}
     for row in report.learning_curves:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import chi2_contingency
 
-from small_logs import SCHEMA, buys, log, logs, prepare_in_shards, prepared
+from small_logs import SCHEMA, buys, log, logs, prepare_events, prepare_in_shards
 from userbert.data.store import PreparedData
 from userbert.data.use.sequences import cut, profile_ids, profile_numbers
 from userbert.data.use.timeline import timeline
@@ -46,7 +46,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 def test_values_of_users_equal_those_of_the_timeline(
     tmp_path_factory: pytest.TempPathFactory, events: pl.DataFrame
 ) -> None:
-    data = prepared(tmp_path_factory.mktemp("values"), events)
+    data = prepare_events(tmp_path_factory.mktemp("values"), events)
     index, cutoff = ValueIndex.of(data), data.default_cutoff
     user_values = values_of_users(data, index, np.arange(len(data)), cutoff)
     for row in range(len(data)):
@@ -63,7 +63,9 @@ def test_values_of_users_equal_those_of_the_timeline(
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.data())
-def test_strength_is_the_likelihood_ratio(users: int, rest: int, draw: st.DataObject) -> None:
+def test_trait_strength_orders_like_the_likelihood_ratio(
+    users: int, rest: int, draw: st.DataObject
+) -> None:
     """Traits are in the order of SciPy's G² of the 2 x 2 table."""
     index = _value_index(40)
     own = np.zeros(len(index), np.int64)
@@ -134,7 +136,7 @@ def test_counts_of_a_sample_are_scaled_up(sharded: PreparedData) -> None:
 def test_many_days_are_summed_by_week_or_month(
     tmp_path: Path, days: tuple[str, str], unit: str, first: str, bars: int
 ) -> None:
-    chart = overview(prepared(tmp_path, buys("a", *(f"{day}T10:00" for day in days)))).days
+    chart = overview(prepare_events(tmp_path, buys("a", *(f"{day}T10:00" for day in days)))).days
     assert (chart.unit, chart.days[0], len(chart.days)) == (unit, first, bars)
     counts = chart.actions["buy"]
     assert (counts[0], counts[-1], sum(counts)) == (1, 1, 2)
@@ -144,7 +146,7 @@ def test_an_event_of_two_segments_is_counted_once(tmp_path: Path) -> None:
     events = pl.concat(
         [buys("a", "2017-05-01T10:00"), log(("a", "2017-05-02T10:00", "click", "x", None))]
     )
-    chart = overview(prepared(tmp_path, events)).days
+    chart = overview(prepare_events(tmp_path, events)).days
     # The segment with clicks and purchases does not tell action types apart.
     assert chart.actions == {"buy": [1, 0]}
 
@@ -164,7 +166,7 @@ def test_profile_numbers_are_missing_exactly_where_ids_are(tmp_path: Path) -> No
     schema = SCHEMA + "profile: {path: p.csv, fields: {age: {column: age, bins: 3}}}\n"
     people = pl.DataFrame({"user": ["a", "b", "c"], "age": [20.0, 40.0, None]})
     events = pl.concat([buys(user, "2017-05-01T10:00") for user in "abcd"])
-    data = prepared(tmp_path, events, schema, profile=people)
+    data = prepare_events(tmp_path, events, schema, profile=people)
     rows = data.rows_of(["a", "b", "c", "d"])
     cutoffs = np.full(4, data.default_cutoff)
     numbers = profile_numbers(data, rows, cutoffs, "age")
@@ -209,7 +211,7 @@ def test_tsne_keeps_neighbours_together() -> None:
         assert np.mean(group[distances.argmin(axis=1)] == group) > 0.95
 
 
-def test_a_layout_can_be_ended() -> None:
+def test_a_running_layout_can_be_stopped() -> None:
     process = LayoutProcess(np.zeros((3_000, 4), np.float32))
     Timer(0.3, process.end).start()
     assert process.points() is None

@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def network(config: UserBertConfig, seed: int = 0) -> UserBert:
-    """Return a random network whose vectors differ between users."""
+    """Returns a random network whose vectors differ between users."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = synthetic.model(config=config)
@@ -35,7 +35,7 @@ def network(config: UserBertConfig, seed: int = 0) -> UserBert:
 
 
 def task(kind: Kind, config: UserBertConfig = PAPER, seed: int = 0) -> TaskModel:
-    """Return a random task model whose scores differ between users."""
+    """Returns a random task model whose scores differ between users."""
     classes = ("apple", "bread", "cheese") if kind in ("multiclass", "multilabel") else ()
     none = np.zeros(0, np.int64)
     labels = Labels("tastes", "What comes next?", kind, (), none, none, classes, horizon="14d")

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from starlette.testclient import TestClient
 
 import userbert as ub
-from small_logs import SCHEMA, buys, cutoffs, log, prepared
+from small_logs import SCHEMA, buys, cutoffs, log, prepare_events
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import pairs_at
 from userbert.errors import InputError, ModelError
@@ -41,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     events.append(buys("often", *[f"2017-03-01T{hour:02}:15" for hour in range(5, 23)] * 4))
     people = pl.DataFrame({"user": ["u0", "u1"], "age": ["old", "young"], "kids": ["0", "1"]})
     folder = tmp_path_factory.mktemp("runtime")
-    return prepared(folder, pl.concat(events), SCHEMA + PROFILE, profile=people)
+    return prepare_events(folder, pl.concat(events), SCHEMA + PROFILE, profile=people)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def test_a_backend_refuses_files_and_folders_of_other_kinds(
 
 
 def test_data_with_other_ids_are_refused(task: TaskModel, file: Path, tmp_path: Path) -> None:
-    other = prepared(tmp_path, buys("a", "2017-03-01", genre="wine"))
+    other = prepare_events(tmp_path, buys("a", "2017-03-01", genre="wine"))
     rows, instants = np.zeros(1, np.int64), cutoffs("2017-03-05")
     with pytest.raises(ModelError, match="mean other values than the model's"):
         Runtime.load(file).embed(other, rows, instants)

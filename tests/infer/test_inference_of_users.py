@@ -92,7 +92,7 @@ def test_user_column_with_an_unclear_name_is_a_guess(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["id_student", "OwnerUserId", "c1"])
-def test_columns_of_things_are_not_taken_for_users(tmp_path: Path, name: str) -> None:
+def test_columns_of_items_are_not_taken_for_users(tmp_path: Path, name: str) -> None:
     frame = shop_log().rename({"customer_id": name}).drop("order_id")
     row = pl.int_range(pl.len())
     frame = frame.with_columns(id_site=row % 500, view_count=row // 3)

@@ -60,13 +60,13 @@ def test_column_that_is_a_list_in_some_files_is_left_out(tmp_path: Path, genre: 
     assert "genre" not in schema.attributes
 
 
-def test_a_record_is_not_the_user(tmp_path: Path) -> None:
+def test_a_nested_column_is_not_chosen_as_the_user(tmp_path: Path) -> None:
     record = pl.struct(id="user").alias("user")
     _, schema = proposed(tmp_path, a=LOG.with_columns(record, user_id="user"))
     assert schema.user == "user_id"
 
 
-def test_user_in_a_record_is_rejected(tmp_path: Path) -> None:
+def test_user_in_a_nested_column_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r'a\.parquet, column "user": expected user ids, found'):
         proposed(tmp_path, a=LOG.with_columns(pl.struct(id="user").alias("user")))
 

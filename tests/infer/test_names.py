@@ -16,7 +16,7 @@ def test_user_names_are_ranked_the_most_certain_first() -> None:
 @pytest.mark.parametrize(
     "name", ["user_agent", "n_users", "new_user", "is_member", "user_count", "id", "product_id"]
 )
-def test_names_that_describe_users_have_no_rank(name: str) -> None:
+def test_names_that_describe_users_are_not_user_names(name: str) -> None:
     assert user_name_rank(name) is None
     assert loose_user_name_rank(name) is None
 
@@ -34,7 +34,7 @@ def test_the_last_word_distinguishes_amounts_from_codes(name: str, expected: boo
     assert is_amount(name) is expected
 
 
-def test_things_and_groups_of_actions_are_recognized() -> None:
+def test_names_of_things_and_of_groups_of_actions_are_recognized() -> None:
     assert names_a_thing("itemid")
     assert names_a_thing("order_no")
     assert not names_a_thing("c1")

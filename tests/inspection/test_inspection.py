@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 from safetensors.torch import load_file
 
-from small_logs import SCHEMA, buys, cutoffs, log, prepared
+from small_logs import SCHEMA, buys, cutoffs, log, prepare_events
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import pairs_at
 from userbert.embedding.embed import write_embeddings
@@ -54,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     events.append(log(("clicks", "2017-03-02", "click", "rare", 1.0)))
     events.append(log(("u0", "2017-03-01", "looks", "bread", 1.0)))
     people = pl.DataFrame({"user": ["u0", "u1"], "age": ["old", "old"]})
-    return prepared(
+    return prepare_events(
         tmp_path_factory.mktemp("inspected"),
         pl.concat(events),
         SCHEMA.replace("{column: genre}", "{column: genre, max_values: 2}") + PROFILE,
@@ -199,7 +199,7 @@ def test_the_verdict_names_the_problem(tmp_path: Path, values: np.ndarray, verdi
     assert re.search(f"verdict: {verdict}", text), text
 
 
-def test_health_of_hand_made_vectors() -> None:
+def test_health_equals_values_computed_by_hand() -> None:
     values = np.zeros((4, 3), np.float32)
     values[:, 0] = [3, -3, 0, 0]
     values[:, 1] = [0, 0, 3, -3]

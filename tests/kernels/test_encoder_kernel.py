@@ -95,7 +95,9 @@ def test_vectors_masks_and_gradients_equal_those_of_pytorch(lengths: list[int]) 
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=40), st.sampled_from([1, 2, 5]))
-def test_any_lengths_on_any_number_of_threads(lengths: list[int], threads: int) -> None:
+def test_vectors_equal_pytorchs_for_any_lengths_and_number_of_threads(
+    lengths: list[int], threads: int
+) -> None:
     torch.set_num_threads(threads)
     assert_near(encoder(layers=1), lengths)
 
@@ -103,7 +105,9 @@ def test_any_lengths_on_any_number_of_threads(lengths: list[int], threads: int) 
 @pytest.mark.parametrize(
     ("hidden", "heads", "feed_forward"), [(64, 4, 64), (192, 4, 320), (256, 2, 128)]
 )
-def test_other_sizes(hidden: int, heads: int, feed_forward: int) -> None:
+def test_vectors_equal_pytorchs_for_other_model_sizes(
+    hidden: int, heads: int, feed_forward: int
+) -> None:
     assert_near(encoder(1, hidden, heads, feed_forward), [5, 33, 17])
 
 
@@ -182,7 +186,7 @@ def test_two_batches_may_wait_for_their_gradients() -> None:
     assert torch.equal(tokens.grad, expected)
 
 
-def test_drawn_keys_follow_the_generator() -> None:
+def test_dropout_keys_depend_on_the_generator() -> None:
     model, lengths, tokens = encoder(), torch.tensor([20, 5]), torch.randn(25, 128)
 
     def drawn(seed: int) -> Tensor:
@@ -194,7 +198,7 @@ def test_drawn_keys_follow_the_generator() -> None:
     assert not torch.equal(drawn(1), drawn(2))
 
 
-def test_copies_and_saved_weights_run_the_same() -> None:
+def test_copied_and_loaded_models_give_the_same_vectors() -> None:
     model, lengths, tokens = encoder().eval(), torch.tensor([20, 5]), torch.randn(25, 128)
     other = Encoder(2, 128, 4, 256, 0.1).eval()
     other.load_state_dict(model.state_dict())
@@ -257,7 +261,9 @@ def test_vectors_in_float32_equal_those_of_pytorch(lengths: list[int]) -> None:
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=40), st.sampled_from([1, 2, 5]))
-def test_any_lengths_in_float32_on_any_number_of_threads(lengths: list[int], threads: int) -> None:
+def test_float32_vectors_equal_pytorchs_for_any_lengths_and_threads(
+    lengths: list[int], threads: int
+) -> None:
     torch.set_num_threads(threads)
     assert_same_in_float32(encoder(layers=1), lengths)
 
@@ -265,7 +271,9 @@ def test_any_lengths_in_float32_on_any_number_of_threads(lengths: list[int], thr
 @pytest.mark.parametrize(
     ("hidden", "heads", "feed_forward"), [(64, 4, 64), (192, 4, 320), (256, 2, 128)]
 )
-def test_other_sizes_in_float32(hidden: int, heads: int, feed_forward: int) -> None:
+def test_float32_vectors_equal_pytorchs_for_other_model_sizes(
+    hidden: int, heads: int, feed_forward: int
+) -> None:
     assert_same_in_float32(encoder(1, hidden, heads, feed_forward), [5, 33, 17])
 
 

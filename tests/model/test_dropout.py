@@ -19,7 +19,7 @@ def murmur_finalizer(word: int) -> int:
 
 
 @given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 60), st.integers(0, 63))
-def test_bits_equal_the_hash(key: int, site: int, column: int) -> None:
+def test_dropout_bits_equal_a_scalar_hash(key: int, site: int, column: int) -> None:
     word = murmur_finalizer((key & WORD ^ site * 0x9E3779B9 & WORD) + column * 0x85EBCA6B & WORD)
     bits = random_bits(torch.tensor([key], dtype=torch.int32), site, 128)
     assert bits[0, [column, column + 64]].tolist() == [word & 0xFFFF, word >> 16]

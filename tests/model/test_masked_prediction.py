@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from small_logs import Event, log, prepared
+from small_logs import Event, log, prepare_events
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.model.masked_prediction import predict_masked_word
@@ -25,7 +25,7 @@ def _data(folder: Path, second_word: str = "bread") -> PreparedData:
         ("ann", "2024-03-05T15:00", "buy", second_word, 3.0),
         ("ann", "2024-03-20T15:00", "click", "bread", None),
     ]
-    return prepared(folder, log(*OTHERS, *ann))
+    return prepare_events(folder, log(*OTHERS, *ann))
 
 
 def _row(data: PreparedData) -> int:

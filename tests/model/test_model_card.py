@@ -79,7 +79,7 @@ def test_a_card_names_no_user_and_no_value(folder: Path) -> None:
     assert not re.search(r"person\d|secret|confidential", card)
 
 
-def test_hubs_read_the_header(folder: Path) -> None:
+def test_hugging_face_reads_the_header_of_the_card(folder: Path) -> None:
     card = ModelCard.load(folder / CARD)
     assert card.data.library_name == "userbert"
     assert card.data.tags == [

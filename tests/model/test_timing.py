@@ -26,7 +26,7 @@ def one_user(*days: int, sizes: tuple[int, ...] = ()) -> UserBatch:
     return UserBatch(np.array([0]), (words,), np.zeros((1, 0), np.int32))
 
 
-def test_columns_computed_by_hand() -> None:
+def test_columns_equal_those_computed_by_hand() -> None:
     columns = timing(one_user(0, 3, sizes=(2, 5)), DAYS)[0]
     logs = np.log1p([1, 4, 3])  # one day ago, four days ago, three between
     assert np.allclose(columns[:3], logs)

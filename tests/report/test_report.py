@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from small_logs import SCHEMA, Event, log, prepared
+from small_logs import SCHEMA, Event, log, prepare_events
 from userbert.data.store import PreparedData
 from userbert.errors import InputError
 from userbert.evaluation.evaluate import Report
@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
         orient="row",
     )
     folder = tmp_path_factory.mktemp("report")
-    return prepared(folder, log(*events), SCHEMA + PROFILE, profile=people)
+    return prepare_events(folder, log(*events), SCHEMA + PROFILE, profile=people)
 
 
 @pytest.fixture(scope="module")

@@ -237,7 +237,7 @@ def test_file_folder_pattern_and_list_are_expanded_in_order(tmp_path: Path) -> N
     assert expand(["b.csv", "*.csv"], tmp_path) == [b, a]
 
 
-def test_file_in_a_folder_that_is_no_log_is_reported_when_scanned(tmp_path: Path) -> None:
+def test_file_in_a_folder_that_is_not_a_log_is_reported_when_scanned(tmp_path: Path) -> None:
     (tmp_path / "notes.docx").write_bytes(b"x")
     with pytest.raises(SourceError, match="exclude it with a pattern"):
         [scan(file) for file in expand(".", tmp_path)]
@@ -262,7 +262,7 @@ def test_empty_folder_and_missing_file_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
-def test_a_count_of_rows_agrees_with_reading(tmp_path: Path, name: str) -> None:
+def test_row_count_equals_the_number_of_rows_read(tmp_path: Path, name: str) -> None:
     content = b'user,note\n1,"two\nlines, and ""quotes"""\n\n2,x\r\n3,' + b"\n"
     file = tmp_path / name
     file.write_bytes(gzip.compress(content) if name.endswith("gz") else content)

@@ -56,7 +56,7 @@ def test_dump_is_parsed_to_an_equal_schema() -> None:
     assert Schema.parse(once.dump()).dump() == once.dump()
 
 
-def test_defaults_are_the_papers() -> None:
+def test_defaults_equal_those_of_the_paper() -> None:
     long, short = schema().segments["long_term"], schema().segments["short_term"]
     assert isinstance(long.words, DayWords)
     assert isinstance(short.words, GapWords)
@@ -258,7 +258,7 @@ def test_errors_are_reported_for_names_that_are_keys_elsewhere(name: str) -> Non
         ("[" * 1500, "not YAML"),
     ],
 )
-def test_text_that_is_no_yaml_mapping_gives_one_line(text: str, expected: str) -> None:
+def test_text_that_is_not_a_yaml_mapping_gives_one_line(text: str, expected: str) -> None:
     with pytest.raises(SchemaError) as caught:
         Schema.parse(text, name="schema.yaml")
     assert str(caught.value).startswith("schema.yaml")

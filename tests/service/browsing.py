@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
-from serving import make
+from serving import make_service_folder
 from test_explorer import as_if_pretrained
 
 from small_logs import log
@@ -36,7 +36,7 @@ def make_folder(folder: Path, users: list[str]) -> Path:
             for day in range(0, 28, 7)
         )
     )
-    make(folder, events).rename(folder / "data")
+    make_service_folder(folder, events).rename(folder / "data")
     as_if_pretrained(folder / "model")
     return folder
 

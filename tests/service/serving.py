@@ -9,7 +9,7 @@ import polars as pl
 import torch
 from starlette.testclient import TestClient
 
-from small_logs import SCHEMA, prepared
+from small_logs import SCHEMA, prepare_events
 from userbert.data.store import PreparedData
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.service.app import Settings, create_app
@@ -25,10 +25,10 @@ profile:
 """
 
 
-def make(folder: Path, events: pl.DataFrame) -> Path:
+def make_service_folder(folder: Path, events: pl.DataFrame) -> Path:
     """Prepares events and saves `model`, `returns` and `genre`; returns the data's folder."""
     people = events.select("user").unique().with_columns(age=20.0)
-    data = prepared(folder, events, SCHEMA + PROFILE, profile=people)
+    data = prepare_events(folder, events, SCHEMA + PROFILE, profile=people)
     torch.manual_seed(0)
     config = UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=32, attribute_width=8)
     model = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import client_of, make
+from serving import client_of, make_service_folder
 from starlette.testclient import TestClient
 
 from small_logs import log
@@ -49,7 +49,7 @@ REPORT = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("explorer")
-    make(folder, EVENTS).rename(folder / "data")
+    make_service_folder(folder, EVENTS).rename(folder / "data")
     as_if_pretrained(folder / "model")
     runs = folder / "runs"
     shutil.copytree(folder / "model", runs / "deep/other")

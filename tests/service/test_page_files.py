@@ -4,7 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from serving import client_of, make
+from serving import client_of, make_service_folder
 from starlette.testclient import TestClient
 
 from small_logs import buys
@@ -18,7 +18,7 @@ TOKEN = b"0123456789abcdef"
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     folder = tmp_path_factory.mktemp("files")
-    make(folder, buys("a", "2017-05-01T10:00"))
+    make_service_folder(folder, buys("a", "2017-05-01T10:00"))
     return client_of(folder, "model", tokens=(TOKEN,))
 
 

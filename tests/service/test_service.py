@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import client_of, make
+from serving import client_of, make_service_folder
 from starlette.testclient import TestClient
 
 from small_logs import log
@@ -30,7 +30,7 @@ EVENTS = log(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("service")
-    make(folder, EVENTS)
+    make_service_folder(folder, EVENTS)
     return folder
 
 

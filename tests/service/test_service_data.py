@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from serving import client_of, make
+from serving import client_of, make_service_folder
 from starlette.testclient import TestClient
 
 from small_logs import log
@@ -28,7 +28,7 @@ EVENTS = log(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    make(folder, EVENTS).rename(folder / "data")
+    make_service_folder(folder, EVENTS).rename(folder / "data")
     return folder
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from small_logs import buys, prepared
+from small_logs import buys, prepare_events
 from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.service.app import create_app
 from userbert.service.loaded_models import load_models
@@ -33,7 +33,7 @@ RECORDS = st.dictionaries(
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     folder = tmp_path_factory.mktemp("fuzz")
-    data = prepared(folder, buys("a", "2017-05-01T10:00"))
+    data = prepare_events(folder, buys("a", "2017-05-01T10:00"))
     config = UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=32, attribute_width=8)
     model = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
     model.save_pretrained(folder / "model")

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from command_line import Userbert
-from small_logs import buys, prepared
+from small_logs import buys, prepare_events
 from userbert.model.userbert import UserBert, UserBertConfig
 
 TOKEN = "0123456789abcdef"
@@ -28,7 +28,7 @@ CALL = json.dumps({"cutoff": "2017-06-01", "users": [{"user_id": "a"}]}).encode(
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an untrained model."""
     folder = tmp_path_factory.mktemp("process")
-    data = prepared(folder, buys("a", "2017-05-01T10:00"))
+    data = prepare_events(folder, buys("a", "2017-05-01T10:00"))
     config = UserBertConfig(layers=1, hidden=16, heads=2, feed_forward=32, attribute_width=8)
     model = UserBert(config, data.input_shape(), schema=data.schema, vocabularies=data.vocabularies)
     model.save_pretrained(folder / "model")
@@ -61,7 +61,7 @@ def post(address: str) -> int:
 
 
 @pytest.mark.slow
-def test_it_answers_and_stops_on_sigterm(model: Path) -> None:
+def test_the_service_answers_and_stops_on_sigterm(model: Path) -> None:
     with service(model) as (process, address):
         assert post(address) == 200
         with ThreadPoolExecutor(8) as threads:
@@ -78,7 +78,7 @@ def test_it_answers_and_stops_on_sigterm(model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_with_tokens_it_serves_other_machines(model: Path, tmp_path: Path) -> None:
+def test_with_tokens_the_service_answers_other_machines(model: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"# the shop's\n{TOKEN}\n")
     with service(model, "--host", "0.0.0.0", "--tokens", str(tokens)) as (_, address):

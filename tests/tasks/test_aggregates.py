@@ -34,7 +34,7 @@ def features(
     return [dict(zip(names, map(float, row), strict=True)) for row in matrix.toarray()]
 
 
-def test_counts_by_hand(tmp_path: Path) -> None:
+def test_counts_equal_those_computed_by_hand(tmp_path: Path) -> None:
     ann, bob = features(make_data(tmp_path / "data", EVENTS, [("ann", "old", "2")]))
     # The purchase at the cut-off itself is not visible.
     assert [ann[f"long_term actions, {w}"] for w in ("7d", "30d", "90d", "ever")] == [1, 3, 4, 4]

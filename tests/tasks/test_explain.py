@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from small_logs import buys, prepared
+from small_logs import buys, prepare_events
 from userbert.data.batches import drop_actions
 from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
@@ -61,7 +61,7 @@ def events() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("golf"), events(), SCHEMA)
+    return prepare_events(tmp_path_factory.mktemp("golf"), events(), SCHEMA)
 
 
 @pytest.fixture(scope="module")

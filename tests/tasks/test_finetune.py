@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 
-from handmade import CUTOFF, instant, taste_labels, tastes, tiny_model
+from handmade import CUTOFF, instant, make_taste_data, taste_labels, tiny_model
 from userbert.data.store import PreparedData
 from userbert.data.use.loading import sequence_lengths
 from userbert.data.use.pairs import Pairs, pairs_at
@@ -29,7 +29,7 @@ QUICK = FinetuneConfig(learning_rate=2e-2, batch_size=16, epochs=24, validation=
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return tastes(tmp_path_factory.mktemp("tastes") / "data")
+    return make_taste_data(tmp_path_factory.mktemp("tastes") / "data")
 
 
 def scores_of(task: TaskModel, data: PreparedData) -> np.ndarray:

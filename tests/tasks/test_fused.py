@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from handmade import CUTOFF, instant, taste_labels, tastes, tiny_model
+from handmade import CUTOFF, instant, make_taste_data, taste_labels, tiny_model
 from userbert.cli import app
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import pairs_at
@@ -21,7 +21,7 @@ QUICK = FinetuneConfig(learning_rate=2e-2, batch_size=16, epochs=8, validation=0
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return tastes(tmp_path_factory.mktemp("tastes") / "data")
+    return make_taste_data(tmp_path_factory.mktemp("tastes") / "data")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["without timing", "with timing"])
@@ -30,7 +30,7 @@ def task(data: PreparedData, request: pytest.FixtureRequest) -> FusedModel:
     return finetune_with_aggregates(model, data, taste_labels(data, "binary"), config=QUICK)
 
 
-def test_it_learns_is_saved_and_loaded(
+def test_a_fused_model_is_learned_saved_and_loaded(
     data: PreparedData, task: FusedModel, tmp_path: Path
 ) -> None:
     labels = taste_labels(data, "binary")
@@ -93,7 +93,7 @@ def test_damage_is_refused(task: FusedModel, tmp_path: Path, name: str, damage: 
         FusedModel.load(tmp_path / "task")
 
 
-def test_the_command_line_learns_scores_and_shows_it(
+def test_the_command_line_learns_applies_and_shows_a_fused_model(
     data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -163,7 +163,7 @@ def test_response_takes_all_negatives_or_a_drawn_share(tmp_path: Path) -> None:
         label_response(data, at(data), ["7"])
 
 
-def test_several_cutoffs_make_several_pairs_a_user(tmp_path: Path) -> None:
+def test_several_cutoffs_make_several_pairs_per_user(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", [*PAST, ("ann", "2020-02-20", "click", "apple", None)])
     moments = (CUTOFF, "2020-02-10T12:00", CUTOFF)
     pairs = pairs_at(data, [instant(moment) for moment in moments])
@@ -235,7 +235,7 @@ def test_the_kind_is_inferred_from_the_labels(
         assert labels.targets.tolist() == [[False, True], [True, True], [False, False]]
 
 
-def test_text_files_may_hold_labels(tmp_path: Path) -> None:
+def test_labels_may_be_text_files(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", PAST)
     file = tmp_path / "churn.csv"
     file.write_text("user_id,cutoff,label\nann,2020-02-01,0\nbob,2020-02-01T00:00-05:00,1\n")

@@ -44,7 +44,7 @@ def test_accuracy_cuts_probabilities_at_one_half_and_takes_the_best_class() -> N
     assert accuracy(np.array([1, 0]), np.array([[0.1, 0.9], [0.2, 0.8]])) == 0.5
 
 
-def test_average_precision_by_hand() -> None:
+def test_average_precision_equals_values_computed_by_hand() -> None:
     scores = np.array([[5.0, 4.0, 3.0, 2.0], [1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
     relevant = np.array([[1, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
     # Hits at ranks 1 and 3: (1 + 2/3) / 2. A hit at rank 4, outside the best 3. Nothing relevant.

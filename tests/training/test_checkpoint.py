@@ -40,7 +40,7 @@ def _damage(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_loaded_state_equals_the_saved_state(tmp_path: Path) -> None:
     saved = _save(tmp_path, 1, 2)
     newest = newest_intact(tmp_path)
     assert newest is not None
@@ -51,7 +51,7 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
         assert torch.equal(weight, loaded.state_dict()[name])
 
 
-def test_last_three_are_kept_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_last_three_checkpoints_are_kept(tmp_path: Path) -> None:
     _save(tmp_path, 100, 200, 99_999_999, 100_000_000)
     assert _names(tmp_path) == ["checkpoint-00000200", "checkpoint-10000000", "checkpoint-99999999"]
     newest = newest_intact(tmp_path)
@@ -59,7 +59,7 @@ def test_last_three_are_kept_and_nothing_else(tmp_path: Path) -> None:
     assert "100000000" in newest.name
 
 
-def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+def test_a_folder_without_checkpoints_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.partial").write_bytes(b"killed while it was written")
     assert newest_intact(tmp_path) is None
 

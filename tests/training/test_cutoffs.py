@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from small_logs import buys, prepared
+from small_logs import buys, prepare_events
 from userbert.data.prepare.words import DAY_US
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs, pairs_at
@@ -16,7 +16,7 @@ from userbert.training.cutoffs import training_pairs
 @pytest.fixture
 def data(tmp_path: Path) -> PreparedData:
     busy = buys("busy", *(f"2017-03-{day:02d} 10:00" for day in range(1, 29)))
-    return prepared(tmp_path, pl.concat([busy, buys("rare", "2017-03-05 12:00")]))
+    return prepare_events(tmp_path, pl.concat([busy, buys("rare", "2017-03-05 12:00")]))
 
 
 def bounds(data: PreparedData) -> Pairs:

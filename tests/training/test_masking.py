@@ -12,7 +12,9 @@ WORDS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, 
 
 
 @given(words=WORDS, seed=st.integers(0, 2**32 - 1))
-def test_every_user_gets_exactly_its_share(words: list[tuple[int, int]], seed: int) -> None:
+def test_each_user_has_exactly_the_selected_share_of_words(
+    words: list[tuple[int, int]], seed: int
+) -> None:
     users = batch(words, actions=1)
     chosen = select_words(users, np.random.default_rng(seed), selected=0.15, zeroed=0.8)
     per_user = np.zeros(len(words), np.int64)
@@ -98,7 +100,7 @@ def test_same_generator_state_gives_the_same_draw() -> None:
     assert np.array_equal(np.concatenate(first.zeroed), np.concatenate(second.zeroed))
 
 
-def test_hidden_shares_lie_between_the_least_and_the_most() -> None:
+def test_hidden_shares_lie_between_the_configured_bounds() -> None:
     users = batch([(30, 20)] * 300)
     masks = hide_actions(users, np.random.default_rng(0), least=0.2, most=0.7)
     owners = np.concatenate([segment.user_of_action for segment in users.segments])

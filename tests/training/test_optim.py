@@ -28,7 +28,7 @@ def tables(seed: int = 0, scale: float = 1.0) -> AttributeTables:
 @given(
     st.integers(0, 2**31), st.integers(1, 400), st.sampled_from([1e-4, 1e-3, 1.0]), st.booleans()
 )
-def test_rows_move_as_dense_adam_moves_them(
+def test_row_updates_equal_those_of_dense_adam(
     seed: int, steps: int, scale: float, native: bool
 ) -> None:
     rng = np.random.default_rng(seed)

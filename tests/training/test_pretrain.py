@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from small_logs import SCHEMA, instant, log, prepared
+from small_logs import SCHEMA, instant, log, prepare_events
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import pairs_at
 from userbert.errors import InputError, ModelError
@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     ]
     users = [f"u{user}" for user in range(USERS)]
     profile = pl.DataFrame({"user": users, "age": ["old", "new"] * 20, "kids": ["0", "1"] * 20})
-    return prepared(
+    return prepare_events(
         tmp_path_factory.mktemp("data"), log(*events), SCHEMA + PROFILE, profile=profile
     )
 
@@ -58,7 +58,7 @@ def test_paper_preset_has_the_papers_settings() -> None:
 def test_no_users_id_is_in_a_model_folder(tmp_path: Path) -> None:
     users = [f"somebody-{number}" for number in range(12)]
     log_of_all = log(*((user, "2024-01-01T12:00", "buy", "a", 1.0) for user in users))
-    own = prepared(tmp_path, log_of_all)
+    own = prepare_events(tmp_path, log_of_all)
     at = pl.DataFrame({"user_id": users, "cutoff": "2024-01-02"})
     pretrain(own, tmp_path / "model", config=TINY.model_copy(update={"held_out": 0}), at=at)
     for file in (tmp_path / "model").rglob("*"):
@@ -226,7 +226,7 @@ def test_candidates_learn_nothing_from_after_the_bound(tmp_path: Path) -> None:
     late = [(f"u{user}", "2024-02-01T12:00", "buy", "a", 2.0) for user in range(USERS)]
     config = configure("paper", EVERYTHING)
     models = [
-        pretrain(prepared(tmp_path, log(*events), schema), config=config)
+        pretrain(prepare_events(tmp_path, log(*events), schema), config=config)
         for events in (early, early + late)
     ]
     assert models[0].record["validation"]["future long_term active"] > 0
@@ -253,7 +253,7 @@ def test_embeddings_of_a_pretrained_model_refuse_data_with_other_ids(
     data: PreparedData, tmp_path: Path
 ) -> None:
     model = pretrain(data, config=TINY)
-    other = prepared(tmp_path, log(("x", "2024-01-01T12:00", "buy", "z", 1.0)), SCHEMA)
+    other = prepare_events(tmp_path, log(("x", "2024-01-01T12:00", "buy", "z", 1.0)), SCHEMA)
     with pytest.raises(ModelError, match="--vocabulary MODEL"):
         model.embed(other)
 

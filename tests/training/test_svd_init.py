@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from small_logs import buys, prepared
+from small_logs import buys, prepare_events
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import Pairs, pairs_at
 from userbert.data.use.sequences import cut
@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
             buys(f"u{user}", f"2017-03-{day + 1:02d} 10:00", genre=str(rng.choice(genres)))
             for day in range(8)
         ]
-    return prepared(tmp_path_factory.mktemp("svd_init"), pl.concat(frames))
+    return prepare_events(tmp_path_factory.mktemp("svd_init"), pl.concat(frames))
 
 
 def initialized(data: PreparedData, hidden: int = 8) -> tuple[HistorySummary, Pairs]:
@@ -49,7 +49,7 @@ def vectors(summary: HistorySummary, data: PreparedData, pairs: Pairs) -> np.nda
     return sums
 
 
-def test_sums_are_leading_directions_of_equal_spread(data: PreparedData) -> None:
+def test_sums_have_equal_spread_and_separate_the_two_tastes(data: PreparedData) -> None:
     summary, pairs = initialized(data)
     sums = vectors(summary, data, pairs)
     assert np.allclose(sums.std(axis=0), SPREAD, rtol=1e-3)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from small_logs import log, prepared
+from small_logs import log, prepare_events
 from synthetic import batch, model
 from userbert.data.batches import UserBatch
 from userbert.errors import InputError
@@ -152,7 +152,7 @@ def test_custom_trackers_get_settings_and_lines(tmp_path: Path) -> None:
 def test_pretraining_sends_its_settings_and_lines(tmp_path: Path) -> None:
     days = (f"2024-01-{day:02}T12:00" for day in range(1, 9))
     own = log(*((f"u{user}", day, "buy", "a", 1.0) for day in days for user in range(8)))
-    data, listener = prepared(tmp_path, own), Listener()
+    data, listener = prepare_events(tmp_path, own), Listener()
     config = configure("paper", ["model.layers=1", "steps=2"])
     trained = pretrain(data, tmp_path / "model", config=config, trackers=[listener])
     assert listener.lines == read_metrics(tmp_path / "model")

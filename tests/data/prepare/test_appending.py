@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from small_logs import SCHEMA, buys, log, logs, prepare_in_shards, prepared, reseal
+from small_logs import SCHEMA, buys, log, logs, prepare_events, prepare_in_shards, reseal
 from userbert.data.prepare.forget import forget
 from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
@@ -159,7 +159,7 @@ def test_profiles_are_replaced_and_forgotten_users_stay_in_the_account(tmp_path:
 
 def test_a_shared_attribute_has_one_vocabulary_after_growth(tmp_path: Path) -> None:
     schema = SCHEMA.replace("{column: genre}", "{column: genre, share: true, max_values: 3}")
-    first = prepared(tmp_path, buys("a", "2017-03-01"), schema)
+    first = prepare_events(tmp_path, buys("a", "2017-03-01"), schema)
     new = pl.concat([buys("a", "2017-03-02", genre=genre) for genre in ("wine", "milk", "tea")])
     grown = prepare(
         Schema.parse(schema),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from small_logs import SCHEMA, buys, logs, prepared
+from small_logs import SCHEMA, buys, logs, prepare_events
 from userbert.data.prepare.forget import forget
 from userbert.data.prepare.prepare import prepare
 from userbert.data.store import PreparedData
@@ -58,7 +58,7 @@ def test_account_adds_up_over_several_runs(tmp_path: Path) -> None:
     log = pl.concat(
         [buys(user, *["2017-03-01"] * count) for count, user in enumerate("abcd", start=1)]
     )
-    data = prepared(tmp_path, log)
+    data = prepare_events(tmp_path, log)
     for user, forgotten in (("b", 2), ("d", 6)):
         forget(data.path, [user])
         summary = read_json(data.path / "summary.json")
@@ -85,7 +85,7 @@ def test_rejected_rows_that_name_the_user_are_removed(tmp_path: Path) -> None:
 
 
 def test_forgetting_none_or_all_users_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
-    data = prepared(tmp_path, pl.concat([buys("a", "2017-03-01"), buys("b", "2017-03-01")]))
+    data = prepare_events(tmp_path, pl.concat([buys("a", "2017-03-01"), buys("b", "2017-03-01")]))
     before = data.checksum
     with pytest.raises(InputError, match="none of the 1 users"):
         forget(data.path, ["stranger"])
@@ -95,7 +95,7 @@ def test_forgetting_none_or_all_users_is_an_error_and_changes_nothing(tmp_path: 
 
 
 def test_command_says_that_models_keep_what_they_learned(tmp_path: Path) -> None:
-    prepared(tmp_path, pl.concat([buys("a", "2017-03-01"), buys("17", "2017-03-01")]))
+    prepare_events(tmp_path, pl.concat([buys("a", "2017-03-01"), buys("17", "2017-03-01")]))
     data = next(path for path in tmp_path.iterdir() if path.is_dir())
     pl.DataFrame({"user_id": np.array([17])}).write_csv(tmp_path / "leavers.csv")
     command = [sys.executable, "-m", "userbert", "forget", str(data), "--users", "leavers.csv"]

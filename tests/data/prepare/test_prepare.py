@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prepared_logs import BREAD, rows_in
-from small_logs import SCHEMA, buys, instant, log, logs, prepare_in_shards, prepared
+from prepared_logs import BREAD, row_accounts
+from small_logs import SCHEMA, buys, instant, log, logs, prepare_events, prepare_in_shards
 from userbert.data.prepare import prepare as preparation
 from userbert.data.prepare.local import LocalEngine
 from userbert.data.read.reading import Reading
@@ -44,8 +44,8 @@ def test_neither_the_order_of_rows_nor_the_memory_changes_a_byte(
     order = list(range(len(events)))
     shuffle.shuffle(order)
     with TemporaryDirectory() as folder:
-        first = prepared(Path(folder), events)
-        second = prepared(Path(folder), events[order], memory=len(events) * 1000 // 8)
+        first = prepare_events(Path(folder), events)
+        second = prepare_events(Path(folder), events[order], memory=len(events) * 1000 // 8)
         assert bytes_of(first) == bytes_of(second)
 
 
@@ -61,9 +61,9 @@ def test_duplicates_are_dropped_and_counted_by_file(
         folder = Path(name)
         for number, log_of_file in enumerate([events, pl.concat([events] * times)], start=1):
             log_of_file.write_csv(folder / f"{number}.csv")
-        data = prepared(folder, {}, Schema.parse(schema, folder), memory=memory)
-        rows = rows_in(data)
-        distinct = prepared(folder, unique_events)
+        data = prepare_events(folder, {}, Schema.parse(schema, folder), memory=memory)
+        rows = row_accounts(data)
+        distinct = prepare_events(folder, unique_events)
         assert bytes_of(data) == bytes_of(distinct)
         used = unique_events.filter(pl.col("action").is_in(["buy", "click"]))
         both = sum(account["used"] for account in rows.values())
@@ -80,7 +80,7 @@ def test_any_number_of_shards_gives_the_same_sequences(
     shuffle.shuffle(order)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        single = prepared(folder, events)
+        single = prepare_events(folder, events)
         rows = len(events) // 8 + 1
         many = prepare_in_shards(SCHEMA, folder / "many", rows, events={"log": events})
         again = prepare_in_shards(
@@ -102,7 +102,7 @@ def test_any_number_of_shards_gives_the_same_sequences(
 @given(logs())
 def test_the_actions_are_exactly_the_events_of_the_segments(events: pl.DataFrame) -> None:
     with TemporaryDirectory() as folder:
-        data = prepared(Path(folder), events)
+        data = prepare_events(Path(folder), events)
         everyone = np.arange(len(data))
         for segment, types in (("long_term", ["buy"]), ("short_term", ["buy", "click"])):
             actions = actions_between(data, segment, everyone, None, None)
@@ -121,7 +121,7 @@ def test_the_actions_are_exactly_the_events_of_the_segments(events: pl.DataFrame
 def test_the_same_input_gives_the_same_checksum(tmp_path: Path) -> None:
     events = log(*((f"u{n}", "2017-03-01 10:00", f"other{n % 40}", None, None) for n in range(400)))
     events = pl.concat([events, BREAD])
-    checksums = {prepared(tmp_path, events).checksum for _ in range(5)}
+    checksums = {prepare_events(tmp_path, events).checksum for _ in range(5)}
     assert len(checksums) == 1
 
 
@@ -137,9 +137,9 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     ).write_csv(tmp_path / "b.csv")
     (tmp_path / "people.csv").write_text("user,age\na,1\nb,2\nb,3\nstranger,4\n,5\n")
     schema = SCHEMA.replace("log.csv", "[a.csv, b.csv]") + PROFILE
-    data = prepared(tmp_path, {}, Schema.parse(schema, tmp_path), on_invalid="quarantine")
+    data = prepare_events(tmp_path, {}, Schema.parse(schema, tmp_path), on_invalid="quarantine")
     nothing = {"duplicates_dropped": 0}
-    assert rows_in(data) == {
+    assert row_accounts(data) == {
         f"{tmp_path}/a.csv": {
             "read": 3, "used": 3, "outside_segments": 0, "quarantined": 0, **nothing,
             "outside_by_action": {},
@@ -163,8 +163,8 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
         (f"{tmp_path}/people.csv", 5, 'column "user": expected a user id, found nothing'),
         (
             f"{tmp_path}/people.csv", 3,
-            'a second row of the user "b": expected one (or a `time:` in the schema\'s profile, '
-            "to say which counts when)",
+            'a second row of the user "b": expected one row, or a `time:` in the schema\'s '
+            "profile",
         ),
     ]  # fmt: skip
     assert sorted(data.user_ids.to_pylist()) == ["a", "b", "c"]
@@ -172,7 +172,7 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
 
 
 def test_summary_counts_users_actions_and_words(tmp_path: Path) -> None:
-    summary = json.loads((prepared(tmp_path, BREAD).path / "summary.json").read_text())
+    summary = json.loads((prepare_events(tmp_path, BREAD).path / "summary.json").read_text())
     assert summary["users"] == 2
     assert summary["actions"] == {"long_term": 2, "short_term": 3}
     assert summary["words"] == {"long_term": 2, "short_term": 3}
@@ -186,7 +186,7 @@ def test_the_first_bad_row_is_an_error_with_advice_and_leaves_nothing(
         tmp_path / "log.csv"
     )
     with pytest.raises(SourceError) as caught:
-        prepared(tmp_path, {}, Schema.parse(SCHEMA, tmp_path))
+        prepare_events(tmp_path, {}, Schema.parse(SCHEMA, tmp_path))
     assert str(caught.value) == (
         f'{tmp_path}/log.csv, row 4, column "price": expected a number, found "free". '
         "Fix the row, or run with --on-invalid quarantine."
@@ -221,7 +221,7 @@ def test_a_failure_of_any_kind_leaves_nothing_behind(
 
     monkeypatch.setattr(preparation, "write_manifest", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        prepared(tmp_path, BREAD)
+        prepare_events(tmp_path, BREAD)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -233,7 +233,7 @@ def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_only_finished_files_are_in_the_folder(tmp_path: Path) -> None:
-    data = prepared(tmp_path, BREAD, memory=500)
+    data = prepare_events(tmp_path, BREAD, memory=500)
     assert sorted(file.name for file in data.path.iterdir()) == [
         "manifest.json", "schema.yaml", "shards", "summary.json", "vocabularies.json",
     ]  # fmt: skip
@@ -245,7 +245,7 @@ def test_there_may_be_more_partitions_than_open_files(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
     try:
-        data = prepared(tmp_path, events, memory=2000)
+        data = prepare_events(tmp_path, events, memory=2000)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(data) == 500
@@ -254,20 +254,20 @@ def test_there_may_be_more_partitions_than_open_files(tmp_path: Path) -> None:
 def test_a_vocabulary_needs_events_before_fit_before(tmp_path: Path) -> None:
     schema = SCHEMA + "fit_before: 2017-03-01T10:00\n"
     with pytest.raises(SchemaError) as caught:
-        prepared(tmp_path, BREAD, schema)
+        prepare_events(tmp_path, BREAD, schema)
     assert str(caught.value) == (
         "fit_before: no event is before 2017-03-01 10:00:00, so vocabularies would be empty; the "
         "first is at 2017-03-01 10:00:00-05:00. Choose a later time."
     )
     assert list(tmp_path.iterdir()) == []
-    known = prepared(tmp_path, BREAD).vocabularies
-    assert prepared(tmp_path, BREAD, schema, vocabularies=known).vocabularies == known
+    known = prepare_events(tmp_path, BREAD).vocabularies
+    assert prepare_events(tmp_path, BREAD, schema, vocabularies=known).vocabularies == known
 
 
 def test_logs_without_a_known_action_are_refused(tmp_path: Path) -> None:
     events = BREAD.with_columns(action=pl.Series(["view", "buys", "view"]))
     with pytest.raises(SourceError) as caught:
-        prepared(tmp_path, events)
+        prepare_events(tmp_path, events)
     assert str(caught.value) == (
         "frame 'log': no event has an action type of a segment (buy, click); found: buys, view. "
         "Correct `actions:` in the schema."
@@ -276,34 +276,36 @@ def test_logs_without_a_known_action_are_refused(tmp_path: Path) -> None:
 
 def test_empty_logs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="frame 'log': expected rows, found none"):
-        prepared(tmp_path, BREAD.clear())
+        prepare_events(tmp_path, BREAD.clear())
     without_user = log(("", "2017-03-01", "buy", None, None))
     message = (
         r"none of the 1 rows can be used; the first is frame 'log', row 1, column \"user\": exp"
     )
     with pytest.raises(SourceError, match=message):
-        prepared(tmp_path, without_user, on_invalid="quarantine")
+        prepare_events(tmp_path, without_user, on_invalid="quarantine")
 
 
 def test_actions_that_no_event_has_give_a_warning(tmp_path: Path) -> None:
     events = log(("a", "2017-03-01", "buy", None, 1.0), ("a", "2017-03-01", "clik", None, 1.0))
-    data = prepared(tmp_path, events)
+    data = prepare_events(tmp_path, events)
     warnings = json.loads((data.path / "summary.json").read_text())["warnings"]
-    assert warnings == ["segments.short_term.actions: no event is a 'click'; did you mean 'clik'?"]
+    assert warnings == [
+        "segments.short_term.actions: no event has the action type 'click'; did you mean 'clik'?"
+    ]
 
 
 def test_an_empty_file_among_others_is_no_error(tmp_path: Path) -> None:
     BREAD.clear().write_csv(tmp_path / "a.csv")
     BREAD.write_csv(tmp_path / "b.csv")
-    data = prepared(
+    data = prepare_events(
         tmp_path, {}, Schema.parse(SCHEMA.replace("log.csv", "[a.csv, b.csv]"), tmp_path)
     )
-    assert [account["read"] for account in rows_in(data).values()] == [0, 3]
+    assert [account["read"] for account in row_accounts(data).values()] == [0, 3]
 
 
 def test_a_segment_without_events_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
-        prepared(tmp_path, BREAD.filter(pl.col("action") == "click"))
+        prepare_events(tmp_path, BREAD.filter(pl.col("action") == "click"))
     assert str(caught.value) == (
         "segments.long_term: no event has one of its actions (buy). Correct or remove the segment."
     )
@@ -312,16 +314,16 @@ def test_a_segment_without_events_is_refused(tmp_path: Path) -> None:
 
 def test_a_profile_may_have_no_rows(tmp_path: Path) -> None:
     (tmp_path / "people.csv").write_text("user,age\n")
-    data = prepared(tmp_path, BREAD, Schema.parse(SCHEMA + PROFILE, tmp_path))
-    assert rows_in(data)[f"{tmp_path}/people.csv"]["read"] == 0
+    data = prepare_events(tmp_path, BREAD, Schema.parse(SCHEMA + PROFILE, tmp_path))
+    assert row_accounts(data)[f"{tmp_path}/people.csv"]["read"] == 0
     assert data.vocabularies.profile["age"] == Categories(())
 
 
 def test_the_first_valid_profile_row_of_a_user_counts(tmp_path: Path) -> None:
     people = pl.DataFrame({"user": ["a", "a"], "income": ["much", "2"]})
     schema = SCHEMA + "profile: {path: p.csv, fields: {income: {column: income, bins: 2}}}\n"
-    data = prepared(tmp_path, BREAD, schema, profile=people, on_invalid="quarantine")
-    account = rows_in(data)["frame 'profile'"]
+    data = prepare_events(tmp_path, BREAD, schema, profile=people, on_invalid="quarantine")
+    account = row_accounts(data)["frame 'profile'"]
     assert (account["used"], account["quarantined"]) == (1, 1)
 
 
@@ -330,7 +332,7 @@ def test_profiles_may_be_in_several_files(tmp_path: Path) -> None:
     (tmp_path / "people" / "1.csv").write_text("user,age\na,old\n")
     (tmp_path / "people" / "2.csv").write_text("user,age\nb,young\na,older\n")
     schema = Schema.parse(SCHEMA + PROFILE.replace("people.csv", "people"), tmp_path)
-    data = prepared(tmp_path, BREAD, schema, on_invalid="quarantine")
+    data = prepare_events(tmp_path, BREAD, schema, on_invalid="quarantine")
     assert data.vocabularies.profile["age"] == Categories(("old", "young"))
     rejected = pl.read_parquet(data.path / "rejected.parquet")
     assert rejected["file"].to_list() == [f"{tmp_path}/people/2.csv"]
@@ -345,7 +347,7 @@ def test_attributes_may_have_any_name_that_is_not_reserved(tmp_path: Path) -> No
         schema = schema.replace(f", {name}, ", f", {other}, ")
     people = pl.DataFrame({"user": ["a"], "age": ["old"]})
     schema += PROFILE.replace("{age:", "{file:")
-    data = prepared(tmp_path, BREAD, schema, profile=people, memory=500)
+    data = prepare_events(tmp_path, BREAD, schema, profile=people, memory=500)
     assert list(data.vocabularies.segments["long_term"]) == ["partition", "file", "count"]
     assert data.vocabularies.profile["file"] == Categories(("old",))
 
@@ -355,20 +357,20 @@ def test_attributes_may_have_any_name_that_is_not_reserved(tmp_path: Path) -> No
     [("{from: 90d, to: 7d}", False), ("{from: 90d, to: 6d}", True), ("90d", True)],
 )
 def test_overlapping_windows_give_a_warning(tmp_path: Path, window: str, warned: bool) -> None:
-    data = prepared(tmp_path, BREAD, SCHEMA.replace("{from: 90d, to: 7d}", window))
+    data = prepare_events(tmp_path, BREAD, SCHEMA.replace("{from: 90d, to: 7d}", window))
     warnings = json.loads((data.path / "summary.json").read_text())["warnings"]
     assert bool(warnings) == warned
 
 
 def test_segments_of_other_actions_may_overlap(tmp_path: Path) -> None:
     schema = SCHEMA.replace("{from: 90d, to: 7d}", "90d").replace("[buy, click]", "[click]")
-    data = prepared(tmp_path, BREAD, schema)
+    data = prepare_events(tmp_path, BREAD, schema)
     assert json.loads((data.path / "summary.json").read_text())["warnings"] == []
 
 
 def test_the_span_is_from_the_first_to_the_last_action(tmp_path: Path) -> None:
     events = pl.concat([BREAD, log(("z", "2018-01-01", "other", None, None))])
-    data = prepared(tmp_path, events)
+    data = prepare_events(tmp_path, events)
     assert data.first_event == instant("2017-03-01T10:00")
     assert data.last_event == instant("2017-03-02T10:00")
     assert data.default_cutoff == data.last_event + 1
@@ -377,5 +379,5 @@ def test_the_span_is_from_the_first_to_the_last_action(tmp_path: Path) -> None:
 def test_the_stored_schema_equals_the_input(tmp_path: Path) -> None:
     schema = Schema.parse(SCHEMA + PROFILE + "fit_before: 2017-03-02\n")
     people = pl.DataFrame({"user": ["a"], "age": ["old"]})
-    data = prepared(tmp_path, BREAD, schema, profile=people)
+    data = prepare_events(tmp_path, BREAD, schema, profile=people)
     assert data.schema.model_dump() == schema.model_dump()

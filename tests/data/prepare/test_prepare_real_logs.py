@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prepared_logs import rows_in
-from small_logs import prepared
+from prepared_logs import row_accounts
+from small_logs import prepare_events
 from userbert.data.use.sequences import cut
 from userbert.schema.models import Schema
 
@@ -39,9 +39,9 @@ profile:
   path: {real_data / "ga4-merch-store" / "profiles.parquet"}
   fields: {{country: {{column: country}}}}
 """
-    data = prepared(tmp_path, {}, schema, memory=256 << 20)
+    data = prepare_events(tmp_path, {}, schema, memory=256 << 20)
     data.verify()
-    assert rows_in(data)[str(file)]["read"] == 2_734_185
+    assert row_accounts(data)[str(file)]["read"] == 2_734_185
     events = pl.read_parquet(file, columns=["user_id", "timestamp", "event_type"])
     views = events.filter(pl.col("event_type").is_in(["page_view", "view_item"]))
     views = views.sort("user_id", "timestamp").with_columns(
@@ -62,7 +62,7 @@ profile:
 
 
 @pytest.mark.slow
-def test_real_dates_are_days(tmp_path: Path, real_data: Path) -> None:
+def test_a_real_log_of_dates_has_a_word_per_day(tmp_path: Path, real_data: Path) -> None:
     file = real_data / "ta-feng" / "events.parquet"
     schema = f"""
 user: user_id
@@ -73,9 +73,9 @@ attributes: {{group: {{column: product_subclass}}, hour: {{of: hour}}}}
 segments:
   long_term: {{words: {{by: day}}, window: 120d, actions: [buy], attributes: [group, hour]}}
 """
-    data = prepared(tmp_path, {}, schema)
+    data = prepare_events(tmp_path, {}, schema)
     data.verify()
-    assert rows_in(data)[str(file)]["used"] == 817_741
+    assert row_accounts(data)[str(file)]["used"] == 817_741
     events = pl.read_parquet(file, columns=["user_id", "timestamp"])
     batch = cut(data, np.arange(len(data)), np.full(len(data), data.default_cutoff))
     (words,) = batch.segments

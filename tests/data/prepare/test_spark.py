@@ -301,7 +301,7 @@ def test_an_unreachable_cluster_is_an_error(logs: Schema, tmp_path: Path) -> Non
     assert "Traceback" not in run.stderr
 
 
-def test_an_interrupted_try_leaves_nothing_among_the_shards(
+def test_an_interrupted_attempt_leaves_nothing_among_the_shards(
     logs: Schema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_off(folder: Path, _parts: object) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from userbert.data.prepare.words import (
     DayGrid,
     HourGrid,
-    _order,
+    _sorting_order,
     build_words,
     encode_actions,
     number_users,
@@ -68,7 +68,7 @@ def built(log: pa.Table, words: DayWords | GapWords) -> pa.Table:
     return build_words(encode_actions(log, VOCABULARIES), words, NEW_YORK)
 
 
-def test_a_day_ends_just_before_four_in_the_morning_of_local_time() -> None:
+def test_a_day_starts_at_four_in_the_morning_of_local_time() -> None:
     assert starts(
         DAY,
         "2017-03-01T04:00:00",
@@ -88,7 +88,7 @@ def test_a_day_may_begin_at_midnight() -> None:
 @pytest.mark.parametrize(
     ("before", "hours"), [("2017-03-11", 23), ("2017-11-04", 25), ("2017-06-01", 24)]
 )
-def test_days_last_as_long_as_the_clock_says(before: str, hours: int) -> None:
+def test_days_last_23_to_25_hours_when_clocks_change(before: str, hours: int) -> None:
     first = instant(f"{before}T04:00")
     grid = DayGrid(NEW_YORK, time(4))
     last = first + hours * 3_600_000_000 - 1
@@ -148,7 +148,7 @@ def test_days_do_not_depend_on_the_other_times_in_the_call() -> None:
     assert grid.index(times).tolist() == alone
 
 
-def test_a_session_goes_on_after_exactly_thirty_minutes_and_ends_after_more() -> None:
+def test_a_session_ends_after_a_gap_of_more_than_thirty_minutes() -> None:
     assert starts(GAP, "2017-03-01T10:00", "2017-03-01T10:30:00", "2017-03-01T11:00:00.001") == [
         True,
         False,
@@ -262,7 +262,7 @@ def test_users_and_times_are_sorted_for_any_time_span(far: int) -> None:
     generator = np.random.default_rng(0)
     users = generator.integers(0, 5, 50).astype(np.int32)
     times = generator.integers(-3, 3, 50) * far
-    order = _order({"user": users, "time": times})
+    order = _sorting_order({"user": users, "time": times})
     assert sorted(order.tolist()) == list(range(50))
     assert (users[order] == np.sort(users)).all()
     keys = list(zip(users[order].tolist(), times[order].tolist(), strict=True))

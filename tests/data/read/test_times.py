@@ -61,7 +61,7 @@ def test_every_common_format_is_read(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["2017-03-01", "2017/03/01", "20170301", "01.03.2017"])
-def test_a_date_is_its_midnight(text: str) -> None:
+def test_a_date_is_read_as_its_midnight(text: str) -> None:
     assert read([text]) == [utc(2017, 3, 1)]
     assert read([text], zone="local") == [utc(2017, 3, 1, 5)]
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 
-from small_logs import SCHEMA, buys, cutoffs, log, logs, prepared, words_of
+from small_logs import SCHEMA, buys, cutoffs, log, logs, prepare_events, words_of
 from userbert.data.store import PreparedData
 from userbert.data.use.live import UserEvents, live_histories
 from userbert.data.use.sequences import cut
@@ -36,7 +36,7 @@ def as_request(events: pl.DataFrame) -> list[UserEvents]:
 def test_words_of_a_request_equal_those_of_prepared_data(
     tmp_path_factory: pytest.TempPathFactory, events: pl.DataFrame
 ) -> None:
-    data = prepared(tmp_path_factory.mktemp("live"), events)
+    data = prepare_events(tmp_path_factory.mktemp("live"), events)
     users = as_request(events)
     histories, rows = live_histories(data.schema, data.vocabularies, users)
     there = data.rows_of([user.user_id for user in users])
@@ -54,8 +54,8 @@ def shop(folder: Any, schema: str = "") -> PreparedData:
     profile = pl.DataFrame({"user": ["a", "b"], "age": [20, 60], "city": ["Rome", "Oslo"]})
     events = buys("a", "2017-05-01T10:00").vstack(buys("b", "2017-05-02T10:00", genre="milk"))
     if not schema:
-        return prepared(folder, events)
-    return prepared(folder, events, SCHEMA + schema, profile=profile)
+        return prepare_events(folder, events)
+    return prepare_events(folder, events, SCHEMA + schema, profile=profile)
 
 
 def test_profile_fields_of_a_request_equal_those_of_prepared_data(tmp_path: Any) -> None:
@@ -115,7 +115,7 @@ def test_users_without_a_usable_event_have_no_row(tmp_path: Any) -> None:
 
 
 def test_a_log_of_mixed_types_is_read_as_text(tmp_path: Any) -> None:
-    data = prepared(tmp_path, log(("a", "2017-05-01T10:00", "buy", "7", 1.0)))
+    data = prepare_events(tmp_path, log(("a", "2017-05-01T10:00", "buy", "7", 1.0)))
     event = {"time": "2017-05-01T10:00", "action": "buy"}
     users = [
         UserEvents("a", {"log": [{**event, "genre": 7, "price": 1}]}),

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from small_logs import buys, instant, prepared
+from small_logs import buys, instant, prepare_events
 from userbert.data.batches import UserBatch
 from userbert.data.store import PreparedData
 from userbert.data.use.loading import (
@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
         for number in range(1, USERS)
     ]
     logs.append(buys("00", "2018-01-01"))
-    return prepared(tmp_path_factory.mktemp("loading"), pl.concat(logs))
+    return prepare_events(tmp_path_factory.mktemp("loading"), pl.concat(logs))
 
 
 @pytest.fixture

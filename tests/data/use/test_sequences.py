@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from small_logs import GENRES, SCHEMA, WIDE, buys, cutoffs, instant, log, prepared, words_of
+from small_logs import GENRES, SCHEMA, WIDE, buys, cutoffs, instant, log, prepare_events, words_of
 from userbert.data.prepare.words import DAY_US
 from userbert.data.store import PreparedData
 from userbert.data.use.sequences import actions_between, cut, profile_ids
@@ -33,7 +33,7 @@ def test_an_event_at_the_cutoff_is_not_visible(tmp_path: Path) -> None:
         ("a", "2017-03-01 10:00:00", "buy", "bread", 1.0),
         ("a", "2017-03-01 10:00:00.000001", "buy", "milk", 1.0),
     )
-    data = prepared(tmp_path, events, WIDE)
+    data = prepare_events(tmp_path, events, WIDE)
     for segment in ("long_term", "short_term"):
         visible = sequences(
             data, "a", "2017-03-01T10:00", "2017-03-01T10:00:00.000001",
@@ -51,7 +51,7 @@ def test_a_cutoff_inside_a_word_shows_its_beginning(tmp_path: Path) -> None:
         ("a", "2017-03-02 03:59", "buy", "wine", 1.0),
         ("a", "2017-03-02 04:00", "buy", "salt", 1.0),
     )
-    data = prepared(tmp_path, events, WIDE)
+    data = prepare_events(tmp_path, events, WIDE)
     texts = [
         [text for _, text in words]
         for words in sequences(
@@ -63,7 +63,7 @@ def test_a_cutoff_inside_a_word_shows_its_beginning(tmp_path: Path) -> None:
 
 def test_a_date_is_visible_from_the_next_midnight_on(tmp_path: Path) -> None:
     schema = WIDE.replace("zone: local", "zone: local, resolution: day")
-    data = prepared(tmp_path, buys("a", "2017-03-12"), schema)
+    data = prepare_events(tmp_path, buys("a", "2017-03-12"), schema)
     assert sequences(
         data, "a", "2017-03-12T00:00", "2017-03-12T23:59:59.999999", "2017-03-13T00:00"
     ) == [[], [], [(800, "bread")]]
@@ -79,7 +79,7 @@ def test_the_oldest_day_is_whole_and_at_position_zero(tmp_path: Path) -> None:
         ("a", "2017-05-25 11:00", "buy", "salt", 1.0),
         ("a", "2017-05-25 12:00", "buy", "late", 1.0),
     )
-    data = prepared(tmp_path, events, GENRES)
+    data = prepare_events(tmp_path, events, GENRES)
     assert sequences(data, "a", "2017-06-01T12:00") == [
         [(0, "bread milk"), (1, "wine"), (83, "salt")]
     ]
@@ -97,7 +97,7 @@ def test_the_oldest_session_is_whole_and_at_position_zero(tmp_path: Path) -> Non
         ("a", "2017-03-08 12:09", "click", "late", None),
         ("a", "2017-03-08 12:10", "buy", "too late", None),
     )
-    data = prepared(tmp_path, events, GENRES)
+    data = prepare_events(tmp_path, events, GENRES)
     assert sequences(data, "a", "2017-03-08T12:10", segment="short_term") == [
         [(0, "bread milk"), (0, "wine"), (2, "salt"), (168, "late")]
     ]
@@ -109,7 +109,7 @@ def test_the_oldest_session_is_whole_and_at_position_zero(tmp_path: Path) -> Non
 def test_positions_stay_below_the_size_of_their_table(tmp_path: Path) -> None:
     times = [datetime(2017, 1, 1) + timedelta(hours=1) * hour for hour in range(24 * 200)]
     schema = SCHEMA.replace("{from: 90d, to: 7d}", "90d")
-    data = prepared(tmp_path, buys("a", *(str(moment) for moment in times)), schema)
+    data = prepare_events(tmp_path, buys("a", *(str(moment) for moment in times)), schema)
     sizes = [segment.positions for segment in data.input_shape().segments]
     for days in (0, 9, 12, 23, 47):
         ends = data.first_event + (100 + days) * DAY_US + np.arange(48) * 3_599_999_999
@@ -127,11 +127,11 @@ def test_days_are_counted_by_the_calendar_when_clocks_change(
     schema = GENRES.replace("{from: 90d, to: 7d}", "24h").replace("window: 7d", "window: 1h")
     start = datetime.fromisoformat(cutoff)
     events = buys("a", str(start.replace(minute=0)), str(start - timedelta(days=1)))
-    (words,) = sequences(prepared(tmp_path, events, schema), "a", cutoff)
+    (words,) = sequences(prepare_events(tmp_path, events, schema), "a", cutoff)
     assert [position for position, _ in words] == [last - 1, last]
 
 
-def test_nothing_is_in_both_segments(tmp_path: Path) -> None:
+def test_no_action_is_in_both_segments(tmp_path: Path) -> None:
     # The session of 1 March straddles 12:00, seven days before the cut-off: it is short-term.
     events = log(
         ("a", "2017-02-28 10:00", "buy", "old", 1.0),
@@ -141,7 +141,7 @@ def test_nothing_is_in_both_segments(tmp_path: Path) -> None:
         ("a", "2017-03-01 12:10", "buy", "session", 1.0),
         ("a", "2017-03-07 10:00", "buy", "new", 1.0),
     )
-    data = prepared(tmp_path, events, GENRES)
+    data = prepare_events(tmp_path, events, GENRES)
     assert sequences(data, "a", "2017-03-08T12:00") == [[(82, "old"), (83, "before")]]
     assert sequences(data, "a", "2017-03-08T12:00", segment="short_term") == [
         [(0, "session session session"), (142, "new")]
@@ -154,7 +154,7 @@ def test_segments_of_other_actions_do_not_bound_each_other(tmp_path: Path) -> No
         ("a", "2017-03-01 11:45", "click", "milk", None),
         ("a", "2017-03-01 12:10", "click", "wine", None),
     )
-    data = prepared(tmp_path, events, GENRES.replace("[buy, click]", "[click]"))
+    data = prepare_events(tmp_path, events, GENRES.replace("[buy, click]", "[click]"))
     assert sequences(data, "a", "2017-03-08T12:00") == [[(83, "bread")]]
     assert sequences(data, "a", "2017-03-08T12:00", segment="short_term") == [[(0, "milk wine")]]
 
@@ -164,7 +164,7 @@ def test_windows_that_both_end_before_the_cutoff_abut_too(tmp_path: Path) -> Non
         "window: 7d", "window: {from: 14d, to: 7d}"
     )
     events = buys("a", "2017-03-01 11:50", "2017-03-01 12:10")
-    data = prepared(tmp_path, events, schema)
+    data = prepare_events(tmp_path, events, schema)
     # Fourteen days before 13:00 on 15 March, in summer time, it was 12:00.
     assert sequences(data, "a", "2017-03-15T13:00") == [[]]
     assert sequences(data, "a", "2017-03-15T13:00", segment="short_term") == [[(0, "bread bread")]]
@@ -181,7 +181,7 @@ def test_the_newest_words_and_actions_are_kept_and_the_others_counted(tmp_path: 
         ),
         ("b", "2017-03-01 10:00", "buy", "b", 1.0),
     )
-    data = prepared(tmp_path, events, schema)
+    data = prepare_events(tmp_path, events, schema)
     batch = cut(data, data.rows_of(["a", "b"]), cutoffs("2017-03-04", "2017-03-04"))
     for segment in batch.segments:
         of_a, of_b = words_of(data, batch, segment.name)
@@ -195,13 +195,13 @@ def test_the_newest_words_and_actions_are_kept_and_the_others_counted(tmp_path: 
 
 def test_words_keep_their_positions_when_others_are_cut(tmp_path: Path) -> None:
     schema = GENRES.replace("attributes: [genre]", "attributes: [genre]\n    max_words: 1")
-    data = prepared(tmp_path, buys("a", "2017-03-01 10:00", "2017-03-03 10:00"), schema)
+    data = prepare_events(tmp_path, buys("a", "2017-03-01 10:00", "2017-03-03 10:00"), schema)
     # Ninety days before 20 March are 90 times 24 hours: 23:00 on 19 December.
     assert sequences(data, "a", "2017-03-20") == [[(74, "bread")]]
 
 
 def test_users_without_words_are_empty_sequences(tmp_path: Path) -> None:
-    data = prepared(tmp_path, pl.concat([buys("a", "2017-03-01"), buys("b", "2016-03-01")]))
+    data = prepare_events(tmp_path, pl.concat([buys("a", "2017-03-01"), buys("b", "2016-03-01")]))
     rows = data.rows_of(["b", "a", "b"])
     for moment in ("2017-03-01", "2010-01-01", "2150-01-01"):
         batch = cut(data, rows, np.full(3, instant(moment)))
@@ -214,7 +214,7 @@ def test_users_without_words_are_empty_sequences(tmp_path: Path) -> None:
 
 
 def test_no_pairs_are_an_empty_batch(tmp_path: Path) -> None:
-    data = prepared(tmp_path, buys("a", "2017-03-01"))
+    data = prepare_events(tmp_path, buys("a", "2017-03-01"))
     none = np.zeros(0, np.int64)
     batch = cut(data, none, none)
     assert len(batch) == 0
@@ -224,7 +224,7 @@ def test_no_pairs_are_an_empty_batch(tmp_path: Path) -> None:
 
 
 def test_cutoffs_may_be_any_time_of_the_calendar(tmp_path: Path) -> None:
-    data = prepared(tmp_path, buys("a", "2017-03-01"), WIDE.replace("800d", "90d"))
+    data = prepare_events(tmp_path, buys("a", "2017-03-01"), WIDE.replace("800d", "90d"))
     moments = ["0001-01-02", "1900-01-01", "2017-03-02", "2199-01-01", "9999-12-31"]
     together = sequences(data, "a", *moments)
     assert together == [[], [], [(89, "bread")], [], []]
@@ -232,7 +232,7 @@ def test_cutoffs_may_be_any_time_of_the_calendar(tmp_path: Path) -> None:
 
 
 def test_sequences_are_in_the_order_of_pairs(tmp_path: Path) -> None:
-    data = prepared(
+    data = prepare_events(
         tmp_path, pl.concat([buys(user, "2017-03-01", genre=user) for user in "abcdef"]), WIDE
     )
     users = ["f", "a", "c", "a", "f"]
@@ -249,7 +249,7 @@ def test_actions_between_include_the_start_and_exclude_the_end(tmp_path: Path) -
     events = pl.concat(
         [buys("a", *times), buys("b", *times), log(*[("a", "2017-03-02 12:00", "buy", None, None)])]
     )
-    data = prepared(tmp_path, events)
+    data = prepare_events(tmp_path, events)
     rows = data.rows_of(["b", "a"])
     at = [instant(text) for text in times]
 
@@ -285,7 +285,7 @@ def test_profiles_without_times_are_always_known(tmp_path: Path) -> None:
         {"user": ["b", "x"], "age": ["old", None], "income": [2.0, 1.0], "city": [None, "York"]}
     )
     events = pl.concat([buys("a", "2017-03-01"), buys("b", "2017-03-01")])
-    data = prepared(tmp_path, events, SCHEMA + PROFILE.replace("TIME", ""), profile=people)
+    data = prepare_events(tmp_path, events, SCHEMA + PROFILE.replace("TIME", ""), profile=people)
     rows, moments = data.rows_of(["a", "b"]), cutoffs("1950-01-01", "1950-01-01")
     assert profile_ids(data, rows, moments).tolist() == [[0, 0, 0], [2, 3, 0]]
     assert profile_ids(data, rows, moments, ["age"]).tolist() == [[0, 0], [3, 0]]
@@ -306,7 +306,7 @@ def test_the_newest_profile_before_the_cutoff_counts(tmp_path: Path) -> None:
     )
     schema = SCHEMA + PROFILE.replace("TIME", "time: {column: since, zone: local}")
     events = pl.concat([buys(user, "2017-02-01") for user in "abc"])
-    data = prepared(tmp_path, events, schema, profile=people)
+    data = prepare_events(tmp_path, events, schema, profile=people)
 
     def known(user: str, moment: str) -> list[str]:
         (ids,) = profile_ids(data, data.rows_of([user]), cutoffs(moment)).tolist()
@@ -331,7 +331,7 @@ def test_the_future_is_from_the_cutoff_until_its_end(tmp_path: Path) -> None:
         ("a", "2017-03-04 10:00", "buy", "salt", 1.0),
         ("b", "2017-03-01 10:00", "buy", "bread", 1.0),
     )
-    data = prepared(tmp_path, events, GENRES)
+    data = prepare_events(tmp_path, events, GENRES)
     rows = data.rows_of(["a", "b", "a"])
     starts = cutoffs("2017-03-02T10:00", "2017-03-02T10:00", "2017-03-02T10:00")
     until = cutoffs("2017-03-04T10:00", "2017-03-04T10:00", "2017-03-02T10:00")

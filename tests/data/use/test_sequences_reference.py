@@ -12,7 +12,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from small_logs import GENRES, WIDE, logs, prepared, words_of
+from small_logs import GENRES, WIDE, logs, prepare_events, words_of
 from userbert.data.batches import UserBatch
 from userbert.data.prepare.words import DAY_US
 from userbert.data.store import PreparedData
@@ -153,7 +153,7 @@ def as_lists(batch: UserBatch, number: int) -> list[list[tuple[int, Any]]]:
 )
 def test_cut_equals_plain_loops(events: pl.DataFrame, moments: list[tuple[int, int]]) -> None:
     with TemporaryDirectory() as folder:
-        data = prepared(Path(folder), events, TIGHT)
+        data = prepare_events(Path(folder), events, TIGHT)
         users = data.user_ids.to_pylist()
         times = events["time"].dt.timestamp("us").to_list()
         pairs = [
@@ -165,7 +165,7 @@ def test_cut_equals_plain_loops(events: pl.DataFrame, moments: list[tuple[int, i
         moments_of = np.array([moment for _, moment in pairs])
         batch = cut(data, rows, moments_of)
         # So many pairs that their slices are searched at once, not in a loop.
-        repeats = sequences_module._FEW // len(rows) + 1
+        repeats = sequences_module._FEW_USERS // len(rows) + 1
         repeated = cut(data, np.tile(rows, repeats), np.tile(moments_of, repeats))
         expected = [Reference(data, events, user, moment) for user, moment in pairs]
         for number, segment in enumerate(batch.segments):
@@ -181,7 +181,7 @@ def test_cutting_never_moves_the_boundary_of_a_word(
     events: pl.DataFrame, first: int, second: int
 ) -> None:
     with TemporaryDirectory() as folder:
-        data = prepared(Path(folder), events, WIDE)
+        data = prepare_events(Path(folder), events, WIDE)
         times = events["time"].dt.timestamp("us").sort().to_list()
         early, late = sorted([times[first % len(times)], times[second % len(times)] + 1])
         everyone = np.arange(len(data))
@@ -209,7 +209,7 @@ def test_abutting_windows_hold_every_action_once(
     events = events.with_columns(genre=pl.int_range(pl.len()).cast(pl.String))
     with TemporaryDirectory() as folder:
         schema = GENRES.replace("to: 7d", "to: 1d").replace("window: 7d", "window: 1d")
-        data = prepared(Path(folder), events, schema)
+        data = prepare_events(Path(folder), events, schema)
         cutoff = events["time"].dt.timestamp("us")[number % len(events)] + offset
         batch = cut(data, np.arange(len(data)), np.full(len(data), cutoff))
         seen: list[str] = []

@@ -65,7 +65,7 @@ def test_another_generator_gives_other_slices() -> None:
     assert _words(first) != _words(second)
 
 
-def test_loss_by_hand() -> None:
+def test_loss_equals_one_computed_by_hand() -> None:
     # Two users in a plane: slices at 0° and 90°, and a slice at 0° with another length.
     vectors = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
     loss = contrastive_loss(vectors, torch.tensor([0, 0, 1]))

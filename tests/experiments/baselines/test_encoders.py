@@ -92,7 +92,7 @@ def pretrain(
 
 
 @for_every_encoder
-def test_vector_is_finite_and_of_the_width(name: str) -> None:
+def test_vector_is_finite_and_has_the_encoders_width(name: str) -> None:
     output = vectors(in_eval_mode(name), batch(WORDS))
     assert in_eval_mode(name).width == 128
     assert output.shape == (5, 128)

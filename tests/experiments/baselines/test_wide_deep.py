@@ -37,7 +37,7 @@ def test_large_vocabularies_give_the_papers_dimensions_and_small_ones_fewer() ->
     assert Aggregates(_inputs(4, 7)).dimensions == 3 + 6 + 3
 
 
-def test_counts_by_hand() -> None:
+def test_counts_equal_those_computed_by_hand() -> None:
     # 1,127 columns for ids: two for the second attribute, so ids 2 … 1,125 of the first have one.
     inputs = _inputs(5_000, 3)
     ids = [[2, 2, 3, 1, 4_999, 0, 1_123, 1_124], [2, 1, 0, 2, 2, 2, 0, 0]]

@@ -40,7 +40,7 @@ def named(labels: list[Labels]) -> dict[str, Labels]:
     return {task.name: task for task in labels}
 
 
-def test_sizes_are_sixth_roots_of_the_papers() -> None:
+def test_task_sizes_are_scaled_from_the_papers() -> None:
     assert {name: scaled(size) for name, size in PAPER_SIZES.items()} == {
         "travel_booking": 7_255,
         "golf_booking": 7_290,

@@ -62,7 +62,7 @@ def test_no_reference_knows_the_test_users_answers(
         assert areas[0] == pytest.approx(1 - areas[1], abs=1e-6), name
 
 
-def test_the_best_aggregate_may_predict_by_being_small(
+def test_the_best_aggregate_may_predict_by_low_values(
     ecosystem: tuple[Path, PreparedData], tasks: dict[str, Labels]
 ) -> None:
     """A label that falls with a count is predicted as well as one that rises with it."""
