@@ -79,7 +79,7 @@ def prepare(
     ] = None,
     on_invalid: Annotated[
         OnInvalid,
-        typer.Option(help="Stop at the first invalid row, or set invalid rows aside."),
+        typer.Option(help="Stop at the first invalid row, or quarantine invalid rows."),
     ] = OnInvalid.FAIL,
     vocabulary: Annotated[
         Path | None,

@@ -178,9 +178,6 @@ def explorer_routes(
 
     @router.post("/v1/traits", summary="Values that set users apart", response_model=TraitsAnswer)
     async def traits(body: TraitsBody) -> Response:
-        require_explorer()
-        if body.model is not None:
-            choose_model(models, body.model)
         return await respond(lambda: require_explorer().traits(body.users))
 
     @router.get(

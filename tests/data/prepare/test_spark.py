@@ -313,7 +313,7 @@ def test_an_interrupted_attempt_leaves_nothing_among_the_shards(
     for name in ("temporary", "shards"):
         (folder / name).mkdir(parents=True)
     monkeypatch.setattr(engine, "write_shard", cut_off)
-    build = engine._Build(logs, [], folder, data.vocabularies, None, 1)
+    build = engine._BuildTask(logs, [], folder, data.vocabularies, None, 1)
     with pytest.raises(KeyboardInterrupt):
         next(build(iter([pa.record_batch({"id": [0]})])))
     assert list((folder / "shards").iterdir()) == []
