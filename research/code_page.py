@@ -20,23 +20,23 @@ PACKAGES = (
 """Packages in the order of the data flow; a package imports only earlier ones."""
 _HEAD = """# The source tree
 
-Packages are in the order of the data flow: a file imports only from files above it, which
-`make check` verifies. `python -m research.code_page` generates this page from the first docstring
+Folders are inside `src/userbert/`, in the order of the data's way: a file imports only what stands
+above it, and `make check` proves it. `python -m research.code_page` writes this page from the first
 line of each file.
 """
 
 
 def page() -> str:
     """Returns the page as Markdown."""
-    sections = [_HEAD, "## `userbert/`: what every stage uses\n\n" + _table(SOURCE)]
+    sections = [_HEAD, "## `userbert/`\n\nWhat every stage uses.\n\n" + _table(SOURCE)]
     for name in PACKAGES:
         title = _first_line(SOURCE / name / "__init__.py").rstrip(".")
-        sections.append(f"## `{name}/`: {title[0].lower()}{title[1:]}\n\n{_table(SOURCE / name)}")
+        sections.append(f"## `{name}/`\n\n{title}.\n\n{_table(SOURCE / name)}")
     return "\n".join(sections)
 
 
 def _table(folder: Path) -> str:
-    rows = [f"| `{path.name}` | {_first_line(path)} |\n" for path in _files(folder)]
+    rows = [f"| `{path.relative_to(folder)}` | {_first_line(path)} |\n" for path in _files(folder)]
     return "| file | holds |\n|---|---|\n" + "".join(rows)
 
 

@@ -1,6 +1,7 @@
-"""Verdicts of an evaluation, as sentences.
+"""The verdict of an evaluation: win, tie or loss from the paired interval, in sentences.
 
-In: `evaluate`'s rows and the tasks' labels. Out: sentences. A win or a loss is claimed only if the
+In: `evaluate`'s rows and the tasks' labels; `evaluate` makes the row of the difference that is
+judged. Out: sentences. A win or a loss is claimed only if the
 paired 95 % interval excludes zero; everything else is a tie, with the gain or loss that it may
 hide. Used by the report and the explorer.
 """

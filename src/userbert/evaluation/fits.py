@@ -1,8 +1,8 @@
-"""Fits of an evaluation (one task, model and fold each), and the processes that run them.
+"""The models that an evaluation compares (`CLASSICAL`, `OURS`), their fits, and the processes.
 
-In: `Material` (features and labels, made once per task) and `Fit`s. Out: a `Scored` per fit. Used
-by `evaluate`. A fit's result depends only on its `Fit` and material, so the order and number of
-processes change no score.
+In: `Material` (features and labels, made once per task) and `Fit`s (one task, model and fold each).
+Out: a `Scored` per fit. Used by `evaluate`. A fit's result depends only on its `Fit` and material,
+so the order and number of processes change no score.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -20,7 +20,7 @@ from userbert.data.batches import InputShape
 from userbert.export.onnx_inputs import FIELD, WORD
 from userbert.model.embedding import InputEmbedding, SegmentEmbedding
 from userbert.model.encoder import Encoder, Padding
-from userbert.model.userbert import Pool, UserBert, side_by_side
+from userbert.model.userbert import Pool, UserBert, join_columns
 from userbert.tasks.task_head import TaskHead
 from userbert.tasks.task_model import TaskModel
 
@@ -62,7 +62,7 @@ class OnnxNetwork(nn.Module):
         timing = None
         if self.embedding.timing is not None:
             timing = self.embedding.timing.standardised(inputs["timing"])
-        all_pools = side_by_side(cls, words, fields, summary, timing)
+        all_pools = join_columns(cls, words, fields, summary, timing)
         pools = {"cls": cls, "mean": words, "all": all_pools}
         if self.head is None or self.head_pool is None:
             return (pools[self.pool],)

@@ -1,4 +1,4 @@
-"""Standardised timing of users' actions, the last columns of user embeddings of `pool=all`.
+"""Standardised `indices.timing`: the last columns of user embeddings of `pool=all`.
 
 In: a `UserBatch`. Out: `indices.timing`, standardised. Words' positions contain the same facts, but
 each position has a vector of its own, and a mean over words loses their number and recency.

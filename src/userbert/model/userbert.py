@@ -1,6 +1,6 @@
 """UserBERT, which turns user sequences into vectors of words and users (paper §3.2, §4.4).
 
-In: a `UserBatch`. Out: `Encoded`, and from it user embeddings. A `UserBert` includes all it needs
+In: a `UserBatch`. Out: `Encoded`, and from it user embeddings, whose columns `join_columns` lists. A `UserBert` includes all it needs
 to read data: schema, vocabularies and hidden profile fields. Training updates its weights, tasks
 add a head, and the service embeds users.
 """
@@ -64,7 +64,7 @@ class UserBertConfig(Strict):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout probability of token vectors, as in BERT; attention weights have no dropout."""
     pool: Pool = "mean"
-    """Default user embedding: mean of the words' vectors, [CLS], or all parts concatenated."""
+    """Default user embedding: mean of the words' vectors, [CLS], or all parts (`join_columns`)."""
     word_sizes: bool = False
     """Whether word vectors include their number of actions; in the paper they do not."""
     summary: bool = False
@@ -191,7 +191,7 @@ class UserBert(nn.Module):
         fields = None
         if self.shape.profile:
             fields = _mean(encoded.tokens, encoded.field_index, encoded.user_of_field, cls)
-        return side_by_side(cls, mean, fields, encoded.summary, encoded.timing)
+        return join_columns(cls, mean, fields, encoded.summary, encoded.timing)
 
     def embed(
         self,
@@ -290,7 +290,7 @@ class UserBert(nn.Module):
         return model.eval()
 
 
-def side_by_side(
+def join_columns(
     cls: Tensor,
     words: Tensor,
     fields: Tensor | None,

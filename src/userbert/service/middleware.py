@@ -39,9 +39,9 @@ class Limits:
     body: int = 16 * 2**20
     """Most bytes of a request body."""
     users: int = 1_024
-    """Most users per call."""
+    """Most users per call; `live_routes.py` checks them."""
     events: int = 20_000
-    """Most events per user, including rows of the profile."""
+    """Most events per user, including rows of the profile; `live_routes.py` checks them."""
     seconds: float = 10.0
     """Most seconds for a body to arrive, and again for the answer."""
 

@@ -1,4 +1,4 @@
-"""Bodies of requests and responses, as /openapi.json describes them.
+"""Checks the shape of request bodies, and describes responses, as /openapi.json shows them.
 
 In: JSON. Out: pydantic models with checked types. The contents of events are checked by
 `data/use/live.py`, as `prepare` checks them. Records of `explorer/` serve as response bodies too.

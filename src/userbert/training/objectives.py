@@ -1,8 +1,11 @@
-"""Pretraining objectives: functions `(model, batch, generator) -> named losses`.
+"""Pretraining objectives (pretext tasks): `(model, batch, generator) -> named losses`.
 
 In: a model, a batch and the step's generator. Out: scalar losses by name; the loop minimises their
 sum. An objective takes the model, not its output, because it may change the model's input
 (docs/decisions/0002-objectives-take-the-model.md). `pretrain` passes one objective to the loop.
+
+A new objective needs a function here, a weight in `settings.Objectives` and a case in
+`pretrain._objective`; if it predicts from [CLS], also heads in `model/userbert.py` (`user_heads`).
 """
 
 from collections.abc import Callable, Mapping
