@@ -30,7 +30,7 @@ class Campaign:
     def __init__(self, folder: Path) -> None:
         self.corpus, self.failures = folder / "corpus", folder / "failures"
         self.inputs = 0
-        self.ends: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self.failure_counts: Counter[str] = Counter()
 
     def seed(self) -> None:
@@ -48,7 +48,7 @@ class Campaign:
         name, content = NAMES[data[0] % len(NAMES)], data[1:]
         with tempfile.TemporaryDirectory() as folder:
             try:
-                self.ends += check(Path(folder), name, content)
+                self.outcomes += check(Path(folder), name, content)
             except BaseException as error:  # panics of polars are not Exceptions
                 if isinstance(error, KeyboardInterrupt):
                     raise
@@ -69,7 +69,7 @@ class Campaign:
     def print_progress(self) -> None:
         """Prints the counts so far."""
         print(
-            f"{self.inputs:,} inputs; {dict(self.ends)}; failures: {dict(self.failure_counts)}",
+            f"{self.inputs:,} inputs; {dict(self.outcomes)}; failures: {dict(self.failure_counts)}",
             flush=True,
         )
 
