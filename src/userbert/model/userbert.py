@@ -1,8 +1,8 @@
 """UserBERT, which turns user sequences into vectors of words and users (paper §3.2, §4.4).
 
-In: a `UserBatch`. Out: `Encoded`, and from it user embeddings, whose columns `join_columns` lists. A `UserBert` includes all it needs
-to read data: schema, vocabularies and hidden profile fields. Training updates its weights, tasks
-add a head, and the service embeds users.
+In: a `UserBatch`. Out: `Encoded`, and from it user embeddings; `join_columns` puts their columns in
+order. A `UserBert` includes all it needs to read data: schema, vocabularies and hidden profile
+fields. Training updates its weights, tasks add a head, and the service embeds users.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
