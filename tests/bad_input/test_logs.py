@@ -132,7 +132,7 @@ UNREADABLE: dict[str, tuple[str, bytes, str]] = {
     ),
     "returns": (
         "log.csv", CSV.replace(b"\n", b"\r"),
-        ", line 1: expected lines that end in \\n or \\r\\n, found a \\r alone. Convert it: tr",
+        ", line 1: expected lines that end in \\n or \\r\\n, found a lone \\r. Convert it: tr",
     ),
     "column twice": (
         "log.csv", CSV.replace(b"genre", b"action", 1),

@@ -15,15 +15,18 @@ from typing import Any
 import pyarrow as pa
 
 _CONVERT = "If it is text in another encoding, convert it: iconv -f {} -t UTF-8 FILE > NEW"
+"""Advice on a file in another encoding, whose name fills the braces."""
 _FROM_LATIN1 = f"{_CONVERT.format('LATIN1')}; otherwise it is not a text file."
-_EXCERPT = 40
-"""Characters of a line that a message quotes."""
+"""Advice on a file that is not UTF-8; Latin-1 is the most common other encoding of logs."""
+_MAX_EXCERPT = 40
+"""Maximum number of characters of a line that a message quotes, so that it stays one line."""
 
 
 def describe_fault(file: str, ending: str, compression: str | None, separator: str | None) -> str:
     """Returns the end of a message about the first fault of a file.
 
-    `ending` is the file's format, such as `.csv`. `separator` is None unless it is CSV or TSV.
+    `ending` is the file's format, such as `.csv`. `compression` is `gzip`, `zstd` or None.
+    `separator` is the character between the fields of a CSV or TSV file, None for other formats.
     """
     if ending == ".parquet":
         return ": expected a complete Parquet file, found a damaged one. Write or copy it again."
@@ -68,7 +71,7 @@ class _LineError(ValueError):
 
 
 def _text_lines(stream: io.BufferedReader) -> Iterator[str]:
-    """Decodes lines as UTF-8. Raises `_LineError` for other encodings and zero bytes."""
+    """Yields lines decoded as UTF-8. Raises `_LineError` for other encodings and zero bytes."""
     for number, line in enumerate(stream, start=1):
         if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
             advice = "Convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW."
@@ -87,8 +90,8 @@ def _text_lines(stream: io.BufferedReader) -> Iterator[str]:
 
 
 def _csv_fault(lines: Iterator[str], separator: str) -> str:
-    """Returns the end of a message about CSV. Raises `_LineError` if one line is at fault."""
-    row_lines: list[str] = []  # of the current row: several where quoted fields hold line breaks
+    """Returns the end of a message about the file; raises `_LineError` for a fault in a line."""
+    row_lines: list[str] = []  # a row has several lines if its quoted fields hold line breaks
 
     def recorded_lines() -> Iterator[str]:
         for line in lines:
@@ -129,12 +132,13 @@ def _csv_fault(lines: Iterator[str], separator: str) -> str:
 def carriage_return_message() -> str:
     """Returns the message about lines that end in a lone carriage return, as on old Macs."""
     return (
-        "expected lines that end in \\n or \\r\\n, found a \\r alone. Convert it: tr '\\r' '\\n' < "
+        "expected lines that end in \\n or \\r\\n, found a lone \\r. Convert it: tr '\\r' '\\n' < "
         "FILE > NEW."
     )
 
 
 def _unpaired_quote(line: int) -> _LineError:
+    """Returns the error about a quote that does not pair with another in its row."""
     return _LineError(
         line,
         "expected quotes in pairs around whole fields, found a stray '\"'. Write a quote inside a "
@@ -143,7 +147,7 @@ def _unpaired_quote(line: int) -> _LineError:
 
 
 def _json_fault(lines: Iterator[str], ending: str) -> str:
-    """Returns the end of a message about JSON. Raises `_LineError` if one line is at fault."""
+    """Returns the end of a message about the file; raises `_LineError` for a fault in a line."""
     kinds = _ColumnKinds()
     is_empty = True
     for number, line in enumerate(lines, start=1):
@@ -175,20 +179,26 @@ def _json_fault(lines: Iterator[str], ending: str) -> str:
 
 def _not_an_object(line: str, position: int, ending: str) -> str:
     """Returns the message about a line that stops being a JSON object at `position`."""
-    start = max(0, min(position, len(line.rstrip())) - _EXCERPT // 2)
-    excerpt = line[start : start + _EXCERPT].strip()
+    start = max(0, min(position, len(line.rstrip())) - _MAX_EXCERPT // 2)
+    excerpt = line[start : start + _MAX_EXCERPT].strip()
     where = f" at character {position + 1}" if position else ""
     return f"expected one JSON object per line ({ending}), found {excerpt!r}{where}. Fix the line."
 
 
 class _ColumnKinds:
-    """Kinds of values in each column so far, and the first line of each kind."""
+    """Kinds of the values read so far, by column, with the first line of each kind.
+
+    A path names a column: `a.b` is the key `b` of the object in `a`, `a[]` the items of a list.
+    """
 
     def __init__(self) -> None:
         self._first_lines: dict[str, dict[str, int]] = {}
 
     def add(self, value: Any, line: int, path: str) -> None:
-        """Adds what an object or list holds. Raises `_LineError` if a column mixes kinds."""
+        """Adds the values in an object or list at `path`; ignores other values.
+
+        Raises `_LineError` if a column mixes kinds, or if a number does not fit into 64 bits.
+        """
         if isinstance(value, dict):
             for key, inner in value.items():
                 self._add_inner(inner, line, f"{path}.{key}" if path else key)
@@ -206,17 +216,17 @@ class _ColumnKinds:
         if kind is not None:
             first_lines.setdefault(kind, line)
         if len(first_lines) > 1:
-            (first, first_line), (other, _) = list(first_lines.items())[:2]
+            (first_kind, first_line), (second_kind, _) = list(first_lines.items())[:2]
             raise _LineError(
                 line,
-                f'column "{path}": expected {first} as in line {first_line}, found {other}. Write '
-                "all values of the column as strings.",
+                f'column "{path}": expected {first_kind} as in line {first_line}, found '
+                f"{second_kind}. Write all values of the column as strings.",
             )
         self.add(value, line, path)
 
 
 def _kind_of(value: Any) -> str | None:
-    """Returns the kind of a value; None for null and text, which mix with every kind."""
+    """Returns the kind of a value; None for null and text, which fit next to any kind."""
     if value is None or isinstance(value, str):
         return None
     if isinstance(value, bool):

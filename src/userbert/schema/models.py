@@ -38,7 +38,7 @@ SEGMENT_NAMES = ("long_term", "short_term")
 
 
 class Time(Strict):
-    """The time column of a source, and how to read it (design, decision 1)."""
+    """The time column of a source or profile, and how to read it (design, decision 1)."""
 
     column: str
     zone: str = "UTC"
@@ -47,7 +47,7 @@ class Time(Strict):
     unit: Literal["auto", "s", "ms", "us"] = "auto"
     """Unit of numeric times, which count from 1970; `auto` guesses it from their size."""
     resolution: Literal["instant", "day"] = "instant"
-    """`day`: only the local date is known, and an event happens in its last microsecond."""
+    """`day`: only the local date is known, and an event counts at the date's last microsecond."""
 
     @model_validator(mode="before")
     @classmethod
@@ -65,10 +65,11 @@ class Time(Strict):
 
 
 class Lookup(Strict):
-    """A dimension table, joined to a source on a column that has the same name in both."""
+    """A dimension table, whose columns are added to the events of a source."""
 
     path: str
     on: str
+    """Key column, in the table and in the source; each value is in one row of the table."""
 
 
 class ActionColumn(Strict):
@@ -101,9 +102,10 @@ class Source(Strict):
     """One raw log."""
 
     path: Paths
-    """A file, folder, glob pattern or list of these: CSV, TSV, JSON Lines or Parquet; .gz, .zst."""
+    """File, folder, glob pattern or list of paths: CSV, TSV, JSON Lines or Parquet; .gz, .zst."""
     time: Time
     action: Action
+    """Action type of all events, or the column that holds it."""
     lookup: list[Lookup] = Field(default_factory=list)
 
 
@@ -147,7 +149,7 @@ class Window(Strict):
     from_: Duration = Field(alias="from")
     """How long before the cut-off the window starts."""
     to: Duration | None = None
-    """How long before the cut-off the window ends; None: at the cut-off."""
+    """How long before the cut-off the window ends; None: the window ends at the cut-off."""
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:
@@ -182,32 +184,32 @@ class Segment(Strict):
 
 
 class Profile(Strict):
-    """The profile table: one row per user, or with `time` one per user and time."""
+    """The profile table: one row per user, or with `time` one row per user and time."""
 
     path: Paths
     fields: dict[str, ProfileField] = Field(min_length=1)
     time: Time | None = None
-    """Time of each row, if any: the newest row before the cut-off counts."""
+    """Time of each row, if any: a user's newest row before the cut-off counts."""
 
 
 class Schema(Strict):
     """The meaning of the logs. `Schema.load` reads it from YAML; `Schema.infer` proposes it.
 
-    Both raise `SchemaError` with one line per error, each with its place in the schema.
+    Both raise `SchemaError` with one line per error, which names the error's place in the schema.
     """
 
     user: str
     """Column of the user id, in every source and in the profile."""
     timezone: str = "UTC"
-    """Local time zone of the users; it decides days and hours, and applies to naive cut-offs."""
+    """Local time zone of the users: days, hours and naive cut-offs are in this zone."""
     sources: dict[str, Source] = Field(min_length=1)
     attributes: dict[str, Attribute] = Field(min_length=1)
     segments: dict[str, Segment] = Field(min_length=1)
     profile: Profile | None = None
     fit_before: datetime | None = None
-    """Vocabularies and bins are fitted only on events before this time; None: on all events."""
+    """Vocabularies and bins are fitted only on rows before this time; None: on all rows."""
     duplicates: Literal["keep", "drop"] = "keep"
-    """Whether to keep or drop repeated events: equal user, time, action type and attributes."""
+    """Whether to keep or drop events with the user, time, action type and attributes of another."""
     _folder: Path = Path()
 
     @field_validator("timezone")
@@ -276,7 +278,7 @@ class Schema(Strict):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads a schema file; its relative paths start at the file's folder."""
+        """Reads a schema file. Relative paths in the schema start at the file's folder."""
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -297,8 +299,8 @@ class Schema(Strict):
     def infer(cls, *events: str | Path, profiles: str | Path | None = None) -> Self:
         """Proposes a schema for event logs, as `userbert init` does.
 
-        Its relative paths start at the current folder. Raises `SourceError` if a log cannot be
-        read, or has no user column or no time column.
+        Relative paths in the schema start at the current folder. Raises `SourceError` if a log
+        cannot be read, or has no user column or no time column.
         """
         from userbert.infer.inference import propose_schema
 
@@ -328,7 +330,7 @@ class Schema(Strict):
         return ZoneInfo(self.timezone)
 
     def instant(self, moment: str | date | datetime) -> int:
-        """Returns microseconds since 1970; a naive `moment` is in the schema's `timezone`."""
+        """Returns microseconds since 1970; a naive `moment` is in `timezone`. See `to_instant`."""
         return to_instant(moment, self.zone)
 
     @property
@@ -341,7 +343,7 @@ _TAGS: dict[str, type[BaseModel]] = {
     "category": Category, "number": Number, "derived": Derived, "day": DayWords, "gap": GapWords,
     "column": ActionColumn,
 }  # fmt: skip
-"""Models by pydantic's tag of a union's branch."""
+"""Model of each branch of a union, by pydantic's tag."""
 
 
 def _keys_at(place: Place) -> list[str]:
@@ -375,17 +377,17 @@ def _mixed_kinds(place: Place) -> str | None:
     """Returns a message if the unknown key at a place belongs to another kind of attribute."""
     match place:
         case ("attributes", _, str(kind), str(key)) | ("profile", "fields", _, str(kind), str(key)):
-            for other in ("category", "number"):
-                if kind in _MARKER_KEYS and key in _TAGS[other].model_fields:
+            for other_kind in ("category", "number"):
+                if kind in _MARKER_KEYS and key in _TAGS[other_kind].model_fields:
                     return (
-                        f"{key!r} belongs to a {other} attribute, and {_MARKER_KEYS[kind]} to a "
-                        f"{kind} attribute; keep one of the two"
+                        f"{key!r} belongs to a {other_kind} attribute, and {_MARKER_KEYS[kind]} to "
+                        f"a {kind} attribute; keep one of the two"
                     )
     return None
 
 
 def _without_tag(place: Place) -> Place:
-    """Removes pydantic's tag of a union's branch from a place, as it is not in the file."""
+    """Returns a place without pydantic's tag of a union's branch, which is not in the file."""
     match place:
         case ("attributes", _, _, *rest):
             return (*place[:2], *rest)

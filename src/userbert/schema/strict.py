@@ -1,7 +1,7 @@
 """The strict base model, and parsers of durations, time zones and times written as text.
 
 In: text. Out: the parsed value, or a `ValueError` or `SchemaError` that says what was expected and
-found. Schemas, settings and labels use them.
+what was found. Schemas, settings and labels use these parsers.
 """
 
 import re
@@ -14,8 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 from userbert.errors import SchemaError
 
 MAX_COUNT = 1 << 31
-"""Upper limit of every count in a schema, so that sums of counts fit into int64."""
+"""Upper limit of `max_values`, `max_words` and `max_actions`, so that their sums fit into int64."""
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+"""Parameters of `timedelta`, by the letter of a duration's unit."""
 _LONGEST = timedelta(days=36_500)
 """Longest duration in a schema: 100 years, so that sums in microseconds fit into int64."""
 
@@ -27,7 +28,10 @@ class Strict(BaseModel):
 
 
 def parse_duration(text: object) -> timedelta:
-    """Parses `2w`, `90d`, `12h`, `30m` or `45s`. Raises `ValueError` for other text."""
+    """Parses `2w`, `90d`, `12h`, `30m` or `45s`. Returns a `timedelta` unchanged.
+
+    Raises `ValueError` for other text, for zero and for more than 36,500 days.
+    """
     if isinstance(text, timedelta):
         return text
     match = re.fullmatch(r"(\d{1,6})([wdhms])", str(text))
@@ -49,7 +53,7 @@ def format_duration(duration: timedelta) -> str:
 
 
 def check_zone(name: str) -> str:
-    """Returns `name` unchanged. Raises `ValueError` if there is no such time zone."""
+    """Returns `name` unchanged. Raises `ValueError` if it names no time zone."""
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):

@@ -1,8 +1,8 @@
 """Reads and writes the YAML of schemas, and turns pydantic's errors into plain messages.
 
-In: YAML text, or pydantic's errors. Out: plain mappings, and one line per error that says where it
-is, what was expected and what was found. `schema/models.py` reads and writes with it;
-`infer/proposal.py` writes.
+In: YAML text, or pydantic's errors. Out: plain mappings, and one line per error that says where the
+error is, what was expected and what was found. `schema/models.py` reads and writes schemas with
+this module; `infer/proposal.py` formats values with it.
 """
 
 import difflib
@@ -16,12 +16,16 @@ from pydantic import ValidationError
 from userbert.errors import SchemaError
 
 _YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
+"""Words that YAML 1.1 reads as null or a truth value unless they are in quotes."""
+_MAX_VALUE_LENGTH = 60
+"""Maximum number of characters of a value that a message quotes, so that it stays one line."""
 _REPLACED_TAGS = (":bool", ":int", ":float", ":timestamp")
-"""Types that YAML 1.1 guesses from plain text; `_Loader` has its own rules for them."""
+"""Types that YAML 1.1 guesses from plain text. `_Loader` has its own rules for them, except that it
+leaves timestamps as text."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads scalars as YAML 1.2 does: in 1.1 `on` is true, 04:00 is 240, and dates are not text.
+    """Reads scalars as YAML 1.2 does: YAML 1.1 reads `on` as true, 04:00 as 240, dates as objects.
 
     Duplicate keys and keys that are not text are errors.
     """
@@ -90,7 +94,7 @@ def format_scalar(text: str) -> str:
 
 
 def write_mapping(content: dict[str, Any]) -> str:
-    """Formats a mapping as YAML; `read_mapping` returns an equal one."""
+    """Formats a mapping as YAML; `read_mapping` returns an equal mapping."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
@@ -138,14 +142,14 @@ _EXPECTED = {
     "model_attributes_type": "keys",
     "datetime_type": "a date or time such as 2017-09-01",
 }
-"""Expected value, by pydantic's type of error."""
+"""Description of the expected value, by pydantic's type of error."""
 
 _MESSAGES = {
     "missing": "this key is missing",
     "invalid_key": "expected text as a key; put it in quotes",
     "too_short": "expected at least one, found none",
 }
-"""Message, by pydantic's type of error."""
+"""Message that quotes no value, by pydantic's type of error."""
 
 
 def explain(
@@ -155,7 +159,7 @@ def explain(
     as_written: Callable[[Place], Place],
     mixed_kinds: Callable[[Place], str | None],
 ) -> str:
-    """Returns one line per error of a schema, each starting with `name`.
+    """Returns one line per error of a schema. Each line starts with `name`, the schema's name.
 
     `keys_at` lists the keys that are valid at a place. `as_written` turns a place that pydantic
     reports into the keys of the file. `mixed_kinds` returns a message if the unknown key at a place
@@ -214,4 +218,4 @@ def _describe_value(value: object) -> str:
     if isinstance(value, dict):
         return "the keys " + ", ".join(str(key) for key in value) if value else "no keys"
     text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}…"
