@@ -205,6 +205,12 @@ class PreparedData:
         return input_shape(self.schema, self.vocabularies, hidden)
 
 
+def read_summary(data: PreparedData) -> dict[str, Any]:
+    """Returns the `summary.json` of prepared data."""
+    summary: dict[str, Any] = read_json(data.path / "summary.json")
+    return summary
+
+
 @contextmanager
 def _report_damage(path: Path) -> Iterator[None]:
     """Turns errors about unreadable descriptions into a `DataError`: the folder is damaged."""

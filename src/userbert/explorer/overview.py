@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from userbert.data.prepare.words import DayGrid
 from userbert.data.ragged import Int64
 from userbert.data.shards import Shard
-from userbert.data.store import PreparedData
+from userbert.data.store import PreparedData, read_summary
 from userbert.data.vocabulary import FIRST_VALUE
 from userbert.inspection.data_statistics import (
     PROFILE,
@@ -23,7 +23,6 @@ from userbert.inspection.data_statistics import (
     ValueCounts,
     count_values,
     place_columns,
-    read_summary,
     rejected_rows,
     row_accounts,
     sample_shards,

@@ -18,7 +18,6 @@ from userbert.data.read.reading import REJECTED
 from userbert.data.shards import Columns, Shard
 from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories, Vocabulary
-from userbert.folders import read_json
 
 PROFILE = "profile"
 """Place of profile fields. A place is where values are: the profile, or a segment by name."""
@@ -163,12 +162,6 @@ def rejected_rows(data: PreparedData, limit: int) -> RejectedRows | None:
         int(rows.select(pl.len()).collect().item()),
         rows.select(columns).head(limit).collect().to_dicts(),
     )
-
-
-def read_summary(data: PreparedData) -> dict[str, Any]:
-    """Returns the `summary.json` of prepared data."""
-    content: dict[str, Any] = read_json(data.path / "summary.json")
-    return content
 
 
 def shorten_paths(names: Sequence[str]) -> list[str]:

@@ -11,14 +11,13 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from userbert.data.store import PreparedData
+from userbert.data.store import PreparedData, read_summary
 from userbert.data.vocabulary import FIRST_VALUE
 from userbert.inspection.data_statistics import (
     PROFILE,
     ValueCounts,
     count_values,
     place_columns,
-    read_summary,
     rejected_rows,
     row_accounts,
     sample_shards,

@@ -1,8 +1,8 @@
-"""Files of labels: the `label` column, the metadata, and the checksum of both.
+"""Reads and writes files of labels, with metadata and a checksum of all columns and metadata.
 
 In: a file's `label` column, or the fields of `Labels`. Out: the kind of task, its classes and its
-targets; or a Parquet file whose metadata describe the task and hold a checksum. Used by `labels.py`
-and `inspect`.
+targets; or a Parquet file whose metadata describe the task and hold the checksum. Used by
+`labels.py` and `inspect`.
 """
 
 import hashlib
@@ -26,23 +26,26 @@ from userbert.schema.strict import Strict
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
 
 _MAX_NUMBER_CLASSES = 20
-"""A column with more distinct whole numbers than this is a quantity, not a class."""
+"""Maximum number of distinct whole numbers that are classes; a column with more is a quantity."""
 _LARGEST = float(np.finfo(np.float32).max)
 """Largest absolute label of a regression: targets are float32."""
 _TEXT_TYPES = (pl.String, pl.Boolean, pl.Categorical, pl.Enum)
-_YES_AND_NO = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0, "yes": 1, "no": 0}
+"""Types of labels that are not numbers."""
+_BINARY_TARGETS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0, "yes": 1, "no": 0}
+"""Target of each label of a binary task, as text in lower case."""
 
 
 def kind_of(column: pl.Series) -> Kind:
     """Infers the kind of a task from its labels.
 
-    Lists: multilabel. 0 and 1, yes and no, true and false: binary. Text, or few distinct whole
-    numbers: multiclass. Other numbers: regression. Text stays text, even if it is all digits.
+    Lists: multilabel. Only 0, 1, yes, no, true and false, as numbers, booleans or text: binary.
+    Other text, even digits, and at most 20 distinct whole numbers: multiclass. Other numbers:
+    regression.
     """
     if isinstance(column.dtype, pl.List):
         return "multilabel"
     texts = set(column.unique().cast(pl.String).str.to_lowercase())
-    if texts <= set(_YES_AND_NO):
+    if texts <= set(_BINARY_TARGETS):
         return "binary"
     if not column.dtype.is_numeric():
         return "multiclass"
@@ -72,19 +75,21 @@ def check_labels(column: pl.Series, name: str) -> pl.Series:
                 f"{name}, column label: all lists are empty. At least one must hold a value."
             )
     elif column.dtype.is_float():
-        _refuse_rows(column, ~column.is_finite(), name, "a number")
-        _refuse_rows(column, column.abs() > _LARGEST, name, f"a number below {_LARGEST:.2g}")
+        _refuse_rows(column, ~column.is_finite(), name, "a finite number")
+        _refuse_rows(
+            column, column.abs() > _LARGEST, name, f"an absolute value below {_LARGEST:.2g}"
+        )
     return column
 
 
 def _refuse_rows(column: pl.Series, is_bad: pl.Series, name: str, expected: str) -> None:
-    """Raises `LabelError` for the first row where `is_bad` is true, if there is one."""
+    """Raises `LabelError` about the first row where `is_bad` is true, if any row is bad."""
     rows = is_bad.arg_true()
     if len(rows):
         raise LabelError(
             f"{name}, row {rows[0] + 1}, column label: expected {expected}, found "
             f"{column[rows[0]]} ({len(rows):,} of {len(column):,} rows have this fault). Correct "
-            "or remove them."
+            "or remove these rows."
         )
 
 
@@ -106,10 +111,10 @@ def classes_of(column: pl.Series, kind: Kind) -> list[str]:
 
 
 def targets_of(column: pl.Series, kind: Kind, classes: Sequence[str]) -> NDArray[Any]:
-    """Converts labels to targets: (B,), or (B, C) for a multilabel task."""
+    """Converts labels to targets: (B,), or (B, C) for a multilabel task (B rows, C classes)."""
     if kind == "binary":
         texts = column.cast(pl.String).str.to_lowercase()
-        return texts.replace_strict(_YES_AND_NO, return_dtype=pl.Int64).to_numpy()
+        return texts.replace_strict(_BINARY_TARGETS, return_dtype=pl.Int64).to_numpy()
     if kind == "regression":
         return column.cast(pl.Float32).to_numpy()
     class_index = {value: index for index, value in enumerate(classes)}
@@ -122,7 +127,7 @@ def targets_of(column: pl.Series, kind: Kind, classes: Sequence[str]) -> NDArray
     return targets
 
 
-def column_of(targets: NDArray[Any], kind: Kind, classes: Sequence[str]) -> pa.Array:
+def labels_of(targets: NDArray[Any], kind: Kind, classes: Sequence[str]) -> pa.Array:
     """Converts targets back to labels: numbers, class names, or lists of class names."""
     names = pa.array(classes, pa.large_string())
     if kind == "multilabel":
@@ -132,6 +137,7 @@ def column_of(targets: NDArray[Any], kind: Kind, classes: Sequence[str]) -> pa.A
 
 
 _METADATA_KEY = b"userbert"
+"""Key of the metadata in the Parquet file."""
 _TARGET_TYPES: Mapping[str, type] = {"multilabel": np.bool_, "regression": np.float32}
 """Target types by kind of task; int64 class indices for all other kinds."""
 
@@ -146,7 +152,7 @@ class LabelsMetadata(Strict):
     hide: tuple[str, ...] = ()
     horizon: str | None = None
     checksum: str | None = None
-    """SHA-256 of the other fields and the rows; `None` in files from before checksums existed."""
+    """SHA-256 of all rows and the other fields; None in files of versions without checksums."""
 
 
 def write_labels(
@@ -165,7 +171,7 @@ def write_labels(
         {
             "user_id": pa.array(user_ids, pa.large_string()),
             "cutoff": pa.array(cutoffs, pa.timestamp("us", "UTC")),
-            "label": column_of(targets, metadata.kind, metadata.classes),
+            "label": labels_of(targets, metadata.kind, metadata.classes),
         }
     )
     checksum = checksum_of(metadata, user_ids, cutoffs, targets)
@@ -184,7 +190,8 @@ def read_metadata(path: Path) -> LabelsMetadata | None:
         return None
     try:
         with pq.ParquetFile(path) as file:
-            # Parquet stores the metadata twice: once in Arrow's schema. One copy may be damaged.
+            # Arrow writes the metadata twice, in the footer and in the stored Arrow schema: if the
+            # copies differ, the file is damaged.
             arrow_copy = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
             parquet_copy = (file.metadata.metadata or {}).get(_METADATA_KEY)
         if arrow_copy is None and parquet_copy is None:
@@ -199,7 +206,10 @@ def read_metadata(path: Path) -> LabelsMetadata | None:
 
 
 def refuse_changed(path: Path, metadata: LabelsMetadata, frame: pl.DataFrame) -> None:
-    """Raises `LabelError` if the rows of a file do not match its checksum."""
+    """Raises `LabelError` if the rows and metadata of a file do not match its checksum.
+
+    Files without a checksum pass.
+    """
     if metadata.checksum is None:
         return
     try:
@@ -216,7 +226,7 @@ def refuse_changed(path: Path, metadata: LabelsMetadata, frame: pl.DataFrame) ->
 def checksum_of(
     metadata: LabelsMetadata, user_ids: Sequence[str], cutoffs: Int64, targets: NDArray[Any]
 ) -> str:
-    """Returns the SHA-256 of the labels and their metadata, without the stored checksum."""
+    """Returns the SHA-256 of users, cut-offs (B,), targets and the metadata without `checksum`."""
     content = metadata.model_dump(mode="json", exclude={"checksum"})
     digest = hashlib.sha256(json.dumps(content).encode())
     digest.update("\0".join(user_ids).encode(errors="surrogatepass"))
@@ -229,6 +239,6 @@ def changed_error(path: Path | str) -> LabelError:
     """Returns the error for a file whose content does not match its checksum."""
     return LabelError(
         f"{path} has changed since it was written. Copy it again, or make the labels again. If you "
-        "edited it yourself, write it without the file's metadata: it then counts as your own "
-        "labels, which hide no profile fields."
+        "edited it yourself, save it without its metadata, for instance as CSV. It then counts as "
+        "your own labels, which hide no profile fields."
     )

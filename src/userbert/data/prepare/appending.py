@@ -1,7 +1,7 @@
 """Reads the rows of prepared data back, and merges new rows into them.
 
-In: prepared data, and a new schema, new files and new rows. Out: `UserRows` of old and new users,
-for the kernel to sort. Used by `prepare --append` and, for the rows that stay, by `forget`.
+In: prepared data, and a new schema, new files and new rows. Out: `UserRows` of old and new users;
+the kernel sorts their actions. `prepare --append` merges rows; `forget` reads rows that stay.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,20 @@ from userbert.data.ragged import Int32, Int64, ranges
 from userbert.data.shards import TIMELESS, Columns, Shard
 from userbert.data.store import PreparedData
 from userbert.errors import SchemaError, SourceError
-from userbert.folders import read_json
 from userbert.schema.models import Schema
 
 
 @dataclass(frozen=True)
 class UserRows:
-    """Encoded rows of some users, sorted by (hash, id)."""
+    """Encoded rows of some users. Actions may be in any order."""
 
     users: pa.Array
-    """(U,): user ids."""
+    """(U,): user ids, sorted by (hash, id)."""
     segments: dict[str, pl.DataFrame]
-    """Actions by segment: `user` (index into `users`), `time`, a column per attribute, and
-    `word_start` if the actions come from a shard."""
+    """Actions by segment, with the columns `user` (index into `users`), `time`, one per
+    attribute, and `word_start` if the actions come from a shard."""
     profile: pl.DataFrame
-    """Profile rows: `user`, `time`, `word_start` and a column per field."""
+    """Profile rows, with the columns `user`, `time`, `word_start` and one per field."""
 
 
 def stored_users(shard: Shard, numbers: Int64) -> UserRows:
@@ -49,7 +48,7 @@ def stored_range(data: PreparedData, part: int, parts: int) -> UserRows:
 
     `parts`, the number of ranges, is a power of two and at least the number of shards.
     """
-    # `data.shards` would keep all shards mapped, which may exceed the memory.
+    # `data.shards` would keep every shard mapped, and mapped pages count as memory in use.
     shard = data.open_shard(part * data.manifest["shards"] // parts)
     bits = np.uint64(64 - (parts.bit_length() - 1))
     ends = [shard.users]
@@ -75,27 +74,22 @@ def _rows(columns: Columns, numbers: Int64) -> pl.DataFrame:
 
 
 def require_same_schema(schema: Schema, data: PreparedData) -> None:
-    """Raises `SchemaError` if time zone or segments of the schema differ from those of the data.
+    """Raises `SchemaError` if the schema and the data differ in time zone or segments.
 
-    Also raises `DataError` if the data are damaged, as the copy gets new checksums.
+    Raises `DataError` if the data are damaged: `prepare --append` copies their rows into new data,
+    whose new checksums would hide the damage.
     """
     data.verify()
     for name in ("timezone", "segments"):
         if getattr(schema, name) != getattr(data.schema, name):
             raise SchemaError(
-                f"{name}: differs from {data.path / 'schema.yaml'}, so words would differ, too. "
-                "Copy that schema, and list the new files in it."
+                f"{name}: differs from {data.path / 'schema.yaml'}, so the words of "
+                "new rows would differ. Copy that file, and list the new logs in the copy."
             )
 
 
-def read_summary(data: PreparedData) -> dict[str, Any]:
-    """Returns the summary of prepared data."""
-    summary: dict[str, Any] = read_json(data.path / "summary.json")
-    return summary
-
-
 def refuse_known_files(files: Sequence[str], row_account: Mapping[str, Any]) -> None:
-    """Raises `SourceError` if a file is in the row account (by file) of the old data."""
+    """Raises `SourceError` if old data contain a file; `row_account` has their rows by file."""
     for file in files:
         if file in row_account:
             raise SourceError(
@@ -104,20 +98,24 @@ def refuse_known_files(files: Sequence[str], row_account: Mapping[str, Any]) -> 
 
 
 def merge_users(old: UserRows, new: UserRows) -> UserRows:
-    """Merges old and new rows, sorted by user.
+    """Merges old and new rows. Profile rows are sorted; actions are not: the kernel sorts them.
 
-    A user's new profile row without a time replaces the old one.
+    A new profile row of a user replaces the user's old profile row without a time. Equal profile
+    rows are kept once.
     """
     users, numbers = number_users(pa.chunked_array([old.users, new.users]))
-    of_old, of_new = numbers[: len(old.users)], numbers[len(old.users) :]
+    old_numbers, new_numbers = numbers[: len(old.users)], numbers[len(old.users) :]
     segments = {
         name: pl.concat(
-            [_renumber(old.segments[name].drop("word_start"), of_old), _renumber(actions, of_new)]
+            [
+                _renumber(old.segments[name].drop("word_start"), old_numbers),
+                _renumber(actions, new_numbers),
+            ]
         )
         for name, actions in new.segments.items()
     }
-    profile = _renumber(new.profile, of_new)
-    old_profile = _renumber(old.profile, of_old)
+    profile = _renumber(new.profile, new_numbers)
+    old_profile = _renumber(old.profile, old_numbers)
     is_replaced = (pl.col("time") == TIMELESS) & pl.col("user").is_in(profile["user"].implode())
     profile = pl.concat([old_profile.filter(~is_replaced), profile]).unique()
     return UserRows(users, segments, profile.sort(profile.columns))

@@ -16,10 +16,15 @@ from userbert.schema.models import Schema
 
 PROFILE, _SHARED = "profile", "shared"
 VocabularyKey = tuple[str, str]
-"""Owner of a vocabulary (PROFILE, a segment, or _SHARED for all segments), and its attribute."""
+"""Owner of a vocabulary, and name of its attribute or field.
+
+The owner is PROFILE, a segment, or _SHARED for the segments that have a shared attribute.
+"""
 Counts = Mapping[VocabularyKey, pl.DataFrame]
 """Table per vocabulary with the columns `value`, `count` (number of rows) and `users` (number of
-users; not exact where `min_users` does not need it)."""
+users; meaningless unless the attribute's `min_users` is above 1)."""
+_MAX_DERIVED_VALUES = 1_000_000
+"""Maximum size of a derived attribute's vocabulary: the default `max_values` of categories."""
 
 
 def counted_attributes(schema: Schema) -> dict[VocabularyKey, Attribute]:
@@ -47,7 +52,7 @@ def _counted_actions(schema: Schema) -> dict[VocabularyKey, set[str]]:
 
 
 def count_values(schema: Schema, dictionaries: LogDictionaries, logs: UserLogs) -> Counts:
-    """Counts the values of some users, by code where text is encoded.
+    """Counts the values of some users; encoded text is counted by code.
 
     Only rows before the schema's `fit_before` count.
     """
@@ -70,7 +75,7 @@ def count_values(schema: Schema, dictionaries: LogDictionaries, logs: UserLogs) 
 def add_counts(counts: Sequence[Counts]) -> Counts:
     """Adds the counts of several ranges of users.
 
-    All rows of a user are in one range, so numbers of users can be added, too.
+    All rows of a user are in one range, so the sum over ranges counts each user once.
     """
     sums = (pl.col("count").sum(), pl.col("users").sum())
     return {
@@ -84,7 +89,7 @@ def fit_vocabularies(
 ) -> Vocabularies:
     """Gives ids to counted values (design, decision 4).
 
-    `dictionaries` decode values that were counted by code; None means that values are text.
+    `dictionaries` decode values that were counted by code; None: text was not encoded.
     """
     fitted: dict[VocabularyKey, Vocabulary] = {}
     for (owner, name), attribute in counted_attributes(schema).items():
@@ -103,7 +108,7 @@ def fit_vocabularies(
 
 
 def _count(events: pl.DataFrame, name: str, attribute: Attribute) -> pl.DataFrame:
-    """Counts rows by value, and users where their number matters."""
+    """Counts rows by value, and users by value if `min_users` needs them; else `users` is 1."""
     value = events[name]
     if isinstance(attribute, Number):
         value = countable(value.cast(pl.Float32).fill_null(float("nan")))
@@ -116,7 +121,7 @@ def _count(events: pl.DataFrame, name: str, attribute: Attribute) -> pl.DataFram
 
 
 def _needs_users(attribute: Attribute) -> bool:
-    """Returns whether the number of users of a value matters; it is slow to count."""
+    """Returns whether `min_users` needs the number of users per value, which is slow to count."""
     return isinstance(attribute, Category) and attribute.min_users > 1
 
 
@@ -124,7 +129,7 @@ def _vocabulary(attribute: Attribute, counts: pl.DataFrame) -> Vocabulary:
     if isinstance(attribute, Number):
         return Bins.fit(counts, attribute.bins)
     if isinstance(attribute, Derived):
-        return Categories.fit(counts, max_values=1_000_000, min_users=1)
+        return Categories.fit(counts, max_values=_MAX_DERIVED_VALUES, min_users=1)
     assert isinstance(attribute, Category)
     return Categories.fit(counts, attribute.max_values, attribute.min_users)
 
@@ -132,7 +137,8 @@ def _vocabulary(attribute: Attribute, counts: pl.DataFrame) -> Vocabulary:
 def grow_vocabularies(schema: Schema, old: Vocabularies, new: Vocabularies) -> Vocabularies:
     """Appends the values of `new` to the old vocabularies, whose ids do not change.
 
-    A vocabulary has at most `max_values`, or its old size if that is larger. Bins do not change.
+    The vocabulary of a category has at most `max_values` values, or its old size if that is
+    larger. Derived attributes have no limit. Bins do not change.
     """
     fields = schema.profile.fields if schema.profile is not None else {}
     return Vocabularies(
@@ -151,10 +157,11 @@ def grow_vocabularies(schema: Schema, old: Vocabularies, new: Vocabularies) -> V
 
 
 def _append_values(attribute: Attribute, old: Vocabulary, new: Vocabulary) -> Vocabulary:
+    """Appends values of `new` that are not in `old`, in their order; returns old bins unchanged."""
     if not isinstance(old, Categories):
         return old
     assert isinstance(new, Categories)
     known = set(old.values)
     values = [*old.values, *(value for value in new.values if value not in known)]
-    most = attribute.max_values if isinstance(attribute, Category) else len(values)
-    return Categories(tuple(values[: max(most, len(known))]))
+    max_values = attribute.max_values if isinstance(attribute, Category) else len(values)
+    return Categories(tuple(values[: max(max_values, len(known))]))

@@ -1,8 +1,8 @@
-"""Preparation on this machine: hash partitions of users on its disk, and all of its cores.
+"""Prepares logs on this machine with all cores; rows are partitioned on disk by user hash.
 
-In: a `Preparation` and a memory limit. Out: its shards. `Partitions` keeps rows on disk: all rows
-of a user in one partition, in their order, with text as dictionary codes. Memory holds a partition
-per core and one shard, whatever the number of users.
+In: a `Preparation` and a memory limit. Out: its shards. All rows of a user are in one partition, in
+the order of the logs, with text as dictionary codes. Memory holds one partition per core and one
+shard, for any number of users.
 """
 
 import shutil
@@ -36,23 +36,26 @@ from userbert.workers import cores, map_threaded
 
 
 def split_by_user(rows: pl.DataFrame, parts: int) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Splits rows by user hash into `parts` (a power of two) parts; yields parts that have rows."""
+    """Splits rows by user hash into `parts` (a power of two); yields (part, rows) unless empty.
+
+    Parts are numbered in the order of hashes.
+    """
     if parts == 1 or rows.is_empty():
         yield from [(0, rows)] if len(rows) else []
         return
-    number = shard_of(user_hash(rows["user_id"].to_arrow()), parts)
-    rows = rows[np.argsort(number, kind="stable")]
-    counts = np.bincount(number, minlength=parts)
-    first = offsets_of(counts)
+    part_of_row = shard_of(user_hash(rows["user_id"].to_arrow()), parts)
+    rows = rows[np.argsort(part_of_row, kind="stable")]
+    counts = np.bincount(part_of_row, minlength=parts)
+    offsets = offsets_of(counts)
     for part in np.flatnonzero(counts).tolist():
-        yield part, rows.slice(first[part], counts[part])
+        yield part, rows.slice(offsets[part], counts[part])
 
 
 class Partitions:
-    """Rows on disk, partitioned by user hash. Text is encoded."""
+    """Rows on disk, in `count` partitions by user hash. Text is encoded."""
 
-    def __init__(self, folder: Path, number: int, dictionaries: RowDictionaries) -> None:
-        self.sizes = [0] * number
+    def __init__(self, folder: Path, count: int, dictionaries: RowDictionaries) -> None:
+        self.sizes = [0] * count
         """Number of rows of each partition."""
         self._folder = folder
         self._dictionaries = dictionaries
@@ -64,7 +67,7 @@ class Partitions:
         for number, part in split_by_user(rows, len(self.sizes)):
             self.sizes[number] += len(part)
             table = part.to_arrow(compat_level=pl.CompatLevel.newest())
-            # Opened each time, as there may be more partitions than the limit on open files.
+            # Opened for each write: partitions may exceed the limit on open files.
             with (
                 self._file(number).open("ab") as sink,
                 pa.ipc.new_stream(sink, table.schema) as writer,
@@ -76,7 +79,7 @@ class Partitions:
         if self.sizes[number] == 0:
             return self._dictionaries.no_rows
         tables = []
-        # Read, not mapped: mapped pages count as our memory until the system reclaims them.
+        # Not memory-mapped: mapped pages would count as memory of this process until reclaimed.
         with pa.OSFile(str(self._file(number))) as source:
             while source.tell() < source.size():
                 tables.append(pa.ipc.open_stream(source).read_all())
@@ -88,37 +91,43 @@ class Partitions:
 
 _BYTES_PER_EVENT = 1_000
 """Peak memory in bytes per event in the kernel: strings, their sorted encoded copy, the result."""
-_BYTES_OF_ROW, _BYTES_OF_VALUE = 45, 8
-"""Bytes on disk per row and per value, in partitions and shards, for ids of up to 24 characters."""
-_COUNTED_AT_A_TIME = 16
-"""Most partitions whose counts are in memory before they are added; each may hold every value."""
+_BYTES_PER_ROW, _BYTES_PER_VALUE = 45, 8
+"""Bytes on disk per row and per value, partitions plus shards, for ids of up to 24 characters."""
+_MAX_HELD_COUNTS = 16
+"""Maximum number of partitions whose counts are held before they are summed.
+
+The counts of each partition may contain every value.
+"""
 
 
 class LocalEngine:
-    """Runs the passes of a preparation on this machine. `memory` is a limit in bytes."""
+    """Runs the three passes (`read`, `fit`, `build`) on this machine.
+
+    `memory` is the limit in bytes from which the number of partitions is chosen.
+    """
 
     def __init__(self, preparation: Preparation, memory: int) -> None:
         self.preparation = preparation
         self._dictionaries = LogDictionaries.of(preparation.schema)
-        self._partitions = max(
+        self._partition_count = max(
             preparation.shards, power_of_two(preparation.rows * _BYTES_PER_EVENT / memory)
         )
         self._temporary = preparation.folder / "temporary"
         self._events = Partitions(
-            self._temporary / "events", self._partitions, self._dictionaries.events
+            self._temporary / "events", self._partition_count, self._dictionaries.events
         )
         self._profile = Partitions(
-            self._temporary / "profile", self._partitions, self._dictionaries.profile
+            self._temporary / "profile", self._partition_count, self._dictionaries.profile
         )
 
     def read(self) -> None:
         """Distributes events and profile rows over partitions by user hash."""
         preparation, reading = self.preparation, self.preparation.reading
-        per_row = _BYTES_OF_ROW + _BYTES_OF_VALUE * len(preparation.schema.attributes)
+        per_row = _BYTES_PER_ROW + _BYTES_PER_VALUE * len(preparation.schema.attributes)
         needed, content = preparation.rows * per_row, f"{preparation.rows:,} rows"
         require_space(preparation.output, preparation.folder, needed, content, "fewer logs")
         with progress("reading events", sum(log.rows for log in preparation.logs)) as advance:
-            # A thread writes while this one reads and checks the next rows.
+            # Another thread writes rows while this thread reads and checks the next rows.
             for _ in map_threaded(
                 self._events.write, reading.events(preparation.logs, advance), threads=1
             ):
@@ -130,36 +139,39 @@ class LocalEngine:
                 self._profile.write(profile)
 
     def fit(self) -> Vocabularies:
-        """Counts values by partition, then gives them ids."""
+        """Counts values by partition, sums the counts, and gives the values ids."""
 
         def count(partition: int) -> Counts:
             return count_values(self.preparation.schema, self._dictionaries, self._logs(partition))
 
         counts: list[Counts] = []
         with progress("counting values", sum(self._events.sizes)) as advance:
-            results = map_threaded(count, range(self._partitions), cores())
+            results = map_threaded(count, range(self._partition_count), cores())
             for size, partition_counts in zip(self._events.sizes, results, strict=True):
                 counts.append(partition_counts)
-                if len(counts) == _COUNTED_AT_A_TIME:
+                if len(counts) == _MAX_HELD_COUNTS:
                     counts = [add_counts(counts)]
                 advance(size, "")
         return fit_vocabularies(self.preparation.schema, add_counts(counts), self._dictionaries)
 
     def build(self, vocabularies: Vocabularies) -> tuple[ShardSize, dict[str, str]]:
-        """Writes all shards, each from consecutive partitions."""
+        """Writes all shards, each from consecutive partitions; removes temporary files.
+
+        Returns the total size, and no checksums.
+        """
         preparation = self.preparation
         builder = Builder(
             preparation.schema,
             vocabularies,
             self._dictionaries,
             preparation.append,
-            self._partitions,
+            self._partition_count,
         )
         sizes = []
-        partitions = self._partitions // preparation.shards
+        partitions_per_shard = self._partition_count // preparation.shards
         with progress("building words", sum(self._events.sizes)) as advance:
             for shard in range(preparation.shards):
-                numbers = range(shard * partitions, (shard + 1) * partitions)
+                numbers = range(shard * partitions_per_shard, (shard + 1) * partitions_per_shard)
                 sizes.append(
                     write_shard(
                         preparation.folder / shard_name(shard), self._shard_tables(builder, numbers)

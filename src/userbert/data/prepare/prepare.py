@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from userbert.data.prepare.appending import read_summary, refuse_known_files, require_same_schema
+from userbert.data.prepare.appending import refuse_known_files, require_same_schema
 from userbert.data.prepare.engine import Engine, Preparation
 from userbert.data.prepare.fitting import grow_vocabularies
 from userbert.data.prepare.local import LocalEngine
 from userbert.data.read.reading import REJECTED, OnInvalid, Reading
 from userbert.data.read.sources import LogFile, open_profile, open_sources
 from userbert.data.shards import power_of_two
-from userbert.data.store import PreparedData, write_manifest
+from userbert.data.store import PreparedData, read_summary, write_manifest
 from userbert.data.vocabulary import Vocabularies
 from userbert.errors import SchemaError, SourceError
 from userbert.folders import publishing_folder, write_json
