@@ -118,7 +118,7 @@ def test_extended_model_can_be_saved_and_trained_further(tmp_path: Path) -> None
 
 def test_data_of_other_ids_are_refused(tmp_path: Path) -> None:
     frozen, grown = pair(tmp_path)
-    with pytest.raises(ModelError, match="ids followed by new ones"):
+    with pytest.raises(ModelError, match="ids followed by new ids"):
         extend(model(grown, summary=False), frozen)
     unchanged = extend(model(frozen, summary=False), frozen)
     assert unchanged.record["extended_by"] == 0

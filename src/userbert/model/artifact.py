@@ -1,16 +1,17 @@
 """Reads and writes model folders, which contain all that a model needs.
 
-In and out: `Artifact`, the parts of a model. `UserBert` is saved and loaded through it.
+In and out: `Artifact`, the parts of a model. `UserBert` saves and loads itself as an `Artifact`.
 
 ```
 MODEL/
-  summary.json         format, version, checksums of every other file
-  config.json          the network's size, its inputs, its hidden profile fields
+  summary.json         format, version, checksums of all files but README.md
+  config.json          the network's settings, its inputs, its hidden profile fields
   model.safetensors    its weights
   schema.yaml          the schema of the logs
   vocabularies.json    the values of the ids
   training.json        how it was trained
-  README.md            the model card, not checked because people may edit it
+  metrics.jsonl        losses by step, if `pretrain` wrote the folder
+  README.md            the model card, without a checksum because people may edit it
 ```
 Nothing is unpickled, so a folder from an untrusted source cannot run code.
 """
@@ -50,19 +51,26 @@ class Artifact:
     """The parts of a model."""
 
     config: Mapping[str, Any]
-    """Size of the network, as JSON."""
+    """Settings of the network (`UserBertConfig`), as JSON."""
     shape: InputShape
+    """Attributes and sizes of the inputs."""
     hidden: tuple[str, ...]
     """Profile fields that the model never reads."""
     schema: Schema
+    """Schema of the training logs."""
     vocabularies: Vocabularies
+    """Values of the ids."""
     record: Mapping[str, Any]
     """Record of the training, as JSON."""
     weights: Mapping[str, Tensor]
+    """Weights of the network, by name in its state dict."""
 
 
 def write_artifact(folder: Path, artifact: Artifact, *, with_card: bool = True) -> None:
-    """Writes a model into an existing folder; the files in the folder become part of the model."""
+    """Writes a model into an existing folder, with its model card if `with_card`.
+
+    Files that are already in the folder become part of the model.
+    """
     config = {
         "model": artifact.config,
         "input": INPUT_SHAPE.dump_python(artifact.shape, mode="json"),

@@ -1,11 +1,12 @@
 """The encoder: BERT's blocks over packed tokens (paper §4.4; Devlin et al., 2019).
 
 In: token vectors of many users, one user after the other, and the number of tokens per user. Out:
-token vectors in which each token has attended to its user's other tokens. Linear maps and norms run
+token vectors in which each token has attended to all tokens of its user. Linear maps and norms run
 on the packed tokens; only attention pads. Without dropout the encoder equals Hugging Face's
-`BertModel` encoder with the same weights. `UserBert` uses it.
+`BertModel` encoder with the same weights. `UserBert` uses the encoder.
 
-Letters in shapes: B users, T tokens of all users, L tokens of the longest user, H hidden, K heads.
+Letters in shapes: B users, T tokens of all users, L tokens of the longest user, H hidden, K heads,
+D any width.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,10 @@ NORM_EPSILON = 1e-12
 
 
 class Encoder(nn.Module):
-    """Post-norm transformer blocks, with dropout on block outputs but not on attention weights."""
+    """Post-norm transformer blocks.
+
+    Dropout applies to the outputs of attention and feed-forward maps, not to attention weights.
+    """
 
     def __init__(
         self, layers: int, hidden: int, heads: int, feed_forward: int, dropout: float
@@ -37,12 +41,15 @@ class Encoder(nn.Module):
         self.dropout = Dropout(dropout)
         self.heads = heads
         self.fused = fits(hidden, heads, feed_forward) and kernels.available()
-        """Whether the C kernels may run, under bf16 autocast or in float32 without gradients."""
+        """Whether the C kernels support this size and processor.
+
+        They run on the CPU, under bf16 autocast or in float32 without gradients.
+        """
 
     def forward(self, tokens: Tensor, lengths: Tensor, keys: Tensor | None = None) -> Tensor:
         """Maps token vectors (T, H), users one after the other, to (T, H).
 
-        `lengths` (B,) are the numbers of tokens per user, at least 1. `keys` (T,), int32, decide
+        `lengths` (B,) is the number of tokens of each user, at least 1. `keys` (T,), int32, decide
         dropout; None: random keys.
         """
         if not len(lengths):
@@ -68,7 +75,7 @@ class Encoder(nn.Module):
 
 
 def casts_to_bf16(tokens: Tensor) -> bool:
-    """Returns whether autocast requests bf16 products on the CPU, as the kernels compute them."""
+    """Returns whether tokens are on the CPU and autocast requests bf16, as bf16 kernels need."""
     return (
         tokens.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
@@ -77,7 +84,7 @@ def casts_to_bf16(tokens: Tensor) -> bool:
 
 
 def _is_float32_inference(tokens: Tensor) -> bool:
-    """Returns whether tokens are float32 on the CPU and need neither autocast nor gradients."""
+    """Returns whether tokens are float32 on the CPU, without autocast and without gradients."""
     return (
         tokens.device.type == "cpu"
         and tokens.dtype == torch.float32
@@ -87,7 +94,7 @@ def _is_float32_inference(tokens: Tensor) -> bool:
 
 
 class Padding:
-    """Places of packed tokens in a padded array, computed once for all blocks of a batch."""
+    """Indices of packed tokens in a padded array, computed once per batch for all blocks."""
 
     def __init__(self, lengths: Tensor) -> None:
         self.users = len(lengths)
@@ -121,6 +128,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.sites = (2 * number + 1, 2 * number + 2)
+        """Dropout sites of the attention and of the feed-forward map."""
         self.query_key_value = nn.Linear(hidden, 3 * hidden)
         self.attention_output = nn.Linear(hidden, hidden)
         self.attention_norm = nn.LayerNorm(hidden, NORM_EPSILON)
@@ -130,13 +138,14 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, padding: Padding, keys: Tensor | None) -> Tensor:
-        """Maps (T, H) to (T, H)."""
+        """Maps token vectors (T, H) to (T, H); `keys` (T,) decide dropout."""
         attended = self.attention_output(self._attend(tokens, padding))
         tokens = self.attention_norm(tokens + self.dropout(attended, keys, self.sites[0]))
         updates = self.narrow(gelu(self.widen(tokens)))
         return self.output_norm(tokens + self.dropout(updates, keys, self.sites[1]))  # type: ignore[no-any-return]
 
     def _attend(self, tokens: Tensor, padding: Padding) -> Tensor:
+        """Returns the self-attention (T, H) of each user's tokens (T, H), before the output map."""
         padded = padding.pad(self.query_key_value(tokens))  # (B, L, 3H)
         split = padded.view(*padded.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = split.unbind(0)  # (B, K, L, H / K) each

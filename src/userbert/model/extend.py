@@ -1,9 +1,9 @@
 """Extends a model to data whose vocabularies have grown, by adding rows for the new values.
 
-In: a model, and data that `prepare --grow` made with its ids. Out: a model with the data's ids. A
-new value starts with the weights of *unknown*, which it counted as until now. So vectors of users
-without new values stay the same, vectors of other users start close to their old values, and
-`pretrain --from` learns the difference.
+In: a model, and data that `prepare --grow` made with the model's ids. Out: a model with the data's
+ids. A new value starts with the weights of *unknown*, the id that new values had before. So vectors
+of users without new values stay the same, and vectors of other users start close to their old
+vectors. `pretrain --from` then trains the new rows.
 """
 
 import math
@@ -22,14 +22,14 @@ from userbert.model.userbert import UserBert
 def extend(model: UserBert, data: PreparedData) -> UserBert:
     """Returns a copy of the model with rows for the data's new values.
 
-    In tables a new value gets the vector of *unknown*. In heads it gets the weights of *unknown*,
-    whose probability is divided between *unknown* and the new values, so that the probabilities of
-    all other values stay. Raises `ModelError` if the data's ids are not the model's ids followed by
-    new ones.
+    In tables, a new value gets the vector of *unknown*. In heads, a new value gets the weights of
+    *unknown*, and *unknown* and the new values share the probability of *unknown* equally, so that
+    the probabilities of all other values stay the same. Raises `ModelError` if the data's ids are
+    not the model's ids followed by new ids.
     """
     if not _extends(data.vocabularies, model.vocabularies):
         raise ModelError(
-            f"the ids in {data.path} are not the model's ids followed by new ones. Prepare the "
+            f"the ids in {data.path} are not the model's ids followed by new ids. Prepare the "
             "logs with: userbert prepare schema.yaml -o DATA --vocabulary MODEL --grow"
         )
     shape = data.input_shape(model.hidden)
@@ -63,7 +63,7 @@ def _sizes(shape: InputShape) -> dict[str, int]:
 
 
 def _extends(new: Vocabularies, old: Vocabularies) -> bool:
-    """Returns whether `new` is `old` with values appended; bins of numbers never grow."""
+    """Returns whether `new` is `old` with values appended; bins of numbers must be equal."""
     new_by_place, old_by_place = _by_place(new), _by_place(old)
     return list(new_by_place) == list(old_by_place) and all(
         new_by_place[place].names[: vocabulary.size] == vocabulary.names
@@ -74,7 +74,7 @@ def _extends(new: Vocabularies, old: Vocabularies) -> bool:
 
 
 def _by_place(vocabularies: Vocabularies) -> dict[tuple[str, str], Vocabulary]:
-    """Returns all vocabularies by segment (or `profile`) and name."""
+    """Returns all vocabularies by segment (or `profile`) and attribute."""
     groups = {**vocabularies.segments, "profile": vocabularies.profile}
     return {
         (segment, name): vocabulary
@@ -84,17 +84,19 @@ def _by_place(vocabularies: Vocabularies) -> dict[tuple[str, str], Vocabulary]:
 
 
 def _grow_tables(old: AttributeTables, new: AttributeTables) -> None:
+    """Copies the rows of `old` to `new`; new values get the row of *unknown*."""
     for number in range(len(old.row_offsets) - 1):
         first, last = old.row_offsets[number : number + 2] + 1
         start, end = new.row_offsets[number : number + 2] + 1
-        new.weight[start:end] = old.weight[first]  # row of id 1, unknown
+        new.weight[start:end] = old.weight[first]  # row of id 1, *unknown*
         new.weight[start : start + last - first] = old.weight[first:last]
     new.weight[0] = 0
 
 
 def _grow_head(old: AttributeHead, new: AttributeHead) -> None:
+    """Copies the weights of `old` to `new`; *unknown* and new values share its probability."""
     old_size, new_size = old.project.out_features, new.project.out_features
-    new.project.weight[:] = old.project.weight[0]  # row of id 1, unknown
+    new.project.weight[:] = old.project.weight[0]  # row of id 1, *unknown*
     new.project.weight[:old_size] = old.project.weight
     new.project.bias[:old_size] = old.project.bias
     divided_bias = old.project.bias[0] - math.log(1 + new_size - old_size)

@@ -1,10 +1,11 @@
-"""Pretraining heads: predict the set of each attribute's values in a word (paper §3.2, eq. 1).
+"""Pretraining heads, which predict each attribute's values in a word or of a user (paper §3.2).
 
-In: final vectors at selected words, and the ids in these words. Out: the multi-label cross-entropy
-of each attribute. The binary vector of equation 1 is never built: with S the set of a word's ids,
--Σ y log softmax(z) = |S| · logsumexp(z) - Σ z[S].
+In: final vectors at selected words, and the ids in these words; or final [CLS] vectors, and the ids
+of hidden or future actions. Out: the multi-label cross-entropy of each attribute (equation 1). The
+binary vector of equation 1 is never built: see `model/softmax.py`.
 
-Letters in shapes: M selected words, W words, H hidden, V ids without *none*, P (word, id) pairs.
+Letters in shapes: B users, M selected words (or users), W words, N actions, A attributes, S
+segments, H hidden, V ids without *none*.
 """
 
 from collections.abc import Sequence
@@ -28,9 +29,9 @@ from userbert.model.tables import RowSparse, as_tensor, sorted_set
 
 
 def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> list[WordSets]:
-    """Returns, for each attribute of a segment, the sets of ids in the selected (W,) words.
+    """Returns, for each attribute of a segment, the sets of ids in the words that `selected` marks.
 
-    `size` is at least the number of ids of any attribute.
+    `selected` is (W,). `size` is at least the number of ids of every attribute.
     """
     word_sizes = np.diff(batch.action_offsets)
     actions = np.flatnonzero(np.repeat(selected, word_sizes))
@@ -39,10 +40,11 @@ def word_sets(batch: SegmentBatch, selected: NDArray[np.bool_], size: int) -> li
 
 
 def sets_of(groups: Int64, ids: Int32, size: int, *, normalize: bool = False) -> list[WordSets]:
-    """Returns, for each attribute of actions (A, N), the sets of ids in each group's actions.
+    """Returns, for each attribute, the sets of ids in each group's actions.
 
-    `groups` (N,) is each action's group. `size` is at least the number of ids of any attribute.
-    With `normalize`, each set has weight 1, whatever its size.
+    `ids` (A, N) are the ids of the actions, and `groups` (N,) is each action's group. `size` is at
+    least the number of ids of every attribute. With `normalize`, the weights of each set add up to
+    1; else each id has weight 1.
     """
     sets = []
     for attribute in ids:
@@ -59,9 +61,10 @@ class AttributeHead(RowSparse):
     """Linear layer from a word's final vector to an attribute's ids; *none* has no output."""
 
     samples: int | None = None
-    """Number of ids sampled for the softmax in training; None: all ids."""
+    """Approximate number of ids sampled for the softmax in training; None: exact softmax."""
     deferred: list[LayerGradient] | None = None
-    """List that collects this layer's gradient in factors, if the optimizer sets it."""
+    """List of the optimizer, to which the backward pass appends this layer's gradient in factors;
+    None: gradients go to the weights."""
 
     def __init__(self, hidden: int, size: int) -> None:
         super().__init__()
@@ -76,7 +79,7 @@ class AttributeHead(RowSparse):
         return self.project(vectors)  # type: ignore[no-any-return]
 
     def loss(self, vectors: Tensor, sets: WordSets) -> Tensor:
-        """Returns the cross-entropy against the words' sets, summed over the words (M, H)."""
+        """Returns the cross-entropy of vectors (M, H) against the words' sets, summed."""
         weight, bias = self.project.weight, self.project.bias
         if self.samples is None or not self.training:
             return set_cross_entropy(vectors, weight, bias, sets, self.deferred)
@@ -86,7 +89,7 @@ class AttributeHead(RowSparse):
 
 
 class SegmentHeads(nn.Module):
-    """The heads of one segment's attributes, in their order."""
+    """The heads of one segment's attributes, in the order of the attributes."""
 
     def __init__(self, shape: SegmentShape, hidden: int) -> None:
         super().__init__()
@@ -107,10 +110,10 @@ class SegmentHeads(nn.Module):
         return self._losses(vectors, word_sets(batch, selected, self._size))
 
     def user_losses(self, vectors: Tensor, groups: Int64, ids: Int32) -> dict[str, Tensor]:
-        """Returns the loss of each attribute, summed over users with weight 1 each.
+        """Returns the loss of each attribute, summed over users; each user's set has weight 1.
 
-        `vectors` (B, H) are the users' vectors; `groups` (N,) is the user of each of the actions
-        (A, N).
+        `vectors` (B, H) are the users' vectors, `ids` (A, N) the ids of actions, and `groups` (N,)
+        the index of each action's user.
         """
         return self._losses(vectors, sets_of(groups, ids, self._size, normalize=True))
 
@@ -122,7 +125,11 @@ class SegmentHeads(nn.Module):
 
 
 class UserHeads(nn.Module):
-    """Heads that predict a set of a user's actions from the user's vector."""
+    """Heads that predict the values of some of a user's actions from the user's [CLS] vector.
+
+    With `activity`, they also predict per segment whether there are any actions, and log(1 + the
+    number of actions).
+    """
 
     def __init__(self, shape: InputShape, hidden: int, *, activity: bool) -> None:
         super().__init__()
@@ -134,9 +141,10 @@ class UserHeads(nn.Module):
     def losses(
         self, vectors: Tensor, owners: Sequence[Int64], ids: Sequence[Int32]
     ) -> dict[str, Tensor]:
-        """Returns losses by attribute, and of activity if predicted, summed over the users (B, H).
+        """Returns the losses of each attribute and, if predicted, of activity, summed over users.
 
-        For each segment, `owners` (N,) is the user of each action and `ids` (A, N) are its ids.
+        `vectors` (B, H) are the users' vectors. For each segment, `owners` (N,) is the index of
+        each action's user, and `ids` (A, N) are the ids of the actions.
         """
         losses = {
             f"{heads.segment}.{name}": loss

@@ -1,7 +1,7 @@
 """Downloads models from a hub and uploads them.
 
-In: a name such as `acme/buyers`. Out: the folder in the hub's own cache, which is then read and
-checked like any model folder. The hub's library is optional and slower to import than NumPy, so it
+In: a name such as `acme/buyers`. Out: the downloaded folder in a cache, which is then read and
+checked like every model folder. The package `huggingface_hub` is optional and slow to import, so it
 is imported only when needed.
 """
 
@@ -16,7 +16,9 @@ from tempfile import TemporaryDirectory
 from userbert.errors import InputError, ModelError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""OWNER/MODEL: the name of a model on a hub."""
 _LOG_IN = "log in with `hf auth login`, or pass a token"
+"""Advice in errors about access."""
 
 
 def folder_of(
@@ -27,17 +29,20 @@ def folder_of(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Returns the local folder `name` if there is one, else downloads the hub's model `name`.
+    """Returns a model folder: the local folder `name`, or the downloaded model `name` of a hub.
 
-    Raises `ModelError` if the hub has no such model or cannot be reached, and `InputError` if
+    A text OWNER/MODEL that is no local path names a hub's model. Every other `name` is returned as
+    a path, without a check that it exists. `revision`, `cache_dir`, `token` and `local_files_only`
+    are for downloads, see `UserBert.from_pretrained`. Raises `ModelError` if the hub does not have
+    the model or cannot be reached, or if `huggingface_hub` is not installed. Raises `InputError` if
     `revision` is set for a local folder.
     """
     is_hub_name = isinstance(name, str) and _NAME.fullmatch(name) and not Path(name).exists()
     if not is_hub_name:
         if revision is not None:
             raise InputError(
-                f"revision: {name} is a local folder, which has no revisions. Leave it out, or "
-                "give the name of a hub's model, such as acme/buyers."
+                f"revision: {name} is a local folder, which has no revisions. Leave revision "
+                "out, or give the name of a hub's model, such as acme/buyers."
             )
         return Path(name)
     if find_spec("huggingface_hub") is None:
@@ -64,9 +69,10 @@ def folder_of(
 def upload(
     write: Callable[[Path], None], name: str, *, private: bool, token: str | bool | None
 ) -> str:
-    """Uploads the folder that `write` fills as one commit; returns its address.
+    """Uploads the folder that `write` fills to the hub's model `name`; returns the page's address.
 
-    Raises `InputError` if the hub refuses it.
+    The upload is one commit. A new repository is private if `private` is true. Raises `InputError`
+    if `name` is not valid, the hub refuses the upload, or `huggingface_hub` is not installed.
     """
     if not _NAME.fullmatch(name):
         raise InputError(f"{name}: expected OWNER/MODEL, such as acme/buyers.")
@@ -85,14 +91,14 @@ def upload(
                 repo_id=name,
                 folder_path=folder,
                 commit_message="Upload a model of userbert",
-                delete_patterns="metrics.jsonl",  # metrics of the model that was there before
+                delete_patterns="metrics.jsonl",  # of the model that this upload replaces
             )
     return f"{hub.endpoint}/{name}"
 
 
 @contextmanager
 def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
-    """Raises errors of the hub's library as `ModelError`, with advice in the message."""
+    """Turns errors of `huggingface_hub` into `ModelError`s that say what to do."""
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT

@@ -1,10 +1,10 @@
-"""Computes a network's inputs from a batch, without torch: table rows, token places, counts, times.
+"""Computes a network's inputs without torch: rows of tables, order of tokens, counts and timing.
 
 In: a `UserBatch`. Out: arrays of indices and numbers. The network and its ONNX export both use
-them, so that they compute the same vectors.
+this module, so that they compute the same vectors.
 
 Letters in shapes: B users, T tokens, W words of a segment, N actions of a segment, A attributes of
-a segment, S segments, P kinds of tokens, R rows read, K numbers of timing, L half-lives.
+a segment, S segments, P kinds of tokens, R rows read, K columns of timing, L half-lives.
 """
 
 from collections.abc import Sequence
@@ -23,22 +23,22 @@ class TableLayout:
     """Row numbers of several tables, one after the other in one matrix; row 0 is *none*."""
 
     row_offsets: Int64
-    """Row before each table's first row; at the end, the matrix's last row."""
+    """(tables + 1,): row before each table's first row; at the end, the matrix's last row."""
 
     @classmethod
     def of(cls, sizes: Sequence[int]) -> "TableLayout":
-        """Returns the layout of tables with these numbers of ids; each id but *none* has a row."""
+        """Returns the layout of tables with `sizes` ids each; every id except *none* has a row."""
         return cls(offsets_of([size - 1 for size in sizes]))
 
     def rows(self, ids: NDArray[np.integer[Any]], tables: Int64) -> Int64:
-        """Returns the rows of ids; `tables` are their table numbers, broadcast against `ids`."""
+        """Returns the rows of `ids`. `tables` are the tables' indices, broadcast against `ids`."""
         return np.where(ids > 0, ids + self.row_offsets[tables], 0)
 
 
 def word_tables(shape: InputShape) -> tuple[list[int], tuple[Int64, ...]]:
-    """Returns the sizes of the words' tables and, per segment, its attributes' table numbers (A,).
+    """Returns the word tables' sizes and, per segment, the table index of each attribute (A,).
 
-    Segments may share a table.
+    A table's size is its number of ids, *none* included. Segments may share a table.
     """
     attributes = [attribute for segment in shape.segments for attribute in segment.attributes]
     sizes = {attribute.table: attribute.size for attribute in attributes}
@@ -50,36 +50,37 @@ def word_tables(shape: InputShape) -> tuple[list[int], tuple[Int64, ...]]:
 
 
 def summary_tables(shape: InputShape) -> list[int]:
-    """Returns the sizes of the summary's tables, one per attribute of each segment."""
+    """Returns the sizes of the summary's tables, which are one per attribute of each segment."""
     return [attribute.size for segment in shape.segments for attribute in segment.attributes]
 
 
 def order_by_word(rows: Int64, action_offsets: Int64) -> tuple[Int64, Int64]:
-    """Returns rows (A, N) in the order of word, attribute and action, and their offsets.
+    """Reorders the rows (A, N) of a segment's actions by word, attribute and action.
 
-    The rows are flat. The offsets (W * A + 1,) bound the rows of each attribute in each word.
+    `action_offsets` (W + 1,) bound the actions of each word. Returns the ordered rows (A * N,), and
+    offsets (W * A + 1,), which bound the rows of each attribute in each word.
     """
     attributes = len(rows)
     sizes = np.diff(action_offsets)
     offsets = offsets_of(np.repeat(sizes, attributes))
-    first = offsets[:-1].reshape(-1, attributes).T  # (A, W)
-    # New place of an action's row: first place of its word and attribute, plus rank in the word.
-    shift = np.repeat(first - action_offsets[:-1], sizes, axis=1)
+    first_index = offsets[:-1].reshape(-1, attributes).T  # (A, W)
+    # New index of an action's row: first index of its word and attribute, plus rank in the word.
+    shift = np.repeat(first_index - action_offsets[:-1], sizes, axis=1)
     ordered = np.empty(rows.size, np.int64)
     ordered[shift + np.arange(rows.shape[1])] = rows
     return ordered, offsets
 
 
 def interleave(counts: Int64) -> tuple[Int64, Int64]:
-    """Reorders tokens from kind by kind to user by user.
+    """Reorders tokens that are sorted by kind and user, so that they are sorted by user and kind.
 
-    `counts` (P, B) are the numbers of tokens by kind and user. Returns the new place (T,) of each
-    token, in the order of kind and user, and the number of tokens (B,) of each user.
+    `counts` (P, B) is the number of tokens by kind and user. Returns the new index (T,) of each
+    token, in the old order, and the number of tokens (B,) of each user.
     """
     lengths = counts.sum(axis=0)
     first_of_user = np.cumsum(lengths) - lengths
-    first = first_of_user + np.cumsum(counts, axis=0) - counts  # (P, B)
-    return ranges(first.ravel(), counts.ravel()), lengths
+    first_index = first_of_user + np.cumsum(counts, axis=0) - counts  # (P, B)
+    return ranges(first_index.ravel(), counts.ravel()), lengths
 
 
 @dataclass(frozen=True)
@@ -91,19 +92,19 @@ class SummaryRows:
     offsets: Int64
     """(B + 1,): the rows of user b are `offsets[b]:offsets[b + 1]`."""
     weights: NDArray[np.float32]
-    """(R,): logarithms of the values' counts, scaled to unit length per user."""
+    """(R,): log(1 + count) of each value; a user's weights are scaled to unit length."""
 
 
 def summary_rows(batch: UserBatch, tables: TableLayout) -> SummaryRows:
-    """Returns the weighted rows that add up to each user's summary."""
+    """Returns the weighted rows of `tables` that add up to each user's summary."""
     keys = []
-    first = 0
+    first_table = 0
     size = int(tables.row_offsets[-1]) + 1
     for segment in batch.segments:
-        numbers = np.arange(first, first + len(segment.ids))
-        rows = tables.rows(segment.ids, numbers[:, None])  # (A, N)
+        table_numbers = np.arange(first_table, first_table + len(segment.ids))
+        rows = tables.rows(segment.ids, table_numbers[:, None])  # (A, N)
         keys.append((segment.user_of_action * size + rows)[rows > 0])
-        first += len(segment.ids)
+        first_table += len(segment.ids)
     sorted_keys = np.sort(np.concatenate(keys))
     starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
     log_counts = np.log1p(np.diff(np.append(starts, len(sorted_keys))))
@@ -115,7 +116,7 @@ def summary_rows(batch: UserBatch, tables: TableLayout) -> SummaryRows:
 
 
 def log_totals(batch: UserBatch) -> NDArray[np.float32]:
-    """Returns the log counts (B, 2 S) of actions and of words, segment after segment."""
+    """Returns log(1 + count) of each segment's actions and of its words (B, 2 S)."""
     counts = [
         count
         for segment in batch.segments
@@ -128,20 +129,24 @@ def log_totals(batch: UserBatch) -> NDArray[np.float32]:
 def timing(batch: UserBatch, shape: InputShape) -> NDArray[np.float32]:
     """Returns how recently, regularly and often users acted: (B, K), segment after segment.
 
-    The unit of time is a day, or an hour in segments whose words end at gaps. Half-lives are 1, 2,
-    4, … units, up to the window. Logarithms are log(1 + x). The columns of a segment are:
+    The unit of time is a day, or an hour in segments whose words end at gaps. Times are counted
+    from the segment's last position. Half-lives are 1, 2, 4, … units, up to at most half the number
+    of positions. Logarithms are log(1 + x). The columns of a segment are:
 
     - logarithms of the time since the last word, the time since the first word, and the mean gap
       between words;
-    - the first of these logarithms minus the third;
-    - the weight of the last word under exponential decay, by half-life;
-    - the logarithm of the decayed number of words, by half-life, and of their number;
-    - the same two for actions.
+    - logarithm of the time since the last word, minus logarithm of the mean gap;
+    - weight of the last word under exponential decay, by half-life;
+    - logarithm of the decayed number of words, by half-life;
+    - logarithm of the number of words;
+    - logarithm of the decayed number of actions, by half-life;
+    - logarithm of the number of actions.
 
-    For users without words, both times are the window's length, and gap, weights and numbers are 0.
+    For users without words, both times are the number of positions, and the mean gap, the weights
+    and the numbers are 0.
     """
-    parts = [_timing(*pair) for pair in zip(batch.segments, shape.segments, strict=True)]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    columns = [_timing(*pair) for pair in zip(batch.segments, shape.segments, strict=True)]
+    return np.concatenate(columns, axis=1).astype(np.float32)
 
 
 def timing_width(shape: InputShape) -> int:
@@ -150,7 +155,7 @@ def timing_width(shape: InputShape) -> int:
 
 
 def _half_lives(shape: SegmentShape) -> NDArray[np.float64]:
-    """Returns the half-lives (L,), in the segment's unit."""
+    """Returns the half-lives (L,), in days or hours (see `timing`)."""
     return np.exp2(np.arange(int(np.log2(shape.positions)), dtype=np.float64))
 
 

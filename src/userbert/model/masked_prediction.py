@@ -1,7 +1,7 @@
 """Predicts the values of a masked word with the heads of pretraining.
 
-In: a model, a user's sequence and one of its words. Out: for each attribute, the likeliest values
-in that word. The report and the explorer show them next to the true values.
+In: a model, prepared data and the address of a word in it. Out: for each attribute, the likeliest
+values in the word. The report and the explorer show them next to the true values.
 """
 
 import numpy as np
@@ -26,14 +26,14 @@ def predict_masked_word(  # noqa: PLR0917 - a word's address: the user, the inst
     number: int,
     best: int = 5,
 ) -> dict[str, list[tuple[str, float]]]:
-    """Hides one word as in pretraining; returns the `best` likeliest values in it by attribute.
+    """Hides a word and returns, for each attribute, the `best` likeliest values in the word.
 
-    If the model was pretrained on masked words (paper §3.2), the word's input is zeroed and its
-    heads read the word's vector. If it was pretrained on hidden actions, the word is removed and
-    its heads read [CLS]. The user is in `row` of the data. The word is the `number`-th of the
-    user's `segment` before `cutoff`, from 0, oldest first. Each attribute has pairs of value and
-    probability, likeliest first. Raises `InputError` if the user has no such word, or the model was
-    pretrained on neither.
+    The word has index `number`, from 0, oldest first, among the words of `segment` that the user in
+    `row` of the data has before `cutoff` (µs since 1970). If the model was pretrained on masked
+    words (paper §3.2), the word's input vector is zeroed, position included, and the heads read the
+    word's final vector. If the model was pretrained on hidden actions only, the word is removed and
+    the heads read [CLS]. Each attribute has pairs of value and probability, likeliest first. Raises
+    `InputError` if there is no word with this index, or the model was pretrained on neither.
     """
     batch = cut(data, np.array([row]), np.array([cutoff]), model.hidden)
     names = [words.name for words in batch.segments]
@@ -41,13 +41,13 @@ def predict_masked_word(  # noqa: PLR0917 - a word's address: the user, the inst
     if not 0 <= number < count:
         raise InputError(
             f"the user in row {row} of {data.path} has {count} words of segment {segment!r} before "
-            f"the cut-off, counted from 0, so there is no word {number}."
+            f"the cut-off, so there is no word {number}: words are counted from 0."
         )
-    place = names.index(segment)
+    segment_index = names.index(segment)
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        heads, vector = _heads_and_vector(model, batch, place, number)
+        heads, vector = _heads_and_vector(model, batch, segment_index, number)
         predicted = {}
         for name, head in zip(heads.names, heads.attributes, strict=True):
             probabilities = head(vector).float().softmax(dim=1)[0]  # (V,)
@@ -63,30 +63,41 @@ def predict_masked_word(  # noqa: PLR0917 - a word's address: the user, the inst
 
 
 def predicts_masked_words(model: UserBert) -> bool:
-    """Returns whether a model was pretrained on masked words or hidden actions."""
+    """Returns whether a model was pretrained on masked words or hidden actions.
+
+    A model whose record names no objectives counts as pretrained on masked words.
+    """
     return _learned_masked_words(model) or "hidden" in model.user_heads
 
 
 def _learned_masked_words(model: UserBert) -> bool:
+    """Returns whether the objective `words` had a weight; without a record, its default is 1."""
     weights = model.record.get("config", {}).get("objectives", {})
     return bool(weights.get("words", 1) > 0)
 
 
 def _heads_and_vector(
-    model: UserBert, batch: UserBatch, place: int, number: int
+    model: UserBert, batch: UserBatch, segment_index: int, number: int
 ) -> tuple[SegmentHeads, Tensor]:
-    """Returns the heads that predict a segment's hidden values, and the vector (1, H) they read."""
+    """Returns the heads that predict a hidden word, and the vector (1, H) that the heads read.
+
+    `segment_index` is the index of the word's segment, `number` the word's index in the segment.
+    """
     if _learned_masked_words(model):
         zeroed = tuple(np.zeros(len(words.positions), bool) for words in batch.segments)
-        zeroed[place][number] = True
+        zeroed[segment_index][number] = True
         encoded = model(batch, zeroed)
-        return model.heads[place], encoded.tokens[encoded.word_index[place][number]][None]
+        return model.heads[segment_index], encoded.tokens[
+            encoded.word_index[segment_index][number]
+        ][None]
     if not predicts_masked_words(model):
         raise InputError(
             "the model was pretrained on neither masked words nor hidden actions, so it cannot "
             "predict a word. Pretrain one that can: userbert pretrain DATA -o MODEL"
         )
     dropped = [np.zeros(words.ids.shape[1], bool) for words in batch.segments]
-    dropped[place][slice(*batch.segments[place].action_offsets[number : number + 2])] = True
+    dropped[segment_index][
+        slice(*batch.segments[segment_index].action_offsets[number : number + 2])
+    ] = True
     encoded = model(drop_actions(batch, dropped))
-    return model.user_heads["hidden"].segments[place], encoded.tokens[encoded.cls_index]
+    return model.user_heads["hidden"].segments[segment_index], encoded.tokens[encoded.cls_index]

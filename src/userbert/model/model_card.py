@@ -1,8 +1,8 @@
 """Facts about a model for people, and the model card in its folder.
 
 In: the model's `config.json`, `training.json` and schema. Out: facts by name, or `README.md`, which
-hubs show as the model's page. `inspect` prints the same facts. They name no user and no value of
-the logs. The card has no checksum, so that people may edit it before they share the folder.
+hubs show as the model's page. `inspect` prints the same facts. The facts name no user and no value
+of the logs. The card has no checksum, so that people may edit it before they share the folder.
 """
 
 import json
@@ -19,7 +19,7 @@ from userbert.model.indices import timing_width
 from userbert.schema.models import Schema
 
 Facts = Mapping[str, str | None]
-"""Texts by title; a fact that is None is not shown."""
+"""Texts by title; None: the fact is unknown and not shown."""
 
 _USAGE = """```sh
 userbert prepare schema.yaml -o data --vocabulary model    # logs, with the ids of this model
@@ -32,6 +32,7 @@ import userbert as ub
 model = ub.UserBert.from_pretrained("model")    # this folder, or its name on a hub
 vectors = model.embed(ub.PreparedData.open("data"))
 ```"""
+"""Section of the card on usage, as Markdown."""
 _LIMITS = (
     "The model applies to users and actions like those in its training logs.",
     "Values that are not in its vocabularies are all *unknown*.",
@@ -42,6 +43,7 @@ _LIMITS = (
     "columns. Neither contains users, unless an attribute identifies them. Check both before you "
     "share the folder.",
 )
+"""Limits of every model, as sentences."""
 
 
 def count_weights(file: Path) -> int:
@@ -53,7 +55,10 @@ def count_weights(file: Path) -> int:
 
 
 def network_facts(config: Mapping[str, Any], weights: int) -> Facts:
-    """Returns the size of a network with `weights` weights, and its hidden fields."""
+    """Returns the size of a network, and its hidden profile fields.
+
+    `config` is the content of `config.json`; `weights` is the number of weights.
+    """
     size = config["model"]
     return {
         "network": f"{size['layers']} layers of width {size['hidden']}, {size['heads']} heads",
@@ -64,12 +69,12 @@ def network_facts(config: Mapping[str, Any], weights: int) -> Facts:
 
 
 def is_pretrained(record: Mapping[str, Any]) -> bool:
-    """Returns whether the model was pretrained, from its record."""
+    """Returns whether the record of a model's training describes a pretraining."""
     return "steps" in record.get("config", {})
 
 
 def pretraining_facts(record: Mapping[str, Any], schema: Schema) -> Facts:
-    """Returns the data, length and settings of the pretraining."""
+    """Returns the data, length and settings of the pretraining, from its record."""
     config, parent = record["config"], record.get("from")
     steps = f"{config['steps']:,} batches of {config.get('batch_size')}"
     users = _format_value(record, "users", ", {:,} user sequences") or ""
@@ -102,7 +107,7 @@ def pretraining_facts(record: Mapping[str, Any], schema: Schema) -> Facts:
 
 
 def losses(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Returns a row per loss at the end of training: name, on training users, on held-out users."""
+    """Returns a row per loss: its name, and its last value on training users and held-out users."""
     if "losses" not in record:
         return []
     held_out = record.get("validation") or {}
@@ -115,7 +120,7 @@ def losses(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def inputs(config: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Returns a row per input of the model: segment or profile, attribute, number of ids, table."""
+    """Returns a row per input: segment (or `profile`), attribute, number of ids, and table."""
     parts = [(segment["name"], segment["attributes"]) for segment in config["input"]["segments"]]
     parts.append(("profile", config["input"]["profile"]))
     return [
@@ -128,7 +133,10 @@ def inputs(config: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 def model_card(
     config: Mapping[str, Any], record: Mapping[str, Any], schema: Schema, weights: int
 ) -> str:
-    """Returns a model's card as Markdown, with the YAML header that hubs read."""
+    """Returns a model's card as Markdown, with the YAML header that hubs read.
+
+    `weights` is the number of weights.
+    """
     bound = _moment(record.get("before"), schema)
     sections = {
         "Earliest cut-off": _bound_note(bound),
@@ -145,14 +153,13 @@ def model_card(
     }
     about = (
         "This model reads a user's actions before a cut-off, as *behavioral words*, and returns a "
-        f"vector of {_width(config):,} numbers. It was pretrained on the words alone, without "
-        "labels."
+        f"vector of {_width(config):,} numbers. Its pretraining needs no labels."
     )
     return card("User embeddings", about, sections, ("user-embeddings", "self-supervised"))
 
 
 def card(title: str, about: str, sections: Mapping[str, str], tags: Sequence[str]) -> str:
-    """Returns a card; sections without text are left out."""
+    """Returns a card as Markdown. `sections` holds text by title; empty sections are left out."""
     head = "\n".join(f"- {tag}" for tag in ("userbert", "event-sequences", *tags))
     parts = [
         f"---\nlibrary_name: userbert\ntags:\n{head}\n---",
@@ -165,14 +172,14 @@ def card(title: str, about: str, sections: Mapping[str, str], tags: Sequence[str
 
 
 def facts_table(facts: Facts) -> str:
-    """Returns facts as a Markdown table."""
+    """Returns the known facts as a Markdown table."""
     return markdown_table(
         ("", ""), [(name, text) for name, text in facts.items() if text is not None]
     )
 
 
 def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns rows as a Markdown table, or an empty string if there are none."""
+    """Returns rows as a Markdown table, or an empty string if there are no rows."""
     lines = [*rows]
     if not lines:
         return ""
@@ -181,13 +188,13 @@ def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def _bound_note(bound: str | None) -> str:
-    """Returns the note on the time before which the model learned, if it is known."""
+    """Returns the note on the earliest cut-off without leakage; empty if `bound` is unknown."""
     if bound is None:
         return ""
     return (
         f"The model was trained on events before **{bound}**. At earlier cut-offs its vectors may "
         "contain future leakage, so results there look better than they are. `finetune` and "
-        "`evaluate` refuse such labels."
+        "`evaluate` refuse labels with earlier cut-offs."
     )
 
 
@@ -196,12 +203,12 @@ def _cell(text: str) -> str:
 
 
 def _format_value(record: Mapping[str, Any], key: str, form: str) -> str | None:
-    """Formats a record's value; None if it is missing, as in records of earlier versions."""
+    """Formats a value of a record; returns None if the value is missing, as in old records."""
     return None if record.get(key) is None else form.format(record[key])
 
 
 def _moment(instant: int | None, schema: Schema) -> str | None:
-    """Returns an instant in µs since 1970 as text in the users' time zone."""
+    """Returns an instant in µs since 1970 as text in the schema's time zone."""
     if instant is None:
         return None
     moment = datetime.fromtimestamp(instant / 1e6, UTC).astimezone(schema.zone)

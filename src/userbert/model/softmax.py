@@ -1,9 +1,10 @@
-"""Softmax cross-entropy over many ids against sets of them, exact or sampled.
+"""Cross-entropy of a softmax over many ids against sets of ids, exact or sampled.
 
 In: word vectors, a linear layer's weights, and the ids in each word. Out: the loss of equation 1.
-The exact form processes the ids in chunks, so that no array of words by vocabulary is ever in
-memory. The sampled softmax sums over a random part of the ids, each weighted by the inverse of its
-probability to be drawn (the logQ correction of Bengio & Senécal, 2008). Heads use both.
+The exact form processes the ids in chunks, so that PyTorch never holds an array of words by ids;
+the C kernel keeps one, in bf16, until the backward pass. The sampled softmax sums over a random
+sample of the ids, each weighted by the inverse of its probability to be drawn (the logQ correction
+of Bengio & Senécal, 2008). Heads use both.
 
 With S the set of a word's ids, -Σ y log softmax(z) = |S| · logsumexp(z) - Σ z[S]. If the
 ids of a set have weights, |S| is their sum and z[S] are weighted.
@@ -33,14 +34,14 @@ _CHUNK = 8_192
 
 @dataclass(frozen=True)
 class WordSets:
-    """Sets of one attribute's ids in some words, as (word, id) pairs in any order."""
+    """Set of one attribute's ids in each of M words, as (word, id) pairs in any order."""
 
     words: Int64
-    """(P,): index of the word among the M words."""
+    """(P,): index of each pair's word among the M words."""
     ids: Int64
-    """(P,): an id in that word, without duplicates and without 0, *none*."""
+    """(P,): id of each pair, never 0, *none*; no pair occurs twice."""
     weights: NDArray[np.float32] | None = None
-    """(P,): weights of the pairs; None: 1 each."""
+    """(P,): weight of each pair; None: all are 1."""
 
 
 def set_cross_entropy(
@@ -52,11 +53,11 @@ def set_cross_entropy(
     *,
     chunk: int = _CHUNK,
 ) -> Tensor:
-    """Returns the cross-entropy of words (M, H) against their sets, over all V ids, summed.
+    """Returns the exact cross-entropy of word vectors (M, H) against their sets, summed over words.
 
-    `weight` (V, H) and `bias` (V,) belong to the ids 1, 2, …. If `deferred` is a list,
-    the backward pass may append their gradient to the list instead of returning it.
-    Without a kernel, the loss is computed from `chunk` ids at a time.
+    `weight` (V, H) and `bias` (V,) belong to the ids 1, 2, …. If a kernel runs and `deferred` is a
+    list, the backward pass appends the gradient of `weight` and `bias` to the list instead of
+    returning it. Without a kernel, the loss is computed from `chunk` ids at a time.
     """
     if _kernel_fits(vectors, weight):
         return cross_entropy(
@@ -68,12 +69,13 @@ def set_cross_entropy(
 
 
 def _kernel_fits(vectors: Tensor, weight: Tensor) -> bool:
+    """Returns whether the C kernel can compute the loss of these tensors."""
     is_float32 = weight.dtype == torch.float32
     return is_float32 and casts_to_bf16(vectors) and kernels.available() and fits(vectors.shape[1])
 
 
 class _SetCrossEntropy(torch.autograd.Function):
-    """Exact loss that recomputes each chunk's logits in the backward pass to save memory."""
+    """Exact loss in PyTorch; the backward pass recomputes each chunk's logits to save memory."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
@@ -93,10 +95,10 @@ class _SetCrossEntropy(torch.autograd.Function):
                 log_sum = torch.addmm(offsets, vectors, rows.t()).logsumexp(dim=1)
                 log_sums = torch.logaddexp(log_sums, log_sum)
             counts = torch.bincount(words, weights, len(vectors)).to(log_sums)  # |S|: (M,)
-            present = (vectors[words] * weight[places]).sum(dim=1) + bias[places]  # (P,)
+            set_logits = (vectors[words] * weight[places]).sum(dim=1) + bias[places]  # (P,)
             ctx.chunk = chunk
             ctx.save_for_backward(vectors, weight, bias, words, places, weights, log_sums, counts)
-            return (counts * log_sums).sum() - (weights * present).sum()
+            return (counts * log_sums).sum() - (weights * set_logits).sum()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -132,20 +134,21 @@ def _split(rows: Tensor, chunk: int) -> Sequence[Tensor]:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The ids that a sampled softmax sums over."""
+    """The ids that a sampled softmax sums over: drawn ids, and ids of the sets."""
 
     places: Int64
     """(C,): id - 1, the index of the id's weights; ascending, without duplicates."""
     log_weights: NDArray[np.float32]
-    """(C,): minus the log probability to be drawn; -inf for ids that only the sets contain."""
+    """(C,): minus the log of the probability to be drawn; -inf for ids that were not drawn."""
 
 
 def draw_candidates(ids: int, count: int, start: float, sets: WordSets) -> Candidates:
     """Draws about `count` of the ids 1 … `ids`, and adds the ids of the sets.
 
-    Ids are ordered by falling frequency. The probability to draw the r-th falls as 1 / r; the first
-    ids are always drawn. The sample is systematic: only `start` in [0, 1) is random. The
-    probabilities are exact, and the time grows with the sample, not with the ids.
+    Ids are ordered by falling frequency. The probability to draw id r falls as log(1 + 1 / r), but
+    is at most 1. The sample is systematic: only `start`, uniform in [0, 1), is random. The
+    probabilities are exact. After the first call, which computes the probabilities of all ids, the
+    time grows with the sample, hardly with `ids`.
     """
     probabilities, ends = _probabilities(ids, count)
     drawn = np.searchsorted(ends, np.arange(start, ends[-1], 1.0), side="right")
@@ -157,7 +160,7 @@ def draw_candidates(ids: int, count: int, start: float, sets: WordSets) -> Candi
 
 @cache
 def _probabilities(ids: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the ids' probabilities (V,) to be in a sample of `count`, and the cumulative sums."""
+    """Returns each id's probability (V,) to be in a sample of `count` ids, and cumulative sums."""
     probabilities = np.log1p(1 / np.arange(1, ids + 1))
     probabilities = np.minimum(probabilities * (count / probabilities.sum()), 1)
     return probabilities, np.cumsum(probabilities)
@@ -166,27 +169,27 @@ def _probabilities(ids: int, count: int) -> tuple[NDArray[np.float64], NDArray[n
 def sampled_set_cross_entropy(
     vectors: Tensor, weight: Tensor, bias: Tensor, sets: WordSets, candidates: Candidates
 ) -> Tensor:
-    """Returns the cross-entropy of words (M, H) against their sets, over the candidates, summed.
+    """Returns the sampled cross-entropy of words (M, H) against their sets, summed over words.
 
-    In a word's softmax its own ids have weight 1. Other drawn ids are weighted by the inverse of
-    their probability, so that the sum inside the logarithm is unbiased. Gradients of `weight`
-    (V, H) and `bias` (V,) hold only the candidates' rows.
+    In a word's softmax, the ids in the word's set have weight 1. Other drawn ids are weighted by
+    the inverse of their probability, so that the sum inside the logarithm is unbiased. Gradients
+    of `weight` (V, H) and `bias` (V,) have only the candidates' rows.
     """
     device = vectors.device
-    places = as_tensor(candidates.places, device)
-    own = np.searchsorted(candidates.places, sets.ids - 1)  # (P,)
-    rows, offsets = gather_rows(weight, places), gather_rows(bias, places)  # (C, H), (C,)
+    candidate_rows = as_tensor(candidates.places, device)
+    set_places = np.searchsorted(candidates.places, sets.ids - 1)  # (P,)
+    rows, offsets = gather_rows(weight, candidate_rows), gather_rows(bias, candidate_rows)
     if _kernel_fits(vectors, weight):
         return cross_entropy(
-            vectors, rows, offsets, sets.words, own, pair_weights=sets.weights,
+            vectors, rows, offsets, sets.words, set_places, pair_weights=sets.weights,
             log_weights=candidates.log_weights,
         )  # fmt: skip
-    words, own_places, weights = _pairs(sets, own, device)
+    words, places, weights = _pairs(sets, set_places, device)
     logits = vectors @ rows.t() + offsets  # (M, C)
     logits = logits.float()
-    is_own = torch.zeros(logits.shape, dtype=torch.bool, device=device)
-    is_own[words, own_places] = True
-    weighted = torch.where(is_own, logits, logits + as_tensor(candidates.log_weights, device))
+    is_in_set = torch.zeros(logits.shape, dtype=torch.bool, device=device)
+    is_in_set[words, places] = True
+    weighted = torch.where(is_in_set, logits, logits + as_tensor(candidates.log_weights, device))
     counts = torch.bincount(words, weights, len(vectors)).to(logits)
-    present = (weights * logits[words, own_places]).sum()
-    return (counts * weighted.logsumexp(dim=1)).sum() - present
+    set_logits = (weights * logits[words, places]).sum()
+    return (counts * weighted.logsumexp(dim=1)).sum() - set_logits

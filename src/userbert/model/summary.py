@@ -1,11 +1,11 @@
 """The summary token, which embeds the counts of values in a user's whole history.
 
 In: a `UserBatch`. Out: one vector per user, made from the count of each value of each attribute in
-the visible actions, and from the numbers of actions and words. Words are means, which lose counts
-and dilute rare values; in the summary each value has a row of full width. `InputEmbedding` adds the
-token.
+the visible actions, and from the numbers of actions and words. A word's vector is a mean, which
+loses counts and dilutes rare values; in the summary, each value has a row of full width H.
+`InputEmbedding` adds the token.
 
-Letters in shapes: B users, H hidden.
+Letters in shapes: B users, W words of a segment, H hidden.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,10 @@ from userbert.model.tables import AttributeTables, as_tensor
 
 
 class HistorySummary(nn.Module):
-    """Sums values' vectors, weighted by the logarithms of their counts."""
+    """Sums the vectors of values, weighted by the logarithms of their counts.
+
+    A linear map of the logarithms of the numbers of actions and words is added to the sum.
+    """
 
     def __init__(self, shape: InputShape, hidden: int) -> None:
         super().__init__()

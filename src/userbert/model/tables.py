@@ -1,8 +1,8 @@
 """Embedding tables with sparse gradients, for batches that read few of their rows.
 
-In: ids of actions and of profile fields, as numpy arrays. Out: sums of their vectors, such as over
-the actions of a word. Gradients are coalesced sparse tensors of the rows that the batch read, about
-a thousand of a hundred thousand. The input embedding uses the tables; the optimizer updates
+In: ids of actions and of profile fields, as numpy arrays. Out: sums of the ids' vectors, such as
+over the actions of a word. Gradients are coalesced sparse tensors of the rows that the batch read,
+about a thousand of a hundred thousand. The input embedding uses the tables; the optimizer updates
 `RowSparse` modules by row.
 
 Letters in shapes: N rows read, G groups whose rows are summed, U distinct rows, E width.
@@ -26,14 +26,14 @@ INIT_DEVIATION = 0.02
 
 
 class RowSparse(nn.Module):
-    """A module whose gradients hold only the rows of its parameters that a batch reads."""
+    """A module whose gradients have only the rows of the parameters that a batch reads."""
 
     before_read: Callable[[Tensor], None] | None = None
-    """Function that is called with rows (U,) before they are read in training. Adam's momentum also
-    moves rows without gradients; here the optimizer applies the steps that the rows missed."""
+    """Function that is called with rows (U,) before training reads them. The optimizer sets it to
+    apply the steps that the rows missed, as Adam's momentum also moves rows without gradients."""
 
     def row_parameters(self) -> Sequence[nn.Parameter]:
-        """Returns the parameters, all of which are read and updated at the same rows."""
+        """Returns the parameters with sparse gradients; a batch reads the same rows of each."""
         raise NotImplementedError
 
     def notify_before_read(self, rows: Tensor) -> None:
@@ -43,7 +43,7 @@ class RowSparse(nn.Module):
 
 
 def gather_rows(weight: Tensor, rows: Tensor) -> Tensor:
-    """Returns distinct rows (U,) of a weight, whose gradient then holds only these rows."""
+    """Returns the distinct `rows` (U,) of a weight; the weight's gradient has only these rows."""
     return _GatherRows.apply(weight, rows)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -83,16 +83,16 @@ class AttributeTables(RowSparse):
 
     @property
     def row_offsets(self) -> Int64:
-        """Row before each table's first row; at the end, the matrix's last row."""
+        """(tables + 1,): row before each table's first row; at the end, the matrix's last row."""
         return self.layout.row_offsets
 
     def vectors(self, number: int) -> Tensor:
-        """Returns the vectors (size, E) of a table's ids 0 (*none*), 1, 2, …."""
+        """Returns the vectors (ids, E) of the ids 0 (*none*), 1, 2, … of table `number`."""
         first, last = self.row_offsets[number : number + 2] + 1
         return torch.cat([self.weight[:1], self.weight[first:last]])
 
     def rows(self, ids: NDArray[np.integer[Any]], tables: Int64) -> Int64:
-        """Returns the rows of ids; `tables` are their table numbers, broadcast against `ids`."""
+        """Returns the rows of `ids`. `tables` are the tables' indices, broadcast against `ids`."""
         return self.layout.rows(ids, tables)
 
     def sum_groups(
@@ -114,29 +114,31 @@ class AttributeTables(RowSparse):
 
 @dataclass(frozen=True)
 class _GroupsOfRows:
-    """The groups that contain each distinct row; a row's gradient is summed over its groups."""
+    """Groups by distinct row, without row 0; a row's gradient is summed over its groups."""
 
     rows: Int64
     """(U,): the distinct rows, ascending."""
     groups: Int64
-    """Groups that contain each row, row after row."""
+    """Indices of the groups that contain each row, row after row."""
     offsets: Int64
     """(U + 1,): the groups of row u are `offsets[u]:offsets[u + 1]`."""
     weights: NDArray[np.float32] | None = None
-    """Weights of the rows in `groups`."""
+    """Weight of the row in each entry of `groups`; None: all are 1."""
 
 
 def _by_row(rows: Int64, offsets: Int64) -> _GroupsOfRows:
+    """Returns the groups of each row; group g has the rows `offsets[g]:offsets[g + 1]`."""
     groups = list_numbers(offsets)
     known = rows > 0
-    # Sorting one number that holds both is much faster than sorting indices by row.
-    both = np.sort((rows[known] << 32) | groups[known])
-    rows, groups = both >> 32, both & 0xFFFFFFFF
+    # Sorting numbers that hold row and group is much faster than sorting indices by row.
+    keys = np.sort((rows[known] << 32) | groups[known])
+    rows, groups = keys >> 32, keys & 0xFFFFFFFF
     starts = np.flatnonzero(np.diff(rows, prepend=0))
     return _GroupsOfRows(rows[starts], groups, np.append(starts, len(rows)))
 
 
 def _by_row_weighted(rows: Int64, offsets: Int64, weights: NDArray[np.float32]) -> _GroupsOfRows:
+    """Returns the groups of each row as `_by_row` does, with the weights (N,) of the rows."""
     groups = list_numbers(offsets)
     order = np.argsort(rows, kind="stable")
     order = order[np.count_nonzero(rows == 0) :]
@@ -175,6 +177,7 @@ def _sum(
     weights: NDArray[np.float32] | None = None,
     none_row: int | None = None,
 ) -> Tensor:
+    """Returns the sums of rows of `table` by group; `none_row` is left out of the sums."""
     indices, bounds = (as_tensor(part, table.device) for part in (rows, offsets))
     return functional.embedding_bag(
         indices,
@@ -188,14 +191,14 @@ def _sum(
 
 
 def _by_rows(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """Returns a sparse gradient of distinct ascending rows (U,)."""
+    """Returns a sparse gradient with the values (U, …) at the distinct, ascending rows (U,)."""
     return torch.sparse_coo_tensor(
         rows[None], values, shape, is_coalesced=True, check_invariants=False
     )
 
 
 def sorted_set(numbers: Int64) -> Int64:
-    """Returns the distinct numbers in order, much faster than `np.unique` if there are few."""
+    """Returns the distinct numbers, ascending; for short arrays much faster than `np.unique`."""
     ordered = np.sort(numbers)
     is_first = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
@@ -203,7 +206,11 @@ def sorted_set(numbers: Int64) -> Int64:
 
 
 def as_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Returns a tensor that shares the array's memory; a read-only array is copied first."""
+    """Returns the array as a tensor on a device.
+
+    On the CPU, the tensor shares the array's memory, unless the array is read-only or not
+    contiguous.
+    """
     tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if device.type == "cuda":
         # The copy runs while the GPU computes.

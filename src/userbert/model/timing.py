@@ -1,11 +1,12 @@
-"""Standardised `indices.timing`: the last columns of user embeddings of `pool=all`.
+"""Standardised timing of users' actions: the last columns of user embeddings of `pool=all`.
 
-In: a `UserBatch`. Out: `indices.timing`, standardised. Words' positions contain the same facts, but
-each position has a vector of its own, and a mean over words loses their number and recency.
-The encoder does not read these columns: they are exact enough to identify users, so a network that
-reads them memorises each user's actions (docs/decisions/0010-what-makes-vectors-worth-having.md).
+In: a `UserBatch`. Out: the columns of `indices.timing`, standardised. The positions of words hold
+the same facts, but each position has a separate vector, and the mean over words loses the number
+and recency of words. The encoder does not read the columns: they are exact enough to identify
+users, so a network that reads them memorises each user's actions
+(docs/decisions/0010-what-makes-vectors-worth-having.md).
 
-Letters in shapes: B users, K numbers, P pairs.
+Letters in shapes: B users, K columns, P (user, cut-off) pairs.
 """
 
 import numpy as np
@@ -18,13 +19,13 @@ from userbert.model.indices import timing, timing_width
 from userbert.model.tables import as_tensor
 
 _FURTHEST = 5.0
-"""Standardised values are clipped to this many standard deviations on either side."""
+"""Standard deviations from the mean at which values are clipped, so that no outlier dominates."""
 _LEAST_DEVIATION = 1e-3
-"""Columns with a smaller standard deviation over users count as constant and are not scaled."""
+"""Columns with a smaller standard deviation over pairs count as constant and are not scaled."""
 
 
 class HistoryTiming(nn.Module):
-    """Columns of `timing`, standardised by stored means and standard deviations."""
+    """Columns of `indices.timing`, standardised by stored means and standard deviations."""
 
     def __init__(self, shape: InputShape) -> None:
         super().__init__()
@@ -40,11 +41,11 @@ class HistoryTiming(nn.Module):
         return self.standardised(as_tensor(timing(batch, self._shape), self.mean.device))
 
     def standardised(self, numbers: Tensor) -> Tensor:
-        """Returns columns (B, K), standardised and clipped."""
+        """Returns the columns `numbers` (B, K), standardised and clipped."""
         return ((numbers - self.mean) / self.deviation).clamp(-_FURTHEST, _FURTHEST)
 
     def measure_by(self, numbers: NDArray[np.float32]) -> None:
-        """Sets means and standard deviations from the columns (P, K) of (user, cut-off) pairs."""
+        """Sets means and standard deviations to those of the columns `numbers` (P, K)."""
         deviation = numbers.std(axis=0, dtype=np.float64)
         deviation[deviation < _LEAST_DEVIATION] = 1
         self.mean.copy_(torch.from_numpy(numbers.mean(axis=0, dtype=np.float64)))

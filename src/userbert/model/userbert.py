@@ -1,8 +1,8 @@
 """UserBERT, which turns user sequences into vectors of words and users (paper §3.2, §4.4).
 
-In: a `UserBatch`. Out: `Encoded`, and from it user embeddings; `join_columns` puts their columns in
-order. A `UserBert` includes all it needs to read data: schema, vocabularies and hidden profile
-fields. Training updates its weights, tasks add a head, and the service embeds users.
+In: a `UserBatch`. Out: `Encoded`, and from it user embeddings, whose columns `join_columns` puts in
+order. A `UserBert` includes all that reading data needs: schema, vocabularies and hidden profile
+fields. Training updates the weights, tasks add a head, and the service embeds users.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,27 +38,29 @@ from userbert.schema.strict import Strict
 from userbert.workers import map_threaded
 
 Pool = Literal["mean", "cls", "all"]
+"""Choice of user embedding, see `UserBert.user_vectors`."""
 Precision = Literal["float32", "bf16"]
+"""Precision of matrix products; weights are float32."""
 
 _BATCH = 256
 """Users per forward pass."""
 CHUNK = 1024
-"""(User, cut-off) pairs per chunk; a chunk's user sequences are cut together."""
+"""(User, cut-off) pairs per chunk: several batches, so that users of like length share a batch."""
 _PENDING_CHUNKS = 4
-"""Maximum number of pending chunks per worker thread."""
+"""Maximum number of pending chunks per worker thread; more keep workers busy in slow moments."""
 
 
 class UserBertConfig(Strict):
-    """Size of the network."""
+    """Size and optional parts of the network."""
 
     layers: int = Field(default=4, ge=1)
-    """Paper §4.4: L = 4."""
+    """Number of transformer blocks; paper §4.4: L = 4."""
     hidden: int = Field(default=128, ge=1)
-    """Paper §4.4: H = 128."""
+    """Width of token vectors; paper §4.4: H = 128."""
     heads: int = Field(default=4, ge=1)
-    """Paper §4.4: A = 4."""
+    """Number of attention heads; paper §4.4: A = 4."""
     feed_forward: int = Field(default=512, ge=1)
-    """Four times `hidden`, as in BERT."""
+    """Width of the feed-forward maps; by default four times the default `hidden`, as in BERT."""
     attribute_width: int = Field(default=32, ge=1)
     """Width of one attribute's vector; the paper does not give it."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -66,9 +68,9 @@ class UserBertConfig(Strict):
     pool: Pool = "mean"
     """Default user embedding: mean of the words' vectors, [CLS], or all parts (`join_columns`)."""
     word_sizes: bool = False
-    """Whether word vectors include their number of actions; in the paper they do not."""
+    """Whether word vectors include the word's number of actions; in the paper they do not."""
     summary: bool = False
-    """Whether an extra token summarises the history's counts; see `model/summary.py`."""
+    """Whether an extra token summarises the counts of values; see `model/summary.py`."""
     timing: bool = False
     """Whether user embeddings of `pool=all` end with timing columns; see `model/timing.py`."""
     tells_hidden: bool = False
@@ -78,10 +80,10 @@ class UserBertConfig(Strict):
 
 
 class UserBert(nn.Module):
-    """The network (paper §3.2, §4.4), and all it needs to read data.
+    """The network (paper §3.2, §4.4), and all that it needs to read data.
 
-    `pretrain` makes a model, `from_pretrained` loads one. The model keeps the heads of pretraining,
-    because they predict masked words.
+    `pretrain` makes a model, `from_pretrained` loads a model. The model keeps the heads of
+    pretraining, because `predict_masked_word` and further pretraining use them.
     """
 
     def __init__(
@@ -135,32 +137,32 @@ class UserBert(nn.Module):
         *,
         keep_position: bool = False,
     ) -> Encoded:
-        """Encodes a batch. `zeroed`, (W,) per segment, marks words whose input is zeroed.
+        """Encodes a batch. `zeroed`, (W,) per segment, marks words whose input vector is zeroed.
 
-        With `keep_position`, their position and segment stay.
+        With `keep_position`, the position and segment of these words stay.
         """
-        # The embedding's products are small: rounding their inputs takes longer than the products.
+        # The embedding's matrix products are small: casting to bf16 takes longer than it saves.
         with torch.autocast(self.embedding.cls.device.type, enabled=False):
             encoded: Encoded = self.embedding(batch, zeroed, keep_position=keep_position)
         return replace(encoded, tokens=self.encoder(encoded.tokens, encoded.lengths, encoded.keys))
 
     def sample_softmax(self, samples: int | None) -> None:
-        """Sets the number of ids that heads of many ids sample in training; None: exact softmax."""
+        """Sets the sample size of heads with more than 2 `samples` ids; None: exact softmax."""
         user_heads = (part for heads in self.user_heads.values() for part in heads.segments)
         for heads in (*self.heads, *user_heads):
             for head in heads.attributes:
-                # Sampling half of the ids would take as long as using all.
+                # Sampling half of the ids would take as long as the exact softmax.
                 is_large = samples is not None and head.project.out_features > 2 * samples
                 head.samples = samples if is_large else None
 
     def fastest_precision(self, device: torch.device) -> Precision:
         """Returns the precision in which a device trains fastest."""
-        # On CPUs, PyTorch's bf16 is slower than float32 at the paper's batch size; the kernels are
-        # faster.
+        # On CPUs, PyTorch's bf16 is slower than float32 at the paper's batch size, but the
+        # kernels' bf16 is faster.
         return "bf16" if device.type == "cuda" or self.encoder.fused else "float32"
 
     def width(self, pool: Pool | None = None) -> int:
-        """Returns the width of user embeddings, which are (B, width)."""
+        """Returns the number of columns of user embeddings. `pool` replaces the model's default."""
         if (pool or self.config.pool) != "all":
             return self.config.hidden
         parts = 2 + bool(self.shape.profile) + self.config.summary
@@ -174,11 +176,11 @@ class UserBert(nn.Module):
     def user_vectors(self, encoded: Encoded, pool: Pool | None = None) -> Tensor:
         """Returns user embeddings (B, width): mean of words' final vectors, [CLS], or all parts.
 
-        The paper has no loss on [CLS] before fine-tuning, so pretraining trains the mean. For a
-        user without words, the mean is replaced by [CLS], which has attended to the profile: zeros
-        would make all such users equal, and their cosine similarity undefined. `all` concatenates
-        [CLS], the mean, the mean of the profile fields and, if the model has them, the summary and
-        the timing; all columns have about the same scale.
+        `pool` replaces the model's default. The paper's pretraining has no loss on [CLS], so it
+        trains the mean. For users without words, [CLS], which has attended to the profile, replaces
+        the mean: with zeros, these users would be equal and have no cosine similarity. `all`
+        concatenates [CLS], the mean, the mean of the profile fields and, if the model has them, the
+        summary and the timing; all columns have about the same scale.
         """
         pool = pool or self.config.pool
         cls = encoded.tokens.index_select(0, encoded.cls_index)
@@ -204,11 +206,11 @@ class UserBert(nn.Module):
     ) -> pl.DataFrame:
         """Returns user embeddings as a frame `user_id`, `cutoff`, `embedding`, in the pairs' order.
 
-        An embedding is float32 of the model's `width`, without a unit. Embeds every user who has an
+        An embedding has `width(pool)` float32 values without a unit. Embeds every user who has an
         event before `cutoff` (default: just after the last event), or the pairs of `at`, a frame or
         Arrow table with columns `user_id` and optionally `cutoff`. A naive cut-off is in the
-        schema's `timezone`. Raises `ModelError` if the data have other ids than the model,
-        `InputError` if `at` is invalid.
+        schema's `timezone`. `pool` replaces the model's default. Raises `ModelError` if
+        the data have other ids than the model, `InputError` if `cutoff` or `at` is not valid.
         """
         pairs = pairs_from(data, cutoff, at)
         vectors = embed_pairs(self, data, pairs.rows, pairs.cutoffs, pool=pool, precision=precision)
@@ -225,12 +227,12 @@ class UserBert(nn.Module):
         check_fits(data, self.vocabularies, self.shape, self.hidden)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes a complete model folder or none. Raises `InputError` if the folder exists."""
+        """Writes a complete model folder or nothing. Raises `InputError` if the folder exists."""
         with publishing_folder(Path(folder)) as temporary:
             self.write(temporary)
 
     def write(self, folder: Path, *, with_card: bool = True) -> None:
-        """Writes the model's files into an existing folder."""
+        """Writes the model's files into an existing folder, with a model card if `with_card`."""
         artifact = Artifact(
             self.config.model_dump(mode="json"), self.shape, self.hidden, self.schema,
             self.vocabularies, self.record, self.state_dict(),
@@ -243,7 +245,8 @@ class UserBert(nn.Module):
         """Uploads the model to a hub as `name`, such as `acme/buyers`; returns its address.
 
         A new repository is private unless `private` is false, because a model contains values of
-        the logs. Needs the extra `hub`. Raises `InputError` if the hub refuses it.
+        the logs. Needs the extra `hub`. Raises `InputError` if `name` is not valid, or the hub
+        refuses the upload.
         """
         return upload(self.write, name, private=private, token=token)
 
@@ -261,9 +264,9 @@ class UserBert(nn.Module):
 
         A name such as `acme/buyers` that is not a local folder is downloaded, at `revision` (a
         branch, tag or commit) if given, into `cache_dir` or the hub's own cache. With
-        `local_files_only` it must be in the cache. Downloading needs the extra `hub`. A `Path` is
-        always a local folder. Raises `ModelError` if the folder is damaged or the hub has no such
-        model.
+        `local_files_only`, the model must be in the cache. Downloading needs the extra `hub`. A
+        `Path` is always a local folder. Raises `ModelError` if the folder is damaged or the hub
+        does not have the model, and `InputError` if a local folder is given with `revision`.
         """
         folder = folder_of(
             folder,
@@ -297,11 +300,12 @@ def join_columns(
     summary: Tensor | None,
     timing: Tensor | None,
 ) -> Tensor:
-    """Returns user embeddings (B, width) of pool `all`: parts (B, H), then the timing (B, K)."""
+    """Returns user embeddings (B, width) of pool `all`: parts (B, H) each, then timing (B, K)."""
     parts = [cls, words]
     if fields is not None:
         parts.append(fields)
     if summary is not None:
+        # Gives the summary's columns the scale of the other columns.
         parts.append(layer_norm(summary, summary.shape[1:]).to(cls.dtype))
     if timing is not None:
         parts.append(timing.to(cls.dtype))
@@ -309,7 +313,7 @@ def join_columns(
 
 
 def _mean(tokens: Tensor, index: Tensor, users: Tensor, cls: Tensor) -> Tensor:
-    """Returns the mean (B, H) of each user's indexed tokens, or [CLS] for users without any."""
+    """Returns the mean (B, H) by user of the tokens at `index`; [CLS] for users without tokens."""
     counts = torch.bincount(users, minlength=len(cls))[:, None]
     sums = torch.zeros_like(cls).index_add(0, users, tokens.index_select(0, index))
     return torch.where(counts > 0, sums / counts.clamp(min=1), cls)
@@ -324,7 +328,7 @@ def embed_pairs(
     pool: Pool | None = None,
     precision: Precision = "float32",
 ) -> NDArray[np.float32]:
-    """Returns user embeddings (B, width) of (user, cut-off) pairs; rows and cut-offs are (B,).
+    """Returns user embeddings (B, width) of users in `rows` (B,) at `cutoffs` (B,), µs since 1970.
 
     Raises `ModelError` if the data have other ids than the model.
     """
@@ -351,7 +355,7 @@ class Chunk:
     rows: Int64
     """(B,): rows of the users in `data`."""
     cutoffs: Int64
-    """(B,): in microseconds since 1970."""
+    """(B,): cut-offs in µs since 1970."""
     part: int = 0
     """Number that identifies the chunk for the caller."""
 
@@ -365,8 +369,8 @@ def embed_chunks(
 ) -> Iterator[tuple[Chunk, NDArray[np.float32]]]:
     """Yields each chunk with its user embeddings (B, width), in order.
 
-    Each of PyTorch's threads processes a chunk of its own, so that work outside the network, such
-    as cutting, also runs in parallel.
+    On the CPU, each of PyTorch's threads processes a different chunk, so that work outside the
+    network, such as cutting, also runs in parallel. On a GPU, one thread processes all chunks.
     """
     device = model.embedding.cls.device
     threads = torch.get_num_threads()
