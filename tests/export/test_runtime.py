@@ -248,9 +248,9 @@ def test_a_backend_refuses_files_and_folders_of_other_kinds(
 def test_data_with_other_ids_are_refused(task: TaskModel, file: Path, tmp_path: Path) -> None:
     other = prepare_events(tmp_path, buys("a", "2017-03-01", genre="wine"))
     rows, instants = np.zeros(1, np.int64), cutoffs("2017-03-05")
-    with pytest.raises(ModelError, match="mean other values than the model's"):
+    with pytest.raises(ModelError, match="stand for different values than in the model"):
         Runtime.load(file).embed(other, rows, instants)
-    with pytest.raises(ModelError, match="mean other values than the model's"):
+    with pytest.raises(ModelError, match="stand for different values than in the model"):
         Runtime.load(file).run(other, rows, instants)
 
 

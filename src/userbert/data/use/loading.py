@@ -1,8 +1,8 @@
 """Batches of user sequences: endless and shuffled for training, each pair once for inference.
 
-In: histories and (user, cut-off) pairs. Out: `UserBatch`es. A batch holds sequences of similar
-length, so attention pads little. The order depends on the seed and the step alone, so training can
-resume anywhere. `check_fits` compares data with a model.
+In: histories and (user, cut-off) pairs. Out: `UserBatch`es. Except for `batches_in_order`, a batch
+holds sequences of similar length, so attention pads little. A training batch depends only on the
+seed and the step, so training can resume at any step. `check_fits` compares data with a model.
 """
 
 from collections import deque
@@ -26,11 +26,12 @@ _BUCKET_BATCHES = 32
 """Sequences are sorted by length within this number of batches: enough for similar lengths in a
 batch, few enough that a batch is still a random sample."""
 _PAIRS_AT_A_TIME = 8_192
-"""Pairs per call of `cut`."""
+"""Maximum number of pairs per call of `cut` for inference, to bound memory."""
 _USERS_AT_A_TIME = 256
-"""Small batches are cut together, up to this number of users, to spread the cost of a call."""
-_AHEAD = 2
-"""Batches to cut ahead of the model. All cuts take equally long, so more would only fill memory."""
+"""Maximum number of users per call of `cut` for several training batches. A call has a fixed cost,
+which small batches share."""
+_BATCHES_AHEAD = 2
+"""Batches to prepare ahead of the model."""
 
 
 class Batches(Protocol):
@@ -42,14 +43,17 @@ class Batches(Protocol):
 
 
 def read_ahead(batches: Batches, first: int, end: int) -> Generator[UserBatch]:
-    """Yields the batches of steps `first` to `end` - 1, which a thread cuts ahead, in order.
+    """Yields the batches of steps `first` to `end` - 1, in order; a thread prepares them ahead.
 
-    Errors of the thread are raised here at their step. Close the generator to stop the thread.
+    Errors in the thread are raised at the step of their batch. Close the generator to stop the
+    thread.
     """
     thread = ThreadPoolExecutor(1, "ahead")
     steps = iter(range(first, end))
     try:
-        upcoming = deque(thread.submit(batches.__getitem__, step) for step in islice(steps, _AHEAD))
+        upcoming = deque(
+            thread.submit(batches.__getitem__, step) for step in islice(steps, _BATCHES_AHEAD)
+        )
         while upcoming:
             batch = upcoming.popleft().result()
             upcoming.extend(thread.submit(batches.__getitem__, step) for step in islice(steps, 1))
@@ -59,13 +63,14 @@ def read_ahead(batches: Batches, first: int, end: int) -> Generator[UserBatch]:
 
 
 class SequenceBatches:
-    """Endless training batches: `batches[step]` is a function of the seed and the step alone.
+    """Endless training batches: `batches[step]` depends only on the arguments and the step.
 
-    `rows` and `cutoffs` (P,) are the pairs, `numbers` (P,) their values of `UserBatch.index`, by
-    default 0, 1, …. `until` (P,) ends each pair's future, see `cut`. An epoch has every pair once,
-    except those that do not fill a batch or exceed `batches_per_epoch`. Objects with equal seeds
-    and batches per epoch have short and long batches at the same steps, so processes do not wait
-    for each other. Small batches are cut together, up to `users_at_a_time` users.
+    `rows` and `cutoffs` (P,) are the pairs. `numbers` (P,) are the pairs' values in
+    `UserBatch.index`, by default 0, 1, …. With `until` (P,), µs since 1970, batches also hold the
+    future of each pair up to that instant, see `cut`. An epoch has every pair once, except pairs
+    that do not fill a batch or exceed `batches_per_epoch`. Processes whose objects have equal seeds
+    and equal `batches_per_epoch` get batches of similar length at the same step, so they do not
+    wait for each other. Consecutive batches are cut by one call, up to `users_at_a_time` users.
     """
 
     def __init__(
@@ -92,17 +97,18 @@ class SequenceBatches:
         self._batches_per_cut = max(1, users_at_a_time // self.batch_size)
         self._epoch = -1
         self._order = np.zeros((0, 0), dtype=np.int64)
-        self._cut_at = (-1, -1)
-        self._cut: UserBatch | None = None
+        self._cached_group = (-1, -1)
+        self._cached_users: UserBatch | None = None
 
     def __getitem__(self, step: int) -> UserBatch:
         """Returns the batch of a step, from 0."""
-        epoch, number = divmod(step, self.batches_per_epoch)
-        group, place = divmod(number, self._batches_per_cut)
-        if self._cut is None or self._cut_at != (epoch, group):
-            self._cut_at, self._cut = (epoch, group), self._cut_group(epoch, group)
-        first = place * self.batch_size
-        return slice_users(self._cut, first, first + self.batch_size)
+        epoch, batch_of_epoch = divmod(step, self.batches_per_epoch)
+        group, batch_of_group = divmod(batch_of_epoch, self._batches_per_cut)
+        if self._cached_users is None or self._cached_group != (epoch, group):
+            self._cached_group = (epoch, group)
+            self._cached_users = self._cut_group(epoch, group)
+        first = batch_of_group * self.batch_size
+        return slice_users(self._cached_users, first, first + self.batch_size)
 
     def _cut_group(self, epoch: int, group: int) -> UserBatch:
         """Cuts a group of batches; returns their users, batch after batch."""
@@ -120,7 +126,7 @@ class SequenceBatches:
         pairs = pairs[: self.batches_per_epoch * self.batch_size]
         bucket = np.arange(len(pairs)) // (_BUCKET_BATCHES * self.batch_size)
         batches = pairs[np.lexsort([self.lengths[pairs], bucket])].reshape(-1, self.batch_size)
-        # A second generator, so that the order does not depend on the number of pairs.
+        # A new generator, because the state of the first depends on the number of pairs.
         return batches[np.random.default_rng([self.seed, epoch, 1]).permutation(len(batches))]
 
 
@@ -128,15 +134,15 @@ def check_fits(
     data: Histories, vocabularies: Vocabularies, shape: InputShape, hidden: Collection[str]
 ) -> None:
     """Raises `ModelError` if ids or segments of the data differ from the model's."""
-    place = getattr(data, "path", "these events")
+    source = getattr(data, "path", "these events")
     if data.vocabularies.fingerprint != vocabularies.fingerprint:
         raise ModelError(
-            f"the ids in {place} mean other values than the model's. Prepare the logs with the "
-            "model's vocabulary: userbert prepare schema.yaml -o DATA --vocabulary MODEL"
+            f"the ids in {source} stand for different values than in the model. Prepare the logs "
+            "with the model's vocabulary: userbert prepare schema.yaml -o DATA --vocabulary MODEL"
         )
     if input_shape(data.schema, data.vocabularies, hidden) != shape:
         raise ModelError(
-            f"the segments of {place} differ from the model's. Prepare the logs with the "
+            f"the segments of {source} differ from the model's. Prepare the logs with the "
             "schema.yaml in the model's folder."
         )
 
@@ -151,8 +157,8 @@ def batches_in_order(
 ) -> Iterator[UserBatch]:
     """Yields every pair once, in the order of the pairs, without a progress bar."""
     for first in range(0, len(rows), batch_size):
-        part = np.arange(first, min(first + batch_size, len(rows)))
-        yield replace(cut(data, rows[part], cutoffs[part], hidden), index=part)
+        index = np.arange(first, min(first + batch_size, len(rows)))
+        yield replace(cut(data, rows[index], cutoffs[index], hidden), index=index)
 
 
 def batches_by_length(
@@ -165,14 +171,14 @@ def batches_by_length(
     description: str = "reading users",
     pairs_at_a_time: int = _PAIRS_AT_A_TIME,
 ) -> Iterator[UserBatch]:
-    """Yields every pair once, in chunks of `pairs_at_a_time` pairs that are sorted by length.
+    """Yields every pair once, shortest first within each chunk of `pairs_at_a_time` pairs.
 
-    `UserBatch.index` refers to the pairs.
+    `UserBatch.index` holds positions in `rows`. Shows a progress bar with `description`.
     """
     with progress(description, len(rows)) as advance:
         for start in range(0, len(rows), pairs_at_a_time):
-            part = slice(start, start + pairs_at_a_time)
-            for batch in chunk_by_length(data, rows[part], cutoffs[part], batch_size, hidden):
+            chunk = slice(start, start + pairs_at_a_time)
+            for batch in chunk_by_length(data, rows[chunk], cutoffs[chunk], batch_size, hidden):
                 yield replace(batch, index=start + batch.index)
                 advance(len(batch), "")
 
@@ -180,9 +186,9 @@ def batches_by_length(
 def chunk_by_length(
     data: Histories, rows: Int64, cutoffs: Int64, batch_size: int, hidden: Collection[str] = ()
 ) -> Iterator[UserBatch]:
-    """Yields batches of pairs (P,), shortest first. `UserBatch.index` refers to the pairs.
+    """Yields batches of pairs (P,), shortest first. `UserBatch.index` holds positions in `rows`.
 
-    Cuts all pairs at once, which is several times as fast as batch by batch.
+    Cuts all pairs by one call, which is several times as fast as a call per batch.
     """
     users = cut(data, rows, cutoffs, hidden)
     order = np.argsort(_word_counts(users), kind="stable")
@@ -199,9 +205,12 @@ def _word_counts(users: UserBatch) -> Int64:
 def sequence_lengths(
     data: Histories, rows: Int64, cutoffs: Int64, *, pairs_at_a_time: int = _PAIRS_AT_A_TIME
 ) -> Int64:
-    """Returns the number of words of each pair's sequence (P,); cuts `pairs_at_a_time` pairs."""
+    """Returns the number of words of each pair's sequence (P,).
+
+    Cuts at most `pairs_at_a_time` pairs at a time, to bound memory.
+    """
     lengths = np.zeros(len(rows), dtype=np.int64)
     for start in range(0, len(rows), pairs_at_a_time):
-        part = slice(start, start + pairs_at_a_time)
-        lengths[part] = _word_counts(cut(data, rows[part], cutoffs[part]))
+        chunk = slice(start, start + pairs_at_a_time)
+        lengths[chunk] = _word_counts(cut(data, rows[chunk], cutoffs[chunk]))
     return lengths
