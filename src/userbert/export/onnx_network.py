@@ -92,7 +92,7 @@ class OnnxNetwork(nn.Module):
 
     def _words(self, segment: SegmentEmbedding, inputs: Mapping[str, Tensor], name: str) -> Tensor:
         sums = _group_sums(self.embedding.tables.weight, inputs, name)  # (W, A, E)
-        return segment.of_sums(sums, inputs[f"{name}.sizes"], inputs[f"{name}.positions"])
+        return segment.from_sums(sums, inputs[f"{name}.sizes"], inputs[f"{name}.positions"])
 
     @property
     def dynamic_shapes(self) -> dict[str, dict[int, Dim]]:

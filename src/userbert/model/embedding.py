@@ -1,13 +1,13 @@
 """The input embedding: turns words and profile fields into token vectors (paper §3.2).
 
 In: a `UserBatch`. Out: `Encoded`, the vectors of all users' tokens, one user after the other. A
-user's tokens are `[CLS]`, the words of each segment oldest first, the known profile fields and,
-beyond the paper, a summary of the history. `UserBert` runs the encoder on the vectors and returns
-the same record.
+user's tokens are `[CLS]`, the words of each segment oldest first, the known profile fields and, if
+the model has it (beyond the paper), a summary of the history. `UserBert` runs the encoder on the
+vectors and returns an `Encoded` with the encoder's vectors.
 
 Letters in shapes: B users, T tokens, W words of a segment, N actions of a segment, A attributes of
-a segment, F profile fields, P known profile fields of all users, K numbers of timing, H hidden, E
-width of an attribute.
+a segment, F profile fields, P known profile fields of all users, K timing features, V ids of an
+attribute, H size of a token's vector, E size of an attribute's vector.
 """
 
 from collections.abc import Sequence
@@ -47,24 +47,30 @@ class Encoded:
     user_of_field: Tensor
     """(P,): index of each known profile field's user."""
     keys: Tensor | None = None
-    """(T,): dropout keys of the tokens, in training."""
+    """(T,): dropout keys of the tokens; None without dropout."""
     summary: Tensor | None = None
-    """(B, H): summary of each user's history, before the norm of the input embedding."""
+    """(B, H): summary of each user's history, before the norm of the input embedding; None if the
+    model has no summary."""
     timing: Tensor | None = None
-    """(B, K): standardised timing of each user's actions; the encoder does not read it."""
+    """(B, K): standardised timing of each user's actions, which the encoder does not read; None if
+    the model has no timing."""
 
 
 class SegmentEmbedding(nn.Module):
-    """Embeds words of one segment: mean of the actions mapped to H, plus position and segment."""
+    """Embeds the words of one segment.
+
+    A word's vector is the mean of its actions, projected to H, plus the vectors of its position and
+    of the segment and, with `has_size`, a multiple of the logarithm of its number of actions.
+    """
 
     def __init__(
-        self, shape: SegmentShape, hidden: int, width: int, *, sizes: bool = False
+        self, shape: SegmentShape, hidden: int, width: int, *, has_size: bool = False
     ) -> None:
         super().__init__()
         self.project = nn.Linear(len(shape.attributes) * width, hidden)
         self.position = nn.Embedding(shape.positions, hidden)
         self.segment = nn.Parameter(torch.empty(hidden))
-        self.size = nn.Linear(1, hidden, bias=False) if sizes else None
+        self.size = nn.Linear(1, hidden, bias=False) if has_size else None
 
     def reset_parameters(self) -> None:
         """Initialises the segment's vector as in BERT."""
@@ -74,36 +80,41 @@ class SegmentEmbedding(nn.Module):
         self,
         batch: SegmentBatch,
         tables: AttributeTables,
-        numbers: Int64,
-        zeroed: NDArray[np.bool_] | None = None,
+        table_numbers: Int64,
+        without_actions: NDArray[np.bool_] | None = None,
     ) -> Tensor:
         """Returns the vectors (W, H) of a segment's words.
 
-        `numbers` (A,) are the numbers of its attributes' tables. Words that `zeroed` (W,) marks
-        keep only their position and segment.
+        `table_numbers` (A,) are the indices of the attributes' tables. Words that `without_actions`
+        (W,) marks keep only their position and segment.
         """
-        rows = tables.rows(batch.ids, numbers[:, None])  # (A, N)
+        rows = tables.rows(batch.ids, table_numbers[:, None])  # (A, N)
         rows, groups = order_by_word(rows, batch.action_offsets)
         sums = tables.sum_groups(rows, groups)  # (W * A, E)
         device = self.segment.device
         # Actions without the attribute count too, which lowers its weight in the word's mean.
-        sizes = as_tensor(np.diff(batch.action_offsets).astype(np.float32), device)
-        hide = None if zeroed is None else as_tensor(zeroed, device)
-        return self.of_sums(sums, sizes, as_tensor(batch.positions, device), hide)
+        counts = as_tensor(np.diff(batch.action_offsets).astype(np.float32), device)
+        mask = None if without_actions is None else as_tensor(without_actions, device)
+        return self.from_sums(sums, counts, as_tensor(batch.positions, device), mask)
 
-    def of_sums(
-        self, sums: Tensor, sizes: Tensor, positions: Tensor, zeroed: Tensor | None = None
+    def from_sums(
+        self,
+        sums: Tensor,
+        action_counts: Tensor,
+        positions: Tensor,
+        without_actions: Tensor | None = None,
     ) -> Tensor:
         """Returns the vectors (W, H) of words from the sums (W * A, E) over their actions.
 
-        `sizes` (W,) are the numbers of actions. Positions and `zeroed` are (W,).
+        `action_counts` (W,), `positions` (W,) and `without_actions` (W,), see `forward`, are per
+        word.
         """
-        means = sums.view(sizes.shape[0], self.project.in_features) / sizes[:, None]  # (W, A * E)
-        tokens = self.project(means)
+        means = sums.view(action_counts.shape[0], self.project.in_features)  # (W, A * E)
+        tokens = self.project(means / action_counts[:, None])
         if self.size is not None:
-            tokens = tokens + self.size(sizes.log1p()[:, None])
-        if zeroed is not None:
-            tokens = tokens.masked_fill(zeroed[:, None], 0)
+            tokens = tokens + self.size(action_counts.log1p()[:, None])
+        if without_actions is not None:
+            tokens = tokens.masked_fill(without_actions[:, None], 0)
         return tokens + self.position(positions) + self.segment  # type: ignore[no-any-return]
 
 
@@ -123,10 +134,11 @@ class InputEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         # The tables are not part of the segments, because segments may share a table.
-        sizes, self._numbers = word_tables(shape)
-        self.tables = AttributeTables(sizes, width)
+        table_sizes, self._table_numbers = word_tables(shape)
+        self.tables = AttributeTables(table_sizes, width)
         self.segments: Sequence[SegmentEmbedding] = nn.ModuleList(  # type: ignore[assignment]
-            SegmentEmbedding(segment, hidden, width, sizes=word_sizes) for segment in shape.segments
+            SegmentEmbedding(segment, hidden, width, has_size=word_sizes)
+            for segment in shape.segments
         )
         self.summary = HistorySummary(shape, hidden) if summary else None
         self.timing = HistoryTiming(shape) if timing else None
@@ -137,10 +149,10 @@ class InputEmbedding(nn.Module):
         self.dropout = Dropout(dropout)
 
     def attribute_vectors(self) -> list[list[Tensor]]:
-        """Returns the vectors (size, E) of each attribute's ids, per segment."""
+        """Returns the vectors (V, E) of all ids, by segment and attribute."""
         return [
             [self.tables.vectors(number) for number in numbers.tolist()]
-            for numbers in self._numbers
+            for numbers in self._table_numbers
         ]
 
     def reset_parameters(self) -> None:
@@ -157,59 +169,59 @@ class InputEmbedding(nn.Module):
     ) -> Encoded:
         """Embeds a batch.
 
-        `zeroed`, (W,) per segment, marks words whose whole vector is zeroed, position and segment
-        included: forming the input representations "is followed by the masking step" (§3.2). With
-        `keep_position`, another interpretation of the paper, only their actions are zeroed.
+        `zeroed`, (W,) per segment, marks words to hide. Their vectors are zeroed, position and
+        segment included: forming the input representations "is followed by the masking step"
+        (§3.2). With `keep_position`, another reading of the paper, only their actions are zeroed.
         """
-        predicted = zeroed
-        without_actions: Sequence[NDArray[np.bool_] | None] = [None] * len(self.segments)
+        word_masks = None if keep_position else zeroed
+        action_masks: Sequence[NDArray[np.bool_] | None] = [None] * len(self.segments)
         if zeroed is not None and keep_position:
-            without_actions, zeroed = zeroed, None
+            action_masks = zeroed
         device = self.cls.device
-        known = batch.profile_ids > 0  # (B, F)
+        is_known = batch.profile_ids > 0  # (B, F)
         pieces = [self.cls.expand(len(batch), -1)]
         counts = [np.ones(len(batch), np.int64)]
         for embed, segment, numbers, mask in zip(
             self.segments,
             batch.segments,
-            self._numbers,
-            without_actions,
+            self._table_numbers,
+            action_masks,
             strict=True,
         ):
             pieces.append(embed(segment, self.tables, numbers, mask))
             counts.append(segment.word_counts)
-        fields = self.profile.rows(batch.profile_ids, np.arange(known.shape[1])).T[known.T]
+        fields = self.profile.rows(batch.profile_ids, np.arange(is_known.shape[1])).T[is_known.T]
         profile = self.profile.sum_groups(fields, np.arange(len(fields) + 1))
         pieces.append(profile + self.profile_segment)
-        counts.extend(known.T.astype(np.int64))
+        counts.extend(is_known.T.astype(np.int64))
         summary: Tensor | None = None
         if self.summary is not None:
-            # The summary must not reveal the words that are to be predicted.
-            summary = self.summary(batch, predicted)
+            # The summary must not reveal the hidden words.
+            summary = self.summary(batch, zeroed)
             pieces.append(summary)
             counts.append(np.ones(len(batch), np.int64))
 
-        places, lengths = interleave(np.stack(counts))
-        order = np.empty(len(places), np.int64)
-        order[places] = np.arange(len(places))
+        token_index, lengths = interleave(np.stack(counts))
+        order = np.empty(len(token_index), np.int64)
+        order[token_index] = np.arange(len(token_index))
         vectors = torch.cat(pieces).index_select(0, as_tensor(order, device))  # (T, H)
         keys = self._keys(batch, lengths)
         vectors = self.dropout(self.norm(vectors), keys, 0)
 
-        kinds = np.split(places, np.cumsum([count.sum() for count in counts]))
-        words = kinds[1 : 1 + len(batch.segments)]
-        field_places = kinds[1 + len(batch.segments) :][: known.shape[1]]
-        if zeroed is not None:
-            hide = np.zeros(len(places), np.bool_)
-            hide[np.concatenate(words)] = np.concatenate(list(zeroed))
+        piece_index = np.split(token_index, np.cumsum([count.sum() for count in counts]))
+        word_index = piece_index[1 : 1 + len(batch.segments)]
+        field_index = piece_index[1 + len(batch.segments) :][: is_known.shape[1]]
+        if word_masks is not None:
+            hide = np.zeros(len(token_index), np.bool_)
+            hide[np.concatenate(word_index)] = np.concatenate(list(word_masks))
             vectors = vectors.masked_fill(as_tensor(hide, device)[:, None], 0)
         return Encoded(
             vectors,
             as_tensor(lengths, device),
-            as_tensor(places[: len(batch)], device),
-            tuple(as_tensor(index, device) for index in words),
-            field_index=as_tensor(np.concatenate([places[:0], *field_places]), device),
-            user_of_field=as_tensor(np.nonzero(known.T)[1], device),
+            as_tensor(token_index[: len(batch)], device),
+            tuple(as_tensor(index, device) for index in word_index),
+            field_index=as_tensor(np.concatenate([token_index[:0], *field_index]), device),
+            user_of_field=as_tensor(np.nonzero(is_known.T)[1], device),
             keys=keys,
             summary=summary,
             timing=None if self.timing is None else self.timing(batch),
@@ -219,7 +231,10 @@ class InputEmbedding(nn.Module):
         )
 
     def _keys(self, batch: UserBatch, lengths: Int64) -> Tensor | None:
-        """Returns dropout keys (T,) that depend on user and token, not on the batch."""
+        """Returns dropout keys (T,) from a random seed, `batch.index` and the token's number.
+
+        A key does not depend on the user's position in the batch. Returns None without dropout.
+        """
         if not self.dropout.threshold:
             return None
         seed = int(torch.randint(1 << 62, ()))
@@ -231,7 +246,7 @@ class InputEmbedding(nn.Module):
 
 
 def init_as_bert(module: nn.Module) -> None:
-    """Initialises one module's own weights, without its submodules', as in BERT."""
+    """Initialises the weights of one module, but not of its submodules, as in BERT."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=INIT_DEVIATION)
     if isinstance(module, nn.Linear) and module.bias is not None:
