@@ -70,6 +70,19 @@ def test_only_the_part_of_a_word_after_the_cutoff_counts(tmp_path: Path) -> None
     assert answers(label_next(data, "genre", at(data))) == {"ann": {"bread", "cheese"}}
 
 
+def test_an_unknown_segment_is_refused_with_the_segments(tmp_path: Path) -> None:
+    data = make_data(
+        tmp_path / "data",
+        [*PAST, ("ann", CUTOFF, "click", "apple", None)],
+    )
+    with pytest.raises(LabelError, match=r"no segment 'shortterm'\. Did you mean 'short_term'\?"):
+        label_next(data, "genre", at(data), segment="shortterm")
+    with pytest.raises(LabelError, match=r"Choose one of: long_term, short_term\."):
+        label_next(data, "genre", at(data), segment="x")
+    with pytest.raises(LabelError, match="segment 'long_term' has no attribute 'genres'"):
+        label_next(data, "genres", at(data), segment="long_term")
+
+
 def test_the_horizon_ends_before_its_last_instant(tmp_path: Path) -> None:
     inside, border = "2020-02-08T11:59:59.999999", "2020-02-08T12:00"
     data = make_data(

@@ -1,8 +1,8 @@
-"""Labels of a task: read from a file or frame, or made from events at or after each cut-off.
+"""Labels of a task: read from a file or frame, or made from events, profiles or responders.
 
 In: prepared data and (user, cut-off) pairs, or the user's own file. Out: `Labels`: the targets of
 the pairs, the question, and the profile fields to hide because they leak the label. Used by
-`finetune` and `evaluate`; the command line's `label` writes them.
+`finetune` and `evaluate`; the command line's `label` writes label files.
 """
 
 import difflib
@@ -47,8 +47,9 @@ from userbert.tasks.label_files import (
 )
 
 _METADATA_FIELDS = ("question", "kind", "classes", "attribute", "hide", "horizon")
+"""Fields of `Labels` that its file holds as metadata; `name` is the file's name."""
 _CHUNK_PAIRS = 20_000
-"""Pairs labelled at once, to bound memory."""
+"""Number of pairs labelled at once, to bound memory."""
 
 
 @dataclass(frozen=True)
@@ -56,31 +57,32 @@ class Labels:
     """Targets of (user, cut-off) pairs, and the question that they answer."""
 
     name: str
-    """Name of the task: the file's name without its ending."""
+    """Name of the task. `load` takes it from the file's name, without the ending."""
     question: str
     """The question that the labels answer, as a plain sentence."""
     kind: Kind
     user_ids: tuple[str, ...]
+    """User of each pair (B,)."""
     cutoffs: Int64
-    """Microseconds since 1970 (B,)."""
+    """Cut-off of each pair, in microseconds since 1970 (B,)."""
     targets: NDArray[Any]
     """Binary: int64 0 or 1 (B,); multiclass: int64 class (B,); multilabel: bool (B, C);
     regression: float32 (B,)."""
     classes: tuple[str, ...] = ()
     """Class names of multiclass and multilabel tasks."""
     attribute: tuple[str, str] | None = None
-    """(segment, attribute) whose values are the classes: class c is the id c + 2."""
+    """(segment, attribute) whose values are the classes: class c is the id c + `FIRST_VALUE`."""
     hide: tuple[str, ...] = ()
     """Profile fields that leak the label; they are hidden from every model."""
     horizon: str | None = None
     """Time after the cut-off within which the answer is looked for, such as `28d`."""
 
     def __len__(self) -> int:
-        """Number of pairs."""
+        """Returns the number of pairs."""
         return len(self.user_ids)
 
     def take(self, index: NDArray[np.integer[Any]]) -> Self:
-        """Returns the pairs at `index`, in that order."""
+        """Returns the labels of the pairs at `index`, in the order of `index`."""
         return replace(
             self,
             user_ids=tuple(self.user_ids[i] for i in index),
@@ -89,7 +91,10 @@ class Labels:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes a Parquet file: `user_id`, `cutoff`, `label`, and all other fields as metadata."""
+        """Writes a Parquet file: `user_id`, `cutoff`, `label`, and `_METADATA_FIELDS` as metadata.
+
+        The name of the task is not in the file.
+        """
         write_labels(Path(path), self._metadata(), self.user_ids, self.cutoffs, self.targets)
 
     def _metadata(self) -> LabelsMetadata:
@@ -110,11 +115,12 @@ class Labels:
 
     @classmethod
     def of(cls, frame: Any, data: PreparedData, name: str = "labels") -> "Labels":
-        """Reads labels from a frame or any Arrow table; messages call it `name`.
+        """Reads labels from a frame or any Arrow table; `name` is the task's name in messages.
 
-        Columns: `user_id`, `label` and optionally `cutoff`. A naive cut-off is in the schema's
-        `timezone`; without the column it is just after the last event. The kind of the task is
-        inferred from the labels. Raises `LabelError` if the labels cannot be used.
+        Columns: `user_id`, `label` and optionally `cutoff`. A cut-off without a time zone is in the
+        schema's `timezone`. Without the column `cutoff`, all cut-offs are just after the last
+        event. The kind of the task is inferred from the labels. Raises `LabelError` if the labels
+        cannot be used.
         """
         return cls._of(pl.DataFrame(frame), data, name, None)
 
@@ -137,7 +143,7 @@ class Labels:
             metadata = LabelsMetadata(question=question, kind=kind, classes=classes)
         try:
             targets = targets_of(column, metadata.kind, metadata.classes)
-        except pl.exceptions.PolarsError as error:  # a value that the metadata's classes lack
+        except pl.exceptions.PolarsError as error:  # a label is not among the metadata's classes
             raise changed_error(name) from error
         if metadata.checksum not in (None, checksum_of(metadata, users, pairs.cutoffs, targets)):
             raise changed_error(name)
@@ -176,7 +182,7 @@ def label_next(
         end = None if horizon is None else cutoffs + _duration_us(horizon)
         actions = actions_between(data, segment, pairs.rows[part], cutoffs, end)
         users = list_numbers(actions.offsets)
-        # The first action of a span begins a word or continues one; both are the next word.
+        # The cut-off may divide a word: then the rest of this word is the next word.
         word = np.cumsum(actions.word_starts)
         has_actions = np.diff(actions.offsets) > 0
         first_word = np.zeros(len(cutoffs), np.int64)
@@ -196,17 +202,17 @@ def label_next(
 
 
 def label_return(data: PreparedData, pairs: Pairs, horizon: str) -> Labels:
-    """Labels users by whether they act from the cut-off to just before cut-off + `horizon`.
+    """Labels users by whether they act at or after the cut-off and before cut-off + `horizon`.
 
-    `horizon` is a duration such as `28d`. Raises `LabelError` if it ends more than a day after the
-    last event, because the answers are not known yet.
+    `horizon` is a duration such as `28d`. Raises `LabelError` if the latest cut-off + `horizon` is
+    more than a day after the last event, because the answers are not known yet.
     """
     pairs = _eligible(data, pairs)
     ends = pairs.cutoffs + _duration_us(horizon)
     if len(pairs) and ends.max() > data.last_event + DAY_US:
         raise LabelError(
-            f"a horizon of {horizon} after the latest cut-off ends after the last event of "
-            f"{data.path}: the answer is not known yet. Choose an earlier cutoff."
+            f"a horizon of {horizon} after the latest cut-off ends more than a day after the last "
+            f"event of {data.path}: the answer is not known yet. Choose an earlier cut-off."
         )
     returns = np.zeros(len(pairs), dtype=np.int64)
     for part in _chunks(len(pairs)):
@@ -234,12 +240,12 @@ def label_attribute(
     profile = data.vocabularies.profile
     for name in (field, *hide):
         if name not in profile:
-            raise LabelError(f"the profile has no field {name!r}.{_choose(name, profile)}")
+            raise LabelError(f"the profile has no field {name!r}.{_suggestion(name, profile)}")
     vocabulary = profile[field]
     values = vocabulary.names[UNKNOWN + 1 :]
     for value in positive:
         if value not in values:
-            raise LabelError(f"{field} has no value {value!r}.{_choose(value, values)}")
+            raise LabelError(f"{field} has no value {value!r}.{_suggestion(value, values)}")
     pairs = _eligible(data, pairs)
     others = [name for name in profile if name != field]
     ids = profile_ids(data, pairs.rows, pairs.cutoffs, others)[:, 0]
@@ -299,17 +305,21 @@ def _labels(
 
 
 def _eligible(data: PreparedData, pairs: Pairs) -> Pairs:
-    """Keeps the pairs whose user has at least one event before the cut-off."""
+    """Returns the pairs whose user has at least one action in a segment before the cut-off."""
     has_past = first_events(data)[pairs.rows] < pairs.cutoffs
     return Pairs(pairs.rows[has_past], pairs.cutoffs[has_past])
 
 
 def _checked(labels: Labels, data: PreparedData) -> Labels:
-    """Returns the labels; raises `LabelError` if no model can be fitted to them with these data."""
+    """Returns the labels; raises `LabelError` if no model can be fitted to them.
+
+    Reasons: there are no labels, all are equal, or they need fields or values that the data do not
+    have.
+    """
     if len(labels) == 0:
         raise LabelError(
-            f"{labels.name}: no user has both an event before the cut-off and an answer after it. "
-            "Choose another cutoff."
+            f"{labels.name}: no user has both an action before the cut-off and a known label. "
+            "Choose another cut-off."
         )
     if labels.kind != "multilabel" and len(np.unique(labels.targets)) == 1:
         value = labels.targets[0]
@@ -317,7 +327,7 @@ def _checked(labels: Labels, data: PreparedData) -> Labels:
             value = labels.classes[value]
         raise LabelError(
             f"{labels.name}: all {len(labels)} labels are {value}; a model needs at least two "
-            "different answers. Check the question, or choose another cutoff."
+            "different answers. Check the question, or choose another cut-off."
         )
     unknown = set(labels.hide) - set(data.vocabularies.profile)
     if unknown:
@@ -338,22 +348,29 @@ def _checked(labels: Labels, data: PreparedData) -> Labels:
 
 
 def _segment_with(data: PreparedData, attribute: str, segment: str | None) -> str:
-    """Returns `segment`, or the first segment with the attribute; short-term comes first."""
+    """Returns `segment`; if it is None, the first segment with the attribute, short-term first.
+
+    Raises `LabelError` if there is no such segment or it does not have the attribute.
+    """
     segments = data.vocabularies.segments
+    if segment is not None and segment not in segments:
+        raise LabelError(f"the data have no segment {segment!r}.{_suggestion(segment, segments)}")
     matching = [name for name in ("short_term", "long_term") if attribute in segments.get(name, {})]
     if segment is not None and segment not in matching:
         raise LabelError(
             f"the segment {segment!r} has no attribute {attribute!r}."
-            f"{_choose(attribute, segments.get(segment, {}))}"
+            f"{_suggestion(attribute, segments[segment])}"
         )
     if not matching:
         raise LabelError(
-            f"no segment has an attribute {attribute!r}.{_choose(attribute, _categorical(data))}"
+            f"no segment has an attribute {attribute!r}."
+            f"{_suggestion(attribute, _categorical(data))}"
         )
     return segment if segment is not None else matching[0]
 
 
 def _categorical(data: PreparedData) -> list[str]:
+    """Returns the names of the categorical attributes of all segments, without duplicates."""
     names = {
         name: None
         for attributes in data.vocabularies.segments.values()
@@ -363,7 +380,8 @@ def _categorical(data: PreparedData) -> list[str]:
     return list(names)
 
 
-def _choose(name: str, known: Collection[str]) -> str:
+def _suggestion(name: str, known: Collection[str]) -> str:
+    """Returns a sentence with the known name closest to `name`, or up to 20 of the known names."""
     close = difflib.get_close_matches(name, list(known), n=1)
     if close:
         return f" Did you mean {close[0]!r}?"
