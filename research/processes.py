@@ -39,7 +39,7 @@ def _step_seconds(workload: str, processes: Processes) -> float:
     """Returns the median seconds per batch over rounds; this process takes its share of users."""
     model = new_model().train()
     model.sample_softmax(SAMPLES)
-    optimizer = Adam(model, LEARNING_RATE, alone=processes.world == 1)
+    optimizer = Adam(model, LEARNING_RATE, single_process=processes.world == 1)
     parameters = list(model.parameters())
     precision = model.fastest_precision(processes.device)
     batches = draw_batches(WORKLOADS[workload])[:_BATCHES]

@@ -78,14 +78,14 @@ def test_deferred_head_step_equals_the_step_from_the_gradient() -> None:
     torch.manual_seed(0)
     first = model(shape(genres=300), config)
     second = deepcopy(first)
-    for network, alone in ((first, True), (second, False)):
-        adam = Adam(network, 1e-3, alone=alone)
+    for network, single_process in ((first, True), (second, False)):
+        adam = Adam(network, 1e-3, single_process=single_process)
         users = batch([[5, 2], [9, 4]], inputs=shape(genres=300))
         with torch.autocast("cpu", torch.bfloat16):
             losses = masked_words(network, users, np.random.default_rng(0))
         adam.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
-        assert (network.heads[0].attributes[0].project.weight.grad is None) == alone
+        assert (network.heads[0].attributes[0].project.weight.grad is None) == single_process
         adam.step()
         adam.close()
     for name, weight in first.state_dict().items():

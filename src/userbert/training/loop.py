@@ -1,4 +1,4 @@
-"""The one training loop, for pretraining, fine-tuning and baselines.
+"""The training loop of pretraining, fine-tuning and baselines.
 
 In: a module, a function that returns its named losses on a batch, and batches by step. Out: the
 trained module, lines of metrics, and checkpoints from which a run resumes bit for bit: all random
@@ -46,7 +46,7 @@ from userbert.training.optim import Adam
 from userbert.training.tracking import NO_TRACKING, Line, Tracking
 
 _STAGES = 20
-"""Number of learning rates during the decay; small, as each change updates all lazy rows."""
+"""Number of learning rates during the decay; small, because each change flushes all lazy rows."""
 
 _Module = TypeVar("_Module", bound=nn.Module)
 Losses = Callable[[_Module, UserBatch, np.random.Generator], Mapping[str, Tensor]]
@@ -57,19 +57,22 @@ class LoopConfig(Strict):
     """Length, learning rate and logging of a training run."""
 
     steps: int = Field(ge=1)
+    """Number of batches."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Adam's learning rate (paper §4.4)."""
     decay: float = Field(default=0.0, ge=0, le=1)
-    """Share of the steps, at the end, over which the learning rate falls to almost zero."""
+    """Share of the steps, at the end, over which the learning rate falls in stages, to 1/21."""
     seed: int = Field(default=0, ge=0)
+    """Seed of all random draws."""
     precision: Precision = "float32"
+    """Precision of matrix products."""
     log_every: int = Field(default=50, ge=1)
     """Steps between lines of metrics."""
     checkpoint_every: int = Field(default=1000, ge=1)
     """Steps between checkpoints, and between validations."""
 
     def learning_rate_at(self, step: int) -> float:
-        """Returns the learning rate of a step, from 1: constant, then lower in equal stages."""
+        """Returns the learning rate of a step, counted from 1: constant, then falling in stages."""
         decay_steps = self.decay * self.steps
         steps_left = self.steps + 1 - step
         if steps_left > decay_steps:
@@ -82,10 +85,11 @@ class TrainingResult:
     """Metrics of a run, over all its interrupted parts."""
 
     lines: list[Line]
+    """Lines of metrics, in the order of steps."""
     users: int
     """User sequences processed."""
     seconds: float
-    """Training time in seconds."""
+    """Duration in seconds, validations included."""
 
 
 def train(
@@ -102,12 +106,15 @@ def train(
 ) -> TrainingResult:
     """Trains a module in place.
 
-    With a `folder`, `metrics.jsonl` in it holds the lines of metrics, and checkpoints are kept
-    there: a run that finds a checkpoint resumes from it. `validate` returns losses by name; it runs
-    before each checkpoint. The trackers of `tracking` get all lines too. Raises `InputError` if the
-    loss is not finite.
+    `losses` returns the losses on a batch, and `batches` yields the batches of this process. With a
+    `folder`, the loop writes `metrics.jsonl` and checkpoints to it, and resumes from its newest
+    intact checkpoint. `validate` returns losses by name; it runs every `checkpoint_every` steps and
+    at the end. The trackers of `tracking` get all lines. `description` labels the progress bar.
+
+    Raises `InputError` if the loss is not finite in a line of metrics, or a checkpoint cannot be
+    written, and `ModelError` if all checkpoints are damaged or belong to another run.
     """
-    optimizer = Adam(module, config.learning_rate, alone=processes.world == 1)
+    optimizer = Adam(module, config.learning_rate, single_process=processes.world == 1)
     start = RunState()
     if folder is not None:
         newest = run_on_first(lambda: newest_intact(folder), processes)
@@ -166,7 +173,7 @@ def train(
                     log({"step": step, "validation": dict(validate())})
                     module.train()
                 if folder is not None and processes.is_first:
-                    # After a power cut, the lines before a checkpoint must be on disk too.
+                    # After a power cut, the disk must hold the lines up to its newest checkpoint.
                     sync(folder / METRICS_FILE)
                     seconds = start.seconds + time.perf_counter() - started
                     save_checkpoint(folder, module, optimizer, RunState(step, users, seconds))
@@ -176,7 +183,7 @@ def train(
 
 
 class _RecentLosses:
-    """Sums losses, users and time since the last line of metrics."""
+    """Losses, users and time since the last line of metrics."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros((), device=device)
@@ -184,12 +191,12 @@ class _RecentLosses:
         self._since = time.perf_counter()
 
     def add(self, losses: Tensor, users: int) -> None:
-        """Adds the losses (L,) of a batch, which are means over its users."""
+        """Adds the losses of a batch, (number of losses,), which are means over its users."""
         self._sums = self._sums + losses * users
         self._users += users
 
     def take(self, processes: Processes) -> tuple[list[float], int, float]:
-        """Returns mean losses, users and users per second of all processes, and resets."""
+        """Returns mean losses, users and users per second of all processes, and starts anew."""
         parts = all_gather((self._sums.tolist(), self._users), processes)
         users = sum(count for _, count in parts)
         means = [sum(sums) / users for sums in zip(*(sums for sums, _ in parts), strict=True)]
@@ -216,7 +223,10 @@ def _check_finite(loss: float, step: int) -> float:
 def _metrics_log(
     folder: Path | None, step: int
 ) -> Iterator[tuple[list[Line], Callable[[Line], None]]]:
-    """Yields the lines of metrics up to a step, and the function that adds a line."""
+    """Yields the lines of metrics up to a step, and a function that adds a line to them.
+
+    With a folder, the lines are also in its `metrics.jsonl`.
+    """
     if folder is None:
         lines: list[Line] = []
         yield lines, lines.append
@@ -236,7 +246,10 @@ def _metrics_log(
 
 
 def _lines_up_to(path: Path, step: int) -> list[Line]:
-    """Returns the lines up to the checkpoint's step; the run repeats later steps."""
+    """Returns the lines up to the checkpoint's step; the resumed run repeats later steps.
+
+    Raises `ModelError` if the file cannot be read.
+    """
     try:
         texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
         # The last line may be incomplete.

@@ -21,55 +21,58 @@ _STATE_NAMES = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Adam:
-    """Adam for all weights of a module, if the learning rate rarely changes.
+    """Adam for all trainable weights of a module.
 
-    Weights of `RowSparse` modules are updated by row. Weights of heads are updated while their
-    gradient is computed, if one process trains `alone` and a kernel supports it. All other weights
-    use PyTorch's fused kernel.
+    Tables, and heads with sampled softmax, are updated by row; a change of the learning rate
+    updates all their rows, so keep changes rare. With `single_process`, other heads are updated
+    while their gradient is computed, where a kernel supports it. All other weights use PyTorch's
+    fused kernel. With several processes, set `single_process` to false.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float, *, alone: bool = True) -> None:
+    def __init__(
+        self, module: nn.Module, learning_rate: float, *, single_process: bool = True
+    ) -> None:
         self.learning_rate = learning_rate
         self.rows = {
-            name: RowAdam(part, learning_rate)
-            for name, part in module.named_modules()
-            if isinstance(part, RowSparse) and part.row_parameters()
+            name: RowAdam(submodule, learning_rate)
+            for name, submodule in module.named_modules()
+            if isinstance(submodule, RowSparse) and submodule.row_parameters()
         }
-        by_row = {id(weight) for part in self.rows.values() for weight in part.weights}
+        row_weights = {id(weight) for rows in self.rows.values() for weight in rows.weights}
         self.dense = {
             name: DenseState(weight)
             for name, weight in module.named_parameters()
-            if id(weight) not in by_row and weight.requires_grad
+            if id(weight) not in row_weights and weight.requires_grad
         }
-        # Several processes exchange gradients, which needs them materialized.
+        # Several processes average their gradients, which must be in memory for that.
         self.heads = {
-            name: part
-            for name, part in module.named_modules()
-            if isinstance(part, AttributeHead) and part.samples is None and alone
-            if all(weight.requires_grad for weight in part.parameters())
+            name: submodule
+            for name, submodule in module.named_modules()
+            if isinstance(submodule, AttributeHead) and submodule.samples is None and single_process
+            if all(weight.requires_grad for weight in submodule.parameters())
         }
         self.deferred: dict[str, list[LayerGradient]] = {name: [] for name in self.heads}
         for name, head in self.heads.items():
             head.deferred = self.deferred[name]
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Sets the learning rate of the next steps. A change flushes all rows first.
+        """Sets the learning rate of the next steps. A change first calls `flush`.
 
-        The flush applies the steps that rows missed, at the old learning rate.
+        Thus the steps that rows missed are applied at the old learning rate.
         """
         if learning_rate == self.learning_rate:
             return
         self.flush()
         self.learning_rate = learning_rate
-        for part in self.rows.values():
-            part.learning_rate = learning_rate
+        for rows in self.rows.values():
+            rows.learning_rate = learning_rate
 
     def zero_grad(self) -> None:
         """Discards the gradients."""
         for state in self.dense.values():
             state.weight.grad = None
-        for part in self.rows.values():
-            for weight in part.weights:
+        for rows in self.rows.values():
+            for weight in rows.weights:
                 weight.grad = None
         for deferred in self.deferred.values():
             # A forward pass may already hold this list: empty it, do not replace it.
@@ -77,20 +80,20 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Updates all weights by one step along their gradients."""
+        """Takes one step of Adam with the current gradients."""
         for name, deferred in self.deferred.items():
             self._step_head(name, deferred)
             # Frees large tensors before the next forward pass.
             deferred.clear()
-        states = [part for part in self.dense.values() if part.weight.grad is not None]
+        states = [state for state in self.dense.values() if state.weight.grad is not None]
         if states:
             fused_adam(
-                [part.weight for part in states],
-                [part.weight.grad for part in states],  # type: ignore[misc]
-                [part.mean for part in states],
-                [part.square for part in states],
+                [state.weight for state in states],
+                [state.weight.grad for state in states],  # type: ignore[misc]
+                [state.mean for state in states],
+                [state.square for state in states],
                 [],
-                [part.step for part in states],
+                [state.step for state in states],
                 fused=True,
                 amsgrad=False,
                 beta1=MEAN_DECAY,
@@ -104,43 +107,45 @@ class Adam:
             rows.step()
 
     def _step_head(self, name: str, deferred: Sequence[LayerGradient]) -> None:
-        """Takes the step of a head with one deferred gradient, without materializing it.
+        """Updates a head from its only deferred gradient, without storing the full gradient.
 
-        With several deferred gradients, adds them to the weights' gradients instead.
+        If the head has several deferred gradients, or its weight also has an ordinary gradient,
+        adds the deferred gradients to the ordinary gradients, and `step` updates the head.
         """
-        weight, bias = (self.dense[f"{name}.project.{part}"] for part in ("weight", "bias"))
+        weight, bias = (self.dense[f"{name}.project.{key}"] for key in ("weight", "bias"))
         if len(deferred) == 1 and weight.weight.grad is None:
-            for part in (weight, bias):
-                part.step += 1
+            for state in (weight, bias):
+                state.step += 1
             steps = int(weight.step.item())
             settings = AdamSettings(self.learning_rate, MEAN_DECAY, SQUARE_DECAY, EPSILON)
-            state = AdamState(
-                weight.mean, weight.square, bias.mean, bias.square, settings.step(steps)
+            deferred[0].take_step(
+                AdamState(weight.mean, weight.square, bias.mean, bias.square, settings.step(steps))
             )
-            deferred[0].take_step(state)
             return
-        # Several losses used the head.
         for factors in deferred:
-            for part, gradient in zip((weight, bias), factors.dense(), strict=True):
-                earlier = part.weight.grad
-                part.weight.grad = gradient if earlier is None else earlier + gradient
+            for state, gradient in zip((weight, bias), factors.dense(), strict=True):
+                earlier = state.weight.grad
+                state.weight.grad = gradient if earlier is None else earlier + gradient
 
     def flush(self) -> None:
         """Applies the steps that rows missed. Call it before reading weights outside training."""
-        for part in self.rows.values():
-            part.flush()
+        for rows in self.rows.values():
+            rows.flush()
 
     def close(self) -> None:
         """Applies the steps that rows missed, and detaches the optimizer from the module."""
         self.flush()
-        for part in self.rows.values():
-            part.module.before_read = None
+        for rows in self.rows.values():
+            rows.module.before_read = None
         for head in self.heads.values():
             head.deferred = None
 
 
 class DenseState:
-    """Adam's state of one dense weight: its step and its mean gradient and squared gradient."""
+    """Adam's state of one dense weight: its number of steps, and running means.
+
+    `mean` is the running mean of the gradient, `square` of the squared gradient.
+    """
 
     def __init__(self, weight: nn.Parameter) -> None:
         self.weight = weight
@@ -152,13 +157,13 @@ def optimizer_tensors(optimizer: Adam) -> dict[str, Tensor]:
     """Returns Adam's state as named tensors, such as `WEIGHT/exp_avg`."""
     tensors = {
         f"{name}/{key}": tensor
-        for name, part in optimizer.dense.items()
-        for key, tensor in zip(_STATE_NAMES, (part.step, part.mean, part.square), strict=True)
+        for name, state in optimizer.dense.items()
+        for key, tensor in zip(_STATE_NAMES, (state.step, state.mean, state.square), strict=True)
     }
-    for name, part in optimizer.rows.items():
-        tensors[f"{name}/steps"] = torch.tensor(part.steps)
-        tensors[f"{name}/current"] = part.current
-        for number, (mean, square) in enumerate(zip(part.means, part.squares, strict=True)):
+    for name, rows in optimizer.rows.items():
+        tensors[f"{name}/steps"] = torch.tensor(rows.steps)
+        tensors[f"{name}/current"] = rows.current
+        for number, (mean, square) in enumerate(zip(rows.means, rows.squares, strict=True)):
             tensors[f"{name}/{number}/exp_avg"] = mean
             tensors[f"{name}/{number}/exp_avg_sq"] = square
     return tensors
@@ -168,11 +173,11 @@ def restore_optimizer(optimizer: Adam, tensors: Mapping[str, Tensor]) -> None:
     """Restores the state from `optimizer_tensors`. Raises `KeyError` if a tensor is missing."""
     for name, state in optimizer.dense.items():
         state.step, state.mean, state.square = (
-            tensors[f"{name}/{part}"].clone() for part in _STATE_NAMES
+            tensors[f"{name}/{key}"].clone() for key in _STATE_NAMES
         )
-    for name, part in optimizer.rows.items():
-        part.steps = int(tensors[f"{name}/steps"])
-        part.current = tensors[f"{name}/current"].clone()
-        for number in range(len(part.weights)):
-            part.means[number] = tensors[f"{name}/{number}/exp_avg"].clone()
-            part.squares[number] = tensors[f"{name}/{number}/exp_avg_sq"].clone()
+    for name, rows in optimizer.rows.items():
+        rows.steps = int(tensors[f"{name}/steps"])
+        rows.current = tensors[f"{name}/current"].clone()
+        for number in range(len(rows.weights)):
+            rows.means[number] = tensors[f"{name}/{number}/exp_avg"].clone()
+            rows.squares[number] = tensors[f"{name}/{number}/exp_avg_sq"].clone()
