@@ -1,7 +1,7 @@
 """Finds the action types of a log, and the column that holds them.
 
-In: an opened log. Out: its `ActionTypes`, with the reason as text. `infer/inference.py` puts them
-into the proposed schema.
+In: an opened log. Out: its `ActionTypes`, with the reason as text. `infer/inference.py` puts the
+action types into the proposed schema.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from userbert.infer.key_columns import Log
 from userbert.infer.names import words_of
 
 _ACTION_WORDS = {"event", "action", "activity", "interaction", "behavior", "behaviour"}
+"""Words that name a column of action types."""
 _ACTION_HELPERS = {"type", "name", "kind", "user"}
 """Words that may stand next to one of `_ACTION_WORDS` in the name of an action column."""
 _ACTION_BY_FILE_NAME = {
@@ -21,8 +22,12 @@ _ACTION_BY_FILE_NAME = {
 }  # fmt: skip
 """Words of a file name that suggest an action type, by type."""
 _MAX_ACTION_TYPES = 100
+"""Maximum number of action types; a column with more values is more likely an attribute."""
 _MAX_MISSING = 0.01
 """Maximum share of events without a value in a column of action types."""
+_MIN_TYPE_SHARE, _MIN_COVERED_SHARE = 0.001, 0.85
+"""Limits for a column with more than `_MAX_ACTION_TYPES` values: share of the events from which a
+value counts as an action type, and minimum share of the events with any of these types."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,11 @@ class ActionTypes:
     column: str | None
     """Column of the action types; None: all events have the single type in `types`."""
     types: list[str]
-    """Sorted by their number of events, largest first."""
+    """Names of the types, the most frequent first."""
     reason: str
+    """Reason for the choice: a sentence without its capital and its full stop."""
     missing: int = 0
-    """Events without an action type."""
+    """Number of events without an action type."""
 
 
 def find_actions(log: Log, taken: set[str]) -> ActionTypes:
@@ -77,14 +83,14 @@ def find_actions(log: Log, taken: set[str]) -> ActionTypes:
 
 
 def _frequent_types(type_counts: pl.DataFrame, rows: int) -> pl.DataFrame | None:
-    """Returns the action types; if there are too many, leaves out the rare types.
+    """Returns the values that can be action types; if there are too many, without the rare values.
 
-    Returns None if the values are too many and too rare to be action types.
+    Returns None if the frequent values are still too many, or are too small a share of the rows.
     """
     if len(type_counts) <= _MAX_ACTION_TYPES:
         return type_counts
-    frequent = type_counts.filter(pl.col("count") >= 0.001 * rows)
-    covers_most = frequent["count"].sum() >= 0.85 * rows
+    frequent = type_counts.filter(pl.col("count") >= _MIN_TYPE_SHARE * rows)
+    covers_most = frequent["count"].sum() >= _MIN_COVERED_SHARE * rows
     return frequent if covers_most and len(frequent) <= _MAX_ACTION_TYPES else None
 
 

@@ -1,7 +1,7 @@
 """Tables that explain a proposed schema: the counts of each column, and how it is used.
 
-In: a `Proposal`. Out: rows of text for each log. `userbert init --explain` shows them; the reason
-of each choice is a comment in the schema itself.
+In: a `Proposal`. Out: rows of text for each log. `userbert init --explain` shows the rows; the
+reason for each choice is a comment in the schema.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,18 @@ from userbert.infer.key_columns import Log
 from userbert.infer.proposal import Proposal
 
 COLUMNS = ("column", "used as", "rows", "values", "users", "most often", "range")
-"""Header of each table. `rows` and `users` count rows and users with a value."""
+"""Header of each table. `rows` and `users` count rows and users with a value. For the columns of
+users and action types, `rows` counts all rows."""
 
 Rows = Iterator[tuple[str, ...]]
+"""Rows of a table: a text for each of `COLUMNS`."""
 
 
 def explain_tables(proposal: Proposal) -> Iterator[tuple[str, Rows]]:
     """Yields the name and the table rows of each log, profiles last.
 
-    Counts are over all rows. Columns that are left out because of their type have no counts.
+    Counts are over all rows with a user and a time. Columns that are left out because of their type
+    have no counts.
     """
     for number, log in enumerate(proposal.logs):
         yield log.name, _log_rows(proposal, number)

@@ -1,8 +1,8 @@
 """Leaves out columns with future leakage, such as a session's final length or a user's totals.
 
-In: opened logs and the choices for their columns. Out: the choices, in which
-columns that depend on later events are left out, with the later figure that each follows as the
-reason. Only `infer/inference.py` uses this module.
+In: opened logs and the choices for their columns. Out: the choices, in which columns that depend on
+later events are left out. The reason names the later figure that the column follows. Only
+`infer/inference.py` uses this module.
 """
 
 import math
@@ -15,7 +15,7 @@ from userbert.infer.columns import Choice, ColumnCounts
 from userbert.infer.key_columns import Log, Times
 from userbert.infer.names import words_of
 from userbert.infer.proposal import ProfileTable
-from userbert.schema.files import reading
+from userbert.schema.files import locating_faults
 
 _OUTCOMES = {
     "target", "label", "outcome", "churn", "churned", "dropout", "withdrawn", "ltv", "clv",
@@ -23,16 +23,22 @@ _OUTCOMES = {
 }  # fmt: skip
 """Words that name an outcome."""
 _FINALS = {"result", "grade", "score", "mark", "status", "length", "count", "total"}
-"""Words that name an outcome if the name has `final` too; a final price is not an outcome."""
-_GROUPS, _MIN_GROUPS = 2_000, 30
-"""Number of groups to sample, and minimum number for computing a correlation."""
-_ROWS = 500_000
-"""Number of rows to sample. Groups are sampled whole, so if they are large, fewer are sampled."""
+"""Words that name an outcome if the name also has `final`. A final price is no outcome."""
+_SAMPLE_GROUPS, _MIN_GROUPS = 2_000, 30
+"""Approximate number of groups to sample, and minimum number for computing a correlation."""
+_SAMPLE_ROWS = 500_000
+"""Approximate number of rows to sample. Groups are sampled whole, so large groups are fewer."""
+_CONSTANT_SHARE = 0.95
+"""Minimum share of groups in which a column is constant if it describes the groups."""
 _GAP_SECONDS = 1800
 """Pause that ends a session, in seconds (paper §3.2: 30 minutes)."""
 _LEAKING, _HARMLESS = 0.9, 0.8
-"""Rank correlations. A column leaks if it correlates with a later figure by at least the first. If
-it correlates with a mean over the group by at least the second, the sum is ignored."""
+"""Minimum rank correlations. A column whose correlation with a later figure reaches `_LEAKING`
+leaks. The sum of a number over the group is ignored if the correlation with its mean reaches
+`_HARMLESS`."""
+_MIN_LEAD = 0.05
+"""Difference by which a field must follow the time of the last event more closely than the time of
+the first event, which a field may legitimately hold."""
 _PREFIX = "number "
 """Prefix of numeric columns in plans, because a log may have a column named `count`."""
 
@@ -44,7 +50,7 @@ class _Groups:
     key: str | None
     """Column whose values the events share; None: the groups are sessions of users."""
     rows: pl.LazyFrame
-    """All rows of the sampled groups: columns `key`, `second` and the prefixed numbers."""
+    """All rows of the sampled groups: `key` (of the group), `second` and the prefixed numbers."""
 
     def __str__(self) -> str:
         return "a session" if self.key is None else f"one {self.key}"
@@ -55,9 +61,10 @@ def drop_future_leakage(
 ) -> list[Choice]:
     """Leaves out columns of events that depend on later events.
 
-    These are outcomes, by name, and numbers that are constant within a group (a session, an item)
-    and correlate with the group's number of events, its duration or a sum over it. Groups whose
-    events all have one time, such as the lines of a receipt, do not leak.
+    Leaves out columns whose name says that they are an outcome, and numbers that are constant within
+    a group (a session, an item) and correlate with the group's number of events, its duration or a
+    sum over its events. Groups whose events all have one time, such as the lines of a receipt, do
+    not leak.
     """
     choices = [
         _leave_out(choice, "its name says that it is an outcome")
@@ -78,13 +85,13 @@ def drop_future_leakage(
             (pl.col("second").max() - pl.col("second").min()).alias("span"),
             *map(_group_figures, names),
         )
-        with reading(*log.files):
+        with locating_faults(*log.files):
             table = plan.filter(pl.col("span") > 0).collect(engine="streaming")
         for name in names:
             low, high = (_figure(name, end) for end in ("low", "high"))
             with_value = table.filter(low.is_not_null())
             constant = with_value.filter(low == high)
-            if len(constant) >= 0.95 * len(with_value):
+            if len(constant) >= _CONSTANT_SHARE * len(with_value):
                 figure = _leaked_figure(constant, low, names)
                 if figure is not None:
                     reason = f"constant within {groups}, it follows {figure}"
@@ -96,6 +103,7 @@ def drop_future_leakage(
 
 
 def _leave_out(choice: Choice, reason: str) -> Choice:
+    """Returns the choice to leave a column out, with the reason and a warning."""
     warning = f'column "{choice.column}" is left out because of future leakage: {reason}.'
     return replace(choice, kind="left out", reason=f"future leakage: {reason}", warning=warning)
 
@@ -117,17 +125,23 @@ def _group_figures(name: str) -> pl.Expr:
 
 
 def _figure(name: str, figure: str) -> pl.Expr:
+    """Returns a figure of `_group_figures`."""
     return pl.col(_PREFIX + name).struct[figure]
 
 
 def _groupings(
     log: Log, user: str, times: Times, choices: Sequence[Choice], numbers: Sequence[str]
 ) -> Iterator[_Groups]:
-    """Yields groups by each column whose values repeat, then the sessions of users."""
+    """Yields groups by each other column whose values repeat, then the sessions of users.
+
+    Numeric attributes do not group events. Logs with dates for times have no sessions.
+    """
     columns = [times.second.alias("second"), *(_number(name) for name in numbers)]
     for counts in (choice.counts for choice in choices if choice.kind != "number"):
         if counts is not None and _can_group(counts):
-            sample_size = min(_GROUPS, max(_MIN_GROUPS, _ROWS * counts.values // counts.rows))
+            sample_size = min(
+                _SAMPLE_GROUPS, max(_MIN_GROUPS, _SAMPLE_ROWS * counts.values // counts.rows)
+            )
             key = pl.col(counts.column)
             # Sampling by hash keeps groups whole; part of a group has another count and span.
             is_sampled = key.is_not_null() & (
@@ -137,7 +151,9 @@ def _groupings(
             yield _Groups(counts.column, rows)
     if not times.is_day:
         user_id = pl.col(user)
-        is_sampled = user_id.is_not_null() & (user_id.hash(seed=0) % max(1, log.rows // _ROWS) == 0)
+        is_sampled = user_id.is_not_null() & (
+            user_id.hash(seed=0) % max(1, log.rows // _SAMPLE_ROWS) == 0
+        )
         gap = pl.col("second").diff().over("user") > _GAP_SECONDS
         rows = (
             log.frame.filter(is_sampled)
@@ -149,6 +165,7 @@ def _groupings(
 
 
 def _can_group(counts: ColumnCounts) -> bool:
+    """Returns whether a column has enough values, each in two rows or more on average."""
     return counts.values >= _MIN_GROUPS and counts.rows >= 2 * counts.values
 
 
@@ -156,10 +173,10 @@ def drop_profile_totals(
     table: ProfileTable, user: str, logs: Sequence[Log], times: Sequence[Times],
     attributes: Sequence[Choice],
 ) -> list[Choice]:  # fmt: skip
-    """Leaves out profile fields that follow totals over a user's whole log.
+    """Leaves out numeric profile fields that follow totals over a user's whole log.
 
-    A field whose name says that it is an outcome stays, with a warning: it may be the target to
-    predict.
+    Profiles with a time keep all fields, as a row describes its user at its time. Other fields
+    whose name says that they are an outcome stay, with a warning: they may be the target to predict.
     """
     numbers = [choice.column for choice in attributes if choice.kind == "number"]
     fields = [
@@ -168,7 +185,6 @@ def drop_profile_totals(
         if choice.kind != "left out"
         and choice.counts is not None
         and choice.counts.is_numeric
-        # A row with a time describes its user at that time, so it does not leak.
         and table.times is None
     ]
     events = [
@@ -184,7 +200,7 @@ def drop_profile_totals(
         )
         for log, log_times in zip(logs, times, strict=True)
     ]
-    is_sampled = pl.col("user").hash(seed=0) % max(1, table.users // _GROUPS) == 0
+    is_sampled = pl.col("user").hash(seed=0) % max(1, table.users // _SAMPLE_GROUPS) == 0
     totals = pl.concat(events).filter(is_sampled).group_by("user").agg(
         pl.len().alias("count"),
         pl.col("second").min().alias("first"),
@@ -195,7 +211,7 @@ def drop_profile_totals(
         pl.col(user).cast(pl.String).alias("user"),
         *(_number(name).name.prefix("profile ") for name in fields),
     ).unique("user", keep="any")
-    with reading(*table.log.files, *(file for log in logs for file in log.files)):
+    with locating_faults(*table.log.files, *(file for log in logs for file in log.files)):
         users = profiles.join(totals, on="user").collect(engine="streaming")
     reasons = {}
     for name in fields:
@@ -214,6 +230,7 @@ def drop_profile_totals(
 
 
 def _outcome_warning(field: str) -> str:
+    """Returns the warning about a profile field whose name says that it is an outcome."""
     return (
         f'the profile field "{field}" may be an outcome. Unless it is known when vectors are made, '
         f"remove it from the schema, or pretrain with --hide {field}."
@@ -221,7 +238,7 @@ def _outcome_warning(field: str) -> str:
 
 
 def _leaked_figure(groups: pl.DataFrame, value: pl.Expr, numbers: Sequence[str]) -> str | None:
-    """Returns the name of the later figure that `value` follows; None if there is none.
+    """Returns the name of the later figure that `value` follows; None if it follows no figure.
 
     A later figure is known only after a group's last event.
     """
@@ -235,7 +252,7 @@ def _leaked_figure(groups: pl.DataFrame, value: pl.Expr, numbers: Sequence[str])
     else:
         last = _correlation(groups, value, pl.col("last"))
         first = _correlation(groups, value, pl.col("first"))
-        correlations["the time of the last event"] = last if last > first + 0.05 else 0.0
+        correlations["the time of the last event"] = last if last > first + _MIN_LEAD else 0.0
     for name in numbers:
         # A price may follow the sum of prices in similar groups; a total does not follow the mean.
         if _correlation(groups, value, _figure(name, "mean")) < _HARMLESS:
@@ -245,7 +262,7 @@ def _leaked_figure(groups: pl.DataFrame, value: pl.Expr, numbers: Sequence[str])
 
 
 def _correlation(groups: pl.DataFrame, value: pl.Expr, other: pl.Expr) -> float:
-    """Returns the absolute Spearman rank correlation; 0 if one of the two is constant."""
+    """Returns the absolute Spearman rank correlation over groups; 0 if either side is constant."""
     correlation = groups.select(pl.corr(value, other, method="spearman")).item()
     return 0.0 if correlation is None or math.isnan(correlation) else abs(float(correlation))
 

@@ -23,20 +23,24 @@ from userbert.infer.future_leakage import drop_future_leakage, drop_profile_tota
 from userbert.infer.key_columns import Log, Times, find_times, find_user
 from userbert.infer.proposal import LogSummary, ProfileTable, Proposal, render
 from userbert.progress import progress, warn
-from userbert.schema.files import columns_of, expand, join_names, reading, scan
+from userbert.schema.files import columns_of, expand, join_names, locating_faults, scan
 
 _SAMPLE_ROWS = 10_000
+"""Minimum number of rows in the sample of a log, which has less than twice as many."""
 _EVENT_BINS, _PROFILE_BINS = 16, 10
 """Proposed number of bins of numeric attributes and of numeric profile fields."""
 _MIN_COPIED_BYTES = 100 << 20
-"""Minimum size, in bytes, of a text log that is copied to Parquet to be parsed only once."""
+"""Minimum size, in bytes, of a text log that is copied to Parquet to be parsed only once. Smaller
+logs are read directly."""
+_MIN_HOUR_EVENTS = 5_000
+"""Minimum number of events for finding the quietest hours; in fewer events, they are noise."""
 
 
 def propose_schema(events: list[Path], profiles: Path | None, folder: Path) -> str:
     """Returns a proposed schema as YAML text, with the reasons as comments.
 
-    `folder` is the future folder of the schema, to which its paths are relative. Raises the errors
-    of `propose`.
+    `folder` is the future folder of the schema, to which its paths are relative. Prints the
+    proposal's warnings. Raises `SourceError` as `propose` does.
     """
     proposal = propose(events, profiles, folder)
     for warning in proposal.warnings():
@@ -96,7 +100,7 @@ def _propose(logs: Sequence[Log], profile: Log | None) -> Proposal:
 
 
 def _open_logs(paths: Sequence[Path], folder: Path, copies: Path) -> list[Log]:
-    """Opens files; files with the same columns and the same time columns become one source."""
+    """Opens files; those with equal column names and equal temporal columns become one source."""
     sources: dict[tuple[object, ...], dict[Path, list[Path]]] = {}
     for path in paths:
         files = expand(str(path), Path())
@@ -144,7 +148,7 @@ def _open_log(name: str, files_of: dict[Path, list[Path]], folder: Path, copies:
         how="diagonal",
     )
     frame = _copy_to_parquet(frame, files, copies / f"{len(list(copies.iterdir()))}.parquet")
-    with reading(*files):
+    with locating_faults(*files):
         rows = frame.select(pl.len()).collect(engine="streaming").item()
         if rows == 0:
             raise SourceError(
@@ -162,7 +166,7 @@ def _copy_to_parquet(frame: pl.LazyFrame, files: Sequence[Path], copy: Path) -> 
     # Compressed text may expand to five times its size.
     if size < _MIN_COPIED_BYTES or shutil.disk_usage(copy.parent).free < 5 * size:
         return frame
-    with progress(f"reading {files[0].name}", None), reading(*files):
+    with progress(f"reading {files[0].name}", None), locating_faults(*files):
         frame.sink_parquet(copy, compression="lz4")
     return pl.scan_parquet(copy)
 
@@ -206,7 +210,10 @@ def _common_name(paths: list[Path]) -> str:
 
 
 def _summarize(logs: Sequence[Log], times: Sequence[Times], user: str) -> LogSummary:
-    """Counts users, their active days and missing user ids, and finds the quietest hours."""
+    """Counts users, their active days and events without a user, and finds the quietest hours.
+
+    The quietest hours are those of the largest log, preferably of one whose times are not dates.
+    """
     days = pl.concat(
         [
             log.frame.select(
@@ -217,7 +224,7 @@ def _summarize(logs: Sequence[Log], times: Sequence[Times], user: str) -> LogSum
             for log, log_times in zip(logs, times, strict=True)
         ]
     )
-    with reading(*(file for log in logs for file in log.files)):
+    with locating_faults(*(file for log in logs for file in log.files)):
         users, active_days, missing = (
             days.select(
                 pl.col("user").n_unique().alias("users"),
@@ -236,14 +243,17 @@ def _summarize(logs: Sequence[Log], times: Sequence[Times], user: str) -> LogSum
 
 
 def _usable_events(log: Log, user: str, times: Times) -> Log:
-    """Keeps events with a user and a time: other rows often hold garbage in all columns."""
+    """Returns a log without events that have no user or time, as their other values are unreliable.
+
+    The sample stays. Raises `SourceError` if no event has both.
+    """
     frame = log.frame.filter(pl.col(user).is_not_null(), times.is_valid)
-    with reading(*log.files):
+    with locating_faults(*log.files):
         rows = frame.select(pl.len()).collect(engine="streaming").item()
     if rows == 0:
         raise SourceError(
             f'{log.files[0]}: expected events with a user ("{user}") and a time '
-            f'("{times.column}"), found none that has both. Give the log that has them.'
+            f'("{times.column}"), found none that has both. Give a log with users and times.'
         )
     return replace(log, frame=frame, rows=rows)
 
@@ -251,9 +261,9 @@ def _usable_events(log: Log, user: str, times: Times) -> Log:
 def _quietest_hour(log: Log, times: Times) -> int | None:
     """Returns the start of the five consecutive hours with the fewest events.
 
-    None: the log has fewer than 5,000 events.
+    Returns None if the log has fewer than `_MIN_HOUR_EVENTS` events.
     """
-    if log.rows < 5000:
+    if log.rows < _MIN_HOUR_EVENTS:
         return None
     hours = times.hour.cast(pl.Int64, strict=False).alias("hour")
     counts = dict(log.collect(hours.value_counts()).unnest("hour").iter_rows())
@@ -261,7 +271,7 @@ def _quietest_hour(log: Log, times: Times) -> int | None:
 
 
 def _merge_choices(choices: Sequence[Sequence[Choice]]) -> list[Choice]:
-    """Merges the choices of several sources, which share one definition of an attribute."""
+    """Merges the choices of all sources, as an attribute has one definition in a schema."""
     by_column: dict[str, list[Choice]] = {}
     for source_choices in choices:
         for choice in source_choices:
@@ -282,7 +292,7 @@ def _merge_choices(choices: Sequence[Sequence[Choice]]) -> list[Choice]:
 
 
 def _leave_out_profile_fields(attributes: Sequence[Choice], table: ProfileTable) -> list[Choice]:
-    """Leaves out attributes that are profile fields too, which would reveal masked words."""
+    """Leaves out attributes that are also profile fields: the field would reveal masked words."""
     fields = {field.column for field in table.fields if field.kind != "left out"}
     return [
         replace(choice, kind="left out", reason="the profiles have it")
@@ -293,7 +303,7 @@ def _leave_out_profile_fields(attributes: Sequence[Choice], table: ProfileTable)
 
 
 def _describe_profile(profile: Log, logs: Sequence[Log], user: str) -> ProfileTable:
-    """Describes the profile table. Raises `SourceError` if it lacks the user column."""
+    """Describes the profile table. Raises `SourceError` if it has no user column."""
     known = pl.concat(
         [log.frame.select(pl.col(user).cast(pl.String).alias("user")) for log in logs]
     ).unique()
@@ -313,7 +323,7 @@ def _describe_profile(profile: Log, logs: Sequence[Log], user: str) -> ProfileTa
 def _count_known(profile: Log, known: pl.LazyFrame, column: str) -> int:
     """Counts the distinct values of a profile column that are users of the logs."""
     values = profile.frame.select(pl.col(column).cast(pl.String).alias("user")).unique()
-    with reading(*profile.files):
+    with locating_faults(*profile.files):
         shared = values.join(known, on="user", how="semi").select(pl.len())
         return int(shared.collect(engine="streaming").item())
 

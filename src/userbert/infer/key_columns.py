@@ -1,7 +1,7 @@
 """Finds the user column and the time column, which every log needs.
 
 In: opened logs. Out: the user column, with the reason as text, and the `Times` of each log.
-`infer/inference.py` puts them into the proposed schema.
+`infer/inference.py` puts both into the proposed schema.
 """
 
 import re
@@ -22,18 +22,22 @@ from userbert.infer.names import (
     user_name_rank,
     words_of,
 )
-from userbert.schema.files import join_names, reading
+from userbert.schema.files import join_names, locating_faults
 
 _DATE = "|".join(
     rf"(?:19|20)\d\d{mark}(?:0[1-9]|1[0-2]){mark}(?:0[1-9]|[12]\d|3[01])" for mark in ("-", "/", "")
 )
+"""Pattern of dates from 1900 to 2099 that start with the year; both separators are equal."""
 _DOTTED = r"(?:0[1-9]|[12]\d|3[01])\.(?:0[1-9]|1[0-2])\.(?:19|20)\d\d"
-"""Dates with dots, in which the day always comes first."""
+"""Pattern of dates with dots, in which the day always comes first."""
 _CLOCK = r"\d\d:\d\d(?::\d\d(?:\.\d+)?)?"
+"""Pattern of times of day, with or without seconds."""
 _OFFSET = r"\s*(?:Z|z|UTC|[+-]\d\d:?\d\d)"
+"""Pattern of UTC offsets."""
 _TIME = re.compile(rf"\s*(?:{_DATE}|{_DOTTED})(?:[T ]{_CLOCK}(?P<offset>{_OFFSET})?)?\s*")
+"""Pattern of times as text: a date, optionally with a time of day and an offset."""
 _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000}
-"""Units per second of numeric times."""
+"""Number of units of numeric times in a second."""
 _MIN_EPOCH, _MAX_EPOCH = 631_152_000, 4_102_444_800
 """Years 1990 and 2100 in seconds since 1970; numbers between the two may be times."""
 
@@ -43,18 +47,23 @@ class Log:
     """An opened source: its files as one frame, with a sample."""
 
     name: str
+    """Name of the source in the schema."""
     paths: list[str]
     """Paths as the schema names them."""
     files: list[Path]
+    """Files behind the paths."""
     frame: pl.LazyFrame
+    """All rows of all files."""
     types: dict[str, pl.DataType]
+    """Type of each column."""
     rows: int
+    """Number of rows in `frame`."""
     sample: pl.DataFrame
-    """About ten thousand evenly spaced rows; all rows of a smaller log."""
+    """10,000 to 20,000 evenly spaced rows; all rows of a smaller log."""
 
     def collect(self, *expressions: pl.Expr) -> pl.DataFrame:
         """Evaluates expressions over all rows, streaming."""
-        with reading(*self.files):
+        with locating_faults(*self.files):
             return self.frame.select(*expressions).collect(engine="streaming")
 
 
@@ -65,16 +74,17 @@ class Times:
     column: str
     first: datetime
     last: datetime
+    """First and last time. Local times count as UTC. Only numeric times have minutes."""
     unit: str | None
     """Unit of numbers since 1970: s, ms or us; None: the times are not numbers."""
     zone: str | None
     """Time zone of the column's type, if it has one."""
     is_day: bool
-    """Whether the times are dates without a time of day."""
+    """Whether the times are dates without a time of day, or all at midnight."""
     has_offset: bool
-    """Whether the times are text with a UTC offset."""
+    """Whether the times are text, some of it with a UTC offset."""
     missing: int
-    """Events without a readable time."""
+    """Number of events without a readable time."""
     is_valid: pl.Expr
     """Whether an event has a readable time."""
     day: pl.Expr
@@ -82,15 +92,16 @@ class Times:
     hour: pl.Expr
     """Hour of the day of each event."""
     second: pl.Expr
-    """Seconds since an arbitrary start; if times are text, every month counts 31 days."""
+    """Seconds since an arbitrary start. If times are text, every month counts 31 days, and offsets
+    are ignored."""
     other_columns: list[str]
-    """Further columns that hold times."""
+    """Names of further columns that hold times."""
 
 
 def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
-    """Returns the name of the user column that all logs share, and the reason.
+    """Returns the name of the user column that all logs share, and the reason for the choice.
 
-    Raises `SourceError` if there is none.
+    Raises `SourceError` if no column fits.
     """
     common = [name for name in logs[0].types if all(name in log.types for log in logs[1:])]
     by_name = {log.name: _columns_named_as_users(log) for log in logs}
@@ -104,15 +115,16 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
     if named:
         rest = f"; other candidates: {', '.join(named[1:])}" if named[1:] else ""
         return named[0], f"found by its name{rest}"
-    lacking = next((log for log in logs if not by_name[log.name]), None)
-    other = next((log for log in logs if by_name[log.name]), None)
-    if lacking is not None and other is not None:
+    unnamed_log = next((log for log in logs if not by_name[log.name]), None)
+    named_log = next((log for log in logs if by_name[log.name]), None)
+    if unnamed_log is not None and named_log is not None:
         raise SourceError(
-            f"{lacking.files[0]}: expected a user column, such as {by_name[other.name][0]!r} in "
-            f"{other.files[0]}; it has: {join_names(lacking.types)}. Give the user column one name "
+            f"{unnamed_log.files[0]}: expected a user column, such as "
+            f"{by_name[named_log.name][0]!r} in {named_log.files[0]}; it has: "
+            f"{join_names(unnamed_log.types)}. Give the user column one name "
             "in all logs, or leave this file out."
         )
-    if lacking is None and len(logs) > 1:
+    if unnamed_log is None and len(logs) > 1:
         columns = ", ".join(f"{names[0]!r} in {name}" for name, names in by_name.items())
         raise SourceError(
             f"the logs have different user columns: {columns}. A schema has one name for the user "
@@ -126,11 +138,11 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
         return ranked[0][1], "a guess from its name, which also has other words"
     repeating = _most_repeating_id(common, logs[0])
     if repeating is None:
-        records = [name for name in common if user_name_rank(name) is not None]
-        if records:
+        unusable = [name for name in common if user_name_rank(name) is not None]
+        if unusable:
             raise SourceError(
-                f'{logs[0].files[0]}, column "{records[0]}": expected user ids, found '
-                f"{logs[0].types[records[0]]}. Flatten it into a column of text or numbers."
+                f'{logs[0].files[0]}, column "{unusable[0]}": expected user ids, found '
+                f"{logs[0].types[unusable[0]]}. Flatten it into a column of text or numbers."
             )
         raise SourceError(
             f"{logs[0].files[0]}: no column looks like a user id, such as user_id or customer_id, "
@@ -140,18 +152,20 @@ def find_user(logs: Sequence[Log], profile: Log | None) -> tuple[str, str]:
 
 
 def _columns_named_as_users(log: Log) -> list[str]:
-    """Lists the columns whose names say only that they hold users' ids, the best name first."""
+    """Returns the columns whose names say only that they hold users' ids, the best name first."""
     ranks = {name: user_name_rank(name) for name, kind in log.types.items() if _may_hold_ids(kind)}
     ranked = [(rank, name) for name, rank in ranks.items() if rank is not None]
     return [name for _, name in sorted(ranked)]
 
 
 def _may_hold_ids(kind: pl.DataType) -> bool:
+    """Returns whether a column with a user's name may hold ids, to judge by its type."""
     # Tables with gaps turn integer ids into floats.
     return kind.is_float() or isinstance(kind, pl.Categorical | pl.Enum) or _is_id_type(kind)
 
 
 def _is_id_type(kind: pl.DataType) -> bool:
+    """Returns whether ids usually have this type."""
     return kind == pl.String or kind.is_integer()
 
 
@@ -166,7 +180,10 @@ def _is_key_of(name: str, profile: Log, log: Log) -> bool:
 
 
 def _most_repeating_id(columns: Iterable[str], log: Log) -> str | None:
-    """Returns the id-like column with the most distinct values, if each repeats on average."""
+    """Returns the id-like column with the most distinct values, if any has enough.
+
+    Ids of users have at least 20 distinct values, which occur twice or more on average.
+    """
     candidates = [
         name
         for name in columns
@@ -188,7 +205,7 @@ def _most_repeating_id(columns: Iterable[str], log: Log) -> str | None:
 
 
 def find_times(log: Log, user: str) -> Times:
-    """Returns the time column of a log. Raises `SourceError` if there is none."""
+    """Returns the time column of a log. Raises `SourceError` if no column holds times."""
     scores = {name: _time_score(name, log) for name in log.types if name != user}
     candidates = [name for name, score in scores.items() if score is not None]
     if not candidates:
@@ -205,7 +222,7 @@ def find_times(log: Log, user: str) -> Times:
 
 
 def holds_dates(log: Log, name: str) -> bool:
-    """Returns whether a column is text with dates or times, other than bare eight digits."""
+    """Returns whether a column is text with dates or times, none of it eight digits alone."""
     values = log.sample[name].drop_nulls()
     if values.dtype != pl.String or values.is_empty():
         return False
@@ -247,13 +264,14 @@ def _time_score(name: str, log: Log) -> tuple[int, float, int] | None:
 
 
 def _share_of_times(values: pl.Series) -> float:
+    """Returns the share of times among the first 1,000 values."""
     return sum(_TIME.fullmatch(value) is not None for value in values.head(1000)) / min(
         len(values), 1000
     )
 
 
 def _epoch_unit(values: pl.Series) -> str | None:
-    """Returns the unit, if any, in which all numbers are times from 1990 to 2100."""
+    """Returns the unit in which all numbers are times from 1990 to 2100; None if no unit fits."""
     if values.dtype == pl.String:
         values = values.filter(values.str.contains(r"^\s*$").not_())
         numbers = values.str.strip_chars().cast(pl.Float64, strict=False)
@@ -270,7 +288,7 @@ def _epoch_unit(values: pl.Series) -> str | None:
 
 
 def _measure_times(log: Log, name: str, other_columns: list[str]) -> Times:
-    """Returns a time column's format and range; counts the rows without a readable time."""
+    """Returns a time column's format, range and number of rows without a readable time."""
     kind, column = log.types[name], pl.col(name)
     unit, zone, has_offset = None, None, False
     if isinstance(kind, pl.Date | pl.Datetime):
@@ -293,7 +311,7 @@ def _measure_times(log: Log, name: str, other_columns: list[str]) -> Times:
         midnight = column.str.slice(length).str.contains(r"^([T ]00:00(:00(\.0+)?)?( ?UTC|Z)?)?$")
     else:
         unit = _epoch_unit(log.sample[name])
-        assert unit is not None, "only time columns are described"
+        assert unit is not None, "find_times selects only columns with times"
         second = column.cast(pl.Float64, strict=False) / _UNITS[unit]
         column, valid = second, second.is_between(_MIN_EPOCH, _MAX_EPOCH)
         day, hour = (second / 86_400).floor(), (second % 86_400 / 3600).floor()
@@ -328,7 +346,11 @@ def _seconds_in_text(column: pl.Expr) -> pl.Expr:
 
 
 def _to_datetime(value: Any) -> datetime:
-    """Converts a log's time to a `datetime` in whole hours; a naive time counts as UTC."""
+    """Converts a log's time to a `datetime`; local times count as UTC.
+
+    `value` is seconds since 1970 as a float, or anything whose text starts with a date and perhaps
+    an hour; minutes are then dropped.
+    """
     if isinstance(value, float):
         return datetime.fromtimestamp(0, UTC) + timedelta(seconds=value)
     year, month, day, hour = (

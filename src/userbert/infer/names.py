@@ -1,7 +1,7 @@
 """Reads what the name of a column says: a user, an amount, a code, a thing or a time.
 
-In: a column's name. Out: its words, and what they mean in most logs. A name often says more than
-the values, so the other files of `infer/` look here first.
+In: a column's name. Out: its words, and their meaning in most logs. A name often says more than
+the values, so the other files of `infer/` look at the name first.
 """
 
 import re
@@ -16,7 +16,7 @@ _PEOPLE = (
 _ID_WORDS = {
     "id", "ids", "key", "no", "nr", "nbr", "number", "hash", "hashed", "uuid", "pseudo", "full",
 }  # fmt: skip
-"""Words that a user's name may have next to the word for the user."""
+"""Words that may stand next to the word for the user in the name of a user column."""
 _NOT_A_USER = {"is", "has", "new", "num", "n", "total", "old", "active", "per"}
 """Words of columns that describe or count users but do not identify them: `n_users`."""
 _THINGS = {
@@ -34,7 +34,7 @@ _CODES = {
     "channel", "campaign", "type", "kind", "region", "area", "city", "country", "status", "model",
     "version", "flag", "is", "has",
 }  # fmt: skip
-"""Words for codes, whose numbers are categories."""
+"""Words for codes: columns whose numbers are categories."""
 _AMOUNTS = {
     "price", "amount", "amt", "value", "quantity", "qty", "cost", "count", "cnt", "total", "sum",
     "revenue", "sales", "spend", "discount", "disc", "duration", "time", "secs", "seconds", "ms",
@@ -49,7 +49,8 @@ TIME_WORDS = {
     "created": 2, "event": 1, "order": 1, "transaction": 1, "purchase": 1,
     "birth": -9, "expires": -9, "updated": -4, "modified": -4, "due": -4, "loaded": -4,
 }  # fmt: skip
-"""Score of each word as evidence that a column is the time of the events."""
+"""Evidence of each word that a column is the time of the events; the scores of a name add up.
+Words with negative scores name other times, such as that of the row's last change."""
 
 
 def words_of(name: str) -> list[str]:
@@ -59,22 +60,27 @@ def words_of(name: str) -> list[str]:
 
 
 def user_name_rank(name: str) -> int | None:
-    """Returns the rank of a name that says only that it is a user's id: 0 is best; None: others."""
+    """Returns the rank of a name that says only "user id", 0 for the best; else None."""
     words = _without_ids(name)
     return _rank_of(words[0]) if len(words) == 1 else None
 
 
 def loose_user_name_rank(name: str) -> int | None:
-    """Returns the rank of a name with further words: `owner_user_id`, but not `n_users`."""
+    """Returns the rank of a name whose end is a word for users (`owner_user_id`), else None.
+
+    A name with a word of `_NOT_A_USER`, such as `n_users`, has no rank.
+    """
     words = _without_ids(name)
     return _rank_of(words[-1]) if words and not set(words) & _NOT_A_USER else None
 
 
 def _without_ids(name: str) -> list[str]:
+    """Returns the words of a name, except those that say "id"."""
     return [word for word in words_of(name) if word not in _ID_WORDS]
 
 
 def _rank_of(word: str) -> int | None:
+    """Returns the index in `_PEOPLE` of a word for users, such as `userid`; None for other words."""
     word = word.removesuffix("s")
     for suffix in ("", "id", "no", "key"):
         if word.endswith(suffix) and word.removesuffix(suffix) in _PEOPLE:

@@ -15,10 +15,15 @@ from userbert.schema.attributes import RESERVED_NAMES
 from userbert.schema.yaml_text import format_scalar
 
 _WIDTH = 100
+"""Maximum number of characters of a line."""
 _LONG, _SHORT = timedelta(days=365), timedelta(days=7)
-"""Longest proposed windows. The paper's long-term window has 90 days, but a year says more about a
-user."""
+"""Longest proposed windows: long-term and short-term. The paper has 90 and 7 days, but a year says
+more about a user."""
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
+_MIN_DAYS_PER_USER = 1.05
+"""Mean number of active days per user from which a segment of days is worthwhile."""
+_MIN_EVENTS_PER_DAY = 1.2
+"""Mean number of events per active day from which a segment of sessions is worthwhile."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,13 @@ class LogSummary:
     """Counts of users and their days over all logs."""
 
     users: int
+    """Number of distinct users."""
     active_days: int
-    """Distinct (user, date) pairs."""
+    """Number of distinct (user, date) pairs."""
     missing_users: int
-    """Events without a user."""
+    """Number of events without a user."""
     quietest_hour: int | None
-    """Hour of the day that starts the five hours with the fewest events; None: unknown."""
+    """First of the five consecutive hours of the day with the fewest events; None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +46,31 @@ class ProfileTable:
 
     log: Log
     users: int
-    """Distinct users of the table."""
+    """Number of distinct users in the table."""
     users_in_logs: int
-    """Users of the table who are also in the logs."""
+    """Number of users of the table who are also in the logs."""
     times: Times | None
-    """Time column, if users have several rows and there is one."""
+    """Time column; None if users have one row each or no column holds times."""
     fields: Sequence[Choice]
+    """Choice for each column except those of users and times."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Content of a proposed schema, with the reasons and counts."""
+    """Content of a proposed schema, with the reasons and counts.
+
+    `times` and `actions` describe the logs, in the same order.
+    """
 
     logs: Sequence[Log]
     user: str
+    """User column."""
     user_reason: str
+    """Reason for the choice of the user column: a sentence without its subject and full stop."""
     times: Sequence[Times]
     actions: Sequence[ActionTypes]
     attributes: Sequence[Choice]
+    """Choice for each column of any log except those of users, times and action types."""
     summary: LogSummary
     profile: ProfileTable | None = None
 
@@ -77,7 +90,7 @@ class Proposal:
         return any(counts)
 
     def warnings(self) -> list[str]:
-        """Lists the warnings to print, because some people do not read the schema."""
+        """Returns the warnings of all choices, to print, as comments in a schema may go unread."""
         fields = () if self.profile is None else self.profile.fields
         choices = (*self.attributes, *fields)
         return [choice.warning for choice in choices if choice.warning is not None]
@@ -237,21 +250,21 @@ def _segments(
 def _windows(
     proposal: Proposal, *, has_instants: bool
 ) -> tuple[timedelta | None, timedelta | None, str]:
-    """Returns the long-term window, the short-term window (None: no segment) and the reason."""
+    """Returns the long-term and short-term windows (None: no segment), and the reason for both."""
     times, summary = proposal.times, proposal.summary
     span = max(column.last for column in times) - min(column.first for column in times)
     events = sum(log.rows for log in proposal.logs)
     long = min(_LONG, max(_DAY, -(-span // _DAY) * _DAY))
     length = f"{long.days} days" if long == _LONG else f"all {long.days} days of the log"
     if not has_instants:
-        return long, None, f"Dates alone give no sessions: one segment, of {length}."
+        return long, None, f"Dates without times give no sessions: one segment, of {length}."
     if span < _DAY:
         short = (span // _HOUR + 1) * _HOUR
         return None, short, "The log is shorter than a day: one segment, of sessions."
-    if summary.active_days < 1.05 * summary.users:
+    if summary.active_days < _MIN_DAYS_PER_USER * summary.users:
         reason = "Few users have events on a second day: one segment, of sessions."
         return None, min(_SHORT, long), reason
-    if events < 1.2 * summary.active_days:
+    if events < _MIN_EVENTS_PER_DAY * summary.active_days:
         return long, None, f"Few users have two events on a day: one segment, of {length}."
     # A short log keeps the paper's proportion of 7 to 90 days, with at least an hour.
     short = _SHORT if span >= 4 * _SHORT else max(_HOUR, (long * 7 / 90) // _HOUR * _HOUR)
@@ -294,7 +307,10 @@ def _profile(proposal: Proposal) -> Iterator[str]:
 
 
 def _names_of_columns(choices: Sequence[Choice], taken: Sequence[str]) -> dict[str, str]:
-    """Maps columns to names of attributes or fields, categories before numbers."""
+    """Maps columns to names of attributes or fields, categories before numbers.
+
+    A name in `taken` gets the suffix `_value`, repeated until the name is not in use.
+    """
     used = [choice for choice in choices if choice.kind != "left out"]
     used.sort(key=lambda choice: choice.kind)
     columns = {choice.column for choice in used}
@@ -342,7 +358,7 @@ def _comment(text: str, indent: int = 0, hang: str = "") -> list[str]:
 
 
 def _list(key: str, items: Iterable[str]) -> str:
-    """Formats a YAML flow list, wrapped at the page width."""
+    """Formats a YAML flow list, wrapped at `_WIDTH`."""
     lines = [key + "["]
     for item in items:
         if len(lines[-1]) + len(item) > _WIDTH - 2:
