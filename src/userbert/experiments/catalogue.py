@@ -3,7 +3,7 @@
 In: an `Ecosystem` and a seed. Out: a `Catalogue`, the same for all blocks of a simulation. Ids are
 numbers from 0; `simulate` names them. Used by `people` and `behavior`.
 
-Letters: N draws, G genres, S shops, C channels, T traits.
+Letters: N draws, M items of all groups, G genres, S shops, T traits.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ from userbert.data.ragged import Bools, Float64, Int64
 from userbert.experiments.ecosystem import Ecosystem
 
 RHYTHMS = 12
-"""Rhythms of visits: three kinds of week, with or without campaigns, with or without pay-days."""
+"""Number of rhythms of visits: each of three kinds of week, with and without campaigns, with and
+without pay-days."""
 AGE_BANDS = 7
-"""Number of ten-year age bands from 18 on; the last is open."""
+"""Number of ten-year age bands from 18 on; the last has no upper end."""
 EVERYWHERE = -1
 """Region of a shop that sells everywhere."""
 
@@ -38,25 +39,29 @@ _CLOCKS = (
     ((12, 1.0, 0.2), (21, 1.8, 0.8)),
     ((23, 1.5, 0.7), (2, 1.5, 0.3)),
 )
-"""Peaks of the day (hour, standard deviation in hours, weight) of four kinds of user: early, day,
-evening and night."""
+"""Activity peaks of the day (hour, standard deviation in hours, weight) of four kinds of user:
+early, day, evening and night."""
 CLOCKS = len(_CLOCKS)
+"""Number of kinds of user by time of day."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Weighted items in groups, from which an item of a group is drawn in proportion to weights."""
+    """Items in groups, with weights. Draws an item of a group in proportion to the weights."""
 
     items: Int64
     """Items (M,), group after group."""
     cumulative: Float64
-    """Cumulative weights (M,); those of group g run from g to g + 1."""
+    """Cumulative weights (M,), scaled so that the weights of group g run from g to g + 1."""
     first: Int64
     """Offsets (groups + 1,) of each group's items."""
 
     @classmethod
     def grouped(cls, groups: Int64, items: Int64, weights: Float64, number: int) -> Self:
-        """Sorts items into `number` groups; do not draw from a group without items."""
+        """Sorts items with groups and weights (M,) into `number` groups.
+
+        A group may be empty, but nothing can be drawn from it.
+        """
         order = np.argsort(groups, kind="stable")
         groups, weights = groups[order], weights[order]
         first = np.searchsorted(groups, np.arange(number + 1))
@@ -66,16 +71,16 @@ class Choices:
 
     @classmethod
     def table(cls, weights: Float64) -> Self:
-        """Returns choices with the same items in each group: `weights` (groups, items)."""
+        """Returns choices among the same items in each group, by `weights` (groups, items)."""
         groups, items = np.indices(weights.shape)
         return cls.grouped(groups.ravel(), items.ravel(), weights.ravel(), len(weights))
 
     def draw(self, groups: Int64, generator: np.random.Generator) -> Int64:
         """Draws an item from each group in `groups` (N,)."""
         # One search over all groups, since the weights of group g end at g + 1.
-        places = np.searchsorted(self.cumulative, groups + generator.random(len(groups)), "right")
+        drawn = np.searchsorted(self.cumulative, groups + generator.random(len(groups)), "right")
         # Rounding errors must not lead into a neighbouring group.
-        return self.items[np.clip(places, self.first[groups], self.first[groups + 1] - 1)]
+        return self.items[np.clip(drawn, self.first[groups], self.first[groups + 1] - 1)]
 
 
 @dataclass(frozen=True)
@@ -86,10 +91,10 @@ class Catalogue:
     department: Int64
     """Department of each genre (G,)."""
     log_price: Float64
-    """Logarithm of the typical price in yen (G,)."""
+    """Logarithm of the typical price in yen of each genre (G,)."""
     genres_of_department: Choices
     genres_of_month: Choices
-    """Genres by the number of the month in the log."""
+    """Genres by index of the month; see `month`."""
     genres_of_lifestyle: Choices
     shop_genre: Int64
     """Main genre of each shop (S,)."""
@@ -97,9 +102,9 @@ class Catalogue:
     """Region of each shop (S,), or `EVERYWHERE`."""
     shops_of_genre: Choices
     browsed_genre: Int64
-    """Genre that short-term events use in place of each genre (G,)."""
+    """Genre that short-term events have in place of each genre (G,)."""
     is_browsed_shop: Bools
-    """Whether short-term events use the shop (S,)."""
+    """Whether each shop occurs in short-term events (S,)."""
     browsed_shops_of_genre: Choices
     """Shops by genre, for browsed genres only."""
     channels: Choices
@@ -110,13 +115,13 @@ class Catalogue:
     lifestyles: Choices
     """Lifestyles by age band and gender; women's bands start at `AGE_BANDS`."""
     month: Int64
-    """Number of the month of each day (all_days,)."""
+    """Index of the calendar month of each day (all_days,), from 0."""
     week: Int64
-    """Number of the week of each day (all_days,); a week ends with the log's last day."""
+    """Index of the week of each day (all_days,), from 0; a week ends with the log's last day."""
     day_of_month: Int64
     """Day of the month of each day (all_days,)."""
     hours: Choices
-    """Hours by clock."""
+    """Hours of the day, from 0 to 23, by clock."""
 
 
 def build_catalogue(ecosystem: Ecosystem, seed: int) -> Catalogue:
@@ -173,18 +178,18 @@ def build_catalogue(ecosystem: Ecosystem, seed: int) -> Catalogue:
 
 
 def zipf(number: int, ecosystem: Ecosystem) -> Float64:
-    """Returns Zipf weights by rank, with the ecosystem's exponent and offset."""
+    """Returns Zipf weights (number,) by rank, with the ecosystem's exponent and offset."""
     ranks = np.arange(1, number + 1) + ecosystem.popularity_offset
     return (ranks**-ecosystem.popularity).astype(np.float64)
 
 
 def regions(ecosystem: Ecosystem) -> Choices:
-    """Returns the regions of users and local shops as one group, metropolitan regions first."""
+    """Returns the regions as one group, by falling weight; the first ones are metropolitan."""
     return Choices.table(np.arange(1.0, ecosystem.regions + 1)[None] ** -0.8)
 
 
 def calendar(ecosystem: Ecosystem, first: int, days: int) -> Choices:
-    """Returns the days of the log from `first` on, weighted by rhythm."""
+    """Returns `days` days, the first of which is day `first` of the log, weighted by rhythm."""
     dates = [ecosystem.first_day + timedelta(days=first + day) for day in range(days)]
     weekday = np.array([date.weekday() for date in dates])
     day_of_month = np.array([date.day for date in dates])
@@ -201,7 +206,7 @@ def calendar(ecosystem: Ecosystem, first: int, days: int) -> Choices:
 
 
 def _draw_groups(members: int, weights: Float64, generator: np.random.Generator) -> Int64:
-    """Draws the group of each member by weight, with at least one member per group."""
+    """Draws the group of each of `members` members by weight; each group has at least one."""
     groups = len(weights)
     extra_groups = Choices.table(weights[None]).draw(
         np.zeros(members - groups, np.int64), generator
@@ -210,7 +215,7 @@ def _draw_groups(members: int, weights: Float64, generator: np.random.Generator)
 
 
 def _draw_distinct(weights: Float64, number: int, generator: np.random.Generator) -> Bools:
-    """Draws `number` items without replacement, in proportion to weights; returns a mask."""
+    """Draws `number` items without replacement by weight; returns a mask of the items."""
     with np.errstate(divide="ignore"):
         keys = np.log(weights) + generator.gumbel(size=len(weights))
     chosen = np.zeros(len(weights), np.bool_)
@@ -221,7 +226,11 @@ def _draw_distinct(weights: Float64, number: int, generator: np.random.Generator
 def _browsed_genres(
     department: Int64, popularity: Float64, number: int, generator: np.random.Generator
 ) -> Int64:
-    """Returns a browsed genre (G,) for each genre: itself, or one of its department or the next."""
+    """Draws `number` browsed genres; returns a browsed genre for each genre (G,).
+
+    A browsed genre has itself. Any other has a browsed genre of its department, or, if there is
+    none, of the next department that has one.
+    """
     is_browsed = _draw_distinct(popularity, number, generator)
     order = np.argsort(department, kind="stable")
     candidates = order[is_browsed[order]]
@@ -233,7 +242,10 @@ def _browsed_genres(
 def _browsed_shops(
     shop_genre: Int64, popularity: Float64, number: int, generator: np.random.Generator
 ) -> Bools:
-    """Draws `number` shops, among them the most popular of each genre; returns a mask (S,)."""
+    """Draws `number` shops with a popularity above 0; returns a mask (S,).
+
+    The most popular shop of each genre is always among them.
+    """
     order = np.lexsort((-popularity, shop_genre))
     best = order[np.flatnonzero(np.diff(shop_genre[order], prepend=-1))]
     best = best[popularity[best] > 0]
@@ -247,14 +259,18 @@ def _browsed_shops(
 def _trait_items(
     ecosystem: Ecosystem, first: int, last: int, per_trait: int, generator: np.random.Generator
 ) -> Int64:
-    """Draws the popularity ranks (T, per_trait) that show each trait, from `first` to `last`."""
+    """Draws the items (T, per_trait) that show each trait; no item shows two traits.
+
+    Items are numbered by falling popularity; those from `first` up to `last` are drawn, so that
+    neither the most popular nor rare items show a trait.
+    """
     traits = len(ecosystem.traits)
     ranks = generator.choice(np.arange(first, last), traits * per_trait, replace=False)
     return ranks.reshape(traits, per_trait)
 
 
 def _hour_weights() -> Float64:
-    """Returns weights of hours (clocks, 24): Gaussians around the peaks, over a floor."""
+    """Returns weights of hours (CLOCKS, 24): Gaussians around the peaks, and a small constant."""
     hours = np.arange(24)
     weights = np.full((CLOCKS, 24), 0.005)
     for clock, peaks in enumerate(_CLOCKS):

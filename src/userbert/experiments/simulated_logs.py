@@ -29,6 +29,7 @@ from userbert.experiments.ecosystem import (
 from userbert.experiments.people import MISSING, People
 
 Columns = Mapping[str, pa.Array]
+"""Arrow arrays by column name."""
 
 
 def write(path: Path, columns: Columns) -> None:
@@ -45,7 +46,7 @@ def write(path: Path, columns: Columns) -> None:
 
 
 def user_ids(numbers: Int64) -> pa.Array:
-    """Returns user ids from their numbers in the whole simulation."""
+    """Returns the ids of users from their indices in the simulation."""
     return pa.array([f"u{number:08d}" for number in numbers.tolist()], pa.string())
 
 
@@ -86,11 +87,14 @@ def profile_columns(people: People, ids: pa.Array, ecosystem: Ecosystem) -> Colu
 
 
 def truth_columns(people: People, ids: pa.Array, catalogue: Catalogue) -> Columns:
-    """Returns the columns of the hidden truth: traits, later responses, tastes and interests."""
+    """Returns the columns of the hidden truth: traits, later responses, tastes and interests.
+
+    `interest` is that of the last week of the log, `fading_interest` that of the week before.
+    """
     ecosystem = catalogue.ecosystem
     genres = _numbered("genre", ecosystem.genres)
     shops = _numbered("shop", ecosystem.shops)
-    this_week = catalogue.week[ecosystem.days - 1]
+    last_week = catalogue.week[ecosystem.days - 1]
     traits = zip(ecosystem.traits, people.traits.T, strict=True)
     services = zip(ecosystem.services, people.responses.T, strict=True)
     return {
@@ -99,20 +103,21 @@ def truth_columns(people: People, ids: pa.Array, catalogue: Catalogue) -> Column
         **{f"responds_{service.name}": pa.array(responds) for service, responds in services},
         "lifestyle": pa.array(people.lifestyle.astype(np.int16)),
         **{
-            f"favourite_genre_{place}": _named(genre, genres)
-            for place, genre in enumerate(people.favourite_genres.T, 1)
+            f"favourite_genre_{rank}": _named(genre, genres)
+            for rank, genre in enumerate(people.favourite_genres.T, 1)
         },
         **{
-            f"favourite_shop_{place}": _named(shop, shops)
-            for place, shop in enumerate(people.favourite_shops.T, 1)
+            f"favourite_shop_{rank}": _named(shop, shops)
+            for rank, shop in enumerate(people.favourite_shops.T, 1)
         },
         "routine_genre": _named(people.routine_genre, genres),
-        "interest": _named(people.interests[:, this_week], genres),
-        "fading_interest": _named(people.interests[:, this_week - 1], genres),
+        "interest": _named(people.interests[:, last_week], genres),
+        "fading_interest": _named(people.interests[:, last_week - 1], genres),
     }
 
 
 def _user_and_time(moments: Moments, ids: pa.Array, ecosystem: Ecosystem) -> Columns:
+    """Returns the id of each event's user, and its time in UTC."""
     midnight = datetime.combine(ecosystem.first_day, time(), ZoneInfo(TIMEZONE))
     instants = (moments.second + int(midnight.timestamp())) * 1_000_000
     return {
@@ -129,13 +134,13 @@ def _numbered(prefix: str, number: int) -> tuple[str, ...]:
 
 
 def _named(numbers: Int64, names: Sequence[str]) -> pa.DictionaryArray:
-    """Returns names in place of numbers; null for `MISSING`."""
-    is_none = numbers == MISSING
+    """Returns the name of each number (N,) as a dictionary array; null for `MISSING`."""
+    is_missing = numbers == MISSING
     # Only names that occur go into the dictionary, not the whole catalogue.
-    counts = np.bincount(numbers[~is_none], minlength=len(names))
+    counts = np.bincount(numbers[~is_missing], minlength=len(names))
     used_numbers = np.flatnonzero(counts).tolist()
-    place = np.cumsum(counts > 0) - 1
-    indices = pa.array(place[numbers].astype(np.int32), mask=is_none)
+    dictionary_index = np.cumsum(counts > 0) - 1
+    indices = pa.array(dictionary_index[numbers].astype(np.int32), mask=is_missing)
     return pa.DictionaryArray.from_arrays(
         indices, pa.array([names[i] for i in used_numbers], pa.string())
     )

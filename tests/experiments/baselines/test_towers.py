@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from synthetic import batch, shape, take
-from userbert.experiments.baselines.coles import MOST_ACTIONS, ColesGru
+from userbert.experiments.baselines.coles import MAX_ACTIONS, ColesGru
 from userbert.experiments.baselines.sequence_encoders import LstmTowers, TransformerTowers
 from userbert.experiments.baselines.towers import last_states, select_segment
 
@@ -58,9 +58,9 @@ def test_lstm_reads_words_in_order() -> None:
 
 def test_gru_reads_only_the_newest_actions() -> None:
     network = ColesGru(shape()).eval()
-    users = batch([[MOST_ACTIONS + 90, 10], [MOST_ACTIONS - 10, 10]], actions=1)
+    users = batch([[MAX_ACTIONS + 90, 10], [MAX_ACTIONS - 10, 10]], actions=1)
     long_term = users.segments[0]
-    first, last = MOST_ACTIONS + 90, 2 * MOST_ACTIONS + 80
+    first, last = MAX_ACTIONS + 90, 2 * MAX_ACTIONS + 80
     # The second user has the newest actions of the first.
     long_term.ids[:, first:last] = long_term.ids[:, 100:first]
     long_term.positions[first:last] = long_term.positions[100:first]

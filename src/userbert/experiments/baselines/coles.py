@@ -9,8 +9,8 @@ slice.
 `ColesGru` is their encoder, a GRU over single actions (§4). The vector of an action is the
 embeddings of its attributes and of its word's position, concatenated.
 
-Letters in shapes: B users, W words and N actions of a segment, S slices, A attributes of all
-segments, E width of an attribute, H hidden.
+Letters in shapes: B users, N actions, S slices, A attribute tables of all segments, E width of an
+attribute (`ATTRIBUTE_WIDTH`), H hidden.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,15 @@ from userbert.model.tables import AttributeTables, as_tensor
 from userbert.model.userbert import autocast
 
 _SLICES = 5
-_SHORTEST = 3
-"""Fewest words of a slice, if its user has as many. The authors tune it to the data. Their 25 of
-many hundred events are about the same share as 3 of an active user's 30 words."""
+"""Slices per user."""
+_MIN_WORDS = 3
+"""Minimum number of words of a slice; a user with fewer words has slices of all of them. The
+authors tune it to the data: their 25 of many hundred events are about the same share as 3 of an
+active user's 30 words."""
 _MARGIN = 0.5
+"""Distance from which on slices of different users have no loss."""
 _HARD_NEGATIVES = 5
+"""Nearest slices of other users that each slice is compared with."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Slices:
     """Slices of user sequences, as a batch."""
 
     batch: UserBatch
-    """S sequences, the slices of a user next to each other."""
+    """Sequences of S slices; slices of a user are next to each other."""
     users: Int64
     """Index of each slice's user in the original batch (S,)."""
 
@@ -57,14 +61,14 @@ def coles(
 def slices(batch: UserBatch, generator: np.random.Generator, per_user: int = _SLICES) -> Slices:
     """Cuts random contiguous slices from each user's words, long-term words before short-term.
 
-    Lengths are uniform from `_SHORTEST` to all words, then starts are uniform. A slice has no
+    Lengths are uniform from `_MIN_WORDS` to all words, then starts are uniform. A slice has no
     profile, so that only behavior can identify its user. A user without words has no slices.
     """
     counts = np.stack([segment.word_counts for segment in batch.segments])  # (segments, B)
     words = counts.sum(axis=0)
     users = np.repeat(np.flatnonzero(words), per_user)  # (S,)
     words = words[users]
-    lengths = generator.integers(np.minimum(words, _SHORTEST), words + 1)
+    lengths = generator.integers(np.minimum(words, _MIN_WORDS), words + 1)
     starts = generator.integers(0, words - lengths + 1)
     # Bounds of each segment among all words of a slice's user.
     ends_of_segment = np.cumsum(counts, axis=0)[:, users]
@@ -79,7 +83,7 @@ def slices(batch: UserBatch, generator: np.random.Generator, per_user: int = _SL
             batch.segments, starts_of_segment, ends_of_segment, strict=True
         )
     ]
-    # Dropout is seeded by the index, so slices of a user need different ones.
+    # Dropout is seeded by the index, so the slices of a user need different indices.
     numbers = np.arange(len(users)) % per_user
     profiles = np.zeros((len(users), batch.profile_ids.shape[1]), np.int32)
     return Slices(
@@ -104,10 +108,10 @@ def _take_words(segment: SegmentBatch, first: Int64, lengths: Int64) -> SegmentB
 def contrastive_loss(vectors: Tensor, users: Tensor) -> Tensor:
     """Returns the mean contrastive loss over pairs of slices; vectors are (S, H), users (S,).
 
-    Two slices of one user have the loss d², their squared distance. A slice and each of its five
-    nearest slices of other users have the loss max(0, 0.5 - d)². Vectors are first normalized to
-    length 1. The authors sum over pairs; the mean does not depend on the batch size, and Adam
-    ignores the factor.
+    Two slices of one user at distance d have the loss d². A slice and each of the five nearest
+    slices of other users have the loss max(0, 0.5 - d)². Vectors are first normalized to length 1.
+    The authors sum over pairs; the mean does not depend on the batch size, and Adam ignores the
+    factor.
     """
     vectors = normalize(vectors, dim=1)
     is_same = users[:, None] == users  # (S, S)
@@ -127,9 +131,9 @@ def _hard_negatives(vectors: Tensor, is_same: Tensor) -> tuple[Tensor, Tensor]:
     return slice_index, nearest.indices[slice_index, rank]
 
 
-MOST_ACTIONS = 128
-"""Most actions of a user that are read, the newest; equal to the other encoders' most words of a
-segment."""
+MAX_ACTIONS = 128
+"""Maximum number of actions that are read of a user, the newest first; the other encoders read as
+many words per segment."""
 
 
 class ColesGru(nn.Module):
@@ -145,11 +149,11 @@ class ColesGru(nn.Module):
         super().__init__()
         attributes = [attribute for segment in shape.segments for attribute in segment.attributes]
         sizes = {attribute.table: attribute.size for attribute in attributes}
-        table_number = {table: table_number for table_number, table in enumerate(sizes)}
-        # Table numbers of each segment's attributes, followed by that of its positions.
+        table_number = {table: index for index, table in enumerate(sizes)}
+        # Table numbers of each segment's attributes, then the table number of its positions.
         self._numbers = tuple(
-            np.array([table_number[a.table] for a in segment.attributes] + [len(sizes) + place])
-            for place, segment in enumerate(shape.segments)
+            np.array([table_number[a.table] for a in segment.attributes] + [len(sizes) + number])
+            for number, segment in enumerate(shape.segments)
         )
         # Positions of all segments share the last column of an action's vector.
         self._columns = tuple(np.minimum(numbers, len(sizes)) for numbers in self._numbers)
@@ -190,5 +194,5 @@ class ColesGru(nn.Module):
         order = np.argsort(user, kind="stable")
         counts = np.bincount(user, minlength=len(batch))
         until_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(order))
-        kept = order[until_end <= MOST_ACTIONS]
-        return np.concatenate(rows)[kept], np.minimum(counts, MOST_ACTIONS)
+        kept = order[until_end <= MAX_ACTIONS]
+        return np.concatenate(rows)[kept], np.minimum(counts, MAX_ACTIONS)

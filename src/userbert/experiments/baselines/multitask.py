@@ -19,11 +19,14 @@ from userbert.data.ragged import Int64
 from userbert.model.userbert import autocast
 
 NOT_KNOWN = -1
-"""Target of a user without a label, which the loss ignores."""
+"""Target of a user without a known label; the loss ignores the user."""
 
 
 class MultiTask(nn.Module):
-    """An encoder with a linear head for each task."""
+    """An encoder with a linear head for each task.
+
+    `classes` are the numbers of classes of the tasks (K,).
+    """
 
     def __init__(self, encoder: nn.Module, classes: Sequence[int]) -> None:
         super().__init__()
@@ -44,9 +47,10 @@ class MultiTask(nn.Module):
 def multitask(
     names: Sequence[str], targets: Int64
 ) -> Callable[[MultiTask, UserBatch, np.random.Generator], dict[str, Tensor]]:
-    """Returns a loss function for the loop: losses by task, from targets (P, K) at `batch.index`.
+    """Returns a function for the training loop that returns the loss of each task in `names` (K,).
 
-    Each loss is averaged over the users with a known label, and 0 if there are none.
+    Row `batch.index[i]` of `targets` (P, K) has the class indices of user i, or `NOT_KNOWN`. A loss
+    is the mean over the users with a known label, and 0 if there are none.
     """
 
     def losses(
@@ -65,5 +69,6 @@ def multitask(
 
 
 def _mean_over_known(output: Tensor, labels: Tensor) -> Tensor:
+    """Returns the mean cross-entropy of outputs (B, classes) over known labels (B,)."""
     total = cross_entropy(output, labels, ignore_index=NOT_KNOWN, reduction="sum")
     return total / (labels != NOT_KNOWN).sum().clamp(min=1)

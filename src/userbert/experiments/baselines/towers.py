@@ -6,11 +6,11 @@ its segments' towers. Out: a vector per user.
 
 The profile tower is a linear model of categorical fields: the wide part of Wide&Deep (Cheng et al.,
 2016), and a tower of every other baseline ("user profiles are modeled in the same way as the
-Wide&Deep model"). Its vector is zero for users without known fields. `sequence_encoders`,
-`wide_deep` and `coles` use this module.
+Wide&Deep model"). Users without known fields all have the same vector.
+`sequence_encoders`, `wide_deep` and `coles` use this module.
 
-Letters in shapes: B users, F profile fields, E width of a field, N vectors of all users, L vectors
-of the longest user, D width of a vector, H hidden.
+Letters in shapes: B users, F profile fields, E width of a field (`ATTRIBUTE_WIDTH`), N vectors of
+all users, L maximum number of vectors per user, D width of a vector, H hidden.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from userbert.model.tables import AttributeTables, as_tensor
 WIDTH = 128
 """Width of every tower and of the combined vector (paper §4.3)."""
 ATTRIBUTE_WIDTH = 32
-"""Width of the embedding of a field or attribute, as in UserBERT; the paper gives none."""
+"""Width of the embedding of a field or attribute, as in UserBERT; the paper does not say it."""
 
 
 class ProfileTower(nn.Module):
@@ -43,7 +43,7 @@ class ProfileTower(nn.Module):
         self.linear = nn.Linear(self.fields * ATTRIBUTE_WIDTH, WIDTH) if self.fields else None
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """Returns the vectors of profiles (B, WIDTH); an unknown field contributes zeros."""
+        """Returns the vectors of profiles (B, WIDTH); an unknown field adds zeros."""
         if self.linear is None:
             return torch.zeros(len(batch), WIDTH, device=self.tables.weight.device)
         rows = self.tables.rows(batch.profile_ids, np.arange(self.fields))  # (B, F)
@@ -52,7 +52,7 @@ class ProfileTower(nn.Module):
 
 
 DROPOUT = 0.1
-"""Dropout of token vectors, as in UserBERT."""
+"""Dropout probability of token vectors, as in UserBERT."""
 
 
 class CombiningLayer(nn.Module):
@@ -67,7 +67,7 @@ class CombiningLayer(nn.Module):
         self.linear = nn.Linear((len(shape.segments) + 1) * WIDTH, WIDTH)
 
     def forward(self, batch: UserBatch, towers: Sequence[Tensor]) -> Tensor:
-        """Combines vectors (B, WIDTH) of each segment with the profiles; returns (B, WIDTH)."""
+        """Combines `towers`, a vector (B, WIDTH) per segment, with profiles; returns (B, WIDTH)."""
         vectors = torch.cat([*towers, self.profile(batch)], dim=1)
         return self.linear(vectors).relu()  # type: ignore[no-any-return]
 
@@ -79,15 +79,15 @@ def segment_embedding(segment: SegmentShape) -> InputEmbedding:
 
 
 def select_segment(batch: UserBatch, number: int) -> UserBatch:
-    """Returns the batch with the words of one segment only, without profiles."""
+    """Returns the batch with the words of segment `number` only, without profiles."""
     return UserBatch(batch.index, (batch.segments[number],), batch.profile_ids[:, :0])
 
 
 def last_states(network: nn.LSTM | nn.GRU, vectors: Tensor, counts: Int64) -> Tensor:
     """Returns the last hidden states (B, H) of a one-layer recurrent network, per user.
 
-    `vectors` (N, D) are ordered by user; `counts` (B,) are their numbers per user. Users without
-    vectors get zeros.
+    `vectors` (N, D) are ordered by user; `counts` (B,) is the number of vectors of each user. Users
+    without vectors get zeros.
     """
     if not len(vectors):
         return vectors.new_zeros(len(counts), network.hidden_size)

@@ -22,11 +22,11 @@ from userbert.model.tables import as_tensor
 from userbert.model.userbert import autocast
 
 DIMENSIONS = 1_130
-"""Most columns of the aggregates (paper §4.3); small vocabularies fill fewer."""
+"""Maximum number of columns of the aggregates (paper §4.3); small vocabularies fill fewer."""
 _LAYERS = (512, 256, 256, WIDTH)
 """Widths of the deep layers (paper §4.3)."""
 _TOTALS = 3
-"""Columns per segment besides the counts of ids: words, actions and age of the newest word."""
+"""Columns per segment besides the counts of ids: words, actions and position of the newest word."""
 
 
 class WideDeep(nn.Module):
@@ -52,7 +52,11 @@ class WideDeep(nn.Module):
 
 
 class Aggregates:
-    """Counts of each segment: actions by id of each attribute, words, actions, and recency."""
+    """Counts of each segment: actions by id of each attribute, words, actions, and recency.
+
+    Counts are log(1 + count). Recency is the position of the newest word as a share of the window;
+    0: no words.
+    """
 
     def __init__(self, shape: InputShape) -> None:
         self.shape = shape
@@ -61,7 +65,8 @@ class Aggregates:
         vocabulary_sizes = [a.size - 1 for segment in shape.segments for a in segment.attributes]
         columns = share_columns(vocabulary_sizes, DIMENSIONS - _TOTALS * len(sizes))
         self.columns = tuple(np.split(np.array(columns, np.int64), np.cumsum(sizes)[:-1]))
-        """Number of columns of each attribute (A,) per segment; the last counts all other ids."""
+        """Number of columns of each attribute (A,), per segment. The last column of an attribute
+        counts all ids without their own column."""
         self.dimensions = sum(columns) + _TOTALS * len(sizes)
 
     def __call__(self, batch: UserBatch) -> Float32:
@@ -77,16 +82,17 @@ class Aggregates:
 
 
 def share_columns(sizes: Sequence[int], available: int) -> list[int]:
-    """Returns columns per vocabulary: one per id for small ones, equal shares for the others.
+    """Returns the number of columns of each vocabulary, at most one per id.
 
-    If the rest does not divide evenly, the largest get one more. `available` is the total, at least
-    one per vocabulary.
+    Small vocabularies have a column per id. The others share the remaining columns equally; if
+    those do not divide evenly, the largest vocabularies get one more. `sizes` are the numbers of
+    ids; `available` is the total number of columns, at least one per vocabulary.
     """
     assert available >= len(sizes)
     columns = [0] * len(sizes)
     ascending = sorted(range(len(sizes)), key=sizes.__getitem__)
-    for place, index in enumerate(ascending):
-        columns[index] = min(sizes[index], available // (len(sizes) - place))
+    for rank, index in enumerate(ascending):
+        columns[index] = min(sizes[index], available // (len(sizes) - rank))
         available -= columns[index]
     return columns
 
@@ -107,7 +113,7 @@ def _count_ids(segment: SegmentBatch, columns: Int64) -> Int64:
 
 
 def _totals(segment: SegmentBatch) -> tuple[Int64, Int64]:
-    """Returns each user's numbers of words and actions (B, 2), and newest position (B,), or -1."""
+    """Returns the counts of words and of actions (B, 2), and the newest position (B,), -1: none."""
     newest = np.full(len(segment.word_counts), -1, np.int64)
     has_words = segment.word_counts > 0
     newest[has_words] = segment.positions[segment.word_offsets[1:][has_words] - 1]
