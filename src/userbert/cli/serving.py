@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class VectorLayout(StrEnum):
-    """Layout of vectors in a file."""
+    """Layout of the vectors in a file: one list column, or one column per number."""
 
     LIST = "list"
     COLUMNS = "columns"
@@ -118,12 +118,14 @@ def serve(
         typer.Argument(metavar="MODEL|TASK…", help="Models and tasks: folders or exported files."),
     ],
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Other addresses than loopback need --tokens.")
+        str, typer.Option(help="Address to listen on. Addresses other than loopback need --tokens.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 chooses any free port.")
+    ] = 8000,
     tokens: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File of Bearer tokens for callers, one per line."),
+        typer.Option(metavar="FILE", help="File of callers' Bearer tokens, one per line."),
     ] = None,
     backend: Annotated[
         BackendName, typer.Option(help="Compute with PyTorch, or with ONNX Runtime without torch.")
@@ -147,17 +149,22 @@ def serve(
     Example: `userbert serve task --port 8000`
     """
     require_package("fastapi", "serve")
-    from userbert.service.app import Settings, check_address, create_app, run
+    from userbert.service.app import Settings, create_app, run
     from userbert.service.loaded_models import load_models
     from userbert.service.middleware import LOOPBACK, read_tokens
 
     accepted = () if tokens is None else read_tokens(tokens)
-    check_address(host, accepted)
+    if host not in LOOPBACK and not accepted:
+        raise InputError(
+            f"--host {host}: other machines could read your users' data. Give --tokens FILE with "
+            "one token per line, or leave --host out. The service speaks plain HTTP: put it behind "
+            "an HTTPS proxy."
+        )
     if backend is BackendName.TORCH:
         require_torch()
     if runs is not None and not runs.is_dir():
         raise InputError(
-            f"--runs {runs}: expected a folder; {describe_path(runs)}. Choose another."
+            f"--runs {runs}: expected a folder; {describe_path(runs)}. Choose another path."
         )
     served = load_models(models, backend.value)
     settings = Settings(tokens=accepted, hosts=LOOPBACK if host in LOOPBACK else (), queue=queue)
@@ -173,7 +180,7 @@ def lookalike(
     seeds: Annotated[
         Path, typer.Option(metavar="FILE", help="File of example users: column user_id.")
     ],
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of users to list.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Maximum number of users to list.")],
     output: Annotated[
         Path,
         typer.Option("-o", "--output", help="CSV or Parquet file to write. It must not exist."),
@@ -220,7 +227,7 @@ def export(
     require_torch()
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]:
         raise InputError(
-            f"this needs {' and '.join(missing)}. Install it with: pip install 'userbert[export]'"
+            f"this needs {' and '.join(missing)}. Install with: pip install 'userbert[export]'"
         )
     from userbert.export.export import write_onnx
     from userbert.export.torch_backend import load_network

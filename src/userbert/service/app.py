@@ -1,7 +1,8 @@
 """The service's ASGI application, and the server that runs it on a port.
 
 In: loaded models, settings and, optionally, prepared data. Out: an application, described at
-/openapi.json; `run` serves it until it is stopped, and finishes the calls in progress.
+/openapi.json. `run` serves the application until a signal stops it, and finishes the calls in
+progress.
 """
 
 import asyncio
@@ -34,13 +35,16 @@ from userbert.service.population import Population
 from userbert.service.telemetry import Metrics, TelemetryMiddleware, log, log_to_stderr
 
 _FILE_CHECK_SECONDS = 5.0
-"""Seconds between checks for changed model files."""
+"""Seconds between checks for changed model files; a check reads only file sizes and times."""
 _SHUTDOWN_SECONDS = 30
-"""Seconds for calls in progress to finish at shutdown."""
+"""Seconds for calls in progress to finish at shutdown: more than the two 10 s limits of a call."""
 _KEEP_ALIVE_SECONDS = 60
-"""Seconds an idle connection stays open; load balancers close theirs within a minute."""
+"""Seconds until the service closes an idle connection.
+
+Load balancers usually close idle connections within a minute, so the service is not the first to.
+"""
 _BACKLOG = 2_048
-"""Connections that may wait to be accepted: clients may connect once the address is printed."""
+"""Maximum number of connections that wait to be accepted, such as those made during startup."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,18 @@ class Settings:
     tokens: Sequence[bytes] = ()
     """Accepted bearer tokens; with none, no token is needed."""
     hosts: Sequence[str] = LOOPBACK
-    """Accepted values of the Host header; empty: any."""
+    """Host names, without port, that a Host header may contain; if empty, any."""
     limits: Limits = field(default_factory=Limits)
+    """Limits of a call."""
     queue: int = 128
-    """Most users that may wait in the queue."""
+    """Maximum number of users that wait in the queue."""
     batch: int = 64
-    """Most users per batch."""
+    """Maximum number of users per batch; a call with more users is a batch by itself."""
     patience: float = 0.05
-    """Most seconds that a call may wait before its batch starts."""
+    """Maximum expected waiting time of a call in seconds: a call that would wait longer gets 429.
+
+    Half a batch of users may always wait.
+    """
 
 
 def create_app(
@@ -66,10 +74,11 @@ def create_app(
     data: PreparedData | None = None,
     runs: Path | None = None,
 ) -> FastAPI:
-    """Creates the application for models and, optionally, the users of prepared data.
+    """Creates the application for models by name and, optionally, the users of prepared data.
 
-    `runs` is a folder whose models and evaluation reports the explorer shows as well. Raises
-    `ModelError` if the data and a model have different vocabularies.
+    `settings` defaults to `Settings()`. `runs` is a folder: the explorer shows the training runs
+    and evaluation reports in it, next to those of `models`. Raises `ModelError` if the data and a
+    model have different vocabularies.
     """
     settings = settings or Settings()
     batcher: Batcher[Call, CallAnswer] = Batcher(
@@ -106,7 +115,7 @@ def create_app(
 
 
 def _answer_calls(calls: Sequence[Call], metrics: Metrics) -> list[CallAnswer]:
-    """Answers calls to one model, and counts their users."""
+    """Answers calls to one model, and adds their users to the metrics."""
     model, users = calls[0].model, sum(map(len, calls))
     answers = model.answer_calls(calls)
     metrics.batch.observe(users)
@@ -125,7 +134,7 @@ def _lifespan(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watch = asyncio.create_task(_watch_files(models, metrics))
         if population is not None and explorer is not None:
-            population.start(before=explorer.overview, on_sample=explorer.begin_layout)
+            population.start(warm_up=explorer.overview, on_sample=explorer.begin_layout)
         yield
         watch.cancel()
         if population is not None and explorer is not None:
@@ -137,7 +146,7 @@ def _lifespan(
 
 
 async def _watch_files(models: dict[str, LoadedModel], metrics: Metrics) -> None:
-    """Watches the models' files; sets a metric, and logs a warning once per changed model."""
+    """Sets a metric to whether a model's files have changed, and logs one warning per model."""
     warned: set[str] = set()
     while True:
         for name, model in models.items():
@@ -183,20 +192,11 @@ def _status_routes(
     return router
 
 
-def check_address(host: str, tokens: Sequence[bytes]) -> None:
-    """Raises `InputError` for an address that other machines can reach if there are no tokens."""
-    if host not in LOOPBACK and not tokens:
-        raise InputError(
-            f"--host {host}: other machines could read your users' data. Give --tokens FILE with "
-            "one token per line, or leave --host out. The service speaks plain HTTP: put it behind "
-            "an HTTPS proxy."
-        )
-
-
 def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serves until SIGINT or SIGTERM; calls `ready` with the address before the first call.
+    """Serves the application until SIGINT or SIGTERM.
 
-    Raises `InputError` if it cannot listen at the address.
+    Calls `ready` with the service's URL once clients can connect. Port 0 chooses a free port.
+    Raises `InputError` if the service cannot listen at the host and port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With IPPROTO_TCP asyncio turns Nagle's algorithm off. Otherwise a response's body would wait
@@ -208,10 +208,10 @@ def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> Non
             listener.listen(_BACKLOG)
         except (OSError, OverflowError) as error:
             raise InputError(
-                f"{host}, port {port}: cannot listen: {error}. Choose another port with --port."
+                f"{host}, port {port}: cannot listen: {error}. Choose another port."
             ) from error
         log_to_stderr()
-        # Exempts the models from garbage collection: scanning them takes 0.1 s each time.
+        # Exempts the models from garbage collection: each scan of them takes 0.1 s.
         gc.collect()
         gc.freeze()
         config = uvicorn.Config(
@@ -220,7 +220,7 @@ def run(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> Non
         )  # fmt: skip
         url_host = f"[{host}]" if family == socket.AF_INET6 else host
         ready(f"http://{url_host}:{listener.getsockname()[1]}")
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # uvicorn raises the signal again after its shutdown; ignore it then.
-            signal.signal(number, lambda *_: None)
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn raises the signal again after its shutdown; this handler ignores it.
+            signal.signal(signal_number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listener])

@@ -1,9 +1,8 @@
-"""Dynamic batching: calls that are waiting run as one batch, oldest first.
+"""Dynamic batching: waiting calls of one kind run as one batch, oldest first.
 
-In: jobs of one or more users each. Out: a result for each job. One thread does the work; when it is
-free it takes the waiting jobs, and never waits for more jobs. A job that would have to wait too
-long is refused at once: the queue holds as many users as the recent pace allows in `patience`
-seconds.
+In: jobs of one or more users each. Out: a result for each job. One thread does the work: it takes
+the waiting jobs as soon as it is idle, and never waits for a batch to fill. A job that would wait
+too long is refused at once.
 """
 
 import asyncio
@@ -21,21 +20,23 @@ class Job(Protocol):
     """Work of one call."""
 
     def __len__(self) -> int:
-        """Number of users."""
+        """Returns the number of users."""
         ...
 
     @property
     def kind(self) -> Any:
-        """Key of the jobs that can share a batch."""
+        """Key that is equal for jobs that can share a batch."""
         ...
 
 
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")
 
-
 _PACE_DECAY = 0.9
-"""Weight of the old value in the moving average of seconds per user, updated after each batch."""
+"""Weight of the old value when a batch updates the moving average of seconds per user.
+
+The average follows a change of pace within about ten batches.
+"""
 
 
 class BusyError(UserBertError):
@@ -45,10 +46,11 @@ class BusyError(UserBertError):
 class Batcher(Generic[J, R]):
     """Bounded queue with one worker thread.
 
-    At most `queue` users wait, and no more than the thread finishes in `patience` seconds; half a
-    batch may always wait. A batch has at most `batch` users, or one larger job. `work` runs jobs of
-    one kind together. If it raises `InputError`, each job runs again alone, so that only the faulty
-    job gets the error.
+    At most `queue` users wait, and no more than the thread finishes in `patience` seconds at its
+    recent pace. Half a batch may always wait, and a job of any size may wait in an empty queue. A
+    batch has at most `batch` users, or is one larger job; its jobs are of one kind. `work` runs a
+    batch. If `work` raises `InputError`, each job of the batch runs again by itself, so that only
+    the faulty job gets the error.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Batcher(Generic[J, R]):
         self._queue, self._batch = queue, batch
         self._patience, self._seconds_per_user = patience, patience / queue
         self._waiting: deque[tuple[J, Future[R]]] = deque()
-        self._users = 0
+        self._waiting_users = 0
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
@@ -67,13 +69,13 @@ class Batcher(Generic[J, R]):
     @property
     def is_full(self) -> bool:
         """Whether the queue refuses every job."""
-        return self._users >= self._limit
+        return self._waiting_users >= self._limit
 
     @property
     def _limit(self) -> int:
-        """Most users that may wait at the present pace."""
-        in_time = int(self._patience / max(self._seconds_per_user, 1e-9))
-        return min(self._queue, max(self._batch // 2, in_time))
+        """Maximum number of users that may wait at the recent pace."""
+        finished_in_time = int(self._patience / max(self._seconds_per_user, 1e-9))
+        return min(self._queue, max(self._batch // 2, finished_in_time))
 
     @property
     def is_alive(self) -> bool:
@@ -82,21 +84,21 @@ class Batcher(Generic[J, R]):
 
     @property
     def waiting(self) -> int:
-        """Users that are waiting."""
-        return self._users
+        """Number of waiting users."""
+        return self._waiting_users
 
     async def submit(self, job: J) -> R:
         """Runs a job and returns its result; raises `BusyError` if the queue is full."""
         future: Future[R] = Future()
         with self._changed:
             # A job larger than the queue is accepted when the queue is empty.
-            if self._users and self._users + len(job) > self._limit:
+            if self._waiting_users and self._waiting_users + len(job) > self._limit:
                 raise BusyError(
-                    f"the queue is full: {self._users} users are waiting, and at most "
-                    f"{self._limit} may wait now. Try again in a second, with fewer users per call."
+                    f"the queue is full: {self._waiting_users} users are waiting, and at most "
+                    f"{self._limit} may wait now. Try again in a second, or send fewer users."
                 )
             self._waiting.append((job, future))
-            self._users += len(job)
+            self._waiting_users += len(job)
             self._changed.notify()
         return await asyncio.wrap_future(future)
 
@@ -113,7 +115,7 @@ class Batcher(Generic[J, R]):
             try:
                 results: Sequence[R | Exception] = self._work(jobs)
             except InputError:
-                results = [self._run_alone(job) for job in jobs]
+                results = [self._run_single(job) for job in jobs]
             except Exception as error:
                 results = [error] * len(jobs)
             pace = (time.perf_counter() - start) / max(1, sum(map(len, jobs)))
@@ -125,7 +127,7 @@ class Batcher(Generic[J, R]):
                     future.set_result(result)
 
     def _next_batch(self) -> list[tuple[J, Future[R]]]:
-        """Waits for jobs and returns a batch; empty if the queue is closed and has no more jobs."""
+        """Waits for jobs and returns a batch, which is empty only after `close`."""
         with self._changed:
             batch: list[tuple[J, Future[R]]] = []
             while not batch:
@@ -144,15 +146,15 @@ class Batcher(Generic[J, R]):
             if batch and (len(job) > room or job.kind != batch[0][0].kind):
                 rest.append((job, future))
                 continue
-            self._users -= len(job)
-            # Skip jobs whose caller has disconnected.
+            self._waiting_users -= len(job)
+            # Jobs whose caller has disconnected are skipped.
             if future.set_running_or_notify_cancel():
                 batch.append((job, future))
                 room -= len(job)
         self._waiting = rest
         return batch
 
-    def _run_alone(self, job: J) -> R | Exception:
+    def _run_single(self, job: J) -> R | Exception:
         try:
             return self._work([job])[0]
         except Exception as error:

@@ -1,6 +1,6 @@
 """Routes about the users of prepared data: their words, vectors, scores and look-alikes.
 
-In: loaded models and the population. Out: routes; without data they answer 404.
+In: loaded models and the population. Out: routes, which answer 404 if the service has no data.
 """
 
 import asyncio
@@ -13,29 +13,24 @@ import numpy as np
 from fastapi import APIRouter, Query, Response
 from starlette.exceptions import HTTPException
 
-from userbert.data.use.timeline import profile_values, timeline
+from userbert.data.use.timeline import WordView, profile_values, timeline
 from userbert.errors import InputError
 from userbert.search.lookalike import find_lookalikes
 from userbert.service.json_http import ERROR_RESPONSES, JsonRoute, json_response
 from userbert.service.loaded_models import LoadedModel, choose_model, scores_as_json
 from userbert.service.middleware import Limits
-from userbert.service.population import (
-    NotReadyError,
-    Population,
-    UnknownUserError,
-    word_as_json,
-)
+from userbert.service.population import NotReadyError, Population, UnknownUserError
 from userbert.service.schemas import KnownUser, LookalikeBody, Lookalikes
 
 T = TypeVar("T")
-_NEAREST = 10
+_DEFAULT_NEIGHBOURS = 10
 """Default number of nearest users in an answer."""
 _PARALLEL_LISTS = 1
-"""Look-alike lists to compute at the same time: each reads all vectors with all cores."""
+"""Number of look-alike lists computed at a time: one list already uses all cores."""
 
 
 class DataCalls:
-    """Runs calls that need prepared data, in threads, and turns their errors into HTTP answers."""
+    """Runs calls that need prepared data in threads, and turns their errors into HTTP answers."""
 
     def __init__(self, population: Population | None, limits: Limits) -> None:
         self._population, self._limits = population, limits
@@ -47,7 +42,11 @@ class DataCalls:
         return self._population
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Runs `work` in a thread, within the time limit."""
+        """Runs `work` in a thread and returns its result.
+
+        Raises `HTTPException` if the user is unknown (404), or if the vectors are not ready or the
+        time limit has passed (503). An `InputError` is raised again without paths of this machine.
+        """
         seconds = self._limits.seconds
         try:
             async with asyncio.timeout(seconds):
@@ -58,7 +57,7 @@ class DataCalls:
         except NotReadyError as error:
             raise HTTPException(503, str(error), {"Retry-After": "5"}) from error
         except InputError as error:
-            # A client must not learn paths of this machine.
+            # Clients must not learn paths of this machine.
             raise InputError(_without_folder(str(error), self.population().data.path)) from error
         except TimeoutError:
             message = f"no answer within {seconds:g} s. Try again with a smaller request."
@@ -68,7 +67,7 @@ class DataCalls:
 def data_routes(
     models: dict[str, LoadedModel], population: Population | None, limits: Limits
 ) -> APIRouter:
-    """Creates the routes about users of the data."""
+    """Creates the routes about the users of prepared data; `population` is `None` without data."""
     router = APIRouter(tags=["data"], route_class=JsonRoute, responses=ERROR_RESPONSES)
     list_slots = asyncio.Semaphore(_PARALLEL_LISTS)
     calls = DataCalls(population, limits)
@@ -81,7 +80,7 @@ def data_routes(
         user_id: str,
         model: str | None = None,
         cutoff: Annotated[str | None, Query(max_length=40)] = None,
-        k: Annotated[int, Query(ge=0, le=1000)] = _NEAREST,
+        k: Annotated[int, Query(ge=0, le=1000)] = _DEFAULT_NEIGHBOURS,
     ) -> Response:
         names = [model] if model is not None else list(models)
         return json_response(
@@ -108,6 +107,7 @@ def data_routes(
 
 
 def _without_folder(message: str, path: Path) -> str:
+    """Returns a message with each mention of a path replaced by its last part."""
     return message.replace(str(path), path.name) if len(path.parts) > 1 else message
 
 
@@ -130,8 +130,18 @@ def _describe_user(
         "user_id": user_id,
         "cutoff": instant,
         "profile": profile_values(data, row, instant),
-        "words": [word_as_json(word) for word in timeline(data, row, instant)],
+        "words": [_word_as_json(word) for word in timeline(data, row, instant)],
         "models": answers,
+    }
+
+
+def _word_as_json(word: WordView) -> dict[str, Any]:
+    return {
+        "segment": word.segment,
+        "number": word.number,
+        "begins": word.begins.isoformat(),
+        "actions": word.actions,
+        "values": word.values,
     }
 
 

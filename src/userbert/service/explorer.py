@@ -1,4 +1,4 @@
-"""Computes the answers of the explorer's routes, and caches what does not change.
+"""Answers of the explorer's routes, with caches of results that do not change.
 
 In: the population and the loaded models. Out: `Explorer`. Its methods block, so routes call them in
 threads.
@@ -35,22 +35,22 @@ from userbert.service.telemetry import log
 
 T = TypeVar("T")
 _COMPARISON_USERS = 20_000
-"""Number of random users that a group is compared with."""
+"""Maximum number of random users that a group is compared with."""
 _GROUP_USERS = 10_000
-"""Most users of a group to read; a larger group is sampled at random."""
+"""Maximum number of users of a group to read; a larger group is sampled at random."""
 _EXPECTED_VALUES = 8
 """Number of most likely values to list per attribute."""
 
 
 class Lazy(Generic[T]):
-    """Value that the first caller computes; other threads wait for it."""
+    """Function whose value is computed by the first call; other threads wait for the value."""
 
     def __init__(self, compute: Callable[[], T]) -> None:
         self._compute, self._lock = compute, Lock()
         self._values: list[T] = []
 
     def __call__(self) -> T:
-        """Returns the value."""
+        """Returns the value; computes it in the first call, and again after an error."""
         with self._lock:
             if not self._values:
                 self._values.append(self._compute())
@@ -58,7 +58,7 @@ class Lazy(Generic[T]):
 
 
 class Explorer:
-    """Computes the explorer's views of the users of prepared data."""
+    """Computes the answers about the users of prepared data, for each model by name."""
 
     def __init__(self, population: Population, models: dict[str, LoadedModel]) -> None:
         self._population, self._models = population, models
@@ -82,7 +82,7 @@ class Explorer:
         return self._population.data
 
     def begin_layout(self, model: str) -> None:
-        """Makes a model's PCA map, and starts its t-SNE in the background."""
+        """Makes a model's PCA map, and starts t-SNE in the background if it is possible."""
         pca = self._pca_maps[model]()
         if can_run_tsne(len(pca.points)):
             self._layout_thread.submit(self._run_tsne, model, pca)
@@ -90,7 +90,7 @@ class Explorer:
             self._without_final_map.discard(model)
 
     def close(self) -> None:
-        """Stops the layouts in progress."""
+        """Stops the layout in progress, and cancels the waiting layouts."""
         self._is_closed.set()
         self._layout_thread.shutdown(wait=False, cancel_futures=True)
         if self._layout_process is not None:
@@ -98,13 +98,13 @@ class Explorer:
         self._layout_thread.shutdown()
 
     def find(self, text: str, limit: int) -> UserMatches:
-        """Finds users by a part of their id."""
+        """Finds at most `limit` users whose ids contain a text."""
         return find_users(self.data, text, limit)
 
     def map(self, model: str) -> dict[str, Any]:
-        """Returns the map of the sampled users: by t-SNE once that is done, else by PCA.
+        """Returns the map of the sampled users: the t-SNE map if it is ready, else the PCA map.
 
-        Raises `NotReadyError` until the users are embedded.
+        Raises `NotReadyError` until the sampled users are embedded.
         """
         user_map = self._tsne_maps.get(model) or self._pca_maps[model]()
         return {
@@ -121,13 +121,16 @@ class Explorer:
         }
 
     def colour(self, model: str, name: str) -> dict[str, Any]:
-        """Returns the value of a colour for each user on the map."""
+        """Returns the value of a colour for each user on the map.
+
+        Raises `InputError` if there is no such colour.
+        """
         chosen = colours.find_colour(self._colours(), name)
         task_model = colours.scored_model(chosen)
         if name == colours.CLUSTER:
             values = colours.by_cluster(self._pca_maps[model]().clusters)
         elif task_model is not None:
-            answer = self._population.sample_answer(task_model)
+            answer = self._population.sample_results(task_model)
             task = self._models[task_model].backend.task
             assert answer.scores is not None
             assert task is not None
@@ -137,37 +140,49 @@ class Explorer:
         return colours.as_json(chosen, values)
 
     def traits(self, user_ids: Sequence[str]) -> dict[str, Any]:
-        """Returns the values that set a group of users apart from the others."""
+        """Returns the values that set a group of users apart from a random sample of other users.
+
+        Counts the ids that are not in the data, and leaves them out.
+        """
         rows = np.unique(self.data.rows_of(pa.array(user_ids, pa.large_string())))
         unknown = len(set(user_ids)) - int(np.count_nonzero(rows >= 0))
         rows = rows[rows >= 0]
         if len(rows) > _GROUP_USERS:
             rows = np.sort(np.random.default_rng(0).choice(rows, _GROUP_USERS, replace=False))
-        others, group = self._comparison_values(), self._values_of(rows)
+        sample_values, group_values = self._comparison_values(), self._values_of(rows)
         size = len(self._index)
-        sample = self._population.sample_rows[: len(others)]
-        rest = np.flatnonzero(~np.isin(sample, rows))
+        sample_rows = self._population.sample_rows[: len(sample_values)]
+        outside = np.flatnonzero(~np.isin(sample_rows, rows))
         traits: list[Trait] = find_traits(
             self._index,
-            group.users_by_value(None, size),
-            len(group),
-            others.users_by_value(rest, size),
-            len(rest),
+            group_values.users_by_value(None, size),
+            len(group_values),
+            sample_values.users_by_value(outside, size),
+            len(outside),
         )
-        return {"users": len(group), "unknown": unknown, "others": len(rest), "traits": traits}
+        return {
+            "users": len(group_values),
+            "unknown": unknown,
+            "others": len(outside),
+            "traits": traits,
+        }
 
-    def shared(self, user_id: str, other: str, cutoff: int) -> dict[str, Any]:
-        """Returns the values that two users have in common."""
-        rows = np.array([self._population.row_of(user) for user in (user_id, other)])
-        others = self._comparison_values()
-        pair = values_of_users(self.data, self._index, rows, cutoff)
-        all_counts = others.users_by_value(None, len(self._index))
-        return {"traits": find_shared_values(self._index, pair, all_counts, len(others))}
+    def shared(self, user_id: str, other_id: str, cutoff: int) -> dict[str, Any]:
+        """Returns the values that two users have in common before a cut-off (µs)."""
+        rows = np.array([self._population.row_of(user) for user in (user_id, other_id)])
+        sample_values = self._comparison_values()
+        pair_values = values_of_users(self.data, self._index, rows, cutoff)
+        counts = sample_values.users_by_value(None, len(self._index))
+        return {"traits": find_shared_values(self._index, pair_values, counts, len(sample_values))}
 
     def expected(
         self, model: LoadedModel, user_id: str, segment: str, number: int, cutoff: int
     ) -> Any:
-        """Returns the values that a model expects in a word, and the word's actual values."""
+        """Returns the values that a model expects in a word, and the word's actual values.
+
+        The word is number `number` of a segment, among the user's words before a cut-off (µs).
+        Raises `InputError` if there is no such segment or word.
+        """
         if segment not in self.data.schema.segments:
             raise InputError(
                 f"segment: expected {' or '.join(self.data.schema.segments)}, found {segment!r}."
@@ -194,16 +209,16 @@ class Explorer:
                             "probability": probability,
                             "is_there": value in dict(word.values[name]),
                         }
-                        for value, probability in likely
+                        for value, probability in likeliest
                     ],
                     "there": word.values[name],
                 }
-                for name, likely in expected.items()
+                for name, likeliest in expected.items()
             ],
         }
 
     def explanation(self, model: LoadedModel, user_id: str, value: str | None, cutoff: int) -> Any:
-        """Returns a user's score and the effect of each word and profile field on it."""
+        """Returns a user's score, and the effect of each word and profile field on the score."""
         self._population.row_of(user_id)
         explanation = model.explain(self.data, user_id, cutoff, value)
         task = model.backend.task
@@ -236,7 +251,7 @@ class Explorer:
         self._without_final_map.discard(model)
 
     def _map_maker(self, model: str) -> Callable[[], UserMap]:
-        return lambda: pca_map(self._population.sample_answer(model).vectors)
+        return lambda: pca_map(self._population.sample_results(model).vectors)
 
     def _colour_maker(self, name: str) -> Callable[[], colours.ColourValues]:
         population = self._population

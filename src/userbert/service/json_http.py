@@ -1,4 +1,4 @@
-"""JSON requests and responses: strict parsing, fast writing, one form for errors.
+"""JSON requests and responses: strict parsing, fast writing, one format for errors.
 
 Routes that take a JSON body use `JsonRoute`; they answer with `json_response`.
 """
@@ -27,7 +27,7 @@ class StrictJsonRequest(Request):
     """Request whose body must be strict JSON in UTF-8: NaN and infinity are errors."""
 
     async def json(self) -> Any:
-        """Parses the body."""
+        """Parses the body; raises `JSONDecodeError` if the body is not strict JSON."""
         return orjson.loads(await self.body())
 
 
@@ -35,7 +35,7 @@ class JsonRoute(APIRoute):
     """Route that parses bodies with `StrictJsonRequest`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Returns FastAPI's handler with the request replaced by a `StrictJsonRequest`."""
+        """Returns FastAPI's handler, which gets each request as a `StrictJsonRequest`."""
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
@@ -54,10 +54,10 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
         415: "The body is not application/json.",
         422: "A value cannot be used; the detail says which, and how to correct it.",
         429: "The queue is full.",
-        503: "No answer in time, or not ready yet.",
+        503: "There was no answer in time, or the vectors are not ready yet.",
     }.items()
 }
-"""Error responses of every route, for /openapi.json."""
+"""Error responses by status, for /openapi.json."""
 
 
 def json_response(
@@ -69,7 +69,7 @@ def json_response(
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Makes the application answer every error with an `ErrorBody`."""
+    """Registers handlers so that the application answers every error with an `ErrorBody`."""
 
     def respond(status: int, detail: str, headers: Any = None) -> Response:
         return Response(
@@ -89,15 +89,15 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            detail = f"expected JSON in UTF-8, found an error at character {first['loc'][-1]}: "
-            return respond(400, detail + f"{first['ctx']['error']}. Correct it.")
+        fault = error.errors()[0]
+        if fault["type"] == "json_invalid":
+            detail = f"expected JSON in UTF-8, found an error at character {fault['loc'][-1]}: "
+            return respond(400, detail + f"{fault['ctx']['error']}. Correct the body.")
         media_type = request.headers.get("content-type", "").split(";")[0].strip()
         if request.method == "POST" and media_type != "application/json":
-            return respond(415, "content-type: expected application/json. Set the header to it.")
-        place = ".".join(map(str, first["loc"][1:])) or "the body"
-        return respond(422, f"{place}: {first['msg']}. /openapi.json says what is expected.")
+            return respond(415, "content-type: expected application/json. Set this header.")
+        location = ".".join(map(str, fault["loc"][1:])) or "the body"
+        return respond(422, f"{location}: {fault['msg']}. /openapi.json describes the request.")
 
     @app.exception_handler(Exception)
     async def internal_error(_: Request, __: Exception) -> Response:

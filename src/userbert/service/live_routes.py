@@ -33,7 +33,7 @@ from userbert.service.schemas import (
 def live_routes(
     models: dict[str, LoadedModel], batcher: Batcher[Call, CallAnswer], limits: Limits
 ) -> APIRouter:
-    """Creates the routes for raw events."""
+    """Creates the routes that take raw events."""
     router = APIRouter(tags=["live"], route_class=JsonRoute, responses=ERROR_RESPONSES)
 
     async def run(body: UsersBody) -> tuple[LoadedModel, CallAnswer]:
@@ -81,23 +81,23 @@ def live_routes(
 
 
 def _read_call(models: dict[str, LoadedModel], body: UsersBody, limits: Limits) -> Call:
-    """Reads a request body; raises `InputError` if it is over a limit or cannot be read."""
+    """Reads a request body; raises `InputError` if it exceeds a limit or has an invalid cut-off."""
     model = choose_model(models, body.model)
     if len(body.users) > limits.users:
         raise InputError(
             f"users: expected at most {limits.users:,}, found {len(body.users):,}. Split the call, "
-            "or embed prepared data."
+            "or embed prepared data with `userbert embed`."
         )
     schema = model.backend.schema
     now = time.time_ns() // 1_000
 
-    def instant(text: str | None, place: str, default: int) -> int:
+    def instant(text: str | None, location: str, default: int) -> int:
         if text is None:
             return default
         try:
             return schema.instant(text)
         except InputError as error:
-            raise InputError(f"{place}: {error}") from error
+            raise InputError(f"{location}: {error}") from error
 
     cutoff = instant(body.cutoff, "cutoff", now)
     cutoffs = [
@@ -108,10 +108,11 @@ def _read_call(models: dict[str, LoadedModel], body: UsersBody, limits: Limits) 
 
 
 def _events_of(user: User, limits: Limits) -> UserEvents:
-    count = len(user.profile) + sum(map(len, user.events.values()))
-    if count > limits.events:
+    event_count = len(user.profile) + sum(map(len, user.events.values()))
+    if event_count > limits.events:
         raise InputError(
-            f"user {user.user_id!r}: expected at most {limits.events:,} events, found {count:,}. "
-            "Send the newest: events before the windows change only the counts over all history."
+            f"user {user.user_id!r}: expected at most {limits.events:,} events and profile rows, "
+            f"found {event_count:,}. Send the newest events: events before the windows change only "
+            "the counts over all history."
         )
     return UserEvents(user.user_id, user.events, user.profile)

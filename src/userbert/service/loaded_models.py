@@ -1,8 +1,8 @@
 """Models loaded by the service, and snapshots of the files they were loaded from.
 
-In: folders of models and tasks, or exported files. Out: `LoadedModel`s by name; each answers
-several calls in one batch. Models are read once at startup, and prepared data are memory-mapped;
-a `FileSnapshot` detects later changes of their files.
+In: folders of models and tasks, or exported files. Out: `LoadedModel`s by name; each can answer
+several calls in one batch. Models are read once, at startup; a `FileSnapshot` detects later changes
+of their files, or of the files of prepared data.
 """
 
 import time
@@ -38,15 +38,16 @@ class FileSnapshot:
     """State of a file, or of all files in a folder, for detecting changes."""
 
     path: Path
+    """The file or folder."""
     _stamps: _Stamps
 
     @classmethod
     def take(cls, path: Path) -> Self:
-        """Takes a snapshot of the present files."""
+        """Takes a snapshot of the files at a path as they are now."""
         return cls(path, dict(_stamps_of(path)))
 
     def has_changed(self) -> bool:
-        """Whether any file was changed, replaced, removed or added."""
+        """Whether any file was changed, replaced, removed or added since the snapshot."""
         return dict(_stamps_of(self.path)) != self._stamps
 
 
@@ -66,16 +67,21 @@ class LoadedModel:
     """A loaded model or task; its methods may be called from several threads."""
 
     backend: Backend
+    """Computes vectors and scores; used by one thread at a time."""
     files: FileSnapshot
+    """State of the model's files just before they were loaded."""
     _lock: Lock = field(default_factory=Lock)
 
     @property
     def name(self) -> str:
-        """Name of its folder or file."""
+        """Name of the model's folder or file."""
         return self.backend.name
 
     def answer_calls(self, calls: Sequence["Call"]) -> list["CallAnswer"]:
-        """Answers several calls as one batch; raises `InputError` for unusable events."""
+        """Answers several calls to this model as one batch.
+
+        Raises `InputError` if an event is invalid or not before its cut-off.
+        """
         users = [user for call in calls for user in call.users]
         cutoffs = np.concatenate([call.cutoffs for call in calls])
         schema, vocabularies = self.backend.schema, self.backend.vocabularies
@@ -83,33 +89,40 @@ class LoadedModel:
         is_known = rows >= 0
         answer = self.run(histories, rows[is_known], cutoffs[is_known])
         ends = np.cumsum([len(call) for call in calls])
-        places = np.cumsum(is_known) - 1  # row of each known user in `answer`
+        answer_rows = np.cumsum(is_known) - 1  # of the known users
         return [
             CallAnswer(
-                is_known[first:last], _select(answer, places[first:last][is_known[first:last]])
+                is_known[start:end], _select(answer, answer_rows[start:end][is_known[start:end]])
             )
-            for first, last in zip([0, *ends[:-1]], ends, strict=True)
+            for start, end in zip([0, *ends[:-1]], ends, strict=True)
         ]
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
-        """Embeds and scores (user, cut-off) pairs, (B,) each."""
+        """Embeds and scores B (user, cut-off) pairs, given as rows (B,) and cut-offs in µs (B,)."""
         with self._lock:
             return self.backend.run(data, rows, cutoffs)
 
-    def expect(self, data: PreparedData, location: WordLocation, best: int) -> ValueProbabilities:
-        """Returns the `best` likeliest values of each attribute in a hidden word."""
+    def expect(self, data: PreparedData, location: WordLocation, count: int) -> ValueProbabilities:
+        """Hides a word, and returns the `count` most likely values of each of its attributes.
+
+        Raises `InputError` if there is no such word, or the backend cannot compute it.
+        """
         with self._lock:
-            return self.backend.expect(data, location, best)
+            return self.backend.expect(data, location, count)
 
     def explain(
         self, data: PreparedData, user: str, cutoff: int, value: str | None
     ) -> "Explanation":
-        """Explains a user's score."""
+        """Explains a user's score before a cut-off (µs), or the score of the class `value`.
+
+        Raises `InputError` if the model has no task, the task has no such class, or the backend
+        cannot explain scores.
+        """
         with self._lock:
             return self.backend.explain(data, user, cutoff, value)
 
     def warm_up(self) -> None:
-        """Answers for a made-up user, so that the first call does not wait for initialization."""
+        """Answers a call with an invented user, so that the first real call is not slow."""
         schema = self.backend.schema
         name, source = next(iter(schema.sources.items()))
         event = {source.time.column: "2000-01-01T00:00:00"}
@@ -119,7 +132,7 @@ class LoadedModel:
         self.answer_calls([Call(self, users, np.array([time.time_ns() // 1_000]))])
 
     def describe(self) -> dict[str, Any]:
-        """Returns the model's entry in /v1/models: size, version, task and input columns."""
+        """Returns the model's entry in /v1/models, such as its version, task and input columns."""
         schema = self.backend.schema
         profile, task = schema.profile, self.backend.task
         return {
@@ -148,11 +161,12 @@ class Call:
 
     model: LoadedModel
     users: Sequence[UserEvents]
+    """Events and profiles of B users."""
     cutoffs: Int64
-    """Microseconds since 1970 (B,)."""
+    """Cut-off of each user in microseconds since 1970 (B,)."""
 
     def __len__(self) -> int:
-        """Number of users."""
+        """Returns the number of users."""
         return len(self.users)
 
     @property
@@ -166,16 +180,19 @@ class CallAnswer:
     """A model's answer to a call."""
 
     is_known: NDArray[np.bool_]
-    """Users with an event that the model's segments read (B,)."""
+    """Whether each of the B users has an event in a segment of the model (B,)."""
     answer: Answer
-    """Vectors and scores of the known users, in order."""
+    """Vectors and scores of the known users, in the order of the call's users."""
 
 
 def load_models(paths: Sequence[Path], runs_on: RunsOn) -> dict[str, LoadedModel]:
-    """Loads models and tasks by name; raises `InputError` if two have the same name."""
+    """Loads models and tasks, keyed by name, and warms them up.
+
+    Raises `InputError` if two have the same name, and the errors of `load_backend`.
+    """
     models: dict[str, LoadedModel] = {}
     for path in paths:
-        # Taken before loading, so that changes during loading are noticed.
+        # The snapshot comes before loading, so that it detects changes during loading.
         files = FileSnapshot.take(path)
         model = LoadedModel(load_backend(path, runs_on), files)
         if model.name in models:
@@ -191,12 +208,14 @@ def load_models(paths: Sequence[Path], runs_on: RunsOn) -> dict[str, LoadedModel
 def choose_model(models: dict[str, LoadedModel], name: str | None) -> LoadedModel:
     """Returns the model called `name`, or the only model if `name` is `None`.
 
-    Raises `InputError` if there is no such model, or no name although there are several models.
+    Raises `InputError` if no model has the name, or if `name` is `None` and there are several.
     """
     if name is None and len(models) == 1:
         return next(iter(models.values()))
     if name is None:
-        raise InputError(f"model: expected one of {join_names(models)}, found none. Name one.")
+        raise InputError(
+            f"model: expected one of {join_names(models)}, found none. Give the name of a model."
+        )
     if name not in models:
         raise InputError(
             f"model: there is no {name!r}{did_you_mean(name, models) or '.'} "
@@ -206,18 +225,21 @@ def choose_model(models: dict[str, LoadedModel], name: str | None) -> LoadedMode
 
 
 def scores_as_json(scores: Scores, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Returns each user's score; for multi-class tasks the best values and their scores."""
+    """Returns the score of each user; for multi-class tasks, the best classes and their scores.
+
+    `scores` is (B,), or (B, classes) for multi-class tasks.
+    """
     if scores.ndim == 1:
         return [{"score": score} for score in scores]
     return [
-        {"values": values, "scores": best}
-        for values, best in zip(*best_values(scores, classes), strict=True)
+        {"values": values, "scores": value_scores}
+        for values, value_scores in zip(*best_values(scores, classes), strict=True)
     ]
 
 
-def _select(answer: Answer, places: Int64) -> Answer:
-    scores = None if answer.scores is None else answer.scores[places]
-    return Answer(answer.vectors[places], scores)
+def _select(answer: Answer, rows: Int64) -> Answer:
+    scores = None if answer.scores is None else answer.scores[rows]
+    return Answer(answer.vectors[rows], scores)
 
 
 def _without_user(columns: Sequence[str], user: str) -> list[str]:

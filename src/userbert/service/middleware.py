@@ -1,6 +1,7 @@
 """Access checks before a request is read: host, token, free queue space, body size and time.
 
-In: requests. Out: requests that pass; the others are answered here, with the usual error body.
+In: requests. Out: requests that pass. The middleware answers the other requests, with the error
+body of all routes.
 """
 
 import asyncio
@@ -19,13 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from userbert.errors import InputError
 
 OPEN_PATHS = ("/healthz", "/readyz", "/")
-"""Paths that need no token: for health checks and the empty page; they reveal no data."""
+"""Paths that need no token: health checks, and the page without data."""
 _PAGE = "/page/"
-"""Prefix of the page's files, which need no token either: they hold no data."""
-_SHORTEST_TOKEN = 16
-"""Fewest characters of a token, so that it cannot be guessed."""
+"""Prefix of the paths of the page's files, which need no token because they contain no data."""
+_MIN_TOKEN_LENGTH = 16
+"""Minimum number of characters of a token, so that nobody can guess one."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Host names of this machine."""
+"""Host names that only clients on this machine can reach."""
 
 
 _Refusal = tuple[int, str, dict[str, str]]
@@ -37,19 +38,20 @@ class Limits:
     """Limits of a call."""
 
     body: int = 16 * 2**20
-    """Most bytes of a request body."""
+    """Maximum number of bytes of a request body."""
     users: int = 1_024
-    """Most users per call; `live_routes.py` checks them."""
+    """Maximum number of users per call, which `live_routes.py` checks."""
     events: int = 20_000
-    """Most events per user, including rows of the profile; `live_routes.py` checks them."""
+    """Maximum number of events and profile rows per user, which `live_routes.py` checks."""
     seconds: float = 10.0
-    """Most seconds for a body to arrive, and again for the answer."""
+    """Time limit in seconds for receiving a body, and separately for computing the answer."""
 
 
 def read_tokens(file: Path) -> tuple[bytes, ...]:
     """Reads a file with one token per line; skips empty lines and lines that start with #.
 
-    Raises `InputError` if there is no token or one is too short.
+    Raises `InputError` if the file cannot be read or has no token, or if a token is too short or
+    contains a space or a non-ASCII character.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -59,21 +61,26 @@ def read_tokens(file: Path) -> tuple[bytes, ...]:
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
             continue
-        if len(line) < _SHORTEST_TOKEN or not line.isascii() or " " in line:
+        if len(line) < _MIN_TOKEN_LENGTH or not line.isascii() or " " in line:
             raise InputError(
-                f"{file}, line {number}: expected a token of at least {_SHORTEST_TOKEN} letters "
-                "and digits. `openssl rand -hex 32` makes one."
+                f"{file}, line {number}: expected a token of at least {_MIN_TOKEN_LENGTH} ASCII "
+                "characters without spaces. Create a token with `openssl rand -hex 32`."
             )
         tokens.append(line.encode())
     if not tokens:
         raise InputError(
-            f"{file}: expected one token per line, found none. `openssl rand -hex 32` makes one."
+            f"{file}: expected one token per line, found none. Create a token with "
+            "`openssl rand -hex 32`."
         )
     return tuple(tokens)
 
 
 class AccessMiddleware:
-    """Checks the host, the token, free queue space, the size and the duration of each request."""
+    """Checks host, token, free queue space, size and duration of each request.
+
+    With empty `tokens`, no token is needed; with empty `hosts`, any host is accepted. `is_full`
+    returns whether the queue refuses every call.
+    """
 
     def __init__(
         self,
@@ -100,11 +107,15 @@ class AccessMiddleware:
         await self._app(scope, self._limited(receive), send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> _Refusal | None:
-        # DNS rebinding: a foreign web page whose host name resolves to this machine could
-        # otherwise read everything that needs no token.
+        # Prevents DNS rebinding: a foreign web page whose host name resolves to this machine could
+        # otherwise read all answers that need no token.
         host = urlsplit(f"//{headers.get('host', '')}").hostname
         if self._hosts and host not in self._hosts:
-            return 400, f"host: expected {' or '.join(self._hosts)}. Use that name.", {}
+            return (
+                400,
+                f"host: expected {' or '.join(self._hosts)}. Use one of these hosts in the URL.",
+                {},
+            )
         is_open = scope["path"] in OPEN_PATHS or scope["path"].startswith(_PAGE)
         if self._tokens and not is_open and not self._has_token(headers):
             detail = "expected a header Authorization: Bearer TOKEN with a known token."
@@ -127,7 +138,7 @@ class AccessMiddleware:
         return scheme.lower() == "bearer" and any(matches)
 
     def _limited(self, receive: Receive) -> Receive:
-        """Wraps `receive` so that a body that is too long or too slow raises `HTTPException`."""
+        """Wraps `receive`: raises `HTTPException` if the body is too large or too slow."""
         size, deadline, is_complete = 0, time.monotonic() + self._limits.seconds, False
 
         async def limited() -> Message:
@@ -138,7 +149,9 @@ class AccessMiddleware:
                 async with asyncio.timeout(deadline - time.monotonic()):
                     message = await receive()
             except TimeoutError:
-                detail = f"the body took longer than {self._limits.seconds:g} s. Send it faster."
+                detail = (
+                    f"the body took longer than {self._limits.seconds:g} s. Send a smaller body."
+                )
                 raise HTTPException(408, detail) from None
             size += len(message.get("body", b""))
             if size > self._limits.body:
@@ -149,8 +162,8 @@ class AccessMiddleware:
         return limited
 
     def _too_large(self) -> str:
-        most = self._limits.body // 2**20
-        return f"the body is larger than {most} MiB. Send fewer users or events per call."
+        max_mib = self._limits.body // 2**20
+        return f"the body is larger than {max_mib} MiB. Send fewer users or events per call."
 
 
 async def _refuse(send: Send, status: int, detail: str, headers: dict[str, str]) -> None:

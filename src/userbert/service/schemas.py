@@ -1,7 +1,7 @@
-"""Checks the shape of request bodies, and describes responses, as /openapi.json shows them.
+"""Shapes of request and response bodies, which /openapi.json describes.
 
-In: JSON. Out: pydantic models with checked types. The contents of events are checked by
-`data/use/live.py`, as `prepare` checks them. Records of `explorer/` serve as response bodies too.
+In: JSON. Out: pydantic models with checked types. `data/use/live.py` checks the contents of events,
+with the checks of `prepare`. The records of `explorer/` are also response bodies.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,19 +12,23 @@ from userbert.explorer.colours import Colour
 from userbert.explorer.traits import SharedValue, Trait
 
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+"""User id in a request."""
 _SCALAR = {"anyOf": [{"type": kind} for kind in ("string", "number", "boolean", "null")]}
+"""JSON schema of a value in a row."""
 _ROW = {"type": "object", "additionalProperties": _SCALAR}
+"""JSON schema of a row."""
 RawRow = Annotated[dict[str, Any], WithJsonSchema(_ROW)]
-"""A row of a log or of profiles: values by column name."""
+"""Row of a log or of profiles: values by column name."""
 Instant = Annotated[
     str,
     StringConstraints(max_length=40),
     Field(examples=["2024-07-01T00:00:00Z"]),
 ]
+"""Date or time as text."""
 
 
 class RequestBody(BaseModel):
-    """Base of request bodies: unknown keys are errors, and types are not converted."""
+    """Base of request bodies: unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -38,10 +42,10 @@ class User(RequestBody):
     )
     profile: list[RawRow] = Field(
         default_factory=list,
-        description="One row of profile fields; several if the schema's profile has a time.",
+        description="One row of profile fields; any number of rows if the profile has a time.",
     )
     cutoff: Instant | None = Field(
-        default=None, description="Cut-off of this user, in place of the call's."
+        default=None, description="Cut-off of this user; overrides the cut-off of the call."
     )
 
 
@@ -54,8 +58,8 @@ class UsersBody(RequestBody):
     users: list[User] = Field(min_length=1)
     cutoff: Instant | None = Field(
         default=None,
-        description="Instant that all events must precede; a time without a zone is in the "
-        "schema's time zone. Default: now.",
+        description="All events must be earlier. A time without a zone is in the time zone of the "
+        "schema. Default: now.",
     )
 
 
@@ -67,9 +71,9 @@ class LookalikeBody(RequestBody):
     )
     seeds: list[UserId] = Field(min_length=1, max_length=100_000)
     exclude: list[UserId] = Field(default_factory=list, max_length=1_000_000)
-    k: int = Field(default=100, ge=1, le=100_000, description="Length of the list.")
+    k: int = Field(default=100, ge=1, le=100_000, description="Number of users in the list.")
     by: Literal["centroid", "nearest", "linear"] = Field(
-        default="centroid", description="Way to score users by the seeds."
+        default="centroid", description="Method that scores users by their similarity to the seeds."
     )
 
 
@@ -77,7 +81,9 @@ class Embedding(BaseModel):
     """Vector of a user."""
 
     user_id: str
-    embedding: list[float] | None = Field(description="null: no event in any window.")
+    embedding: list[float] | None = Field(
+        description="null if the model reads no event of the user."
+    )
 
 
 class Embeddings(BaseModel):
@@ -88,10 +94,12 @@ class Embeddings(BaseModel):
 
 
 class Score(BaseModel):
-    """Score of a user; for multi-class tasks the best values and their scores."""
+    """Score of a user; for multi-class tasks, the best classes and their scores."""
 
     user_id: str
-    score: float | None = Field(default=None, description="null: no event in any window.")
+    score: float | None = Field(
+        default=None, description="null if the model reads no event of the user."
+    )
     values: list[str] | None = None
     scores: list[float] | None = None
 
@@ -112,7 +120,7 @@ class Word(BaseModel):
     begins: str
     actions: int
     values: dict[str, list[tuple[str, int]]] = Field(
-        description="Values of each attribute, with the number of actions that have each."
+        description="Values by attribute, each with the number of actions that have the value."
     )
 
 
@@ -124,20 +132,20 @@ class Neighbour(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """A model's vector, scores and nearest users for a user."""
+    """A user's vector, scores and nearest users by one model."""
 
     embedding: list[float]
     score: float | None = None
     values: list[str] | None = None
     scores: list[float] | None = None
-    neighbours: list[Neighbour] | None = Field(description="null: not all users are embedded yet.")
+    neighbours: list[Neighbour] | None = Field(description="null while not all users are embedded.")
 
 
 class KnownUser(BaseModel):
-    """A user of the prepared data, and each model's answer."""
+    """User of the prepared data, with each model's answer."""
 
     user_id: str
-    cutoff: int = Field(description="Microseconds since 1970; only events before it are used.")
+    cutoff: int = Field(description="Microseconds since 1970; later events are not used.")
     profile: dict[str, str]
     words: list[Word]
     models: dict[str, ModelAnswer]
@@ -152,12 +160,12 @@ class LookalikeUser(BaseModel):
 
 
 class HeldOut(BaseModel):
-    """Number of held-out seeds that a way of scoring finds, by five-fold cross-validation."""
+    """Recall of a scoring method in five-fold cross-validation on the seeds."""
 
-    way: str
-    seeds: int
-    found: float
-    by_chance: float
+    way: str = Field(description="Scoring method.")
+    seeds: int = Field(description="Number of held-out seeds.")
+    found: float = Field(description="Number of held-out seeds that the test lists contain.")
+    by_chance: float = Field(description="Expected number in random lists.")
 
 
 class Lookalikes(BaseModel):
@@ -173,7 +181,7 @@ class Lookalikes(BaseModel):
 
 
 class TraitsBody(RequestBody):
-    """Group of users to compare with the others."""
+    """Group of users to compare with the other users."""
 
     users: list[UserId] = Field(min_length=1, max_length=100_000)
 
@@ -194,30 +202,34 @@ class MapAnswer(BaseModel):
 
 
 class EmbeddingProgress(BaseModel):
-    """Number of users embedded so far."""
+    """Error until all users are embedded, with the progress so far."""
 
     detail: str
-    done: int
-    of: int
+    done: int = Field(description="Number of users embedded so far.")
+    of: int = Field(description="Number of users to embed.")
 
 
 class ColourAnswer(BaseModel):
-    """Values that colour the users of a map, in the map's order."""
+    """A colour's value for each user of a map, in the order of the map."""
 
     name: str
     title: str
     kind: Literal["category", "number"]
     values: list[str] | None = None
-    codes: list[int] | None = Field(default=None, description="-1: unknown.")
+    codes: list[int] | None = Field(
+        default=None, description="Index into `values` for each user; -1 if unknown."
+    )
     numbers: list[float | None] | None = None
 
 
 class TraitsAnswer(BaseModel):
-    """Values that set a group of users apart from the others, strongest first."""
+    """Values that set a group of users apart from other users, strongest first."""
 
-    users: int = Field(description="Users compared; of a very large group, a random sample.")
-    unknown: int = Field(description="Users of the group that are not in the data.")
-    others: int
+    users: int = Field(
+        description="Number of compared users of the group; a random sample of a large group."
+    )
+    unknown: int = Field(description="Number of users of the group that are not in the data.")
+    others: int = Field(description="Number of users that the group is compared with.")
     traits: list[Trait]
 
 
@@ -232,7 +244,7 @@ class ExpectedValue(BaseModel):
 
     value: str
     probability: float
-    is_there: bool
+    is_there: bool = Field(description="Whether the word has the value.")
 
 
 class ExpectedAttribute(BaseModel):
@@ -241,12 +253,12 @@ class ExpectedAttribute(BaseModel):
     attribute: str
     expected: list[ExpectedValue]
     there: list[tuple[str, int]] = Field(
-        description="Actual values, with the number of actions that have each."
+        description="Actual values, each with the number of actions that have the value."
     )
 
 
 class ExpectedAnswer(BaseModel):
-    """Values that a model expects in a word that is hidden from it."""
+    """Values that a model expects in a word that it cannot read."""
 
     model: str
     segment: str
@@ -255,7 +267,7 @@ class ExpectedAnswer(BaseModel):
 
 
 class WordEffect(BaseModel):
-    """Effect of a word: how much the score falls without it."""
+    """Effect of a word: how much lower the score is without the word."""
 
     segment: str
     number: int
@@ -264,7 +276,7 @@ class WordEffect(BaseModel):
 
 
 class FieldEffect(BaseModel):
-    """Effect of a profile field: how much the score falls without it."""
+    """Effect of a profile field: how much lower the score is without the field."""
 
     name: str
     value: str

@@ -1,6 +1,6 @@
 """Metrics for Prometheus, and a JSON log line per request.
 
-Neither contains user data: no id, event or score. A route is named by its template, as in
+Metrics and log contain no ids, events or scores of users. A route is named by its template, as in
 /openapi.json, so ids in URLs do not appear.
 """
 
@@ -15,16 +15,16 @@ from uuid import uuid4
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_SECONDS = (0.002, 0.004, 0.008, 0.016, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-"""Histogram buckets of request durations."""
-_USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-"""Histogram buckets of users per batch."""
+_DURATION_BUCKETS = (0.002, 0.004, 0.008, 0.016, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+"""Upper bounds of histogram buckets, in seconds; the time limit of a call is 10."""
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Upper bounds of histogram buckets, in users; a call has at most 1,024."""
 
 log = logging.getLogger("userbert.service")
 
 
 class Metrics:
-    """Metrics of one service."""
+    """Metrics of one service; `waiting` returns the number of users in the queue."""
 
     def __init__(self, waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
@@ -32,14 +32,17 @@ class Metrics:
             "userbert_requests", "Requests answered.", ["route", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "userbert_request_seconds", "Seconds from a request's first byte to the answer's last.",
-            ["route"], buckets=_SECONDS, registry=self.registry,
+            "userbert_request_seconds", "Seconds from a request's headers to the answer's end.",
+            ["route"], buckets=_DURATION_BUCKETS, registry=self.registry,
         )  # fmt: skip
         self.users = Counter(
             "userbert_users", "Users embedded or scored.", ["model"], registry=self.registry
         )
         self.batch = Histogram(
-            "userbert_batch_users", "Users in a batch.", buckets=_USERS, registry=self.registry
+            "userbert_batch_users",
+            "Users in a batch.",
+            buckets=_BATCH_BUCKETS,
+            registry=self.registry,
         )
         self.changed = Gauge(
             "userbert_changed_on_disk", "1 if a model's files changed since they were loaded.",
@@ -92,7 +95,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a log record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the record's message and its extra fields as JSON."""
+        """Returns a record's message, extra fields, and exception type and location as JSON."""
         content = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -102,9 +105,9 @@ class JsonFormatter(logging.Formatter):
             content["request"] = record.request
         content |= getattr(record, "fields", {})
         if record.exc_info:
-            # Type and location only: an exception's message may contain user data.
-            kind, _, trace = record.exc_info
-            content["fault"] = getattr(kind, "__name__", "")
+            # Logs type and location only: an exception's message may contain user data.
+            error_type, _, trace = record.exc_info
+            content["fault"] = getattr(error_type, "__name__", "")
             while trace is not None:
                 content["at"] = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
                 trace = trace.tb_next
