@@ -1,7 +1,8 @@
 """Colours of the user map: cluster, task scores, profile fields, counts.
 
-In: prepared data, rows of users (S,), scores. Out: the available `Colour`s, and the `ColourValues`
-of one of them. A colour's name includes its source: `score:TASK`, `profile:FIELD`.
+In: prepared data, rows of S users (S,), scores. Out: the available `Colour`s, and the
+`ColourValues` of a chosen colour. The names of some colours have a prefix: `score:MODEL`,
+`profile:FIELD`.
 """
 
 from collections.abc import Mapping
@@ -22,12 +23,15 @@ from userbert.schema.files import join_names
 from userbert.tasks.predictions import Scores, TaskSpec
 
 CLUSTER, WORDS, ACTIONS, RECENCY = "cluster", "words", "actions", "recency"
+"""Names of the colours of every data set."""
 _SCORE, _FIELD = "score:", "profile:"
-_MOST_COLOURS = 12
-"""Number of most frequent values with a colour of their own; the rest become `_OTHERS`."""
+"""Prefixes of the names of colours by score and by profile field."""
+_MAX_VALUES = 12
+"""Maximum number of values with a separate colour, one per hue of the page."""
 _OTHERS = "(others)"
+"""Name of the group of all less frequent values."""
 _CHUNK_USERS = 5_000
-"""Users whose sequences are cut at once, to bound memory."""
+"""Number of users whose sequences are cut at a time, to bound memory."""
 
 Kind = Literal["category", "number"]
 
@@ -37,24 +41,26 @@ class Colour:
     """A property that users can be coloured by."""
 
     name: str
+    """Name in calls of the service."""
     title: str
+    """Name on the page."""
     kind: Kind
 
 
 @dataclass(frozen=True, eq=False)
 class ColourValues:
-    """A colour's value for each user: `numbers`, or `codes` of named values."""
+    """A colour's value for each of S users: `numbers`, or `codes` of named `values`."""
 
     values: list[str] | None
     """Name of each value; `codes` are indices into it."""
     codes: Int64 | None
-    """(S,); -1 if unknown."""
+    """Index of each user's value; -1 if unknown (S,)."""
     numbers: NDArray[np.float64] | None
-    """(S,); NaN if unknown."""
+    """Number of each user; NaN if unknown (S,)."""
 
 
 def available_colours(data: PreparedData, tasks: Mapping[str, TaskSpec]) -> list[Colour]:
-    """Lists the colours of prepared data and of tasks, which are keyed by model name."""
+    """Lists the colours for prepared data and for tasks by model name."""
     scores = [
         Colour(
             f"{_SCORE}{name}",
@@ -102,14 +108,14 @@ def by_cluster(clusters: Int64) -> ColourValues:
 
 
 def by_score(task: TaskSpec, scores: Scores) -> ColourValues:
-    """Colours users by their score (S,), or by the most likely class of scores (S, C)."""
+    """Colours users by their score (S,), or by their most likely class of scores (S, classes)."""
     if scores.ndim == 1:
         return ColourValues(None, None, scores.astype(np.float64))
     return _merge_rare([*task.classes], scores.argmax(axis=1))
 
 
 def by_data(data: PreparedData, rows: Int64, cutoff: int, name: str) -> ColourValues:
-    """Colours users by recency, counts or a profile field, as known before a cut-off."""
+    """Colours users by recency, counts or a profile field, before a cut-off (µs)."""
     cutoffs = np.full(len(rows), cutoff)
     if name == RECENCY:
         return ColourValues(None, None, (cutoff - last_events(data, rows)) / DAY_US)
@@ -123,8 +129,8 @@ def by_data(data: PreparedData, rows: Int64, cutoff: int, name: str) -> ColourVa
         return ColourValues(
             None, None, profile_numbers(data, rows, cutoffs, field).astype(np.float64)
         )
-    others = [other for other in data.vocabularies.profile if other != field]
-    ids = profile_ids(data, rows, cutoffs, others)[:, 0].astype(np.int64)
+    other_fields = [other for other in data.vocabularies.profile if other != field]
+    ids = profile_ids(data, rows, cutoffs, other_fields)[:, 0].astype(np.int64)
     return _merge_rare(vocabulary.names[FIRST_VALUE:], np.maximum(ids - FIRST_VALUE, -1))
 
 
@@ -137,7 +143,7 @@ def as_json(colour: Colour, values: ColourValues) -> dict[str, Any]:
 
 
 def _visible_counts(data: PreparedData, rows: Int64, cutoff: int, name: str) -> Int64:
-    """Returns the number of visible words, or actions, of each user (S,)."""
+    """Returns the number of words, or of actions, that a model reads of each user (S,)."""
     counts = np.zeros(len(rows), np.int64)
     for start in range(0, len(rows), _CHUNK_USERS):
         chunk = slice(start, start + _CHUNK_USERS)
@@ -151,15 +157,15 @@ def _visible_counts(data: PreparedData, rows: Int64, cutoff: int, name: str) -> 
 
 
 def _merge_rare(names: list[str], codes: Int64) -> ColourValues:
-    """Keeps the most frequent values and merges the rest into `_OTHERS`; -1 stays unknown."""
+    """Keeps the most frequent values and merges all others into `_OTHERS`; keeps -1 as -1."""
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     order = np.argsort(-counts, kind="stable")
-    shown = order[:_MOST_COLOURS]
+    shown = order[:_MAX_VALUES]
     shown = shown[counts[shown] > 0]
     new_code = np.full(len(names) + 1, len(shown))
     new_code[shown] = np.arange(len(shown))
-    new_code[-1] = -1  # the entry that code -1 reads
+    new_code[-1] = -1  # read by code -1
     new_codes = new_code[codes]
-    values = [names[number] for number in shown]
+    values = [names[code] for code in shown]
     has_others = (new_codes == len(shown)).any()
     return ColourValues(values + ([_OTHERS] if has_others else []), new_codes, None)

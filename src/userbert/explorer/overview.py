@@ -1,7 +1,7 @@
 """Summary of prepared data for the explorer's first view, `/v1/data`.
 
-In: `PreparedData`. Out: an `Overview`. Large data are sampled and the counts scaled up, so that the
-first view appears at once.
+In: `PreparedData`. Out: an `Overview`. For large data, only some shards are read and their counts
+scaled up, so that the first view appears at once.
 """
 
 from dataclasses import dataclass, replace
@@ -32,22 +32,25 @@ from userbert.inspection.data_statistics import (
 from userbert.schema.attributes import Derived, Number
 from userbert.schema.models import DayWords
 
-_MOST_ACTIONS = 5_000_000
-"""Most actions of a segment to sample; at least one whole shard is read."""
-_MOST_ACTION_TYPES = 12
-"""Number of most frequent action types with counts of their own; the rest become `_OTHERS`."""
+_MAX_ACTIONS = 5_000_000
+"""Maximum number of actions to read per segment; at least one whole shard is read."""
+_MAX_ACTION_TYPES = 12
+"""Maximum number of action types with separate counts, one per hue of the page."""
 _OTHERS = "(others)"
+"""Name of the group of all less frequent action types."""
 _TOP_VALUES = 12
-"""Number of most frequent values to list per attribute."""
+"""Maximum number of most frequent values to list per attribute."""
 _HISTOGRAM_BARS = 30
-_MOST_BARS = 400
-"""Most bars of the time chart: more days are summed by week, more weeks by month."""
+"""Maximum number of bars of a histogram."""
+_MAX_BARS = 400
+"""Maximum number of days or weeks in the time chart: more days are shown as weeks, then months."""
 _REJECTED_ROWS = 20
-"""Number of rejected rows to list as examples."""
+"""Maximum number of rejected rows to list as examples."""
 _DAYS_SINCE_MONDAY = 3
 """Weekday of 1970-01-01, a Thursday, in days since Monday."""
 
 Unit = Literal["day", "week", "month"]
+"""Time that a bar of the time chart covers."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,12 @@ class WordsPerUser:
     """Histogram of the number of words per user, over the whole log."""
 
     edges: list[int]
-    """Bar i holds `edges[i] <= words < edges[i + 1]` (n + 1,)."""
+    """Edges of n bars (n + 1,); bar i holds `edges[i] <= words < edges[i + 1]`."""
     counts: list[int]
-    """Users per bar (n,)."""
+    """Number of users per bar (n,)."""
     median: float
     p90: float
+    """90th percentile."""
     max: int
 
 
@@ -69,10 +73,11 @@ class SegmentOverview:
 
     name: str
     by: Literal["day", "gap"]
+    """Whether a word is a day, or a session that a gap ends."""
     actions: int
     words: int
     users: int
-    """Users with a word in the segment."""
+    """Number of users with a word in the segment."""
     words_per_user: WordsPerUser
 
 
@@ -82,11 +87,11 @@ class ActionCounts:
 
     unit: Unit
     days: list[str]
-    """Local dates on which each day, week (Monday) or month (first day) starts."""
+    """Local date on which each day, week (Monday) or month (first day) starts."""
     actions: dict[str, list[int]]
-    """Counts by action type; by segment name where a segment does not tell its types apart."""
+    """Counts by action type, or by segment if a segment does not distinguish its action types."""
     is_sampled: bool
-    """Whether the counts are of a random sample of users, scaled up."""
+    """Whether the counts are scaled up from some of the shards."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +101,18 @@ class ValueSummary:
     place: str
     """Name of the segment, or `profile`."""
     attribute: str
+    """Name of the attribute or profile field."""
     kind: Literal["category", "number", "derived"]
     known: int
-    """Number of values in the vocabulary, or of bins."""
+    """Number of values in the vocabulary, or number of bins of a number."""
     missing: float
     """Share of the rows without a value."""
     unknown: float
     """Share of the rows whose value is not in the vocabulary."""
     rows: int
-    """Rows that were counted."""
+    """Number of rows that were counted."""
     top: list[tuple[str, float]]
-    """Most frequent values and their shares of the rows."""
+    """Most frequent values, each with its share of the rows."""
 
 
 @dataclass(frozen=True)
@@ -114,26 +120,33 @@ class Overview:
     """Summary of prepared data; times are microseconds since 1970, shares are from 0 to 1."""
 
     name: str
+    """Name of the data folder."""
     users: int
     first_event: int
     last_event: int
     cutoff: int
+    """Default cut-off of the data."""
     timezone: str
     fit_before: int | None
+    """Cut-off of the vocabularies; `None` if they were fitted on all events."""
     version: str
+    """Version of userbert that wrote the data."""
     segments: list[SegmentOverview]
     days: ActionCounts
     values: list[ValueSummary]
     rows: list[FileRows]
     outside: list[tuple[str, int]]
+    """Action types in no segment, each with its number of rows."""
     rejected: RejectedRows
     warnings: list[str]
+    """Warnings of `prepare`."""
 
 
-def overview(data: PreparedData, *, max_actions: int = _MOST_ACTIONS) -> Overview:
+def overview(data: PreparedData, *, max_actions: int = _MAX_ACTIONS) -> Overview:
     """Summarizes prepared data; file names omit the folder that all files share.
 
-    Counts come from whole shards with at most `max_actions` actions of a segment, or one shard.
+    For each segment, reads the first shards with at most `max_actions` actions in total, or one
+    shard.
     """
     summary, schema = read_summary(data), data.schema
     shards = {name: sample_shards(data, name, max_actions) for name in (*schema.segments, PROFILE)}
@@ -142,7 +155,7 @@ def overview(data: PreparedData, *, max_actions: int = _MOST_ACTIONS) -> Overvie
     files = [replace(row, file=name) for row, name in zip(accounts.files, short, strict=True)]
     short_names = dict(zip((row.file for row in accounts.files), short, strict=True))
     rejected = rejected_rows(data, _REJECTED_ROWS) or RejectedRows(0, [])
-    first = [{**row, "file": short_names.get(row["file"], "")} for row in rejected.first]
+    examples = [{**row, "file": short_names.get(row["file"], "")} for row in rejected.first]
     values = [
         _value_summary(data, counts)
         for place, place_shards in shards.items()
@@ -162,7 +175,7 @@ def overview(data: PreparedData, *, max_actions: int = _MOST_ACTIONS) -> Overvie
         values,
         files,
         accounts.outside,
-        RejectedRows(rejected.rows, first),
+        RejectedRows(rejected.rows, examples),
         [*summary["warnings"]],
     )
 
@@ -184,16 +197,20 @@ def _segment_overview(
 
 
 def _histogram(words: Int64, scale: float) -> WordsPerUser:
-    """Makes bars of equal width up to the 99th percentile; the last bar holds all above it."""
+    """Makes bars of equal width up to the 99th percentile of the words per user (U,).
+
+    The last bar also holds all users with more words. `scale` is the ratio of all users to counted
+    users.
+    """
     if not len(words):
         return WordsPerUser([0, 1], [0], 0.0, 0.0, 0)
-    most, percentile_99 = int(words.max()), float(np.percentile(words, 99))
+    maximum, percentile_99 = int(words.max()), float(np.percentile(words, 99))
     width = max(1, -(-int(percentile_99 + 1) // _HISTOGRAM_BARS))
-    edges = [*range(0, int(percentile_99) + 1, width), most + 1]
+    edges = [*range(0, int(percentile_99) + 1, width), maximum + 1]
     counts, _ = np.histogram(words, edges)
     median, p90 = np.percentile(words, [50, 90])
     scaled = [round(int(count) * scale) for count in counts]
-    return WordsPerUser(edges, scaled, float(median), float(p90), most)
+    return WordsPerUser(edges, scaled, float(median), float(p90), maximum)
 
 
 def _value_summary(data: PreparedData, counts: ValueCounts) -> ValueSummary:
@@ -223,8 +240,8 @@ def _column_kind(
 
 def _count_actions(data: PreparedData, shards: dict[str, list[Shard]]) -> ActionCounts:
     grid = DayGrid(data.schema.zone, time())
-    first, last = grid.index(np.array([data.first_event, data.last_event])).tolist()
-    unit, bars = _choose_unit(np.arange(first, last + 1))
+    first_day, last_day = grid.index(np.array([data.first_event, data.last_event])).tolist()
+    unit, bars = _choose_unit(np.arange(first_day, last_day + 1))
     bar_of_day = np.cumsum(np.diff(bars, prepend=bars[0]) != 0)  # (D,)
     total: dict[str, Int64] = {}
     is_sampled = False
@@ -234,16 +251,16 @@ def _count_actions(data: PreparedData, shards: dict[str, list[Shard]]) -> Action
         new_names = _uncounted(data, name, total)
         if not new_names:  # an event that is in several segments is counted once
             continue
-        users = sum(shard.users for shard in segment_shards)
-        is_sampled |= users < len(data)
+        users_read = sum(shard.users for shard in segment_shards)
+        is_sampled |= users_read < len(data)
         counts = np.zeros((len(new_names), int(bar_of_day[-1]) + 1), np.int64)
         for shard in segment_shards:
             columns = place_columns(shard, name)
-            day = (grid.index(columns.times) - first).clip(0, last - first)
+            day = (grid.index(columns.times) - first_day).clip(0, last_day - first_day)
             for action, mask in enumerate(_action_masks(data, name, columns.values, new_names)):
                 bar = bar_of_day[day] if mask is None else bar_of_day[day[mask]]
                 counts[action] += np.bincount(bar, minlength=counts.shape[1])
-        scale = len(data) / max(users, 1)
+        scale = len(data) / max(users_read, 1)
         total |= {
             action: np.rint(row * scale).astype(np.int64)
             for action, row in zip(new_names, counts, strict=True)
@@ -255,10 +272,10 @@ def _count_actions(data: PreparedData, shards: dict[str, list[Shard]]) -> Action
 
 
 def _choose_unit(days: Int64) -> tuple[Unit, Int64]:
-    """Returns the unit of the bars, and the day, week or month number of each day (D,)."""
-    if len(days) <= _MOST_BARS:
+    """Returns the unit of the bars, and the number of each day's bar, counted from 1970 (D,)."""
+    if len(days) <= _MAX_BARS:
         return "day", days
-    if len(days) <= _MOST_BARS * 7:
+    if len(days) <= _MAX_BARS * 7:
         return "week", (days + _DAYS_SINCE_MONDAY) // 7
     return "month", days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
 
@@ -271,7 +288,7 @@ def _dates(starts: Int64, unit: Unit) -> NDArray[np.datetime64]:
 
 
 def _action_attribute(data: PreparedData, segment: str) -> str | None:
-    """Returns the attribute that holds an event's action type; `None` if there is none."""
+    """Returns the attribute of a segment that holds the action type; `None` if there is none."""
     for name in data.vocabularies.segments[segment]:
         attribute = data.schema.attributes[name]
         if isinstance(attribute, Derived) and attribute.of == "action":
@@ -280,7 +297,7 @@ def _action_attribute(data: PreparedData, segment: str) -> str | None:
 
 
 def _uncounted(data: PreparedData, segment: str, counted: dict[str, Int64]) -> list[str]:
-    """Lists the names of a segment's action counts that no earlier segment has counted."""
+    """Lists the keys of `ActionCounts.actions` for a segment, without the keys in `counted`."""
     types = data.schema.segments[segment].actions
     if len(types) == 1 or _action_attribute(data, segment) is not None:
         return [name for name in types if name not in counted]
@@ -290,19 +307,21 @@ def _uncounted(data: PreparedData, segment: str, counted: dict[str, Int64]) -> l
 def _action_masks(
     data: PreparedData, segment: str, values: Any, names: list[str]
 ) -> list[NDArray[np.bool_] | None]:
-    """Returns a mask of the rows of each name; `None` for all rows."""
+    """Returns a mask of the rows of each action type in `names`; `None` means all rows."""
     attribute = _action_attribute(data, segment)
     if attribute is None:
         return [None]
-    known = data.vocabularies.segments[segment][attribute].names
+    known_names = data.vocabularies.segments[segment][attribute].names
     ids = values[attribute]
     return [
-        ids == known.index(name) if name in known else np.zeros(len(ids), bool) for name in names
+        ids == known_names.index(name) if name in known_names else np.zeros(len(ids), bool)
+        for name in names
     ]
 
 
 def _most_frequent(total: dict[str, Int64]) -> dict[str, list[int]]:
+    """Keeps the most frequent action types, and sums all others as `_OTHERS`."""
     order = sorted(total, key=lambda name: -int(total[name].sum()))
-    shown = {name: total[name].tolist() for name in order[:_MOST_ACTION_TYPES]}
-    rest = [total[name] for name in order[_MOST_ACTION_TYPES:]]
+    shown = {name: total[name].tolist() for name in order[:_MAX_ACTION_TYPES]}
+    rest = [total[name] for name in order[_MAX_ACTION_TYPES:]]
     return shown | ({_OTHERS: np.sum(rest, axis=0).tolist()} if rest else {})

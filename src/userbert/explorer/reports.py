@@ -16,13 +16,14 @@ from userbert.explorer.runs import folders_under, unreadable_warning
 from userbert.folders import read_json
 
 _REPORT, _PAGE = "report.json", "report.html"
-_MOST = 100
-"""Most reports to read."""
+"""Files of an evaluation."""
+_MAX_REPORTS = 100
+"""Maximum number of reports to read, to bound the time of a call."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Metric of a model on a task, with its 95 % interval."""
+    """Metric of a model on a task, or of a difference between two models, with a 95 % interval."""
 
     task: str
     model: str
@@ -34,15 +35,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation's result, as the explorer shows it."""
+    """Result of an evaluation, as the explorer shows it."""
 
     name: str
     sentences: list[str]
+    """Verdict on the question of the evaluation, then a sentence per task."""
     rows: list[Row]
-    """First metric of each task, for models (best first) and for differences between models."""
+    """First metric of each task: of models, best first, then of differences between models."""
     warnings: list[str]
+    """Warnings of the evaluation, among them signs of target leakage."""
     page: str | None
-    """Address of the report's page in the service; `None` without a page."""
+    """Path of the report's page in the service; `None` if the report has no page."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Reports:
 def read_reports(folder: Path | None) -> Reports:
     """Reads the reports under a folder."""
     reports, warnings = [], []
-    for name, path in _reports_under(folder)[:_MOST]:
+    for name, path in _reports_under(folder)[:_MAX_REPORTS]:
         try:
             reports.append(_read(name, path))
         except Exception:  # any kind of damage: one report must not hide the others
@@ -65,7 +68,10 @@ def read_reports(folder: Path | None) -> Reports:
 
 
 def read_page(folder: Path | None, name: str) -> bytes | None:
-    """Reads a report's page; `None` if there is none. Looks names up; never uses them as paths."""
+    """Reads the page of a report under a folder; `None` if there is no such page.
+
+    `name` is looked up and never used as a path, so that no other file can be read.
+    """
     path = dict(_reports_under(folder)).get(name)
     try:
         return None if path is None else (path / _PAGE).read_bytes()
@@ -105,8 +111,8 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         for row in rows
     ]
     first_metric = {row.task: row.metric for row in reversed(table)}
-    rank = {task: number for number, task in enumerate(dict.fromkeys(row.task for row in table))}
+    task_rank = {task: rank for rank, task in enumerate(dict.fromkeys(row.task for row in table))}
     return sorted(
         (row for row in table if row.metric == first_metric[row.task]),
-        key=lambda row: (rank[row.task], " " in row.model, -row.mean),
+        key=lambda row: (task_rank[row.task], " " in row.model, -row.mean),
     )

@@ -1,7 +1,7 @@
 """Loss curves and facts of training runs, finished or still running.
 
-In: folders of models, and a folder to search for more. Out: `Run`s. A damaged run is left out and
-named in a warning. A half-written last line in the metrics of an unfinished run is ignored.
+In: folders of models, and a folder to search for more runs. Out: `Run`s. A damaged run is left out
+and named in a warning. A half-written last line of metrics is ignored.
 """
 
 import json
@@ -25,26 +25,28 @@ from userbert.schema.models import Schema
 from userbert.tasks.task_card import task_facts
 
 METRICS = "metrics.jsonl"
+"""File with the losses of a run, as JSON lines."""
 _TRAINING = ".training"
 """Suffix of the folder of an unfinished run: `.NAME.training`."""
-_POINTS = 300
-"""Most points of a curve; longer curves are averaged down to this."""
-_RESULTS = {"config.json", "task.json", "fused.json", "manifest.json"}
-"""Files that mark a folder as a result; the subfolders of a result are not searched."""
-_MOST_LEVELS = 4
-"""Levels of subfolders to search."""
-_MOST_RUNS = 200
-"""Most runs to read."""
+_MAX_POINTS = 300
+"""Maximum number of points of a curve; longer curves are averaged down to this number."""
+_RESULT_FILES = {"config.json", "task.json", "fused.json", "manifest.json"}
+"""Files that mark a folder as a result, such as a model; its subfolders are not searched."""
+_MAX_DEPTH = 4
+"""Maximum number of levels of subfolders to search, to bound the time of a call."""
+_MAX_FOLDERS = 200
+"""Maximum number of folders to read, with or without a run."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Losses at a training step."""
+    """Losses at a training step, or mean losses of several steps up to it."""
 
     step: float
     loss: float
+    """Total loss of all attributes."""
     by: dict[str, float]
-    """Loss of each attribute."""
+    """Loss by attribute."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,18 @@ class Run:
 
     name: str
     kind: Literal["model", "running"]
+    """Whether the run has finished (`model`) or is unfinished (`running`)."""
     preset: str | None
     steps: int | None
-    """Steps of the whole run."""
+    """Number of steps of the whole run."""
     seconds: float | None
+    """Duration of a finished run."""
     learned: list[Point]
     """Training losses."""
     held_out: list[Point]
     """Validation losses."""
     facts: list[tuple[str, str]]
+    """Titles and texts of facts, in the order to show them."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,13 @@ class Runs:
 
 
 def read_runs(served: Mapping[str, Path], folder: Path | None) -> Runs:
-    """Reads the runs of the served models (paths by name), and the runs under a folder."""
+    """Reads the runs of the served models (paths by name), then the other runs under a folder."""
     runs, warnings = [], []
     served_paths = {path.resolve() for path in served.values()}
-    others = [] if folder is None else [
+    other_folders = [] if folder is None else [
         (name, path) for name, path in folders_under(folder) if path.resolve() not in served_paths
     ]  # fmt: skip
-    for name, path in [*served.items(), *others][:_MOST_RUNS]:
+    for name, path in [*served.items(), *other_folders][:_MAX_FOLDERS]:
         try:
             run = _read_running(name, path) if _is_running(path) else _read_finished(name, path)
         except Exception:  # any kind of damage: one run must not hide the others
@@ -96,15 +101,16 @@ def unreadable_warning(name: str) -> str:
 
 
 def folders_under(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Walks the folders in a folder and yields their relative names; skips a result's subfolders.
+    """Yields the names and paths of a folder and its subfolders, down to `_MAX_DEPTH` levels.
 
-    Does not follow links.
+    A name is the path relative to the parent of `folder`. Skips subfolders of results and of
+    unfinished runs, and hidden folders except unfinished runs. Does not follow links.
     """
     root = folder.resolve()
     for text, subfolders, files in os.walk(root):
         path = Path(text)
         depth = len(path.relative_to(root).parts)
-        may_descend = depth < _MOST_LEVELS and not _RESULTS & set(files)
+        may_descend = depth < _MAX_DEPTH and not _RESULT_FILES & set(files)
         subfolders[:] = sorted(
             name for name in subfolders if may_descend and _is_shown(path / name)
         )
@@ -130,6 +136,7 @@ def _is_running(path: Path) -> bool:
 
 
 def _read_running(name: str, path: Path) -> Run | None:
+    """Reads an unfinished run; `None` if it has no metrics yet."""
     if not (path / METRICS).is_file():
         return None
     learned, held_out = _curves(read_lines(path / METRICS))
@@ -137,7 +144,7 @@ def _read_running(name: str, path: Path) -> Run | None:
     parent, _, base = name.rpartition("/")
     base = base.removeprefix(".").removesuffix(_TRAINING)
     config = record.get("config") or {}
-    last = max([point.step for point in (*learned, *held_out)], default=0)
+    last_step = max([point.step for point in (*learned, *held_out)], default=0)
     return Run(
         f"{parent}/{base}" if parent else base,
         "running",
@@ -146,7 +153,7 @@ def _read_running(name: str, path: Path) -> Run | None:
         None,
         learned,
         held_out,
-        [("done", f"{last:,.0f} steps")],
+        [("done", f"{last_step:,.0f} steps")],
     )
 
 
@@ -179,14 +186,14 @@ def _known_facts(facts: Facts) -> list[tuple[str, str]]:
 def _curves(lines: Sequence[Any]) -> tuple[list[Point], list[Point]]:
     """Returns the training losses and the validation losses."""
     learned = [
-        Point(float(line["step"]), float(line["loss"]), _numbers(line["losses"]))
+        Point(float(line["step"]), float(line["loss"]), _as_floats(line["losses"]))
         for line in lines
         if "losses" in line
     ]
     held_out = []
     for line in lines:
         if "validation" in line:
-            by = _numbers(line["validation"])
+            by = _as_floats(line["validation"])
             loss = by.pop("loss", None)
             held_out.append(
                 Point(float(line["step"]), sum(by.values()) if loss is None else loss, by)
@@ -194,17 +201,17 @@ def _curves(lines: Sequence[Any]) -> tuple[list[Point], list[Point]]:
     return _thinned(learned), _thinned(held_out)
 
 
-def _numbers(named: Mapping[str, Any]) -> dict[str, float]:
-    return {str(name): float(value) for name, value in named.items()}
+def _as_floats(losses: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(loss) for name, loss in losses.items()}
 
 
 def _thinned(points: list[Point]) -> list[Point]:
-    """Averages neighbouring points if there are more than `_POINTS`."""
-    if len(points) <= _POINTS:
+    """Averages groups of consecutive points if there are more than `_MAX_POINTS`."""
+    if len(points) <= _MAX_POINTS:
         return points
     thinned = []
-    for numbers in np.array_split(np.arange(len(points)), _POINTS):
-        group = [points[number] for number in numbers.tolist()]
+    for indices in np.array_split(np.arange(len(points)), _MAX_POINTS):
+        group = [points[index] for index in indices.tolist()]
         by = {
             name: float(np.mean([point.by.get(name, np.nan) for point in group]))
             for name in group[0].by
