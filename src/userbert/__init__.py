@@ -44,7 +44,7 @@ _LAZY = {
 }
 """Module of each name that is imported on first use."""
 _EXTRAS = {"torch": "train", "onnxruntime": "serve"}
-"""Extra of userbert that installs each optional dependency."""
+"""Extra of userbert (`pip install 'userbert[EXTRA]'`) by the optional package it installs."""
 
 __all__ = [
     "DataError",

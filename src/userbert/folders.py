@@ -22,16 +22,18 @@ from typing import Any
 from userbert.errors import InputError, ModelError
 
 _PARTIAL = ".partial-"
+"""Middle of a temporary path's name, between the target's name and the host."""
 _FULL_REASONS = {
     errno.ENOSPC: "its disk is full",
     errno.EDQUOT: "your disk quota is used up",
     errno.EFBIG: "the file is larger than the file system or your limits (ulimit -f) allow",
 }
-"""Reason that messages give, by error number, if the disk, a quota or a file size limit is full."""
+"""Reason for a failed write, by error number: the disk, a quota or a file size limit is full."""
 CARD = "README.md"
-"""File that describes a folder to people. They may edit it, so it has no checksum."""
+"""File that describes a folder to people. People may edit the file, so it has no checksum."""
 _ADVICE = " Copy the whole folder again, or train again."
-_KINDS = {
+"""Remedy for a damaged folder of a model or task."""
+_KIND_BY_FILE = {
     "manifest.json": "prepared data",
     "task.json": "a task model",
     "fused.json": "a task model",
@@ -45,7 +47,7 @@ _KINDS = {
 def publishing_folder(target: Path) -> Iterator[Path]:
     """Yields a temporary folder next to `target`; renames it to `target` if the block succeeds.
 
-    Raises `InputError` if `target` exists or cannot be created, or if the disk is full.
+    Raises `InputError` if `target` exists or cannot be written, such as on a full disk.
     """
     refuse_existing(target)
     temporary = _temporary_path(target)
@@ -63,7 +65,7 @@ def publishing_folder(target: Path) -> Iterator[Path]:
 def publishing_file(target: Path) -> Iterator[Path]:
     """Yields a temporary path next to `target`; renames it to `target` if the block succeeds.
 
-    Raises `InputError` if `target` exists, its folder cannot be created, or the disk is full.
+    Raises `InputError` if `target` exists or cannot be written, such as on a full disk.
     """
     refuse_existing(target)
     temporary = _temporary_path(target)
@@ -95,7 +97,7 @@ def _creating_parents(target: Path) -> Iterator[None]:
 
 @contextmanager
 def explain_disk_errors(target: Path, temporary: Path) -> Iterator[None]:
-    """Turns a failed write in the block into an `InputError` that names `target`."""
+    """Turns a failed write to `temporary`, or a full disk, into an `InputError` naming `target`."""
     try:
         yield
     except InputError:
@@ -109,7 +111,7 @@ def explain_disk_errors(target: Path, temporary: Path) -> Iterator[None]:
 
 
 def cannot_write(target: Path, error: Exception) -> InputError:
-    """Returns the error for an output that could not be written, with a remedy."""
+    """Returns the `InputError` for an output that cannot be written: the reason and a remedy."""
     reason, remedy = write_error_reason(target, error), "Choose another output."
     if _error_number(error) in _FULL_REASONS:
         remedy = "Free some space, or choose another output."
@@ -117,7 +119,7 @@ def cannot_write(target: Path, error: Exception) -> InputError:
 
 
 def write_error_reason(target: Path, error: Exception) -> str:
-    """Describes why the system refused to write `target`."""
+    """Returns the reason why the system refused to write `target`, as part of a sentence."""
     number = _error_number(error)
     if number in _FULL_REASONS:
         return _FULL_REASONS[number]
@@ -126,7 +128,10 @@ def write_error_reason(target: Path, error: Exception) -> str:
 
 
 def _error_number(error: Exception) -> int | None:
-    """Returns the system's error number; for errors of Rust libraries, reads it in the message."""
+    """Returns the system's error number; reads it from the message of a Rust library's error.
+
+    Returns None if there is no number.
+    """
     number = error.errno if isinstance(error, OSError) else None
     match = re.search(r"\(os error (\d+)\)", str(error))
     return int(match[1]) if number is None and match else number
@@ -139,7 +144,7 @@ def _is_file(path: Path) -> bool:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raises `InputError` if an output exists. Call it before long work, not after it."""
+    """Raises `InputError` if an output exists. Call this before long work, not after the work."""
     try:
         exists = target.exists()
     except OSError as error:  # such as a name that is too long
@@ -149,7 +154,7 @@ def refuse_existing(target: Path) -> None:
 
 
 def require_ending(target: Path, ending: str) -> None:
-    """Raises `InputError` if an output's name lacks the ending of its format."""
+    """Raises `InputError` if an output's name does not end in `ending`, such as `.parquet`."""
     if target.suffix.lower() != ending:
         raise InputError(
             f"{target}: expected a name that ends in {ending}, the format of the file. "
@@ -158,7 +163,10 @@ def require_ending(target: Path, ending: str) -> None:
 
 
 def _temporary_path(target: Path) -> Path:
-    """Returns this process's temporary path; removes the temporary paths of dead processes."""
+    """Returns this process's temporary path for `target`.
+
+    Removes the temporary paths for `target` that ended processes of this machine left.
+    """
     prefix = f".{target.name}{_PARTIAL}{platform.node()}."
     for path in target.parent.glob(glob.escape(prefix) + "*"):
         if not _is_running(path.suffix.removeprefix(".")):
@@ -170,7 +178,10 @@ def _temporary_path(target: Path) -> Path:
 
 
 def _is_running(process: str) -> bool:
-    """Returns whether a process of this machine exists; true if `process` is not a number."""
+    """Returns whether a process of this machine exists; true if the system does not say.
+
+    `process` is the text of a process number; other text counts as running.
+    """
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
@@ -198,7 +209,7 @@ def require_space(target: Path, temporary: Path, size: int, content: str, advice
 def replacing_folder(target: Path) -> Iterator[Path]:
     """Yields a temporary folder next to `target`; replaces `target` by it if the block succeeds.
 
-    Raises `InputError` if the disk is full.
+    Raises `InputError` if `target` cannot be written, such as on a full disk.
     """
     temporary = _temporary_path(target)
     with explain_disk_errors(target, temporary):
@@ -268,7 +279,7 @@ def describe_path(path: Path) -> str:
     """Describes what is at a path, for a message that expected something else."""
     if not path.is_dir():
         return "it is a file" if path.exists() else "nothing is there"
-    for name, kind in _KINDS.items():
+    for name, kind in _KIND_BY_FILE.items():
         if (path / name).is_file():
             return f"it is {kind}"
     return "it is another kind of folder, or not complete"
@@ -277,10 +288,10 @@ def describe_path(path: Path) -> str:
 def write_summary(
     folder: Path, kind: str, known: Mapping[str, str] | None = None, **content: Any
 ) -> None:
-    """Writes `summary.json` to a folder: its kind, the version, and checksums of all its files.
+    """Writes `summary.json` to a folder: kind, version, `content`, and the files' checksums.
 
-    Cards have no checksum, because people may edit them. `known` has checksums by relative path;
-    these files are not read again.
+    Cards have no checksum, because people may edit them. `kind` names the kind of the folder, such
+    as "task". `known` has checksums by relative path; files in it are not read again.
     """
     summary = {"kind": kind, "version": version("userbert"), **content}
     all_sums = checksums(folder, known).items()
@@ -291,14 +302,14 @@ def write_summary(
 def check_summary(folder: Path, format_version: int, files: Collection[str]) -> None:
     """Checks a folder against its `summary.json`: format, checksums, and whether `files` exist.
 
-    Raises `ModelError` that names the file that is missing, damaged, or of another format.
+    Raises `ModelError` that names the missing or damaged file, or the folder of another format.
     """
     root = _root_of_files(folder)
     try:
         summary = read_json(folder / "summary.json")
         written_version, expected = summary["format"], dict(summary["checksums"])
     except KeyError as error:
-        message = f"{folder / 'summary.json'} is damaged: it lacks {error}."
+        message = f"{folder / 'summary.json'} is damaged: the key {error} is missing."
         raise ModelError(f"{message}{_ADVICE}") from error
     except (InputError, TypeError, ValueError) as error:
         reason = str(error).removesuffix(".")
@@ -310,7 +321,7 @@ def check_summary(folder: Path, format_version: int, files: Collection[str]) -> 
         )
     for name in sorted({*files, *expected}):
         file = folder / name
-        # We never write a name that leads out of the folder.
+        # userbert never writes a name that leads out of the folder.
         is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
         if not file.is_file() or not is_inside or not file.resolve().is_relative_to(root):
             raise ModelError(f"{file} is missing.{_ADVICE}")
@@ -338,7 +349,7 @@ def checksum(path: Path) -> str:
 def checksums(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the SHA-256 of every file below `folder`, by relative path, in sorted order.
 
-    `known` has checksums by relative path; these files are not read.
+    `known` has checksums by relative path; files in it are not read.
     """
     known = known or {}
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,6 +1,6 @@
 """Progress bars and warnings on standard error.
 
-Bars are drawn on a terminal only, not in log files or CI. While one bar is open, no second bar is
+Bars are drawn on a terminal only, not in log files or CI. While a bar is open, no second bar is
 drawn.
 """
 
@@ -39,7 +39,7 @@ class _SpeedColumn(ProgressColumn):
 
 
 def warn(message: str) -> None:
-    """Prints a warning."""
+    """Prints a warning to standard error."""
     # Text, not markup, which would drop brackets.
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(Text.assemble(("warning: ", "yellow"), message))
@@ -49,7 +49,7 @@ def warn(message: str) -> None:
 def progress(description: str, total: int | None, *, is_shown: bool = True) -> Iterator[Advance]:
     """Shows a bar for `total` units of work (None: unknown); yields the function that advances it.
 
-    Draws nothing if `is_shown` is false.
+    Draws nothing if `is_shown` is false, another bar is open, or the output is not a terminal.
     """
     console = Console(stderr=True)
     columns = (

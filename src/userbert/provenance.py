@@ -16,7 +16,11 @@ from userbert.workers import cores
 def provenance_record(
     command: Sequence[str], seeds: Sequence[int], data: str | None
 ) -> dict[str, object]:
-    """Returns the provenance of results; `data` is the checksum of the prepared data."""
+    """Returns the provenance of results.
+
+    `command` holds the words of the command line, `seeds` the random seeds. `data` is the checksum
+    of the prepared data; None if the results come from several data sets or from none.
+    """
     return {
         "commit": commit(),
         "version": package_version(),
@@ -43,6 +47,7 @@ def machine() -> str:
 
 
 def _processor() -> str:
+    """Returns the name of the processor's model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -52,7 +57,7 @@ def _processor() -> str:
 
 
 def package_version() -> str:
-    """Returns the installed version."""
+    """Returns the installed version of userbert; "unknown" if it is not installed."""
     try:
         return version("userbert")
     except PackageNotFoundError:
@@ -60,7 +65,7 @@ def package_version() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """Returns git's output in the source tree; None for an installed copy, or if git fails."""
+    """Returns git's output in the source tree; None outside a git tree, or if git fails."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

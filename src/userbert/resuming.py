@@ -1,7 +1,7 @@
 """Resumable runs: a work folder next to the output keeps progress until the output is complete.
 
-In: the output, and a record of the run's settings. Out: a work folder, from which a later run with
-the same settings continues. Pretraining and embedding use it.
+In: the output's path, and a record of the run's settings. Out: a work folder, from which a later
+run with the same settings continues. Pretraining and embedding use it.
 """
 
 import shutil
@@ -33,12 +33,13 @@ def resumable_run(
     resume: bool,
     describe_progress: Callable[[], str | None],
 ) -> Iterator[None]:
-    """Opens the work folder while the block runs: a new one, or that of an interrupted run.
+    """Opens the work folder `work` of the run that writes `output`, while the block runs.
 
     `record` holds the settings of the run. With `resume`, an interrupted run with an equal record
-    continues. If the block fails, the folder stays if `describe_progress` returns a text, and is
-    removed if it returns None. Raises `InputError` if `work` holds an interrupted run that cannot
-    continue, or the disk is full.
+    continues; without an interrupted run, a new run starts. If the block fails, the folder stays
+    if `describe_progress` returns a text, and is removed if it returns None. Raises
+    `InputError` if `work` holds an interrupted run and `resume` is false or the settings differ,
+    or if a file cannot be written.
     """
     _open_work_folder(work, output, record, resume)
     try:
@@ -54,7 +55,7 @@ def resumable_run(
 
 
 def _open_work_folder(work: Path, output: Path, record: Mapping[str, Any], resume: bool) -> None:
-    """Creates the work folder, or checks that the existing one has the same settings."""
+    """Creates the work folder; raises `InputError` if it holds a run that cannot continue."""
     run = work / _RUN_FILE
     if not run.exists():
         try:
@@ -66,24 +67,27 @@ def _open_work_folder(work: Path, output: Path, record: Mapping[str, Any], resum
             raise cannot_write(output, error) from error
         return
     if not resume:
-        raise InputError(f"{work} holds an interrupted run. Resume it, or remove it.")
+        raise InputError(f"{work} holds an interrupted run. Resume the run, or remove the folder.")
     changed = changed_settings(read_json(run), record)
     if changed:
         raise InputError(
             f"{work} holds a run with other settings ({changed} differ). "
-            "Resume it with its original settings, or remove it."
+            "Resume the run with its original settings, or remove the folder."
         )
 
 
 def changed_settings(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """Lists the keys whose values in `record` differ from the earlier run's."""
+    """Returns the keys of `record` whose values differ from `earlier`, joined by commas."""
     return ", ".join(key for key, value in record.items() if earlier.get(key) != value)
 
 
 def refuse_other_settings(
     output: Path, earlier: Mapping[str, Any], record: Mapping[str, Any]
 ) -> None:
-    """Raises `InputError` if a complete output was made with other settings."""
+    """Raises `InputError` if the complete `output` was made with settings other than `record`.
+
+    `earlier` holds the settings that the output was made with.
+    """
     changed = changed_settings(earlier, record)
     if changed:
         raise InputError(

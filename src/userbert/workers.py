@@ -1,7 +1,7 @@
 """Thread and process pools whose workers end with their parent.
 
-By default, a pool's processes survive a killed parent: they wait for work on a pipe of which they
-hold both ends.
+By default, a pool's processes survive a killed parent: they wait for work on a pipe, and hold both
+of its ends.
 """
 
 import os
@@ -20,7 +20,10 @@ _Result = TypeVar("_Result")
 def process_pool(
     number: int, prepare: Callable[..., object] | None = None, *arguments: Any
 ) -> ProcessPoolExecutor:
-    """Opens a pool of `number` processes that draw no bars and first call `prepare(*arguments)`."""
+    """Opens a pool of `number` processes that draw no bars.
+
+    Each process first calls `prepare(*arguments)`, if `prepare` is given.
+    """
     # Forked processes hang in thread pools that torch and LightGBM opened.
     return ProcessPoolExecutor(number, get_context("spawn"), _start_worker, (prepare, arguments))
 
@@ -33,8 +36,8 @@ def map_threaded(
 ) -> Iterator[_Result]:
     """Yields `work(item)` in the order of the items, computed in `threads` threads.
 
-    The calling thread iterates over the items. At most `max_pending` items and results are pending,
-    by default `threads`; a larger number helps if the consumer is slow now and then.
+    The calling thread iterates over the items. At most `max_pending` items (default: `threads`)
+    are in work or wait to be yielded; a larger number helps if the consumer is sometimes slow.
     """
     running: deque[Future[_Result]] = deque()
     pool = ThreadPoolExecutor(threads)
@@ -50,12 +53,12 @@ def map_threaded(
 
 
 def cores() -> int:
-    """Returns the number of usable cores."""
+    """Returns the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _start_worker(prepare: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
-    """Prepares a worker process: it prints nothing to standard error and ends with its parent."""
+    """Prepares a worker process: silences standard error, and ends the process with its parent."""
     # The parent draws the one progress bar.
     sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for good
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -145,7 +145,7 @@ def test_interrupted_command_says_so_and_leaves_no_files(
     monkeypatch.setattr(where, interrupt)
     done = userbert(shop.folder, *WRITING[verb], "-o", output(verb, tmp_path))
     assert done.code == 130
-    assert done.stderr == "error: interrupted; no partial output was left\n"
+    assert done.stderr == "error: interrupted before the output was complete\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,7 +165,7 @@ def test_run_interrupted_after_a_checkpoint_says_how_to_resume(
     assert done.code == 130
     assert "Continue with --resume" in done.stderr
     monkeypatch.undo()
-    assert "interrupted run. Resume it" in userbert(shop.folder, *command).refusal()
+    assert "interrupted run. Resume the run" in userbert(shop.folder, *command).refusal()
     assert userbert(shop.folder, *command, "--resume").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 

@@ -175,7 +175,7 @@ def test_a_full_disk_is_reported_and_finished_parts_are_kept(
     work = tmp_path / ".x.embedding"
     assert "holds 2 parts of the vectors. Continue with --resume" in capsys.readouterr().err
     before = {path: path.stat().st_mtime_ns for path in (work / "embeddings").iterdir()}
-    with pytest.raises(InputError, match="Resume it, or remove it"):
+    with pytest.raises(InputError, match="Resume the run, or remove the folder"):
         write_small_parts(model, data, everybody, output)
     write_small_parts(model, data, everybody, output, resume=True)
     kept = [

@@ -108,7 +108,7 @@ def test_interrupted_run_resumes_to_the_same_model(
         with pytest.raises(KeyboardInterrupt):
             pretrain(data, output, config=TINY, seed=1)
     assert not output.exists()
-    with pytest.raises(InputError, match="Resume it, or remove it"):
+    with pytest.raises(InputError, match="Resume the run, or remove the folder"):
         pretrain(data, output, config=TINY, seed=1)
     with pytest.raises(InputError, match=r"other settings \(seed differ"):
         pretrain(data, output, config=TINY, seed=2, resume=True)

@@ -1,7 +1,7 @@
 """The command line: verbs parse arguments, call the library, and print the results.
 
 Exit codes: 0 success, 1 a bug in userbert or a failed cluster, 2 unusable input (one message that
-says what to change).
+says what to change), 130 interrupted by Ctrl-C.
 """
 
 import os
@@ -29,9 +29,9 @@ _PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
 
 
 class _PanelOrder(TyperGroup):
-    """Lists `label` after the verbs of data, where the panel of labels belongs."""
+    """Group of verbs whose help lists `label` after the verbs of data."""
 
-    # `Any`: by typer's version, the context is click's or that of typer's own copy of click.
+    # `Any`: depending on typer's version, the context is of click or of typer's copy of click.
     def list_commands(self, ctx: Any) -> list[str]:
         names = [name for name in super().list_commands(ctx) if name != "label"]
         return [*names[: len(_PANELS["Data"])], "label", *names[len(_PANELS["Data"]) :]]
@@ -62,7 +62,7 @@ def userbert(
         ),
     ] = False,
 ) -> None:
-    """Learns vectors of users from logs of what they do."""
+    """Learns vectors of users from event logs."""
 
 
 for panel, verbs in _PANELS.items():
@@ -78,8 +78,8 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line."""
-    # torch's idle threads spin. Spinning long slows other processes on a busy machine; not spinning
-    # makes waking them cost more than their work (docs/decisions/0003). torch reads
+    # torch's idle threads spin. Long spinning slows other processes on a busy machine; without
+    # spinning, waking the threads costs more than their work (docs/decisions/0003). torch reads
     # the variable on import.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
@@ -89,7 +89,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # typer caught Ctrl-C and printed nothing
-            print_error("interrupted; no partial output was left")
+            print_error("interrupted before the output was complete")
         raise
     except UserBertError as error:
         print_error(str(error))

@@ -1,4 +1,4 @@
-"""The verb `bench`: compares our speed with that of peers on the same work."""
+"""The verb `bench`: measures our speed, and compares it with peers on the same work."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -13,12 +13,12 @@ from userbert.folders import refuse_existing, write_json
 from userbert.provenance import provenance_record
 
 app = typer.Typer(
-    help="Compare our speed with that of peers on the same work, in one run.", no_args_is_help=True
+    help="Measure our speed, and compare it with peers on the same work.", no_args_is_help=True
 )
 
 
 class WorkloadName(StrEnum):
-    """Amount of behavior per user: a workload of `bench train`."""
+    """Workload of `bench train`: the amount of behavior per user."""
 
     SPARSE = "sparse"
     DAILY = "daily"
@@ -26,7 +26,7 @@ class WorkloadName(StrEnum):
 
 
 class EventCount(StrEnum):
-    """Number of events to prepare: a workload of `bench prepare`."""
+    """Workload of `bench prepare`: the number of events."""
 
     THREE = "3M"
     THIRTY = "30M"
@@ -35,9 +35,9 @@ class EventCount(StrEnum):
 
 
 _MEMORY_USERS = [10_000, 100_000, 1_000_000]
-"""Default numbers of users for measurements of memory."""
+"""Default numbers of users for measuring memory."""
 _EVENT_COUNTS = [EventCount.THREE, EventCount.THIRTY, EventCount.NINETY]
-"""Default numbers of events to prepare."""
+"""Default workloads of `bench prepare`; 600M needs a large disk and much time."""
 
 
 @app.command()
@@ -51,8 +51,8 @@ def train(
             "--workload", help="Amount of behavior per user. May be repeated. Default: all."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each competitor.")] = 5,
-    batches: Annotated[int, typer.Option(min=1, max=32, help="Batches per turn.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns per competitor.")] = 5,
+    batches: Annotated[int, typer.Option(min=1, max=32, help="Number of batches per turn.")] = 16,
 ) -> None:
     """Compare a training step at the paper's size with Hugging Face's BertModel.
 
@@ -126,13 +126,13 @@ def embed(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="JSON file to write.")
     ] = None,
-    users: Annotated[int, typer.Option(min=1, help="Simulated users per turn.")] = 8192,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each competitor.")] = 5,
+    users: Annotated[int, typer.Option(min=1, help="Number of simulated users per turn.")] = 8192,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns per competitor.")] = 5,
     memory: Annotated[
         list[int] | None,
         typer.Option(
             metavar="USERS",
-            help="Number of users for a measurement of memory. May be repeated. "
+            help="Number of users for measuring memory. May be repeated. "
             "Default: 10,000, 100,000 and 1,000,000.",
         ),
     ] = None,
@@ -185,7 +185,7 @@ def init(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="JSON file to write.")
     ] = None,
-    events: Annotated[int, typer.Option(min=1000, help="Events in the log.")] = 10_000_000,
+    events: Annotated[int, typer.Option(min=1000, help="Number of log events.")] = 10_000_000,
 ) -> None:
     """Compare `init` on a large log, as Parquet and as CSV, with one pass by Polars.
 
@@ -256,7 +256,7 @@ def lookalike(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="JSON file to write.")
     ] = None,
-    users: Annotated[int, typer.Option(min=1000, help="Vectors to search.")] = 1_000_000,
+    users: Annotated[int, typer.Option(min=1000, help="Number of vectors to search.")] = 1_000_000,
 ) -> None:
     """Compare exact and indexed neighbour search with an exhaustive search by faiss.
 
@@ -288,11 +288,15 @@ def _write_rows(rows: Sequence[Mapping[str, Any]], output: Path | None) -> None:
 
 
 def _require_peers(*peers: str) -> None:
-    """Raises `InputError` that names the extra to install if torch or a peer is missing."""
+    """Raises `InputError` that names the extra to install if torch or a peer is missing.
+
+    `peers` are names of packages.
+    """
     from importlib.util import find_spec
 
     require_torch()
     if any(find_spec(peer) is None for peer in peers):
         raise InputError(
-            "this needs libraries to compare with. Install them with: pip install 'userbert[bench]'"
+            f"this command compares with {' and '.join(peers)}. Install the missing libraries "
+            "with: pip install 'userbert[bench]'"
         )

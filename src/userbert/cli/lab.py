@@ -34,7 +34,7 @@ def simulate(
 
 
 class DataName(StrEnum):
-    """Data sets of the experiments."""
+    """Data set of the experiments."""
 
     SIMULATED = "simulated"
     COMPLETE_JOURNEY = "complete-journey"
@@ -42,7 +42,8 @@ class DataName(StrEnum):
 
 def reproduce(
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder to write, or of a run to resume.")
+        Path,
+        typer.Option("-o", "--output", help="Folder to write, or of an interrupted run."),
     ],
     data: Annotated[
         list[DataName] | None,
@@ -54,7 +55,7 @@ def reproduce(
 ) -> None:
     """Repeat the paper's experiments: its baselines, figures 3 to 6 and table 2.
 
-    The same command resumes an interrupted run; finished parts are kept.
+    Run the same command again to resume an interrupted run; finished parts are kept.
 
     Example: `userbert reproduce -o reproduction --quick`
     """

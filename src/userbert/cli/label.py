@@ -1,4 +1,7 @@
-"""The verb `label`: labels that use only events at or after each cut-off."""
+"""The verb `label`: writes label files from events, profiles, or lists of users.
+
+Labels from events use only events at or after each cut-off.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
     from userbert.tasks.labels import Labels
 
 app = typer.Typer(
-    help="Write labels without target leakage: they are known only at or after each cut-off.",
+    help="Write labels without target leakage: from events at or after each cut-off, from a "
+    "profile field that models must hide, or from a list of users.",
     no_args_is_help=True,
 )
 
@@ -79,12 +83,14 @@ def label_attribute(
     ],
     hide: Annotated[
         list[str] | None,
-        typer.Option(metavar="F", help="Another field that reveals the label. May be repeated."),
+        typer.Option(
+            metavar="F", help="Another profile field that reveals the label. May be repeated."
+        ),
     ] = None,
     cutoff: Cutoffs = None,
     at: At = None,
 ) -> None:
-    """Label whether a profile field has one of some values.
+    """Label whether a profile field has one of the positive values.
 
     Example: `userbert label attribute data --field kids --positive 1 --positive 2 -o kids.parquet`
     """
@@ -112,13 +118,13 @@ def label_response(
     negatives: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Non-responders to draw per responder. Default: all.", min=1
+            metavar="N", help="Number of non-responders to draw per responder. Default: all.", min=1
         ),
     ] = None,
     cutoff: Cutoffs = None,
     at: At = None,
 ) -> None:
-    """Label whether each user responded after the cut-off.
+    """Label whether each user responded. Choose a cut-off before the responses.
 
     Example: `userbert label response data --users redeemed.csv --cutoff 2017-09-01 -o r.parquet`
     """
@@ -137,11 +143,13 @@ def label_response(
 
 
 def _check_output(output: Path) -> None:
+    """Raises `InputError` if the output exists or is not named as a Parquet file."""
     refuse_existing(output)
     require_ending(output, ".parquet")
 
 
 def _save(labels: "Labels", output: Path) -> None:
+    """Writes labels and prints their number and the next command."""
     labels.save(output)
     positives = f", {labels.targets.mean():.1%} positive" if labels.kind == "binary" else ""
     show(f"{output}: {len(labels):,} labels{positives}")

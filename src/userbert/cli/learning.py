@@ -1,4 +1,4 @@
-"""Verbs of learning and evaluation, from `pretrain` to `evaluate`, and `demo`, which runs all."""
+"""Verbs of learning and evaluation, from `pretrain` to `evaluate`, and `demo`, a whole run."""
 
 import os
 from pathlib import Path
@@ -45,9 +45,7 @@ def pretrain(
     output: Output,
     preset: Annotated[
         str,
-        typer.Option(
-            help="Settings: `default`, the best so far, or `paper`, exactly those of the paper."
-        ),
+        typer.Option(help="Settings: `default`, the best so far, or `paper`, exactly the paper's."),
     ] = "default",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Number of batches. Default: the preset's.")
@@ -63,13 +61,11 @@ def pretrain(
     at: At = None,
     hide: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="F", help="Profile field that the model must not see. May be repeated."
-        ),
+        typer.Option(metavar="F", help="Profile field to hide from the model. May be repeated."),
     ] = None,
     from_model: Annotated[
         Path | None,
-        typer.Option("--from", metavar="MODEL", help="Model whose weights to start from."),
+        typer.Option("--from", metavar="MODEL", help="Pretrained model to start from."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -122,7 +118,7 @@ def pretrain(
 
 
 def extend(model: Model, data: Data, output: Output) -> None:
-    """Add rows to a model for the new values of grown data; learned weights stay.
+    """Add the new values of grown data to a model; learned weights stay.
 
     Example: `userbert extend model data1 -o model1`
     """
@@ -142,7 +138,7 @@ def extend(model: Model, data: Data, output: Output) -> None:
 def finetune(
     model: Model,
     data: Data,
-    labels: Annotated[Path, typer.Option(metavar="FILE", help="File of labels to learn.")],
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="File of labels to learn from.")],
     output: Output,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from random weights, for comparison.")
@@ -151,14 +147,15 @@ def finetune(
         bool,
         typer.Option(
             "--with-aggregates",
-            help="For binary labels: average the network, a regression on vectors and counts, and "
-            "trees on counts, with and without times. Reports call this model `fused`.",
+            help="For binary labels: average the network, a regression on vectors and counts, "
+            "trees on counts, and trees on counts and timing. Reports call this model `fused`.",
         ),
     ] = False,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over the labels; the best one is kept.")
+        int,
+        typer.Option(min=1, help="Passes over the labels; the best weights are kept."),
     ] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Users per batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of labels per batch.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     track: Track = None,
 ) -> None:
@@ -198,7 +195,9 @@ def finetune(
         )
     task.save(output)
     record = task.record
-    measure = {"binary": "ROC-AUC", "regression": "minus squared error"}.get(task.kind, "mAP@10")
+    measure = {"binary": "ROC-AUC", "regression": "minus mean squared error"}.get(
+        task.kind, "mAP@10"
+    )
     if "qualities" in record:
         details = ", ".join(f"{name} {value:.3f}" for name, value in record["qualities"].items())
     elif record["best_epoch"]:
@@ -207,7 +206,7 @@ def finetune(
         details = "best without changing the vectors"
     show(
         f"{output}: {record['labels']:,} labels; {measure} {record['quality']:.3f} on "
-        f"{record['validation_labels']:,} held-out users ({details})"
+        f"{record['validation_labels']:,} held-out labels ({details})"
     )
     show(f"next: userbert predict {output} {data} -o scores.parquet")
 
@@ -248,9 +247,11 @@ def explain(
     ] = None,
     value: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="Class to explain. Default: the most likely one."),
+        typer.Option(metavar="CLASS", help="Class to explain. Default: the most likely class."),
     ] = None,
-    most: Annotated[int, typer.Option("-n", min=1, help="Number of words to show.")] = 10,
+    max_words: Annotated[
+        int, typer.Option("-n", min=1, help="Maximum number of words to show.")
+    ] = 10,
 ) -> None:
     """Show which words, and which of their values, changed a user's score.
 
@@ -268,8 +269,10 @@ def explain(
             f"Explain its network: userbert explain {task / 'network'} {data} --user {user}"
         )
     opened = open_data(data)
-    explanation = explain_score(TaskModel.load(task), opened, user, cutoff, value=value, most=most)
-    show(explanation_table(explanation, opened, most))
+    explanation = explain_score(
+        TaskModel.load(task), opened, user, cutoff, value=value, most=max_words
+    )
+    show(explanation_table(explanation, opened, max_words))
 
 
 def evaluate(
@@ -283,8 +286,8 @@ def evaluate(
         list[Path] | None,
         typer.Option(
             metavar="MODEL",
-            help="Another model pretrained alike with a different seed; give two, for three in "
-            "all.",
+            help="Another model, pretrained with the same settings and another seed. May be "
+            "repeated; give at least two.",
         ),
     ] = None,
 ) -> None:
@@ -330,14 +333,17 @@ def evaluate(
 
 def demo(
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder to write, or of a demo to resume.")
+        Path,
+        typer.Option("-o", "--output", help="Folder to write, or of an interrupted demo."),
     ] = Path("demo"),
     serve: Annotated[
         bool,
-        typer.Option("--serve", help="Afterwards, serve its users, model and task until Ctrl-C."),
+        typer.Option(
+            "--serve", help="Afterwards, serve the demo's model, task and users until Ctrl-C."
+        ),
     ] = False,
 ) -> None:
-    """Run every step on real data, Complete Journey, from raw logs to a report.
+    """Run every step on real data (Complete Journey), from raw logs to a report.
 
     Example: `userbert demo -o demo`
     """

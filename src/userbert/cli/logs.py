@@ -25,7 +25,7 @@ from userbert.progress import warn
 
 
 class OnInvalid(StrEnum):
-    """What `prepare` does with invalid rows."""
+    """Treatment of invalid rows by `prepare`."""
 
     FAIL = "fail"
     QUARANTINE = "quarantine"
@@ -34,7 +34,7 @@ class OnInvalid(StrEnum):
 def init(
     events: Annotated[list[Path], typer.Argument(metavar="EVENTS...", help="Files of event logs.")],
     profiles: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File of profiles: one row per user.")
+        Path | None, typer.Option(metavar="FILE", help="File of profiles, one row per user.")
     ] = None,
     output: Output = Path("schema.yaml"),
     explain: Annotated[
@@ -79,7 +79,7 @@ def prepare(
     ] = None,
     on_invalid: Annotated[
         OnInvalid,
-        typer.Option(help="Stop at the first invalid row, or quarantine invalid rows."),
+        typer.Option(help="Fail at the first invalid row, or quarantine invalid rows."),
     ] = OnInvalid.FAIL,
     vocabulary: Annotated[
         Path | None,
@@ -95,7 +95,7 @@ def prepare(
     ] = None,
     grow: Annotated[
         bool,
-        typer.Option("--grow", help="With --vocabulary or --append: add new ids for new values."),
+        typer.Option("--grow", help="With --vocabulary or --append: add ids for new values."),
     ] = False,
 ) -> None:
     """Turn raw logs into prepared data.
@@ -108,7 +108,7 @@ def prepare(
     from userbert.schema import Schema
 
     if append is not None and vocabulary is not None:
-        raise InputError("--append reuses the ids of its data: leave --vocabulary out.")
+        raise InputError("--append reuses the ids of the other data: leave --vocabulary out.")
     if grow and append is None and vocabulary is None:
         raise InputError("--grow adds to existing ids: add --append or --vocabulary.")
     if memory is not None and engine is Engine.SPARK:
@@ -198,7 +198,10 @@ def inspect(
 
 
 def _parse_bytes(size: str) -> int:
-    """Parses 2GiB, 512MiB or a number of bytes."""
+    """Returns the number of bytes in 2GiB, 512MiB or a plain number of bytes.
+
+    Raises `InputError` for other text, and below 64 MiB.
+    """
     units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
     number, factor = (size[:-3], units[size[-3:]]) if size[-3:] in units else (size, 1)
     try:

@@ -38,7 +38,7 @@ Cutoffs = Annotated[
 
 
 class Engine(StrEnum):
-    """Where the work runs."""
+    """Engine that runs the work: this machine, or Spark."""
 
     LOCAL = "local"
     SPARK = "spark"
@@ -51,7 +51,9 @@ class BackendName(StrEnum):
     ONNX = "onnx"
 
 
-EngineOption = Annotated[Engine, typer.Option("--engine", help="Run on this machine, or on Spark.")]
+EngineOption = Annotated[
+    Engine, typer.Option("--engine", help="Run on this machine (local), or on Spark.")
+]
 Master = Annotated[
     str | None,
     typer.Option(
@@ -63,7 +65,7 @@ Master = Annotated[
 At = Annotated[
     Path | None,
     typer.Option(
-        "--at", metavar="FILE", help="File of users and their cut-offs: columns user_id and cutoff."
+        "--at", metavar="FILE", help="File of users and cut-offs: columns user_id and cutoff."
     ),
 ]
 
@@ -75,7 +77,7 @@ def print_error(message: str) -> None:
 
 
 def open_data(data: Path) -> "PreparedData":
-    """Opens prepared data and checks all files against their checksums."""
+    """Opens prepared data; raises `DataError` if a file differs from its checksum."""
     from userbert.data.store import PreparedData
 
     opened = PreparedData.open(data)
@@ -85,10 +87,13 @@ def open_data(data: Path) -> "PreparedData":
 
 @contextmanager
 def engine_session(engine: Engine, master: str | None) -> Iterator["SparkSession | None"]:
-    """Yields the Spark session of an engine; None for the local engine."""
+    """Yields the Spark session of an engine; None for the local engine.
+
+    Raises `InputError` if the engine is local and `master` is given.
+    """
     if engine is Engine.LOCAL:
         if master is not None:
-            raise InputError("--master is for Spark: add --engine spark, or leave it out.")
+            raise InputError("--master is for Spark: add --engine spark, or leave --master out.")
         yield None
         return
     from userbert.data.prepare.cluster import spark_session
@@ -98,7 +103,10 @@ def engine_session(engine: Engine, master: str | None) -> Iterator["SparkSession
 
 
 def pairs_from_options(data: "PreparedData", cutoffs: list[str] | None, at: Path | None) -> "Pairs":
-    """Returns the (user, cut-off) pairs that `--cutoff` or `--at` select."""
+    """Returns the (user, cut-off) pairs that `--cutoff` or `--at` select.
+
+    Without both, the cut-off is just after the last event. Raises `InputError` if both are given.
+    """
     from userbert.data.use.pairs import instant_of, pairs_at, read_pairs, refuse_both
 
     refuse_both(cutoffs or None, at, ("--cutoff", "--at"))
@@ -109,7 +117,10 @@ def pairs_from_options(data: "PreparedData", cutoffs: list[str] | None, at: Path
 
 
 def read_user_ids(path: Path) -> list[str]:
-    """Returns the user ids of a file. Raises `InputError` if it has no column `user_id`."""
+    """Returns the user ids of a file, without nulls.
+
+    Raises `InputError` if the file has no column `user_id`.
+    """
     from userbert.data.use.pairs import read_table, user_id_column
 
     frame = read_table(path)
@@ -132,7 +143,7 @@ def require_torch() -> None:
 
 
 def require_package(package: str, extra: str) -> None:
-    """Raises `InputError` that names the extra to install if a package is missing."""
+    """Raises `InputError` that names `extra`, which installs the package, if it is missing."""
     from importlib.util import find_spec
 
     if find_spec(package) is None:

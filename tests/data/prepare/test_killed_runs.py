@@ -81,7 +81,7 @@ def test_an_interrupt_is_reported_and_leaves_nothing(logs: Path, tmp_path: Path)
     run.send_signal(signal.SIGINT)
     message = run.communicate()[1]
     assert run.returncode == 130
-    assert message == "error: interrupted; no partial output was left\n"
+    assert message == "error: interrupted before the output was complete\n"
     assert list(tmp_path.iterdir()) == []
 
 
