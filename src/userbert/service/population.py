@@ -1,15 +1,14 @@
 """All users of prepared data: search by id, vectors and nearest neighbours.
 
-In: prepared data and the loaded models. Out: `Population`, which embeds all users in the background
-when the service starts, and raises `NotReadyError` with the progress until that is done; and
-`find_users`.
+In: prepared data and the loaded models. Out: `find_users`, and `Population`, which embeds all users
+in the background when the service starts. It raises `NotReadyError` while vectors are missing, or
+if the data have changed on disk.
 """
 
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +18,6 @@ import pyarrow.compute as pc
 from userbert.data.ragged import Float32, Int64
 from userbert.data.store import PreparedData
 from userbert.data.use.pairs import pairs_at, user_ids_of
-from userbert.data.use.timeline import WordView
 from userbert.embedding.embeddings import Embeddings
 from userbert.errors import UserBertError
 from userbert.search.neighbours import Neighbours
@@ -27,14 +25,17 @@ from userbert.service.loaded_models import FileSnapshot, LoadedModel
 from userbert.service.telemetry import log
 from userbert.tasks.predictions import Scores
 
-_MOST_SEARCHED = 5_000_000
-"""Most users whose ids are searched for a text, which takes a third of a second."""
-_MOST_MATCHES = 1_000
-"""Most matches to take from a shard; not below the largest `limit` of a call."""
+_MAX_SEARCHED = 5_000_000
+"""Number of users after which no other shard is searched for a text. Searching this number takes a
+third of a second."""
+_MAX_MATCHES = 1_000
+"""Maximum `limit` of a call. A shard gives two matches more: the exact match may be among them and
+is dropped, and another match tells that there are more."""
 _CHUNK_USERS = 64
-"""Users to embed at a time; waiting calls are answered in between."""
+"""Number of users to embed at a time; waiting calls are answered in between."""
 _SAMPLE_USERS = 50_000
-"""Users to embed first and to show on the map; more points would not be visible there."""
+"""Maximum number of users to embed first and to show on the map, where more points would not be
+visible."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class UserMatches:
     """Users whose ids contain a text."""
 
     users: list[str]
+    """Ids of at most `limit` users."""
     more: bool
     """Whether there are, or may be, more matches."""
 
@@ -49,36 +51,37 @@ class UserMatches:
 def find_users(data: PreparedData, text: str, limit: int) -> UserMatches:
     """Finds users whose id equals the text, then ids that start with it, then ids that contain it.
 
-    Looks up the exact match by its hash, and searches the others in the first `_MOST_SEARCHED`
-    users.
+    Looks up the exact match by its hash. Searches shard by shard for the others, until more than
+    `limit` ids start with the text or more than `_MAX_SEARCHED` users are searched.
     """
     exact = [text] if int(data.rows_of([text])[0]) >= 0 else []
     starting: list[str] = []
     containing: list[str] = []
     searched = 0
     for shard in data.shards:
-        if len(starting) > limit or searched > _MOST_SEARCHED:
+        if len(starting) > limit or searched > _MAX_SEARCHED:
             break
         searched += shard.users
         ids = shard.user_ids
         matches = ids.filter(pc.match_substring(ids, text))
         is_start = pc.starts_with(matches, text)
-        starting += matches.filter(is_start).slice(0, _MOST_MATCHES + 2).to_pylist()
+        starting += matches.filter(is_start).slice(0, _MAX_MATCHES + 2).to_pylist()
         if len(containing) <= limit:
-            containing += (
-                matches.filter(pc.invert(is_start)).slice(0, _MOST_MATCHES + 2).to_pylist()
-            )
+            containing += matches.filter(pc.invert(is_start)).slice(0, _MAX_MATCHES + 2).to_pylist()
     others = [*sorted(starting), *sorted(containing)]
     users = [*exact, *(user for user in others if user != text)]
     return UserMatches(users[:limit], len(users) > limit or searched < len(data))
 
 
 class NotReadyError(UserBertError):
-    """Raised if the vectors are not ready yet, or the data have changed on disk."""
+    """Raised if vectors are not ready yet, or if the data have changed on disk.
+
+    After a change on disk, the service must be restarted.
+    """
 
 
 class UnknownUserError(UserBertError):
-    """Raised if the data have no user with an id."""
+    """Raised if the id of a call is not the id of a user in the data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +93,8 @@ class VectorIndex:
 
 
 @dataclass(frozen=True, eq=False)
-class SampleAnswer:
-    """A model's vectors (S, H) and scores of the S sampled users."""
+class SampleResults:
+    """A model's vectors (S, H) and scores of the S sampled users; no scores without a task."""
 
     vectors: Float32
     scores: Scores | None
@@ -99,14 +102,14 @@ class SampleAnswer:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A user and the cosine similarity to another user."""
+    """A user who is near another user in a model's vectors, and their cosine similarity."""
 
     user_id: str
     cosine: float
 
 
 class Population:
-    """All users of prepared data, as of just after the last event."""
+    """All users of prepared data with an event, and their vectors just after the last event."""
 
     def __init__(self, data: PreparedData, models: Mapping[str, LoadedModel]) -> None:
         self.data = data
@@ -116,15 +119,15 @@ class Population:
         self._pairs = pairs_at(data, [self.cutoff])
         self._ids = data.user_ids.take(pa.array(self._pairs.rows))
         self._indexes: dict[str, VectorIndex] = {}
-        self._sample_answers: dict[str, SampleAnswer] = {}
+        self._sample_results: dict[str, SampleResults] = {}
         self._embedded_counts = dict.fromkeys(models, 0)
         count = len(self._pairs)
         sample_size = min(count, _SAMPLE_USERS)
         self._sample = np.random.default_rng(0).choice(count, sample_size, replace=False)
-        is_other = np.ones(count, bool)
-        is_other[self._sample] = False
-        self._rest = np.flatnonzero(is_other)
-        self._is_stopped = threading.Event()
+        is_unsampled = np.ones(count, bool)
+        is_unsampled[self._sample] = False
+        self._unsampled = np.flatnonzero(is_unsampled)
+        self._stop_event = threading.Event()
         for model in models.values():  # raises at once if the vocabularies differ
             model.run(data, self._pairs.rows[:1], self._pairs.cutoffs[:1])
         self._thread: threading.Thread | None = None
@@ -132,17 +135,17 @@ class Population:
 
     def start(
         self,
-        before: Callable[[], object] = lambda: None,
+        warm_up: Callable[[], object] = lambda: None,
         on_sample: Callable[[str], object] = lambda _: None,
     ) -> None:
-        """Starts to embed all users in a thread that calls `before` first.
+        """Starts a thread that calls `warm_up`, then embeds all users.
 
         `on_sample` is called with each model's name once that model has embedded the sample.
         """
         self._on_sample = on_sample
 
         def work() -> None:
-            _call_or_log(before)
+            _call_and_log_errors(warm_up)
             self._embed()
 
         self._thread = threading.Thread(target=work, name="population", daemon=True)
@@ -150,7 +153,7 @@ class Population:
 
     def stop(self) -> None:
         """Stops embedding, and waits for the thread to end."""
-        self._is_stopped.set()
+        self._stop_event.set()
         if self._thread is not None:
             self._thread.join()
 
@@ -162,7 +165,7 @@ class Population:
             )
 
     def row_of(self, user_id: str) -> int:
-        """Returns the row of a user; raises `UnknownUserError` if there is none."""
+        """Returns the row of a user; raises `UnknownUserError` if the data do not have the user."""
         row = int(self.data.rows_of([user_id])[0])
         if row < 0:
             raise UnknownUserError(f"the data have no user {user_id!r}.")
@@ -189,16 +192,16 @@ class Population:
         return user_ids_of(self.data, self.sample_rows)
 
     def __len__(self) -> int:
-        """Number of users that can be embedded."""
+        """Returns the number of users who can be embedded."""
         return len(self._pairs)
 
-    def sample_answer(self, model: str) -> SampleAnswer:
-        """Returns a model's answer for the sample; raises `NotReadyError` until it is ready."""
-        answer = self._sample_answers.get(model)
-        if answer is None:
+    def sample_results(self, model: str) -> SampleResults:
+        """Returns a model's results for the sample; raises `NotReadyError` until they are ready."""
+        results = self._sample_results.get(model)
+        if results is None:
             done, total = self._embedded_counts[model], len(self._sample)
             raise NotReadyError(f"{done:,} of {total:,} users are embedded so far. Try again soon.")
-        return answer
+        return results
 
     def sample_progress(self, model: str) -> tuple[int, int]:
         """Returns the number of sampled users that are embedded, and of all sampled users."""
@@ -212,11 +215,11 @@ class Population:
         index = self._indexes.get(model)
         if index is None:
             return None
-        places, cosines = index.neighbours.search(vector[None], k + 1)
+        indices, cosines = index.neighbours.search(vector[None], k + 1)
         neighbours = [
-            Neighbour(self._ids[int(place)].as_py(), float(cosine))
-            for place, cosine in zip(places[0], cosines[0], strict=True)
-            if place >= 0 and self._pairs.rows[place] != row
+            Neighbour(self._ids[int(number)].as_py(), float(cosine))
+            for number, cosine in zip(indices[0], cosines[0], strict=True)
+            if number >= 0 and self._pairs.rows[number] != row
         ]
         return neighbours[:k]
 
@@ -226,15 +229,15 @@ class Population:
         for name, model in self._models.items():
             vectors = np.empty((len(self._pairs), model.backend.width), np.float32)
             scores = self._run(name, self._sample, vectors)
-            if self._is_stopped.is_set():
+            if self._stop_event.is_set():
                 return
-            self._sample_answers[name] = SampleAnswer(vectors[self._sample], scores)
+            self._sample_results[name] = SampleResults(vectors[self._sample], scores)
             all_vectors[name] = vectors
             log.info("%s embedded %s users", name, f"{len(self._sample):,}")
-            _call_or_log(partial(self._on_sample, name))
+            _call_and_log_errors(partial(self._on_sample, name))
         for name, vectors in all_vectors.items():
-            self._run(name, self._rest, vectors)
-            if self._is_stopped.is_set():
+            self._run(name, self._unsampled, vectors)
+            if self._stop_event.is_set():
                 return
             frame = pl.DataFrame(
                 {
@@ -246,13 +249,16 @@ class Population:
             self._indexes[name] = VectorIndex(Embeddings.of(frame), Neighbours.of(vectors))
             log.info("%s embedded all users", name)
 
-    def _run(self, name: str, places: Int64, vectors: Float32) -> Scores | None:
-        """Writes the vectors of some users into `vectors` (all users, H); returns their scores."""
+    def _run(self, name: str, index: Int64, vectors: Float32) -> Scores | None:
+        """Writes the vectors of the users at `index` into `vectors` (all users, H).
+
+        Returns the users' scores, or None without a task. Stops early if the service stops.
+        """
         scores: list[Scores] = []
-        for first in range(0, len(places), _CHUNK_USERS):
-            if self._is_stopped.is_set():
+        for first in range(0, len(index), _CHUNK_USERS):
+            if self._stop_event.is_set():
                 break
-            chunk = places[first : first + _CHUNK_USERS]
+            chunk = index[first : first + _CHUNK_USERS]
             answer = self._models[name].run(
                 self.data, self._pairs.rows[chunk], self._pairs.cutoffs[chunk]
             )
@@ -263,23 +269,12 @@ class Population:
         return np.concatenate(scores) if scores else None
 
 
-def _call_or_log(prepare: Callable[[], object]) -> None:
-    """Prepares an answer of the explorer early; only logs errors.
+def _call_and_log_errors(prepare: Callable[[], object]) -> None:
+    """Calls `prepare`, which prepares an answer of the explorer early. Logs errors.
 
-    A call that needs the answer raises the error again.
+    A later call that needs the answer raises the error again.
     """
     try:
         prepare()
     except Exception:
         log.exception("an answer of the explorer could not be prepared")
-
-
-def word_as_json(word: WordView) -> dict[str, Any]:
-    """Returns a word as plain JSON."""
-    return {
-        "segment": word.segment,
-        "number": word.number,
-        "begins": word.begins.isoformat(),
-        "actions": word.actions,
-        "values": word.values,
-    }
