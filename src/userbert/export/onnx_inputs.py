@@ -1,11 +1,12 @@
 """Encodes a batch as the inputs of an exported network: arrays of indices, weights and counts.
 
 In: a `UserBatch`. Out: named arrays. `export.py` writes a network that reads them, `runtime.py`
-runs it. Sums over many rows are split into chunks: ONNX has no sum over ragged groups, and with
-`ScatterND` in its place onnxruntime's threads lose summands.
+runs it. Sums over many rows are split into chunks, because ONNX has no sum over ragged groups, and
+onnxruntime's threads lose summands of `ScatterND`.
 
 Letters in shapes: B users, L tokens of the longest user, T tokens, W words of a segment, A
-attributes of a segment, F profile fields, G groups that are summed, R table rows.
+attributes of a segment, F profile fields, G groups to sum, R table rows of all groups, C chunks, D
+chunks of the second step, E chunks of the last step, M width of the last step.
 """
 
 from typing import Any, TypeVar
@@ -32,8 +33,8 @@ _T = TypeVar("_T", bound=np.generic)
 CLS, WORD, FIELD, SUMMARY = 1, 2, 3, 4
 """Kinds of tokens; padding is 0."""
 _LEAF_WIDTH, _INNER_WIDTH = 4, 8
-"""Number of table rows (leaves), then of sums (inner), that are added at once. With these widths
-most groups have little padding, and few groups need a third step."""
+"""Number of table rows per chunk in the first step (leaves), and of sums per chunk in the second
+step (inner). With these widths most groups have little padding, and few need a third step."""
 
 
 class InputEncoder:
@@ -42,15 +43,15 @@ class InputEncoder:
     def __init__(self, shape: InputShape, *, summary: bool, timing: bool) -> None:
         self._shape = shape
         self._has_timing = timing
-        sizes, self._numbers = word_tables(shape)
-        self._words = TableLayout.of(sizes)
+        table_sizes, self._table_numbers = word_tables(shape)
+        self._words = TableLayout.of(table_sizes)
         self._profile = TableLayout.of([field.size for field in shape.profile])
         self._summary = TableLayout.of(summary_tables(shape)) if summary else None
 
     def __call__(self, batch: UserBatch) -> OnnxInputs:
         """Returns the inputs of a batch of at least one user."""
         inputs: OnnxInputs = {}
-        for segment, numbers in zip(batch.segments, self._numbers, strict=True):
+        for segment, numbers in zip(batch.segments, self._table_numbers, strict=True):
             rows, offsets = order_by_word(
                 self._words.rows(segment.ids, numbers[:, None]), segment.action_offsets
             )
@@ -72,7 +73,11 @@ class InputEncoder:
         return inputs | self._token_inputs(batch, is_known)
 
     def _token_inputs(self, batch: UserBatch, is_known: NDArray[np.bool_]) -> OnnxInputs:
-        """Returns the positions of tokens, packed and padded."""
+        """Returns the indices that order tokens by user, pad them and pack them again.
+
+        A piece is the tokens of one kind, such as the words of one segment. A slot is an element of
+        the padded array (B, L).
+        """
         ones = np.ones(len(batch), np.int64)
         counts = [ones, *(segment.word_counts for segment in batch.segments)]
         kinds = [CLS, *[WORD] * len(batch.segments), *[FIELD] * is_known.shape[1]]
@@ -81,36 +86,37 @@ class InputEncoder:
             counts.append(ones)
             kinds.append(SUMMARY)
         pieces = np.stack(counts)
-        places, lengths = interleave(pieces)
-        order = np.empty(len(places), np.int64)
-        order[places] = np.arange(len(places))
+        token_index, lengths = interleave(pieces)
+        order = np.empty(len(token_index), np.int64)
+        order[token_index] = np.arange(len(token_index))
         is_token = np.arange(lengths.max()) < lengths[:, None]  # (B, L)
         slots = np.zeros(is_token.shape, np.int64)
-        slots[is_token] = np.arange(len(places))
+        slots[is_token] = np.arange(len(token_index))
         slot_kinds = np.zeros(is_token.shape, np.int64)
         slot_kinds[is_token] = np.repeat(kinds, pieces.sum(axis=1))[order]
         return {
-            "tokens.order": order,  # (T,): number of each token among all pieces
-            "tokens.slots": slots,  # (B, L): number of a slot's token among all tokens
-            "tokens.kinds": slot_kinds,  # (B, L)
-            "tokens.packed": np.flatnonzero(is_token),  # (T,): slot of each token
+            "tokens.order": order,  # (T,): index of each token in the pieces one after another
+            "tokens.slots": slots,  # (B, L): index of each slot's token; 0 for padding
+            "tokens.kinds": slot_kinds,  # (B, L): kind of the slot's token; 0 is padding
+            "tokens.packed": np.flatnonzero(is_token),  # (T,): flat index of each token's slot
         }
 
 
 def _sum_inputs(
     name: str, rows: Int64, offsets: Int64, weights: NDArray[np.float32] | None = None
 ) -> OnnxInputs:
-    """Returns indices that sum the rows (R,) of each group, with weights (R,) if there are any.
+    """Returns the indices with which the network sums the rows (R,) of each group in three steps.
 
-    Group g has the rows `offsets[g]:offsets[g + 1]`. `leaves` (C, 4) are table rows, of which row 0
-    is zero. `inner` (D, 8) and `outer` (E, M) are numbers of earlier sums. `groups` (G,) is the
-    number of each group's final sum. Sums are numbered from 1, leaves first; sum 0 is zero.
+    Group g has the rows `offsets[g]:offsets[g + 1]`. `leaves` (C, 4) holds chunks of table rows;
+    row 0 is zero. `weights` (C, 4), if given as (R,), holds the rows' factors. `inner` (D, 8) and
+    `outer` (E, M) hold chunks of sums of earlier steps, by the sum's number. Sums are numbered from
+    1 in the order of the steps; sum 0 is zero. `groups` (G,) holds the number of each group's sum.
     """
     leaves, leaf_ends = _chunk(rows, offsets, _LEAF_WIDTH)
     inputs: OnnxInputs = {f"{name}.leaves": leaves}
     if weights is not None:
         inputs[f"{name}.weights"] = _chunk(weights, offsets, _LEAF_WIDTH)[0]
-    # Groups with one leaf are finished; later steps replace the others.
+    # The first step is the only step of groups with one chunk; later steps replace the others.
     groups = np.where(np.diff(leaf_ends) > 0, leaf_ends[:-1] + 1, 0)
     inner, inner_ends, large = _chunk_sums(leaf_ends, 1, _INNER_WIDTH)
     first = 1 + len(leaves)
@@ -123,9 +129,10 @@ def _sum_inputs(
 
 
 def _chunk_sums(ends: Int64, first: int, width: int) -> tuple[Int64, Int64, Int64]:
-    """Chunks the sums of each group that has more than one; sums are numbered from `first`.
+    """Splits the sums of each group with several sums into chunks (C, width).
 
-    Returns the chunks, the offsets of each group's chunks, and the numbers of these groups.
+    Group g has the sums `ends[g]:ends[g + 1]`, counted from `first`. Returns the chunks and, for
+    the groups with several sums, the offsets of their chunks and the numbers of the groups.
     """
     counts = np.diff(ends)
     large_groups = np.flatnonzero(counts > 1)
