@@ -358,7 +358,7 @@ def test_missing_log_is_reported(userbert: Userbert, tmp_path: Path) -> None:
     for refused in (userbert("init", "logs"), userbert("prepare", "mine.yaml", "-o", "data")):
         assert refused.refusal == (
             "logs does not exist, and as a pattern it matches no file; did you mean 'log'? Check "
-            f"the path; a relative one starts at {tmp_path}."
+            f"the path; relative paths start at {tmp_path}."
         )
     name = "x" * 5000 + ".csv"
     assert "cannot be read: File name too long. Check the path." in userbert("init", name).refusal

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from userbert.errors import SourceError
-from userbert.schema.files import columns_of, expand, reading, scan
+from userbert.schema.files import columns_of, expand, locating_faults, scan
 
 Compress = Callable[[bytes], bytes]
 CSV = b"user,time,price\n1,2020-01-01,3.5\n2,2020-01-02,\n"
@@ -26,7 +26,7 @@ def zstd(content: bytes) -> bytes:
 
 
 def read(file: Path) -> pl.DataFrame:
-    with reading(file):
+    with locating_faults(file):
         return scan(file).collect(engine="streaming")
 
 
@@ -204,23 +204,26 @@ def test_damaged_file_is_named_among_several(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
     good.write_bytes(CSV)
     bad.write_bytes(CSV + b"1,2,3,4\n")
-    with pytest.raises(SourceError, match=r"bad\.csv, line 4"), reading(good, bad):
+    with pytest.raises(SourceError, match=r"bad\.csv, line 4"), locating_faults(good, bad):
         pl.concat([scan(good), scan(bad)]).collect()
 
 
 def test_damage_in_only_some_columns_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     file.write_bytes(b'a b" "c,d\n,e f"\n0\n')
-    with pytest.raises(SourceError, match=r"log\.csv, line 1: expected quotes"), reading(file):
+    with (
+        pytest.raises(SourceError, match=r"log\.csv, line 1: expected quotes"),
+        locating_faults(file),
+    ):
         raise pl.exceptions.ComputeError("CSV malformed")
 
 
 def test_error_without_a_damaged_file_is_raised_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     file.write_bytes(CSV)
-    with pytest.raises(pl.exceptions.InvalidOperationError), reading(file):
+    with pytest.raises(pl.exceptions.InvalidOperationError), locating_faults(file):
         scan(file).select(pl.col("time").cast(pl.Int64)).collect()
-    with pytest.raises(OSError, match="disk"), reading(file):
+    with pytest.raises(OSError, match="disk"), locating_faults(file):
         raise OSError("disk full")
 
 
@@ -272,7 +275,7 @@ def test_row_count_equals_the_number_of_rows_read(tmp_path: Path, name: str) -> 
 
 
 def test_error_of_a_frame_in_memory_is_raised_unchanged() -> None:
-    with pytest.raises(OSError, match="disk"), reading("frame 'log'"):
+    with pytest.raises(OSError, match="disk"), locating_faults("frame 'log'"):
         raise OSError("disk full")
 
 

@@ -259,8 +259,8 @@ def test_an_explanation_names_words_and_fields(client: TestClient) -> None:
         ("/v1/explanation?user_id=u1&model=genre&value=x", 422, "no class 'x'"),
         ("/v1/explanation?user_id=nobody&model=returns", 404, "the data have no user"),
         ("/v1/explanation?user_id=u1&model=returns&cutoff=9999-12-31", 422, "windows"),
-        ("/v1/reports/..%2F..%2Fetc/page", 404, "no such report"),
-        ("/v1/reports/runs/page", 404, "no such report"),
+        ("/v1/reports/..%2F..%2Fetc/page", 404, "no report '../../etc'"),
+        ("/v1/reports/runs/page", 404, "no report 'runs'"),
     ],
 )
 def test_calls_that_cannot_be_answered_say_why(

@@ -8,7 +8,7 @@ from serving import client_of, make_service_folder
 from starlette.testclient import TestClient
 
 from small_logs import buys
-from userbert.service.explorer_routes import PAGE
+from userbert.service.explorer_routes import PAGE_FOLDER
 
 ECHARTS = "b66b25aeb4df84e33199dc21694014d336d222cbd9deb0e5a7c14bd6aa0d0fd0"
 """SHA-256 of dist/echarts.min.js in the npm package echarts 6.1.0."""
@@ -23,9 +23,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
 
 
 def test_echarts_is_what_was_published() -> None:
-    assert sha256((PAGE / "echarts.min.js").read_bytes()).hexdigest() == ECHARTS
-    assert (PAGE / "echarts-LICENSE.txt").is_file()
-    assert (PAGE / "echarts-NOTICE.txt").is_file()
+    assert sha256((PAGE_FOLDER / "echarts.min.js").read_bytes()).hexdigest() == ECHARTS
+    assert (PAGE_FOLDER / "echarts-LICENSE.txt").is_file()
+    assert (PAGE_FOLDER / "echarts-NOTICE.txt").is_file()
 
 
 @pytest.mark.parametrize("path", ["/", "/page/main.js", "/page/views/map.js", "/page/style.css"])
@@ -68,7 +68,7 @@ def test_answers_still_need_a_token(client: TestClient) -> None:
 
 
 def test_no_file_loads_from_another_site() -> None:
-    own = [path for path in PAGE.rglob("*") if path.is_file() and "echarts" not in path.name]
+    own = [path for path in PAGE_FOLDER.rglob("*") if path.is_file() and "echarts" not in path.name]
     assert len(own) > 15
     for path in own:
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")

@@ -15,7 +15,7 @@ import polars as pl
 from userbert.infer.key_columns import Log, Times, holds_clock, holds_dates
 from userbert.infer.names import is_amount
 from userbert.progress import progress
-from userbert.schema.files import NULL_TEXTS, reading
+from userbert.schema.files import NULL_TEXTS, locating_faults
 
 _MIN_SMOOTHNESS = 0.3
 """Smoothness below which whole numbers count as codes.
@@ -213,7 +213,7 @@ def _count_column(log: Log, user: str, name: str, min_users: int) -> dict[str, A
         pl.col("number").max().alias("high"),
         pl.corr(frequency.slice(1), frequency.slice(0, frequency.len() - 1)).alias("smoothness"),
     )
-    with reading(*log.files):
+    with locating_faults(*log.files):
         return plan.collect(engine="streaming").row(0, named=True)
 
 

@@ -26,16 +26,19 @@ from userbert.schema.faults import (
 from userbert.schema.yaml_text import did_you_mean
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-"""Endings of file names that logs may have, before `.gz` or `.zst`."""
+"""Endings of the file names of logs. All but `.parquet` may have `.gz` or `.zst` after them."""
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+"""Compressions by ending, as pyarrow names them."""
 _COMPRESSED_STARTS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 """First bytes of gzip, zstd and zlib data, which polars decompresses under any file name."""
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+"""Separator that each ending implies."""
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-"""Value of a Hive partition folder that stands for null."""
+"""Value of a Hive partition folder that means null."""
 NULL_TEXTS = ("", "nan", "na", "n/a", "null", "none", "-", "?")
 """Texts that mean null in a column of numbers, in lower case."""
 _READ_ERRORS = (PolarsError, OSError, PanicException)
+"""Errors that polars raises for damaged files."""
 _MAX_NAMES = 30
 """Maximum number of names in a list in an error message."""
 _TAIL_BYTES = 65_536
@@ -62,7 +65,7 @@ def _expand_pattern(pattern: str, folder: Path) -> list[Path]:
     if not entries:
         raise SourceError(
             f"{target} does not exist, and as a pattern it matches no file"
-            f"{_suggest_sibling(target) or '.'} Check the path; a relative one starts at "
+            f"{_suggest_sibling(target) or '.'} Check the path; relative paths start at "
             f"{folder.absolute()}."
         )
     files = [
@@ -105,12 +108,13 @@ def _files_below(folder: Path) -> list[Path]:
 def scan(file: Path) -> pl.LazyFrame:
     """Opens a log in the format that its ending names.
 
-    All columns of CSV and TSV are strings, and an empty field is null. The header shows the
-    separator of CSV and TSV: a comma, semicolon, tab or |. A CSV file with only a header is a table
-    without rows. Types of JSON Lines are inferred from the whole file: a column of numbers and
-    strings becomes strings. Parent folders named `COLUMN=VALUE` add string columns, unless the file
-    has them. Raises `SourceError`. Some damage shows only when rows are read: read them within
-    `reading`.
+    All columns of CSV and TSV are strings, and an empty field is null. If the separator of the
+    ending finds a single column, the header is searched for another: a comma, semicolon, tab or |.
+    A CSV file with only a header is a table without rows. Types of JSON Lines are inferred from the
+    whole file: a column of numbers and strings becomes strings. Folders named `COLUMN=VALUE` add
+    string columns, unless the file has them; only an unbroken chain of these folders directly above
+    the file counts. Raises `SourceError` for a file that cannot be opened. Some damage shows only
+    when rows are read, so read them within `locating_faults`.
     """
     ending, _ = _file_format(file)
     if file.is_dir():
@@ -133,7 +137,10 @@ def scan(file: Path) -> pl.LazyFrame:
 
 
 def _partition_columns(file: Path) -> dict[str, str | None]:
-    """Returns the columns in the folder names of Hive and Spark: `dt=2024-01-01/country=DE/`."""
+    """Returns the columns that Hive and Spark keep in folder names: `dt=2024-01-01/country=DE/`.
+
+    Reads the unbroken chain of these folders directly above the file.
+    """
     values: dict[str, str | None] = {}
     for folder in file.absolute().parents:
         name, equals, value = folder.name.partition("=")
@@ -158,14 +165,14 @@ def _file_format(file: Path) -> tuple[str, str | None]:
     ending = endings[-1] if endings else ""
     if ending == ".parquet" and compression is not None:
         raise SourceError(
-            f"{file}: Parquet is compressed inside, and cannot be read from a {compression} file. "
-            "Decompress it first."
+            f"{file}: expected a Parquet file, found one inside {compression} data. Decompress it: "
+            "Parquet has its own compression."
         )
     if ending not in ENDINGS:
         raise SourceError(
-            f"{file}: expected a name that ends in {', '.join(ENDINGS)} (text also with .gz or "
-            ".zst after it). Rename or convert the file, or exclude it with a pattern such as "
-            "logs/*.csv."
+            f"{file}: expected a name that ends in {', '.join(ENDINGS)} (all but .parquet may "
+            "have .gz or .zst after it). Rename or convert the file, or exclude it with a pattern "
+            "such as logs/*.csv."
         )
     return ending, compression
 
@@ -209,6 +216,11 @@ def _with_decimal_points(text: pl.Expr) -> pl.Expr:
 
 
 def _check_header(file: Path, columns: list[str]) -> None:
+    """Raises `SourceError` if the header is not UTF-8, or has bare carriage returns or duplicates.
+
+    polars does not raise an error about any of these.
+    """
+    # polars decodes other encodings into zero bytes (UTF-16) and replacement characters.
     if any(character in name for name in columns for character in "\0\ufffd"):
         raise SourceError(f"{file}{_fault_message(file)}")
     if any("\r" in name for name in columns):
@@ -223,7 +235,10 @@ def _check_header(file: Path, columns: list[str]) -> None:
 
 
 def _check_end(file: Path, separator: str, width: int) -> None:
-    """Raises `SourceError` if the file is cut off: its last line lacks fields and a line break."""
+    """Raises `SourceError` if the file is cut off: its last line has few fields and no line break.
+
+    polars fills missing fields with nulls, so it does not notice.
+    """
     with file.open("rb") as stream:
         if stream.read(4).startswith(_COMPRESSED_STARTS):
             return
@@ -231,6 +246,8 @@ def _check_end(file: Path, separator: str, width: int) -> None:
         lines = stream.read().split(b"\n")
     mark = separator.encode()
     before, last = lines[-2:] if len(lines) > 1 else (b"", b"")
+    # Separators and line breaks in quotes are data. If the line before has fewer fields, too, rows
+    # may be short on purpose.
     if last and b'"' not in last and last.count(mark) < width - 1 == before.count(mark):
         raise SourceError(
             f"{file}, last line: expected {width} fields and a line break, found "
@@ -240,11 +257,11 @@ def _check_end(file: Path, separator: str, width: int) -> None:
 
 
 @contextmanager
-def reading(*files: Path | str) -> Iterator[None]:
-    """Raises `SourceError` with the damaged file and line if polars fails to read `files`.
+def locating_faults(*files: Path | str) -> Iterator[None]:
+    """If polars fails in the block, raises `SourceError` with the damaged file and, if known, line.
 
-    To find the damaged file, reads each file by itself. If no file is damaged, the original error
-    is raised. Names that are not files, such as the name of a frame in memory, are skipped.
+    Reads each of `files` again by itself to find the damaged file. If no file is damaged, raises
+    the original error. Skips names that are not files, such as the name of a frame in memory.
     """
     try:
         yield
@@ -254,7 +271,7 @@ def reading(*files: Path | str) -> Iterator[None]:
             with _explaining_faults(file):
                 scan(file).select(pl.all().null_count()).collect(engine="streaming")
         for file in existing:
-            # Some damage shows only in some columns, or not when all of a file is read.
+            # polars may read all of a damaged file without an error, but fail at some columns.
             message = _fault_message(file)
             if message.startswith(", line "):
                 raise SourceError(f"{file}{message}") from error
@@ -263,7 +280,7 @@ def reading(*files: Path | str) -> Iterator[None]:
 
 def columns_of(frame: pl.LazyFrame, file: Path | str) -> dict[str, pl.DataType]:
     """Returns the type of each column of a file's frame."""
-    with reading(file):
+    with locating_faults(file):
         return dict(frame.collect_schema())
 
 
@@ -277,7 +294,7 @@ def _explaining_faults(file: Path) -> Iterator[None]:
 
 
 def _fault_message(file: Path) -> str:
-    """Returns the end of a message about a file that polars failed to read."""
+    """Returns the end of a message, after the file's name, about a file that polars cannot read."""
     ending, compression = _file_format(file)
     separator = None
     if ending in _SEPARATORS:
@@ -289,7 +306,7 @@ def _fault_message(file: Path) -> str:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Joins names for a message: at most the first 30, and how many more there are."""
+    """Joins names for a message: the first 30, then the number of the others."""
     shown = [name or '""' for name in names]
     rest = f" and {len(shown) - _MAX_NAMES:,} more" if len(shown) > _MAX_NAMES else ""
     return ", ".join(shown[:_MAX_NAMES]) + rest if shown else "none"

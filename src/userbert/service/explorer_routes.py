@@ -1,8 +1,8 @@
 """Routes of the explorer: its page, and the calls that the page makes.
 
 In: the files of `explorer/page`, loaded models, the population, a folder of runs. Out: routes. The
-page's files hold no data and have strict security headers. Calls that need data answer 404 if
-the service has none.
+page's files hold no data and are sent with strict security headers. Calls that need prepared data
+answer 404 if the service was started without `--data`.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from userbert.service.schemas import (
     UserId,
 )
 
-PAGE = Path(__file__).parents[1] / "explorer/page"
+PAGE_FOLDER = Path(__file__).parents[1] / "explorer/page"
 """Folder of the page's files."""
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -48,6 +48,7 @@ PAGE_HEADERS = {
     # Files of different versions do not fit together: browsers must revalidate each time.
     "Cache-Control": "no-cache",
 }
+"""Headers of the page's files: the page loads scripts and data from this service only."""
 _MEDIA_TYPES = {
     ".html": "text/html",
     ".css": "text/css",
@@ -55,8 +56,7 @@ _MEDIA_TYPES = {
     ".svg": "image/svg+xml",
     ".txt": "text/plain",
 }
-
-
+"""Media types of the page's files by ending; files with other endings are not served."""
 Cutoff = Annotated[str | None, Query(max_length=40)]
 Text = Annotated[str, Query(min_length=1, max_length=512)]
 _REPORT_HEADERS = {
@@ -66,16 +66,18 @@ _REPORT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-"""A report may contain text from logs, so its page can run no script and load nothing."""
+"""Headers of reports. A report may contain text from logs, so it can run no script and load no
+file; only inline styles and images in `data:` URLs are allowed."""
 
 
 @dataclass(frozen=True)
 class PageFile:
-    """File of the page, with its media type and ETag."""
+    """A file of the page."""
 
     content: bytes
     media_type: str
-    tag: str
+    etag: str
+    """Quoted checksum of the content, which changes with each version of the file."""
 
     @classmethod
     def read(cls, path: Path) -> "PageFile":
@@ -85,8 +87,8 @@ class PageFile:
 
     def answer(self, request: Request) -> Response:
         """Returns the file, or 304 if the client has this version."""
-        headers = {**PAGE_HEADERS, "ETag": self.tag}
-        if self.tag in request.headers.get("if-none-match", ""):
+        headers = {**PAGE_HEADERS, "ETag": self.etag}
+        if self.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(self.content, media_type=self.media_type, headers=headers)
 
@@ -94,12 +96,12 @@ class PageFile:
 def page_routes() -> APIRouter:
     """Creates the routes of the page's files.
 
-    The files are kept in memory, so that they are sent at once while all cores embed users.
+    Keeps the files in memory: a request needs no disk or thread while all cores embed users.
     """
     router = APIRouter(include_in_schema=False)
     files = {
-        str(path.relative_to(PAGE)): PageFile.read(path)
-        for path in sorted(PAGE.rglob("*"))
+        str(path.relative_to(PAGE_FOLDER)): PageFile.read(path)
+        for path in sorted(PAGE_FOLDER.rglob("*"))
         if path.suffix in _MEDIA_TYPES
     }
 
@@ -110,7 +112,7 @@ def page_routes() -> APIRouter:
     @router.get("/page/{name:path}")
     async def file(name: str, request: Request) -> Response:
         if name not in files:
-            raise HTTPException(404, f"the page has no file {name!r}. Start at /.")
+            raise HTTPException(404, f"the page has no file {name!r}. Open / instead.")
         return files[name].answer(request)
 
     return router
@@ -128,7 +130,7 @@ def explorer_routes(
     calls = DataCalls(population, limits)
 
     def require_explorer() -> Explorer:
-        calls.population()
+        calls.population()  # answers 404 without data
         assert explorer is not None
         return explorer
 
@@ -154,7 +156,10 @@ def explorer_routes(
     @router.get(
         "/v1/map", summary="Two-dimensional map of users", response_model=MapAnswer,
         responses={
-            503: {"model": EmbeddingProgress, "description": "The users are not embedded yet."}
+            503: {
+                "model": EmbeddingProgress,
+                "description": "The users on the map are not embedded yet.",
+            }
         },
     )  # fmt: skip
     async def user_map(model: str | None = None) -> Response:
@@ -194,10 +199,10 @@ def explorer_routes(
         model: str | None = None, cutoff: Cutoff = None,
     ) -> Response:  # fmt: skip
         require_explorer()
-        network = choose_model(models, model)
+        loaded_model = choose_model(models, model)
         return await respond(
             lambda: require_explorer().expected(
-                network, user_id, segment, number, read_cutoff(cutoff)
+                loaded_model, user_id, segment, number, read_cutoff(cutoff)
             )
         )
 
@@ -208,9 +213,11 @@ def explorer_routes(
         user_id: UserId, model: str | None = None, value: str | None = None, cutoff: Cutoff = None
     ) -> Response:
         require_explorer()
-        task_model = choose_model(models, model)
+        loaded_model = choose_model(models, model)
         return await respond(
-            lambda: require_explorer().explanation(task_model, user_id, value, read_cutoff(cutoff))
+            lambda: require_explorer().explanation(
+                loaded_model, user_id, value, read_cutoff(cutoff)
+            )
         )
 
     @router.get("/v1/runs", summary="Training runs", response_model=Runs)
@@ -226,7 +233,7 @@ def explorer_routes(
     async def report_page(name: str) -> Response:
         content = await asyncio.to_thread(read_page, runs, name)
         if content is None:
-            raise HTTPException(404, "there is no such report. /v1/reports lists all.")
+            raise HTTPException(404, f"there is no report {name!r}. /v1/reports lists all reports.")
         return Response(content, media_type="text/html; charset=utf-8", headers=_REPORT_HEADERS)
 
     return router

@@ -75,7 +75,7 @@ class LogFile:
     def batches(self) -> Iterator[pl.DataFrame]:
         """Yields the rows in order, in bounded memory, with `row` (from 1) and `invalid`."""
         row = self._first_row
-        with files.reading(*self._table.files):
+        with files.locating_faults(*self._table.files):
             for raw in self._table.frame.collect_batches(
                 chunk_size=self.batch_rows, maintain_order=True, engine="streaming"
             ):
@@ -188,7 +188,7 @@ def _open_table(file: Path, name: str) -> _Table:
 
 
 def _count_rows(table: _Table) -> int:
-    with files.reading(*table.files):
+    with files.locating_faults(*table.files):
         return int(table.frame.select(pl.len()).collect(engine="streaming").item())
 
 
@@ -203,7 +203,7 @@ def _dimension(schema: Schema, lookup: Lookup) -> _Table:
         _require(table, "lookup.on", lookup.on)
         values = [column for column in table.columns if column in used - {lookup.on}]
         key = as_text(lookup.on, table.columns[lookup.on])
-        with files.reading(*table.files):
+        with files.locating_faults(*table.files):
             parts.append(table.frame.select(key, *values).collect(engine="streaming"))
     rows = pl.concat(parts, how="diagonal_relaxed").drop_nulls(lookup.on)
     repeated = rows.filter(pl.col(lookup.on).is_duplicated())

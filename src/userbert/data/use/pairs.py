@@ -22,7 +22,7 @@ from userbert.data.shards import Shard
 from userbert.data.store import Histories, PreparedData
 from userbert.errors import InputError
 from userbert.folders import describe_path
-from userbert.schema.files import ENDINGS, reading, scan
+from userbert.schema.files import ENDINGS, locating_faults, scan
 
 _EXAMPLES = 3
 """Most users or rows that a message lists."""
@@ -186,7 +186,7 @@ def read_table(path: Path) -> pl.DataFrame:
     if path.is_file() and path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     frame = scan(path)
-    with reading(path):
+    with locating_faults(path):
         return frame.collect()
 
 
