@@ -1,8 +1,9 @@
 """Values that set a group of users apart from the rest, and values that two users share.
 
 In: prepared data and rows of users. Out: `Trait`s, the values of attributes and profile fields that
-are more frequent in the group than among the other users; and `SharedValue`s. A user has a value if
-it is visible at the cut-off, as a model sees it: numbers by their bins.
+are more frequent in the group than among the other users; and `SharedValue`s, the values that two
+users have in common. A user has the values that a model sees at the cut-off, in actions and in the
+profile; the value of a number is its bin.
 
 Letters in shapes: B users, K values of all attributes and fields, N (user, value) pairs.
 """
@@ -19,10 +20,13 @@ from userbert.data.vocabulary import FIRST_VALUE, Vocabulary
 from userbert.inspection.data_statistics import PROFILE
 
 _CHUNK_USERS = 1_000
-"""Users whose sequences are cut at once: memory holds one entry per action."""
-_MOST_PAIRS = 20_000_000
-"""(user, value) pairs after which no more users are read, to bound memory."""
-_MOST_TRAITS, _MOST_SHARED = 100, 20
+"""Number of users whose sequences are cut at once; memory holds an entry per action of a chunk."""
+_MAX_PAIRS = 20_000_000
+"""Number of (user, value) pairs above which no more users are read: about 320 MB."""
+_MAX_TRAITS = 100
+"""Maximum number of traits in an answer, the strongest."""
+_MAX_SHARED_VALUES = 20
+"""Maximum number of shared values in an answer, the rarest."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,11 @@ class Trait:
     share: float
     """Fraction of the group that has the value."""
     share_of_others: float
+    """Fraction of the other users that have the value."""
     lift: float
-    """Ratio of the two shares, with half a user added to each count."""
+    """Ratio of the two shares, with half a user added to each count and one to each total."""
     users: int
-    """Users of the group that have the value."""
+    """Number of users of the group that have the value."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,11 @@ class SharedValue:
     attribute: str
     value: str
     own: int
-    """Actions of the first user with the value; 1 for a profile field."""
+    """Number of the first user's actions with the value; 1 for a profile field."""
     other: int
-    """Actions of the second user with the value."""
+    """Number of the second user's actions with the value; 1 for a profile field."""
     share_of_all: float
-    """Fraction of all users that have the value."""
+    """Fraction of all compared users that have the value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,46 +68,48 @@ class ValueIndex:
     """Numbers the values of all attributes and profile fields from 0 to K - 1."""
 
     columns: list[tuple[str, str, Vocabulary]]
-    """Place, attribute and vocabulary of each column."""
-    first: Int64
-    """Number of each column's id 0, then K (columns + 1,)."""
+    """Segment (or `profile`), attribute and vocabulary of each column."""
+    offsets: Int64
+    """(columns + 1,): number of each column's id 0, then K."""
 
     @classmethod
     def of(cls, data: PreparedData) -> "ValueIndex":
         """Numbers the values of prepared data."""
         vocabularies = data.vocabularies
-        places = [*vocabularies.segments.items(), (PROFILE, vocabularies.profile)]
+        segments = [*vocabularies.segments.items(), (PROFILE, vocabularies.profile)]
         columns = [
-            (place, name, vocabulary) for place, own in places for name, vocabulary in own.items()
+            (segment, name, vocabulary)
+            for segment, attributes in segments
+            for name, vocabulary in attributes.items()
         ]
         sizes = [vocabulary.size for _, _, vocabulary in columns]
         return cls(columns, offsets_of(sizes))
 
     def __len__(self) -> int:
-        """Number of values K, including each column's "none" and "unknown"."""
-        return int(self.first[-1])
+        """Returns the number of values K, including each column's "none" and "unknown"."""
+        return int(self.offsets[-1])
 
     def name(self, number: int) -> tuple[str, str, str]:
-        """Returns the place, attribute and value of a number."""
-        column = int(np.searchsorted(self.first, number, side="right")) - 1
-        place, attribute, vocabulary = self.columns[column]
-        return place, attribute, vocabulary.names[number - int(self.first[column])]
+        """Returns the segment (or `profile`), attribute and value with a number."""
+        column = int(np.searchsorted(self.offsets, number, side="right")) - 1
+        segment, attribute, vocabulary = self.columns[column]
+        return segment, attribute, vocabulary.names[number - int(self.offsets[column])]
 
     def codes(self, batch: UserBatch) -> Int64:
         """Returns `user * K + value` for each known value of each action and profile field."""
-        parts, column, size = [], 0, len(self)
+        codes, column, size = [], 0, len(self)
         for segment in batch.segments:
             users = segment.user_of_action * size
             for ids in segment.ids:
                 is_known = ids >= FIRST_VALUE
-                parts.append(users[is_known] + self.first[column] + ids[is_known])
+                codes.append(users[is_known] + self.offsets[column] + ids[is_known])
                 column += 1
         users = np.arange(len(batch)) * size
         for ids in batch.profile_ids.T:
             is_known = ids >= FIRST_VALUE
-            parts.append(users[is_known] + self.first[column] + ids[is_known])
+            codes.append(users[is_known] + self.offsets[column] + ids[is_known])
             column += 1
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return np.concatenate(codes) if codes else np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +117,14 @@ class UserValues:
     """Values that each of B users has."""
 
     offsets: Int64
-    """User b has the entries `offsets[b]:offsets[b + 1]` (B + 1,)."""
+    """(B + 1,): user b has the entries `offsets[b]:offsets[b + 1]` of `values` and `actions`."""
     values: Int64
-    """Numbers of values, each once per user (N,)."""
+    """(N,): values by their number in `ValueIndex`, each once per user."""
     actions: Int64
-    """Actions of the user with that value (N,)."""
+    """(N,): number of the user's actions with each value; 1 for a profile field."""
 
     def __len__(self) -> int:
-        """Number of users B."""
+        """Returns the number of users B."""
         return len(self.offsets) - 1
 
     def users_by_value(self, users: Int64 | None, size: int) -> Int64:
@@ -128,11 +135,12 @@ class UserValues:
 
 
 def values_of_users(
-    data: PreparedData, index: ValueIndex, rows: Int64, cutoff: int, most: int = _MOST_PAIRS
+    data: PreparedData, index: ValueIndex, rows: Int64, cutoff: int, max_pairs: int = _MAX_PAIRS
 ) -> UserValues:
-    """Collects users' values just before a cut-off; stops after a chunk that exceeds `most` pairs.
+    """Collects the values of users just before a cut-off, in chunks of rows.
 
-    The users that are left out are the last rows.
+    Stops after the chunk at which the total exceeds `max_pairs` (user, value) pairs; the result
+    then has only the users of the first rows.
     """
     size, pair_count = len(index), 0
     lengths: list[Int64] = []
@@ -146,7 +154,7 @@ def values_of_users(
         values.append(pairs % size)
         actions.append(counts)
         pair_count += len(pairs)
-        if pair_count > most:
+        if pair_count > max_pairs:
             break
     empty = [np.zeros(0, np.int64)]
     return UserValues(
@@ -156,29 +164,33 @@ def values_of_users(
     )
 
 
-def find_traits(index: ValueIndex, own: Int64, users: int, others: Int64, rest: int) -> list[Trait]:
+def find_traits(
+    index: ValueIndex, group_counts: Int64, group_size: int, other_counts: Int64, other_size: int
+) -> list[Trait]:
     """Finds the values that set a group apart, strongest first.
 
-    `own` (K,) counts the users of the group with each value, out of `users`; `others` (K,) counts
-    the other users, out of `rest`. Strength is the likelihood ratio G² (Dunning 1993). Values are
-    left out if their G² is not above the largest G² that chance gives this number of values.
+    `group_counts` (K,) are the numbers of users of the group with each value, out of `group_size`
+    users; `other_counts` (K,) and `other_size` count the other users. Strength is the likelihood
+    ratio G² (Dunning 1993). Leaves out values with G² ≤ 2 ln V, about the largest of V values by
+    chance; V is the number of values that occur.
     """
-    if not users or not rest:
+    if not group_size or not other_size:
         return []
-    shares, shares_of_others = own / users, others / rest
-    strength = _g2(own, users, others, rest)
-    is_more_frequent = (own > 0) & (shares > shares_of_others)
-    by_chance = 2 * np.log(max(int(np.count_nonzero(own + others)), 1))
-    chosen = np.flatnonzero(is_more_frequent & (strength > by_chance))
-    order = chosen[np.argsort(-strength[chosen], kind="stable")][:_MOST_TRAITS]
-    lift = ((own + 0.5) / (users + 1)) / ((others + 0.5) / (rest + 1))
+    shares, shares_of_others = group_counts / group_size, other_counts / other_size
+    strength = _g2(group_counts, group_size, other_counts, other_size)
+    is_more_frequent = (group_counts > 0) & (shares > shares_of_others)
+    threshold = 2 * np.log(max(int(np.count_nonzero(group_counts + other_counts)), 1))
+    is_trait = is_more_frequent & (strength > threshold)
+    numbers = np.flatnonzero(is_trait)
+    order = numbers[np.argsort(-strength[numbers], kind="stable")][:_MAX_TRAITS]
+    lift = ((group_counts + 0.5) / (group_size + 1)) / ((other_counts + 0.5) / (other_size + 1))
     return [
         Trait(
             *index.name(number),
             float(shares[number]),
             float(shares_of_others[number]),
             float(lift[number]),
-            int(own[number]),
+            int(group_counts[number]),
         )
         for number in order.tolist()
     ]
@@ -189,8 +201,8 @@ def find_shared_values(
 ) -> list[SharedValue]:
     """Finds the values that two users share, rarest first.
 
-    `pair` holds the values of both users. `all_counts` (K,) counts the users with each value, out
-    of `users`.
+    `pair` holds the values of both users. `all_counts` (K,) are the numbers of users with each
+    value, out of `users`.
     """
     (first_values, second_values), (first_actions, second_actions) = (
         np.split(array, [pair.offsets[1]]) for array in (pair.values, pair.actions)
@@ -198,23 +210,23 @@ def find_shared_values(
     shared, in_first, in_second = np.intersect1d(
         first_values, second_values, assume_unique=True, return_indices=True
     )
-    order = np.argsort(all_counts[shared], kind="stable")[:_MOST_SHARED]
+    order = np.argsort(all_counts[shared], kind="stable")[:_MAX_SHARED_VALUES]
     return [
         SharedValue(
-            *index.name(int(shared[place])),
-            int(first_actions[in_first[place]]),
-            int(second_actions[in_second[place]]),
-            min(1.0, int(all_counts[shared[place]]) / max(users, 1)),
+            *index.name(int(shared[entry])),
+            int(first_actions[in_first[entry]]),
+            int(second_actions[in_second[entry]]),
+            int(all_counts[shared[entry]]) / max(users, 1),
         )
-        for place in order.tolist()
+        for entry in order.tolist()
     ]
 
 
-def _g2(own: Int64, users: int, others: Int64, rest: int) -> Float64:
+def _g2(group_counts: Int64, group_size: int, other_counts: Int64, other_size: int) -> Float64:
     """Returns twice the log-likelihood ratio of two separate shares to a common share (K,)."""
-    common_share = (own + others) / (users + rest)
-    log_ratio = np.zeros(len(own))
-    for with_value, total in ((own, users), (others, rest)):
+    common_share = (group_counts + other_counts) / (group_size + other_size)
+    log_ratio = np.zeros(len(group_counts))
+    for with_value, total in ((group_counts, group_size), (other_counts, other_size)):
         for count, share in ((with_value, common_share), (total - with_value, 1 - common_share)):
             with np.errstate(divide="ignore", invalid="ignore"):
                 term = count * np.log(count / (total * share))

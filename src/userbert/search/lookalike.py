@@ -25,7 +25,7 @@ from userbert.search.neighbours import top_k, unit_vectors
 from userbert.search.seed_scoring import (
     SCORING_NAMES,
     HeldOutRanking,
-    HeldOutRecall,
+    HeldOutCounts,
     ScoringName,
     SeedSample,
 )
@@ -70,7 +70,7 @@ class Lookalikes:
     """Number of cut-offs in the embeddings; the latest row of each user counts."""
     unknown: tuple[str, ...]
     """Seeds without a vector, or with a zero vector."""
-    compared: tuple[HeldOutRecall, ...]
+    compared: tuple[HeldOutCounts, ...]
     """Recall of held-out seeds: by `by`, then by other scorings; empty if there are few seeds."""
 
     def report_lines(self, output: Path) -> list[str]:

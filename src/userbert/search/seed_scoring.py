@@ -1,14 +1,14 @@
 """Scores users by their likeness to seeds, and measures the recall of held-out seeds.
 
 In: vectors of seeds and of sampled other users, all of length 1. Out: a function from vectors to
-scores, by all seeds and by the seeds without each fold; and `HeldOutRecall`, the number of held-out
-seeds among the first k users. Other users are counted as they are scored and their scores are not
-kept, so `lookalike.py` can score any number of them.
+scores, by all seeds and by the seeds without each fold; and `HeldOutCounts`, the number of held-out
+seeds among the first k users. Scores of other users are counted and then dropped, so `lookalike.py`
+can score any number of users.
 
-`linear` is the default. In three logs, seeds were users who next did the same thing. The first 200
-of 3,000 users by `linear` held 1.6 to 3.5 times as many such users as chance (20 and 100 seeds), by
-`nearest` 0.8 to 2.4, by `centroid` 1.3 to 2.1. The mean of all vectors is far from zero, which
-makes plain cosines less telling.
+`linear` is the default. The scorings were compared in three logs, where the seeds (20 or 100) and
+the users to find next did the same thing. The first 200 of 3,000 users by `linear` held 1.6 to 3.5
+times as many users to find as by chance, by `nearest` 0.8 to 2.4 and by `centroid` 1.3 to 2.1. The
+mean of all vectors is far from zero, so plain cosines distinguish users less well.
 """
 
 from dataclasses import dataclass
@@ -23,17 +23,21 @@ ScoringName = Literal["linear", "centroid", "nearest"]
 SCORING_NAMES: tuple[ScoringName, ...] = get_args(ScoringName)
 
 _MAX_COSINES = 1 << 23
-"""Cosines with seeds that are in memory at once."""
+"""Maximum number of cosines with seeds in memory at once: 64 MiB."""
 _PENALTY = 1.0
 """L2 penalty of the logistic regression, for the summed loss and vectors whose total variance is 1.
 No other value from 0.1 to 30 was better on all logs."""
 _MAX_STEPS, _TOLERANCE = 50, 1e-8
-"""Newton steps at most, and the relative gain below which they stop."""
+"""Maximum number of Newton steps, and the relative gain below which they stop."""
 
 
 @dataclass(frozen=True, eq=False)
 class SeedSample:
-    """Vectors of length 1 that scores are learned from."""
+    """Vectors, of length 1, from which scores are learned.
+
+    Letters in shapes: S seeds, F folds, R sampled other users, H width of a vector, B users to
+    score.
+    """
 
     seeds: Float64
     """Seeds (S, H)."""
@@ -42,7 +46,7 @@ class SeedSample:
     others: Float64
     """Sampled other users (R, H)."""
     sampled_share: float
-    """Share of all other users that was sampled; held-out seeds are sampled at this rate, too."""
+    """Share of all other users that was sampled; `linear` samples held-out seeds at this rate."""
 
     @property
     def fold_count(self) -> int:
@@ -53,8 +57,11 @@ class SeedSample:
 class SeedScorer(Protocol):
     """Scores users by their likeness to seeds."""
 
-    def __call__(self, units: Float64) -> Float64:
-        """Returns scores (B, 1 + F) of vectors (B, H): by all seeds, then without each fold."""
+    def __call__(self, vectors: Float64) -> Float64:
+        """Returns scores (B, 1 + F) of vectors (B, H) of length 1.
+
+        Score 0 is by all seeds; score 1 + f by the seeds without fold f.
+        """
 
 
 def fit_seed_scorer(name: ScoringName, sample: SeedSample) -> SeedScorer:
@@ -68,14 +75,14 @@ def fit_seed_scorer(name: ScoringName, sample: SeedSample) -> SeedScorer:
 class LinearScorer:
     """Scores by the product with a direction, plus an offset.
 
-    User vectors have length 1, so the users nearest to `directions[:, 0]` have the best scores, and
+    User vectors have length 1, so the users nearest to `directions[:, 0]` have the best scores:
     `Neighbours` can find them.
     """
 
     directions: Float64
-    """(H, 1 + F)"""
+    """(H, 1 + F): direction of each score."""
     offsets: Float64
-    """(1 + F,)"""
+    """(1 + F,): offset of each score."""
 
     @classmethod
     def centroid(cls, sample: SeedSample) -> "LinearScorer":
@@ -94,8 +101,8 @@ class LinearScorer:
         mean = vectors.mean(axis=0)
         scale = np.sqrt(vectors.var(axis=0).sum()) or 1.0
         seeds, others = (sample.seeds - mean) / scale, (sample.others - mean) / scale
-        # Users who belong on the list are among the others, labelled as no seeds; so held-out seeds
-        # are added to them, at the same rate.
+        # The sampled others include users who belong on the list, labelled as non-seeds. Held-out
+        # seeds are users of this kind, so the same share of them is added.
         is_sampled = np.random.default_rng(0).random(len(seeds)) < sample.sampled_share
         start = np.zeros(seeds.shape[1] + 1)
         fits = []
@@ -107,9 +114,9 @@ class LinearScorer:
         directions = weights[:-1] / scale
         return cls(directions, weights[-1] - mean @ directions)
 
-    def __call__(self, units: Float64) -> Float64:
+    def __call__(self, vectors: Float64) -> Float64:
         """See `SeedScorer`."""
-        return units @ self.directions + self.offsets
+        return vectors @ self.directions + self.offsets
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,17 +125,18 @@ class _NearestScorer:
 
     sample: SeedSample
 
-    def __call__(self, units: Float64) -> Float64:
+    def __call__(self, vectors: Float64) -> Float64:
         """See `SeedScorer`."""
         order = np.argsort(self.sample.folds, kind="stable")
         seeds = self.sample.seeds[order].T  # (H, S)
         starts = np.unique(self.sample.folds[order], return_index=True)[1]
         block_size = max(1, _MAX_COSINES // seeds.shape[1])
-        scores = np.empty((len(units), 1 + self.sample.fold_count))
-        for first in range(0, len(units), block_size):
+        scores = np.empty((len(vectors), 1 + self.sample.fold_count))
+        for first in range(0, len(vectors), block_size):
             block = slice(first, first + block_size)
-            # The largest cosine with each fold, then the largest over all folds but one.
-            by_fold = np.maximum.reduceat(units[block] @ seeds, starts, axis=1)
+            # Largest cosine with each fold; score 0 is the largest over all folds, score 1 + f over
+            # all folds but f.
+            by_fold = np.maximum.reduceat(vectors[block] @ seeds, starts, axis=1)
             scores[block, 0] = by_fold.max(axis=1)
             for fold in range(self.sample.fold_count):
                 scores[block, 1 + fold] = np.delete(by_fold, fold, axis=1).max(axis=1)
@@ -138,7 +146,8 @@ class _NearestScorer:
 def fit_logistic(seeds: Float64, others: Float64, start: Float64) -> Float64:
     """Fits a penalized logistic regression by Newton's method, starting at the weights `start`.
 
-    Returns the weights (H + 1,), the intercept last. The objective is scikit-learn's with `C=1`.
+    `seeds` (S, H) have the label 1 and `others` (R, H) the label 0. Returns the weights (H + 1,),
+    the intercept last. The objective is scikit-learn's with `C=1`.
     """
     inputs = np.concatenate([seeds, others])
     inputs = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
@@ -177,17 +186,17 @@ def _held_out_masks(sample: SeedSample) -> list[NDArray[np.bool_]]:
 
 
 @dataclass(frozen=True)
-class HeldOutRecall:
-    """How many held-out seeds are on the lists, when one fold is held out at a time."""
+class HeldOutCounts:
+    """Counts of held-out seeds on lists of k users, one list per held-out fold."""
 
     way: ScoringName
     """Name of the scoring."""
     seeds: int
     """Number of held-out seeds, over all folds."""
     found: float
-    """Seeds among the first k users; of users with equal scores, a proportional share."""
+    """Number of held-out seeds on the lists; of users with equal scores, a proportional share."""
     by_chance: float
-    """Expected number of seeds on random lists."""
+    """Expected number of held-out seeds on random lists of k users."""
 
     @property
     def lift(self) -> float:
@@ -196,42 +205,50 @@ class HeldOutRecall:
 
 
 class HeldOutRanking:
-    """A fitted scoring, and the rank of each held-out seed among the users that were added."""
+    """A fitted scoring, and the rank of each held-out seed among the seeds of its fold and users.
+
+    `add` counts more users.
+    """
 
     def __init__(self, name: ScoringName, sample: SeedSample) -> None:
         self.name = name
         self.score: SeedScorer = fit_seed_scorer(name, sample)
         self._folds = sample.folds
-        # In float32, as in lists: equal vectors then have equal scores in blocks of any size.
+        # Rounded to float32, as in lists: in float64, equal vectors may get scores that differ by
+        # rounding, depending on the size of their block.
         scores = self.score(sample.seeds).astype(np.float32)
-        places = np.arange(len(scores))
-        self._seed_scores = scores[places, self._folds + 1]
-        """Score of each seed by the seeds of other folds (S,)."""
+        rows = np.arange(len(scores))
+        self._seed_scores = scores[rows, self._folds + 1]
+        """(S,): score of each seed by the seeds of other folds."""
         self._higher = np.zeros(len(scores), np.int64)
-        """Number of users with a higher score than each seed (S,)."""
+        """(S,): number of users with a higher score than each seed."""
         self._equal = np.zeros(len(scores), np.int64)
-        """Number of other users with an equal score (S,)."""
+        """(S,): number of other users with a score equal to that of each seed."""
         self._fold_count = sample.fold_count
         for fold in range(self._fold_count):
             self._count(fold, scores[self._folds == fold, 1 + fold])
         self._equal -= 1  # the seed itself
 
     def add(self, scores: Float32) -> None:
-        """Counts users with scores (B, 1 + F) that rank before each held-out seed."""
+        """Counts users whose scores (B, 1 + F) are above or equal to those of held-out seeds."""
         for fold in range(self._fold_count):
             self._count(fold, scores[:, 1 + fold])
 
     def _count(self, fold: int, scores: Float32) -> None:
         seeds = np.flatnonzero(self._folds == fold)
         ordered = np.sort(scores)
-        up_to = np.searchsorted(ordered, self._seed_scores[seeds], "right")
-        self._higher[seeds] += len(ordered) - up_to
-        self._equal[seeds] += up_to - np.searchsorted(ordered, self._seed_scores[seeds], "left")
+        ends = np.searchsorted(ordered, self._seed_scores[seeds], "right")
+        self._higher[seeds] += len(ordered) - ends
+        self._equal[seeds] += ends - np.searchsorted(ordered, self._seed_scores[seeds], "left")
 
-    def recall(self, k: int, others: int) -> HeldOutRecall:
-        """Counts held-out seeds among the first k of `others` users and the seeds of their fold."""
+    def recall(self, k: int, others: int) -> HeldOutCounts:
+        """Counts held-out seeds among the first k of `others` users and the seeds of their fold.
+
+        `others` is the number of users that were added.
+        """
         shares = ((k - self._higher) / (1 + self._equal)).clip(0, 1)
-        list_candidates = others + np.bincount(self._folds)
-        expected = np.minimum(1, k / list_candidates) * np.bincount(self._folds)
+        fold_sizes = np.bincount(self._folds)
+        candidate_counts = others + fold_sizes
+        expected = np.minimum(1, k / candidate_counts) * fold_sizes
         by_chance = float(expected.sum())
-        return HeldOutRecall(self.name, len(self._folds), float(shares.sum()), by_chance)
+        return HeldOutCounts(self.name, len(self._folds), float(shares.sum()), by_chance)

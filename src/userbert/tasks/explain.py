@@ -3,10 +3,10 @@
 In: a task model, prepared data, a user and a cut-off. Out: an `Explanation`: for each word, its
 attributes and each profile field, how far it moves the model's output. `userbert explain` prints
 it. A removed word has no token; a removed attribute or profile field has the value *none*. Effects
-describe this model, not the world, and need not add up: where two words carry the same information,
-removing either changes little.
+describe this model, not the world, and need not add up: if two words carry the same information,
+removing one of them changes little.
 
-Letters in shapes: B users, W words of a segment, N actions of a segment, K removed parts.
+Letters in shapes: C classes (1 for a task without classes), K removed parts.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ from userbert.errors import InputError
 from userbert.progress import progress
 from userbert.tasks.task_model import TaskModel
 
-_COPIES = 64
-"""Batch size: copies of the user, each without one part, that are encoded at once."""
+_BATCH_SIZE = 64
+"""Maximum number of copies of the user, each without one part, that are encoded at once."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class WordEffect:
     effect: float
     """Output with the word minus output without it."""
     attributes: dict[str, float]
-    """Effect of each attribute of the word alone; filled for the words with the largest effects."""
+    """Effect of removing each attribute by itself; empty except for words with large effects."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class FieldEffect:
     name: str
     value: str
     effect: float
+    """Output with the field minus output without it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Explanation:
     score: float
     """The score that `predict` gives."""
     unit: str
-    """Unit of the effects: `log odds`, `log share` or `the quantity`."""
+    """Unit of the effects: `log odds` (binary), `log share` of the explained class, or
+    `the quantity` (regression), in the unit of the labels."""
     words: list[WordEffect]
     """Words by absolute effect, largest first."""
     fields: list[FieldEffect]
@@ -104,10 +106,10 @@ def explain(
     if not words and not fields:
         raise InputError(
             f"user {user} has no word and no profile in the model's windows before the cut-off, so "
-            "there is nothing to explain. Choose a later cutoff."
+            "there is nothing to explain. Choose a later cut-off."
         )
     scorer = _UserScorer(task, data, row, instant)
-    class_index = scorer.choose(value)
+    class_index = scorer.find_class(value)
     word_parts = [_Part(word.segment, word.number) for word in words]
     field_parts = [_Part(field=name) for name in fields]
     effects = scorer.effects([*word_parts, *field_parts], class_index)
@@ -146,11 +148,13 @@ class _Part:
     """A part to remove: a word, one attribute of a word, or a profile field."""
 
     segment: str | None = None
-    """Segment of the word; `None` for a profile field."""
+    """Segment of the word; None for a profile field."""
     word: int = 0
-    """Number of the word in its segment."""
+    """Index of the word among the user's words of the segment."""
     attribute: str | None = None
+    """Attribute to remove; None to remove the whole word."""
     field: str | None = None
+    """Profile field to remove; None for a word."""
 
 
 class _UserScorer:
@@ -162,13 +166,16 @@ class _UserScorer:
         self._fields = [name for name in data.vocabularies.profile if name not in task.hidden]
         self._full_outputs = self._outputs(self._copies(1))[0]
 
-    def choose(self, value: str | None) -> int | None:
-        """Returns the index of the class to explain; `None` where there are no classes."""
+    def find_class(self, value: str | None) -> int | None:
+        """Returns the index of the class `value`, by default the likeliest; None without classes.
+
+        Raises `InputError` if the task has no class `value`.
+        """
         classes = self._task.labels.classes
         if not classes:
             if value is not None:
                 raise InputError(
-                    f"value: the task has no classes to choose from, found {value!r}. Leave it out."
+                    f"value: the task has no classes to choose from, found {value!r}. Omit it."
                 )
             return None
         if value is None:
@@ -187,17 +194,18 @@ class _UserScorer:
         effects: list[float] = []
         full_value = self._value(self._full_outputs, class_index)
         with progress("explaining (removing parts)", len(parts)) as advance:
-            for first in range(0, len(parts), _COPIES):
-                chunk = parts[first : first + _COPIES]
+            for first in range(0, len(parts), _BATCH_SIZE):
+                chunk = parts[first : first + _BATCH_SIZE]
                 outputs = self._outputs(self._without(chunk))
                 effects += (full_value - self._value(outputs, class_index)).tolist()
                 advance(len(chunk), "")
         return effects
 
     def _value(self, outputs: Floats, class_index: int | None) -> Floats:
-        """Returns the explained value of outputs: (…, C) → (…).
+        """Converts model outputs (…, C) to explained values (…), in the explanation's `unit`.
 
-        With classes it is the log share of the class, else the log odds or the quantity.
+        A value is the log share of the class `class_index`. Without classes, it is the log odds
+        (binary) or the quantity minus its mean (regression).
         """
         tensor = torch.from_numpy(outputs)
         if class_index is not None:

@@ -1,9 +1,9 @@
 """The LSTM and Transformer baselines: a tower per segment and a profile tower (paper §4.3).
 
-In: a `UserBatch`. Out: a vector per user. "The same discretization and input generation is applied
-to long-term and short-term user behavior", so the words are UserBERT's. The Transformer has "two
-different" encoders of UserBERT's kind, each over its own first token and the words of one segment;
-no word attends to the other segment.
+In: a `UserBatch`. Out: a vector per user. Both baselines read UserBERT's words: "The same
+discretization and input generation is applied to long-term and short-term user behavior". The
+Transformer has "two different" encoders, each with UserBERT's architecture. An encoder reads its
+own first token and the words of one segment, so no word attends to the other segment.
 
 Letters in shapes: B users, T tokens, W words of a segment, H hidden.
 """
@@ -40,16 +40,16 @@ class LstmTowers(nn.Module):
 
     def forward(self, batch: UserBatch) -> Tensor:
         """Returns the vectors of users (B, WIDTH)."""
-        # Matrix products of a step are small, so casting to bf16 would take longer than it saves.
+        # The matrix products of one step are small, so casting to bf16 takes longer than it saves.
         with autocast(self.combined.linear.weight.device, "float32"):
-            towers = [
+            tower_vectors = [
                 tower(select_segment(batch, number)) for number, tower in enumerate(self.towers)
             ]
-            return self.combined(batch, towers)  # type: ignore[no-any-return]
+            return self.combined(batch, tower_vectors)  # type: ignore[no-any-return]
 
 
 class LstmTower(nn.Module):
-    """Last hidden state over a segment's words; zeros for users without words."""
+    """LSTM over a segment's words: its last hidden state, or zeros for users without words."""
 
     def __init__(self, embedding: InputEmbedding) -> None:
         super().__init__()
@@ -77,18 +77,20 @@ class TransformerTowers(nn.Module):
 
     def forward(self, batch: UserBatch) -> Tensor:
         """Returns the vectors of users (B, WIDTH)."""
-        towers = [tower(select_segment(batch, number)) for number, tower in enumerate(self.towers)]
+        tower_vectors = [
+            tower(select_segment(batch, number)) for number, tower in enumerate(self.towers)
+        ]
         with autocast(self.combined.linear.weight.device, "float32"):
-            return self.combined(batch, [tower.float() for tower in towers])  # type: ignore[no-any-return]
+            return self.combined(batch, [vectors.float() for vectors in tower_vectors])  # type: ignore[no-any-return]
 
 
 class TransformerTower(nn.Module):
-    """Final vector of the first token, from an encoder over a segment's words."""
+    """Encoder over a segment's words: its output for the first token."""
 
     def __init__(self, embedding: InputEmbedding) -> None:
         super().__init__()
         self.embedding = embedding
-        # UserBERT's size (§4.4): "the architecture is the same", and the paper gives no other.
+        # UserBERT's size (§4.4): "the architecture is the same", and the paper gives no other size.
         self.encoder = Encoder(4, WIDTH, 4, 4 * WIDTH, DROPOUT).apply(init_as_bert)
 
     def forward(self, batch: UserBatch) -> Tensor:
