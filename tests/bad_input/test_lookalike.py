@@ -49,7 +49,7 @@ INVALID: dict[str, tuple[pl.DataFrame, str]] = {
         "v.parquet, row 2, column embedding: expected 2 numbers, found 1",
     ),
     "no vector": (vectors([1.0], None, [1.0]), "row 2, column embedding: expected a vector, found"),
-    "no number": (vectors([1.0], [None], [1.0]), "expected a number everywhere, found 1 without"),
+    "no number": (vectors([1.0], [None], [1.0]), "expected no missing number, found 1 missing"),
     "empty vectors": (vectors([], [], []), "expected numbers, found empty lists"),
     "words": (vectors(["x"], ["y"], ["z"], kind=pl.List(pl.String)), "expected numbers, found"),
     "numbers": (vectors(1.0, 2.0, 3.0, kind=pl.Float32), "expected lists of numbers, found float"),
@@ -61,9 +61,9 @@ INVALID: dict[str, tuple[pl.DataFrame, str]] = {
     ),
     "twice": (
         FRAME.with_columns(pl.Series("user_id", ["a", "b", "b"])),
-        "user b has several vectors of the cut-off 2024-03-15",
+        "user b has several vectors at the cut-off 2024-03-15",
     ),
-    "seeds alone": (FRAME.head(1), "expected other users than the seeds"),
+    "seeds alone": (FRAME.head(1), "expected users who are neither seeds nor excluded, found none"),
     "zero seed": (vectors([0.0], [1.0], [1.0]), "none of 1 seeds has a vector"),
 }
 
@@ -94,7 +94,7 @@ def test_invalid_paths_and_parts_are_rejected(refusal: Callable[..., str], tmp_p
         FRAME, "user_id\na\n", *COMMAND[:-1], "list.xlsx"
     )
     assert "seeds.csv exists already" in refusal(FRAME, "user_id\na\n", *COMMAND[:-1], "seeds.csv")
-    assert "nowhere: expected a Parquet file of embeddings" in refusal(
+    assert "nowhere: expected a Parquet file or a folder of embeddings" in refusal(
         FRAME, "user_id\na\n", "lookalike", "nowhere", *COMMAND[2:]
     )
     assert "no.csv" in refusal(FRAME, "user_id\na\n", *COMMAND, "--exclude", "no.csv")

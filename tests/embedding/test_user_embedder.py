@@ -242,8 +242,8 @@ def test_a_changed_model_folder_is_refused_until_fit_again(
     [
         (["u1", "tom", "tim"], r"X: 2 of 3 users are not in .* first in row 2: tom, tim"),
         (["u1", None], r"X, row 2, column user_id: expected a value"),
-        (pl.DataFrame({"client": ["u1"]}), r"user_id and perhaps cutoff, found client"),
-        ([["u1", "2024-03-10", "x"]], r"array of the shape \(1, 3\)"),
+        (pl.DataFrame({"client": ["u1"]}), r"user_id and optionally cutoff, found client"),
+        ([["u1", "2024-03-10", "x"]], r"array of shape \(1, 3\)"),
         ([["u1", "someday"]], r"column cutoff"),
         ([["u1", 3]], r"column cutoff: expected dates or times"),
         (["u1", 2], r"X: expected ids as text or whole numbers .* value of type"),

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 VectorFormat = Literal["list", "columns"]
 
 _PAIRS_FILE, _MODEL_FOLDER = "pairs.npy", "model"
-"""Names in the work folder: the pairs and the model that every Spark task reads."""
+"""File of pairs and folder of the model in the work folder; every Spark task reads both."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class VectorOptions:
     """How vectors are computed and written."""
 
     vectors_as: VectorFormat = "list"
-    """One list column, or the columns `e0`, `e1` …."""
+    """`list`: one list column `embedding`; `columns`: one column per number, `e0`, `e1` …."""
     precision: Precision = "float32"
     """Number format of the encoder."""
 
@@ -81,14 +81,16 @@ def write_embeddings(
 ) -> int:
     """Writes `user_id`, `cutoff` and the vector of each pair; returns the number of vectors.
 
-    A vector is one list, or the columns `e0`, `e1` …. An `output` that ends in `.parquet` is one
-    file; any other is a folder of parts. With a `spark` session it is always a folder: the
-    executors write the parts, and must reach data and output under the same paths. With `resume`
-    an interrupted run with the same settings continues and a finished one is left as it is; if
-    there is none, a new run begins. A part has at most `max_pairs_per_part` pairs.
+    `vectors_as` writes a vector as one list column, or as the columns `e0`, `e1` …. `precision` is
+    the number format of the encoder. If the name of `output` ends in `.parquet`, one file is
+    written, otherwise a folder of parts. With a `spark` session the output is always a folder: the
+    executors write the parts, and must reach data and output under the same paths. With `resume`,
+    an interrupted run with the same settings continues, a finished output is left unchanged, and
+    without an earlier run a new run begins. A part has at most `max_pairs_per_part` pairs.
 
-    Raises `ModelError` if the data have other ids than the model, `InputError` if `output` exists
-    or belongs to a run with other settings, and `ClusterError` if the cluster fails.
+    Raises `ModelError` if ids or segments of the data differ from the model's, `InputError` if
+    `output` exists, has the ending of another file format, or belongs to a run with other settings,
+    and `ClusterError` if the cluster fails.
     """
     model.check_fits(data)
     options = VectorOptions(vectors_as, precision)
@@ -128,9 +130,9 @@ def write_embeddings(
 
 
 def is_single_file(output: Path) -> bool:
-    """Returns whether `output` names one file rather than a folder.
+    """Returns whether `output` is the name of a Parquet file, rather than of a folder.
 
-    Raises `InputError` if its name ends like a file of another format.
+    Raises `InputError` if the name has the ending of another file format.
     """
     if output.suffix.lower() in ENDINGS:
         require_ending(output, ".parquet")
@@ -139,7 +141,7 @@ def is_single_file(output: Path) -> bool:
 
 
 def _weights_checksum(model: UserBert) -> str:
-    """SHA-256 of all weights."""
+    """Returns the SHA-256 of the names and values of all weights."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -148,9 +150,9 @@ def _weights_checksum(model: UserBert) -> str:
 
 
 def _check_finished(output: Path, work: Path, record: Mapping[str, Any]) -> int:
-    """Returns the number of vectors of a complete folder.
+    """Returns the number of vectors in a complete folder, and removes the work folder.
 
-    Raises `InputError` if it was made with other settings.
+    Raises `InputError` if the folder is damaged, or was written with other settings.
     """
     embedding_files(output)
     summary = read_json(output / "summary.json")
@@ -160,26 +162,28 @@ def _check_finished(output: Path, work: Path, record: Mapping[str, Any]) -> int:
 
 
 def _progress_of(work: Path) -> str | None:
-    """Returns how many parts an interrupted run has finished, as text; None if it has none."""
-    number = count_finished(work)
-    return f"{number:,} part{'s' if number > 1 else ''} of the vectors" if number else None
+    """Describes the finished parts of an interrupted run; returns None if no part is finished."""
+    count = count_finished(work)
+    return f"{count:,} part{'s' if count > 1 else ''} of the vectors" if count else None
 
 
 def _write_file(
     model: UserBert, data: PreparedData, selection: Selection, output: Path, options: VectorOptions,
     *, parts: Sequence[Part],
 ) -> int:  # fmt: skip
-    """Writes all vectors into one file; returns their number."""
-    vectors = 0
+    """Writes all vectors into one file; returns the number of vectors."""
+    vector_count = 0
     with publishing_file(output) as file, _writer(file, model.width(), options) as writer:
         for _, table in _embed_parts(model, data, selection, parts, options):
             if len(table):
                 writer.write_table(table)
-            vectors += len(table)
-    return vectors
+            vector_count += len(table)
+    return vector_count
 
 
 def _write_part(work: Path, number: int, table: pa.Table) -> FinishedPart:
+    """Writes the file and the record of a part into the work folder."""
+
     def write(file: Path) -> None:
         with pq.ParquetWriter(file, table.schema, **_PARQUET_OPTIONS) as writer:
             writer.write_table(table)
@@ -191,13 +195,16 @@ _PARQUET_OPTIONS: Mapping[str, Any] = {
     "compression": "zstd",
     "write_page_checksum": True,  # readers such as `inspect` verify it
 }
+"""Options of every Parquet writer of vectors."""
 
 
 def _writer(file: Path, width: int, options: VectorOptions) -> pq.ParquetWriter:
+    """Opens a Parquet writer for vectors of `width` numbers."""
     return pq.ParquetWriter(file, _arrow_schema(width, options), **_PARQUET_OPTIONS)
 
 
 def _arrow_schema(width: int, options: VectorOptions) -> pa.Schema:
+    """Returns the schema of a table with vectors of `width` numbers."""
     vectors = (
         [pa.field("embedding", pa.list_(pa.float32(), width))]
         if options.vectors_as == "list"
@@ -232,7 +239,7 @@ def _embed_parts(
     parts: Sequence[Part],
     options: VectorOptions,
 ) -> Iterator[tuple[OpenPart, pa.Table]]:
-    """Yields each part and its table, in order; the next parts are computed meanwhile."""
+    """Yields each part with its table, in order; threads already compute the next parts."""
     open_parts: dict[int, OpenPart] = {}
 
     def chunks() -> Iterator[Chunk]:
@@ -260,7 +267,7 @@ def _embed_parts(
 # ---- Spark
 
 
-def _write_on_spark(  # noqa: PLR0917 - each describes the run
+def _write_on_spark(  # noqa: PLR0917 - each parameter describes the run
     spark: "SparkSession",
     model: UserBert,
     data: PreparedData,
@@ -269,7 +276,7 @@ def _write_on_spark(  # noqa: PLR0917 - each describes the run
     work: Path,
     options: VectorOptions,
 ) -> None:
-    """Lets the executors write the parts."""
+    """Writes the model and the pairs into the work folder, and lets executors write the parts."""
     if not (work / _MODEL_FOLDER).exists():
         model.save_pretrained(work / _MODEL_FOLDER)
     has_pairs = isinstance(selection, Pairs)
@@ -288,13 +295,16 @@ def _write_on_spark(  # noqa: PLR0917 - each describes the run
 
 @dataclass(frozen=True)
 class _SparkTask:
-    """Writes the parts whose indices in `parts` it receives."""
+    """Function that Spark runs: receives indices in `parts`, and writes these parts."""
 
     data: Path
+    """Folder of the prepared data."""
     work: Path
+    """Work folder."""
     parts: tuple[Part, ...]
+    """Parts that are not finished."""
     selection: Selection | None
-    """None: the pairs are in a file in the work folder."""
+    """None if the pairs are in a file in the work folder."""
     options: VectorOptions
 
     def __call__(self, indices: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -309,6 +319,6 @@ class _SparkTask:
 
 @lru_cache(maxsize=1)
 def _open_once(model: Path, data: Path) -> tuple[UserBert, PreparedData]:
-    """Opens model and data once per process, however many tasks it runs."""
+    """Opens model and data once per process, which may run several tasks."""
     torch.set_num_threads(1)  # Spark gives a task one core
     return UserBert.from_pretrained(model), PreparedData.open(data)

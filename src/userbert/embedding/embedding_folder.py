@@ -1,8 +1,8 @@
 """Writes a folder of embeddings part by part, and checks that it is complete.
 
 In: parts in any order, from any process. Out: `part-00000.parquet` and so on, and `summary.json`,
-which is written last. `embed.py` writes the folder; readers of embeddings get its files from
-`embedding_files`. Free of torch.
+which is written last. `embed.py` writes the folder with these functions. Readers of embeddings call
+`embedding_files`. Imports no torch.
 
 ```
 .NAME.embedding/       work folder, until the output is complete
@@ -25,9 +25,13 @@ from userbert.progress import progress, warn
 from userbert.workers import cores, map_threaded
 
 FORMAT = 1
-"""Version of the layout of the folder."""
-_PARTS, _FINISHED, _SUMMARY = "embeddings", "done", "summary.json"
+"""Version of the folder's layout, in `summary.json`."""
+_PARTS, _FINISHED = "embeddings", "done"
+"""Subfolders of the work folder: files of parts, and records of finished parts."""
+_SUMMARY = "summary.json"
+"""File of the output folder that lists checksums of all parts."""
 _ENDING = ".embedding"
+"""Ending of a work folder's name."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,20 @@ class FinishedPart:
 
 
 def work_folder(output: Path) -> Path:
-    """Work folder of the run that writes `output`."""
+    """Returns the path of the work folder of the run that writes `output`."""
     return output.with_name(f".{output.name}{_ENDING}")
 
 
 def part_name(number: int) -> str:
-    """File name of a part."""
+    """Returns the file name of a part."""
     return f"part-{number:05d}.parquet"
 
 
 def add_part(work: Path, number: int, vectors: int, write: Callable[[Path], None]) -> FinishedPart:
-    """Writes the file of a part, which appears whole or not at all, and its record.
+    """Writes the file of a part, complete or not at all, and then the record of the part.
 
-    `write` fills the file with `vectors` vectors. Two processes may write the same part at once, as
-    in Spark's speculative execution.
+    `write` writes the file, with `vectors` vectors, to the path that it receives. Two processes may
+    write the same part at once, as in Spark's speculative execution.
     """
     for folder in (_PARTS, _FINISHED):
         (work / folder).mkdir(exist_ok=True)
@@ -64,7 +68,7 @@ def add_part(work: Path, number: int, vectors: int, write: Callable[[Path], None
         sync(temporary)
         finished = FinishedPart(vectors, checksum(temporary))
         temporary.replace(work / _PARTS / part_name(number))
-        # The record comes last: a part without one is computed again.
+        # The record comes last: a part without a record is computed again.
         write_json(temporary, asdict(finished))
         temporary.replace(_record_file(work, number))
     finally:
@@ -73,7 +77,10 @@ def add_part(work: Path, number: int, vectors: int, write: Callable[[Path], None
 
 
 def finished_parts(work: Path, numbers: Collection[int]) -> dict[int, FinishedPart]:
-    """Returns the parts whose files match their checksums; warns of each damaged part."""
+    """Returns records of those parts in `numbers` whose files match their checksums, by number.
+
+    Warns of each damaged part.
+    """
     recorded = [number for number in numbers if _record_file(work, number).is_file()]
     if not recorded:
         return {}
@@ -98,16 +105,16 @@ def finished_parts(work: Path, numbers: Collection[int]) -> dict[int, FinishedPa
 
 
 def count_finished(work: Path) -> int:
-    """Counts the finished parts by their records, without checking them."""
+    """Returns the number of records of finished parts, without checking the files."""
     return sum(1 for _ in (work / _FINISHED).glob("*.json"))
 
 
 def publish(
     work: Path, output: Path, finished: Mapping[int, FinishedPart], about: Mapping[str, Any]
 ) -> None:
-    """Writes the summary, renames the folder to `output`, and removes `work`.
+    """Writes `summary.json`, moves the folder of parts to `output`, and removes `work`.
 
-    `about` has further entries of the summary.
+    `finished` holds the record of every part. `about` holds further entries of `summary.json`.
     """
     parts = work / _PARTS
     checksums = {part_name(number): part.checksum for number, part in finished.items()}
@@ -125,14 +132,15 @@ def publish(
 def embedding_files(path: Path) -> list[Path]:
     """Returns the files that hold embeddings: `path` itself, or the parts of a folder in order.
 
-    Raises `InputError` if nothing is there, or the folder is not complete.
+    Raises `InputError` if `path` does not exist, or the folder is not complete, is damaged, has
+    another format, or does not hold embeddings.
     """
     if path.is_file():
         return [path]
     refuse_unfinished(path)
     if not path.is_dir():
         raise InputError(
-            f"{path}: expected a Parquet file of embeddings, or a folder of them; "
+            f"{path}: expected a Parquet file or a folder of embeddings; "
             f"{describe_path(path)}. Write one with userbert embed."
         )
     remedy = "Copy the whole folder again, or remove it and embed again."
@@ -151,7 +159,10 @@ def embedding_files(path: Path) -> list[Path]:
     try:
         files = [path / part_name(number) for number in range(int(summary["parts"]))]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path / _SUMMARY} is damaged: it lacks {error}. {remedy}") from error
+        raise InputError(
+            f"{path / _SUMMARY} is damaged: expected the number of parts, "
+            f"found {summary.get('parts')!r}. {remedy}"
+        ) from error
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise InputError(f"{missing[0]} is missing: {path} is not complete. {remedy}")
@@ -165,8 +176,8 @@ def refuse_unfinished(path: Path) -> None:
         return
     output = work.with_name(work.name[1:].removesuffix(_ENDING))
     raise InputError(
-        f"{path} is not complete: it holds the {count_finished(work):,} parts that a run wrote "
-        f"before it was interrupted. Resume the run: userbert embed MODEL DATA -o {output} --resume"
+        f"{path} is not complete: an interrupted run has written {count_finished(work):,} parts. "
+        f"Resume the run: userbert embed MODEL DATA -o {output} --resume"
     )
 
 

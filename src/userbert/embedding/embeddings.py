@@ -1,8 +1,10 @@
 """Reads user vectors from files and frames, one row group at a time, and checks them.
 
-In: a Parquet file, a folder of parts, or a frame in memory. Its vectors are one list column, or the
-columns `e0`, `e1` …. Out: users, cut-offs and vectors (B, H), in row order. Memory is that of one
-row group, so any number of users can be read. Used by `inspection`, `search` and the service.
+In: a Parquet file, a folder of parts, or a frame in memory. The vectors are in one list column, or
+in the columns `e0`, `e1` …. Out: users, cut-offs and vectors, in row order. Vectors
+are read one row group at a time. Used by `inspection`, `search` and the service.
+
+Letters in shapes: B rows, H numbers of a vector.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +24,13 @@ from userbert.embedding.embedding_folder import embedding_files
 from userbert.errors import InputError
 
 _UNREADABLE = (OSError, ValueError, TypeError, pa.ArrowException, pl.exceptions.PolarsError)
+"""Errors of the libraries that read damaged files."""
 _ROWS_AT_A_TIME = 65_536
-"""Rows of a frame, or of a large row group, that are read together."""
+"""Maximum number of rows that callers receive at once, to limit memory: 32 MiB at width 128."""
 _REMEDY = "Write it with userbert embed, or rename the columns."
+"""Advice if a column is missing."""
+_NAMES_SHOWN = 5
+"""Maximum number of column names in a message."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,11 @@ class RowGroup:
     name: str
     """Name of the file or frame, for messages."""
     first: int
-    """Number of its first row, counted from 0 over all row groups."""
+    """Row number of the first row, counted from 0 over all row groups."""
     rows: int
     """Number of rows."""
     read: Callable[[Sequence[str]], pa.Table]
-    """Reads the named columns."""
+    """Function that reads the columns with the given names."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +54,17 @@ class Embeddings:
     name: str
     """Name of the file, folder or frame, for messages."""
     row_groups: tuple[RowGroup, ...]
+    """Row groups of all files, in order, without empty groups."""
     columns: tuple[str, ...]
     """Columns that hold the vector: `embedding`, or `e0`, `e1` …."""
     rows_per_block: int = _ROWS_AT_A_TIME
-    """Most rows of a block."""
+    """Maximum number of rows that `blocks` yields at once."""
 
     @classmethod
     def open(cls, path: Path) -> "Embeddings":
         """Opens a file, or a folder of `part-*.parquet`.
 
-        Raises `InputError` if it is damaged, lacks a column, or holds no row.
+        Raises `InputError` if it is damaged, a column is missing, or it holds no row.
         """
         groups: list[RowGroup] = []
         columns: tuple[str, ...] | None = None
@@ -73,7 +80,7 @@ class Embeddings:
             if columns is not None and file_columns != columns:
                 raise InputError(
                     f"{file}: expected vectors in {_first_names(columns)} as in {groups[0].name}, "
-                    f"found {_first_names(file_columns)}. Keep a folder to the parts of one run."
+                    f"found {_first_names(file_columns)}. Keep the parts of one run only."
                 )
             columns = file_columns
             for number, rows in enumerate(sizes):
@@ -83,9 +90,9 @@ class Embeddings:
 
     @classmethod
     def of(cls, frame: Any, name: str = "embeddings") -> "Embeddings":
-        """Reads a Polars frame or any Arrow table, called `name` in messages.
+        """Wraps a Polars, pandas or Arrow table; messages call it `name`.
 
-        Raises `InputError` if it lacks a column, or holds no row.
+        Raises `InputError` if a column is missing, or the table holds no row.
         """
         table = pl.DataFrame(frame).to_arrow(compat_level=pl.CompatLevel.oldest())
         columns = _vector_columns(table.column_names, name)
@@ -104,13 +111,13 @@ class Embeddings:
         return cls(name, tuple(group for group in groups if group.rows), columns)
 
     def __len__(self) -> int:
-        """Counts the rows."""
+        """Returns the number of rows."""
         return self.row_groups[-1].first + self.row_groups[-1].rows
 
     def user_cutoffs(self) -> pl.DataFrame:
-        """Returns `user_id` as text and `cutoff` as UTC without a zone, for all rows in order.
+        """Returns the columns `user_id` (text) and `cutoff` (UTC, without a zone) of all rows.
 
-        Raises `InputError` if a value is missing.
+        Raises `InputError` if a value is missing, or a column has values of another type.
         """
         return pl.concat([self._user_cutoffs_of(group) for group in self.row_groups])
 
@@ -133,7 +140,8 @@ class Embeddings:
     def vectors(self, group: RowGroup) -> Float32:
         """Returns the vectors (B, H) of a row group.
 
-        Raises `InputError` if a value is no vector of numbers, or widths differ.
+        Raises `InputError` if a vector or a number is missing, values are not numbers, or vectors
+        differ in width.
         """
         with _damage_as_input_error(group.name):
             table = group.read(self.columns)
@@ -149,19 +157,20 @@ class Embeddings:
             self._refuse(group, "embedding", "a vector", "none", int(is_present.argmin()))
         if not pa.types.is_fixed_size_list(lists.type):
             widths = lists.value_lengths().to_numpy(zero_copy_only=False)
-            other = np.flatnonzero(widths != widths[0])
-            if len(other):
-                expected, actual = f"{widths[0]} numbers", f"{widths[other[0]]}"
-                self._refuse(group, "embedding", expected, actual, int(other[0]))
+            differing = np.flatnonzero(widths != widths[0])
+            if len(differing):
+                expected, actual = f"{widths[0]} numbers", f"{widths[differing[0]]}"
+                self._refuse(group, "embedding", expected, actual, int(differing[0]))
         numbers = self._as_float32(lists.flatten(), group, "embedding")
         if not len(numbers):
             self._refuse(group, "embedding", "numbers", "empty lists")
         return numbers.reshape(group.rows, -1)
 
     def blocks(self, groups: Sequence[RowGroup] | None = None) -> Iterator[tuple[int, Float32]]:
-        """Yields the number of a block's first row and its vectors (B, H).
+        """Yields the first row number and the vectors (B, H) of each block of rows.
 
-        Reads all row groups, or only `groups`. Raises `InputError` if they differ in width.
+        Reads all row groups, or only `groups`. Raises `InputError` as `vectors` does, and if row
+        groups differ in width.
         """
         first_group: tuple[RowGroup, int] | None = None
         for group in self.row_groups if groups is None else groups:
@@ -179,7 +188,7 @@ class Embeddings:
                 yield group.first + first, vectors[first : first + self.rows_per_block]
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Float32:
-        """Returns the vectors (B, H) of some rows, in the order of `rows`."""
+        """Returns the vectors (B, H) of the row numbers `rows`, in the order of `rows`."""
         row_numbers = np.asarray(rows, np.int64)
         group_numbers = (
             np.searchsorted([group.first for group in self.row_groups], row_numbers, "right") - 1
@@ -196,22 +205,26 @@ class Embeddings:
         return np.zeros((0, 0), np.float32) if taken is None else taken
 
     def _as_float32(self, column: Any, group: RowGroup, name: str) -> Float32:
-        """Returns the numbers of a column; raises `InputError` for other types and for nulls."""
+        """Returns the numbers of a column.
+
+        Raises `InputError` if values are not numbers, or a number is missing.
+        """
         kind = column.type
         is_number = pa.types.is_floating(kind) or pa.types.is_integer(kind)
         if not is_number:
             self._refuse(group, name, "numbers", str(kind))
         if column.null_count:
-            self._refuse(
-                group, name, "a number everywhere", f"{column.null_count:,} without a number"
-            )
+            self._refuse(group, name, "no missing number", f"{column.null_count:,} missing")
         with np.errstate(over="ignore"):  # too large becomes infinite, which callers report
             return np.asarray(column.to_numpy(zero_copy_only=False)).astype(np.float32, copy=False)
 
     def _refuse(
         self, group: RowGroup, column: str, expected: str, actual: str, row: int | None = None
     ) -> None:
-        """Raises an `InputError` that names the row group, the column and perhaps the row."""
+        """Raises an `InputError` that names the file, the column and, if given, the row.
+
+        `row` is counted from 0 within the row group.
+        """
         where = "" if row is None else f", row {self._row_number(group, row)}"
         raise InputError(
             f"{group.name}{where}, column {column}: expected {expected}, found {actual}. "
@@ -219,13 +232,16 @@ class Embeddings:
         )
 
     def _row_number(self, group: RowGroup, row: int) -> int:
-        """Returns the number of a group's row within its file, counted from 1."""
-        file_start = next(other.first for other in self.row_groups if other.name == group.name)
+        """Returns the row number within the file, from 1, of a row of the group, from 0."""
+        file_start = next(item.first for item in self.row_groups if item.name == group.name)
         return group.first - file_start + row + 1
 
 
 def holds_vectors(path: Path) -> bool:
-    """Returns whether a file or folder holds embeddings."""
+    """Returns whether a file or folder has the columns of embeddings.
+
+    Raises `InputError` as `embedding_files` does.
+    """
     try:
         names = set(pq.read_schema(embedding_files(path)[0]).names)
     except (OSError, ValueError, pa.ArrowException):  # column names may be invalid text
@@ -234,7 +250,10 @@ def holds_vectors(path: Path) -> bool:
 
 
 def _vector_columns(names: Sequence[str], source: str) -> tuple[str, ...]:
-    """Returns the columns that hold the vector; raises `InputError` if a column is missing."""
+    """Returns the names of the columns that hold the vectors.
+
+    Raises `InputError`, which calls the table `source`, if a column is missing.
+    """
     numbered = sorted((name for name in names if name[:1] == "e" and name[1:].isdigit()),
                       key=lambda name: int(name[1:]))  # fmt: skip
     vector = ("embedding",) if "embedding" in names else tuple(numbered)
@@ -246,16 +265,17 @@ def _vector_columns(names: Sequence[str], source: str) -> tuple[str, ...]:
             f"{source}: expected the columns user_id, cutoff and embedding (or e0, e1 …), found "
             f"{_first_names(names)}: {', '.join(missing)} is missing. {_REMEDY}"
         )
-    gap = next((i for i, name in enumerate(vector) if name != f"e{i}"), None)
+    gap = next((number for number, name in enumerate(vector) if name != f"e{number}"), None)
     if vector != ("embedding",) and gap is not None:
         raise InputError(f"{source}: expected a column e{gap}, found {vector[gap]}. Embed again.")
     return vector
 
 
 def _first_names(names: Sequence[str]) -> str:
-    """Joins at most five names, and says how many more there are."""
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "none") + more
+    """Joins the first `_NAMES_SHOWN` names, and adds the number of further names."""
+    more = len(names) - _NAMES_SHOWN
+    suffix = f" and {more:,} more" if more > 0 else ""
+    return (", ".join(names[:_NAMES_SHOWN]) or "none") + suffix
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -276,7 +296,7 @@ def _reader(file: Path, number: int) -> Callable[[Sequence[str]], pa.Table]:
 
 @contextmanager
 def _damage_as_input_error(file: Path | str) -> Iterator[None]:
-    """Turns errors of readers inside the block into an `InputError` that names the file."""
+    """Raises an `InputError` that names the file if reading inside the block fails."""
     try:
         yield
     except _UNREADABLE as error:

@@ -1,7 +1,10 @@
 """Splits the (user, cut-off) pairs to embed into parts that fit into memory.
 
-In: prepared data, and cut-offs or pairs. Out: parts of consecutive pairs. Pairs of all users are
-built shard by shard, and each shard is closed after its part, so memory does not grow with users.
+In: prepared data, and cut-offs or pairs. Out: parts of consecutive pairs. For all users, a part
+opens only its own shard and releases it afterwards, so memory does not grow with the number of
+users.
+
+Letters in shapes: B pairs.
 """
 
 import hashlib
@@ -20,15 +23,15 @@ from userbert.data.vocabulary import Vocabularies
 from userbert.schema.models import Schema
 
 MAX_PAIRS_PER_PART = 65_536
-"""Most pairs of a part: some seconds of work, which an interrupted run loses."""
+"""Maximum number of pairs of a part: some seconds of work, which an interrupted run loses."""
 
 
 @dataclass(frozen=True)
 class AllUsers:
-    """All users with an event before a cut-off, for one cut-off after the other."""
+    """The pairs of each cut-off with all users who have an event before it, cut-off by cut-off."""
 
     cutoffs: tuple[int, ...]
-    """Microseconds since 1970."""
+    """Cut-offs in microseconds since 1970, in the order of the output."""
 
 
 Selection = AllUsers | Pairs
@@ -37,46 +40,49 @@ Selection = AllUsers | Pairs
 
 @dataclass(frozen=True)
 class Part:
-    """A range of consecutive pairs."""
+    """A range of consecutive users of one shard at one cut-off, or of pairs in a list."""
 
     number: int
-    """Position among all parts, from 0."""
+    """Number of the part, from 0, in the order of the output."""
     first: int
     """Index of the first user in the shard, or of the first pair in the list."""
     last: int
-    """End of the range, exclusive."""
+    """Index after the last user or pair."""
     shard: int | None = None
     """Number of the shard; None if the pairs come from a list."""
     first_row: int = 0
-    """Row of the shard's first user in the whole data."""
+    """Row number of the shard's first user in the prepared data."""
     cutoff: int = 0
-    """Microseconds since 1970; unused if the pairs come from a list."""
+    """Cut-off in microseconds since 1970; unused if the pairs come from a list."""
 
     def __len__(self) -> int:
-        """Returns the largest number of pairs that the part can have."""
+        """Returns the number of users or pairs; users without an event give no pair."""
         return self.last - self.first
 
 
 @dataclass(frozen=True)
 class ShardHistories:
-    """Histories of one shard's users, under their rows in the whole data."""
+    """Histories of one shard's users, addressed by their row numbers in the prepared data."""
 
     schema: Schema
     vocabularies: Vocabularies
     shards: Sequence[Shard]
+    """The shard, as a sequence of one."""
 
     @property
     def first_rows(self) -> Int64:
-        """Row of the shard's first user (1,)."""
+        """Row number of the shard's first user (1,)."""
         return np.array([self.shards[0].first_row], np.int64)
 
 
 @dataclass(frozen=True)
 class OpenPart:
-    """The pairs of a part, and the histories to read them from."""
+    """The pairs of a part, and the histories of their users."""
 
     number: int
+    """Number of the part."""
     data: Histories
+    """The part's shard, or the prepared data if the pairs come from a list."""
     pairs: Pairs
 
     def user_ids(self) -> pa.Array:
@@ -87,8 +93,9 @@ class OpenPart:
 def users_before(data: PreparedData, cutoffs: Sequence[int], name: str = "the cut-off") -> AllUsers:
     """Selects all users with an event before each cut-off.
 
-    `name` stands for the cut-off in messages. Raises `InputError` for a cut-off before which no
-    user has an event.
+    Repeated cut-offs count once. Messages call the cut-off `name`. Raises `InputError` if no event
+    can be visible at a cut-off: it is not after the first event, or so late that all windows are
+    empty.
     """
     cutoffs = tuple(dict.fromkeys(cutoffs))
     for cutoff in cutoffs:
@@ -99,7 +106,7 @@ def users_before(data: PreparedData, cutoffs: Sequence[int], name: str = "the cu
 def split_selection(
     data: PreparedData, selection: Selection, max_pairs: int = MAX_PAIRS_PER_PART
 ) -> list[Part]:
-    """Splits a selection into parts of at most `max_pairs` pairs, in the order of its pairs."""
+    """Splits a selection into parts of at most `max_pairs` pairs, in order."""
     if isinstance(selection, Pairs):
         return [
             Part(number, first, min(first + max_pairs, len(selection)))
@@ -115,14 +122,17 @@ def split_selection(
 
 
 def _even_ranges(users: int, max_users: int) -> Iterator[tuple[int, int]]:
-    """Yields as few ranges of at most `max_users` users as possible, of about equal size."""
-    number = -(-users // max_users)
-    bounds = [users * part // number for part in range(number + 1)] if number else []
+    """Splits users 0 to `users` - 1 into the fewest ranges of at most `max_users`, of similar size.
+
+    Yields the first index and the end of each range.
+    """
+    count = -(-users // max_users)
+    bounds = [users * number // count for number in range(count + 1)] if count else []
     yield from pairwise(bounds)
 
 
 def open_part(data: PreparedData, selection: Selection, part: Part) -> OpenPart:
-    """Returns the pairs of a part; a part of one shard opens that shard alone."""
+    """Returns the pairs and histories of a part; for all users, opens only the part's shard."""
     if isinstance(selection, Pairs):
         span = slice(part.first, part.last)
         return OpenPart(part.number, data, Pairs(selection.rows[span], selection.cutoffs[span]))
@@ -135,7 +145,7 @@ def open_part(data: PreparedData, selection: Selection, part: Part) -> OpenPart:
 
 
 def selection_record(selection: Selection) -> dict[str, object]:
-    """Returns the cut-offs or a checksum of the pairs, to compare one run with another."""
+    """Returns the cut-offs, or a SHA-256 of the pairs; a resumed run compares them."""
     if isinstance(selection, AllUsers):
         return {"cutoffs": list(selection.cutoffs), "at": None}
     digest = hashlib.sha256(np.ascontiguousarray(selection.rows).tobytes())

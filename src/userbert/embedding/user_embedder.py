@@ -1,8 +1,9 @@
 """A scikit-learn transformer from (user, cut-off) rows to user embeddings.
 
-In: a model and prepared data, as folders or objects; X with rows of `user_id` and perhaps `cutoff`.
-Out: float32 (n, width), in row order. Nothing is learned from X or y. All the model knows comes
-from its pretraining, which must therefore end before the cut-offs in X.
+In: a model and prepared data, as folders or objects; X with the column `user_id` and optionally
+`cutoff`. Out: vectors (n, width), float32, in row order, where n is the number of rows. `fit`
+learns nothing from X or y: the model is pretrained. To avoid future leakage, pretraining must end
+before the cut-offs in X.
 """
 
 import warnings
@@ -28,24 +29,25 @@ from userbert.model.userbert import Precision, UserBert, embed_pairs
 from userbert.training.pretrain import fingerprint
 
 _COLUMNS = ("user_id", "cutoff")
+"""Columns that are read from X."""
 _CACHE_SIZE = 4
-"""Model folders, and data folders, that a process keeps open: enough for a few pipeline steps."""
+"""Number of model folders, and of data folders, that a process keeps open; a pipeline uses few."""
 
 
 class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A scikit-learn transformer that maps each (user, cut-off) row to its user embedding.
 
     `model` is a `UserBert` or a model folder, `data` a `PreparedData` or its folder. X is a frame
-    (Polars, pandas, Arrow) with a column `user_id` and perhaps `cutoff`; other columns are ignored.
-    X may also be an array of these two columns, or of ids alone. Rows without a cut-off get
-    `cutoff`, by default the instant just after the last event of the data. `precision` is the
-    number format of the encoder, `float32` or `bf16`.
+    (Polars, pandas, Arrow) with a column `user_id` and optionally `cutoff`; other columns are
+    ignored. X may also be an array of ids, or an array with a column of ids and one of cut-offs.
+    If X has no cut-offs, all rows get the parameter `cutoff`, by default the instant just after the
+    last event of the data. `precision` is the number format of the encoder, `float32` or `bf16`.
 
-    Clones share the model. A pickle, which `n_jobs` sends to other processes, stores folders by
-    path, so they must exist there under the same path. It stores a `UserBert` object with its
-    weights, and a `PreparedData` object by the path of its folder.
+    Clones share the model. With `n_jobs`, scikit-learn sends a pickle to other processes. A pickle
+    holds the paths of folders, which must exist under the same path in these processes. It holds
+    the weights of a `UserBert` object, and the folder's path of a `PreparedData` object.
 
-    After `fit`, `width_` is the number of output columns, and `n_features_in_` the number of
+    After `fit`, `width_` is the number of output columns, and `n_features_in_` is the number of
     columns read from X.
     """
 
@@ -65,8 +67,9 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803 - scikit-learn's name
         """Opens the model and the data, without learning from X.
 
-        Raises `ModelError` if the data have other ids than the model, `InputError` if X has no
-        `user_id` or a parameter is not valid.
+        Raises `ModelError` if the model is damaged, or ids or segments of the data differ from the
+        model's; `DataError` if the data are damaged; `InputError` if X has no `user_id` or a
+        parameter is not valid.
         """
         if self.precision not in get_args(Precision):
             raise InputError(
@@ -82,9 +85,10 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def transform(self, X: Any) -> NDArray[np.float32]:  # noqa: N803 - scikit-learn's name
         """Returns user embeddings (n, width), in row order; rows may repeat.
 
-        Warns of cut-offs before the end of pretraining (future leakage), and of cut-offs more than
-        a day after the last event. Raises `InputError` for users that are not in the data, and
-        `ModelError` if the model folder has changed since `fit`.
+        Warns of cut-offs before the end of pretraining (future leakage), unless the pairs are
+        exactly those of pretraining, and of cut-offs more than a day after the last event. Raises
+        `InputError` for users that are not in the data and for missing values, and `ModelError` if
+        the model folder has changed since `fit`.
         """
         check_is_fitted(self)
         rows = _id_columns(X)
@@ -92,7 +96,7 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self._fitted_checksum != self._model_checksum():
             raise ModelError(
                 f"{self.model} holds another model than at `fit`. Vectors of two models cannot be "
-                "compared. Fit again, with every step that reads the vectors."
+                "compared. Fit again, with all pipeline steps that read the vectors."
             )
         model, data = self._model(), self._data()
         pairs = self._pairs(rows, data)
@@ -103,12 +107,12 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return vectors[inverse.reshape(-1)]
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Returns `e0`, `e1` …, the columns that `embed --format columns` writes."""
+        """Returns the names `e0`, `e1` …, which `userbert embed --format columns` also writes."""
         check_is_fitted(self)
         return np.array([f"e{number}" for number in range(self.width_)], dtype=object)
 
     def __sklearn_clone__(self) -> Self:
-        """Returns an unfitted copy that shares a model in memory, which nothing modifies."""
+        """Returns an unfitted copy. It shares a model in memory, which is never modified."""
         clone = type(self)(**self.get_params(deep=False))
         if hasattr(self, "_sklearn_output_config"):  # set by `set_output`
             clone._sklearn_output_config = {**self._sklearn_output_config}
@@ -140,16 +144,19 @@ class UserEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return _open_data(folder, _checksum(folder / "manifest.json"))
 
     def _model_checksum(self) -> str | None:
-        """Checksum of a model folder's summary, which holds all other checksums; None in memory."""
+        """Checksum of a model folder's `summary.json`, which holds the checksums of all files.
+
+        None for a `UserBert` object.
+        """
         if isinstance(self.model, UserBert):
             return None
         return _checksum(_folder(self.model, "model", UserBert) / "summary.json")
 
 
 def _id_columns(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
-    """Returns the columns `user_id` and, if there is one, `cutoff` of X.
+    """Returns the column `user_id` of X and, if X has it, the column `cutoff`.
 
-    Raises `InputError` if X has no ids, or a column has values of several types.
+    Raises `InputError` if X has no ids, or a column mixes values of several types.
     """
     if isinstance(X, pa.Table):
         X = pl.DataFrame(X)  # noqa: N806
@@ -157,7 +164,7 @@ def _id_columns(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
         names = [name for name in _COLUMNS if name in X.columns]
         if "user_id" not in names:
             raise InputError(
-                "X: expected a column user_id and perhaps cutoff, found "
+                "X: expected a column user_id and optionally cutoff, found "
                 f"{', '.join(map(str, X.columns)) or 'none'}. Rename the column of user ids."
             )
         return pl.DataFrame(X[names])
@@ -165,7 +172,7 @@ def _id_columns(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
     columns = cells[:, None] if cells.ndim == 1 else cells
     if columns.ndim != 2 or not 1 <= columns.shape[1] <= len(_COLUMNS):
         raise InputError(
-            "X: expected ids, or two columns of ids and cut-offs, found an array of the shape "
+            "X: expected a column of ids and optionally one of cut-offs, found an array of shape "
             f"{cells.shape}. Select these columns, or pass a frame with user_id and cutoff."
         )
     try:
@@ -180,7 +187,10 @@ def _id_columns(X: Any) -> pl.DataFrame:  # noqa: N803 - scikit-learn's name
 
 
 def _warn_of_cutoffs(model: UserBert, data: PreparedData, pairs: Pairs) -> None:
-    """Warns of cut-offs before the end of pretraining, and of those after the last event."""
+    """Warns of cut-offs before the end of pretraining, and more than a day after the last event.
+
+    The pairs of pretraining itself (`at`) leak nothing, so they give no warning.
+    """
     first, last = (np.datetime64(int(pick(pairs.cutoffs)), "us") for pick in (np.min, np.max))
     bound = model.record.get("before")
     if bound is not None and first < np.datetime64(bound, "us"):
@@ -191,14 +201,14 @@ def _warn_of_cutoffs(model: UserBert, data: PreparedData, pairs: Pairs) -> None:
                 f"model's pretraining data; the first is {_utc_text(first)}. Their vectors may "
                 "leak later events, so scores will look better than they are. Pretrain a model "
                 f"without these events: userbert pretrain DATA -o MODEL --before {_utc_text(first)}"
-                + ("" if at is None else ", or use the cut-offs of the file that --at named"),
+                + ("" if at is None else ", or use the users and cut-offs of its --at file"),
                 stacklevel=3,
             )
     if last > np.datetime64(data.last_event + DAY_US, "us"):
         warnings.warn(
             f"X has cut-offs more than a day after the last event of {data.path}, which is at "
             f"{_utc_text(np.datetime64(data.last_event, 'us'))}; the last is {_utc_text(last)}. "
-            "The data have no events in between. Prepare the later logs, too.",
+            "The data have no events in between. Add the later logs and prepare again.",
             stacklevel=3,
         )
 
@@ -208,7 +218,10 @@ def _utc_text(instant: np.datetime64) -> str:
 
 
 def _folder(value: Any, name: str, kind: type) -> Path:
-    """Returns the path of a folder; raises `InputError` if `value` is no path."""
+    """Returns `value` as a path.
+
+    Raises `InputError`, which names the parameter `name` and the class `kind`, for other types.
+    """
     if isinstance(value, str | Path):
         return Path(value)
     raise InputError(
@@ -218,7 +231,7 @@ def _folder(value: Any, name: str, kind: type) -> Path:
 
 
 def _checksum(file: Path) -> str | None:
-    """Checksum of a file; None if it is missing, which opening the folder reports."""
+    """Returns the checksum of a file; None if it is missing: opening the folder raises for it."""
     return checksum(file) if file.is_file() else None
 
 
