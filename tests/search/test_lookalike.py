@@ -118,7 +118,7 @@ def test_identical_vectors_find_as_many_seeds_as_chance() -> None:
     for recall in result.compared:
         assert recall.lift == pytest.approx(1)
     assert result.users["user_id"].to_list() == [f"u{number}" for number in range(20)]
-    assert "do not separate seeds from others" in result.report_lines(Path("list.csv"))[-1]
+    assert "do not separate seeds from other users" in result.report_lines(Path("list.csv"))[-1]
 
 
 def test_the_latest_vector_of_each_user_counts() -> None:

@@ -1,9 +1,11 @@
 """Lists the users who are most like some seeds.
 
-In: embeddings, and users known to be of the kind to look for (seeds). Out: the best other users by
-score, and the recall of held-out seeds. Embeddings are read twice, one row group at a time, and
-every user is scored, so no index is needed. Memory is about 200 bytes a user. `userbert lookalike`,
-`userbert.lookalike` and the service call it.
+In: embeddings, and the ids of example users (seeds). Out: the other users with the best scores, and
+the recall of held-out seeds. Row groups are read up to three times: for the vectors of seeds, for a
+sample of other users, and to score all candidates. No index is needed. Memory is about 200 bytes
+per user. `userbert lookalike`, `userbert.lookalike` and the service use it.
+
+Letters in shapes: N rows of the embeddings, B rows of a block, H numbers of a vector.
 """
 
 from collections.abc import Sequence
@@ -24,29 +26,30 @@ from userbert.progress import progress
 from userbert.search.neighbours import top_k, unit_vectors
 from userbert.search.seed_scoring import (
     SCORING_NAMES,
-    HeldOutRanking,
     HeldOutCounts,
+    HeldOutRanking,
     ScoringName,
     SeedSample,
 )
 
 _FOLDS, _MIN_SEEDS = 5, 10
-"""Folds of held-out seeds, and the number of seeds below which recall is not measured."""
+"""Number of folds of held-out seeds, and minimum number of seeds to measure recall."""
 _EXAMPLES = 3
-"""Ids that a message names."""
+"""Number of ids that a message shows."""
 LIST_ENDINGS = (".parquet", ".csv")
+"""Endings of the file names of lists."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of the work on large inputs."""
+    """Limits that bound time and memory for large inputs."""
 
     seeds: int = 10_000
-    """Most seeds that scores are learned from."""
+    """Maximum number of seeds that scores are learned from."""
     others: int = 10_000
-    """Most other users that scores are learned from."""
+    """Maximum number of other users that scores are learned from."""
     comparison_products: float = 1e11
-    """Number of multiplications from which on `nearest` is not compared."""
+    """Number of multiplications (users · seeds · H) from which on `nearest` is not compared."""
 
 
 _LIMITS = Limits()
@@ -54,27 +57,27 @@ _LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Lookalikes:
-    """A list of look-alikes, and how it was made."""
+    """A list of look-alikes, and the numbers that describe it."""
 
     users: pl.DataFrame
-    """`user_id`, `score`, `rank`, best first."""
+    """Columns `user_id`, `score` and `rank`, best first; `rank` starts at 1."""
     by: ScoringName
     """Scoring that ranks the list."""
     seeds: int
-    """Number of seeds that have a vector."""
+    """Number of seeds with a vector that is not zero."""
     learned_from: int
     """Number of seeds that scores are learned from."""
     others: int
-    """Number of users who could be on the list."""
+    """Number of users who are neither seeds nor excluded."""
     cutoffs: int
-    """Number of cut-offs in the embeddings; the latest row of each user counts."""
+    """Number of different cut-offs in the embeddings; only the latest row of each user counts."""
     unknown: tuple[str, ...]
-    """Seeds without a vector, or with a zero vector."""
+    """Ids of seeds without a vector, or with a zero vector."""
     compared: tuple[HeldOutCounts, ...]
-    """Recall of held-out seeds: by `by`, then by other scorings; empty if there are few seeds."""
+    """Recall of held-out seeds by each scoring, `by` first; empty if recall was not measured."""
 
     def report_lines(self, output: Path) -> list[str]:
-        """Returns lines that describe the list in `output`, and what to do next."""
+        """Returns lines of text that describe the list in `output` and advise a next step."""
         seeds = f"{self.seeds:,} seeds" if self.seeds > 1 else "a seed"
         lines = [f"{output}: the {len(self.users):,} of {self.others:,} users most like {seeds}"]
         if self.unknown:
@@ -99,13 +102,13 @@ class Lookalikes:
             for recall in self.compared
         ]
         used, best = self.compared[0], max(self.compared, key=lambda recall: recall.found)
-        # More than two standard deviations of such counts.
+        # A count varies by chance with a standard deviation of about its square root.
         if best.found > used.found + 2 * max(1.0, used.found) ** 0.5:
             return [*lines, f"next: try --by {best.way}, which found more held-out seeds"]
         if used.found < used.by_chance + 2 * used.by_chance**0.5:
             return [
                 *lines,
-                "hardly more than by chance: these vectors do not separate seeds from others",
+                "hardly more than by chance: these vectors do not separate seeds from other users",
             ]
         first = self.users["user_id"][0]
         return [*lines, f"next: userbert inspect DATA --user {first}, to see the first user"]
@@ -116,12 +119,15 @@ def lookalike(
 ) -> pl.DataFrame:
     """Returns the k users most like the seeds: `user_id`, `score` and `rank`, best first.
 
-    `embeddings` is a frame, or the path of what `userbert embed` wrote; if a user has several rows,
-    the latest counts. `seeds` are ids, a frame with `user_id`, or a path of one. Neither seeds nor
-    users of `exclude` are listed. `by` chooses the score: `linear` (log-odds of a logistic
-    regression of seeds against other users), `centroid` (cosine with the mean of the seeds) or
-    `nearest` (largest cosine with any seed). Seeds without a vector are ignored. Raises
-    `InputError` if no seed has a vector, or vectors are not valid.
+    `embeddings` is a frame, or the path of the output of `userbert embed`; if a user has several
+    rows, only the latest row counts. `seeds` is a sequence of ids, a frame with a column `user_id`,
+    or the path of a table with this column; so is `exclude`. The list holds neither seeds, nor
+    users in `exclude`, nor users with a zero vector. `by` chooses the score: `linear` (log-odds of
+    a logistic regression of seeds against other users), `centroid` (cosine with the mean of the
+    seeds) or `nearest` (largest cosine with any seed). Seeds without a vector are ignored.
+
+    Raises `InputError` if a parameter is not valid, no seed has a vector, nobody else has a vector,
+    a user has two latest rows, or a vector that is read holds NaN or infinity.
     """
     opened = open_embeddings(embeddings)
     return find_lookalikes(opened, seeds, k, by=by, exclude=exclude, is_compared=False).users
@@ -137,10 +143,11 @@ def find_lookalikes(
     embeddings: Embeddings, seeds: Any, k: int, *, by: ScoringName, exclude: Any = (),
     is_compared: bool = True, limits: Limits = _LIMITS,
 ) -> Lookalikes:  # fmt: skip
-    """Makes the list of `lookalike`, and returns it with a record of how it was made.
+    """Returns the list of `lookalike` with the numbers that describe it.
 
-    With `is_compared`, the recall of held-out seeds is measured, for other scorings too. Beyond
-    `limits`, seeds and other users are sampled, and `nearest` is not compared.
+    If `is_compared`, the recall of held-out seeds is measured for all scorings. Above `limits`,
+    seeds and other users are sampled, and `nearest` is not compared with the chosen scoring.
+    Raises `InputError` as `lookalike` does.
     """
     if k < 1:
         raise InputError(f"k: expected the length of the list, at least 1, found {k}.")
@@ -164,7 +171,7 @@ def find_lookalikes(
     others = np.flatnonzero(is_latest & ~is_seed)
     if not is_candidate.any():
         raise InputError(
-            f"{embeddings.name}: expected other users than the seeds and the excluded users, found "
+            f"{embeddings.name}: expected users who are neither seeds nor excluded, found "
             "none. Embed all users who may be on the list."
         )
     sampled_seeds = np.arange(len(rows))
@@ -202,7 +209,10 @@ def find_lookalikes(
 
 
 def write_list(users: pl.DataFrame, output: Path) -> None:
-    """Writes a list as CSV or Parquet, by its ending; the file appears whole or not at all."""
+    """Writes a list as CSV or Parquet, by the ending of `output`; complete or not at all.
+
+    Raises `InputError` if `output` has another ending, or exists.
+    """
     require_list_ending(output)
     with publishing_file(output) as file:
         if output.suffix.lower() == ".csv":
@@ -212,7 +222,7 @@ def write_list(users: pl.DataFrame, output: Path) -> None:
 
 
 def require_list_ending(output: Path) -> None:
-    """Raises `InputError` if the name of a list does not end in .parquet or .csv."""
+    """Raises `InputError` if the file name of a list does not end in .parquet or .csv."""
     if output.suffix.lower() not in LIST_ENDINGS:
         raise InputError(
             f"{output}: expected a name that ends in {' or '.join(LIST_ENDINGS)}, which sets the "
@@ -224,21 +234,24 @@ def _score_all(
     embeddings: Embeddings, users: pl.Series, is_candidate: NDArray[np.bool_],
     rankings: Sequence[HeldOutRanking], k: int,
 ) -> tuple[NDArray[np.int64], Float32]:  # fmt: skip
-    """Adds all candidates to each ranking; returns rows and scores of the k best by the first."""
+    """Adds all candidates to each ranking, and lists the k best by the first ranking.
+
+    `users` and `is_candidate` are (N,). Returns the row numbers and scores of the list.
+    """
     rows, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
     with progress("scoring users", len(embeddings)) as advance:
-        for first, vectors in embeddings.blocks():
-            places = np.flatnonzero(is_candidate[first : first + len(vectors)])
-            names = users.gather(places + first)
-            units = unit_vectors(_require_finite(vectors[places], names, embeddings.name))
+        for first_row, vectors in embeddings.blocks():
+            indices = np.flatnonzero(is_candidate[first_row : first_row + len(vectors)])
+            user_ids = users.gather(indices + first_row)
+            units = unit_vectors(_require_finite(vectors[indices], user_ids, embeddings.name))
             has_direction = units.any(axis=1)
-            places, usable = places[has_direction], units[has_direction].astype(np.float64)
+            indices, usable = indices[has_direction], units[has_direction].astype(np.float64)
             for number, ranking in enumerate(rankings):
                 block_scores = ranking.score(usable).astype(np.float32)
                 ranking.add(block_scores)
                 if number == 0:
                     rows, scores = top_k(
-                        np.concatenate([rows, places + first]),
+                        np.concatenate([rows, indices + first_row]),
                         np.concatenate([scores, block_scores[:, 0]]),
                         k,
                     )
@@ -247,7 +260,10 @@ def _score_all(
 
 
 def _unique_ids(users: Any, name: str) -> pl.Series:
-    """Returns unique ids as text, from a path, a frame or a sequence of ids."""
+    """Returns unique ids as text, from a path, a frame or a collection of ids.
+
+    Raises `InputError`, which names the path or the parameter `name`, if there is no `user_id`.
+    """
     if isinstance(users, str | Path):
         name, users = str(users), read_table(Path(users))
     if isinstance(users, pl.Series | Sequence | set | frozenset | np.ndarray):
@@ -264,9 +280,10 @@ def _unique_ids(users: Any, name: str) -> pl.Series:
 
 
 def _is_latest(index: pl.DataFrame, name: str) -> NDArray[np.bool_]:
-    """Returns whether each row (N,) is the latest row of its user.
+    """Returns whether each row (N,) has the latest cut-off of its user.
 
-    Raises `InputError` if a user has two latest rows.
+    `index` has the columns `user_id` and `cutoff`. Raises `InputError`, which names the embeddings
+    `name`, if several rows of a user have the latest cut-off.
     """
     is_latest = pl.repeat(True, len(index), eager=True)
     if index["cutoff"].n_unique() > 1:
@@ -277,19 +294,22 @@ def _is_latest(index: pl.DataFrame, name: str) -> NDArray[np.bool_]:
         return is_latest.to_numpy()
     repeated = latest.filter(pl.col("user_id").is_duplicated())
     raise InputError(
-        f"{name}: user {repeated['user_id'][0]} has several vectors of the cut-off "
+        f"{name}: user {repeated['user_id'][0]} has several vectors at the cut-off "
         f"{repeated['cutoff'][0]}; {repeated['user_id'].n_unique():,} users have repeated rows. "
         "Keep one row per user and cut-off."
     )
 
 
 def _require_finite(vectors: Float32, users: pl.Series, name: str) -> Float32:
-    """Returns the vectors (B, H); raises `InputError` if one holds NaN or infinity."""
+    """Returns `vectors` (B, H) of `users` (B,).
+
+    Raises `InputError`, which names the embeddings `name`, if a vector holds NaN or infinity.
+    """
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
         raise InputError(
-            f"{name}: the vector of user {users[int(broken[0])]} holds NaN or infinity, one of "
-            f"{len(broken):,} in this part of the file. Embed again with --precision float32."
+            f"{name}: the vector of user {users[int(broken[0])]} holds NaN or infinity; at least "
+            f"{len(broken):,} vectors do. Embed again with --precision float32."
         )
     return vectors
 
@@ -297,6 +317,7 @@ def _require_finite(vectors: Float32, users: pl.Series, name: str) -> Float32:
 def _no_seed_error(
     seed_ids: pl.Series, unknown: pl.Series, users: pl.Series, name: str
 ) -> InputError:
+    """Returns the error if no seed has a vector that is not zero."""
     if seed_ids.is_empty():
         return InputError("seeds: expected at least one user, found none. Write one id per row.")
     examples = ", ".join(unknown.head(_EXAMPLES))
