@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 _SAMPLE_SECONDS, _DISK_SAMPLE_EVERY = 0.02, 50
-"""Seconds between samples of memory, and number of memory samples per sample of disk."""
+"""Seconds between samples of memory, and number of memory samples per sample of disk, which is
+slower."""
 
 
 @dataclass(frozen=True, order=True)
@@ -22,17 +23,20 @@ class Run:
     """Cost of a competitor's work; ordered by seconds."""
 
     seconds: float
-    """Seconds of the work, without the start of the process."""
+    """Wall time of the work, without the start of the process."""
     memory: int
-    """Peak memory in bytes of all its processes together."""
+    """Peak sum of the bytes in memory of all its processes."""
     disk: int
-    """Peak bytes on disk."""
+    """Peak bytes on disk, of temporary files and the output."""
     output: int
-    """Bytes of its output on disk."""
+    """Bytes of the output on disk."""
 
 
 def compete(competitors: Mapping[str, Callable[[Path, Path], None]]) -> None:
-    """Runs the competitor `sys.argv[1]` on the input and output paths after it; prints seconds."""
+    """Runs the competitor named `sys.argv[1]`, and prints the seconds that it takes.
+
+    The arguments after the name are the paths of its input and output.
+    """
     work = competitors[sys.argv[1]]
     started = time.perf_counter()
     work(Path(sys.argv[2]), Path(sys.argv[3]))
@@ -40,7 +44,10 @@ def compete(competitors: Mapping[str, Callable[[Path, Path], None]]) -> None:
 
 
 def run(module: str, competitor: str, logs: Path) -> Run:
-    """Measures a competitor's work on `logs`, in a process `python -m MODULE COMPETITOR …`."""
+    """Measures a competitor's work on `logs` in the process `python -m MODULE COMPETITOR …`.
+
+    Raises `CalledProcessError` if the process fails.
+    """
     with TemporaryDirectory(dir=logs.parent) as name:
         folder = Path(name)
         command = [sys.executable, "-m", module, competitor]

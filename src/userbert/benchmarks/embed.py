@@ -6,7 +6,7 @@ reference is that of the network alone, on batches that are already cut, so the 
 bound. Competitors take turns on the same users. The command line writes the rows; docs/results
 shows them.
 
-Letters in shapes: B users, P places of a padded sequence, W words of a batch, H hidden.
+Letters in shapes: B users, S segments, P places of a padded sequence, H hidden.
 """
 
 import time
@@ -33,16 +33,17 @@ from userbert.model.userbert import Precision, UserBert, UserBertConfig
 from userbert.progress import progress
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
-_BATCH = 64
-"""Users per batch of the references: pytorch-lifestream's default for inference. Larger batches are
-not faster here."""
+"""Precisions of our verb; the references use float32."""
+_BATCH_SIZE = 64
+"""Users per batch of the references, the default of pytorch-lifestream's inference. Larger batches
+are not faster here."""
 
 
 class Gru(nn.Module):
     """A GRU over a user's words whose last state is the vector, as in pytorch-lifestream.
 
-    Words are those of `Reference`, computed from its own tables. Segments follow each other, padded
-    to 128 + 128 words, or to the longest user of the batch if `trimmed`.
+    It reads the words that `Reference` computes, segment after segment. Sequences are padded to 128
+    words per segment, or to the longest user of the batch if `trimmed`.
     """
 
     def __init__(self, model: UserBert, *, trimmed: bool) -> None:
@@ -53,7 +54,10 @@ class Gru(nn.Module):
         self.gru = nn.GRU(hidden, hidden, batch_first=True)
 
     def embed(self, batch: UserBatch) -> Tensor:
-        """Returns the state after each user's last word (B, H)."""
+        """Returns the state after each user's last word (B, H).
+
+        Users without words have the state after one place of padding.
+        """
         words = [
             self.reference.words(*numbered_segment)
             for numbered_segment in enumerate(batch.segments)
@@ -89,15 +93,17 @@ def paper_model(data: PreparedData) -> UserBert:
 
 
 def embed_all(data: PreparedData, output: Path, precision: Precision) -> None:
-    """Embeds all users before `fit_before` into a folder of Parquet, with our verb."""
+    """Embeds all users into a folder of Parquet, with our verb."""
     write_embeddings(paper_model(data), data, _all_users(data), output, precision=precision)
 
 
 def _all_users(data: PreparedData) -> AllUsers:
+    """Returns all users at `fit_before`, or at the default cut-off if the schema has none."""
     return AllUsers((data.schema.fit_before_us or data.default_cutoff,))
 
 
 def _by_verb(precision: Precision) -> Callable[[Path, Path], None]:
+    """Returns a competitor that runs our verb."""
     return lambda data, output: embed_all(PreparedData.open(data), output, precision)
 
 
@@ -107,7 +113,7 @@ COMPETITORS: Mapping[str, Callable[[Path, Path], None]] = {
 
 
 def bench_embed(path: Path, rounds: int) -> list[dict[str, Any]]:
-    """Returns rows that compare our verb with each reference, from `rounds` turns of all users."""
+    """Returns rows that compare our verb with each reference, from `rounds` turns on all users."""
     data = PreparedData.open(path)
     batches, users = _batches(data)
     seconds = _take_turns(data, batches, rounds)
@@ -128,7 +134,7 @@ def bench_embed(path: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def memory_row(path: Path) -> dict[str, Any]:
-    """Returns a row of our peak memory and speed, in a separate process with all libraries."""
+    """Returns a row of our speed and peak memory in a process of its own, libraries included."""
     data = PreparedData.open(path)
     result = run(__spec__.name, "float32", path)
     no_reference = {"reference": None, "reference_users_per_s": None, "ratio": None}
@@ -137,6 +143,7 @@ def memory_row(path: Path) -> dict[str, Any]:
 
 
 def _row(variant: str, precision: str, users: int, seconds: float, memory: float) -> dict[str, Any]:
+    """Returns the columns of our verb; `memory` is in GiB."""
     return {
         "workload": "sparse",
         "variant": variant,
@@ -148,16 +155,19 @@ def _row(variant: str, precision: str, users: int, seconds: float, memory: float
 
 
 def _batches(data: PreparedData) -> tuple[list[UserBatch], int]:
-    """Returns all users in batches by length, as in our verb, and their number."""
+    """Returns all users in batches by length, as in our verb, and the number of users."""
     pairs = pairs_at(data, _all_users(data).cutoffs)
-    batches = batches_by_length(data, pairs.rows, pairs.cutoffs, batch_size=_BATCH)
+    batches = batches_by_length(data, pairs.rows, pairs.cutoffs, batch_size=_BATCH_SIZE)
     return list(batches), len(pairs)
 
 
 def _take_turns(
     data: PreparedData, batches: Sequence[UserBatch], rounds: int
 ) -> dict[str, list[float]]:
-    """Returns the seconds of each competitor's turns; a first warm-up turn is not counted."""
+    """Returns the seconds of each competitor's turns.
+
+    The first turn, in which references embed only a few batches, is a warm-up and is not counted.
+    """
     model = paper_model(data)
     peers = {name: make(model).eval() for name, make in REFERENCES.items()}
     seconds: dict[str, list[float]] = {name: [] for name in (*PRECISIONS, *peers)}

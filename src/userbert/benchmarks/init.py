@@ -16,12 +16,16 @@ from userbert.benchmarks.contest import compete, gib, run
 from userbert.progress import progress
 
 FORMS = ("parquet", "csv")
+"""File formats of the log."""
 _PRODUCTS, _BRANDS, _DAYS = 85_000, 2_000, 200
-"""Size of the log: products, brands, and days of sessions."""
+"""Number of products, of brands, and of days in the log."""
 
 
 def write_log(file: Path, rows: int) -> None:
-    """Writes a log with about 33 events per user and 6 per session, as CSV or Parquet by suffix."""
+    """Writes a log of `rows` events: about 33 per user and 6 per session.
+
+    It is CSV if the suffix of `file` is `.csv`, else Parquet.
+    """
     generator = np.random.default_rng(0)
     sessions = rows // 6
     user = generator.integers(0, rows // 33, sessions)
@@ -53,7 +57,7 @@ def write_log(file: Path, rows: int) -> None:
 
 
 def ours(log: Path, output: Path) -> None:
-    """Runs `userbert init`, which counts over all rows."""
+    """Proposes a schema as `userbert init` does, which counts over all rows."""
     from userbert.infer.inference import propose_schema
 
     output.write_text(propose_schema([log], None, log.parent), encoding="utf-8")
@@ -72,7 +76,10 @@ COMPETITORS: Mapping[str, Callable[[Path, Path], None]] = {
 
 
 def bench_init(folder: Path, rows: int) -> list[dict[str, Any]]:
-    """Returns rows for Parquet and CSV logs, which are written to `folder` and then removed."""
+    """Returns a row each for a Parquet and a CSV log of `rows` events.
+
+    The logs are written to `folder`, and removed after their runs.
+    """
     results = []
     with progress("runs", len(FORMS) * len(COMPETITORS)) as advance:
         for form in FORMS:

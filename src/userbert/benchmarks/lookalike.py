@@ -5,6 +5,8 @@ memory. Each competitor runs in its own process on the same vectors, one query a
 are drawn from a mixture of two thousand Gaussians of unequal size, with variances that fall by
 direction and a nonzero mean. Their effective rank (14) and mean cosine (.45) are in the range of
 vectors of four real logs (10 to 24, and .29 to .45).
+
+Letters in shapes: N users, Q queries, H width, K neighbours.
 """
 
 import time
@@ -21,45 +23,48 @@ from userbert.progress import progress
 from userbert.search.neighbours import Neighbours
 
 WIDTH, K, QUERIES = 128, 100, 200
-"""Numbers of a vector, neighbours per query, and queries."""
-_CLUSTERS, _WITHIN, _DECAY, _MEAN = 2000, 0.3, 1.1, 2.0
-"""Number of clusters, share of the variance within them, decay exponent of the variance by
-direction, and length of the mean relative to the largest deviation."""
+"""Width of a vector, number of neighbours per query, and number of queries."""
+_CLUSTERS, _WITHIN_SHARE, _DECAY, _MEAN = 2000, 0.3, 1.1, 2.0
+"""Number of clusters, share of the variance within them, exponent of the variance's decay by
+direction, and length of the mean relative to the largest standard deviation."""
 _CHUNK = 65_536
+"""Vectors that are drawn at a time, to limit memory."""
 
 Search = Callable[[Float32, int], Any]
-"""Returns rows and cosines of the k nearest vectors to each query (Q, H)."""
+"""Returns rows and cosines (Q, K) of the nearest vectors to queries (Q, H), given K."""
 
 
 def make_vectors(users: int, seed: int = 0) -> tuple[Float32, Float32]:
-    """Draws vectors (N, H) and queries (Q, H) of other users from the same clusters."""
+    """Draws vectors (N, H), and queries (Q, H) of other users, from the same clusters."""
     generator = np.random.default_rng(seed)
     deviations = np.arange(1, WIDTH + 1) ** (-_DECAY / 2)
     rotation = np.linalg.qr(generator.standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
-    centres = generator.standard_normal((_CLUSTERS, WIDTH)) * deviations * (1 - _WITHIN) ** 0.5
+    centres = (
+        generator.standard_normal((_CLUSTERS, WIDTH)) * deviations * (1 - _WITHIN_SHARE) ** 0.5
+    )
     centres[:, 0] += _MEAN * deviations[0]
     sizes = generator.dirichlet(np.ones(_CLUSTERS))
     all_vectors = np.empty((users + QUERIES, WIDTH), np.float32)
     for first in range(0, len(all_vectors), _CHUNK):
         chunk = all_vectors[first : first + _CHUNK]
         cluster = generator.choice(_CLUSTERS, len(chunk), p=sizes)
-        noise = generator.standard_normal(chunk.shape) * deviations * _WITHIN**0.5
+        noise = generator.standard_normal(chunk.shape) * deviations * _WITHIN_SHARE**0.5
         chunk[:] = (centres[cluster] + noise).astype(np.float32) @ rotation
     return all_vectors[:users], all_vectors[users:]
 
 
 def exact(vectors: Float32) -> Search:
-    """Builds our exact search."""
+    """Builds our exact search over vectors (N, H)."""
     return Neighbours.of(vectors, "exact").search
 
 
 def index(vectors: Float32) -> Search:
-    """Builds our search by inverted lists."""
+    """Builds our approximate search, by inverted lists, over vectors (N, H)."""
     return Neighbours.of(vectors, "index").search
 
 
 def faiss_flat(vectors: Float32) -> Search:
-    """Builds the flat inner-product index of faiss."""
+    """Builds faiss's flat index of inner products over vectors (N, H), which it normalizes."""
     import faiss
 
     flat = faiss.IndexFlatIP(vectors.shape[1])
@@ -80,7 +85,10 @@ REFERENCE = "faiss-flat"
 
 
 def _competitor(build: Callable[[Float32], Search]) -> Callable[[Path, Path], None]:
-    """Returns a competitor that builds a search, runs queries one by one, and writes results."""
+    """Returns a competitor that builds a search, runs queries one by one, and writes results.
+
+    A first query, to warm up, is not timed.
+    """
 
     def work(file: Path, _: Path) -> None:
         queries = np.load(file.with_name("queries.npy"))
@@ -116,7 +124,7 @@ COMPETITORS: Mapping[str, Callable[[Path, Path], None]] = {
 
 
 def bench_lookalike(folder: Path, users: int) -> list[dict[str, Any]]:
-    """Returns rows of both our searches among `users` vectors, which are written to `folder`."""
+    """Returns a row for each of our searches among `users` vectors; writes files to `folder`."""
     file = folder / "vectors.npy"
     vectors, queries = make_vectors(users)
     np.save(file, vectors)
@@ -155,6 +163,7 @@ def bench_lookalike(folder: Path, users: int) -> list[dict[str, Any]]:
 
 
 def _answers(file: Path, name: str) -> Path:
+    """Returns the path of a competitor's results, next to the vectors."""
     return file.with_name(f"{name}.json")
 
 

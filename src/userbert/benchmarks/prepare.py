@@ -18,18 +18,21 @@ from userbert.progress import progress
 USERS: Mapping[str, int] = {
     "3M": 114_500, "30M": 1_145_000, "90M": 3_435_000, "600M": 22_500_000,
 }  # fmt: skip
-"""Number of users of each workload, which is named by its number of events and has four attributes
-and two segments. The last has the paper's size (§4.1)."""
+"""Number of users of each workload. A workload is named by its number of events, and has four
+attributes and two segments; the last one has the paper's size (§4.1)."""
 MEMORY = 1536 << 20
 """Memory limit of our local preparation, in bytes."""
-_MOST_EVENTS: Mapping[str, int] = {
+_MAX_EVENTS: Mapping[str, int] = {
     "spark": 100_000_000, "polars-scan-sort": 100_000_000, "pandas-per-user": 40_000_000,
 }  # fmt: skip
-"""Most events that a competitor runs on; more take too long, or too much memory for a laptop."""
+"""Maximum number of events that a competitor runs on; more take too long, or too much memory for a
+laptop. The other competitors have no limit."""
 _FEW_EVENTS, _TURNS = 10_000_000, 3
-"""With fewer events than this, a run is noisy, so the result is the median of `_TURNS` runs."""
+"""With fewer events than `_FEW_EVENTS`, time varies between runs, so the result is the run with the
+median time of `_TURNS` runs."""
 
 LOGS = ("long_term", "short_term", "future")
+"""Folders of events that `userbert simulate` writes."""
 _SCHEMA = """\
 user: user_id
 timezone: Asia/Tokyo
@@ -75,7 +78,10 @@ def on_spark(logs: Path, output: Path) -> None:
 
 
 def scan_and_sort(logs: Path, output: Path) -> None:
-    """Reads all columns and sorts them by user and time with Polars in memory; no words, no ids."""
+    """Reads all columns and sorts them by user and time with Polars in memory.
+
+    It builds neither words nor vocabularies, so it does less work than ours.
+    """
     tables = [pl.scan_parquet(logs / name / "*.parquet") for name in LOGS]
     everything = pl.concat(tables, how="diagonal_relaxed").sort("user_id", "time").collect()
     output.write_text(str(len(everything)), encoding="utf-8")
@@ -109,10 +115,10 @@ REFERENCES: Mapping[str, Callable[[Path, Path], None]] = {
 
 
 def bench_prepare(workloads: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Returns rows of each workload that compare both our engines with each reference that can run.
+    """Returns rows of each workload that compare our engines with each reference that can run.
 
     `workloads` are folders by name, as `userbert simulate` writes them; their schema is replaced.
-    If no reference can run, its columns are None.
+    If no reference can run, a row of our engine has None in the columns of the reference.
     """
     rows = []
     with progress("runs", len(workloads) * (len(VARIANTS) + len(REFERENCES))) as advance:
@@ -121,7 +127,7 @@ def bench_prepare(workloads: Mapping[str, Path]) -> list[dict[str, Any]]:
             (logs / "schema.yaml").write_text(_SCHEMA, encoding="utf-8")
             runs: dict[str, Run] = {}
             for competitor in (*VARIANTS, *REFERENCES):
-                if events <= _MOST_EVENTS.get(competitor, events):
+                if events <= _MAX_EVENTS.get(competitor, events):
                     turns = _TURNS if events < _FEW_EVENTS else 1
                     runs[competitor] = sorted(
                         run(__spec__.name, competitor, logs) for _ in range(turns)
@@ -142,6 +148,7 @@ def bench_prepare(workloads: Mapping[str, Path]) -> list[dict[str, Any]]:
 def _row(
     events: int, variant: str, reference: str | None, runs: Mapping[str, Run]
 ) -> dict[str, Any]:
+    """Returns the columns that compare an engine with a reference, or with None."""
     ours, theirs = runs[variant], None if reference is None else runs[reference]
     return {
         "variant": variant,

@@ -2,11 +2,11 @@
 
 In: a `UserBert`, whose weights it copies, and the same batches and selected words. Out: the same
 loss and the same user vectors from standard parts: dense tables, segments padded to 128 words (or
-to the batch's longest), dense heads with multi-hot targets, dense Adam. Benchmarks compare ours
-with it, and tests check that both are equal.
+to the batch's longest), dense heads with multi-hot targets. Benchmarks compare ours with it, and
+tests check that both are equal.
 
 Letters in shapes: B users, P places of a padded sequence, W words of a segment, M selected words,
-V ids of an attribute without *none*, H hidden, E width of an attribute.
+V ids of an attribute without *none*, H hidden.
 """
 # mypy: disable-error-code="no-untyped-call, union-attr, no-any-return, call-arg"
 
@@ -25,11 +25,11 @@ from userbert.model.userbert import UserBert, UserBertConfig
 from userbert.training.masking import Selection
 
 MAX_WORDS = 128
-"""Words of a padded segment (paper §4.4)."""
+"""Number of words of a segment after padding (paper §4.4)."""
 
 
 def bert_encoder(encoder: Encoder, config: UserBertConfig) -> nn.Module:
-    """Returns Hugging Face's encoder with the weights of ours."""
+    """Returns Hugging Face's encoder with copies of our encoder's weights."""
     hidden = config.hidden
     bert = BertModel(
         BertConfig(
@@ -64,7 +64,7 @@ def bert_encoder(encoder: Encoder, config: UserBertConfig) -> nn.Module:
 
 
 class Reference(nn.Module):
-    """The paper's network from standard parts, with the weights of a `UserBert`."""
+    """The paper's network from standard parts, with copies of a `UserBert`'s weights."""
 
     def __init__(self, model: UserBert, *, trimmed: bool) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Reference(nn.Module):
         )
 
     def forward(self, batch: UserBatch, selection: Selection) -> Tensor:
-        """Returns the loss: summed over selected words and attributes, averaged over users."""
+        """Returns the pretraining loss: sum over selected words and attributes, mean over users."""
         encoded, words = self._encode(batch, selection.zeroed)
         loss = encoded.new_zeros(())
         start = 1
@@ -119,7 +119,10 @@ class Reference(nn.Module):
         return loss / len(batch)
 
     def embed(self, batch: UserBatch) -> Tensor:
-        """Returns the mean of the final vectors of each user's words (B, H)."""
+        """Returns the mean of the final vectors of each user's words (B, H).
+
+        Users without words have the final vector of [CLS].
+        """
         encoded, words = self._encode(batch)
         is_word = torch.cat(words, dim=1)[..., None]  # (B, P, 1)
         word_vectors = encoded[:, 1 : 1 + is_word.shape[1]]
@@ -130,7 +133,10 @@ class Reference(nn.Module):
     def _encode(
         self, batch: UserBatch, zeroed: Sequence[NDArray[np.bool_]] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Returns final vectors (B, P, H), and a mask of the words of each segment."""
+        """Returns final vectors (B, P, H), and a mask of the words of each segment (B, places).
+
+        `zeroed` says for each segment which words (W,) have an input vector of zeros.
+        """
         pieces = [self.cls.expand(len(batch), 1, -1)]
         valid = [torch.ones(len(batch), 1, dtype=torch.bool)]
         keep = [valid[0]]
@@ -160,7 +166,7 @@ class Reference(nn.Module):
         return encoded, valid[1 : 1 + len(batch.segments)]
 
     def words(self, number: int, segment: SegmentBatch) -> Tensor:
-        """Returns the words of a segment before layer normalization (W, H)."""
+        """Returns the words of segment `number` before layer normalization (W, H)."""
         offsets = torch.from_numpy(segment.action_offsets.astype(np.int32))
         sums = [
             bag(torch.from_numpy(ids), offsets)
@@ -174,7 +180,10 @@ class Reference(nn.Module):
 def multi_hot(
     segment: SegmentBatch, selected: NDArray[np.bool_], attribute: int, values: int
 ) -> Tensor:
-    """Returns the binary vectors y of equation 1: (M, V) for ids 1, 2, … in the selected words."""
+    """Returns the binary vectors y of equation 1 (M, V): which ids each selected word holds.
+
+    `selected` is a mask of the words (W,); column v is for id v + 1.
+    """
     sizes = np.diff(segment.action_offsets)
     actions = np.flatnonzero(np.repeat(selected, sizes))
     words = np.repeat(np.arange(np.count_nonzero(selected)), sizes[selected])
@@ -186,12 +195,14 @@ def multi_hot(
 
 
 def _bag(weight: Tensor) -> nn.EmbeddingBag:
+    """Returns a trainable copy of a table that sums the rows of each bag."""
     return nn.EmbeddingBag.from_pretrained(
         weight.detach().clone(), freeze=False, mode="sum", padding_idx=0, include_last_offset=True
     )
 
 
 def _linear(layer: nn.Linear) -> nn.Linear:
+    """Returns a copy of a linear layer, as a plain `nn.Linear`."""
     copy = nn.Linear(layer.in_features, layer.out_features)
     copy.load_state_dict(layer.state_dict())
     return copy

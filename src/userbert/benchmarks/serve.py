@@ -35,14 +35,14 @@ from userbert.schema import Schema
 
 @dataclass(frozen=True)
 class Outcome:
-    """Statuses and latencies of N calls."""
+    """Statuses and latencies of N calls, and how long they took."""
 
     status: NDArray[np.int64]
     """HTTP status (N,); 0: no answer."""
     latency: NDArray[np.float64]
     """Seconds (N,) from the time a call was due to the last byte of its answer."""
     seconds: float
-    """Seconds from the first due call to the last answer."""
+    """Seconds from the time the first call was due to the last answer."""
 
     @property
     def answered(self) -> int:
@@ -56,45 +56,49 @@ class Outcome:
 
     @property
     def errors(self) -> int:
-        """Number of calls with any other outcome."""
+        """Number of calls with another status, or without an answer."""
         return len(self.status) - self.answered - self.rejected
 
     def quantile_ms(self, share: float) -> float:
-        """Returns a quantile of the latency of answered calls, in milliseconds."""
+        """Returns a quantile of the latency of answered calls in milliseconds, nan if none was."""
         answered = self.latency[self.status == 200]
         return float(np.quantile(answered, share)) * 1000 if len(answered) else float("nan")
 
 
 def post(path: str, body: bytes) -> bytes:
-    """Returns the bytes of an HTTP request."""
+    """Returns the bytes of an HTTP request with a JSON body."""
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def poisson(rate: float, seconds: float, seed: int = 0) -> NDArray[np.float64]:
-    """Draws the times in seconds of independent calls, `rate` per second on average."""
+    """Draws the times of `rate` * `seconds` independent calls, in seconds from the start.
+
+    There are `rate` calls per second on average.
+    """
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds))
     return np.cumsum(gaps)
 
 
 def call(port: int, requests: Sequence[bytes], due: NDArray[np.float64]) -> Outcome:
-    """Sends calls at the times `due` (N,), in seconds from now, cycling through the requests."""
+    """Sends N calls at the times `due` (N,), in seconds from the start; repeats the requests."""
     return asyncio.run(_Client(port, requests).open_loop(due))
 
 
 def call_again(port: int, requests: Sequence[bytes], calls: int, callers: int) -> Outcome:
-    """Sends `calls` calls from `callers` callers, each waiting for the previous answer."""
+    """Sends `calls` calls from `callers` callers, each of which waits for its previous answer."""
     return asyncio.run(_Client(port, requests).closed_loop(calls, callers))
 
 
 class _Client:
-    """Keep-alive connections, one per concurrent call."""
+    """Client that keeps connections open, one per concurrent call."""
 
     def __init__(self, port: int, requests: Sequence[bytes]) -> None:
         self._port, self._requests = port, requests
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def open_loop(self, due: NDArray[np.float64]) -> Outcome:
+        # The first calls are due a little later, so that none is late from the start.
         began = time.perf_counter() + 0.1
         status, ended = np.zeros(len(due), np.int64), np.zeros(len(due))
 
@@ -126,10 +130,10 @@ class _Client:
     async def _call(self, number: int) -> int:
         try:
             # The server closes connections that are idle for long.
-            while self._free and self._free[-1][0].at_eof():
-                self._free.pop()[1].close()
-            if self._free:
-                reader, writer = self._free.pop()
+            while self._idle and self._idle[-1][0].at_eof():
+                self._idle.pop()[1].close()
+            if self._idle:
+                reader, writer = self._idle.pop()
             else:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             writer.write(self._requests[number % len(self._requests)])
@@ -141,18 +145,20 @@ class _Client:
         if b"connection: close" in head.lower():
             writer.close()
         else:
-            self._free.append((reader, writer))
+            self._idle.append((reader, writer))
         return int(head.split(b" ", 2)[1])
 
 
 _CUTOFF = "2024-07-01T00:00:00+09:00"
-_USERS, _BATCH = 6_400, 64
+"""Cut-off of all calls: the end of the simulated long-term log."""
+_USERS, _BATCH_SIZE = 6_400, 64
+"""Number of users in the requests, and users per request of the workload `batch64`."""
 _SINGLE_RATE = 100.0
-"""Calls per second of the first workload, and lowest tested rate."""
+"""Calls per second of the workload `single`, and the lowest rate that is tested for `limit`."""
 _RATE_FACTOR = 1.15
 """Factor between one tested rate and the next."""
 _TRY_SECONDS = 10.0
-"""Seconds for which a rate is tested."""
+"""Maximum duration in seconds of the test of a rate; see `Durations.short`."""
 
 
 @dataclass(frozen=True)
@@ -160,35 +166,39 @@ class Durations:
     """Duration of the workloads in seconds."""
 
     short: float = 30.0
-    """Every workload but `sustained`."""
+    """Duration of `single` and `overload`. `batch64` has 20 calls per second of it, and the test of
+    a rate for `limit` is no longer."""
     sustained: float = 600.0
-    """The workload at 80 % of the highest rate."""
+    """Duration of `sustained`, the workload at 80 % of the highest rate."""
 
 
 def bench_serve(logs: Path, durations: Durations, backend: str = "torch") -> list[dict[str, Any]]:
     """Returns a row per workload.
 
-    Workloads are calls of one user at a low rate, calls of 64 users, calls of one user at the
-    highest rate that is answered in full, at 80 % of that rate, and at twice that rate.
+    - `single`: calls with one user at a low rate.
+    - `batch64`: calls with 64 users from two callers.
+    - `limit`: calls with one user at the highest rate at which all calls are answered.
+    - `sustained`: calls with one user at 80 % of the rate of `limit`.
+    - `overload`: calls with one user at twice the rate of `limit`.
     """
     with TemporaryDirectory() as folder:
         model = new_model(logs, Path(folder))
         singles, batches = requests_of(logs)
         with served(model, backend) as (process, port), progress("workloads", 5) as advance:
-            call_again(port, singles, 200, 1)
+            call_again(port, singles, 200, 1)  # warm-up
             rows = [_row("single", call(port, singles, poisson(_SINGLE_RATE, durations.short)), 1)]
             advance(1, "batches")
-            # Two callers: the server reads one call while it computes another.
+            # With two callers, the server reads one call while it computes another.
             calls = max(2, int(durations.short * 20))
-            rows.append(_row("batch64", call_again(port, batches, calls, 2), _BATCH))
+            rows.append(_row("batch64", call_again(port, batches, calls, 2), _BATCH_SIZE))
             advance(1, "limit")
             rate, outcome = _highest_rate(port, singles, durations)
             rows.append(_row("limit", outcome, 1))
             advance(1, f"80 % of {rate:.0f}/s")
-            at_start = resident(process)
+            memory_before = resident(process)
             outcome = call(port, singles, poisson(0.8 * rate, durations.sustained))
             memory = {
-                "memory_mib": at_start >> 20,
+                "memory_mib": memory_before >> 20,
                 "memory_after_mib": resident(process) >> 20,
             }
             rows.append(_row("sustained", outcome, 1) | memory)
@@ -201,7 +211,10 @@ def bench_serve(logs: Path, durations: Durations, backend: str = "torch") -> lis
 
 
 def new_model(logs: Path, folder: Path) -> Path:
-    """Writes an untrained model of the paper's size for a folder of logs; returns its path."""
+    """Prepares a folder of logs, and writes an untrained model of the paper's size for them.
+
+    Returns the path of the model in `folder`.
+    """
     data = prepare(Schema.load(logs / "schema.yaml"), folder / "data")
     model = UserBert(
         UserBertConfig(), data.input_shape(), schema=data.schema, vocabularies=data.vocabularies
@@ -211,9 +224,12 @@ def new_model(logs: Path, folder: Path) -> Path:
 
 
 def requests_of(logs: Path) -> tuple[list[bytes], list[bytes]]:
-    """Returns requests with one user each, and with 64: raw events with times as text."""
+    """Returns requests with one user each, and with 64 users each.
+
+    Users have raw events, with times as text.
+    """
     users = _raw_events(logs)
-    groups = [users[first : first + _BATCH] for first in range(0, len(users), _BATCH)]
+    groups = [users[first : first + _BATCH_SIZE] for first in range(0, len(users), _BATCH_SIZE)]
     singles, batches = (
         [
             post("/v1/embed", orjson.dumps({"cutoff": _CUTOFF, "users": group}))
@@ -225,6 +241,7 @@ def requests_of(logs: Path) -> tuple[list[bytes], list[bytes]]:
 
 
 def _raw_events(logs: Path) -> list[dict[str, Any]]:
+    """Returns the first `_USERS` users by id with events, each as an object of a request."""
     schema = Schema.load(logs / "schema.yaml")
     cutoff = pl.lit(_CUTOFF).str.to_datetime("%+", time_zone="UTC")
     events_by_user: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -267,7 +284,10 @@ def served(model: Path, backend: str) -> Iterator[tuple[int, int]]:
 def _highest_rate(
     port: int, requests: Sequence[bytes], durations: Durations
 ) -> tuple[float, Outcome]:
-    """Returns the highest rate at which all calls are answered, and its outcome."""
+    """Returns the highest tested rate at which all calls are answered, and its outcome.
+
+    It is at least `_SINGLE_RATE`, even if calls at this rate fail.
+    """
     rate, seconds = _SINGLE_RATE, min(_TRY_SECONDS, durations.short)
     outcome = call(port, requests, poisson(rate, seconds))
     while True:
@@ -278,6 +298,7 @@ def _highest_rate(
 
 
 def _row(workload: str, outcome: Outcome, users: int) -> dict[str, Any]:
+    """Returns a row; `users` is the number of users per call."""
     sent = len(outcome.status)
     return {
         "workload": workload,

@@ -28,27 +28,28 @@ from userbert.training.settings import SAMPLES
 from userbert.workers import process_pool
 
 LEARNING_RATE = 1e-4
+"""Learning rate of Adam (paper §4.4)."""
 _STEPS = 400_000
-"""Batches of the paper's pretraining (§4.4)."""
+"""Number of batches of the paper's pretraining (§4.4), for the column `hours_400k`."""
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """Number of batches and turns to measure."""
+    """Number of batches and of turns to measure."""
 
     batches: int = 16
-    """Batches per turn."""
+    """Number of batches per turn; at most `BUCKET_BATCHES`."""
     rounds: int = 5
-    """Timed turns of each competitor."""
+    """Number of timed turns of each competitor."""
 
 
 @dataclass(frozen=True)
 class Learner:
-    """A competitor that trains."""
+    """Training step of a competitor, and access to its weights."""
 
     step: Callable[[UserBatch, int], float]
-    """Trains on a batch, given its number as the seed; returns the loss."""
+    """Trains on a batch, with a number that seeds the selection of words; returns the loss."""
     encoder_weights: Callable[[], Tensor]
     """Returns all weights of the encoder as one vector, in the order of Hugging Face's encoder."""
 
@@ -56,7 +57,11 @@ class Learner:
 def ours(
     samples: int | None, config: UserBertConfig | None = None, precision: Precision | None = None
 ) -> Learner:
-    """Returns our step as in `pretrain`: exact, or with `samples` for large vocabularies."""
+    """Returns our step as in `pretrain`.
+
+    The softmax is exact if `samples` is None, else sampled for large vocabularies. The network has
+    the paper's size unless `config` says otherwise; `precision` is by default the fastest.
+    """
     model = new_model(config=config).train()
     model.sample_softmax(samples)
     optimizer = Adam(model, LEARNING_RATE)
@@ -75,7 +80,11 @@ def ours(
 
 
 def reference(trimmed: bool, bf16: bool, config: UserBertConfig | None = None) -> Learner:
-    """Returns the reference step, with the same initial weights and selected words."""
+    """Returns the reference step, with the same initial weights and selected words as ours.
+
+    `trimmed` pads segments to the batch's longest instead of 128 words. `bf16` also uses PyTorch's
+    fused Adam. The network has the paper's size unless `config` says otherwise.
+    """
     network = Reference(new_model(config=config), trimmed=trimmed).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=bf16 or None)
 
@@ -93,6 +102,7 @@ def reference(trimmed: bool, bf16: bool, config: UserBertConfig | None = None) -
 
 
 def _flat(module: nn.Module) -> Tensor:
+    """Returns all weights of a module as one vector."""
     return torch.cat([weight.detach().flatten() for weight in module.parameters()])
 
 
@@ -109,7 +119,7 @@ COMPETITORS = {**OURS, **REFERENCES}
 
 
 def bench_train(names: Sequence[str], repeats: Repeats) -> list[dict[str, Any]]:
-    """Returns rows of the named workloads that compare both our variants with each reference."""
+    """Returns rows of the named workloads that compare each of our variants with each reference."""
     machine = {"gemm_gflops": round(gemm_gflops()), "bandwidth_gbs": round(bandwidth_gbs(), 1)}
     rows = []
     steps = len(names) * (repeats.rounds + 1) * repeats.batches * len(COMPETITORS)
@@ -150,7 +160,10 @@ def bench_train(names: Sequence[str], repeats: Repeats) -> list[dict[str, Any]]:
 def _take_turns(
     batches: Sequence[UserBatch], rounds: int, advance: Callable[[int, str], None]
 ) -> dict[str, list[float]]:
-    """Returns seconds per batch of each competitor and round; a warm-up round is not counted."""
+    """Returns each competitor's mean seconds per batch in each round, without a warm-up round.
+
+    `advance` is called after each turn with its number of batches and the competitor.
+    """
     learners = {name: make() for name, make in COMPETITORS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in learners}
     for turn in range(rounds + 1):
@@ -165,7 +178,7 @@ def _take_turns(
 
 
 def _spread(values: Sequence[float]) -> float:
-    """Returns the interquartile range."""
+    """Returns the interquartile range; 0 for a single value."""
     if len(values) < 2:
         return 0.0
     low, _, high = quantiles(values, n=4)
@@ -173,7 +186,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def useful_gflop(batches: Sequence[UserBatch], variant: str) -> float:
-    """Returns the 10⁹ operations that the batches need, forward and backward, without padding.
+    """Returns the operations in 10⁹ that the batches need, forward and backward, without padding.
 
     Counts only matrix products: words from attributes, blocks, and heads at the selected words.
     """
@@ -201,20 +214,20 @@ def _products(model: UserBert, batch: UserBatch) -> Iterator[float]:
 
 
 def gemm_gflops() -> float:
-    """Measures the best speed of products of large bf16 matrices, in 10⁹ operations per second."""
+    """Returns the best speed of products of large bf16 matrices, in 10⁹ operations per second."""
     left, right = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
     return 2 * 2048**3 / _fastest_seconds(lambda: left @ right) / 1e9
 
 
 def bandwidth_gbs() -> float:
-    """Measures the best speed of copies of large arrays, in 10⁹ bytes moved per second."""
+    """Returns the best speed of copies of large arrays, in 10⁹ bytes read or written per second."""
     source = torch.randn(50_000_000)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _fastest_seconds(lambda: target.copy_(source)) / 1e9
 
 
 def _fastest_seconds(work: Callable[[], object], times: int = 10) -> float:
-    """Returns the seconds of the fastest of several runs."""
+    """Returns the seconds of the fastest of several runs, after a warm-up run."""
     seconds = []
     for _ in range(times + 1):
         started = time.perf_counter()
@@ -224,12 +237,13 @@ def _fastest_seconds(work: Callable[[], object], times: int = 10) -> float:
 
 
 def peak_memory_gib(workload: str, competitor: str) -> float:
-    """Returns the peak memory of a separate process that trains, including all libraries."""
+    """Returns the peak memory in GiB of a separate process that trains, libraries included."""
     with process_pool(1) as pool:
         return pool.submit(_peak_memory, WORKLOADS[workload], competitor).result()
 
 
 def _peak_memory(workload: Workload, competitor: str) -> float:
+    """Trains on 12 batches; returns the peak memory of this process in GiB."""
     learner = COMPETITORS[competitor]()
     for number, batch in enumerate(draw_batches(workload)[:12]):
         learner.step(batch, number)

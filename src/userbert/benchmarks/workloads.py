@@ -27,9 +27,11 @@ _LONG_TERM = {
     "usage": 4, "channel": 742, "expense": 17, "shop": 85_124, "genre": 11_438, "hour": 24,
 }  # fmt: skip
 _SHORT_TERM = {"event": 3, "shop": 40_804, "genre": 10_386, "device": 2}
+"""Vocabulary sizes of the attributes of each segment (paper, table 1)."""
 _PROFILE = {"gender": 3, "age": 12, "region": 47, "occupation": 15}
-"""Sizes of profile fields; the paper names some fields but no sizes."""
+"""Vocabulary sizes of the profile fields; the paper names some fields but no sizes."""
 _POSITIONS = {"long_term": 130, "short_term": 170}
+"""Number of positions of each segment: days, and hours."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,11 @@ class SegmentSize:
     """Mean number of words per user."""
     actions: float
     """Mean number of actions per word."""
-    most: int
-    """Most words of a user."""
+    max_words: int
+    """Maximum number of words of a user."""
     spread: float = 1.0
-    """Standard deviation of the logarithm of a user's number of words; 0: equal for all users."""
+    """Standard deviation of the logarithm of a user's expected number of words; 0: all users have
+    the same."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ WORKLOADS: Mapping[str, Workload] = {
 
 
 def input_shape() -> InputShape:
-    """Returns a shape with the vocabularies of table 1, plus ids of NONE and UNKNOWN."""
+    """Returns a shape with the vocabulary sizes of table 1, plus the ids NONE and UNKNOWN."""
     return InputShape(
         tuple(
             SegmentShape(name, _attributes(name, sizes), _POSITIONS[name])
@@ -80,7 +83,7 @@ def input_shape() -> InputShape:
 
 
 def new_model(seed: int = 0, config: UserBertConfig | None = None) -> UserBert:
-    """Returns an untrained model of the paper's size."""
+    """Returns an untrained model with weights drawn from `seed`, by default of the paper's size."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return UserBert(
@@ -92,7 +95,7 @@ def new_model(seed: int = 0, config: UserBertConfig | None = None) -> UserBert:
 
 
 def draw_batches(workload: Workload, seed: int = 0) -> list[UserBatch]:
-    """Draws `BUCKET_BATCHES` batches of users of similar length, in random order."""
+    """Draws `BUCKET_BATCHES` batches in random order; the users of a batch have similar lengths."""
     generator = np.random.default_rng(seed)
     shape = input_shape()
     users = BUCKET_BATCHES * BATCH_SIZE
@@ -116,6 +119,7 @@ def draw_batches(workload: Workload, seed: int = 0) -> list[UserBatch]:
 
 
 def _attributes(segment: str, sizes: Mapping[str, int]) -> tuple[AttributeShape, ...]:
+    """Returns attributes with a table each; two more ids than values, for NONE and UNKNOWN."""
     return tuple(
         AttributeShape(name, size + 2, f"{segment}/{name}") for name, size in sizes.items()
     )
@@ -124,18 +128,20 @@ def _attributes(segment: str, sizes: Mapping[str, int]) -> tuple[AttributeShape,
 def _word_counts(
     segment_size: SegmentSize, activity: NDArray[np.float64], generator: np.random.Generator
 ) -> Int64:
+    """Draws each user's number of words in a segment, which rises with `activity` (users,)."""
     log_activity = 0.7 * activity + 0.7 * generator.standard_normal(len(activity))
     mean = np.exp(segment_size.spread * log_activity)
     for _ in range(3):
-        # Rescales to the mean, which the cap and the small sample shift.
-        mean *= segment_size.words / np.minimum(mean, segment_size.most).mean()
+        # Restores the mean, which the cap and the small sample shift.
+        mean *= segment_size.words / np.minimum(mean, segment_size.max_words).mean()
     count = np.floor(mean + generator.random(len(mean))).astype(np.int64)
-    return np.minimum(count, segment_size.most)
+    return np.minimum(count, segment_size.max_words)
 
 
 def _segment(
     shape: SegmentShape, segment_size: SegmentSize, words: Int64, generator: np.random.Generator
 ) -> SegmentBatch:
+    """Draws a segment of a batch; `words` is the number of words of each user."""
     sizes = generator.geometric(1 / segment_size.actions, words.sum())
     ids = [_ids(attribute.size, int(sizes.sum()), generator) for attribute in shape.attributes]
     # Words are in order of time, oldest first.
@@ -150,7 +156,7 @@ def _segment(
 
 
 def _ids(size: int, count: int, generator: np.random.Generator) -> Int32:
-    """Draws ids from 1 on with frequencies proportional to 1 / id."""
+    """Draws `count` ids from 1 to `size` - 1, with frequencies roughly proportional to 1 / id."""
     drawn: Int32 = np.exp(generator.random(count) * np.log(size - 1)).astype(np.int32)
     return np.minimum(drawn, np.int32(size - 1))
 
@@ -163,4 +169,5 @@ segments:
   long_term: {words: {by: day}, window: {from: 90d, to: 7d}, actions: [buy], attributes: [shop]}
   short_term: {words: {by: gap}, window: 7d, actions: [buy], attributes: [shop]}
 """)
-"""Schema of the model. Its word settings are right; its attributes are fewer than the shape's."""
+"""Schema of the model. Its words are those of the workloads, but it has fewer attributes than the
+shape, from which the network is built."""

@@ -128,5 +128,5 @@ def test_a_folder_of_other_users_is_refused(
     (tmp_path / "summary.json").write_bytes((logs / "summary.json").read_bytes())
     truth = pl.read_parquet(logs / "truth/*.parquet").head(10)
     truth.write_parquet(tmp_path / "truth/part-00000.parquet")
-    with pytest.raises(InputError, match="lacks 128 of the 128 users of task golf_booking"):
+    with pytest.raises(InputError, match="does not hold 128 of the 128 users of task golf_booking"):
         oracle_scores(tasks["golf_booking"], tmp_path, data)

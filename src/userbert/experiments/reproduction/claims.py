@@ -31,14 +31,15 @@ Verdict = Literal["agrees", "does not agree", "can't tell"]
 Pair = tuple[str, str]
 
 SIMILAR = 0.02
-"""Models are similar if the interval of their ROC-AUC difference is within ± this. Our choice."""
+"""Models are similar if the whole interval of their ROC-AUC difference is within ± `SIMILAR`. The
+paper gives no number; this one is our choice."""
 PAPER_MARGIN = 8.97 / 7.65 - 1
 """Relative lead of UserBERT over the second best, Wide&Deep + MTL, in the paper's table 2."""
 
 MIN_SEEDS = 2
-"""Fewest seeds that a claim is judged by."""
+"""Minimum number of seeds to judge a claim."""
 ONE_SEED = "a single seed"
-"""Evidence of a claim with too few seeds."""
+"""Evidence of a claim with fewer seeds than `MIN_SEEDS`."""
 
 _MTL = ("wide-deep-mtl", "lstm-mtl", "transformer-mtl")
 _USERBERT_OVER_MTL: tuple[Pair, ...] = tuple(("userbert", model) for model in _MTL)
@@ -46,15 +47,16 @@ _USERBERT_OVER_MTL: tuple[Pair, ...] = tuple(("userbert", model) for model in _M
 
 @dataclass(frozen=True)
 class Judgement:
-    """Verdict on a claim, and the numbers behind it."""
+    """Verdict on a claim or a comparison, and the numbers behind it."""
 
     verdict: Verdict
     evidence: str
+    """The numbers as text."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper about `experiment`, judged by `metric` on `tasks` (empty: all tasks)."""
+    """A claim of the paper about an experiment, judged by a metric."""
 
     words: str
     """The claim in a sentence."""
@@ -63,13 +65,19 @@ class Claim:
     experiment: str
     metric: str
     pairs: tuple[Pair, ...]
+    """Models to compare; the claim expects the first of each pair to be ahead, unless `rule` says
+    otherwise."""
     rule: Callable[["Claim", Sequence[Row]], list[Judgement]]
-    """Returns a judgement of each comparison."""
+    """Returns a judgement of each comparison, from the rows of the experiment and the tasks."""
     tasks: tuple[str, ...] = ()
+    """Tasks that the claim is about; empty: all tasks of the experiment."""
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> Judgement | None:
-    """Judges a claim by the rows of one study; returns None if its experiment did not run."""
+    """Judges a claim by the rows of one study; returns None if its experiment did not run.
+
+    The verdict is "can't tell" if a pair of models has fewer seeds than `MIN_SEEDS`.
+    """
     claim_rows = [
         row
         for row in pick(rows, experiment=claim.experiment)
@@ -105,7 +113,11 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Judgement | None:
 
 
 def _judge_ahead(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
-    """Judges whether the first model of each pair is ahead: its interval excludes zero."""
+    """Judges whether the first model of each pair is ahead.
+
+    Agrees if the interval of the difference is on the side of the first model, does not agree if
+    on the side of the second; otherwise can't tell.
+    """
     verdicts: dict[str | None, Verdict] = {"ahead": "agrees", "behind": "does not agree"}
     return [
         Judgement(verdicts.get(side(row) if row else None, "can't tell"), text)
@@ -114,7 +126,11 @@ def _judge_ahead(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
 
 
 def _judge_similar(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
-    """Judges whether the whole interval of each pair is within ± `SIMILAR`."""
+    """Judges whether the models of each pair are similar.
+
+    Agrees if the whole interval of the difference is within ± `SIMILAR`, does not agree if all of
+    it is outside; otherwise can't tell.
+    """
     judgements = []
     for row, text in _pair_differences(claim, rows):
         verdict: Verdict = "can't tell"
@@ -128,9 +144,11 @@ def _judge_similar(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
 
 
 def _judge_margin(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
-    """Judges whether the first model leads the best other model by the paper's margin or more.
+    """Judges whether the first model leads the best other model by the paper's margin.
 
-    The same users choose the best other model, so with few users the lead is slightly too small.
+    Does not agree if the interval of the relative lead ends below `PAPER_MARGIN`; otherwise agrees
+    if the interval is above zero. The best other model is chosen on the same users, so with few
+    users the lead is slightly too small.
     """
     judgements = []
     for task in values(rows, "task"):
@@ -154,7 +172,7 @@ def _judge_margin(claim: Claim, rows: Sequence[Row]) -> list[Judgement]:
 
 
 def _pair_differences(claim: Claim, rows: Sequence[Row]) -> list[tuple[Row | None, str]]:
-    """Returns the difference of each pair on each task (None if missing), and its text."""
+    """Returns the difference of each pair on each task, or None if it is missing, and its text."""
     pair_rows = []
     for task in values(rows, "task"):
         task_rows = pick(rows, task=task, metric=claim.metric)

@@ -1,11 +1,12 @@
 """Turns the results of a reproduction's jobs into the rows of `results.json`.
 
-In: the results of `run_job` of each finished job. Out: rows by experiment, with intervals and
+In: the result of `run_job` for each finished job. Out: rows by experiment, with intervals and
 paired differences. Jobs may be missing, so an unfinished reproduction can be inspected: a model is
 averaged over the seeds that have finished.
 
-An interval covers other test users: it comes from resamples that all models share. If seeds differ
-by more than their test users explain, it is wider by that factor; with one seed this is unknown.
+An interval covers other test users: it comes from resamples that all models share. If the standard
+deviation between seeds is larger than their test users explain, the interval is wider by the ratio
+of the two; with one seed the ratio is unknown.
 
 Letters in shapes: S seeds, R resamples of the test users.
 """
@@ -23,6 +24,7 @@ from userbert.experiments.reproduction.references import REFERENCES
 from userbert.experiments.reproduction.rows import MINUS
 
 Rows = list[dict[str, Any]]
+"""Rows of `results.json`; see `rows`."""
 
 PAPER_TABLE_2 = {
     "userbert": 0.0897,
@@ -36,9 +38,11 @@ FROM_SCRATCH = {
     "userbert": "userbert-from-scratch",
     **{f"{tower}-mtl": f"{tower}-from-scratch" for tower in ("wide-deep", "lstm", "transformer")},
 }
-"""Name of each model without pretraining."""
+"""Variant of each model that is not pretrained."""
 _FIGURE_4 = ("transformer-mtl", "transformer-mtl-30", "transformer-from-scratch")
+"""Models of figure 4."""
 _FIGURE_5 = ("userbert", "userbert-from-scratch")
+"""Models of figure 5."""
 PAIRS = (
     *(("userbert", model) for model in (*RECIPES, *REFERENCES) if model != "userbert"),
     *((model, scratch) for model, scratch in FROM_SCRATCH.items() if model != "userbert"),
@@ -47,11 +51,11 @@ PAIRS = (
     ("transformer-mtl", "transformer-mtl-30"),
     ("transformer-mtl-30", "transformer-from-scratch"),
 )
-"""Pairs of models whose differences are reported."""
+"""Pairs of models whose differences, the first minus the second, are reported."""
 
 
 def rows_of(data: str, jobs: Sequence[Mapping[str, Any]]) -> Rows:
-    """Returns the rows of one data set."""
+    """Returns the rows of one data set, from the results of its jobs without variations."""
     rows: Rows = []
     for rates in _trials(jobs):
         seeds = {job["seed"] for job in jobs if job["rates"] == rates}
@@ -87,12 +91,11 @@ def varied_rows(
     jobs: Sequence[Mapping[str, Any]],
     variations: Sequence[Mapping[str, Any]],
 ) -> Rows:
-    """Returns the rows of a plan's variations, together with those of its usual `jobs`.
+    """Returns the rows of a plan's variations, and of its usual `jobs` for comparison.
 
     A row has the `value` of the varied setting. Paired differences compare a model with itself at
-    the usual value, and UserBERT with other models at the same value. Zero batches of pretraining
-    means the model fine-tuned from scratch. Means are over the seeds that all values of a model
-    share.
+    the usual value, and UserBERT with other models at the same value. Zero batches mean the
+    variant that is not pretrained. Means of a model are over the seeds that all its values have.
     """
     trial = plan.trials[0]
     rates = {"pretraining": trial.pretraining, "finetuning": trial.finetuning}
@@ -136,7 +139,7 @@ JobsByValue = Mapping[float, Sequence[Mapping[str, Any]]]
 
 
 def _with_shared_seeds(by_value: JobsByValue) -> JobsByValue:
-    """Returns results by value in rising order, restricted to the seeds that all values share."""
+    """Returns results by rising value, of the seeds that all values with results have."""
     finished = {value: jobs for value, jobs in sorted(by_value.items()) if jobs}
     seeds = set.intersection(*({job["seed"] for job in jobs} for jobs in finished.values()))
     return {
@@ -145,7 +148,7 @@ def _with_shared_seeds(by_value: JobsByValue) -> JobsByValue:
 
 
 def _by_value(model: str, by_value: JobsByValue, usual_value: float) -> Iterator[dict[str, Any]]:
-    """Yields the last epoch of each task at each value, and its difference from the usual value."""
+    """Yields the last epoch of each task at each value, and the difference from the usual value."""
     labelled = [{**job, "model": str(value)} for value, jobs in by_value.items() for job in jobs]
     for task in dict.fromkeys(task["task"] for job in labelled for task in job["tasks"]):
         metric, runs = _first_metric(task), _runs(labelled, task)
@@ -158,7 +161,7 @@ def _by_value(model: str, by_value: JobsByValue, usual_value: float) -> Iterator
 
 
 def _between_models(jobs: Sequence[Mapping[str, Any]], key: str) -> Iterator[dict[str, Any]]:
-    """Yields differences between UserBERT and the other models with the same variation."""
+    """Yields the differences between UserBERT and other models at each value of setting `key`."""
     for value in sorted({job[key] for job in jobs}):
         value_jobs = [job for job in jobs if job[key] == value]
         for task in dict.fromkeys(task["task"] for job in value_jobs for task in job["tasks"]):
@@ -170,12 +173,13 @@ def _between_models(jobs: Sequence[Mapping[str, Any]], key: str) -> Iterator[dic
 
 
 def _first_metric(task: str) -> str:
+    """Returns the main metric of a task."""
     _, _, (metric, *_) = next(_experiments(task))
     return metric
 
 
 def _held_out(by_value: JobsByValue) -> Iterator[dict[str, Any]]:
-    """Yields the mean masked-word loss on users held out from pretraining, if recorded."""
+    """Yields the mean pretraining loss on held-out users at each value, if recorded."""
     for value, jobs in by_value.items():
         records = [job["pretraining"] for job in jobs]
         losses = [record["validation"]["loss"] for record in records if "validation" in record]
@@ -185,12 +189,12 @@ def _held_out(by_value: JobsByValue) -> Iterator[dict[str, Any]]:
 
 
 def _belongs_to(job: Mapping[str, Any], rates: Mapping[str, float]) -> bool:
-    """Returns whether a job belongs to a trial; a missing rate matches any."""
+    """Returns whether a job belongs to the trial with these rates; a missing rate matches any."""
     return all(job["rates"][stage] in (rate, None) for stage, rate in rates.items())
 
 
 def _trials(jobs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, float]]:
-    """Returns the pairs of pretraining and fine-tuning rates, the highest first."""
+    """Returns the pretraining and fine-tuning rates of each trial, the highest first."""
     pairs = {tuple(job["rates"].values()) for job in jobs if job["rates"]["pretraining"]}
     return [
         {"pretraining": first, "finetuning": second}
@@ -203,6 +207,7 @@ Runs = Mapping[int, Mapping[str, Any]]
 
 
 def _runs(jobs: Sequence[Mapping[str, Any]], task: str) -> Mapping[str, Runs]:
+    """Returns the results of each model on a task."""
     runs: dict[str, Any] = {}
     for job in jobs:
         for result in job["tasks"]:
@@ -224,6 +229,7 @@ def _experiments(task: str) -> Iterator[tuple[str, tuple[str, ...] | None, tuple
 
 
 def _rows(runs: Mapping[str, Runs], metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yields the curves of all models, and the differences of `PAIRS`, for each metric."""
     for metric in metrics:
         for model, by_seed in runs.items():
             yield from _curve(model, by_seed, metric)
@@ -252,7 +258,10 @@ def _curve(model: str, by_seed: Runs, metric: str) -> Iterator[dict[str, Any]]:
 def _difference(
     first: str, second: str, runs: Mapping[str, Runs], metric: str
 ) -> Iterator[dict[str, Any]]:
-    """Yields a paired difference at the last epoch, over the seeds that both models have."""
+    """Yields the difference of two models at the last epoch, over the seeds that both have.
+
+    Yields nothing if they share no seed with resampled metrics.
+    """
     shared_runs = [
         (runs[first][seed], runs[second][seed])
         for seed in runs[first]
@@ -272,6 +281,7 @@ def _difference(
 
 
 def _row(model: str, epoch: int | None, metric: str, seeds: int) -> dict[str, Any]:
+    """Returns a row without a mean; `seeds` is the number of seeds."""
     return {
         "model": model, "epoch": epoch, "metric": metric,
         "mean": None, "low": None, "high": None, "seeds": seeds,
@@ -279,7 +289,7 @@ def _row(model: str, epoch: int | None, metric: str, seeds: int) -> dict[str, An
 
 
 def _resampled(runs: Sequence[Mapping[str, Any]], metric: str) -> Float64:
-    """Returns a metric (S, R) of each seed on each resample of its test users."""
+    """Returns a metric (S, R) of each seed's run on each resample of its test users."""
     values: Float64 = np.array([run["resampled"][metric].split() for run in runs], np.float64)
     values /= UNITS
     return values
@@ -291,9 +301,9 @@ def _interval(resampled: Float64) -> dict[str, float]:
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     centre = np.nanmean(draws)
     # Each seed has its own test users, so seeds differ by at least this variance.
-    users = float(np.nanvar(resampled, axis=1).mean())
-    seeds = float(np.nanmean(resampled, axis=1).var(ddof=1)) if len(resampled) > 1 else 0.0
-    widening = np.sqrt(max(1.0, seeds / users)) if users else 1.0
+    user_variance = float(np.nanvar(resampled, axis=1).mean())
+    seed_variance = float(np.nanmean(resampled, axis=1).var(ddof=1)) if len(resampled) > 1 else 0.0
+    widening = np.sqrt(max(1.0, seed_variance / user_variance)) if user_variance else 1.0
     return {
         "low": float(centre + (low - centre) * widening),
         "high": float(centre + (high - centre) * widening),

@@ -5,7 +5,8 @@ scores or rankings by the generating process, which docs/explanation/simulated-e
 describes. Compare a model with them rather than with chance: they show how much there is to learn.
 Used by `references`.
 
-Letters: B users of the task, G genres, C classes, T traits.
+Letters: B users of the task, G genres, C classes, T traits, K components with a single genre, N
+names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,23 +44,27 @@ from userbert.folders import read_json
 from userbert.tasks.labels import Labels
 
 RANKED = 10
-"""Ranked genres per user: the 10 of mAP@10."""
+"""Number of ranked genres per user: the 10 of mAP@10."""
 _USERS_AT_A_TIME = 1_000
+"""Users whose probabilities (users, C) are in memory at a time."""
 
 
 def oracle_scores(task: Labels, ecosystem: Path, data: PreparedData) -> NDArray[Any]:
     """Returns scores (B,) of a simulated task, or a ranking (B, 10) of classes, the best first.
 
+    `ecosystem` is the folder that `simulate` wrote.
+
     - Targeting: the log-odds of a response, from the hidden traits.
     - An attribute: the hidden trait is the label itself, so scores are its log-odds given the
       profile. A model of behavior may beat this oracle of the profile.
     - Next genre: the ten most probable genres of the first purchase, from tastes and interests.
-      Ignored, since the files of the truth lack them: how much of a trait each user shows (we take
-      the mean), the day of the month of a routine (all are equally likely), and interests of future
-      weeks or older than two weeks; also the campaigns of the calendar. The user's rate, which
-      determines how soon the purchase is, is estimated from purchases before the cut-off.
+      The truth does not contain three inputs of the process: how much of a trait each user shows
+      (the oracle takes the mean), the day of a routine (all are equally likely), and interests
+      other than those of the last two weeks (ignored). The oracle also ignores campaigns, sales
+      and pay-days. It estimates a user's purchase rate, which determines how soon the next
+      purchase is, from purchases before the cut-off.
 
-    Raises `InputError` if the folder lacks users of the task.
+    Raises `InputError` if the folder does not hold all users of the task.
     """
     summary = read_json(ecosystem / "summary.json")
     parameters = _parameters(summary["ecosystem"])
@@ -85,7 +90,10 @@ def _profile_odds(task: Labels, ecosystem: Path, parameters: Ecosystem) -> Float
 def _next_genres(
     task: Labels, ecosystem: Path, data: PreparedData, catalogue: Catalogue
 ) -> NDArray[np.int64]:
-    """Returns class indices (B, 10) by falling probability in the mixture that draws purchases."""
+    """Returns the ten most probable classes (B, 10), the best first.
+
+    Probabilities are those of the mixture from which `behavior` draws purchases.
+    """
     truth = _rows_of_users(task, ecosystem / "truth")
     class_genre = _numbers(pl.Series(task.classes))  # (C,)
     class_of = np.full(catalogue.ecosystem.genres, MISSING)  # (G,)
@@ -109,7 +117,10 @@ def _next_genres(
 
 
 def _broad_shares(catalogue: Catalogue) -> Float64:
-    """Returns genre shares (1 + lifestyles + departments, G): of the month, of each group."""
+    """Returns the probabilities of genres (1 + lifestyles + departments, G).
+
+    Rows: the month after the log, each lifestyle, each department.
+    """
     month = catalogue.month[catalogue.ecosystem.days]
     return np.concatenate(
         [
@@ -133,9 +144,10 @@ def _shares(choices: Choices, catalogue: Catalogue) -> Float64:
 def _mixture(
     truth: pl.DataFrame, interest_shares: Float64, catalogue: Catalogue
 ) -> tuple[Float64, Int64, Float64]:
-    """Returns weights (B, rows of `_broad_shares`), and genres (B, K) with their weights (B, K).
+    """Returns the mixture from which `behavior` draws purchases.
 
-    The components and their order are those that `behavior` draws.
+    The first array has the weights of the rows of `_broad_shares` (B, rows). The others have
+    components with a single genre: genres (B, K), `MISSING` for none, and weights (B, K).
     """
     ecosystem, habits = catalogue.ecosystem, catalogue.ecosystem.habits
     routine = _numbers(truth["routine_genre"])
@@ -155,7 +167,7 @@ def _mixture(
 
     # `behavior` draws the k-th of n genres of a trait if n u² is between k and k + 1.
     steps = np.diff(np.sqrt(np.arange(ecosystem.trait_genres + 1) / ecosystem.trait_genres))
-    of_traits = np.tile(catalogue.trait_genres.ravel(), (len(truth), 1))
+    trait_genres = np.tile(catalogue.trait_genres.ravel(), (len(truth), 1))
     in_trait = (shown[:, :, None] * steps).reshape(len(truth), -1)
 
     broad = np.zeros((len(truth), 1 + ecosystem.lifestyles + ecosystem.departments))
@@ -165,7 +177,7 @@ def _mixture(
     broad[users, 1 + truth["lifestyle"].to_numpy()] = in_new_interest / 2
     department = 1 + ecosystem.lifestyles + catalogue.department[shop_genre]
     np.add.at(broad, (users[:, None], department), in_shop * (1 - MAIN_GENRE))
-    genres = np.hstack([routine[:, None], of_traits, shop_genre, favourites, interests])
+    genres = np.hstack([routine[:, None], trait_genres, shop_genre, favourites, interests])
     weights = np.hstack(
         [
             in_routine[:, None],
@@ -179,25 +191,26 @@ def _mixture(
 
 
 def _interest_shares(task: Labels, data: PreparedData, catalogue: Catalogue) -> Float64:
-    """Returns the probability (B, 2) that an interest is that of the last week, or the week before.
+    """Returns the probabilities (B, 2) that a purchase follows a known interest.
 
-    It is higher if the user's next purchase is sooner; an interest lasts into the next week with
-    probability `interest_kept`.
+    The columns are the interests of the last week of the log and of the week before. The
+    probabilities are higher for users whose next purchase is sooner. An interest lasts into the
+    next week with probability `interest_kept`.
     """
     ecosystem = catalogue.ecosystem
     day = np.arange(ecosystem.future_days)
     lag = np.arange(ecosystem.days)
     mean = ecosystem.interest_lag_days
-    of_lag = np.exp(-lag / mean) * (1 - np.exp(-1 / mean))
+    lag_probability = np.exp(-lag / mean) * (1 - np.exp(-1 / mean))
     # Week 0 ends with the log.
     week = (day[:, None] - lag) // 7 + 1  # (days, lags)
     after, before = np.maximum(week, 0), np.maximum(-1 - week, 0)
-    last = np.where(week >= 0, ecosystem.interest_kept**after, 0) @ of_lag
-    fading = np.where(week < 0, ecosystem.interest_kept**before, 0) @ of_lag
+    last = np.where(week >= 0, ecosystem.interest_kept**after, 0) @ lag_probability
+    fading = np.where(week < 0, ecosystem.interest_kept**before, 0) @ lag_probability
     rate = (_purchase_counts(task, data) + 1) / ecosystem.days
-    of_day = np.exp(-rate[:, None] * day)  # (B, days)
-    of_day /= of_day.sum(axis=1, keepdims=True)
-    shares: Float64 = of_day @ np.stack([last, fading], axis=1)
+    day_probability = np.exp(-rate[:, None] * day)  # (B, days)
+    day_probability /= day_probability.sum(axis=1, keepdims=True)
+    shares: Float64 = day_probability @ np.stack([last, fading], axis=1)
     return shares
 
 
@@ -211,31 +224,31 @@ def _purchase_counts(task: Labels, data: PreparedData) -> Int64:
 
 
 def _rows_of_users(task: Labels, folder: Path) -> pl.DataFrame:
-    """Returns the rows of a folder's Parquet files for the task's users, in their order."""
+    """Returns the rows of a folder's Parquet files for the task's users, in the task's order."""
     users = pl.DataFrame({"user_id": task.user_ids})
     all_rows = pl.read_parquet(folder / "*.parquet")
     joined = users.join(all_rows, on="user_id", how="inner", maintain_order="left")
     if len(joined) < len(users):
         raise InputError(
-            f"{folder} lacks {len(users) - len(joined)} of the {len(users)} users of task "
+            f"{folder} does not hold {len(users) - len(joined)} of the {len(users)} users of task "
             f"{task.name}. Pass the folder of logs that the task was made from."
         )
     return joined
 
 
 def _columns(truth: pl.DataFrame, name: str, number: int) -> Int64:
-    """Returns the numbers (B, number) of the names in columns `name_1`, `name_2` and so on."""
-    return np.stack([_numbers(truth[f"{name}_{place}"]) for place in range(1, number + 1)], axis=1)
+    """Returns the ids (B, number) of the names in the columns `name_1` to `name_NUMBER`."""
+    return np.stack([_numbers(truth[f"{name}_{rank}"]) for rank in range(1, number + 1)], axis=1)
 
 
 def _numbers(names: pl.Series) -> Int64:
-    """Returns the numbers (N,) of names: 17 for "genre-00017", MISSING for null."""
+    """Returns the ids (N,) of names: 17 for "genre-00017", `MISSING` for null."""
     numbers = names.cast(pl.String).str.extract(r"-(\d+)$").cast(pl.Int64).fill_null(MISSING)
     return numbers.to_numpy()
 
 
 def _parameters(content: Mapping[str, Any]) -> Ecosystem:
-    """Returns the ecosystem from its record in `summary.json`."""
+    """Returns the ecosystem from its JSON object in `summary.json`."""
     return Ecosystem(
         **{
             **content,

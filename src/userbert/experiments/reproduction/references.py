@@ -3,7 +3,7 @@
 In: a task and its test users. Out: estimates on the same test users and resamples as those of the
 networks. The jobs of the reproduction run them.
 
-Letters in shapes: B labels, C classes, T test users.
+Letters in shapes: B labels, C classes, T test labels.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,10 +25,11 @@ from userbert.tasks.metrics import Estimate, average_precision_at_k, resample_us
 from userbert.tasks.splits import Split, learning_parts
 from userbert.tasks.trees import gbm
 
-_COMMON = 0.05
-"""A column is a single aggregate only if at least this share of training users is nonzero in it."""
-_RANKS = ("oracle", "one-aggregate")
-"""References with scores that are no probabilities, so their accuracy is not reported."""
+_MIN_NONZERO_SHARE = 0.05
+"""Minimum share of training labels with a nonzero value in the column that `one-aggregate` uses."""
+_WITHOUT_ACCURACY = ("oracle", "one-aggregate")
+"""References whose accuracy is not reported: their scores are not probabilities of the task's
+labels, among which negatives are sampled."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ReferenceScores:
     scores: Floats
     """Scores per user (T,), as `user_scores` computes them from a network's outputs."""
     column: str | None = None
-    """Name of the single column it used, if it chose one."""
+    """Name of the column that `one-aggregate` chose; None for other references."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class ReferenceResult:
 
 
 class ReferenceTask:
-    """A task, its split into training and test users, and the data that references read."""
+    """A task, its split into training and test labels, and the data that references read.
+
+    `logs` is the folder of the simulated logs with the truth, or None for other data.
+    """
 
     def __init__(
         self,
@@ -78,13 +82,13 @@ class ReferenceTask:
 
     @property
     def attribute(self) -> tuple[str, str]:
-        """Segment and attribute whose values are the classes."""
+        """Segment and attribute whose values are the classes of a next-value task."""
         assert self.labels.attribute is not None, "only next-value tasks have rankings"
         return self.labels.attribute
 
 
 def evaluate_reference(name: str, task: ReferenceTask, resamples: int) -> ReferenceResult | None:
-    """Evaluates a reference; returns None if it does not apply to the task."""
+    """Evaluates a reference on `resamples` resamples; None if it does not apply to the task."""
     labels, test = task.labels, task.test
     if labels.kind == "binary" and name in ("popularity", "own-popularity"):
         return None
@@ -95,22 +99,24 @@ def evaluate_reference(name: str, task: ReferenceTask, resamples: int) -> Refere
     reference = REFERENCES[name](task)
     weights = resample_users([labels.user_ids[i] for i in test], resamples)
     values = estimates(labels, labels.targets[test], reference.scores, weights)
-    if name in _RANKS:
+    if name in _WITHOUT_ACCURACY:
         values = {metric: value for metric, value in values.items() if metric != "accuracy"}
     return ReferenceResult(values, reference.column)
 
 
 def _popularity(task: ReferenceTask) -> ReferenceScores:
-    """Scores every user by how often each value is the next one (paper §4.5)."""
+    """Ranks values for every user by how often they are the next value in training (paper §4.5)."""
     return _precisions(task, candidates.popular(task.multi_hot, task.split).scores)
 
 
 def _own_popularity(task: ReferenceTask) -> ReferenceScores:
+    """Ranks values by the user's own history and by popularity; see `own_popular`."""
     history = candidates.own_history(task.data, task.attribute, *_pairs(task))
     return _precisions(task, candidates.own_popular(history, task.multi_hot, task.split).scores)
 
 
 def _aggregates_gbm(task: ReferenceTask) -> ReferenceScores:
+    """Scores by gradient-boosted trees on counts of the whole history."""
     split = task.split
     if task.labels.kind == "binary":
         counts, _ = aggregates(task.data, *_pairs(task), task.labels.hide)
@@ -121,11 +127,13 @@ def _aggregates_gbm(task: ReferenceTask) -> ReferenceScores:
 
 
 def _one_aggregate(task: ReferenceTask) -> ReferenceScores:
-    """Scores by the single aggregate with the best ROC-AUC on the training users."""
+    """Scores by the aggregate with the best ROC-AUC on the training labels, in either direction."""
     split, targets = task.split, task.labels.targets
     columns, names = aggregates(task.data, *_pairs(task), task.labels.hide)
     training = columns[split.learning].tocsc()
-    common_columns = np.flatnonzero(np.diff(training.indptr) >= _COMMON * training.shape[0])
+    common_columns = np.flatnonzero(
+        np.diff(training.indptr) >= _MIN_NONZERO_SHARE * training.shape[0]
+    )
     gains = [
         roc_auc(targets[split.learning], training[:, [column]].toarray()[:, 0]) - 0.5
         for column in common_columns
@@ -136,6 +144,7 @@ def _one_aggregate(task: ReferenceTask) -> ReferenceScores:
 
 
 def _oracle(task: ReferenceTask) -> ReferenceScores:
+    """Scores by the hidden truth; see `oracle_scores`."""
     labels, test = task.labels, task.test
     assert task.logs is not None, "the oracle exists for simulated data only"
     oracle_output = oracle_scores(labels.take(test), task.logs, task.data)
@@ -148,10 +157,12 @@ def _oracle(task: ReferenceTask) -> ReferenceScores:
 
 
 def _pairs(task: ReferenceTask) -> tuple[Int64, Int64]:
+    """Returns the data rows and cut-offs of the labels (B,)."""
     return task.pairs.rows, task.pairs.cutoffs
 
 
 def _precisions(task: ReferenceTask, scores: Floats) -> ReferenceScores:
+    """Returns the average precision of each test label, from scores of classes (T, C)."""
     return ReferenceScores(average_precision_at_k(scores, task.multi_hot[task.test], K))
 
 
