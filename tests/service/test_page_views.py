@@ -192,7 +192,7 @@ def test_a_list_is_made_from_pasted_ids(page: Page) -> None:
     quality = page.locator(".results .card").first
     expect(quality).to_contain_text("as many as by chance")
     expect(quality).to_contain_text("1 seed has no vector")
-    expect(quality).to_contain_text("3 left out, of whom 1 is a seed")
+    expect(quality).to_contain_text("3 left out, including 1 seed")
     expect(page.locator(".list tbody tr")).to_have_count(5)
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download CSV").click()
@@ -204,7 +204,7 @@ def test_a_list_is_made_from_pasted_ids(page: Page) -> None:
     [
         (f"user_id,spent\n{CSV_ODD},3\nu1,4\n", "2 users"),
         ("u1\nu2\nu2\n", "2 users"),
-        ("customer,spent\nu1,3\n", "none is called user_id"),
+        ("customer,spent\nu1,3\n", "no column user_id"),
         ("u1\0", "is not text"),
         ("u1\n" * (7 * 2**20), "at most 16 can be used"),
     ],

@@ -1,11 +1,11 @@
-// Calls of the service's HTTP API, and how a view shows loading, progress and errors.
-// In: a path, query, body, signal. Out: JSON, or an ApiError whose message says what to do.
+// Calls the service's HTTP API, and shows loading, progress and errors of a call in a view.
+// In: a path, query, body, abort signal. Out: JSON, or an ApiError whose message says what to do.
 
 import { el, empty, fill, skeleton } from "./dom.js";
 import { count } from "./format.js";
 
 const TOKEN = "userbert-token";
-const HINT_AFTER = 2_000; // milliseconds
+const HINT_AFTER = 2_000; // milliseconds until "Still working …" appears
 let tokenDialog = null; // promise of the open token dialog, which all calls share
 
 export class ApiError extends Error {
@@ -44,7 +44,7 @@ export async function call(path, { query = {}, body, signal } = {}) {
   }
 }
 
-/** Shows a call in an element: a skeleton while it runs, then its answer or its error. Repeats a 503. */
+/** Shows a call in an element: a skeleton while the call runs, then the answer or error. Repeats the call after a 503. */
 export async function show(host, request, draw, { signal, lines = 4, onError } = {}) {
   const hint = el("p", { class: "hint", hidden: true, role: "status" }, "Still working …");
   fill(host, skeleton(lines), hint);
@@ -79,8 +79,8 @@ export async function show(host, request, draw, { signal, lines = 4, onError } =
     if (onError?.(error, host)) return null;
     const again = el("button", { type: "button", class: "button", onclick: () => show(host, request, draw, { signal, lines, onError }) }, "Try again");
     fill(host, el("div", { role: "alert" }, empty(
-      error.status === 0 ? "No answer" : "This could not be shown",
-      error instanceof ApiError ? sentence(error.message) : "A bug in the page; the browser's console says where.",
+      error.status === 0 ? "No answer" : "These results could not be shown",
+      error instanceof ApiError ? sentence(error.message) : "There is a bug in the page. The console of the browser says where.",
       again,
     )));
     return null;
@@ -95,7 +95,7 @@ function waiting(error) {
     el("p", { class: "empty-title" }, hasProgress ? "Computing vectors" : "Not ready yet"),
     hasProgress && el("progress", { value: done, max: of, "aria-label": "Users embedded so far" }),
     el("p", {}, hasProgress ? `${count(done)} of ${count(of)} users` : sentence(error.message)),
-    el("p", { class: "note" }, "This view appears as soon as it is ready."),
+    el("p", { class: "note" }, "The page tries again every few seconds."),
   );
 }
 
@@ -118,7 +118,7 @@ function storedToken() {
 }
 
 function askToken(wrong, signal) {
-  if (storedToken() !== wrong) return Promise.resolve(); // another call has got a new token
+  if (storedToken() !== wrong) return Promise.resolve(); // another call has already stored a new token
   tokenDialog ??= new Promise((resolve) => {
     const field = el("input", { type: "password", id: "token", autocomplete: "off", required: true });
     const message = el("p", { class: "error", role: "alert" }, wrong ? "The service does not know this token. Check for spaces, or ask the person who runs the service." : "");
@@ -128,7 +128,7 @@ function askToken(wrong, signal) {
           event.preventDefault();
           const token = field.value.trim();
           if (!/^[\x21-\x7e]+$/.test(token)) {
-            message.textContent = "A token has letters, digits and signs, but no spaces.";
+            message.textContent = "A token has only ASCII letters, digits and punctuation, no spaces.";
             return;
           }
           sessionStorage.setItem(TOKEN, token);

@@ -1,6 +1,6 @@
-// Apache ECharts in the page's colours, on canvas. Tooltips are drawn on it too: text is never markup.
-// In: an element, a function from colours to an ECharts option, a signal. Out: a chart that follows
-// its element's size and the theme, and is disposed with its view.
+// Apache ECharts in the page's colours, on canvas. The canvas also draws tooltips: text is never markup.
+// In: an element, a function from colours to an ECharts option, an abort signal. Out: a chart that
+// follows its element's size and the theme, and is disposed when the view is left.
 
 import { el } from "./dom.js";
 
@@ -27,7 +27,7 @@ export const preload = () => { echarts().catch(() => {}); };
 const NAMES = ["ink", "muted", "faint", "line", "surface", "accent", "accent-soft", "good", "bad",
   ...Array.from({ length: 12 }, (_, i) => `hue-${i}`)];
 
-/** Reads the present colours of style.css. */
+/** Reads the colours of style.css in the current theme. */
 export function colours() {
   const probe = el("i", { hidden: true });
   document.body.append(probe);
@@ -44,7 +44,7 @@ export function colours() {
 
 export const prefersLessMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-/** Options of every chart. */
+/** Options of every chart; `c` holds the colours by name. */
 function common(c) {
   return {
     animation: !prefersLessMotion(),
@@ -75,7 +75,7 @@ export function axis(c, more = {}) {
   };
 }
 
-/** Zoom slider under a time chart. */
+/** Zoom of a time chart: by a slider below, or by Ctrl and the mouse wheel. */
 export function zoom(c, more = {}) {
   return [
     { type: "inside", zoomOnMouseWheel: "ctrl", moveOnMouseWheel: false, ...more },

@@ -23,7 +23,7 @@ export function fill(host, ...children) {
 
 const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
-/** Section of a view: a heading, tools next to it, a note, a body. */
+/** Section of a view: a heading, tools next to the heading, a note, a body. */
 export function card(title, { note, tools, wide, className = "" } = {}, ...body) {
   return el(
     "section", { class: `card ${wide ? "wide" : ""} ${className}` },
@@ -46,7 +46,7 @@ export function empty(title, advice, ...actions) {
     advice && el("p", {}, advice), actions);
 }
 
-/** Bar for a share from 0 to 1; hidden from screen readers, so show the number next to it. */
+/** Bar for a share from 0 to 1. Screen readers skip the bar, so show the number as text next to it. */
 export function bar(share, { tone = "", title } = {}) {
   const width = `${Math.max(0, Math.min(1, share)) * 100}%`;
   return el("span", { class: `bar ${tone}`, title, "aria-hidden": "true" }, el("i", { style: { width } }));

@@ -51,5 +51,5 @@ export function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-/** Formats a schema's name as a title: "long_term" as "long term". */
+/** Formats a name in a schema as a title: "long_term" as "long term". */
 export const plain = (name) => name.replaceAll("_", " ");

@@ -1,4 +1,4 @@
-// Router: shows the view that the address names; also the theme button and the offline banner.
+// Shows the view that the address names; also runs the theme button and the offline banner.
 // In: the address (#/view/item?key=value). Out: a view in <main>, aborted when the address changes.
 
 import { pause } from "./api.js";
@@ -50,13 +50,13 @@ async function go() {
       return;
     }
     console.error(error);
-    fill(host, el("div", { role: "alert" }, empty("This view could not be shown", "Is the service still running?",
+    fill(host, el("div", { role: "alert" }, empty("This view could not be shown", "The console of the browser says why.",
       el("button", { type: "button", class: "button", onclick: () => location.reload() }, "Try again"))));
   }
 }
 
 let isOffline = false;
-let mustReload = false; // a module failed to load: browsers retry it only after a page reload
+let mustReload = false; // after a module failed to load: browsers retry it only on a page reload
 
 async function isReachable() {
   try {
@@ -72,7 +72,7 @@ async function watch() {
   isOffline = true;
   const banner = document.getElementById("banner");
   const retry = el("button", { type: "button", class: "button" }, "Try now");
-  fill(banner, el("span", {}, "The service does not answer. Restart it, or look at its log; this page reconnects by itself."), retry);
+  fill(banner, el("span", {}, "The service does not answer. Look at its log, or restart it. This page reconnects by itself."), retry);
   banner.hidden = false;
   while (isOffline) {
     await Promise.race([pause(3_000), new Promise((resolve) => retry.addEventListener("click", resolve, { once: true }))]);
@@ -95,7 +95,7 @@ function startTheme(button) {
     document.documentElement.dataset.theme = next;
     try {
       localStorage.setItem("userbert-theme", next);
-    } catch { /* storage may be off: the choice then holds for this page only */ }
+    } catch { /* storage may be off: the theme is then chosen for this page only */ }
     update();
   });
   dark.addEventListener("change", update);

@@ -1,5 +1,5 @@
-// The model that a view shows.
-// In: GET /v1/models, the address. Out: a name, and a drop-down list if there are several models.
+// Chooses the model that a view shows.
+// In: GET /v1/models, a name in the address. Out: a name, and a drop-down list if there are several models.
 
 import { call } from "./api.js";
 import { select } from "./dom.js";
@@ -12,7 +12,7 @@ export async function models(signal) {
   return cache;
 }
 
-/** Returns a name if a model has it, else the first model's name. */
+/** Returns `name` if it is the name of a model, else the name of the first model. */
 export function modelName(all, name) {
   return all.some((model) => model.name === name) ? name : all[0].name;
 }

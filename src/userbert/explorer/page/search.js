@@ -1,5 +1,5 @@
 // Search field of the header: lists matching ids while the user types; arrows and Enter choose one.
-// In: text. Out: the address of a user.
+// In: a part of an id. Out: the address of a user.
 
 import { call } from "./api.js";
 import { el, fill } from "./dom.js";
@@ -44,7 +44,7 @@ export function startSearch(field, list) {
           role: "option", id: `found-${place}`, "aria-selected": "false",
           onpointerdown: (event) => { event.preventDefault(); open(id); },
         }, id)),
-        matches.more && el("li", { class: "told", role: "option", "aria-disabled": "true" }, "More matches: keep typing"));
+        matches.more && el("li", { class: "told", role: "option", "aria-disabled": "true" }, "There are more matches: keep typing"));
       list.hidden = false;
       field.setAttribute("aria-expanded", "true");
     } catch (error) {

@@ -1,5 +1,5 @@
 // Passes user ids from the map to the look-alike view, where they become the seeds.
-// In: ids. Out: the ids, once.
+// In: ids. Out: the ids, to the first caller only.
 
 let pending = null;
 

@@ -6,7 +6,7 @@ import { axis, chart, preload, safe, tooltip, zoom } from "../charts.js";
 import { bar, card, el, empty, fill } from "../dom.js";
 import { compact, count, day, dayName, instant, plural, plain, share } from "../format.js";
 
-const NO_DATA = "Start the service with --data and a folder of prepared data to see what is in it.";
+const NO_DATA = "Start the service with --data and a folder of prepared data to see what is in the data.";
 
 export async function draw(host, { signal }) {
   preload();
@@ -25,7 +25,7 @@ async function page(host, data, signal) {
     heading(data.name, `Prepared data: ${span}`),
     facts(data, zone));
   if (!data.users) {
-    host.append(empty("No users here", "No event is in any segment. The tables below say why."));
+    host.append(empty("No users here", "No event is in any segment. The table below says why."));
     host.append(el("div", { class: "grid" }, rowsLeftOut(data)));
     return;
   }
@@ -38,7 +38,7 @@ async function page(host, data, signal) {
       note: `Events per ${data.days.unit ?? "day"}, by action type${data.days.is_sampled ? "; estimated from a sample of the users" : ""}. Drag the handles to zoom.`,
     }, days),
     histograms.map(([segment, place]) => card(`Words per user: ${plain(segment.name)}`, {
-      note: `${count(segment.words)} words (one per ${segment.by === "day" ? "day" : "session"}) of ${plural(segment.users, "user")}, ${count(segment.actions)} actions. `
+      note: `${count(segment.words)} words (each a ${segment.by === "day" ? "day" : "session"}) of ${plural(segment.users, "user")}, ${count(segment.actions)} actions. `
         + `Half of the users have ${compact(segment.words_per_user.median)} or fewer, one in ten has ${compact(segment.words_per_user.p90)} or more; maximum: ${compact(segment.words_per_user.max)}.`,
     }, place)),
     vocabulary(data.values),

@@ -1,5 +1,5 @@
-// An open word: the values that a model expects in it, compared with the actual values.
-// In: GET /v1/expected. Out: bars of probability by attribute; a mark shows the actual values.
+// Contents of an open word: the values that a model expects in the word, compared with its actual values.
+// In: GET /v1/expected. Out: bars of probability by attribute, with a mark at each actual value.
 
 import { call, show } from "../api.js";
 import { bar, el, fill } from "../dom.js";
@@ -15,8 +15,8 @@ export function expectation(host, user, word, model, signal) {
 
 function comparison({ attributes }) {
   return [
-    el("p", { class: "note" }, "The model reads the user's other words and predicts the values of this one, which is hidden. ",
-      el("span", { class: "hit" }, "✓"), " marks values that are in the word."),
+    el("p", { class: "note" }, "The model reads the user's other words and predicts the values of this word, which is hidden. ",
+      el("span", { class: "hit" }, "✓"), " marks the values in the word."),
     el("div", { class: "expected" }, attributes.map((column) => {
       const most = Math.max(...column.expected.map((guess) => guess.probability), 1e-9);
       const missed = column.there.filter(([value]) => !column.expected.some((guess) => guess.value === value));

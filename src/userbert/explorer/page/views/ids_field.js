@@ -1,4 +1,4 @@
-// Field for user ids: typed, pasted, or from a file.
+// Field for user ids, which are typed, pasted or read from a file.
 // In: lines, or CSV with a column user_id. Out: `ids` without duplicates, or `fault`, an error message.
 
 import { el } from "../dom.js";
@@ -27,7 +27,7 @@ export class IdsField {
     });
   }
 
-  /** Sets ids from another source; with a message, it is shown in place of the text area. */
+  /** Sets ids from another source; a message replaces the text area. */
   set(ids, message) {
     this.ids = [...new Set(ids)];
     this.fault = "";
@@ -52,7 +52,7 @@ export class IdsField {
 
   #read(text) {
     const parsed = idsOf(text);
-    if (parsed === null) return this.#refuse("There are several columns, and none is called user_id. Name the column of ids user_id in the first line.");
+    if (parsed === null) return this.#refuse("There are several columns, but no column user_id. Call the column with ids user_id in the first line.");
     this.ids = [...new Set(parsed)];
     this.fault = "";
     const duplicates = parsed.length - this.ids.length;
@@ -63,7 +63,7 @@ export class IdsField {
   #limit() {
     const tooLong = this.ids.some((id) => id.length > 1000);
     if (this.ids.length > this.most) return this.#refuse(`${count(this.ids.length)} users; at most ${count(this.most)} can be used. Enter fewer.`);
-    if (tooLong) return this.#refuse("A line is longer than any id. Enter one id per line.");
+    if (tooLong) return this.#refuse("A line has more than 1,000 characters. Enter one id per line.");
     return true;
   }
 
@@ -80,7 +80,7 @@ export class IdsField {
   }
 }
 
-/** Reads ids, one per line or from the column user_id; null if there are columns without that name. */
+/** Reads ids, one per line or from the column user_id; null if there are several columns without user_id. */
 export function idsOf(text) {
   const clean = text.replace(/^\uFEFF/, "");
   const first = clean.slice(0, clean.search(/\r?\n|$/)).split(",").map((name) => name.trim().replace(/^"|"$/g, ""));

@@ -1,6 +1,6 @@
-// View "Look-alikes": a ranked list of the users most like some seeds.
-// In: ids that are typed, from a file or from the map; POST /v1/lookalike. Out: how well such lists find
-// held-out seeds, the list, and the traits of its users.
+// View "Look-alikes": a ranked list of the users who are most similar to seeds.
+// In: ids that are typed, from a file or from the map; POST /v1/lookalike. Out: recall of held-out
+// seeds, the list, and the traits of the listed users.
 
 import { call, sentence, show } from "../api.js";
 import { card, csv, download, el, empty, fill, select, userLink } from "../dom.js";
@@ -10,7 +10,7 @@ import { takeSeeds } from "../seeds.js";
 import { IdsField } from "./ids_field.js";
 import { traits } from "./traits.js";
 
-const WAYS = [["linear", "linear: by what they share"], ["centroid", "centroid: near their mean"], ["nearest", "nearest: near any of them"]];
+const WAYS = [["linear", "linear: by what separates seeds from others"], ["centroid", "centroid: near the seeds' mean"], ["nearest", "nearest: near any seed"]];
 const LISTED = 100;
 
 export async function draw(host, { query, signal }) {
@@ -24,13 +24,13 @@ function page(host, all, first, signal) {
   const k = el("input", { type: "number", min: "1", max: "100000", value: "100", id: "k", inputmode: "numeric" });
   const message = el("p", { class: "error", role: "alert" });
   const results = el("div", { class: "results" });
-  fill(results, card(null, {}, empty("No list yet", "Enter some users of one kind, such as buyers or subscribers. Ten or more allow a test of the list.")));
+  fill(results, card(null, {}, empty("No list yet", "Enter some users of one kind, such as buyers or subscribers. With ten or more, the list can be tested.")));
   const form = el("form", {
     class: "card seeds-form",
     onsubmit: (event) => {
       event.preventDefault();
       const wrong = seeds.fault || exclude.fault || (!seeds.ids.length && "Enter at least one seed.")
-        || (!(k.valueAsNumber >= 1 && k.valueAsNumber <= 100_000) && "A list holds 1 to 100,000 users.");
+        || (!(k.valueAsNumber >= 1 && k.valueAsNumber <= 100_000) && "Enter a number of users from 1 to 100,000.");
       message.textContent = wrong || "";
       if (wrong) return;
       list(results, { model: state.model, seeds: seeds.ids, exclude: exclude.ids, k: Math.round(k.valueAsNumber), by: state.by }, signal);
@@ -39,12 +39,12 @@ function page(host, all, first, signal) {
   seeds.host, exclude.host,
   el("div", { class: "tools" },
     modelSelect(all, state.model, (name) => { state.model = name; }),
-    select("Way", WAYS, state.by, (way) => { state.by = way; }),
+    select("Method", WAYS, state.by, (way) => { state.by = way; }),
     el("label", { class: "choice", for: "k" }, el("span", {}, "Users"), k)),
   message,
   el("button", { type: "submit", class: "button primary" }, "Make the list"));
   fill(host,
-    el("div", { class: "heading" }, el("h1", {}, "Look-alikes"), el("p", { class: "note" }, "The users most like some users you know")),
+    el("div", { class: "heading" }, el("h1", {}, "Look-alikes"), el("p", { class: "note" }, "Users who are most similar to users you know")),
     el("div", { class: "two" }, form, results));
   const fromMap = takeSeeds();
   if (fromMap) {
@@ -62,7 +62,7 @@ function list(host, body, outer) {
   return show(host, () => call("/v1/lookalike", { body, signal }), (answer) => {
     const excludedSeeds = body.exclude.length ? body.seeds.filter(Set.prototype.has, new Set(body.exclude)).length : 0;
     const common = el("div", {});
-    fill(host, quality(answer, body, excludedSeeds, (by) => list(host, { ...body, by }, outer)), ranking(answer), answer.users.length > 0 && card("In common", { note: "Values that the users in the list have more often than all others." }, common));
+    fill(host, quality(answer, body, excludedSeeds, (by) => list(host, { ...body, by }, outer)), ranking(answer), answer.users.length > 0 && card("In common", { note: "Values that users in the list have more often than other users." }, common));
     if (answer.users.length) traits(common, answer.users.map((user) => user.user_id), signal);
   }, {
     signal, lines: 10,
@@ -83,18 +83,18 @@ function quality(answer, body, excludedSeeds, makeList) {
   const better = best >= 1.5 && own ? answer.held_out.find((test) => gain(test) === best && gain(test) > 1.2 * gain(own)) : null;
   return card("Test on held-out seeds", {},
     lines.length
-      ? el("div", {}, el("p", { class: "note" }, "Five test lists, each made without a fifth of the seeds, find these held-out seeds:"), el("ul", { class: "worth" }, lines),
-        best < 1.5 && el("p", { class: "warn note" }, "That is hardly better than chance: the vectors do not show what these seeds have in common."),
+      ? el("div", {}, el("p", { class: "note" }, "Number of held-out seeds in five test lists, each made without a fifth of the seeds:"), el("ul", { class: "worth" }, lines),
+        best < 1.5 && el("p", { class: "warn note" }, "No list is much better than chance: the vectors do not show what these seeds have in common."),
         better && el("p", {}, el("button", { type: "button", class: "button", onclick: () => makeList(better.way) }, `Make the list by “${better.way}”`)))
       : el("p", { class: "note" }, "Fewer than ten seeds have a vector: too few to test the list."),
     unknown.length > 0 && el("details", {}, el("summary", {}, `${plural(unknown.length, "seed has", "seeds have")} no vector`),
       el("p", { class: "note" }, unknown.slice(0, 50).join(", "), unknown.length > 50 ? `, and ${count(unknown.length - 50)} more` : "")),
     el("p", { class: "note" }, `${plural(answer.seeds, "seed")}, ${plural(answer.others, "user")} to choose from`,
-      body.exclude.length ? `; ${count(body.exclude.length)} left out${excludedSeeds ? `, of whom ${plural(excludedSeeds, "is a seed", "are seeds")}` : ""}` : "", "."));
+      body.exclude.length ? `; ${count(body.exclude.length)} left out${excludedSeeds ? `, including ${plural(excludedSeeds, "seed")}` : ""}` : "", "."));
 }
 
 function ranking({ users, model }) {
-  if (!users.length) return card("The list", {}, empty("The list is empty", "All users are seeds or left out."));
+  if (!users.length) return card("The list", {}, empty("The list is empty", "All users are seeds or are left out."));
   const body = el("tbody", {});
   let shown = 0;
   const more = el("button", { type: "button", class: "button", onclick: () => add() });

@@ -21,7 +21,7 @@ export async function draw(host, { query, signal }) {
     return { all, model, map: await call("/v1/map", { query: { model }, signal }) };
   }, (answer) => page(host, answer, query, signal), {
     signal, lines: 10,
-    onError: (error) => error.status === 404 && fill(host, el("h1", {}, "Map"), empty("No data", "Start the service with --data and a folder of prepared data to see its users.")),
+    onError: (error) => error.status === 404 && fill(host, el("h1", {}, "Map"), empty("No data", "Start the service with --data and a folder of prepared data to see the users.")),
   });
 }
 
@@ -75,7 +75,7 @@ async function page(host, { all, model, map }, query, signal) {
   return undefined;
 }
 
-/** Waits for a better layout, then offers it: points must not move while somebody uses the map. */
+/** Waits for a better layout, then offers it: points must not move while the map is in use. */
 async function offerBetter(host, { model, method }, signal) {
   let now = { method, is_final: false };
   try {

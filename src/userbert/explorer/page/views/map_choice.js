@@ -1,5 +1,5 @@
-// Cards next to the map about the chosen users: their traits, their ids, and what to do with them.
-// In: numbers of points of the map. Out: cards.
+// Cards next to the map about the chosen users: their traits, their ids, and buttons to use or export them.
+// In: indices of points on the map. Out: cards.
 
 import { call, show } from "../api.js";
 import { card, csv, download, el, fill, userLink } from "../dom.js";
@@ -20,14 +20,14 @@ export class Selection {
     fill(this.host, card("How to read the map", {},
       el("p", { class: "note" }, "Users with similar vectors are close together. The distance between two groups means little."),
       el("ul", { class: "how note" },
-        el("li", {}, "Draw around users with Lasso or Box to see what they have in common."),
-        el("li", {}, "“choose” in the legend selects all users with that value."),
+        el("li", {}, "Draw around users with Lasso or Box to see what the users have in common."),
+        el("li", {}, "Use “choose” in the legend to select all users with a value."),
         el("li", {}, "Click a point to see the user."),
         el("li", {}, "Scroll to zoom, drag to move."))));
     if (notify) this.onchange(new Uint32Array());
   }
 
-  /** Shows a group of users; `way` says how they were chosen. */
+  /** Shows a group of users, given as indices; `way` is "drawn" or the value that the users have. */
   of(places, way) {
     this.running?.abort();
     this.running = new AbortController();
@@ -35,7 +35,7 @@ export class Selection {
     this.onchange(places);
     const ids = Array.from(places, (place) => this.map.user_ids[place]);
     if (!ids.length) {
-      fill(this.host, card("No users chosen", { note: "There is no visible user inside. Draw around some points." }));
+      fill(this.host, card("No users chosen", { note: "No visible user is inside the shape. Draw around some points." }));
       return;
     }
     const common = el("div", {});
@@ -50,7 +50,7 @@ export class Selection {
     traits(common, ids, signal);
   }
 
-  /** Shows one user. */
+  /** Shows the user at an index, with a caption. */
   user(place, caption) {
     this.running?.abort();
     this.running = new AbortController();

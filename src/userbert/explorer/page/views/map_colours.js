@@ -1,4 +1,4 @@
-// Colours of the map: one group of points per value, or per range of a number.
+// Colours of the map, as groups of points: a group per value, or per range of numbers.
 // In: the answer of /v1/map/colour. Out: groups of points, each with a name and a colour; a legend.
 
 import { colours } from "../charts.js";
@@ -8,7 +8,7 @@ import { count, number } from "../format.js";
 const STEPS = 7;
 const UNKNOWN = "unknown";
 
-/** Groups users as [{name, places: Uint32Array, hue: (colours) => colour}], without empty groups. */
+/** Groups users as [{name, places: indices of users, hue: function from colours to the group's colour}], without empty groups. */
 export function grouped(colour, users) {
   return colour.kind === "category" ? byValue(colour, users) : byNumber(colour, users);
 }
@@ -32,7 +32,7 @@ function byValue({ values, codes }, users) {
   }).filter((group) => group.places.length);
 }
 
-/** Splits a number into ranges with about equally many users, since most numbers have a long tail. */
+/** Splits numbers into ranges of about equally many users, since most numbers have a long tail. */
 function byNumber({ numbers }, users) {
   const known = numbers.filter((value) => value !== null).sort((a, b) => a - b);
   const edges = [...new Set(Array.from({ length: STEPS }, (_, i) => known[Math.floor((i * known.length) / STEPS)]))];
@@ -59,7 +59,7 @@ function mix(from, to, part) {
   return `rgb(${[0, 1, 2].map((i) => Math.round(a[i] + (b[i] - a[i]) * part)).join(",")})`;
 }
 
-/** One row per group: a check box to show it, its size, and a button that chooses its users. */
+/** Returns one row per group: a check box that shows the group, its size, and a button that chooses its users. */
 export function legend(groups, { onshown, onchosen }) {
   const c = colours();
   const swatches = groups.map((group) => el("i", { class: "swatch", style: { background: group.hue(c) } }));

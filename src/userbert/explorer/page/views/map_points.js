@@ -1,14 +1,16 @@
 // Canvas of the map: tens of thousands of points to pan, zoom, draw around and click.
-// In: coordinates, groups of points. Out: a chart with one series per group; the points that were drawn
-// around or clicked. ECharts' large mode does not report the point under the pointer: found here.
+// In: coordinates, groups of points. Out: a chart with one series per group; indices of the points that
+// were drawn around or clicked. `nearest` finds the point under the pointer, because ECharts' large mode
+// does not report it.
 
 import { chart } from "../charts.js";
 import { el } from "../dom.js";
 
-const NEAR = 8; // pixels from the pointer within which a point is hit
+const NEAR = 8; // maximum distance in pixels between the pointer and a point that it hits
 const CLICK_DELAY = 300; // milliseconds after a drawn shape in which a click is ignored
-const OUTLIERS = 0.003, MARGIN = 0.1; // share of users at either end to leave out at first; of the others' width
-const FULL_VIEW = 0.8; // if the first view would cover this share of the whole, show the whole
+const OUTLIERS = 0.003; // share of users at each end of an axis that the first view leaves out
+const MARGIN = 0.1; // margin of the first view, as a share of the width of the users in it
+const FULL_VIEW = 0.8; // show all users at first if the first view would cover a larger share of the axes
 
 export class Points {
   constructor(host, map, signal) {
@@ -18,7 +20,7 @@ export class Points {
     this.range = bounds(map);
   }
 
-  /** Draws groups; keeps the zoom. */
+  /** Draws groups and keeps the zoom; `label` is the title of the colour. */
   async draw(groups, label) {
     this.groups = groups;
     this.label = label;
@@ -85,7 +87,7 @@ export class Points {
     return pairs;
   }
 
-  /** Ranges of both axes, with the same scale horizontally and vertically. */
+  /** Returns the ranges of both axes, with equal horizontal and vertical scales. */
   fitted() {
     const { left, right, low, high } = this.range;
     const wide = this.host.clientWidth || 1, tall = this.host.clientHeight || 1;
@@ -94,7 +96,7 @@ export class Points {
     return [x - (unit * wide) / 2, x + (unit * wide) / 2, y - (unit * tall) / 2, y + (unit * tall) / 2];
   }
 
-  /** Initial zoom: leaves out a few users that are far away from the others. */
+  /** Returns the initial zoom, which leaves out a few users far away from the others. */
   firstZoom([left, right, low, high]) {
     const [x, y] = [this.map.x, this.map.y].map(middle);
     const share = Math.max((x.to - x.from) / (right - left), (y.to - y.from) / (high - low));
@@ -116,7 +118,7 @@ export class Points {
     this.chart?.redraw();
   }
 
-  /** Colour's title and the value of a point. */
+  /** Returns the title of the colour and the value of a point. */
   caption(place) {
     return `${this.label}: ${this.groups[this.groupOf[place]]?.name ?? ""}`;
   }
@@ -176,7 +178,7 @@ export class Points {
     });
     surface.on("globalout", () => { this.tip.hidden = true; });
     surface.on("click", (event) => {
-      // The end of a lasso at its start is not a click.
+      // Ignores the click that ends a lasso at its start.
       if (this.brushing || performance.now() - (this.ended ?? -CLICK_DELAY) < CLICK_DELAY) return;
       const place = this.nearest([event.offsetX, event.offsetY]);
       if (place >= 0) this.onclicked?.(place);
@@ -203,7 +205,7 @@ export class Points {
     this.tip.style.setProperty("top", `${Math.max(4, at[1] - 20)}px`);
   }
 
-  /** Returns the visible point nearest to a pixel, or -1. */
+  /** Returns the index of the visible point nearest to a pixel; -1 if none is within NEAR. */
   nearest(pixel) {
     const here = this.chart.convertFromPixel({ gridIndex: 0 }, pixel);
     const there = this.chart.convertFromPixel({ gridIndex: 0 }, [pixel[0] + NEAR, pixel[1] + NEAR]);
@@ -221,7 +223,7 @@ export class Points {
     return !this.hidden.has(this.groups[this.groupOf[place]]?.name);
   }
 
-  /** Returns the visible points inside a ring, by the even-odd rule. */
+  /** Returns the indices of the visible points inside a ring, by the even-odd rule. */
   inside(ring) {
     const { x, y, shown } = this.map;
     const places = [];
@@ -239,7 +241,7 @@ export class Points {
 
 const size = (shown) => (shown > 20_000 ? 2.4 : shown > 8_000 ? 3.2 : shown > 1_000 ? 5 : 7);
 
-/** Range of most values, with a margin at either side. */
+/** Returns the range of the values without OUTLIERS, with a margin at each end. */
 function middle(values) {
   const sorted = Float32Array.from(values).sort();
   const [from, to] = [sorted[Math.floor(sorted.length * OUTLIERS)], sorted[Math.ceil(sorted.length * (1 - OUTLIERS)) - 1]];

@@ -1,5 +1,5 @@
-// Evaluation reports: the verdict in words, and each model's metric with its interval.
-// In: the answer of /v1/reports. Out: one card per report, with dots and whiskers on one scale per task.
+// Evaluation reports: the verdict in words, and the metric of each model with its interval.
+// In: the answer of /v1/reports. Out: a card per report, with dots and whiskers on a scale per task.
 
 import { card, download, el } from "../dom.js";
 import { number, plain } from "../format.js";
@@ -11,7 +11,7 @@ export function reports(all, signal) {
     el("div", { class: "columns" }, tasks(report.rows).map(([title, rows]) => intervals(title, rows)))));
 }
 
-/** Link that opens the report; a button that saves it if a token is needed, as links cannot send one. */
+/** Link that opens the report; with a token, a button that saves the report, as links cannot send tokens. */
 function openButton(report, signal) {
   let token = null;
   try {

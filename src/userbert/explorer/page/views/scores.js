@@ -1,4 +1,4 @@
-// Score of a user by a task, and the words and profile fields that raised or lowered it.
+// Score of a user by a task, and the words and profile fields that raised or lowered the score.
 // In: the answer of /v1/users, GET /v1/explanation. Out: a card with bars to the left and right.
 
 import { call, show } from "../api.js";
@@ -36,11 +36,11 @@ function effects({ unit, value, words, fields }, user, model) {
     }),
     ...fields.map((field) => ({ effect: field.effect, name: el("span", {}, `${plain(field.name)}: ${field.value}`), more: "profile" })),
   ].sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect)).slice(0, SHOWN);
-  if (!rows.length) return el("p", { class: "note" }, "There is nothing to explain: the user has no words.");
+  if (!rows.length) return el("p", { class: "note" }, "There is nothing to explain: the user has no words and no profile fields.");
   const most = Math.max(...rows.map((row) => Math.abs(row.effect)), 1e-12);
   return el("div", {},
     el("h3", {}, value ? `What moved “${value}”` : "What moved the score"),
-    el("p", { class: "note" }, `${unit ? `In ${unit}. ` : ""}Right: the score would be that much lower without the word. Left: that much higher.`),
+    el("p", { class: "note" }, `${unit ? `In ${unit}. ` : ""}Bars to the right: how much lower the score would be without the word. Bars to the left: how much higher.`),
     el("ol", { class: "effects" }, rows.map((row) => el("li", {},
       el("span", { class: "label" }, row.name, el("small", {}, row.more)),
       el("span", { class: `diverging ${row.effect < 0 ? "down" : "up"}`, "aria-hidden": "true" }, el("i", { style: { "--part": Math.abs(row.effect) / most } })),

@@ -8,8 +8,8 @@ import { compact, count, duration, number, plain } from "../format.js";
 import { reports } from "./reports.js";
 
 const POLL_INTERVAL = 5_000; // milliseconds between updates while a run is running
-const ALL = "";
-const FIRST_CHOSEN = 3; // runs
+const ALL = ""; // choice of the total loss, in place of an attribute
+const FIRST_CHOSEN = 3; // number of runs that are chosen at first
 
 export async function draw(host, { signal }) {
   preload();

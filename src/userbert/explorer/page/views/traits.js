@@ -1,4 +1,4 @@
-// Values that set a group of users apart from the others.
+// Values that set a group of users apart from other users.
 // In: ids, POST /v1/traits. Out: values by strength, with their shares in the group and outside it.
 
 import { call, show } from "../api.js";

@@ -10,9 +10,9 @@ import { models } from "../models.js";
 import { expectation } from "./expected.js";
 import { scores } from "./scores.js";
 
-const FIRST_SHOWN = 40; // words
-const EXAMPLES = 24; // users
-const CHIPS = 5; // values of an attribute, until a word is opened
+const FIRST_SHOWN = 40; // number of words to show at first
+const EXAMPLES = 24; // maximum number of example users
+const CHIPS = 5; // maximum number of values to show per attribute
 const noData = () => empty("No data", "Start the service with --data and a folder of prepared data.");
 
 export async function draw(host, { item: userId, query, signal }) {
@@ -25,13 +25,13 @@ export async function draw(host, { item: userId, query, signal }) {
   return show(host, request, ({ user, zone }) => page(host, user, zone, query, signal), {
     signal, lines: 12,
     onError: (error) => error.status === 404 && fill(host, el("h1", {}, userId), error.message.includes("--data") ? noData() : empty("No user with this id",
-      "Ids must match exactly. The search above lists the ids that contain a text.", el("a", { class: "button", href: "#/user" }, "See some users"))),
+      "Ids must match exactly. The search field above lists the ids that contain a text.", el("a", { class: "button", href: "#/user" }, "See some users"))),
   });
 }
 
 function examples(host, signal) {
   const list = el("div", {});
-  fill(host, el("div", { class: "heading" }, el("h1", {}, "Look at a user"), el("p", { class: "note" }, "Type an id in the search above (press /), or start with one of these.")), list);
+  fill(host, el("div", { class: "heading" }, el("h1", {}, "Look at a user"), el("p", { class: "note" }, "Type an id in the search field above (press /), or start with one of these users.")), list);
   const request = async () => call("/v1/map", { query: { model: (await models(signal))[0].name }, signal });
   return show(list, request, ({ user_ids: ids }) => fill(list,
     ids.length ? el("ul", { class: "people" }, ids.slice(0, EXAMPLES).map((id) => el("li", {}, userLink(id))))
@@ -94,7 +94,7 @@ function density(c, words) {
   };
 }
 
-/** Words by day, newest first; older words are added on demand. */
+/** Lists words by day, newest first; adds older words on demand. */
 function timeline(list, order, context) {
   const segments = [...new Set(context.user.words.map((word) => word.segment))];
   const target = order.findIndex((word) => key(word) === context.target);
@@ -194,7 +194,7 @@ function sideCards(side, user, model, signal) {
 }
 
 function nearest(user, model, answer, signal) {
-  if (answer.neighbours === null) return card("Nearest users", {}, el("p", { class: "note" }, "Not all users are embedded yet. Open the user again later."));
+  if (answer.neighbours === null) return card("Nearest users", {}, el("p", { class: "note" }, "Not all users are embedded yet. Open this user again later."));
   if (!answer.neighbours.length) return card("Nearest users", {}, el("p", { class: "note" }, "There are no other users."));
   return card("Nearest users", { note: `By the cosine of their vectors (${model}).` }, el("ol", { class: "near" }, answer.neighbours.map((neighbour) => {
     const why = el("div", { class: "why", hidden: true });
@@ -212,8 +212,8 @@ function nearest(user, model, answer, signal) {
 }
 
 function shared(traits) {
-  if (!traits.length) return el("p", { class: "note" }, "They have no value in common; only the patterns of their actions are similar.");
-  return el("table", { class: "small" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Both have"), el("th", { scope: "col", class: "num" }, "this"), el("th", { scope: "col", class: "num" }, "other"), el("th", { scope: "col", class: "num" }, "of all"))),
+  if (!traits.length) return el("p", { class: "note" }, "The two users have no value in common; only the patterns of their actions are similar.");
+  return el("table", { class: "small" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Both have"), el("th", { scope: "col", class: "num" }, "This user"), el("th", { scope: "col", class: "num" }, "Other user"), el("th", { scope: "col", class: "num" }, "Share of all"))),
     el("tbody", {}, traits.slice(0, 8).map((trait) => el("tr", {},
       el("th", { scope: "row", title: `${plain(trait.attribute)} in ${plain(trait.place)}` }, trait.value, el("small", {}, plain(trait.attribute))),
       el("td", { class: "num" }, number(trait.own)), el("td", { class: "num" }, number(trait.other)), el("td", { class: "num" }, `${number(trait.share_of_all * 100, 2)} %`)))));
