@@ -1,12 +1,13 @@
 """User sequences as flat arrays (`UserBatch`), and the sizes that a model needs (`InputShape`).
 
 `UserBatch` is a frozen record of numpy arrays and offsets. `data/use/sequences.py` makes batches,
-models read them. Only the encoder pads.
+and models read batches. Only the encoder pads.
 
-`InputShape` comes from a schema and vocabularies. A model reads data whose shape equals its own.
+`input_shape` derives an `InputShape` from a schema and vocabularies. A model reads only data whose
+shape equals the shape of its training data.
 
-Letters in shapes: B users, W words of a segment, N actions of a segment, A attributes of a segment,
-F profile fields.
+Letters in shapes: B users of the batch; W words, N actions and A attributes of a segment; F profile
+fields.
 """
 
 from collections.abc import Collection, Sequence
@@ -30,7 +31,7 @@ class AttributeShape:
     size: int
     """Number of ids: 0 is none, 1 is unknown, values follow."""
     table: str
-    """Name of the embedding table. Attributes that segments share name one table."""
+    """Name of the embedding table. If an attribute is shared, both segments name the same table."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,19 @@ class SegmentShape:
 
     name: str
     attributes: tuple[AttributeShape, ...]
+    """Attributes, in the order of the rows of `SegmentBatch.ids`."""
     positions: int
-    """Number of positions, which run from 0."""
+    """Number of positions of words; positions start at 0."""
 
 
 @dataclass(frozen=True)
 class InputShape:
-    """Segments and profile fields of the data, in order, with their sizes."""
+    """Segments and profile fields of the data, with their sizes."""
 
     segments: tuple[SegmentShape, ...]
+    """Segments, in the order of `UserBatch.segments`."""
     profile: tuple[AttributeShape, ...]
+    """Profile fields, in the order of the columns of `UserBatch.profile_ids`."""
 
 
 INPUT_SHAPE = TypeAdapter(InputShape)
@@ -57,7 +61,7 @@ INPUT_SHAPE = TypeAdapter(InputShape)
 
 @dataclass(frozen=True)
 class SegmentBatch:
-    """Words of one segment for a batch of users: actions → words → users."""
+    """Words of one segment for a batch of users. Words are ranges of actions, users of words."""
 
     name: str
     ids: Int32
@@ -67,7 +71,7 @@ class SegmentBatch:
     word_offsets: Int64
     """(B + 1,): the words of user b are `word_offsets[b]:word_offsets[b + 1]`, oldest first."""
     positions: Int32
-    """(W,): days (day words) or hours (gap words) from the window's start."""
+    """(W,): days (day words) or hours (gap words) from the window's start, at least 0."""
     words_cut: int = 0
     """Number of words dropped because their user had more than `max_words`."""
     actions_cut: int = 0
@@ -80,7 +84,7 @@ class SegmentBatch:
 
     @property
     def user_of_action(self) -> Int64:
-        """(N,): number of the user of each action."""
+        """(N,): index of the user of each action in the batch."""
         return list_numbers(self.action_offsets[self.word_offsets])
 
 
@@ -89,9 +93,9 @@ class Future:
     """What users did after their cut-offs, up to an end that may differ by user."""
 
     known: NDArray[np.bool_]
-    """(B,): whether the user's future is known. Other users have no actions here."""
+    """(B,): whether the user's future is known; if not, the user has no actions in `ids`."""
     ids: tuple[Int32, ...]
-    """Per segment (A, N): id of each attribute of each action."""
+    """Per segment (A, N): id of each attribute of each action after the cut-off."""
     offsets: tuple[Int64, ...]
     """Per segment (B + 1,): the actions of user b are `offsets[b]:offsets[b + 1]`."""
 
@@ -107,7 +111,7 @@ class UserBatch:
     profile_ids: Int32
     """(B, F): profile fields in the order of `InputShape.profile`; 0 is none."""
     future: Future | None = None
-    """What came after the cut-offs: a target of pretraining, never an input."""
+    """Actions after the cut-offs: a target of pretraining, never an input."""
 
     def __len__(self) -> int:
         """Returns the number of users."""
@@ -115,7 +119,7 @@ class UserBatch:
 
 
 def slice_users(batch: UserBatch, first: int, last: int) -> UserBatch:
-    """Returns the users `first:last` of a batch as views, with `words_cut` and `actions_cut` 0."""
+    """Returns the users `first:last` of a batch, as views; `words_cut` and `actions_cut` are 0."""
     return UserBatch(
         batch.index[first:last],
         tuple(_slice_segment(segment, first, last) for segment in batch.segments),
@@ -125,7 +129,10 @@ def slice_users(batch: UserBatch, first: int, last: int) -> UserBatch:
 
 
 def take_users(batch: UserBatch, users: Int64) -> UserBatch:
-    """Returns the given users (B,) of a batch, in that order and without a future."""
+    """Returns the users at the indices `users` of a batch, in this order, without their future.
+
+    `words_cut` and `actions_cut` still count all users of `batch`.
+    """
     segments = tuple(_take_users_of_segment(segment, users) for segment in batch.segments)
     return UserBatch(batch.index[users], segments, batch.profile_ids[users])
 
@@ -143,9 +150,9 @@ def _take_users_of_segment(segment: SegmentBatch, users: Int64) -> SegmentBatch:
 
 
 def drop_actions(batch: UserBatch, dropped: Sequence[NDArray[np.bool_]]) -> UserBatch:
-    """Returns a batch without the `dropped` actions, a mask (N,) per segment.
+    """Returns a batch without some actions and without words that have no other actions.
 
-    A word that loses all its actions is dropped, too.
+    `dropped` holds a mask (N,) per segment. Futures, `words_cut` and `actions_cut` do not change.
     """
     segments = [
         _drop_actions_of_segment(segment, mask)
@@ -216,6 +223,9 @@ def input_shape(
 
 
 def _positions(segment: Segment) -> int:
-    """Returns the number of positions of a segment, partial first and last units included."""
+    """Returns the number of positions of a segment: days or hours that its window can touch.
+
+    The window may begin and end inside a day or hour, so they are two more than its length.
+    """
     unit_hours = 24 if isinstance(segment.words, DayWords) else 1
     return ceil(segment.window.from_.total_seconds() / 3600 / unit_hours) + 2

@@ -1,6 +1,6 @@
 """Array types, and lists of unequal lengths as flat values with offsets.
 
-B lists are one flat array `values` (N,) and `offsets` (B + 1,): list i is
+B lists with N values in all are one flat array `values` (N,) and `offsets` (B + 1,): list i is
 `values[offsets[i]:offsets[i + 1]]`. A place is an index into `values`.
 """
 
@@ -21,31 +21,32 @@ Bools = NDArray[np.bool_]
 
 
 def offsets_of(lengths: NDArray[Any] | Sequence[int]) -> Int64:
-    """Returns the offsets (B + 1,), from 0 on, of lists with these lengths (B,).
+    """Returns the offsets (B + 1,) of lists with the given `lengths` (B,); the first offset is 0.
 
-    For a mask (N,), `offsets[i]` counts the true values before place i.
+    If `lengths` is a mask, item i of the result is the number of true values before place i.
     """
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def list_numbers(offsets: NDArray[np.integer[Any]]) -> Int64:
-    """Returns the number of the list that holds each value (N,), from offsets (B + 1,)."""
+    """Returns the index of the list that holds each value (N,), from offsets (B + 1,)."""
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
 def ranges(first: Int64 | int, lengths: Int64) -> Int64:
     """Returns `first[i], …, first[i] + lengths[i] - 1` for each i, one range after the other (N,).
 
-    `first` and `lengths` are (B,); one `first` serves all ranges.
+    `lengths` is (B,); `first` is (B,), or one number at which all ranges start.
     """
     offsets = offsets_of(lengths)
     return np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
 
 
 def take_lists(offsets: Int64, numbers: Int64) -> tuple[Int64, Int64]:
-    """Returns the places (N,) of the values of some lists, and the offsets (K + 1,) of these lists.
+    """Returns the places of the values in some lists, list after list, and offsets (K + 1,).
 
-    `numbers` (K,) names the lists, in the order of the result. A list may occur twice.
+    `numbers` (K,) holds the indices of the lists. A list may occur twice. The offsets split the
+    returned places into the K lists.
     """
     first = offsets[numbers]
     lengths = offsets[numbers + 1] - first
@@ -53,9 +54,10 @@ def take_lists(offsets: Int64, numbers: Int64) -> tuple[Int64, Int64]:
 
 
 def by_shard(first_rows: Int64, rows: Int64) -> Iterator[tuple[int, Int64]]:
-    """Yields the number of each shard that holds some of `rows` (B,), and their places in `rows`.
+    """Yields the index of each shard that holds some of `rows` (B,), and indices into `rows`.
 
-    `first_rows` (S,) holds the first row of each shard. Without rows, yields shard 0 and no places.
+    The indices into `rows` select the rows in that shard. `first_rows` (S,) holds the first row of
+    each of S shards. Without rows, yields shard 0 and no indices.
     """
     if len(first_rows) == 1 or len(rows) == 0:
         yield 0, np.arange(len(rows))

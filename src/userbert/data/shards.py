@@ -1,8 +1,8 @@
 """Shards of prepared data: the sorted actions of some users, as memory-mapped numpy views.
 
-In: the kernel's tables. Out: the files of a shard, and a `Shard` read from them. Storage is by
-action, not by word (design, decision 2), so cutting a history at any instant is a slice. The hash
-of a user id determines the user's shard.
+In: the kernel's tables. Out: the files of a shard, and a `Shard` read from these files. Storage is
+by action, not by word (design, decision 2), so cutting a history at any instant is a slice. The
+hash of a user id determines the user's shard. Letters in shapes: U users of a shard, N rows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from userbert.data.ragged import Int64, offsets_of
 from userbert.errors import DataError
 
 TIMELESS = np.iinfo(np.int64).min
-"""Time of a profile row that has none: before every cut-off."""
+"""Time of a profile row without a time: it is before every cut-off."""
 
 RESTORE_ADVICE = "Copy the folder again, or prepare the logs again."
 """Advice in errors about damaged files."""
@@ -28,7 +28,7 @@ RESTORE_ADVICE = "Copy the folder again, or prepare the logs again."
 
 @dataclass(frozen=True)
 class Columns:
-    """Actions of a segment, or profile rows, of all users of a shard, sorted by user and time."""
+    """Actions of a segment, or profile rows, of all users of a shard; sorted by user and time."""
 
     offsets: Int64
     """(U + 1,): the rows of user u are `offsets[u]:offsets[u + 1]`."""
@@ -37,27 +37,29 @@ class Columns:
     word_start: NDArray[np.uint8]
     """(N,): 1 where a word starts; always 1 for profile rows."""
     values: Mapping[str, NDArray[Any]]
-    """Ids (int32) or raw numbers (float32) of each attribute or field (N,)."""
+    """(N,) by attribute or profile field: ids (int32), or raw numbers (float32; NaN is none)."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Users whose hashes fall into one range."""
+    """Histories of the users whose hashes fall into one range."""
 
     first_row: int
     """Row of the shard's first user in the data."""
     users: int
     """Number of users."""
     user_hashes: NDArray[np.uint64]
-    """(U,), ascending."""
+    """(U,): `user_hash` of each id, ascending."""
     user_ids: pa.Array
-    """(U,)."""
+    """(U,): ids, sorted by (hash, id)."""
     segments: Mapping[str, Columns]
+    """Actions, by segment."""
     profile: Columns
+    """Profile rows; a user may have none or several."""
 
 
 def read_shard(folder: Path, segments: Sequence[str], first_row: int) -> Shard:
-    """Memory-maps a shard's files. Its first user has the row `first_row`."""
+    """Memory-maps the files of a shard, whose first user has the row `first_row` in the data."""
     users = _read(folder / "users.arrow")
     return Shard(
         first_row,
@@ -108,20 +110,22 @@ class ShardTables:
     segments: Mapping[str, pa.Table]
     """The kernel's table of each segment; its column `user` is an index into `users`."""
     profile: pa.Table
-    """Profile rows, as a table of the same form."""
+    """Profile rows, as a table with the same first columns."""
 
 
 @dataclass(frozen=True)
 class ShardSize:
-    """Numbers of users, actions and words in a shard."""
+    """Counts of users, actions and words of a shard."""
 
     users: int
     actions: Mapping[str, int]
+    """Number of actions, by segment."""
     words: Mapping[str, int]
+    """Number of words, by segment."""
 
 
 def total_size(sizes: Sequence[ShardSize]) -> ShardSize:
-    """Returns the sums over several shards."""
+    """Returns the sum of the sizes of one or more shards."""
     return ShardSize(
         sum(size.users for size in sizes),
         {name: sum(size.actions[name] for size in sizes) for name in sizes[0].actions},
@@ -130,7 +134,7 @@ def total_size(sizes: Sequence[ShardSize]) -> ShardSize:
 
 
 def shard_in_memory(tables: ShardTables) -> Shard:
-    """Returns the tables of a few users as a `Shard` that equals one read from disk."""
+    """Returns the tables as a `Shard`, which equals the shard that is written and read again."""
     tables_by_name = {**tables.segments, "profile": tables.profile}
     columns = {
         name: Columns(
@@ -146,7 +150,7 @@ def shard_in_memory(tables: ShardTables) -> Shard:
 
 
 def write_shard(folder: Path, parts: Iterable[ShardTables]) -> ShardSize:
-    """Writes one shard from ranges of its users, in order."""
+    """Writes one shard, and returns its size. `parts` are ranges of its users, by rising hash."""
     folder.mkdir(parents=True)
     users: list[pa.Array] = []
     counts: dict[str, list[Int64]] = {}
@@ -182,12 +186,12 @@ def shard_name(number: int) -> str:
 
 
 def power_of_two(at_least: float) -> int:
-    """Returns the smallest power of two ≥ `at_least`, for a number of hash ranges."""
+    """Returns the smallest power of two ≥ `at_least` and ≥ 1, such as a number of shards."""
     return 1 << max(0, ceil(log2(max(at_least, 1))))
 
 
 def shard_of(hashes: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
-    """Returns the shard of each hash: its highest bits. `shards` is a power of two."""
+    """Returns the index of each hash's shard: its highest bits. `shards` is a power of two."""
     bits = int(shards).bit_length() - 1
     if bits == 0:
         return np.zeros(len(hashes), dtype=np.int64)
@@ -206,6 +210,7 @@ def user_hash(user_ids: pa.Array) -> NDArray[np.uint64]:
     offsets = np.frombuffer(offset_buffer, np.int64)[: len(dictionary) + 1]
     content = np.frombuffer(byte_buffer or b"", np.uint8)
     lengths = np.diff(offsets)
+    # The constants below are those of FNV-1a and of murmur's 64-bit finalizer.
     hashes = np.full(len(dictionary), 0xCBF29CE484222325, dtype=np.uint64)
     for position in range(int(lengths.max())):
         is_longer = lengths > position

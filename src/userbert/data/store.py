@@ -1,14 +1,15 @@
 """Prepared data on disk: a folder of shards with a manifest.
 
 In: a folder. Out: `PreparedData`, whose shards are memory-mapped. `write_manifest` completes a
-folder of shards.
+folder of shards. Letters in shapes: S shards, U users of the data, B users of a query.
 
 ```
 DATA/
-  manifest.json        format, version, shards, span, checksums of every other file and its own
+  manifest.json        format, version, users, shards, span, checksums of all files and its own
   schema.yaml          meaning of the logs
   vocabularies.json    meaning of the ids
-  summary.json         the row account, for people
+  summary.json         account of all rows, for people
+  rejected.parquet     rejected rows with reasons, if there are any
   shards/00000/        users.arrow, profile.arrow, long_term.arrow, short_term.arrow
 ```
 Users are sorted by (hash of the id, id) over all shards; a user's row is the index in that order.
@@ -45,27 +46,27 @@ from userbert.schema.models import Schema
 from userbert.workers import cores, map_threaded
 
 FORMAT = 1
-"""Version of the format, in the manifest."""
+"""Version of the folder's format, as the manifest states it."""
 _DESCRIPTIONS = ("schema.yaml", "vocabularies.json")
 """Small files that are checked when the folder is opened."""
 _KEYS = ("users", "shards", "first_event", "last_event", "checksums")
-"""Keys of the manifest, apart from the format, the version and its own checksum."""
+"""Keys of the manifest, apart from `format`, `version` and `checksum` (of the manifest)."""
 
 
 class Histories(Protocol):
-    """Histories of users, on disk or in memory: all that `cut` reads."""
+    """Histories of users, on disk or in memory, as `cut` reads them."""
 
     @property
     def schema(self) -> Schema:
-        """Meaning of the logs."""
+        """Schema of the logs."""
 
     @property
     def vocabularies(self) -> Vocabularies:
-        """Meaning of the ids."""
+        """Vocabularies of the ids in the shards."""
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """All shards, sorted by the hashes of their users."""
+        """All shards, by rising hashes of their users."""
 
     @property
     def first_rows(self) -> Int64:
@@ -109,17 +110,18 @@ class PreparedData:
         return cls(Path(path))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the path alone; the other process opens the folder again."""
+        """Pickles only the path; the process that unpickles it opens the folder again."""
         return type(self), (self.path,)
 
     def verify(self) -> None:
-        """Compares every file with its checksum; raises `DataError` that names the changed file."""
+        """Compares every file with its checksum. Raises `DataError` for the first that differs."""
         names = list(self.manifest["checksums"])
         with progress("checking files", len(names)) as advance:
             for _ in map_threaded(self._check, names, cores()):
                 advance(1, "")
 
     def _check(self, name: str) -> None:
+        """Raises `DataError` if a file is missing or does not have its checksum."""
         file = self.path / name
         if not file.is_file():
             raise DataError(f"{file} is missing. {RESTORE_ADVICE}")
@@ -161,7 +163,10 @@ class PreparedData:
         return opened
 
     def open_shard(self, number: int, first_row: int = 0) -> Shard:
-        """Opens one shard. Its pages count as our memory for as long as the result lives."""
+        """Opens one shard, whose first user has the row `first_row` in the result.
+
+        Pages that are read count as memory of this process until the shard is deleted.
+        """
         return read_shard(self.path / shard_name(number), [*self.schema.segments], first_row)
 
     @cached_property
@@ -180,15 +185,15 @@ class PreparedData:
         return pa.chunked_array([shard.user_ids for shard in self.shards], pa.large_string())
 
     def rows_of(self, user_ids: Sequence[str] | pa.Array) -> Int64:
-        """Returns the row of each user (B,), -1 for a user who is not in the data."""
+        """Returns the row of each user id (B,); -1 if the user is not in the data."""
         ids = pa.array(user_ids, pa.large_string())
         hashes = user_hash(ids)
         shards = shard_of(hashes, len(self.shards))
         rows = np.full(len(ids), -1, dtype=np.int64)
         for number, shard in enumerate(self.shards):
-            places = np.flatnonzero(shards == number)  # in `ids`
-            positions = np.searchsorted(shard.user_hashes, hashes[places])  # in the shard
-            # Ids with equal hashes are neighbours: move on until the id is equal, too.
+            places = np.flatnonzero(shards == number)  # indices into `ids`
+            positions = np.searchsorted(shard.user_hashes, hashes[places])  # indices into the shard
+            # Ids with equal hashes are neighbours: move on until the ids are equal.
             while len(places):
                 is_candidate = positions < shard.users
                 places, positions = places[is_candidate], positions[is_candidate]
@@ -213,11 +218,13 @@ def read_summary(data: PreparedData) -> dict[str, Any]:
 
 @contextmanager
 def _report_damage(path: Path) -> Iterator[None]:
-    """Turns errors about unreadable descriptions into a `DataError`: the folder is damaged."""
+    """Turns errors about unreadable descriptions into a `DataError` about a damaged folder."""
     try:
         yield
     except KeyError as error:
-        raise DataError(f"{path} is damaged: it lacks {error}. {RESTORE_ADVICE}") from error
+        raise DataError(
+            f"{path} is damaged: the key {error} is missing. {RESTORE_ADVICE}"
+        ) from error
     except DataError:
         raise
     except (InputError, TypeError, ValueError, AttributeError) as error:
@@ -226,24 +233,28 @@ def _report_damage(path: Path) -> Iterator[None]:
 
 
 def _check_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
-    """Raises `DataError` if a byte of the manifest, which holds all checksums, has changed."""
+    """Raises `DataError` if the manifest is not byte for byte as it was written."""
     content = {key: value for key, value in manifest.items() if key != "checksum"}
-    # Data of the first versions have no checksum of the manifest.
+    # The first versions of userbert wrote no checksum of the manifest.
     text = json_text(content) if content == manifest else _manifest_text(content)
-    has_our_keys = content.keys() == {"format", "version", *_KEYS}
-    if not has_our_keys or file.read_bytes() != text.encode():
+    has_all_keys = content.keys() == {"format", "version", *_KEYS}
+    if not has_all_keys or file.read_bytes() != text.encode():
         raise DataError(f"{file} has changed since it was written. {RESTORE_ADVICE}")
 
 
 def _manifest_text(content: Mapping[str, Any]) -> str:
-    own_checksum = hashlib.sha256(json_text(content).encode()).hexdigest()
-    return json_text({**content, "checksum": own_checksum})
+    """Returns the manifest's text, with a checksum of its content."""
+    content_checksum = hashlib.sha256(json_text(content).encode()).hexdigest()
+    return json_text({**content, "checksum": content_checksum})
 
 
 def write_manifest(
     folder: Path, content: Mapping[str, Any], known: Mapping[str, str] | None = None
 ) -> None:
-    """Writes the manifest: `content`, and every file's checksum, unless it is `known` already."""
+    """Writes the manifest: `content`, and the checksum of every file.
+
+    `known` holds checksums by file name that need not be computed again.
+    """
     origin = {"format": FORMAT, "version": version("userbert")}
     text = _manifest_text({**origin, **content, "checksums": checksums(folder, known)})
     (folder / "manifest.json").write_text(text, encoding="utf-8")

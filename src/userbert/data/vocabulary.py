@@ -1,8 +1,9 @@
 """Vocabularies: ids of categorical values, and bins of numbers.
 
-In: counts of values, which can be added over partitions and workers. Out: `Vocabularies`. The
-kernel encodes with them, and models take their sizes from them. Ids (design, decision 4): 0 = none,
-1 = unknown, then by falling count, ties by value, so every engine gives the same ids.
+In: counts of values, which can be added over partitions and workers. Out: `Vocabularies`, with
+which the words kernel encodes values, and from which models take the sizes of their tables. Ids
+(design, decision 4): 0 = none, 1 = unknown; from 2 on, values by falling count, ties by value, so
+every engine gives the same ids.
 """
 
 import hashlib
@@ -31,15 +32,15 @@ UNKNOWN = 1
 FIRST_VALUE = 2
 """Id of the most frequent value, or of the lowest bin."""
 _FEW_VALUES = 64
-"""Number of values below which a dict is faster than a call of Arrow."""
+"""Number of values to encode below which a dict is faster than a call of Arrow."""
 _DICT_RATIO = 16
-"""Ratio of vocabulary size to number of values above which a dict is faster, too: Arrow hashes the
-whole vocabulary at each call."""
+"""Ratio of the vocabulary's size to the number of values to encode, above which a dict is also
+faster: Arrow hashes the whole vocabulary at each call."""
 
 
 @dataclass(frozen=True)
 class Categories:
-    """Values of a categorical attribute; value i has the id i + 2."""
+    """Values of a categorical attribute; the value at index i has the id i + 2."""
 
     values: tuple[str, ...]
     is_categorical: ClassVar[bool] = True
@@ -63,7 +64,7 @@ class Categories:
         return {None: NONE} | {value: i for i, value in enumerate(self.values, FIRST_VALUE)}
 
     def encode(self, values: pa.Array) -> Int32:
-        """Returns the id of each value: none for null, unknown for a value that is not listed."""
+        """Returns the id of each value: `NONE` for null, `UNKNOWN` for a value without an id."""
         if len(values) < max(_FEW_VALUES, len(self.values) // _DICT_RATIO):
             ids = [self._ids.get(value, UNKNOWN) for value in values.to_pylist()]
             return np.array(ids, np.int32)
@@ -75,7 +76,10 @@ class Categories:
 
     @classmethod
     def fit(cls, counts: pl.DataFrame, max_values: int, min_users: int) -> "Categories":
-        """Orders values by falling count. `counts` has the columns `value`, `count` and `users`."""
+        """Returns the values of at least `min_users` users: the `max_values` most frequent.
+
+        `counts` has the columns `value`, `count` and `users`.
+        """
         kept = counts.filter(pl.col("value").is_not_null() & (pl.col("users") >= min_users))
         kept = kept.sort(["count", "value"], descending=[True, False]).head(max_values)
         return cls(tuple(kept["value"].to_list()))
@@ -86,6 +90,7 @@ class Bins:
     """Bins of a number; bin i has the id i + 2 and ends before `edges[i]`."""
 
     edges: tuple[float, ...]
+    """Boundaries between bins, ascending. The last bin has no end."""
     is_categorical: ClassVar[bool] = False
 
     @property
@@ -107,7 +112,7 @@ class Bins:
         return np.array(self.edges, np.float32)
 
     def encode(self, values: pa.Array) -> NDArray[np.float32]:
-        """Returns numbers as float32, null as NaN; they are binned on reading."""
+        """Returns the values as float32, NaN for null. `ids` bins them when data are read."""
         numbers = values.cast(pa.float32()).to_numpy(zero_copy_only=False)
         # Equal numbers must be equal bytes, so -0 becomes 0, and all NaNs become one.
         return np.where(np.isnan(numbers), np.float32(np.nan), numbers + np.float32(0))
@@ -119,7 +124,10 @@ class Bins:
 
     @classmethod
     def fit(cls, counts: pl.DataFrame, bins: int) -> "Bins":
-        """Cuts at quantiles of the numbers. `counts` has the columns `value` and `count`."""
+        """Returns at most `bins` bins, whose edges are quantiles of the numbers.
+
+        `counts` has the columns `value` and `count`.
+        """
         counts = counts.filter(pl.col("value").is_not_nan()).sort("value")
         if counts.is_empty():
             return cls(())
@@ -139,7 +147,8 @@ Vocabulary = Categories | Bins
 def countable(numbers: pl.Series) -> pl.Series:
     """Rounds float32 numbers down to 12 significant bits, which bounds the number of values.
 
-    Down, not towards zero: a number reaches an edge of 12 bits exactly if its rounded value does.
+    Negative numbers are rounded away from zero: so a number reaches an edge of 12 bits if and only
+    if its rounded value does.
     """
     # Adding zero turns -0 into 0.
     bits = (numbers.to_numpy().astype(np.float32) + np.float32(0)).view(np.int32)
@@ -149,10 +158,12 @@ def countable(numbers: pl.Series) -> pl.Series:
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """All vocabularies of a schema. Segments that share an attribute share one object."""
+    """All vocabularies of a schema. Both segments have equal vocabularies of a shared attribute."""
 
     segments: Mapping[str, Mapping[str, Vocabulary]]
+    """Vocabulary of each attribute, by segment."""
     profile: Mapping[str, Vocabulary]
+    """Vocabulary of each profile field."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the vocabularies as plain JSON."""
@@ -179,7 +190,7 @@ class Vocabularies:
     def load(cls, folder: Path) -> "Vocabularies":
         """Reads `vocabularies.json` in a folder of a model or of prepared data.
 
-        Raises `InputError` if the file is missing or damaged.
+        Raises `InputError` if the file is missing or damaged, or has changed.
         """
         path = folder / "vocabularies.json"
         if not path.is_file():
@@ -194,12 +205,14 @@ class Vocabularies:
             if read_json(listing)["checksums"]["vocabularies.json"] == checksum(path):
                 return cls.from_json(read_json(path))
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{folder} is damaged: it lacks {error}. Copy it again.") from error
+            raise InputError(
+                f"{folder} is damaged: a file has the wrong content ({error}). Copy it again."
+            ) from error
         raise InputError(f"{path} has changed since it was written. Copy the folder again.")
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all values and edges: equal exactly if all ids mean the same."""
+        """SHA-256 of all values and edges, which is equal only if all ids have the same meaning."""
         content = json.dumps(self.to_json(), ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 

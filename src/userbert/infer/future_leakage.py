@@ -61,7 +61,7 @@ def drop_future_leakage(
 ) -> list[Choice]:
     """Leaves out columns of events that depend on later events.
 
-    Leaves out columns whose name says that they are an outcome, and numbers that are constant within
+    Leaves out columns whose name says that they are an outcome, and numbers that are constant in
     a group (a session, an item) and correlate with the group's number of events, its duration or a
     sum over its events. Groups whose events all have one time, such as the lines of a receipt, do
     not leak.
@@ -176,7 +176,7 @@ def drop_profile_totals(
     """Leaves out numeric profile fields that follow totals over a user's whole log.
 
     Profiles with a time keep all fields, as a row describes its user at its time. Other fields
-    whose name says that they are an outcome stay, with a warning: they may be the target to predict.
+    whose name says that they are an outcome stay, with a warning: they may be the target.
     """
     numbers = [choice.column for choice in attributes if choice.kind == "number"]
     fields = [

@@ -66,7 +66,7 @@ def user_name_rank(name: str) -> int | None:
 
 
 def loose_user_name_rank(name: str) -> int | None:
-    """Returns the rank of a name whose end is a word for users (`owner_user_id`), else None.
+    """Returns the rank of a name that ends in a word for users (`owner_user_id`), or None.
 
     A name with a word of `_NOT_A_USER`, such as `n_users`, has no rank.
     """
@@ -80,7 +80,7 @@ def _without_ids(name: str) -> list[str]:
 
 
 def _rank_of(word: str) -> int | None:
-    """Returns the index in `_PEOPLE` of a word for users, such as `userid`; None for other words."""
+    """Returns the index in `_PEOPLE` of a word for users, such as `userid`; None for others."""
     word = word.removesuffix("s")
     for suffix in ("", "id", "no", "key"):
         if word.endswith(suffix) and word.removesuffix(suffix) in _PEOPLE:
