@@ -1,8 +1,8 @@
-"""`Reading`: yields the usable rows of logs, and accounts for all others.
+"""`Reading`: yields the usable rows of logs, and accounts for every row.
 
 In: opened files. Out: usable rows, file after file; a `RowAccount` per file; and a file of rejected
-rows, each with its reason. Every engine of preparation reads through this, and adds the accounts of
-several readers.
+rows, each with its reason. Every engine of preparation reads through a `Reading`; Spark adds those
+of its tasks.
 """
 
 from collections import Counter
@@ -23,15 +23,17 @@ from userbert.schema import files
 from userbert.schema.models import Schema
 
 _ROWS_AT_A_TIME = 1_048_576
-"""Rows per chunk: small chunks are slow to write and to read."""
+"""Minimum number of rows of a chunk: small chunks are slow to write and to read."""
 
 FILE_STRIDE = 1 << 40
-"""Bound on the rows of a file: `row` is the file's number * FILE_STRIDE + the row in the file."""
+"""Number that a file's rows stay below. `row` is the file's number * FILE_STRIDE + the row in the
+file, so rows are ordered by file and fit into int64."""
 
 REJECTED = "rejected.parquet"
 """Name of the file of rejected rows in prepared data."""
 
 OnInvalid = Literal["fail", "quarantine"]
+"""Whether an invalid row stops the preparation or is rejected with its reason."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,25 @@ class UnusedRows:
     duplicates: list[int]
     """Number of duplicate events, by file."""
     repeated_profiles: pl.DataFrame
-    """`file`, `row` and `reason` of profile rows of users who already have one, sorted by user."""
+    """Profile rows after a user's first: columns `file`, `row` and `reason`, sorted by user."""
 
 
 @dataclass
 class RowAccount:
-    """Counts of the rows of one file by outcome; the outcomes add up to `read`."""
+    """Counts of the rows of one file by outcome.
+
+    `used`, `outside_segments`, `quarantined` and `duplicates_dropped` add up to `read`.
+    """
 
     read: int = 0
     used: int = 0
     outside_segments: int = 0
+    """Events whose action type no segment uses."""
     quarantined: int = 0
+    """Invalid rows, and repeated profile rows."""
     duplicates_dropped: int = 0
     outside_by_action: Counter[str] = field(default_factory=Counter)
+    """`outside_segments` by action type."""
 
     def add(self, other: "RowAccount") -> None:
         """Adds the account of other rows of the file."""
@@ -69,8 +77,10 @@ class RowAccount:
 class Reading:
     """Reads files: checks rows, accounts for them, and collects rejected rows.
 
-    Usable rows are yielded in chunks of at least `rows_at_a_time` rows. Rejected rows are written
-    in row groups of this size.
+    `numbers` holds the number of each file, by name. `rejected_file` is the file of rejected rows;
+    None keeps the rows in memory, for `add`. Usable rows are yielded in chunks of at least
+    `rows_at_a_time` rows, of which only the last may be smaller. Rejected rows are written in row
+    groups of `rows_at_a_time` rows.
     """
 
     def __init__(
@@ -84,27 +94,27 @@ class Reading:
     ) -> None:
         self.schema = schema
         self.accounts = {name: RowAccount() for name in numbers}
+        """Account of each file, by name, in the order of the files' numbers."""
         self.first_event: int = np.iinfo(np.int64).max
         """Time of the first used event, in microseconds since 1970."""
         self.last_event: int = np.iinfo(np.int64).min
+        """Time of the last used event; before `first_event` if no event is used."""
         self.unseen = schema.actions
-        """Action types of segments that no event had so far."""
+        """Action types of segments that no event read so far has."""
         self.first_rejected: tuple[str, int, str] | None = None
         """File, row and reason of the first rejected row."""
         self.on_invalid = on_invalid
         self._rows_at_a_time = rows_at_a_time
         self._numbers = numbers
-        """Number of each file; it orders the rows."""
         self._rejected_file = rejected_file
-        """File of rejected rows; None keeps them in memory, for `add`."""
         self._rejected: list[pl.DataFrame] = []
         """Rejected rows that are not written yet."""
         self._writer: pq.ParquetWriter | None = None
 
     def events(self, logs: Iterable[LogFile], advance: Advance) -> Iterator[pl.DataFrame]:
-        """Yields the events that a segment uses, in chunks.
+        """Yields the events whose action type a segment uses, in chunks.
 
-        Events have a `row` only if the schema drops duplicates, of which the first is kept.
+        Events have the column `row` only if the schema drops duplicates: it tells which is first.
         """
         actions = self.schema.actions
         batches = (self._used_events(log, actions, advance) for log in logs)
@@ -112,7 +122,7 @@ class Reading:
         return chunks if self.schema.duplicates == "drop" else (rows.drop("row") for rows in chunks)
 
     def profile(self, logs: Iterable[LogFile], advance: Advance) -> Iterator[pl.DataFrame]:
-        """Yields the profile rows in chunks, with `row` to order them."""
+        """Yields the profile rows in chunks, with the column `row` to order them."""
         return _in_chunks((self._profile_rows(log, advance) for log in logs), self._rows_at_a_time)
 
     def _used_events(
@@ -162,7 +172,7 @@ class Reading:
             )
 
     def require_events(self, logs: Sequence[LogFile]) -> None:
-        """Raises `SourceError` if no event is used, and says what the logs hold instead."""
+        """Raises `SourceError` if no event is used; the message says what the logs hold instead."""
         if self.first_event <= self.last_event:
             return
         names = files.join_names(dict.fromkeys(log.name for log in logs))
@@ -182,7 +192,7 @@ class Reading:
         )
 
     def add(self, other: "Reading") -> None:
-        """Adds the result of another reading."""
+        """Adds the accounts, the span of events and the rejected rows of another reading."""
         for name, account in other.accounts.items():
             self.accounts[name].add(account)
         self.first_event = min(self.first_event, other.first_event)
@@ -192,13 +202,16 @@ class Reading:
             self._reject(rows)
 
     def add_rejected(self, file: Path) -> None:
-        """Adds the rejected rows in a file."""
+        """Adds the rejected rows in a file, without accounting for them."""
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches():
                 self._reject(pl.DataFrame(batch))
 
     def account_unused(self, unused: UnusedRows) -> None:
-        """Corrects the account for rows that counted as used until a user's rows were together."""
+        """Corrects the accounts for rows that counted as used, and rejects repeated profile rows.
+
+        These rows are known only once all rows of a user are together.
+        """
         for account, count in zip(self.accounts.values(), unused.duplicates, strict=True):
             account.used -= count
             account.duplicates_dropped += count
@@ -227,7 +240,7 @@ class Reading:
         self._rejected = [rejected[size:]]
 
     def close(self) -> None:
-        """Completes the file of rejected rows; without rejected rows, there is no file."""
+        """Completes the file of rejected rows. Without rejected rows, no file is written."""
         if any(map(len, self._rejected)):
             self._write(multiple=1)
         if self._writer is not None:
@@ -235,6 +248,7 @@ class Reading:
 
 
 def _describe(rejected: tuple[Any, ...]) -> str:
+    """Describes a rejected row: its file, its number in the file and the reason."""
     file, row, reason = rejected
     return f"{file}, row {row}, {reason}"
 
@@ -242,7 +256,7 @@ def _describe(rejected: tuple[Any, ...]) -> str:
 def _in_chunks(
     batches_by_file: Iterable[Iterator[pl.DataFrame]], rows: int
 ) -> Iterator[pl.DataFrame]:
-    """Joins batches into chunks of at least `rows` rows."""
+    """Joins batches into chunks of at least `rows` rows; the last chunk may be smaller."""
     chunk: list[pl.DataFrame] = []
     for batches in batches_by_file:
         for batch in batches:

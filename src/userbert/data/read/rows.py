@@ -1,8 +1,9 @@
 """Checks raw rows: converts their values, and says why a row is invalid.
 
 In: rows of a file, and a schema. Out: events with the columns `row`, `user_id`, `time` (µs since
-1970), `action_type`, one per attribute, and `invalid`; or profile rows, with one per field. Used by
-`data/read/sources.py` and `data/use/live.py`.
+1970), `action_type`, a column per attribute, and `invalid`; or profile rows with `row`, `user_id`,
+`time`, a column per field, and `invalid`. Used by `data/read/sources.py` and `data/use/live.py`.
+Letter in shapes: N rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,10 @@ _SMALL_NUMBERS = pl.Series(map(str, range(24)), dtype=pl.String)
 def checked_events(
     schema: Schema, source: Source, raw: pl.DataFrame, first_row: int
 ) -> pl.DataFrame:
-    """Returns events with the columns that the kernel takes, and `invalid`.
+    """Returns the rows of a source as events with the columns above.
 
-    `first_row` is the number of the first row in its file.
+    `raw` has the source's columns, with those of lookups. `first_row` is the number of its first
+    row in the file.
     """
     time = instants(raw[source.time.column], source.time, schema.timezone)
     checks = [_check_users(raw, schema.user), _check_times(raw, time, source.time)]
@@ -53,7 +55,10 @@ def checked_events(
 def checked_profile(
     schema: Schema, profile: Profile, raw: pl.DataFrame, first_row: int
 ) -> pl.DataFrame:
-    """Returns profile rows with `row`, `user_id`, `time`, a column per field, and `invalid`."""
+    """Returns profile rows with the columns above; `time` is null if the profile has no times.
+
+    `first_row` is the number of the first row of `raw` in the file.
+    """
     checks = [_check_users(raw, schema.user)]
     time: pl.Series | None = None
     if profile.time is not None:
@@ -67,11 +72,12 @@ def checked_profile(
 
 @dataclass(frozen=True)
 class _Check:
-    """Rows that are invalid because of one column."""
+    """Result of checking one column: the rows that are invalid."""
 
     column: str
+    """Name of the column in the raw rows."""
     expected: str
-    """What a valid value is, for the message, such as "a user id"."""
+    """Description of a valid value, for the message, such as "a user id"."""
     bad: NDArray[np.bool_]
     """(N,): whether the row fails the check."""
 
@@ -79,13 +85,14 @@ class _Check:
 def _with_reasons(
     raw: pl.DataFrame, columns: Mapping[str, pl.Series], checks: Sequence[_Check], first_row: int
 ) -> pl.DataFrame:
-    """Returns the columns as a frame, with `row` and `invalid`."""
+    """Returns `columns` as a frame, with `row` first and `invalid` last."""
     row = pl.Series("row", np.arange(first_row, first_row + len(raw)))
     named = (column.alias(name) for name, column in columns.items())
     return pl.DataFrame([row, *named, _reasons(raw, checks)])
 
 
 def _check_users(raw: pl.DataFrame, column: str) -> _Check:
+    """Checks that user ids are not null or empty, and whole if they are floats."""
     users = _text(raw, column)
     bad = _is_null(users) | _mask(users == "")
     if raw.schema[column].is_float():
@@ -103,7 +110,10 @@ def _check_times(raw: pl.DataFrame, instant: pl.Series, time: Time) -> _Check:
 def _values(
     attributes: Mapping[str, Category | Number | Derived], raw: pl.DataFrame
 ) -> tuple[dict[str, pl.Series], list[_Check]]:
-    """Returns the values of categories and numbers, and the checks of numbers."""
+    """Returns the values of categories and numbers, by name, and the checks of the numbers.
+
+    Values are null if the rows do not have the attribute's column.
+    """
     values: dict[str, pl.Series] = {}
     checks: list[_Check] = []
     for name, attribute in attributes.items():
@@ -143,7 +153,10 @@ def _numbers(raw: pl.DataFrame, attribute: Number) -> tuple[pl.Series, _Check]:
 def _derived(
     schema: Schema, source: Time, time: pl.Series, action: pl.Series
 ) -> dict[str, pl.Series]:
-    """Returns the derived attributes: local hour, weekday, action type. A date has no hour."""
+    """Returns the derived attributes: local hour, local weekday or action type, as text.
+
+    The hour is null if the source's times are dates.
+    """
     derived = {
         name: attribute.of
         for name, attribute in schema.attributes.items()
@@ -161,7 +174,7 @@ def _derived(
 
 @lru_cache(maxsize=64)
 def _clock_part(part: str, timezone: str) -> pl.Expr:
-    """Returns the local hour or weekday of `time`, as text."""
+    """Returns an expression for the local hour or weekday (1 = Monday) of `time`, as text."""
     local = pl.col("time").cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(timezone)
     number = local.dt.hour() if part == "hour" else local.dt.weekday()
     return pl.lit(_SMALL_NUMBERS).gather(number).alias(part)
@@ -190,10 +203,10 @@ def _mask(values: pl.Series) -> NDArray[np.bool_]:
 
 
 def as_text(column: str, dtype: pl.DataType) -> pl.Expr:
-    """Returns a column's values as text. An integral float becomes its integer: 17, not 17.0."""
+    """Returns an expression for a column's values as text. Whole floats become 17, not 17.0."""
     value = pl.col(column)
     if isinstance(dtype, pl.Date | pl.Datetime):
-        # Polars panics on formatting a time outside the calendar, which becomes its number.
+        # Polars panics on formatting a time outside the calendar; its number replaces it.
         return pl.coalesce(within(value, dtype, 1, 9999).cast(pl.String), _number_of(value))
     if not dtype.is_float():
         return value.cast(pl.String)

@@ -1,8 +1,8 @@
 """Opens raw logs, joins lookups, and checks rows.
 
-In: the sources of a schema (files or frames). Out: batches of checked events with the columns
-`user_id`, `time` (µs since 1970), `action_type` and one per attribute, or of profile rows; invalid
-rows with a reason. Used by preparation.
+In: the sources and profile of a schema (files or frames). Out: `LogFile`s, which yield batches of
+checked events or profile rows with the columns of `data/read/rows.py`; invalid rows have a reason.
+Used by preparation.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ from userbert.schema.models import Lookup, Profile, Schema, Source, Time
 from userbert.schema.yaml_text import did_you_mean
 
 _BATCH_ROWS = 262_144
-"""Rows per batch: smaller batches are slow, larger ones need more memory."""
+"""Number of rows per batch: smaller batches are slow, larger batches need more memory."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class _Table:
     """Name in errors and in the row account."""
     frame: pl.LazyFrame
     columns: Mapping[str, pl.DataType]
+    """Type of each column."""
     file: Path | None
-    """None for a frame."""
+    """The file; None for a frame in memory."""
     files: tuple[Path, ...]
-    """All files that are read, including lookups."""
+    """All files that are read: the file, and those of lookups."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +50,31 @@ class Piece:
     source: str | None
     """Source that the file belongs to; None for profile rows."""
     first_row: int
-    """First row, counted from 1."""
+    """Number of the first row in the file; rows are numbered from 1."""
     rows: int | None
-    """Number of rows; None for the whole file."""
+    """Number of rows; None: all rows of the file."""
 
 
 @dataclass(frozen=True)
 class LogFile:
     """Opened file (or frame in memory) of events or profile rows, to read in batches.
 
-    Has all rows of the file, or the rows of a `Piece`.
+    Holds all rows of the file, or the rows of a `Piece`.
     """
 
     name: str
+    """Name in errors and in the row account."""
     rows: int
+    """Number of rows."""
     source: str | None
     """Source that the file belongs to; None for profile rows."""
     _table: _Table
     _check: Callable[[pl.DataFrame, int], pl.DataFrame]
-    """Checks raw rows; its second argument is the number of the first row."""
+    """Checks raw rows, given the number of the first row in the file."""
     _first_row: int = 1
+    """Number of the first row in the file."""
     batch_rows: int = _BATCH_ROWS
-    """Rows per batch."""
+    """Approximate number of rows per batch."""
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """Yields the rows in order, in bounded memory, with `row` (from 1) and `invalid`."""
@@ -123,7 +127,8 @@ def open_sources(schema: Schema, events: Mapping[str, Any] | None = None) -> lis
 def open_profile(schema: Schema, frame: Any | None = None) -> list[LogFile]:
     """Opens every file of the profile, if there is one. `frame` replaces the files.
 
-    `time` is null if profiles have no times. Raises `SourceError` as `open_sources` does.
+    In batches, `time` is null if the profile has no times. Raises `SourceError` as `open_sources`
+    does.
     """
     profile = schema.profile
     if profile is None:
@@ -224,7 +229,7 @@ def _lookups(schema: Schema, source: Source) -> list[tuple[Lookup, _Table]]:
 
 
 def _join_lookups(table: _Table, lookups: list[tuple[Lookup, _Table]]) -> _Table:
-    """Adds the columns of lookups that a log does not have itself."""
+    """Adds the columns of lookups that a log does not have."""
     for lookup, dimension in lookups:
         table = _join(table, lookup, dimension)
     return table
@@ -246,7 +251,11 @@ def _join(table: _Table, lookup: Lookup, dimension: _Table) -> _Table:
 
 
 def _check_columns(schema: Schema, tables: list[tuple[str, _Table]]) -> None:
-    """Raises `SourceError` if a table lacks user, time or action, or all lack an attribute."""
+    """Raises `SourceError` if a required column is missing, or has an unsuitable type.
+
+    Every table needs the columns of users, times and action types; at least one table needs the
+    column of an attribute.
+    """
     for name, table in tables:
         source = schema.sources[name]
         _require(table, "user", schema.user)

@@ -1,8 +1,8 @@
 """Parses the times of logs (design, decision 1).
 
 In: a column of text, dates, timestamps or numbers, and its description in the schema. Out:
-microseconds since 1970, null for a value that is not a time between 1900 and 2200. Used by
-`data/read/rows.py`.
+microseconds since 1970, null for a value that is not a time from the start of 1900 to the start of
+2200. Used by `data/read/rows.py` and `data/read/sources.py`.
 """
 
 import re
@@ -15,16 +15,14 @@ import polars as pl
 from userbert.schema.models import Time
 
 _NAIVE, _ABSOLUTE = pl.Datetime("us"), pl.Datetime("us", "UTC")
-
-# The years 1900 and 2200. A time outside these bounds is an error in the log.
+"""Types of times without and with a time zone."""
 _EARLIEST_US, _LATEST_US = -2_208_988_800_000_000, 7_258_118_400_000_000
-
+"""Starts of the years 1900 and 2200. A time outside these bounds is an error in the log."""
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+"""Length in microseconds of the units of numeric times."""
 _PER_SECOND = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-_INT64 = (1 << 63) - 1
-
-# If several formats match a text, they give the same time. Parsing stops once all rows are parsed,
-# so common formats come first. Formats without %.f are faster.
+"""Number of units in a second, by Polars' name of a timestamp's unit."""
+_MAX_INT64 = (1 << 63) - 1
 _FORMATS = (
     ("%Y-%m-%d %H:%M:%S", _NAIVE),
     ("%Y-%m-%dT%H:%M:%S", _NAIVE),
@@ -44,8 +42,11 @@ _FORMATS = (
     ("%Y/%m/%d", _NAIVE),
     ("%Y%m%d", _NAIVE),
 )
+"""Formats of times as text. If several formats match a text, they give the same time. Parsing stops
+once all rows are parsed, so common formats come first. Formats without %.f are faster."""
 _SHAPE_LENGTH = 40
-"""Number of characters of a text that decide which format is tried first."""
+"""Maximum number of characters of the shape that decides which format is tried first; every time
+as text is shorter."""
 
 
 def can_be_times(dtype: pl.DataType) -> bool:
@@ -76,15 +77,16 @@ def instants(column: pl.Series, time: Time, timezone: str) -> pl.Series:
 
 
 def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | None]:
-    """Returns the naive times and the absolute times of a column; each value is in one at most.
+    """Returns the naive times and the absolute times of a column, null where a value is neither.
 
-    A result without values may be None.
+    A series without values may be None.
     """
     dtype = column.dtype
     if isinstance(dtype, pl.String):
         return _read_text(column, unit)
     if isinstance(dtype, pl.Date | pl.Datetime):
-        # Arithmetic on times outside the calendar overflows or panics.
+        # Arithmetic on times outside the calendar overflows or panics. The margin of a year or more
+        # keeps all valid times in any zone.
         column = pl.DataFrame([column]).select(within(pl.all(), dtype, 1899, 2202)).to_series()
     if isinstance(dtype, pl.Date):
         return column.cast(_NAIVE), None
@@ -97,7 +99,7 @@ def _read(column: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series | N
     if unit == "auto":
         is_date = numbers.is_between(19_000_101, 22_001_231)
         if is_date.any():
-            # 20170301 is a date, as in text; as seconds, all dates would be in August 1970.
+            # 20170301 is a date, as in text. As seconds, such numbers would be in August 1970.
             dates = numbers.set(~is_date, None).cast(pl.Int64, strict=False).cast(pl.String)
             naive = dates.str.to_datetime("%Y%m%d", time_unit="us", strict=False)
             numbers = numbers.set(is_date, None)
@@ -128,7 +130,7 @@ def _read_text(text: pl.Series, unit: str) -> tuple[pl.Series | None, pl.Series 
             return parsed[_NAIVE], parsed[_ABSOLUTE]
         text = text.set(times.is_not_null(), None)
     if unit == "auto" and text.null_count() < len(text):
-        # Fewer digits are a year, or not a time.
+        # Numbers with fewer digits are years, or not times.
         long = text.str.contains(r"^-?\d{9,16}(\.\d+)?$")
         numbers = text.set(~long, None).cast(pl.Float64, strict=False)
         parsed[_ABSOLUTE] = _coalesce(parsed[_ABSOLUTE], _from_numbers(numbers, unit))
@@ -146,7 +148,7 @@ def _parse(text: pl.Series, pattern: str, kind: pl.Datetime) -> pl.Series:
 
 
 def _formats_for(value: str | None) -> Sequence[tuple[str, pl.Datetime]]:
-    """Returns all formats, starting with that of `value`, as most columns have one format."""
+    """Returns all formats, those that match `value` first, as most columns have one format."""
     # The order is cached by shape: the text with a 1 for each digit, which is a valid time.
     return (
         _FORMATS if value is None else _formats_by_shape(re.sub(r"\d", "1", value)[:_SHAPE_LENGTH])
@@ -166,7 +168,7 @@ def within(time: pl.Expr, dtype: pl.Date | pl.Datetime, first: int, last: int) -
     """Returns `time` where it is between the starts of the years `first` and `last`, else null."""
     days = [date(year, 1, 1).toordinal() - date(1970, 1, 1).toordinal() for year in (first, last)]
     unit = 1 if isinstance(dtype, pl.Date) else 86_400 * _PER_SECOND[dtype.time_unit]
-    low, high = (max(-_INT64, min(_INT64, day * unit)) for day in days)
+    low, high = (max(-_MAX_INT64, min(_MAX_INT64, day * unit)) for day in days)
     return pl.when(time.to_physical().is_between(low, high)).then(time)
 
 
@@ -191,8 +193,8 @@ def _from_numbers(numbers: pl.Series, unit: str) -> pl.Series:
 def _localize(naive: pl.Series, zone: str) -> pl.Series:
     """Converts naive times of a zone to absolute times.
 
-    When the clocks change, a repeated local time means the first of the two, and a skipped local
-    time moves an hour later.
+    When the clocks change, a local time that occurs twice means the first occurrence, and a local
+    time that is skipped moves an hour later.
     """
     localized = naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
     if localized.null_count() > naive.null_count():
@@ -203,7 +205,7 @@ def _localize(naive: pl.Series, zone: str) -> pl.Series:
 
 
 def _coalesce(first: pl.Series | None, second: pl.Series | None) -> pl.Series:
-    """Returns `first`, with its nulls filled from `second`; one of them may be None."""
+    """Returns `first`, with its nulls filled from `second`. Either may be None, but not both."""
     if first is None or second is None:
         present = second if first is None else first
         assert present is not None
