@@ -117,7 +117,7 @@ def test_few_users_on_the_rarer_side_give_a_caution() -> None:
     scores = [score("fused", 0.7)]
     for positives in (40, 801 - 40):
         (caution,) = findings.cautions(scores, {"kids": positives}, 3)
-        assert "only 40 users on one side" in caution
+        assert "only 40 labels with the rarer answer" in caution
     assert findings.cautions(scores, {"kids": 400}, 3) == []
     assert findings.cautions(scores, {"kids": None}, 3) == []
 

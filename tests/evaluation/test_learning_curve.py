@@ -33,20 +33,20 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 def test_points_hold_enough_of_the_rarer_class(material: Material) -> None:
     # 160 of 200 labels are for training, half of them yes.
-    assert sizes(material, 5, least=4) == [40, 10]
-    assert sizes(material, 5, least=6) == [40]
-    assert sizes(material, 5, least=21) == []
+    assert sizes(material, 5, min_per_class=4) == [40, 10]
+    assert sizes(material, 5, min_per_class=6) == [40]
+    assert sizes(material, 5, min_per_class=21) == []
 
 
 def test_few_labels_are_drawn_often_but_not_for_a_network_from_scratch(material: Material) -> None:
-    fits = [*fits_of(0, material, seeds=3, folds=5, least=6, draws=20)]
+    fits = [*fits_of(0, material, seeds=3, folds=5, min_per_class=6, draws=20)]
     counts = Counter(fit.model for fit in fits)
     assert counts["frozen-linear"] == counts["aggregates-gbm"] == 20
     assert counts["fine-tuned"] == 20
     assert counts["from-scratch"] == 5
     assert {fit.size for fit in fits} == {40}
     assert {fit.seed for fit in fits} == {0, 1, 2}
-    assert not [*fits_of(0, material, seeds=3, folds=5, least=6, draws=0)]
+    assert not [*fits_of(0, material, seeds=3, folds=5, min_per_class=6, draws=0)]
 
 
 def test_runs_draw_different_labels_and_models_share_the_draws(material: Material) -> None:

@@ -1,9 +1,9 @@
 """The verdict of an evaluation: win, tie or loss from the paired interval, in sentences.
 
-In: `evaluate`'s rows and the tasks' labels; `evaluate` makes the row of the difference that is
-judged. Out: sentences. A win or a loss is claimed only if the
-paired 95 % interval excludes zero; everything else is a tie, with the gain or loss that it may
-hide. Used by the report and the explorer.
+In: `evaluate`'s rows, with the difference between the best models of both sides. Out: sentences.
+A win or a loss is claimed only if the paired 95 % interval of the difference excludes zero;
+otherwise the task is a tie, and the sentence says which gain or loss remains possible. Used by
+the report and the explorer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,10 @@ DIFFERENCE = f" {_MINUS} "
 """Separator of the two models' names in a row that compares them."""
 
 Verdict = Literal["win", "tie", "loss", "open"]
+"""Judgement on the vectors; "open": the models were not compared."""
 
 QUESTION = "What do these vectors add to the features you already have?"
+"""Question that an evaluation answers."""
 
 METRIC_LABELS = {
     "roc_auc": "ROC-AUC",
@@ -101,9 +103,9 @@ GLOSSARY: dict[str, tuple[Group, str]] = {
 RECIPE_SEPARATOR = ": "
 """Separator between the name of another pretraining recipe and the model's name."""
 ENOUGH_SEEDS = 3
-"""Pretraining seeds below which the report warns that another seed may move the figures."""
+"""Number of pretraining seeds below which the report warns of the randomness of pretraining."""
 MIN_FOR_INTERVAL = 100
-"""Users on the rarer side below which the interval itself is unreliable."""
+"""Number of labels (binary tasks: with the rarer answer) below which the interval is unreliable."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,9 @@ class Finding:
 
     verdict: Verdict
     gain: str
-    """Paired difference with its interval, in short."""
+    """Paired difference with its interval; empty if the verdict is open."""
     text: str
+    """Verdict in one to three sentences."""
 
 
 def group_of(model: str) -> Group:
@@ -149,18 +152,21 @@ def meaning_of(model: str) -> str | None:
 
 
 def headline_metric(scores: Sequence[Score]) -> str:
-    """Returns the metric that a task is judged by."""
+    """Returns the metric that the task of the scores is judged by."""
     metrics = [score.metric for score in scores]
     return next((metric for metric in METRIC_LABELS if metric in metrics), metrics[0])
 
 
 def is_difference(score: Score) -> bool:
-    """Whether a row is a paired difference instead of a model's own value."""
+    """Returns whether a row is a paired difference instead of the value of one model."""
     return DIFFERENCE in score.model
 
 
 def verdict_of(difference: Score | None) -> Verdict:
-    """Judges a paired difference: a win or a loss only if the interval excludes zero."""
+    """Judges a paired difference: a win or a loss only if the interval excludes zero.
+
+    The verdict is open without a difference, or if its interval is not a number.
+    """
     if difference is None or not difference.low <= difference.high:
         return "open"
     if difference.low > 0:
@@ -180,7 +186,7 @@ def signed(value: float) -> str:
 
 
 def interval(score: Score) -> str:
-    """Formats a 95 % interval."""
+    """Formats the 95 % interval of a score; with signs for differences and negative values."""
     if is_difference(score) or score.low < 0:
         return f"{signed(score.low)} to {signed(score.high)}"
     return f"{number(score.low)}{_TO}{number(score.high)}"
@@ -217,7 +223,7 @@ def find(scores: Sequence[Score]) -> Finding:
 
 
 def habit_finding(scores: Sequence[Score]) -> str | None:
-    """Compares habit with the vectors on a next-value task; returns `None` for other tasks."""
+    """Compares habit with the best model with vectors on a next-value task; else returns `None`."""
     metric = headline_metric(scores)
     by_model = {score.model: score for score in scores if score.metric == metric}
     if "own-popularity" not in by_model:
@@ -238,7 +244,7 @@ def habit_finding(scores: Sequence[Score]) -> str | None:
 
 
 def lead_findings(leads: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Reports the lead of `fused` over trees on features with few labels, averaged over tasks."""
+    """Reports the mean leads of `fused` over trees on features; `leads` are rows of `leads_of`."""
     sentences = []
     for row in leads:
         lead, full_lead, growth = (
@@ -258,7 +264,7 @@ def lead_findings(leads: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def calibration_finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Reports each model's calibration error, the smallest first."""
+    """Reports each model's calibration error, smallest first; a row has `model` and `error`."""
     errors = [
         f"{row['model']} {number(row['error'])}"
         for row in sorted(rows, key=lambda row: row["error"])
@@ -320,7 +326,7 @@ def answer(findings: Mapping[str, Finding]) -> str:
 def cautions(scores: Sequence[Score], positives: Mapping[str, int | None], seeds: int) -> list[str]:
     """Returns cautions: too few pretraining seeds, and tasks with few labels.
 
-    `positives` are the tasks' numbers of positives; `None` for tasks that are not binary.
+    `positives` holds the number of positives by task; `None` for tasks that are not binary.
     """
     sentences = []
     if seeds < ENOUGH_SEEDS:
@@ -334,10 +340,14 @@ def cautions(scores: Sequence[Score], positives: Mapping[str, int | None], seeds
         labels = max((score.labels for score in scores if score.task == task), default=0)
         smaller = min(count, labels - count) if count is not None else labels
         if smaller < MIN_FOR_INTERVAL:
-            size = f"{smaller:,} labels" if count is None else f"{smaller:,} users on one side"
+            size = (
+                f"{smaller:,} labels"
+                if count is None
+                else f"{smaller:,} labels with the rarer answer"
+            )
             sentences.append(
-                f"{task} has only {size}: each fold is judged by a handful of them, so even its "
-                "interval is unreliable. Read it as a hint."
+                f"{task} has only {size}: few of them judge each fold, so even the interval of "
+                "the task is unreliable. Read its verdict as a hint."
             )
     return sentences
 

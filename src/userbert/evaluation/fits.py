@@ -3,6 +3,9 @@
 In: `Material` (features and labels, made once per task) and `Fit`s (one task, model and fold each).
 Out: a `Scored` per fit. Used by `evaluate`. A fit's result depends only on its `Fit` and material,
 so the order and number of processes change no score.
+
+Letters in shapes: B (user, cut-off) pairs, C classes, D columns of aggregates, H numbers of a
+vector, L columns of aggregates over all history.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,27 +46,27 @@ BLENDS: Mapping[str, tuple[str, ...]] = {
     "fused": ("fused-linear", "aggregates-gbm", "fused-gbm", "fine-tuned"),
 }
 """Models of binary tasks that average others: trees find interactions, a regression sums many weak
-signals, a network sees the order of events. (Trees use vectors badly, but split well on timing.)"""
+signals, a network sees the order of events. Trees use vectors badly, but split well on timing."""
 BLENDS_OF_VALUES: Mapping[str, tuple[str, ...]] = {
     "fused": ("fused-linear", "aggregates-gbm", "fused-gbm"),
 }
-"""For next-value tasks: the first model, or the mean of the others; see `out_of_fold`."""
+"""Blends of next-value tasks: the first member, or the mean of the other two; see `out_of_fold`."""
 NETWORKS = ("fine-tuned", "from-scratch")
 """Models that train a network; all others are fitted on features."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """A task with the features that its models read."""
+    """A task with the features that its models read; none of it depends on the fold."""
 
     labels: Labels
     folds: NDArray[np.int64]
-    """Fold whose test part holds each pair (B,)."""
+    """Index of the fold whose test part holds each pair (B,)."""
     counts: sparse.csr_matrix
     """Aggregates (B, D)."""
     lasting: Int64
-    """Indices of the columns of `counts` over all history. Regressions read only these columns,
-    because they then score better."""
+    """Indices of the columns of `counts` over all history (L,). Regressions of binary tasks read
+    only these columns, because they then score better."""
     vectors: tuple[NDArray[np.float32], ...]
     """User embeddings (B, H), one array per pretraining seed."""
     history: OwnHistory | None
@@ -73,7 +76,7 @@ class Material:
 
     @cached_property
     def targets(self) -> NDArray[Any]:
-        """Targets 0 or 1 (B,), or sets (B, C); a class becomes a set with that class alone."""
+        """Targets 0 or 1 (B,), or sets of classes (B, C); a single class becomes a set of one."""
         if self.labels.kind != "multiclass":
             return self.labels.targets
         one_hot: NDArray[np.bool_] = self.labels.targets[:, None] == np.arange(
@@ -90,7 +93,7 @@ class Material:
             excluded = {"aggregates-both"}
             if self.history is None:
                 excluded |= {"own-popularity", "aggregates-gbm", "frozen-gbm", "fused-gbm"}
-                excluded.add("fused-linear")  # it would equal `fused`
+                excluded.add("fused-linear")  # would equal `fused`
         return tuple(name for name in (*CLASSICAL, *OURS, "from-scratch") if name not in excluded)
 
     @property
@@ -105,7 +108,7 @@ class Material:
 
     @property
     def _redundant(self) -> set[str]:
-        """Models that equal another: without timing, `fused-gbm` is `aggregates-gbm`."""
+        """Models that equal another model: without timing, `fused-gbm` is `aggregates-gbm`."""
         return set() if self.timing else {"fused-gbm"}
 
     @property
@@ -124,26 +127,29 @@ class Fit:
     """One fit: a model on one fold of a task."""
 
     task: int
-    """Number of the task's `Material` in the workshop."""
+    """Index of the task's `Material` in the workshop."""
     model: str
     run: int
-    """Number of the run: one per pretraining seed, or per draw of labels in a learning curve."""
+    """Index of the run: one run per pretraining seed, or per draw of labels in a learning curve."""
     seed: int
-    """Number of the pretrained model whose vectors or weights are used."""
+    """Index of the pretrained model whose vectors or weights are used."""
     fold: int
+    """Index of the fold whose pairs are scored."""
     size: int | None = None
-    """Number of labels to train on, at most; `None`: all."""
+    """Maximum number of labels to train and validate on; `None`: all."""
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Data, models and settings that fits need; each process has its own copy."""
+    """Data, models and settings that fits need; each process has a copy."""
 
     data_path: Path
     model_folders: tuple[Path, ...]
     materials: tuple[Material, ...]
     finetune: FinetuneConfig
+    """Settings of the networks; each fit sets its own `seed`."""
     seed: int
+    """Base of the random seeds of draws, splits and networks."""
 
     @cached_property
     def data(self) -> PreparedData:
@@ -152,7 +158,7 @@ class Workshop:
 
     @cached_property
     def networks(self) -> dict[int, UserBert]:
-        """Loaded pretrained models, by number."""
+        """Loaded pretrained models, by index."""
         return {}
 
     def split(self, fit: Fit) -> Split:
@@ -196,7 +202,10 @@ class Workshop:
 
 
 def do_all(workshop: Workshop, fits: Sequence[Fit], workers: int) -> Iterator[tuple[Fit, Scored]]:
-    """Runs fits in `workers` processes of one thread each; yields each result when it is ready."""
+    """Runs fits in `workers` processes of one thread each; yields each result when it is ready.
+
+    With one worker, the fits run in this process.
+    """
     if workers == 1:
         for fit in fits:
             with threadpool_limits(1):
@@ -217,7 +226,7 @@ _process_workshop: list[Workshop] = []
 
 
 def _open(workshop: Workshop) -> None:
-    """Prepares a process of the pool."""
+    """Gives a process of the pool its workshop, and limits it to one thread."""
     torch.set_num_threads(1)
     threadpool_limits(1)
     _process_workshop.append(workshop)
@@ -230,7 +239,8 @@ def _do(fit: Fit) -> Scored:
 def fit_features(model: str, material: Material, seed: int, split: Split, forests: int) -> Scored:
     """Fits a model on counts, on a pretrained model's vectors, or on both; scores the test pairs.
 
-    With few labels of a binary task, trees are the mean of `forests` models.
+    `seed` is the index of the pretrained model. With few labels of a binary task, trees are the
+    mean of `forests` models.
     """
     if material.labels.kind == "binary":
         return _binary(model, material, seed, split, forests)
@@ -288,10 +298,10 @@ def _first(learning: Int64, labels: Labels, size: int, seed: int) -> Int64:
 
     With the same seed, a smaller draw is a subset of a larger draw.
     """
-    place = np.random.default_rng(seed).permutation(len(learning)).astype(np.float64)
+    ranks = np.random.default_rng(seed).permutation(len(learning)).astype(np.float64)
     if labels.targets.ndim == 1:
         for value in np.unique(labels.targets[learning]):
             members = np.flatnonzero(labels.targets[learning] == value)
-            ranked = members[np.argsort(place[members])]
-            place[ranked] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.sort(learning[np.argsort(place, kind="stable")[:size]])
+            ranked = members[np.argsort(ranks[members])]
+            ranks[ranked] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(learning[np.argsort(ranks, kind="stable")[:size]])

@@ -1,8 +1,8 @@
 """Learning curves: the contestants fitted on 1/4 of the labels, on 1/16, and so on.
 
 In: a task's material. Out: the fits to run, and rows of report.json from their results. Labels are
-usually few, and few labels are what pretraining is for. Labels are drawn at random, so each point
-is a mean over many draws. Used by `evaluate`.
+usually few, and pretraining helps most with few labels. Labels are drawn at random, so each point
+is a mean over draws. Used by `evaluate`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,52 +34,56 @@ MODELS = (
     "fine-tuned",
     "from-scratch",
 )
+"""Models of the curves; blends among them are made from their members' fits."""
 Points = dict[int | None, dict[str, Estimate]]
 """Estimates by number of labels (ascending; `None`, for all, is last) and model."""
-_STEP = 4
-"""Ratio between the numbers of labels at neighbouring points."""
-_MANY = 2_000
-"""Labels above which a point needs one draw per fold only, because draws hardly differ."""
-_MANY_FOR_NETWORK = 500
-"""Labels above which a network is fitted to one draw per fold only, because fits are slow."""
+_SIZE_RATIO = 4
+"""Ratio of the numbers of labels at neighbouring points."""
+_MAX_SIZE_FOR_DRAWS = 2_000
+"""Maximum number of labels at a point with several draws per fold; draws of more hardly differ."""
+_MAX_SIZE_FOR_NETWORK_DRAWS = 500
+"""Maximum number of labels at a point with several draws per fold for a fine-tuned network, whose
+fits are slow."""
 _MIN_LABELS_FOR_CLASSES = 100
-"""Fewest labels at a point of a task with classes, where ten labels per class may not exist."""
+"""Minimum number of labels at a point of a task with many classes, where a minimum per class would
+rule every point out."""
 
 
-def sizes(material: Material, folds: int, least: int) -> list[int]:
+def sizes(material: Material, folds: int, min_per_class: int) -> list[int]:
     """Returns the number of labels at each point, descending.
 
-    A point of a binary task has at least `least` labels of each class.
+    A point of a binary task has at min_per_class `min_per_class` labels of each class.
     """
     labels = material.labels
     train_labels = len(labels) * (folds - 1) // folds
     if labels.kind == "binary":
         rarer_share = min(labels.targets.mean(), 1 - labels.targets.mean())
-        fewest = least / rarer_share
+        min_size = min_per_class / rarer_share
     else:
-        fewest = _MIN_LABELS_FOR_CLASSES
+        min_size = _MIN_LABELS_FOR_CLASSES
     point_sizes = []
-    while train_labels / _STEP >= fewest:
-        train_labels //= _STEP
+    while train_labels / _SIZE_RATIO >= min_size:
+        train_labels //= _SIZE_RATIO
         point_sizes.append(train_labels)
     return point_sizes
 
 
-def fits_of(  # noqa: PLR0917 - the task, and how many fits it gets
-    number: int, material: Material, seeds: int, folds: int, least: int, draws: int
+def fits_of(  # noqa: PLR0917 - the task, and the numbers that its fits depend on
+    number: int, material: Material, seeds: int, folds: int, min_per_class: int, draws: int
 ) -> Iterator[Fit]:
     """Yields the fits of a task's curve: about `draws` per point and model, spread over the folds.
 
-    `number` is the task's number in the workshop; for `least`, see `sizes`. A fold draws only once
-    for points with many labels: over `_MANY`, or `_MANY_FOR_NETWORK` for the fine-tuned network,
-    which takes long. The network from scratch always gets one draw per fold.
+    `number` is the task's index in the workshop, `seeds` the number of pretrained models; for
+    `min_per_class`, see `sizes`. A fold draws only once for points above `_MAX_SIZE_FOR_DRAWS`
+    labels, or above `_MAX_SIZE_FOR_NETWORK_DRAWS` for the fine-tuned network. The network from
+    scratch always gets one draw per fold. There are no fits if `draws` is 0.
     """
     if draws == 0:
         return
-    for size in sizes(material, folds, least):
+    for size in sizes(material, folds, min_per_class):
         for model in (name for name in MODELS if name in material.fitted):
-            many = {"from-scratch": 0, "fine-tuned": _MANY_FOR_NETWORK}.get(model, _MANY)
-            is_single_draw = size > many
+            limits = {"from-scratch": 0, "fine-tuned": _MAX_SIZE_FOR_NETWORK_DRAWS}
+            is_single_draw = size > limits.get(model, _MAX_SIZE_FOR_DRAWS)
             for run in range(1 if is_single_draw else max(1, draws // folds)):
                 for fold in range(folds):
                     yield Fit(number, model, run, (fold + run) % seeds, fold, size)
@@ -91,7 +95,12 @@ def points_of(
     results: Mapping[Key, OutOfFold],
     weights: NDArray[np.float32],
 ) -> Points:
-    """Estimates each model of a task at all points of its curve; the last point is all labels."""
+    """Estimates each model of a task at all points of its curve; the last point is all labels.
+
+    Each point also has the paired difference `BEST`, if both sides have a model. `number` is the
+    task's index in the workshop; `weights` (R, B) come from `resample_users`, with R resamples and
+    B pairs.
+    """
     point_sizes = sorted({size for task, _, size in results if task == number and size is not None})
     metric = METRICS_BY_KIND[material.labels.kind][0]
     points: Points = {}
@@ -110,7 +119,7 @@ def points_of(
 
 
 def rows_of(points: Points, material: Material, folds: int) -> list[dict[str, Any]]:
-    """Returns the rows of a task's curve, as in report.json."""
+    """Returns the rows of a task's curve, as in report.json, without `data` and `task`."""
     all_labels = len(material.labels) * (folds - 1) // folds
     metric = METRICS_BY_KIND[material.labels.kind][0]
     return [
@@ -121,18 +130,19 @@ def rows_of(points: Points, material: Material, folds: int) -> list[dict[str, An
 
 
 def leads_of(curves: Sequence[Points]) -> list[dict[str, Any]]:
-    """Returns the mean lead of `fused` over trees on features, for each share of the labels.
+    """Returns the mean lead of `fused` over `aggregates-gbm`, for each share of the labels.
 
-    A row has the lead with a `share` of the labels, the lead with all labels on the same tasks, and
-    the growth, which is their difference and positive if few labels make the lead larger. It
-    averages over the tasks that have the point. Tasks must share their resamples.
+    For tasks without `aggregates-gbm`, the lead is over `aggregates-linear`. A row has the lead
+    with a `share` of the labels, the lead with all labels on the same tasks, and the growth: the
+    first lead minus the second. A row averages over the tasks whose curves have the point. Tasks
+    must share their resamples.
     """
     rows = []
     for number in range(1, max(map(len, curves), default=0)):
         long_curves = [[*points.values()] for points in curves if len(points) > number]
         few_labels = _mean([_lead(points[-1 - number]) for points in long_curves])
         all_labels = _mean([_lead(points[-1]) for points in long_curves])
-        row: dict[str, Any] = {"share": float(_STEP) ** -number, "tasks": len(long_curves)}
+        row: dict[str, Any] = {"share": float(_SIZE_RATIO) ** -number, "tasks": len(long_curves)}
         for name, value in (
             ("lead", few_labels),
             ("with_all_labels", all_labels),
@@ -147,12 +157,14 @@ def leads_of(curves: Sequence[Points]) -> list[dict[str, Any]]:
 
 
 def _lead(values: Mapping[str, Estimate]) -> Estimate:
+    """Returns the lead of `fused` over the baseline at one point of a curve."""
     # Tasks whose classes are not an attribute's values have no trees.
     baseline = values.get("aggregates-gbm") or values["aggregates-linear"]
     return values["fused"].minus(baseline)
 
 
 def _mean(estimates: Sequence[Estimate]) -> Estimate:
+    """Returns the mean of paired estimates, over all and in each resample."""
     return Estimate(
         float(np.mean([estimate.value for estimate in estimates])),
         np.mean([estimate.resampled for estimate in estimates], axis=0),

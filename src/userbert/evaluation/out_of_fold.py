@@ -3,7 +3,7 @@
 In: a workshop and the fits to run. Out: `OutOfFold`s, the best model of each fold, and rows of
 report.json. Used by `evaluate` and its learning curves.
 
-Letters in shapes: B pairs, C classes, R resamples.
+Letters in shapes: B (user, cut-off) pairs, C classes, R resamples.
 """
 
 from collections import defaultdict
@@ -28,28 +28,28 @@ METRICS_BY_KIND: Mapping[str, tuple[MetricName, ...]] = {
     "multiclass": ("map_at_10", "accuracy"),
     "multilabel": ("map_at_10",),
 }
-"""Metrics reported for each kind of task; models are chosen by the first."""
+"""Metrics reported for each kind of task; models are chosen by the first metric of the kind."""
 BEST = "best-ours − best-classical"  # noqa: RUF001 - the design's name of the row
-"""Row name of the paired difference between the best model of each side, both chosen inside the
-training part."""
+"""Row name of the paired difference between the best models of both sides; each fold's best models
+are chosen on its validation pairs."""
 
 Key = tuple[int, str, int | None]
-"""Task number, model, and number of training labels (`None`: all)."""
+"""Task index, model, and number of labels (`None`: all)."""
 
 
 @dataclass
 class OutOfFold:
-    """A model's out-of-fold scores of all pairs: each by a fit that did not train on the pair."""
+    """A model's out-of-fold scores: each pair is scored by a fit that did not train on the pair."""
 
     model: str
     scores: list[Floats]
     """Scores (B,) or (B, C), one array per run."""
     validation: Floats
-    """First metric of the task on the validation pairs (runs, folds)."""
+    """First metric of the task on the validation pairs, (runs, folds)."""
     judges: float
-    """Validation pairs per fold; for binary tasks, those on the rarer side."""
+    """Expected number of validation pairs per fold; for binary tasks, of the rarer answer."""
     held: dict[tuple[int, int], Floats] = field(default_factory=dict)
-    """Scores of the validation pairs by (run, fold); only models that may be blended have them."""
+    """Scores of the validation pairs by (run, fold), for models whose fits keep them."""
 
     def part(self, run: int, fold: int, material: Material) -> Scored:
         """Returns a run's scores of the test pairs of one fold."""
@@ -61,9 +61,9 @@ class OutOfFold:
 def collect(
     workshop: Workshop, fits: Sequence[Fit], folds: int, workers: int | None
 ) -> dict[Key, OutOfFold]:
-    """Runs all fits in `workers` processes (`None`: one per core).
+    """Runs all fits in `workers` processes (`None`: one per core); returns the models' scores.
 
-    Joins the folds of each model, and adds the blends.
+    Joins the folds of each model, and adds the blends whose members were all fitted.
     """
     collected: dict[Key, OutOfFold] = {}
     runs: dict[Key, int] = defaultdict(int)
@@ -99,7 +99,7 @@ def collect(
 
 
 def _judges(labels: Labels, folds: int, size: int | None) -> float:
-    """Returns `OutOfFold.judges` for fits on `size` labels."""
+    """Returns `OutOfFold.judges` for fits on `size` labels (`None`: all)."""
     train_labels = size or len(labels) * (folds - 1) / folds
     rarer_share = 1.0
     if labels.kind == "binary":
@@ -110,8 +110,9 @@ def _judges(labels: Labels, folds: int, size: int | None) -> float:
 def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold]) -> OutOfFold:
     """Blends models run by run.
 
-    With all labels, the runs of a model with fewer runs are used again for the other runs. With
-    fewer labels, each run has its own draw of labels, so the blend has the smallest number of runs.
+    With all labels, a blend has as many runs as the member with the most runs; other members' runs
+    are used repeatedly. With fewer labels, each run has another draw of labels, so the blend has
+    as many runs as the member with the fewest runs.
     """
     task, name, size = key
     material, first = workshop.materials[task], members[0]
@@ -132,7 +133,10 @@ def _blended(workshop: Workshop, key: Key, members: Sequence[OutOfFold]) -> OutO
 
 
 def _mean(parts: Sequence[Scored], held: NDArray[Any], judges: float) -> Scored:
-    """Returns the blend for a binary task: the mean, weighted by quality on validation pairs."""
+    """Returns the blend for a binary task: the mean, weighted by quality on validation pairs.
+
+    `held` holds the targets of the validation pairs; for `judges`, see `OutOfFold`.
+    """
     weights = trust([part.validation for part in parts], judges)
     held_scores = [part.held for part in parts if part.held is not None]
     value = roc_auc_or_chance(held, blend(held_scores, weights))
@@ -142,8 +146,9 @@ def _mean(parts: Sequence[Scored], held: NDArray[Any], judges: float) -> Scored:
 def _better(regression: Scored, trees_without: Scored, trees_with: Scored) -> Scored:
     """Returns the blend for a next-value task: the regression, or the mean of both models of trees.
 
-    The trees differ in whether they read the vectors' scores. The validation pairs decide. The
-    mean is hardly worse than the better trees, which mostly are the trees with vectors.
+    The trees differ in whether they read the vectors' scores. The regression is taken if it is at
+    least as good on the validation pairs as the trees with vectors, which mostly are the better
+    trees. The mean is hardly worse than the better trees.
     """
     if regression.validation >= trees_with.validation:
         return regression
@@ -154,9 +159,9 @@ def best_of(material: Material, models: Sequence[OutOfFold]) -> OutOfFold:
     """Takes, in each fold, the scores of the model that was best on the validation pairs.
 
     Models within one standard error of the best are tied, and the last tied model is taken; order
-    `models` so that it has the most inputs. Picking the luckiest of tied models would cost more
-    than it gains. The error is at most √(v (1 - v) / n) for mAP and for ROC-AUC, where n is the
-    number of pairs on the rarer side (Birnbaum and Klose, 1957).
+    `models` by inputs, most inputs last. Picking the luckiest of tied models would cost more than
+    it gains. The standard error of a value v is at most √(v (1 - v) / n) for mAP and for ROC-AUC,
+    where n is `OutOfFold.judges` (Birnbaum and Klose, 1957).
     """
     validation = np.stack([model.validation.mean(axis=0) for model in models])  # (models, folds)
     best = validation.max(axis=0)
@@ -167,8 +172,8 @@ def best_of(material: Material, models: Sequence[OutOfFold]) -> OutOfFold:
     for fold, number in enumerate(chosen):
         test = material.folds == fold
         for run in range(runs):
-            own = models[number].scores
-            scores[run][test] = own[run % len(own)][test]
+            model_scores = models[number].scores
+            scores[run][test] = model_scores[run % len(model_scores)][test]
     return OutOfFold("best", scores, np.zeros((runs, len(chosen))), models[0].judges)
 
 
@@ -181,7 +186,7 @@ def estimated(
 
 
 def row_of(model: str, metric: str, value: Estimate, labels: int, splits: int) -> dict[str, Any]:
-    """Returns a row of report.json, without its `data` and `task`."""
+    """Returns a row of report.json, without `data` and `task`; `splits` is the number of folds."""
     return {
         "model": model,
         "metric": metric,

@@ -1,8 +1,8 @@
 """Detects target leakage: a single feature that predicts a task almost perfectly.
 
-In: aggregates with their names, binary targets. Out: the leaking column, if there is one.
-`evaluate` warns of it: a profile field or an action holds the answer, or the cut-off is after the
-label's own event.
+In: aggregates with their names, binary targets. Out: the leaking column, or `None`. `evaluate`
+warns of the column: a profile field or an action holds the answer, or the cut-off is after the
+event that the label describes.
 
 Letters in shapes: B pairs, D columns.
 """
@@ -17,7 +17,7 @@ from scipy import sparse
 from userbert.tasks.metrics import roc_auc
 
 MIN_LEAK_ROC_AUC = 0.99
-"""ROC-AUC of a single column above which it counts as leaking the target."""
+"""ROC-AUC above which a single column counts as leaking the target."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,12 @@ class LeakingColumn:
     """A column that leaks the target."""
 
     column: str
+    """Name of the column."""
     roc_auc: float
     """ROC-AUC of the column alone, in its better direction (at least 0.5)."""
 
     def warning(self, task: str) -> str:
-        """Returns a warning that names the column and the remedies."""
+        """Returns a warning that names the task, the column and the remedies."""
         return (
             f"{task}: target leakage: the column {self.column!r} alone predicts the answer "
             f"(ROC-AUC {self.roc_auc:.3f}). Either it holds the answer, or the cut-off is after "
@@ -46,8 +47,10 @@ def find_leaking_column(
     """
     is_yes = targets == 1
     columns = counts.tocsc()
-    # Zeros on both sides are ties, which bound the ROC-AUC that a column can reach.
-    filled = np.stack([np.diff(columns[side].indptr) for side in (is_yes, ~is_yes)])  # (2, D)
+    # Zeros of both classes are ties, which bound the ROC-AUC that a column can reach.
+    filled = np.stack(
+        [np.diff(columns[is_in_class].indptr) for is_in_class in (is_yes, ~is_yes)]
+    )  # (2, D)
     zeros = 1 - filled / np.array([[is_yes.sum()], [(~is_yes).sum()]])
     candidates = np.flatnonzero(1 - zeros.prod(axis=0) / 2 > MIN_LEAK_ROC_AUC)
     best: LeakingColumn | None = None

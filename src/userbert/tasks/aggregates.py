@@ -1,8 +1,11 @@
 """The usual hand-made features of users: counts, recency, frequency, money, profile.
 
 In: prepared data and (user, cut-off) pairs. Out: a sparse matrix with named columns, counted from
-events before the cut-offs. Contestants without vectors read it. It may see more than a network
-does: all history, not only a window, and every action of a word.
+events before the cut-offs. Models without vectors, and models that combine counts and vectors,
+read the matrix. It covers more than a network sees: all history, not only a window, and every
+action of a word.
+
+Letters in shapes: B pairs, D columns, N actions of all pairs.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -18,10 +21,11 @@ from userbert.data.store import PreparedData
 from userbert.data.use.sequences import Actions, actions_between, profile_ids
 
 WINDOWS: dict[str, int | None] = {"7d": 7, "30d": 30, "90d": 90, "ever": None}
-"""Windows before the cut-off over which actions are counted, in days; `None`: all history."""
+"""Length in days of each window before the cut-off over which actions are counted; `None`: all
+history."""
 
 _CHUNK_PAIRS = 50_000
-"""Pairs counted at once, to bound memory."""
+"""Number of pairs counted at once, to bound memory."""
 
 
 def aggregates(
@@ -47,7 +51,10 @@ def aggregates(
 
 
 def all_history_columns(names: Sequence[str]) -> Int64:
-    """Returns the indices of the columns that cover all history, found by their names."""
+    """Returns the indices of the columns that cover all history, chosen by the columns' `names`.
+
+    They include recency and profile columns, which have no window.
+    """
     recent = tuple(f", {window}" for window, length in WINDOWS.items() if length is not None)
     return np.flatnonzero([not name.endswith(recent) for name in names])
 
@@ -55,6 +62,7 @@ def all_history_columns(names: Sequence[str]) -> Int64:
 def _chunk_aggregates(
     data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str]
 ) -> tuple[sparse.csr_matrix, list[str]]:
+    """Returns what `aggregates` returns, without splitting the pairs."""
     blocks: list[tuple[sparse.csr_matrix, list[str]]] = []
     for segment in data.schema.segments:
         blocks += _segment_columns(data, segment, rows, cutoffs)
@@ -66,6 +74,7 @@ def _chunk_aggregates(
 def _segment_columns(
     data: PreparedData, segment: str, rows: Int64, cutoffs: Int64
 ) -> Iterator[tuple[sparse.csr_matrix, list[str]]]:
+    """Yields blocks of columns counted from one segment's actions, with the columns' names."""
     actions = actions_between(data, segment, rows, None, cutoffs)
     users = list_numbers(actions.offsets)
     ages = cutoffs[users] - actions.times
@@ -115,10 +124,10 @@ def count_ids(
 ) -> sparse.csr_matrix:
     """Returns how often each user's actions have each id: (B, size - 1).
 
-    `ids` and `is_counted` (N,) have an entry per action; actions where `is_counted` is false are
-    skipped. The actions of user b are `offsets[b]:offsets[b + 1]`. `size` is the vocabulary's size.
-    Column i counts the id i + 1; id 0 (none) has no column. An action counts 1, or its weight in
-    `weights` (N,).
+    `ids` and `is_counted` (N,) have an entry per action; only actions with `is_counted` count.
+    The actions of user b are `offsets[b]:offsets[b + 1]`. `size` is the vocabulary's size. Column i
+    counts the id i + 1; id 0 (none) has no column. An action counts 1, or its weight in `weights`
+    (N,).
     """
     is_counted = is_counted & (ids > 0)
     ends = offsets_of(is_counted)[offsets]
@@ -130,7 +139,7 @@ def count_ids(
 
 
 def _is_counted_elsewhere(data: PreparedData, segment: str, attribute: str) -> bool:
-    """Whether an earlier segment already counts this attribute of the same actions."""
+    """Returns whether an earlier segment already counts this attribute of these actions."""
     segments = data.schema.segments
     for earlier in list(segments)[: list(segments).index(segment)]:
         if attribute in segments[earlier].attributes and set(segments[segment].actions) <= set(
@@ -143,9 +152,13 @@ def _is_counted_elsewhere(data: PreparedData, segment: str, attribute: str) -> b
 def _sum_mean_largest(
     numbers: NDArray[np.float32], users: Int64, count: int
 ) -> NDArray[np.float64]:
-    """Returns sum, mean and largest of each user's numbers: (N,), (N,) → (count, 3); skips NaN."""
-    known = ~np.isnan(numbers)
-    values, users = numbers[known].astype(np.float64), users[known]
+    """Returns sum, mean and largest of each user's numbers, without NaN: (N,), (N,) → (count, 3).
+
+    `users` (N,) is the user of each number, ascending; `count` is the number of users. Users
+    without numbers have 0.
+    """
+    is_known = ~np.isnan(numbers)
+    values, users = numbers[is_known].astype(np.float64), users[is_known]
     total = np.bincount(users, values, minlength=count)
     number = np.bincount(users, minlength=count)
     largest = np.zeros(count)
@@ -158,7 +171,7 @@ def _sum_mean_largest(
 def _recency(data: PreparedData, actions: Actions, cutoffs: Int64) -> sparse.csr_matrix:
     """Returns the days since each user's last and first action (B, 2).
 
-    Users without actions get the days since the first event of the data.
+    Users without actions have the days since the first event of the data in both columns.
     """
     is_active = np.diff(actions.offsets) > 0
     last = np.full(len(cutoffs), data.first_event)
@@ -171,6 +184,7 @@ def _recency(data: PreparedData, actions: Actions, cutoffs: Int64) -> sparse.csr
 def _profile_columns(
     data: PreparedData, rows: Int64, cutoffs: Int64, hidden: Collection[str]
 ) -> Iterator[tuple[sparse.csr_matrix, list[str]]]:
+    """Yields a block of columns per visible profile field, with the columns' names."""
     visible = [name for name in data.vocabularies.profile if name not in hidden]
     ids = profile_ids(data, rows, cutoffs, hidden)
     offsets = np.arange(len(rows) + 1)
@@ -181,4 +195,5 @@ def _profile_columns(
 
 
 def _to_sparse(values: NDArray[np.generic]) -> sparse.csr_matrix:
+    """Converts values (B,) or (B, D) to a sparse matrix (B, 1) or (B, D)."""
     return sparse.csr_matrix(values.reshape(len(values), -1).astype(np.float32))

@@ -1,7 +1,9 @@
 """Scores of test pairs by a model, and the weighted mean of several models.
 
 `Scored` holds one model's scores, `blend` averages several models' log-odds, and `trust` computes
-the weights of that mean. Regressions and trees return `Scored`; `out_of_fold` and `fused` blend.
+the weights of the mean. Regressions and trees return `Scored`; `out_of_fold` and `fused` blend.
+
+Letters in shapes: B (user, cut-off) pairs, C classes.
 """
 
 from collections.abc import Sequence
@@ -13,10 +15,11 @@ from scipy.special import expit, logit
 from userbert.data.ragged import Floats
 
 EPSILON = 1e-6
-"""Lower bound of a probability before its log-odds are taken, and of a deviation of log-odds."""
+"""Lower bound of probabilities (upper bound: 1 - `EPSILON`) before log-odds are taken, and of the
+deviations that log-odds are divided by."""
 _SPREAD, _POWER = 0.08, 6
-"""Typical deviation of ROC-AUC between models on one task, and the power that turns ROC-AUC above
-chance into a weight; see docs/decisions/0010."""
+"""Typical deviation of ROC-AUC between the models of a task, and the power that turns a model's
+ROC-AUC above chance into a weight; see docs/decisions/0010."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Scored:
     validation: float
     """First metric of the task on the validation pairs."""
     held: Floats | None = None
-    """Scores of the validation pairs, for binary tasks."""
+    """Scores of the validation pairs, which blends of binary tasks need; `None` if not kept."""
 
 
 def log_odds(scores: Floats) -> Floats:
@@ -42,7 +45,7 @@ def blend(scores: Sequence[Floats], weights: Sequence[float] | None = None) -> F
 
     Standardising keeps an overconfident (overfitted) model from outweighing the others. The mean is
     then scaled to the models' average mean and deviation. A model with constant scores is ignored.
-    `weights` come from `trust`; `None`: equal weights.
+    `weights` come from `trust`; `None`: equal weights. If all models are constant, so is the mean.
     """
     odds = [log_odds(model_scores) for model_scores in scores]
     center, width = np.mean(odds), np.mean([model.std() for model in odds])
@@ -60,9 +63,9 @@ def blend(scores: Sequence[Floats], weights: Sequence[float] | None = None) -> F
 def trust(values: Sequence[float], judges: float) -> list[float]:
     """Returns the models' weights in their mean, from their ROC-AUC `values` on validation pairs.
 
-    A weight is the sixth power of the ROC-AUC above chance, so that weak models hardly count.
-    `judges` is the number of validation pairs on the rarer side: with few of them ROC-AUC is
-    noisy, so the values are shrunk towards their mean.
+    A weight is proportional to the sixth power of the ROC-AUC above chance, so that weak models
+    hardly count; the weights sum to 1. `judges` is the number of validation pairs with the rarer
+    answer: if there are few, ROC-AUC is noisy, so the values are shrunk towards their mean.
     """
     aucs = np.array(values)
     mean = aucs.mean()

@@ -1,10 +1,11 @@
 """Models of next-value tasks: ridge regression on all values, and boosted trees on candidates.
 
 In: counts and vectors of all pairs, sets of values (B, C), a split. Out: `Scored`. Used by
-`evaluate`. A candidate is a (pair, value). Trees read the user's history of the value, or the
-value's score by a ridge regression on the vector. The target: does the next word hold the value?
+`evaluate`. A candidate is a (pair, value). Trees read the user's history of the value, the
+value's score by a ridge regression on the vector, or both. The target: does the next word hold the
+value?
 
-Letters in shapes: B pairs, C values, K candidates, D columns.
+Letters in shapes: B (user, cut-off) pairs, C values, K candidates, D columns.
 """
 
 from collections.abc import Sequence
@@ -30,17 +31,19 @@ from userbert.tasks.splits import Split
 from userbert.tasks.trees import GBM, PATIENCE
 
 PENALTIES = tuple(10.0**power for power in range(0, 6))
-"""Strengths of the ridge regression's L2 penalty."""
+"""Strengths tried for the ridge regression's L2 penalty."""
 HALF_LIVES = (30, 90, 180)
 """Half-lives tried for the weight of older words, in days."""
 PRIORS = (1.0, 3.0, 10.0)
-"""Weights tried for the popularity among all users; 1 weighs as much as one word of the user."""
+"""Weights tried for the popularity among all users; with weight 1, a popularity of 1 counts as much
+as one word of the user."""
 CANDIDATES = 200
-"""Candidates per user and base score: the values with the best scores. The metric reads ten."""
+"""Number of candidates per pair and base score: the values with the best scores, and ties. The
+metric reads ten."""
 NEGATIVES = 30
-"""Negative candidates sampled per user for training."""
+"""Number of negative candidates sampled per pair for training."""
 ROUNDS = 300
-"""Most boosting rounds."""
+"""Maximum number of boosting rounds."""
 RANKER = {
     **GBM,
     "objective": "lambdarank",
@@ -48,10 +51,11 @@ RANKER = {
     "learning_rate": 0.1,
     "feature_fraction": 0.8,
 }
-"""LightGBM's parameters: ranking inside each user. On Complete Journey's next category its mAP@10
+"""LightGBM's parameters: ranking inside each pair. On Complete Journey's next category its mAP@10
 is .274; binary trees over all users reach .263 and own popularity .264."""
 PARTS = 4
-"""Parts of cross-fitting: a training pair's ridge score comes from the other parts."""
+"""Number of parts of cross-fitting: the ridge score of a non-test pair comes from a regression on
+the parts without the pair."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +65,17 @@ class OwnHistory:
     words: dict[str, sparse.csr_matrix]
     """Number of the user's words that held the value (B, C), by window."""
     fading: dict[int, sparse.csr_matrix]
-    """Number of such words, weighted down with age (B, C), by half-life in days."""
+    """Number of the user's words that held the value (B, C), weighted down with age, by half-life
+    in days."""
     recency: sparse.csr_matrix
-    """Days since the value last occurred, plus one (B, C); nothing stored means never."""
+    """Days since the value last occurred, plus one (B, C); no stored entry means never."""
 
     @property
     def popularity(self) -> NDArray[np.float64]:
         """Share of all words that held each value (C,), below 1.
 
-        It is counted from words, not from targets, because target frequencies leak: if all other
-        pairs lack a rare value, this pair must have it.
+        Words are counted, not targets, because target frequencies leak: if no other pair has a rare
+        value, this pair must have the value.
         """
         words = self.words["ever"]
         shares: NDArray[np.float64] = np.asarray(words.sum(axis=0)).ravel() / (words.sum() + 1)
@@ -105,14 +110,14 @@ def own_history(
 
 
 def popular(targets: NDArray[np.bool_], split: Split) -> Scored:
-    """Scores values by their popularity in the non-test pairs, alike for every user."""
+    """Scores values by their popularity in the non-test pairs, equally for every pair."""
     held = np.tile(popularity(targets[split.train]), (len(split.validation), 1))
     value = map_at_k(held, targets[split.validation])
     return Scored(np.tile(popularity(targets[split.learning]), (len(split.test), 1)), value)
 
 
 def own_popular(history: OwnHistory, targets: NDArray[np.bool_], split: Split) -> Scored:
-    """Scores values by how many of the user's words held them, then by popularity.
+    """Scores values by the number of the user's words that held them, plus weighted popularity.
 
     The half-life of words and the weight of popularity are chosen on the validation pairs.
     """
@@ -134,9 +139,9 @@ def ridge(
     targets: NDArray[np.bool_],
     split: Split,
 ) -> Scored:
-    """Fits one ridge regression for all values to the SVD of log counts and to vectors.
+    """Fits one ridge regression for all values to the SVD of log counts, to vectors, or to both.
 
-    The penalty is chosen on the validation pairs.
+    The penalty is chosen on the validation pairs; then all non-test pairs are fitted.
     """
     design = _dense(counts, vectors, split.train)
     fits = _ridge(design[split.train], targets[split.train], PENALTIES)
@@ -151,10 +156,10 @@ def ridge(
 def cross_fitted_ridge(
     vectors: NDArray[np.float32], targets: NDArray[np.bool_], split: Split, pairs: int
 ) -> NDArray[np.float32]:
-    """Returns cross-fitted ridge scores of the vectors (B, C) as input for trees; `pairs` is B.
+    """Returns cross-fitted ridge scores of the vectors (B, C), without the intercept, for trees.
 
     A non-test pair is scored by a regression on the other parts, a test pair by a regression on all
-    non-test pairs. The penalty is chosen on the validation pairs.
+    non-test pairs. The penalty is chosen on the validation pairs. `pairs` is B.
     """
     learning = split.learning
     design = _dense(None, vectors, learning)
@@ -179,9 +184,10 @@ def candidate_gbm(
     targets: NDArray[np.bool_],
     split: Split,
 ) -> Scored:
-    """Fits boosted trees on (pair, value) rows: the user's history and the vector's ridge score.
+    """Fits boosted trees on candidates: their popularity, history and ridge scores.
 
-    Values that are not candidates rank below all candidates, by popularity.
+    `history` or `ridge_scores` (B, C) may be `None`; `popularity` is (C,). Values that are not
+    candidates rank below all candidates, by popularity.
     """
     features = _Features(history, ridge_scores, popularity)
     train = features.sampled(split.train, targets)
@@ -205,7 +211,7 @@ def candidate_gbm(
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Candidates and the features that trees read."""
+    """Candidates, and their features for trees."""
 
     pairs: Int64
     """Pair of each candidate, as an index into the task's pairs (K,)."""
@@ -215,7 +221,7 @@ class _Candidates:
     """Features (K, D)."""
 
     def dataset(self, targets: NDArray[np.bool_]) -> lightgbm.Dataset:
-        """Returns LightGBM's training data; the candidates of a pair are one group."""
+        """Returns LightGBM's training data; the candidates of a pair are one group to rank."""
         _, sizes = np.unique(self.pairs, return_counts=True)
         held = targets[self.pairs, self.values].astype(np.float32)
         return lightgbm.Dataset(self.columns, held, group=sizes)
@@ -223,14 +229,18 @@ class _Candidates:
 
 @dataclass(frozen=True)
 class _Features:
-    """Makes candidates and their columns from the base scores that are available."""
+    """Makes candidates and their columns from histories, ridge scores, or both."""
 
     history: OwnHistory | None
     ridge_scores: NDArray[np.float32] | None
     popularity: NDArray[np.float64]
+    """Popularity of each value (C,), below 1."""
 
     def sampled(self, pairs: Int64, targets: NDArray[np.bool_]) -> _Candidates:
-        """Returns candidates to train on: the values in the next word, and sampled negatives."""
+        """Returns candidates to train on: the values in the next word, and sampled negatives.
+
+        Negatives are drawn from the candidates, at most `NEGATIVES` per pair.
+        """
         generator = np.random.default_rng(0)
         chance = generator.random((len(pairs), len(self.popularity)), np.float32)
         chance[~self._among_best(pairs)] = 2
@@ -246,10 +256,10 @@ class _Features:
         return self._columns(pairs[taken], values)
 
     def spread(self, pairs: Int64, candidates: _Candidates, predicted: Any) -> Floats:
-        """Returns scores (B, C): 0 or more for candidates, popularity - 1 for all other values."""
+        """Returns scores (B, C): 0 or more for candidates, popularity - 1 for other values."""
         scores = np.tile(self.popularity - 1, (len(pairs), 1))
-        place = np.searchsorted(pairs, candidates.pairs)
-        scores[place, candidates.values] = predicted - predicted.min()
+        rows = np.searchsorted(pairs, candidates.pairs)
+        scores[rows, candidates.values] = predicted - predicted.min()
         return scores
 
     def _among_best(self, pairs: Int64) -> NDArray[np.bool_]:
@@ -291,9 +301,9 @@ class _Ridge:
     """A fitted ridge regression for all values."""
 
     weights: NDArray[np.float32]
-    """(D, C)."""
+    """Weight of each column for each value (D, C)."""
     intercept: Floats
-    """(C,)."""
+    """Mean target of each value (C,)."""
 
 
 def _ridge(
@@ -310,10 +320,10 @@ def _ridge(
 def _dense(
     counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, fit: Int64
 ) -> NDArray[np.float32]:
-    """Returns the design matrix (B, D): vectors, and leading directions of the counts.
+    """Returns the design matrix (B, D): leading directions of the counts, vectors, or both.
 
-    Both are scaled by statistics of the rows `fit`. Using all columns of the counts would take
-    minutes with thousands of values, and rank no better.
+    All columns are standardised by statistics of the pairs `fit`. Using all columns of the counts
+    would take minutes with thousands of values, and rank no better.
     """
     scales = Scales.of(counts, vectors, fit)
     design: NDArray[np.float32] = scales.design(counts, vectors, is_leading=counts is not None)

@@ -36,9 +36,10 @@ from userbert.training.tracking import Tracker, Tracking
 __all__ = ["FinetuneConfig", "TaskModel", "finetune", "quality", "refuse_hidden", "refuse_leaks"]
 
 PENALTIES = tuple(10.0**power for power in range(1, -4, -1))
-"""L2 penalties tried for the linear probe, strongest first."""
+"""L2 penalties tried for the linear probe, strongest first: each fit starts from the previous."""
 MAX_PROBED_CLASSES = 20
-"""With more classes no probe is fitted: it would take longer than fine-tuning itself."""
+"""Maximum number of classes with a linear probe; with more, the probe would take longer than
+fine-tuning itself."""
 
 
 class FinetuneConfig(Strict):
@@ -51,13 +52,16 @@ class FinetuneConfig(Strict):
     learning_rate: float = Field(default=3e-4, gt=0)
     """Adam's learning rate at the first step; it falls linearly to zero."""
     batch_size: int = Field(default=32, ge=1)
-    """Users in a batch."""
+    """Number of labels in a batch."""
     epochs: int = Field(default=3, ge=1)
+    """Number of passes over the training labels."""
     max_words: int | None = Field(default=None, ge=1)
-    """Stop after about this many words in total, even within an epoch; `None`: no bound."""
+    """Approximate maximum number of words in all batches; may end an epoch early; `None`: no
+    limit."""
     validation: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the users that is held out to choose the best epoch."""
+    """Share of the users held out to choose the best epoch: about this share, at most half."""
     seed: int = Field(default=0, ge=0)
+    """Random seed of the held-out users, new weights, the order of the labels, and dropout."""
 
 
 def finetune(
@@ -76,8 +80,10 @@ def finetune(
     `labels` are `Labels`, or a frame of `user_id`, `label` and optionally `cutoff`. `from_scratch`
     starts from new random weights instead of the pretrained ones. `train_on` and `validate_on` are
     indices into the labels; without `validate_on` a share of the users is held out. `trackers`
-    receive the settings and every line of metrics. Raises `LabelError` if the labels leak (see
-    `refuse_leaks`), `ModelError` if the data's vocabularies or words differ from the model's.
+    receive the settings and every line of metrics. Raises `LabelError` if the labels cannot be used
+    with the data, if the model reads fields that they hide, or if pretraining saw events after a
+    cut-off (not with `from_scratch`); `ModelError` if the data's vocabularies or words differ from
+    the model's.
     """
     config = config or FinetuneConfig()
     labels = labels if isinstance(labels, Labels) else Labels.of(labels, data)
@@ -146,7 +152,7 @@ def finetune(
 
 
 def quality(labels: Labels, targets: NDArray[Any], scores: Floats) -> float:
-    """Returns the metric that epochs are chosen by; higher is better.
+    """Returns the value of the metric by which epochs are chosen; higher is better.
 
     ROC-AUC for binary tasks, minus the mean squared error for regressions, else mAP@10.
     """
@@ -160,6 +166,7 @@ def quality(labels: Labels, targets: NDArray[Any], scores: Floats) -> float:
 
 
 def _steps(config: FinetuneConfig, batches: LabelledBatches) -> int:
+    """Returns the number of training steps that `epochs` and `max_words` allow."""
     steps = config.epochs * batches.per_epoch
     if config.max_words is None:
         return steps
@@ -168,13 +175,13 @@ def _steps(config: FinetuneConfig, batches: LabelledBatches) -> int:
 
 
 def refuse_hidden(model: UserBert, labels: Labels) -> None:
-    """Raises `LabelError` if the model reads a field that leaks the label (design, decision 9)."""
+    """Raises `LabelError` if the model reads a field that the labels hide (design, decision 9)."""
     leaking = [name for name in labels.hide if name not in model.hidden]
     if leaking:
         options = " ".join(f"--hide {name}" for name in (*model.hidden, *leaking))
         raise LabelError(
             f"{labels.name}: the model sees {', '.join(leaking)}, which give the answer away "
-            "(target leakage). Pretrain a model that does not: "
+            "(target leakage). Pretrain a model that does not see them: "
             f"userbert pretrain DATA -o MODEL {options}"
         )
 
@@ -192,12 +199,12 @@ def refuse_leaks(model: UserBert, data: PreparedData, labels: Labels) -> None:
     pairs = Pairs(data.rows_of(labels.user_ids), labels.cutoffs)
     if model.record.get("at") == fingerprint(data, pairs):
         return
-    first = np.datetime_as_string(np.datetime64(int(labels.cutoffs.min()), "us"), unit="s")
+    earliest = np.datetime_as_string(np.datetime64(int(labels.cutoffs.min()), "us"), unit="s")
     raise LabelError(
         f"{labels.name}: {early} of {len(labels)} labels have a cut-off before the end of the "
         "events that the model was pretrained on, so it may have seen the answers (future "
-        "leakage). Pretrain a model that has not: "
-        f"userbert pretrain DATA -o MODEL --before {first}Z (or --at with the labels' file)"
+        "leakage). Pretrain a model on earlier events only: "
+        f"userbert pretrain DATA -o MODEL --before {earliest}Z (or --at with the labels' file)"
     )
 
 
@@ -235,6 +242,7 @@ def _probe(
 def _new_task(
     model: UserBert, labels: Labels, train_rows: Int64, seed: int, from_scratch: bool
 ) -> TaskModel:
+    """Returns an untrained task model: a copy of `model`, or new weights, with a new head."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if from_scratch:
@@ -262,13 +270,16 @@ def _strata(labels: Labels) -> NDArray[Any]:
 
 @dataclass
 class _BestEpoch:
-    """Quality and weights of the best epoch so far."""
+    """Quality and weights of the best epoch so far; epoch 0 is the linear probe."""
 
     value: float = -np.inf
+    """Quality of the best epoch."""
     epoch: int = 0
+    """Number of the best epoch."""
     current: int = 0
-    """Number of the last epoch."""
+    """Number of the epoch that was recorded last."""
     weights: dict[str, Tensor] = field(default_factory=dict)
+    """State of the task model after the best epoch."""
 
     def note(self, value: float, task: nn.Module) -> None:
         """Records an epoch's quality; keeps its weights if it is the best."""

@@ -13,8 +13,10 @@ TASK/
   regression.safetensors   the regression's weights and the standardisation of its columns
   trees.txt                trees on counts: LightGBM's texts, concatenated
   timed-trees.txt          trees on counts and the vectors' timing, if vectors have timing
-  README.md                the record for people; may be edited, so it has no checksum
+  README.md                the task and its record for people; may be edited, so has no checksum
 ```
+
+Letter in shapes: B (user, cut-off) pairs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,13 +60,15 @@ from userbert.tasks.trees import Trees, learn_gbm, with_timing
 from userbert.training.tracking import Tracker
 
 FORMAT = 1
-"""Format version of the folder of a fused task."""
+"""Format version of a fused task's folder."""
 FUSED = "fused.json"
 """The file that marks a folder as a fused task."""
 _FILES = (FUSED, "regression.safetensors", "trees.txt")
+"""Files that every fused task has."""
 _TIMED = "timed-trees.txt"
+"""File of the trees on counts and timing."""
 _PAIRS = 50_000
-"""Pairs scored at once; bounds the memory of the counts."""
+"""Number of pairs scored at once, to bound the memory of the counts."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ class OddsScale:
     """
 
     center: float
+    """Mean."""
     width: float
+    """Standard deviation, at least `EPSILON`."""
 
     @classmethod
     def of(cls, scores: Floats) -> "OddsScale":
@@ -90,9 +96,11 @@ class FusedModel:
     """The members of a binary task's fused model, and the weights of their mean."""
 
     network: TaskModel
+    """Fine-tuned network."""
     pretrained: UserBert
     """Model before fine-tuning; the regression and the timed trees read its vectors."""
     regression: Regression
+    """Logistic regression on counts and vectors."""
     trees: Trees
     """Trees on counts."""
     timed_trees: Trees | None
@@ -102,7 +110,7 @@ class FusedModel:
     weights: Mapping[str, float]
     """Weight of each member in the mean; see `blending.trust`."""
     record: Mapping[str, Any]
-    """Training record."""
+    """Training record of the network, and the validation qualities of members and mean."""
 
     @property
     def kind(self) -> str:
@@ -115,7 +123,9 @@ class FusedModel:
         return self.network.hidden
 
     def scores(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> Floats:
-        """Returns the probability of yes (B,) of pairs, given as `rows` (B,) and `cutoffs` (B,).
+        """Returns each pair's probability of yes (B,).
+
+        `rows` (B,) are the users' rows in the data, `cutoffs` (B,) microseconds since 1970.
 
         Raises `ModelError` if the data's vocabularies or words differ from the model's.
         """
@@ -188,7 +198,7 @@ class FusedModel:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Loads a task folder; raises `ModelError` if it is damaged or its format is newer."""
+        """Loads a task folder; raises `ModelError` if it is damaged or has another format."""
         folder = Path(folder)
         check_summary(folder, FORMAT, _FILES)
         try:
@@ -227,7 +237,10 @@ class FusedModel:
 
 
 def load_task(folder: str | Path) -> TaskModel | FusedModel:
-    """Loads a task folder, fused or not; raises `ModelError` if it is damaged or too new."""
+    """Loads a task folder, fused or not.
+
+    Raises `ModelError` if the folder is damaged or has another format.
+    """
     if (Path(folder) / FUSED).is_file():
         return FusedModel.load(folder)
     return TaskModel.load(folder)
@@ -241,10 +254,10 @@ def finetune_with_aggregates(
     config: FinetuneConfig | None = None,
     trackers: Sequence[Tracker] = (),
 ) -> FusedModel:
-    """Fits a fused model to a binary task; its parameters are those of `finetune`.
+    """Fits a fused model to a binary task; for the parameters, see `finetune`.
 
-    Trees on timing are fitted only if the vectors have timing. Raises `LabelError` for other kinds
-    of task and too few labels, and the errors of `finetune`.
+    Trees on timing are fitted only if the vectors have timing. Raises the errors of `finetune`, and
+    `LabelError` for other kinds of task and for too few labels.
     """
     config = config or FinetuneConfig()
     labels = labels if isinstance(labels, Labels) else Labels.of(labels, data)
@@ -262,7 +275,7 @@ def finetune_with_aggregates(
             f"{labels.name}: too few users have the rarer answer to hold some of them out for "
             "validation. Give at least two users per answer, or use finetune without aggregates."
         )
-    # There are no test pairs: all pairs are for training and validation.
+    # No pair is held back for a test: all pairs are for training and validation.
     split = Split(parts, all_pairs[:0])
     validation = split.validation
     network = finetune(

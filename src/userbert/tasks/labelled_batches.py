@@ -17,12 +17,15 @@ from userbert.data.use.loading import sequence_lengths
 from userbert.data.use.pairs import Pairs
 from userbert.data.use.sequences import cut
 
-_PARTS = 3
-"""Parts of a batch by length; with more, the overhead of a call exceeds the saved padding."""
+_MAX_PARTS = 3
+"""Maximum number of parts that `split_by_length` makes of a batch; with more parts, the overhead of
+a call exceeds the saved padding."""
 
 
 class LabelledBatches:
-    """Batches in random order, every pair once per epoch; users in a batch are sorted by length.
+    """Endless batches in random order, with every training pair once per epoch.
+
+    Users in a batch are sorted by length.
 
     `train_rows` are the indices into `pairs` to train on. `hidden` names the profile fields that
     the batches leave out.
@@ -44,7 +47,7 @@ class LabelledBatches:
         self._epoch = -1
         self._batches: list[Int64] = []
         self._data, self._pairs, self._hidden = data, pairs, hidden
-        # Only for the training rows: lengths of all pairs may take longer than the training.
+        # Only the training pairs: counting the words of all pairs may take longer than training.
         self._lengths = np.zeros(len(pairs.rows), np.int64)
         self._lengths[train_rows] = sequence_lengths(
             data, pairs.rows[train_rows], pairs.cutoffs[train_rows]
@@ -68,7 +71,7 @@ class LabelledBatches:
 
 
 def split_by_length(batch: UserBatch) -> Iterator[UserBatch]:
-    """Splits a batch, whose users are sorted by length, into parts of similar lengths."""
-    ends = np.linspace(0, len(batch), min(_PARTS, len(batch)) + 1).astype(int).tolist()
+    """Splits a batch, whose users are sorted by length, into parts of users of similar lengths."""
+    ends = np.linspace(0, len(batch), min(_MAX_PARTS, len(batch)) + 1).astype(int).tolist()
     for first, last in pairwise(ends):
         yield slice_users(batch, first, last)

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from userbert.data.ragged import Floats
 
 MetricName = Literal["roc_auc", "pr_auc", "accuracy", "map_at_10"]
+"""Name of a metric in report.json."""
 
 _RESAMPLES_AT_A_TIME = 50
-"""Resamples per chunk: with a few thousand users, this many fit in the processor's cache."""
+"""Number of resamples in a chunk; with a few thousand users, it fits in the processor's cache."""
 
 
 def roc_auc(targets: NDArray[Any], scores: Floats) -> float:
@@ -42,7 +43,7 @@ def roc_auc_or_chance(targets: NDArray[Any], scores: Floats) -> float:
 def pr_auc(targets: NDArray[Any], scores: Floats) -> float:
     """Returns the average precision: the mean of the precision at each positive.
 
-    Ties share one precision.
+    Tied scores share one precision. Returns nan if there is no positive.
     """
     return float(_pr_auc(targets, scores, _unweighted(targets))[0])
 
@@ -60,9 +61,9 @@ def map_at_k(scores: Floats, relevant: NDArray[Any], k: int = 10) -> float:
 def average_precision_at_k(scores: Floats, relevant: NDArray[Any], k: int = 10) -> Floats:
     """Returns the average precision of each user's best k classes: (B, C), (B, C) → (B,).
 
-    It is the sum of the precisions at the hits among the best k, divided by min(k, number of
-    relevant classes), so a perfect ranking has 1. Users without a relevant class have 0. Of tied
-    classes, the one with the smaller index ranks higher.
+    The average precision is the sum of the precisions at the hits among the best k, divided by
+    min(k, number of relevant classes), so a perfect ranking has 1. Users without a
+    relevant class have 0. Of tied classes, the class with the smaller index ranks higher.
     """
     k = min(k, scores.shape[1])
     best = _best_k(scores, k)
@@ -78,6 +79,7 @@ class Estimate:
     """Value of a metric, and its values on bootstrap resamples of the users."""
 
     value: float
+    """The metric on all users."""
     resampled: Floats
     """The metric on each resample (R,)."""
 
@@ -121,8 +123,8 @@ def estimate(
 ) -> Estimate:
     """Estimates a metric of out-of-fold scores, averaged over pretraining seeds.
 
-    `scores` has one array (B,) or (B, C) per seed; `folds` (B,) is the fold whose model made each
-    score; `weights` (R, B) come from `resample_users`.
+    `scores` holds one array (B,) or (B, C) per seed; `folds` (B,) is the fold whose model scored
+    each pair; `weights` (R, B) come from `resample_users`.
     """
     if metric in ("accuracy", "map_at_10"):
         per_pair = np.mean([_per_pair(metric, targets, run) for run in scores], axis=0)
@@ -140,13 +142,14 @@ def estimate(
 
 
 def _unweighted(targets: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns weights (1, B) of 1."""
     return np.ones((1, len(targets)), np.float32)
 
 
 def _nan_mean(values: Floats) -> Floats:
     """Returns the mean over the first axis without nan; nan where all values are nan.
 
-    A fold that lacks a class has the value nan.
+    In a fold without positives or without negatives, a ranking metric is nan.
     """
     defined = ~np.isnan(values)
     counts = defined.sum(axis=0)
@@ -155,6 +158,7 @@ def _nan_mean(values: Floats) -> Floats:
 
 
 def _per_pair(metric: MetricName, targets: NDArray[Any], scores: Floats) -> Floats:
+    """Returns the accuracy or average precision of each pair (B,)."""
     if metric == "accuracy":
         return _hits(targets, scores)
     return average_precision_at_k(scores, _as_relevant(targets, scores.shape[1]))
@@ -176,7 +180,7 @@ def _as_relevant(targets: NDArray[Any], classes: int) -> NDArray[np.bool_]:
 
 
 def _best_k(scores: Floats, k: int) -> NDArray[np.int64]:
-    """Returns the k best classes of each row, best first, ties in class order."""
+    """Returns the k best classes of each row (B, k), best first, ties in class order."""
     # Sorting all classes gives the same result, but 8 times slower with thousands of classes.
     border = np.partition(scores, -k, axis=1)[:, -k, None]  # (B, 1): the k-th best score
     above = scores > border
@@ -210,9 +214,10 @@ def _pr_auc(targets: NDArray[Any], scores: Floats, weights: NDArray[np.float32])
 def _by_threshold(
     targets: NDArray[Any], scores: Floats, weights: NDArray[np.float32], curve: Any
 ) -> Floats:
-    """Applies `curve` to the weights of positives and negatives by distinct score: (R,).
+    """Returns `curve(positive, negative)` of each resample (R,).
 
-    Scores ascend. `weights` are (R, B).
+    `positive` and `negative` hold the weights of positives and negatives by distinct score,
+    ascending. `weights` are (R, B).
     """
     order = np.argsort(scores, kind="stable")
     sorted_scores = scores[order]
@@ -234,9 +239,10 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 
 _MAX_BINS = 10
+"""Maximum number of bins of a calibration curve."""
 _USERS_PER_BIN = 50
-"""Fewest users per bin: with fewer, chance moves the observed share more than a model's
-miscalibration does."""
+"""Minimum number of users per bin, unless two bins would have fewer: with fewer, chance moves the
+observed share more than a model's miscalibration does."""
 
 
 @dataclass(frozen=True)
@@ -251,11 +257,15 @@ class Bin:
     high: float
     """Ends of the 95 % interval of the share of positives (Wilson)."""
     users: int
+    """Number of users in the bin."""
 
 
 def calibration(targets: NDArray[np.int64], scores: Floats) -> list[Bin]:
-    """Groups users by score (B,) into at most ten bins of equal size; equal scores share a bin."""
-    from scipy.stats import binomtest  # from the extra `train`; metrics do without it
+    """Groups users by score (B,) into two to ten bins of equal size; equal scores share a bin.
+
+    Ties may leave fewer or unequal bins.
+    """
+    from scipy.stats import binomtest  # from the extra `train`, which the metrics above do not need
 
     count = min(_MAX_BINS, max(2, len(scores) // _USERS_PER_BIN))
     edges = np.percentile(scores, np.linspace(0, 1, count + 1) * 100)[1:-1]
@@ -274,7 +284,7 @@ def calibration(targets: NDArray[np.int64], scores: Floats) -> list[Bin]:
 def calibration_error(bins: list[Bin]) -> float:
     """Returns the expected calibration error (Naeini et al. 2015).
 
-    It is the distance between a bin's mean score and observed share, averaged over users.
+    The error is the distance between a bin's mean score and observed share, averaged over users.
     """
     users = sum(group.users for group in bins)
     return sum(group.users * abs(group.predicted - group.observed) for group in bins) / users

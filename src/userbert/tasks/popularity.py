@@ -1,8 +1,10 @@
 """Popularity baselines: popular values of all users, of each user, and the base rate.
 
 In: the words before a cut-off, or a task's targets. Out: scores (B, C) of an attribute's values;
-for binary tasks, the share of positives. Used by `evaluate` and the experiments. The C classes are
-the attribute's known values: class c is the id c + 2.
+for binary tasks, the share of positives. Used by `evaluate` and the experiments.
+
+Letters in shapes: B (user, cut-off) pairs, C classes, N actions of all pairs. The classes are the
+attribute's known values: class c is the id c + 2.
 """
 
 from typing import Any
@@ -24,7 +26,7 @@ from userbert.tasks.splits import Split
 def popularity(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Returns the share of pairs whose next word holds each value: (B, C) → (C,).
 
-    Pass no test pairs. One pseudo-pair, in which each value counts 1 / C, keeps the share of unseen
+    Pass no test pairs. One added pair, in which each value counts 1 / C, keeps the share of unseen
     values above zero.
     """
     return (targets.sum(axis=0) + 1 / targets.shape[1]) / (len(targets) + 1)  # type: ignore[no-any-return]
@@ -33,7 +35,7 @@ def popularity(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
 def own_popularity(
     word_counts: sparse.csr_matrix, popularity: NDArray[np.float64], prior: float = 1
 ) -> NDArray[np.float64]:
-    """Scores values by the user's words with each (B, C), plus `prior` times popularity (C,).
+    """Returns scores (B, C): the user's words with each value, plus `prior` times popularity (C,).
 
     Popularity is below 1, so with unweighted words and `prior` 1 it only breaks ties.
     """
@@ -84,5 +86,8 @@ def _is_first_in_word(
 
 
 def base_rate(targets: NDArray[Any], split: Split) -> Scored:
-    """Scores every test pair with the share of positives among the non-test pairs."""
+    """Scores every test pair with the share of positives among the non-test pairs.
+
+    The validation ROC-AUC of a constant score is 0.5.
+    """
     return Scored(np.full(len(split.test), targets[split.learning].mean()), 0.5)

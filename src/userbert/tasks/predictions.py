@@ -1,7 +1,9 @@
 """Task specifications, and predictions as frames.
 
 In: a task's `TaskSpec` and scores of (user, cut-off) pairs. Out: frames of predictions, and the
-best values of tasks of many classes. Used by everything that runs a task; free of torch.
+best values of tasks with classes. Used by all code that runs a task; does not import torch.
+
+Letters in shapes: B (user, cut-off) pairs, C classes.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +19,7 @@ from userbert.data.use.pairs import Pairs
 from userbert.tasks.label_files import Kind
 
 _MAX_VALUES = 10
-"""Number of best classes that a prediction names."""
+"""Maximum number of classes that a prediction names; mAP@10 reads as many."""
 
 Scores = NDArray[np.floating[Any]]
 """Binary: probability of yes (B,); multiclass and multilabel: class shares (B, C) that sum to 1;
@@ -29,17 +31,19 @@ class TaskSpec:
     """Specification of a task: the question, its kind, and its possible answers."""
 
     name: str
+    """Name of the task."""
     question: str
     """The question that the task answers, as a plain sentence."""
     kind: Kind
     classes: tuple[str, ...] = ()
-    """Class names of multiclass and multilabel tasks."""
+    """Class names of multiclass and multilabel tasks; else empty."""
     attribute: tuple[str, str] | None = None
-    """(segment, attribute) whose values are the classes."""
+    """(segment, attribute) whose values are the classes; `None` for other classes."""
     hide: tuple[str, ...] = ()
-    """Profile fields that leak the label and are hidden."""
+    """Profile fields that leak the label, so that models must not read them."""
     horizon: str | None = None
-    """Time after the cut-off within which the answer is looked for, such as `28d`."""
+    """Duration after the cut-off within which events decide the answer, such as `28d`; `None`: no
+    limit."""
 
     @property
     def score_shape(self) -> tuple[int, ...]:
@@ -52,7 +56,7 @@ class TaskSpec:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """Reads what `to_json` wrote; raises `TypeError` for anything else."""
+        """Reads the result of `to_json`; raises `TypeError` if a field is missing or unknown."""
         spec = cls(**content)
         attribute = None
         if spec.attribute is not None:
@@ -64,7 +68,7 @@ class TaskSpec:
 
 
 def best_values(scores: Scores, classes: tuple[str, ...]) -> tuple[list[list[str]], Scores]:
-    """Returns names and scores (B, at most 10) of each user's best classes, best first."""
+    """Returns the names and scores of each user's best classes (B, at most 10), best first."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :_MAX_VALUES]
     names = np.array(classes, dtype=object)
     return names[best].tolist(), np.take_along_axis(scores, best, axis=1)
@@ -73,7 +77,10 @@ def best_values(scores: Scores, classes: tuple[str, ...]) -> tuple[list[list[str
 def predictions_frame(
     data: PreparedData, pairs: Pairs, scores: Scores, classes: tuple[str, ...] = ()
 ) -> pl.DataFrame:
-    """Returns a frame of `user_id`, `cutoff`, and `score` or the best `values` with `scores`."""
+    """Returns a frame of `user_id`, `cutoff`, and `score` or the best `values` with `scores`.
+
+    `scores` (B,) need no `classes`; `scores` (B, C) need the names of the C classes.
+    """
     frame = pl.DataFrame(
         {
             "user_id": pl.Series(data.user_ids.take(pa.array(pairs.rows)), dtype=pl.String),

@@ -2,10 +2,10 @@
 
 In: features of all pairs, targets, a split. Out: `Scored`, or a `Regression`, which can be saved.
 Penalty, form of the counts and scale of the vectors are chosen by cross-validation on the split's
-parts; with many pairs, on the validation part alone. The choice is then refitted on all
+parts; with many pairs, on the validation part alone. The chosen regression is then fitted to all
 non-test pairs. Used by `evaluate` and `fused`.
 
-Letters in shapes: B pairs, D counts, H numbers of a vector, K directions.
+Letters in shapes: B (user, cut-off) pairs, D columns, H numbers of a vector, K directions.
 """
 
 from collections import defaultdict
@@ -27,10 +27,11 @@ from userbert.tasks.metrics import roc_auc_or_chance
 from userbert.tasks.splits import Split
 
 Matrix = Any
-"""(B, D), dense or sparse by row; scipy has no types."""
+"""Dense or sparse (by row) matrix (B, D); `Any`, because scipy has no types."""
 
 PENALTIES = tuple(10.0**power for power in range(-5, 0))
-"""Inverse strengths of the L2 penalty (scikit-learn's `C`); the best is mostly inside the range."""
+"""Inverse strengths tried for the L2 penalty (scikit-learn's `C`); the best is mostly inside the
+range."""
 STRONG_PENALTIES = PENALTIES[:3]
 """Inverse strengths tried on sparse counts of thousands of columns, to save time. Weaker penalties
 were not measured there."""
@@ -38,7 +39,7 @@ SHARES = (1.0, 0.3, 0.1, 0.0)
 """Scales tried for the learned columns of vectors, relative to counts and timing. All columns have
 one penalty, so hundreds of weak columns at full scale would drown out a few strong ones."""
 DIMENSIONS = 100
-"""Dimensions of the truncated SVD of the counts."""
+"""Maximum number of dimensions of the truncated SVD of the counts."""
 
 
 def linear(
@@ -50,8 +51,8 @@ def linear(
 ) -> Scored:
     """Fits a regression on log counts (or their SVD) and vectors; scores the test pairs.
 
-    Both are standardised. The last `timing` columns of the vectors describe when and how often
-    users acted.
+    SVD and vectors are standardised; log counts are only scaled, so that they stay sparse. The
+    last `timing` columns of the vectors describe when and how often users acted.
     """
     model, value, held_scores = learn_linear(counts, vectors, targets, split, timing)
     scores = model.scores(_take_rows(counts, split.test), _take_rows(vectors, split.test))
@@ -115,7 +116,7 @@ def _blend_factors(held_scores: Sequence[Sequence[Floats]]) -> tuple[Floats, flo
 
 
 class _Hyperparameters(NamedTuple):
-    """Hyper-parameters of a regression."""
+    """Hyper-parameters that are chosen for a regression."""
 
     share: float
     """Scale of the learned columns of the vectors; see `SHARES`."""
@@ -133,11 +134,12 @@ class _TrainingData:
     vectors: NDArray[np.float32] | None
     targets: NDArray[Any]
     timing: int
+    """Number of timing columns at the end of the vectors."""
 
     def try_choices(
         self, shares: Sequence[float], held: Int64
     ) -> Iterator[tuple[_Hyperparameters, Floats]]:
-        """Yields each choice with the scores of the pairs `held` after fitting on all others."""
+        """Yields each choice with the scores of the pairs `held`, fitted on all other pairs."""
         rows = np.setdiff1d(np.arange(len(self.targets)), held)
         scales = Scales.of(self.counts, self.vectors, rows)
         for share, is_leading in product(shares, (False, True)):
@@ -176,7 +178,7 @@ def _shares(
 
 @dataclass(frozen=True)
 class Scales:
-    """Standardisation of the columns; the arrays of unused features are empty."""
+    """Statistics that scale the columns; arrays are empty if their features are not used."""
 
     counts: Floats
     """Factor of each log count (D,)."""
@@ -195,7 +197,7 @@ class Scales:
     def of(
         cls, counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None, rows: Int64
     ) -> "Scales":
-        """Computes the standardisation from the pairs at `rows`."""
+        """Computes the statistics from the pairs at `rows`."""
         empty: Floats = np.zeros(0)
         factors, center, width = empty, empty, empty
         directions: Floats = np.zeros((0, 0))
@@ -211,7 +213,7 @@ class Scales:
     def with_share(self, share: float, timing: int) -> "Scales":
         """Returns a copy that scales the vectors' columns by `share`, except the last `timing`.
 
-        A share of 0 drops these columns.
+        A share of 0 drops the columns before the last `timing`.
         """
         width = self.vector_width.copy()
         learned = len(width) - timing
@@ -225,9 +227,9 @@ class Scales:
         *,
         is_leading: bool,
     ) -> Matrix:
-        """Returns the standardised design matrix.
+        """Returns the scaled design matrix.
 
-        With `is_leading` it has the leading directions of the counts instead of all columns.
+        With `is_leading`, the leading directions of the counts replace the counts.
         """
         standard = None if vectors is None else (vectors - self.vector_center) / self.vector_width
         if counts is None:
@@ -249,9 +251,11 @@ class Regression:
 
     scales: Scales
     is_leading: bool
-    """Whether it reads the leading directions of the counts instead of all columns."""
+    """Whether the regression reads the leading directions of the counts instead of all columns."""
     weights: Floats
+    """Weight of each column of the design matrix (D,)."""
     intercept: float
+    """Log-odds of yes if all columns are 0."""
 
     def scores(
         self, counts: sparse.csr_matrix | None, vectors: NDArray[np.float32] | None
@@ -261,17 +265,20 @@ class Regression:
         probabilities: Floats = expit(design @ self.weights + self.intercept)
         return probabilities
 
-    def plus(self, other: "Regression", factors: Floats, shift: float) -> "Regression":
+    def plus(self, addend: "Regression", factors: Floats, shift: float) -> "Regression":
         """Returns the weighted sum of two regressions' log-odds, plus `shift`, as one regression.
 
-        Both must read the same vectors and no counts. `factors` (2,) are their weights.
+        Both regressions must read the same vectors and no counts. `factors` (2,) are the weights of
+        this regression and of `addend`.
         """
-        own_factor, other_factor = factors
-        ratio = self.scales.vector_width / other.scales.vector_width
+        self_factor, addend_factor = factors
+        ratio = self.scales.vector_width / addend.scales.vector_width
         return replace(
             self,
-            weights=own_factor * self.weights + other_factor * other.weights * ratio,
-            intercept=float(own_factor * self.intercept + other_factor * other.intercept + shift),
+            weights=self_factor * self.weights + addend_factor * addend.weights * ratio,
+            intercept=float(
+                self_factor * self.intercept + addend_factor * addend.intercept + shift
+            ),
         )
 
 
@@ -295,7 +302,7 @@ def _scale_factors(logs: sparse.csr_matrix) -> Floats:
     mean = np.asarray(logs.mean(axis=0)).ravel()
     square = np.asarray(logs.multiply(logs).mean(axis=0)).ravel()
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
-    # Fully scaled, a column that one user in a hundred has would outweigh all others.
+    # Without the lower bound, a column that one user in a hundred has would outweigh all others.
     return np.where(deviation > 0, 1 / np.maximum(deviation, 0.1), 0)
 
 

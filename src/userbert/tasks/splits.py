@@ -1,7 +1,9 @@
 """Cross-validation by user: folds, and training and validation parts inside them.
 
-In: labels. Out: `Split`s into training, validation and test pairs; all pairs of a user are in one
-part. Used by `evaluate` and `finetune`.
+In: user ids and targets. Out: `Split`s into training, validation and test pairs; all pairs of a
+user are in the same part. Used by `evaluate` and `finetune`.
+
+Letters in shapes: B (user, cut-off) pairs, C classes.
 """
 
 from collections.abc import Sequence
@@ -15,25 +17,26 @@ from numpy.typing import NDArray
 from userbert.data.ragged import Int64
 
 VALIDATION_SHARE = 0.2
-"""Share of a fold's training part on which penalties, rounds, epochs and models are chosen."""
+"""Share of a fold's non-test pairs on which penalties, rounds, epochs and models are chosen."""
 MANY_PAIRS = 10_000
-"""From this many pairs on, one validation part is enough to choose models, and trees of
-different seeds hardly differ."""
+"""Number of training pairs from which on one validation part is enough to choose models, and trees
+of different seeds hardly differ."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the pairs of a task. Models are fitted and chosen on `parts` alone."""
+    """Indices of a task's pairs. Models are fitted and chosen on `parts` alone."""
 
     parts: tuple[Int64, ...]
     """Non-test pairs in equal parts; the first is for validation, the others for training."""
     test: Int64
+    """Test pairs, ascending."""
     many_pairs: int = MANY_PAIRS
     """Number of training pairs from which on the split is not small."""
 
     @cached_property
     def learning(self) -> Int64:
-        """All pairs of training and validation, ascending."""
+        """All training and validation pairs, ascending."""
         return np.sort(np.concatenate(self.parts))
 
     @property
@@ -56,7 +59,7 @@ class Split:
 
     @property
     def selection_parts(self) -> tuple[Int64, ...]:
-        """Parts that hyper-parameters are chosen on: all parts, or only the first of many pairs."""
+        """Parts on which hyper-parameters are chosen: all if the split is small, else the first."""
         return self.parts if self.is_small else self.parts[:1]
 
 
@@ -85,9 +88,10 @@ def learning_parts(
     seed: int,
     share: float = VALIDATION_SHARE,
 ) -> tuple[Int64, ...]:
-    """Splits pairs by user into parts, each with about `share` of them.
+    """Splits the pairs `learning` by user into equal parts, each with about `share` of the users.
 
-    `learning` and the parts are indices of pairs.
+    There are at least two parts. `learning` and the parts are indices into the pairs of `user_ids`
+    (B,) and `targets` (B,) or (B, C).
     """
     ids = [user_ids[i] for i in learning]
     parts = max(2, round(1 / share))
@@ -102,6 +106,9 @@ def split_off_validation(
     seed: int,
     share: float = VALIDATION_SHARE,
 ) -> tuple[Int64, Int64]:
-    """Splits the pairs with the indices `learning` by user into training and validation pairs."""
+    """Splits the pairs `learning` by user; returns the training and the validation pairs.
+
+    For the parameters, see `learning_parts`.
+    """
     split = Split(learning_parts(user_ids, targets, learning, seed, share), learning[:0])
     return split.train, split.validation

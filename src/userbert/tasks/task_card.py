@@ -1,7 +1,8 @@
 """Facts of a task for people, and the card in its folder.
 
-In: `task.json`, or its `record`. Out: facts by name, or `README.md`; see `model/model_card.py`. The
-card repeats the question, but only the number of classes, because classes are values of the logs.
+In: the content of `task.json`. Out: facts by name, or the text of `README.md`; see
+`model/model_card.py`. The card repeats the question, but only the number of classes, because
+classes are values of the logs.
 """
 
 from collections.abc import Mapping
@@ -15,11 +16,13 @@ userbert predict task data -o scores.parquet
 
 Prepare data with the ids of its network:
 `userbert prepare schema.yaml -o data --vocabulary {network}`."""
+"""Text of the card on use; `{network}` is the path of the network's model folder."""
 _LIMITS = """- The quality above was measured on the users that chose the best epoch (early
   stopping), so it is a little too high. Use `userbert evaluate` for an unbiased figure.
 - Scores at cut-offs before those of the training labels may leak the future.
 - Check which users a decision based on the scores would exclude, and make no decision
   about a person by scores alone."""
+"""Text of the card on limits."""
 
 
 def task_facts(about: Mapping[str, Any]) -> Facts:
@@ -54,9 +57,10 @@ def fused_facts(record: Mapping[str, Any]) -> Facts:
 def task_card(
     about: Mapping[str, Any], network: str, fused_record: Mapping[str, Any] | None = None
 ) -> str:
-    """Returns a task's card.
+    """Returns the text of a task's card.
 
-    `network` is the path of the network's model folder, `fused_record` the record of a fused task.
+    `about` is the content of `task.json`, `network` is the path of the network's
+    model folder, `fused_record` the record of a fused task.
     """
     blend_note = (
         "" if fused_record is None else " It is the mean of this network, a regression and trees."

@@ -3,7 +3,7 @@
 In: vectors of users, targets. Out: losses, or scores. `TaskModel` puts it on a `UserBert` and
 `finetune` trains it; the experiments also put it on the paper's baselines.
 
-Letters in shapes: B users, H width of their vectors, C classes.
+Letters in shapes: B users, H width of the vectors, C classes.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from userbert.model.tables import INIT_DEVIATION
 from userbert.tasks.labelled_batches import split_by_length
 from userbert.tasks.labels import Labels
 
-_STEPS = 50
-"""Most steps of L-BFGS; a start at the weights of a stronger penalty needs fewer."""
+_MAX_STEPS = 50
+"""Maximum number of steps of L-BFGS; a start at the weights of a stronger penalty needs fewer."""
 _MIN_DEVIATION = 0.1
-"""Lower bound of the deviation that columns are scaled by, so that near-constant columns of the
-vectors (whose deviation is about 1) are not blown up."""
+"""Lower bound of the deviations by which the probe divides the vectors' columns, so that
+near-constant columns are not blown up. Most deviations are about 1."""
 
 
 class TaskHead(nn.Linear):
@@ -33,7 +33,7 @@ class TaskHead(nn.Linear):
     def __init__(self, width: int, labels: Labels) -> None:
         super().__init__(width, max(1, len(labels.classes)))
         self.kind = labels.kind
-        # A regression predicts (target - center) / spread; other kinds do not use these.
+        # A regression predicts (target - center) / spread; other kinds use neither.
         self.register_buffer("center", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
         self.center: Tensor
@@ -51,7 +51,7 @@ class TaskHead(nn.Linear):
     def start(self, targets: NDArray[Any]) -> None:
         """Draws random weights and sets the bias to the base rates of the training targets.
 
-        Training then starts from what all users share and learns only the differences.
+        Training then starts from the base rates and learns only the differences between users.
         """
         nn.init.normal_(self.weight, std=INIT_DEVIATION)
         targets = targets.astype(np.float64)
@@ -64,14 +64,16 @@ class TaskHead(nn.Linear):
     def probe(self, vectors: Tensor, targets: NDArray[Any], penalty: float) -> None:
         """Fits the head to fixed vectors (B, H), from its current weights (a linear probe).
 
-        `penalty` is the L2 penalty of the weights of the standardised vectors.
+        `penalty` is the strength of the L2 penalty on the weights of the standardised vectors.
         """
         mean = vectors.mean(dim=0)
         scale = vectors.std(dim=0, correction=0).clamp(min=_MIN_DEVIATION)
         weight = (self.weight * scale).requires_grad_()
         bias = (self.bias + self.weight @ mean).requires_grad_()
         standard = (vectors - mean) / scale
-        solver = torch.optim.LBFGS([weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+        solver = torch.optim.LBFGS(
+            [weight, bias], max_iter=_MAX_STEPS, line_search_fn="strong_wolfe"
+        )
 
         def loss() -> Tensor:
             solver.zero_grad()
@@ -86,9 +88,9 @@ class TaskHead(nn.Linear):
         self.bias.copy_(bias.detach() - self.weight @ mean)
 
     def _base_rate_outputs(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Returns the base rates as outputs: log odds of yes, or log share of each class.
+        """Returns the base rates as outputs: log-odds of yes (1,), or log share of each class (C,).
 
-        Returns 0 for quantities.
+        Regressions have the output 0 (1,), which stands for the mean target.
         """
         if self.kind == "regression":
             return np.zeros(1)

@@ -11,6 +11,8 @@ TASK/
   model/               the network, a model folder
   README.md            task.json for people; may be edited, so it has no checksum
 ```
+
+Letters in shapes: B (user, cut-off) pairs, C classes.
 """
 
 from collections.abc import Mapping
@@ -51,14 +53,16 @@ from userbert.tasks.task_head import TaskHead
 FORMAT = 1
 """Format version of a task folder."""
 _BATCH = 256
-"""Users scored at once."""
+"""Number of pairs scored at once."""
 _FILES = ("head.safetensors", "task.json")
+"""Files that every task folder has, next to its model folder."""
 
 
 class TaskModel(nn.Module):
     """A network with a linear head on the first token's final vector (paper §4.4).
 
-    If the network's user embedding is the whole vector (`pool=all`), the head reads all of it.
+    If the network's user embedding joins all pooled vectors (`pool=all`), the head reads all of
+    them instead.
     """
 
     def __init__(self, user_bert: UserBert, labels: Labels) -> None:
@@ -67,9 +71,9 @@ class TaskModel(nn.Module):
         self.labels = replace(
             labels, user_ids=(), cutoffs=labels.cutoffs[:0], targets=labels.targets[:0]
         )
-        """Name, question, kind, classes and hidden fields of the task; holds no pairs."""
+        """Specification of the task, as labels without pairs."""
         self.record: dict[str, Any] = {}
-        """Training record: settings, best epoch, quality."""
+        """Training record: settings, best epoch, quality; empty before training."""
         self.pool: Pool = "all" if user_bert.config.pool == "all" else "cls"
         self.head = TaskHead(user_bert.width(self.pool), labels)
 
@@ -101,7 +105,9 @@ class TaskModel(nn.Module):
         return self.head(vectors)  # type: ignore[no-any-return]
 
     def scores(self, data: PreparedData, rows: Int64, cutoffs: Int64) -> Floats:
-        """Scores (user, cut-off) pairs, given as `rows` (B,) and `cutoffs` (B,).
+        """Returns the scores of (user, cut-off) pairs.
+
+        `rows` (B,) are the users' rows in the data, `cutoffs` (B,) microseconds since 1970.
 
         Binary: probability of yes (B,). Multiclass and multilabel: class shares (B, C) that sum to
         1. Regression: predicted quantity (B,). Raises `ModelError` if the data's vocabularies or
@@ -161,7 +167,7 @@ class TaskModel(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Loads a task folder; raises `ModelError` if it is damaged or its format is newer."""
+        """Loads a task folder; raises `ModelError` if it is damaged or has another format."""
         folder = Path(folder)
         _check_folder(folder)
         network = UserBert.from_pretrained(folder / "model")
@@ -178,7 +184,7 @@ class TaskModel(nn.Module):
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises `ModelError` if a file is missing or its checksum differs."""
+    """Raises `ModelError` if a file is missing, a checksum differs, or the format is another."""
     if not (folder / "summary.json").is_file() or not (folder / "task.json").is_file():
         raise ModelError(
             f"{folder} is not a task model (it has no summary.json with a task.json; "

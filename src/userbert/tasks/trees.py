@@ -4,7 +4,7 @@ In: columns of all pairs, targets, a split. Out: `Scored`, or `Trees`, which can
 number of rounds is chosen by early stopping on the split's parts; with many pairs, on the
 validation part alone. Used by `evaluate` and `fused`.
 
-Letters in shapes: B pairs, D counts, H numbers of a vector.
+Letters in shapes: B (user, cut-off) pairs, D columns of counts, H numbers of a vector.
 """
 
 import re
@@ -23,7 +23,7 @@ from userbert.tasks.metrics import roc_auc_or_chance
 from userbert.tasks.splits import Split
 
 ROUNDS = 400
-"""Most boosting rounds."""
+"""Maximum number of boosting rounds."""
 PATIENCE = 40
 """Rounds without improvement after which early stopping ends training."""
 GBM = {
@@ -42,8 +42,10 @@ GBM = {
 """LightGBM's parameters: small trees on few columns each, for hundreds of users and thousands of
 columns."""
 _PARAMETERS = {**GBM, "objective": "binary", "metric": "binary_logloss"}
+"""LightGBM's parameters for binary tasks."""
 FORESTS = 3
-"""Models averaged when labels are few: models of different seeds differ by about .01 ROC-AUC."""
+"""Number of models averaged when labels are few; models of different seeds differ by about .01
+ROC-AUC."""
 
 
 def gbm(
@@ -59,9 +61,10 @@ def gbm(
 
 @dataclass(frozen=True)
 class Trees:
-    """Fitted boosted trees; several models are averaged."""
+    """Fitted boosted trees."""
 
     boosters: tuple[lightgbm.Booster, ...]
+    """Models whose scores are averaged."""
 
     def scores(self, columns: sparse.csr_matrix) -> Floats:
         """Returns the probability of yes (B,)."""
@@ -73,7 +76,7 @@ class Trees:
 
     @classmethod
     def from_text(cls, text: str) -> "Trees":
-        """Reads what `to_text` wrote; raises LightGBM's error for anything else."""
+        """Reads the result of `to_text`; raises LightGBM's error if a text is no model."""
         texts = re.split(r"(?m)^(?=tree\nversion=)", text)
         return cls(tuple(lightgbm.Booster(model_str=model) for model in texts if model.strip()))
 
