@@ -152,7 +152,7 @@ def test_labels_with_removed_rows_are_rejected(shop: Shop, tmp_path: Path) -> No
     table = pq.read_table(shop.folder / "return.parquet")
     pq.write_table(table.slice(1), file)
     message = shop.refuses("finetune", "model", "data", "--labels", file, "-o", "new")
-    assert "write it without the file's metadata" in message
+    assert "save it without its metadata" in message
     pq.write_table(table.slice(1).replace_schema_metadata(), file)
     done = userbert(shop.folder, "finetune", "model", "data", "--labels", file, "-o",
                     tmp_path / "task", "--epochs", "1")  # fmt: skip

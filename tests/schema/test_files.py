@@ -164,7 +164,7 @@ def test_json_types_are_inferred_from_the_whole_file(tmp_path: Path) -> None:
         ("log.txt", CSV, "expected a name that ends in .csv"),
         ("log", CSV, "expected a name that ends in .csv"),
         ("log.csv.bz2", CSV, "expected a name that ends in .csv"),
-        ("log.parquet.gz", CSV, "Decompress it first"),
+        ("log.parquet.gz", CSV, "found one inside gzip data. Decompress it"),
     ],
 )  # fmt: skip
 def test_unreadable_file_gives_a_message_of_one_line(
