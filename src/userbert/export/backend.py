@@ -1,8 +1,10 @@
 """The `Backend` protocol: computes vectors and scores of users, with torch or onnxruntime.
 
-In: histories of users, prepared or live. Out: an `Answer` with vectors and scores. `load.py` makes
-a backend from a model folder, a task folder or an exported file. The service uses models only
-through it. Free of torch.
+In: histories of users, from prepared data or live events. Out: an `Answer` with vectors and scores.
+`load_backend` makes a backend from a model folder, a task folder or an exported file. The service
+uses models only through backends. Imports no torch.
+
+Letters in shapes: B users, C classes of a task.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
     from userbert.tasks.explain import Explanation
 
 ValueProbabilities = Mapping[str, list[tuple[str, float]]]
-"""Likely values of each attribute with their probabilities, most likely first."""
+"""Likely values by attribute, each value with its probability, most likely first."""
 BATCH_SIZE = 256
-"""Users computed at once; more take memory and save no time."""
+"""Maximum number of users of a batch; larger batches take more memory and save no time."""
 RunsOn = Literal["torch", "onnx"]
+"""Library that runs a network: torch or onnxruntime."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,15 @@ class Answer:
     """Vectors and scores of B users."""
 
     vectors: NDArray[np.float32]
-    """User vectors (B, width); for a task, those of its network."""
+    """User vectors (B, width); for a task, vectors of the fine-tuned network."""
     scores: NDArray[np.float32] | None
-    """Binary: probability of yes (B,); multiclass and multilabel: class shares (B, C) that sum to
-    1; regression: predicted quantity (B,). None for a model without a task."""
+    """Scores by kind of task; None for a model without a task. Binary: probability of yes (B,).
+    Multiclass and multilabel: shares of the classes (B, C), which sum to 1. Regression: predicted
+    quantity (B,)."""
 
 
 class Backend(Protocol):
-    """A loaded model or task. `run` is safe to call from any thread, but only one at a time."""
+    """A loaded model or task. `run` may be called from any thread, but not by two at a time."""
 
     @property
     def name(self) -> str:
@@ -57,7 +61,7 @@ class Backend(Protocol):
 
     @property
     def checksum(self) -> str:
-        """SHA-256 that identifies the model."""
+        """SHA-256 that identifies the model: of `summary.json`, or of the exported file."""
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -69,7 +73,7 @@ class Backend(Protocol):
 
     @property
     def vocabularies(self) -> Vocabularies:
-        """Values of the ids."""
+        """Vocabularies that map values to the ids that the network reads."""
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -81,27 +85,29 @@ class Backend(Protocol):
 
     @property
     def task(self) -> TaskSpec | None:
-        """What the task predicts; None for a model without a task."""
+        """Specification of the task; None for a model without a task."""
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
-        """Returns the answer for (user, cut-off) pairs; rows and cut-offs (µs since 1970) are (B,).
+        """Returns the answer for (user, cut-off) pairs, in order.
 
-        Raises `ModelError` if the data have other ids or words than the model.
+        `rows` (B,) are row numbers in `data`, `cutoffs` (B,) are in microseconds since 1970. Raises
+        `ModelError` if ids or segments of the data differ from the model's.
         """
 
     def expect(self, data: PreparedData, location: "WordLocation", best: int) -> ValueProbabilities:
-        """Hides one word, and returns the `best` most likely values of each of its attributes.
+        """Predicts a hidden word: returns the `best` most likely values of each of its attributes.
 
-        Raises `InputError` if there is no such word, or the backend cannot compute it.
+        Raises `InputError` if the user has no word at `location`, the model is not pretrained, or
+        the backend cannot predict words.
         """
 
     def explain(
         self, data: PreparedData, user: str, cutoff: int, value: str | None
     ) -> "Explanation":
-        """Explains a user's score before a cut-off (µs), or the score of the class `value`.
+        """Explains the score of a user id at a cut-off, in microseconds since 1970.
 
-        Raises `InputError` if the model has no task, the task has no such class, or the backend
-        cannot explain scores.
+        `value` chooses the class of a task with classes. Raises `InputError` if the model has no
+        task, the task has no class `value`, or the backend cannot explain scores.
         """
 
 
@@ -110,13 +116,13 @@ class WordLocation:
     """Identifies one word of one user."""
 
     row: int
-    """Row of the user."""
+    """Row number of the user in the data."""
     cutoff: int
-    """Microseconds since 1970."""
+    """Cut-off in microseconds since 1970."""
     segment: str
     """Name of the segment."""
     number: int
-    """Number among the user's words of the segment, from 0, oldest first."""
+    """Number of the word in the user's sequence of the segment, from 0, oldest first."""
 
 
 def collect_answers(
@@ -125,7 +131,10 @@ def collect_answers(
     batches: Iterable[UserBatch],
     count: int,
 ) -> Answer:
-    """Answers each batch; returns one answer for all `count` pairs, ordered by `batch.index`."""
+    """Runs `answer` on each batch, and joins the answers for all `count` pairs.
+
+    `batch.index` holds the positions of a batch's users in the result.
+    """
     vectors = np.empty((count, backend.width), np.float32)
     task = backend.task
     scores = None if task is None else np.empty((count, *task.score_shape), np.float32)

@@ -1,7 +1,7 @@
 """Writes a network as one self-contained ONNX file.
 
-In: a pretrained model, or a task model. Out: a file whose outputs are `vectors` and, for a task,
-`scores`. Before it is published, its outputs are compared with those of torch.
+In: a `UserBert` or a `TaskModel`. Out: a file whose network has the outputs `vectors` and, for a
+task, `scores`. Before the file is published, its outputs are compared with torch's outputs.
 """
 
 import logging
@@ -28,14 +28,15 @@ from userbert.progress import progress
 from userbert.tasks.task_model import TaskModel
 
 OPSET, IR_VERSION = 20, 10
-"""ONNX versions that onnxruntime 1.20, the oldest supported one, can read."""
+"""Versions of ONNX operators and of the file format, which onnxruntime 1.20, the oldest supported
+version, can read."""
 MAX_DIFFERENCE = 1e-4
-"""Largest difference between torch and onnxruntime that is accepted: absolute, or relative to
-values above 1."""
+"""Maximum accepted difference between outputs of torch and onnxruntime: absolute for outputs up to
+1, relative for larger outputs."""
 MAX_FILE_SIZE = 2**31 - 1
-"""Bytes; the limit of a protobuf message, which an ONNX file is."""
+"""Maximum size in bytes of the weights: an ONNX file is a protobuf message of less than 2 GiB."""
 _COMPARED_SIZES = (1, 2, 64)
-"""Users in each batch that is compared."""
+"""Number of users in each random batch for which outputs are compared."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,17 @@ class ExportedFile:
     size: int
     """Bytes of the file."""
     difference: float
-    """Largest difference between torch and onnxruntime, over random user sequences."""
+    """Largest difference between outputs of torch and onnxruntime for random user sequences; see
+    `MAX_DIFFERENCE`."""
 
 
 def write_onnx(
     network: UserBert | TaskModel, output: Path, *, max_size: int = MAX_FILE_SIZE
 ) -> ExportedFile:
-    """Writes a network as an ONNX file, which appears whole or not at all.
+    """Writes a network as an ONNX file, complete or not at all.
 
-    Raises `InputError` if the output exists or its name does not end in .onnx, `ModelError` if the
-    file would exceed `max_size` bytes or onnxruntime's results differ from torch's.
+    Raises `InputError` if `output` exists or its name does not end in .onnx, `ModelError` if the
+    weights exceed `max_size` bytes or onnxruntime's outputs differ from torch's.
     """
     require_ending(output, ".onnx")
     model = network.user_bert if isinstance(network, TaskModel) else network
@@ -62,8 +64,8 @@ def write_onnx(
     size = sum(weight.numel() * weight.element_size() for weight in weights)
     if size > max_size:
         raise ModelError(
-            f"the network takes {size / 2**30:.1f} GiB, and an ONNX file holds 2. Keep fewer "
-            "values of its attributes (max_values in schema.yaml), or run it with torch."
+            f"the network takes {size / 2**30:.1f} GiB, and an ONNX file holds at most 2. Keep "
+            "fewer values of its attributes (max_values in schema.yaml), or run it with torch."
         )
     was_training = network.training
     network.eval()
@@ -75,7 +77,7 @@ def write_onnx(
             advance(1, "")
             if not difference <= MAX_DIFFERENCE:
                 raise ModelError(
-                    f"onnxruntime's vectors differ from torch's by {difference:.2g}, where at most "
+                    f"onnxruntime's outputs differ from torch's by {difference:.2g}, where at most "
                     f"{MAX_DIFFERENCE:.0e} was expected; nothing was written. Install the "
                     "version of onnxruntime that constraints.txt names."
                 )
@@ -85,7 +87,10 @@ def write_onnx(
 
 
 def onnx_content(network: UserBert | TaskModel, model: UserBert) -> bytes:
-    """Returns the content of the file without its checksum."""
+    """Returns the content of the ONNX file of `network`, without the checksum.
+
+    `model` is the network itself, or the model inside a task model.
+    """
     graph = OnnxNetwork(network)
     example = InputEncoder(model.shape, summary=model.config.summary, timing=model.config.timing)(
         random_batch(model.shape, np.random.default_rng(0), 16)
@@ -112,10 +117,10 @@ def onnx_content(network: UserBert | TaskModel, model: UserBert) -> bytes:
     )  # fmt: skip
     # torch stores stack traces here, with paths of this machine.
     del proto.metadata_props[:], proto.graph.metadata_props[:]
-    for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
-        del part.metadata_props[:]
-    for part in (*proto.graph.value_info, *proto.graph.initializer):
-        del part.metadata_props[:]
+    for element in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
+        del element.metadata_props[:]
+    for element in (*proto.graph.value_info, *proto.graph.initializer):
+        del element.metadata_props[:]
     proto.producer_name, proto.producer_version = "userbert", metadata.version
     for name, text in metadata.to_metadata().items():
         proto.metadata_props.add(key=name, value=text)
@@ -123,7 +128,10 @@ def onnx_content(network: UserBert | TaskModel, model: UserBert) -> bytes:
 
 
 def _largest_difference(network: UserBert | TaskModel, shape: InputShape, file: Path) -> float:
-    """Returns the largest difference between torch and the file, over random user sequences."""
+    """Returns the largest difference between outputs of torch and of the file, for random users.
+
+    Returns infinity if an output is NaN or infinite.
+    """
     runtime = Runtime.load(file)
     generator = np.random.default_rng(1)
     largest = 0.0
@@ -144,7 +152,7 @@ def _largest_difference(network: UserBert | TaskModel, shape: InputShape, file: 
 
 
 def random_batch(shape: InputShape, generator: np.random.Generator, users: int) -> UserBatch:
-    """Returns random sequences of many lengths: no words at all, or a hundred actions in a word."""
+    """Returns random sequences of 0 to 5 words per segment, and of 1 to 140 actions per word."""
     segments = [_random_segment(segment, generator, users) for segment in shape.segments]
     fields = [generator.integers(0, field.size, users) for field in shape.profile]
     profile = np.array(fields, np.int32).reshape(len(fields), users).T
@@ -154,6 +162,7 @@ def random_batch(shape: InputShape, generator: np.random.Generator, users: int) 
 def _random_segment(
     shape: SegmentShape, generator: np.random.Generator, users: int
 ) -> SegmentBatch:
+    """Returns random words of one segment."""
     counts = generator.integers(0, 6, users)
     sizes = generator.integers(1, 8, counts.sum())
     sizes[generator.random(len(sizes)) < 0.2] *= 20
@@ -169,7 +178,7 @@ def _random_segment(
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Silences the exporter's log and warnings, which are meant for its developers."""
+    """Silences logs and warnings of torch's exporter, which only its developers can act on."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """Loads a model or a task to run with torch or onnxruntime.
 
-In: a model or task folder, or a file that `userbert export` wrote. Out: a `Backend`. The library is
-imported only when it is used, so a server with onnxruntime needs no torch.
+In: a model or task folder, or a file that `userbert export` wrote. Out: a `Backend`. Only the
+library that runs the network is imported, so a server with onnxruntime needs no torch.
 """
 
 from pathlib import Path
@@ -14,13 +14,14 @@ from userbert.folders import describe_path
 def load_backend(
     path: str | Path, runs_on: RunsOn = "torch", *, threads: int | None = None
 ) -> Backend:
-    """Loads a model or task folder with torch, or an exported file with onnx.
+    """Loads a model or task folder with torch, or an exported file with onnxruntime.
 
-    `threads` is the number of compute threads; torch sets it for the whole process. The default is
-    one per core, or for torch OMP_NUM_THREADS.
+    `threads` is the number of compute threads; with torch, in the whole process. The default is one
+    per core, or torch's own (also set by OMP_NUM_THREADS).
 
-    Raises `ModelError` if the model is damaged, and `InputError` if it is of another kind or the
-    library is not installed.
+    Raises `ModelError` if `path` is missing, damaged, or neither a model, a task nor an exported
+    file; `InputError` if the library needs a folder and finds a file or vice versa, the task has
+    aggregates, or the library is not installed.
     """
     path = Path(path)
     if runs_on == "onnx":
@@ -48,7 +49,7 @@ def load_backend(
 
 
 def _missing_library(error: ModuleNotFoundError, path: Path, module: str, extra: str) -> Exception:
-    """Returns an `InputError` that names the extra to install, or `error` for other modules."""
+    """Returns an `InputError` with the extra to install if `module` is missing, else `error`."""
     if error.name != module:
         return error
     return InputError(

@@ -1,18 +1,19 @@
 """Metadata and checksum of an exported network's file.
 
-In and out: the bytes of an ONNX file, and the `NetworkMetadata` inside. With them the file needs no
-model folder. `export.py` writes it, `runtime.py` reads it. Free of torch and onnx.
+In and out: the bytes of an ONNX file, and the `NetworkMetadata` in the file. With these metadata
+the file needs no model folder. `export.py` writes them, `runtime.py` reads them. Imports neither
+torch nor onnx.
 
-Metadata have the names of the matching files of a model folder:
+Entries of the metadata are named after the corresponding files of a model or task folder:
 
 ```
 userbert.format            1
 userbert.version           version of userbert that wrote the file
-userbert.config.json       the network's size, its inputs, the profile fields hidden from it
+userbert.config.json       size and inputs of the network, and profile fields that it does not read
 userbert.schema.yaml       schema of the logs
-userbert.vocabularies.json values of the ids
+userbert.vocabularies.json vocabularies that map values to ids
 userbert.training.json     how the network was trained
-userbert.task.json         what the task predicts; missing for a model without a task
+userbert.task.json         specification of the task; missing for a model without a task
 userbert.checksum          SHA-256 of all bytes before this entry, which is the file's last
 ```
 """
@@ -36,43 +37,49 @@ from userbert.tasks.predictions import TaskSpec
 FORMAT = 1
 """Version of the metadata's layout."""
 _PREFIX = "userbert."
+"""Prefix of all names of metadata."""
 _REMEDY = " Copy the file again, or export it again."
 
 # An ONNX file is a protobuf message, and fields appended to a message become part of it. So the
 # checksum is appended as the last entry of the metadata.
 _KEY = f"{_PREFIX}checksum".encode()
 _HEX_DIGITS = 64
+"""Number of hexadecimal digits of a SHA-256."""
+# Protobuf tags and lengths: field 1 (key), then field 2 (value).
 _ENTRY = b"\x0a" + bytes([len(_KEY)]) + _KEY + b"\x12" + bytes([_HEX_DIGITS])
 _CHECKSUM_PREFIX = b"\x72" + bytes([len(_ENTRY) + _HEX_DIGITS]) + _ENTRY
-"""Bytes before the checksum: an entry of field 14, `metadata_props`."""
+"""Bytes before the checksum: start of an entry of the message's field 14, `metadata_props`."""
 
 
 @dataclass(frozen=True)
 class NetworkMetadata:
-    """Metadata of an exported network."""
+    """Metadata of an exported network: all that a model folder holds but the weights."""
 
     config: Mapping[str, Any]
-    """Size of the network, as JSON."""
+    """Configuration of the model, as JSON."""
     shape: InputShape
     """Attributes and profile fields that the network reads."""
     hidden: tuple[str, ...]
     """Profile fields hidden from the network."""
     schema: Schema
+    """Schema of the logs that the network was trained on."""
     vocabularies: Vocabularies
+    """Vocabularies that map values to the ids that the network reads."""
     record: Mapping[str, Any]
     """How the network was trained, as JSON."""
     task: TaskSpec | None
+    """Specification of the task; None for a model without a task."""
     version: str = version("userbert")
     """Version of userbert that wrote the file."""
 
     def to_metadata(self) -> dict[str, str]:
-        """Returns the metadata as texts by name."""
+        """Returns the text of each entry by its name."""
         config = {
             "model": self.config,
             "input": INPUT_SHAPE.dump_python(self.shape, mode="json"),
             "hidden": self.hidden,
         }
-        parts = {
+        texts = {
             "format": str(FORMAT),
             "version": self.version,
             "config.json": _json_text(config),
@@ -81,33 +88,33 @@ class NetworkMetadata:
             "training.json": _json_text(self.record),
         }
         if self.task is not None:
-            parts["task.json"] = _json_text(self.task.to_json())
-        return {f"{_PREFIX}{name}": text for name, text in parts.items()}
+            texts["task.json"] = _json_text(self.task.to_json())
+        return {f"{_PREFIX}{name}": text for name, text in texts.items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Self:
-        """Reads metadata from texts by name, as `to_metadata` returns them.
+        """Reads the result of `to_metadata`.
 
-        Raises `ModelError`, which names `path`, if they are damaged or of another format.
+        Raises `ModelError`, which names `path`, if `metadata` is damaged or of another format.
         """
-        parts = {name.removeprefix(_PREFIX): text for name, text in metadata.items()}
-        if parts.get("format") != str(FORMAT):
+        texts = {name.removeprefix(_PREFIX): text for name, text in metadata.items()}
+        if texts.get("format") != str(FORMAT):
             raise ModelError(
-                f"{path} has the format {parts.get('format')!r}, this version reads {FORMAT}. "
-                f"Install the version of userbert that wrote it ({parts.get('version')})."
+                f"{path} has the format {texts.get('format')!r}, this version reads {FORMAT}. "
+                f"Install the version of userbert that wrote it ({texts.get('version')})."
             )
         try:
-            config = json.loads(parts["config.json"])
-            task = parts.get("task.json")
+            config = json.loads(texts["config.json"])
+            task = texts.get("task.json")
             return cls(
                 config["model"],
                 INPUT_SHAPE.validate_python(config["input"]),
                 tuple(config["hidden"]),
-                Schema.parse(parts["schema.yaml"]),
-                Vocabularies.from_json(json.loads(parts["vocabularies.json"])),
-                json.loads(parts["training.json"]),
+                Schema.parse(texts["schema.yaml"]),
+                Vocabularies.from_json(json.loads(texts["vocabularies.json"])),
+                json.loads(texts["training.json"]),
                 None if task is None else TaskSpec.from_json(json.loads(task)),
-                parts["version"],
+                texts["version"],
             )
         except (InputError, ValidationError, LookupError, TypeError, ValueError) as error:
             raise ModelError(f"{path} cannot be read: {error}.{_REMEDY}") from error
@@ -121,7 +128,7 @@ def add_checksum(content: bytes) -> bytes:
 def read_checked(path: Path) -> tuple[bytes, str]:
     """Returns the content and the checksum of an exported file.
 
-    Raises `ModelError` if it is missing, damaged or not exported by userbert.
+    Raises `ModelError` if the file is missing, damaged or not exported by userbert.
     """
     try:
         content = path.read_bytes()
@@ -140,7 +147,8 @@ def read_checked(path: Path) -> tuple[bytes, str]:
     return content, stored_checksum.decode()
 
 
-_HOW_TO_EXPORT = "Write one with `userbert export MODEL -o FILE.onnx`."
+_HOW_TO_EXPORT = "Write a file with `userbert export MODEL -o FILE.onnx`."
+"""Advice if a file is missing or is not an export."""
 
 
 def _json_text(content: Any) -> str:

@@ -1,11 +1,12 @@
-"""The network in operations that ONNX has: the same weights and modules, but sums by gathers.
+"""A network for export: the same weights and modules, with gathers for sums and padding.
 
 In: the tensors of `onnx_inputs.py`. Out: vectors, and scores for a task. Linear maps, norms and
-blocks are the network's own. Sums over ragged groups and padding are gathers here. `export.py`
-traces it.
+encoder blocks are modules of the network. Sums over ragged groups, and padding, are gathers here.
+`export.py` traces an `OnnxNetwork`.
 
-Letters in shapes: B users, L tokens of the longest user, T tokens, H hidden, E width of a table, W
-words of a segment, A attributes of a segment.
+Letters in shapes: B users, C classes of a task, L tokens of the longest user, T tokens of all
+users, H hidden, K heads, D any width, E width of an embedding table, W words of a segment, A
+attributes of a segment.
 """
 
 from collections.abc import Mapping
@@ -43,8 +44,8 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, feeds: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Returns vectors (B, width), and for a task scores (B,) or (B, C)."""
-        # torch orders the nodes of the file by the parameter's name: another name than `feeds`
-        # would change the checksum of every export.
+        # torch orders the nodes of the file by the name of the parameter, so a new name in place of
+        # `feeds` would change the checksum of every export.
         inputs = feeds
         summary = self._summary(inputs)
         tokens = self._tokens(inputs, summary)
@@ -70,6 +71,7 @@ class OnnxNetwork(nn.Module):
         return pools[self.pool], self.head.scores(outputs)
 
     def _summary(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """Returns the summary token of each user (B, H); None if the network has no summary."""
         summary = self.embedding.summary
         if summary is None:
             return None
@@ -91,12 +93,13 @@ class OnnxNetwork(nn.Module):
         return embedding.norm(packed)  # type: ignore[no-any-return]
 
     def _words(self, segment: SegmentEmbedding, inputs: Mapping[str, Tensor], name: str) -> Tensor:
+        """Returns the vectors (W, H) of the words of the segment `name`."""
         sums = _group_sums(self.embedding.tables.weight, inputs, name)  # (W, A, E)
         return segment.from_sums(sums, inputs[f"{name}.sizes"], inputs[f"{name}.positions"])
 
     @property
     def dynamic_shapes(self) -> dict[str, dict[int, Dim]]:
-        """Dynamic dimensions of each input; dimensions of one name are equal."""
+        """Dynamic dimensions of each input, by axis; equal names mean equal sizes."""
         names = {
             "tokens.order": ("tokens",),
             "tokens.packed": ("tokens",),
@@ -105,14 +108,14 @@ class OnnxNetwork(nn.Module):
         }
         for shape in self.shape.segments:
             names |= _dynamic_sum_shapes(shape.name)
-            for part in ("groups", "sizes", "positions"):
-                names[f"{shape.name}.{part}"] = (f"{shape.name}.words",)
+            for tensor in ("groups", "sizes", "positions"):
+                names[f"{shape.name}.{tensor}"] = (f"{shape.name}.words",)
         if self.shape.profile:
             names["profile.rows"] = ("fields",)
         if self.embedding.summary is not None:
             names |= _dynamic_sum_shapes("summary")
-            for part in ("groups", "totals"):
-                names[f"summary.{part}"] = ("users",)
+            for tensor in ("groups", "totals"):
+                names[f"summary.{tensor}"] = ("users",)
             names["summary.weights"] = ("summary.leaves",)
         if self.embedding.timing is not None:
             names["timing"] = ("users",)
@@ -128,14 +131,14 @@ class OnnxNetwork(nn.Module):
 
 
 class GatherPadding:
-    """Replaces the encoder's `Padding`, with gathers alone."""
+    """Pads and packs tokens like the encoder's `Padding`, but only with gathers."""
 
     def __init__(self, slots: Tensor, packed: Tensor, kinds: Tensor) -> None:
         self.slots, self.packed = slots, packed
         self.mask = (kinds > 0)[:, None, None, :]  # (B, 1, 1, L)
 
     def pad(self, tokens: Tensor) -> Tensor:
-        """Pads packed vectors (T, D) to (B, L, D); padding holds the vector of some token."""
+        """Pads packed vectors (T, D) to (B, L, D); padding holds copies of some token's vector."""
         return functional.embedding(self.slots, tokens)
 
     def pack(self, padded: Tensor) -> Tensor:
@@ -144,6 +147,7 @@ class GatherPadding:
 
 
 def _dynamic_sum_shapes(name: str) -> dict[str, tuple[str, ...]]:
+    """Returns names of the dynamic dimensions of the inputs of `_group_sums`."""
     return {
         f"{name}.leaves": (f"{name}.leaves",),
         f"{name}.inner": (f"{name}.inner",),
@@ -152,7 +156,10 @@ def _dynamic_sum_shapes(name: str) -> dict[str, tuple[str, ...]]:
 
 
 def _group_sums(table: Tensor, inputs: Mapping[str, Tensor], name: str) -> Tensor:
-    """Sums the table rows of each group, (*groups, E), by the indices of `onnx_inputs.py`."""
+    """Returns the sum of the table rows (V, E) of each group, by the inputs that start with `name`.
+
+    The shape is that of the input `groups`, and E.
+    """
     rows = functional.embedding(inputs[f"{name}.leaves"], table)
     if f"{name}.weights" in inputs:
         rows = rows * inputs[f"{name}.weights"][..., None]
@@ -164,7 +171,10 @@ def _group_sums(table: Tensor, inputs: Mapping[str, Tensor], name: str) -> Tenso
 
 
 def _mean(padded: Tensor, is_included: Tensor, cls: Tensor) -> Tensor:
-    """Returns the mean (B, H) of the included tokens of (B, L, H); [CLS] if none is included."""
+    """Returns the mean (B, H) of the tokens (B, L, H) that `is_included` (B, L) marks.
+
+    Users without a marked token get `cls` (B, H).
+    """
     weights = is_included.to(padded.dtype)
     counts = weights.sum(dim=1, keepdim=True)
     sums = torch.matmul(weights[:, None], padded)[:, 0]

@@ -1,8 +1,10 @@
 """Runs an exported network with onnxruntime, without torch.
 
 In: a file that `userbert export` wrote, and histories from prepared data or raw events. Out: user
-vectors and scores. Histories are cut and looked up by the same functions as for torch. Public as
-`userbert.Runtime`.
+vectors and scores. The functions that cut histories and look up ids are also those of training with
+torch, so both see equal inputs. Public as `userbert.Runtime`.
+
+Letters in shapes: B users, C classes of a task.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,15 +30,15 @@ from userbert.tasks.predictions import TaskSpec
 from userbert.workers import cores
 
 _LOG_ERRORS_ONLY = 3
-"""Log level of onnxruntime."""
+"""Log level of onnxruntime that shows errors and hides warnings."""
 _NEEDS_TORCH = (
-    "model: {1} is an exported network, which cannot compute {0}. Serve its folder instead: "
-    "userbert serve FOLDER --data DATA --backend torch"
+    "model: {name} is an exported network, which cannot compute {result}. Serve its folder "
+    "instead: userbert serve FOLDER --data DATA --backend torch"
 )
 
 
 class Runtime:
-    """An exported network, with all it needs to read data; a `Backend`."""
+    """An exported network with its schema and vocabularies; a `Backend`."""
 
     def __init__(
         self,
@@ -59,14 +61,14 @@ class Runtime:
     def load(cls, path: str | Path, *, threads: int | None = None) -> Self:
         """Loads a file, to run on `threads` threads (default: one per available core).
 
-        Raises `ModelError` if the file is missing, damaged, of a newer format or not an export.
+        Raises `ModelError` if the file is missing, damaged, of another format or not an export.
         """
         path = Path(path)
         content, checksum = read_checked(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or cores()
-        # Threads that spin while they wait slow down other work on the machine: next to it, a batch
-        # of 64 took twice as long.
+        # Threads that spin while they wait slow down other work on the machine, and vice versa:
+        # next to other work, a batch of 64 users took twice as long.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.use_deterministic_compute = True
         options.log_severity_level = _LOG_ERRORS_ONLY
@@ -104,7 +106,7 @@ class Runtime:
 
     @property
     def vocabularies(self) -> Vocabularies:
-        """Values of the ids."""
+        """Vocabularies that map values to the ids that the network reads."""
         return self._metadata.vocabularies
 
     @property
@@ -119,32 +121,34 @@ class Runtime:
 
     @property
     def task(self) -> TaskSpec | None:
-        """What the task predicts; None for a model without a task."""
+        """Specification of the task; None for a model without a task."""
         return self._metadata.task
 
     def histories(
         self, users: Sequence[UserEvents], cutoffs: Int64 | None = None
     ) -> tuple[LiveHistories, Int64]:
-        """Returns histories of raw events, and rows of users (B,); -1: no usable event.
+        """Returns histories of raw events, and the row number of each user (B,) in them.
 
-        With `cutoffs` (B,), in microseconds since 1970, the events of each user must be earlier
-        than the user's cut-off. Raises an `InputError` for an invalid event, which names the user,
-        the event, the expected and the actual value.
+        The row number is -1 for a user without a usable event. With `cutoffs` (B,), in microseconds
+        since 1970, the events of each user must be earlier than the user's cut-off. Raises
+        `InputError` for an invalid event, and names the user, the event, the expected value and the
+        value found.
         """
         return live_histories(self.schema, self.vocabularies, users, cutoffs)
 
     def embed(self, data: Histories, rows: Int64, cutoffs: Int64) -> NDArray[np.float32]:
-        """Returns user vectors (B, width) of (user, cut-off) pairs: rows and cut-offs are (B,).
+        """Returns user vectors (B, width) of (user, cut-off) pairs, in order.
 
-        A cut-off is in microseconds since 1970. Raises `ModelError` if the data have other ids than
-        the model.
+        `rows` (B,) are row numbers in `data`, `cutoffs` (B,) are in microseconds since 1970. Raises
+        `ModelError` if ids or segments of the data differ from the model's.
         """
         return self._run_by_length(data, rows, cutoffs, "embedding").vectors
 
     def scores(self, data: Histories, rows: Int64, cutoffs: Int64) -> NDArray[np.float32]:
-        """Returns scores of (user, cut-off) pairs, (B,) or (B, C), like `TaskModel.scores`.
+        """Returns scores of (user, cut-off) pairs, (B,) or (B, C), as in `Answer.scores`.
 
-        Raises `InputError` if the file holds a model without a task, `ModelError` as `embed` does.
+        Parameters are as for `embed`. Raises `InputError` if the file holds a model without a task,
+        `ModelError` as `embed` does.
         """
         scores = self._run_by_length(data, rows, cutoffs, "scoring").scores
         if scores is None:
@@ -155,18 +159,20 @@ class Runtime:
         return scores
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
-        """Returns the answer for a few (user, cut-off) pairs; see `Backend`."""
+        """Returns the answer for (user, cut-off) pairs, without a progress bar; see `Backend`."""
         self._check_fits(data)
         batches = batches_in_order(data, rows, cutoffs, batch_size=BATCH_SIZE, hidden=self.hidden)
         return collect_answers(self, self.answer, batches, len(rows))
 
     def expect(self, data: PreparedData, location: WordLocation, best: int) -> NoReturn:
-        """Raises `InputError`: pretraining heads are not exported; see `Backend`."""
-        raise InputError(_NEEDS_TORCH.format("the likely values of a hidden word", self.name))
+        """Raises `InputError`: an exported file has no pretraining heads. See `Backend`."""
+        raise InputError(
+            _NEEDS_TORCH.format(name=self.name, result="the likely values of a hidden word")
+        )
 
     def explain(self, data: PreparedData, user: str, cutoff: int, value: str | None) -> NoReturn:
-        """Raises `InputError`: explanations need torch; see `Backend`."""
-        raise InputError(_NEEDS_TORCH.format("explanations of scores", self.name))
+        """Raises `InputError`: explanations need torch. See `Backend`."""
+        raise InputError(_NEEDS_TORCH.format(name=self.name, result="explanations of scores"))
 
     def answer(self, batch: UserBatch) -> Answer:
         """Returns the answer for a batch of at least one user."""
@@ -176,6 +182,10 @@ class Runtime:
     def _run_by_length(
         self, data: Histories, rows: Int64, cutoffs: Int64, description: str
     ) -> Answer:
+        """Returns the answer for many pairs, in batches of similar length that need less padding.
+
+        A progress bar is called `description`.
+        """
         self._check_fits(data)
         batches = batches_by_length(
             data, rows, cutoffs, batch_size=BATCH_SIZE, hidden=self.hidden, description=description
@@ -183,4 +193,5 @@ class Runtime:
         return collect_answers(self, self.answer, batches, len(rows))
 
     def _check_fits(self, data: Histories) -> None:
+        """Raises `ModelError` if ids or segments of the data differ from the model's."""
         check_fits(data, self.vocabularies, self._metadata.shape, self.hidden)

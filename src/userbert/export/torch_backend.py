@@ -1,6 +1,6 @@
 """Runs a model folder or a task folder with torch.
 
-In: `MODEL/` or `TASK/`. Out: a `Backend`. `load_backend` makes it.
+In: a model folder or a task folder. Out: a `Backend`, which `load_backend` returns.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,11 @@ class TorchBackend:
 
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None) -> Self:
-        """Loads a folder; raises `ModelError` if it is damaged, of another kind, or missing."""
+        """Loads a folder. `threads`, if given, sets torch's threads in the whole process.
+
+        Raises `ModelError` if the folder is missing, damaged or of another kind, and `InputError`
+        if it is a task with aggregates.
+        """
         if threads is not None:
             torch.set_num_threads(threads)
         network = load_network(folder)
@@ -73,7 +77,7 @@ class TorchBackend:
 
     @property
     def vocabularies(self) -> Vocabularies:
-        """Values of the ids."""
+        """Vocabularies that map values to the ids that the network reads."""
         return self._model.vocabularies
 
     @property
@@ -88,17 +92,17 @@ class TorchBackend:
 
     @property
     def task(self) -> TaskSpec | None:
-        """What the task predicts; None for a model without a task."""
+        """Specification of the task; None for a model without a task."""
         return self._network.spec if isinstance(self._network, TaskModel) else None
 
     def run(self, data: Histories, rows: Int64, cutoffs: Int64) -> Answer:
-        """Returns the answer for (user, cut-off) pairs, (B,) each; see `Backend`."""
+        """Returns the answer for (user, cut-off) pairs; see `Backend`."""
         self._model.check_fits(data)
         batches = batches_in_order(data, rows, cutoffs, batch_size=BATCH_SIZE, hidden=self.hidden)
         return collect_answers(self, partial(answer_batch, self._network), batches, len(rows))
 
     def expect(self, data: PreparedData, location: WordLocation, best: int) -> ValueProbabilities:
-        """Hides one word, and returns its likely values; see `Backend`."""
+        """Predicts a hidden word; see `Backend`."""
         if not is_pretrained(self.record):
             raise InputError(
                 f"model: {self.name} was never pretrained, so it cannot predict hidden words. Name "
@@ -116,7 +120,7 @@ class TorchBackend:
         )
 
     def explain(self, data: PreparedData, user: str, cutoff: int, value: str | None) -> Explanation:
-        """Explains a user's score; see `Backend`."""
+        """Explains a user's score at a cut-off; see `Backend`."""
         if not isinstance(self._network, TaskModel):
             raise InputError(
                 f"model: {self.name} has no task, so there is no score to explain. Name a task."
@@ -126,7 +130,7 @@ class TorchBackend:
 
 
 def answer_batch(network: UserBert | TaskModel, batch: UserBatch) -> Answer:
-    """Returns the answer of a network in eval mode for a batch."""
+    """Returns the answer for a batch. `network` must be in eval mode."""
     model = network.user_bert if isinstance(network, TaskModel) else network
     with torch.inference_mode():
         encoded = model(batch)
@@ -140,8 +144,8 @@ def answer_batch(network: UserBert | TaskModel, batch: UserBatch) -> Answer:
 def load_network(folder: Path) -> UserBert | TaskModel:
     """Loads the network of a model folder or a task folder.
 
-    Raises `ModelError` if the folder is damaged or of another kind, `InputError` if it is a task
-    with aggregates, which is more than a network.
+    Raises `ModelError` if the folder is missing, damaged or of another kind, and `InputError` if it
+    is a task with aggregates, whose scores need more than a network.
     """
     if (folder / FUSED).is_file():
         raise InputError(
