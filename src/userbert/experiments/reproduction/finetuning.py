@@ -4,7 +4,7 @@ In: an encoder, a task and its test users. Out: the metrics of each epoch. All m
 end with the product's loop, batches and head, for the same number of epochs; nothing is chosen on
 the test users.
 
-Letters in shapes: B test users, C classes, R resamples.
+Letters in shapes: B labels of test users, C classes, R resamples.
 """
 
 from collections.abc import Mapping
@@ -38,10 +38,12 @@ from userbert.tasks.task_head import TaskHead, mean_loss
 from userbert.training.loop import LoopConfig, train
 
 FOLDS = 5
-"""Folds of users. One is the test set, the others are the training set: 80-20 (paper §4.2)."""
+"""Number of folds of users. One fold is the test set, the others are the training set: 80-20
+(paper §4.2)."""
 K = 10
 """The k of mAP@k (paper §4.5)."""
-_BATCH = 256
+_EVALUATION_BATCH = 256
+"""Users per batch on test users; it does not change the metrics."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,14 @@ class FinetuneSettings:
     batch_size: int = 128
     epochs: int = 10
     resamples: int = 200
-    """Resamples of the test users, for intervals."""
+    """Number of resamples of the test users, for intervals."""
     label_share: float = 1.0
     """Share of the training labels."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Losses and metrics of a model after an epoch."""
+    """Training loss of an epoch, and metrics after it."""
 
     train_loss: float
     """Mean training loss of the epoch, with dropout."""
@@ -81,10 +83,11 @@ class Network(nn.Module):
 
 
 def fold_of(labels: Labels, seed: int, label_share: float = 1.0) -> tuple[Int64, Int64]:
-    """Returns the indices of training labels and of test labels (a fifth of the users).
+    """Returns the indices of training labels and of test labels, which have a fifth of the users.
 
-    Folds depend on the labels alone, so all models of a seed have the same test users. The training
-    labels of a smaller `label_share` are a subset of those of a larger one.
+    Folds depend on the labels, and the seed chooses the test fold, so all models of a seed have the
+    same test users. Only a share of the training labels is returned; a smaller share is a subset of
+    a larger one.
     """
     folds = deal_users(labels.user_ids, labels.targets, FOLDS, seed=0)
     is_test = folds == seed % FOLDS
@@ -92,13 +95,13 @@ def fold_of(labels: Labels, seed: int, label_share: float = 1.0) -> tuple[Int64,
 
 
 def draw_share(numbers: Int64, share: float, seed: int) -> Int64:
-    """Draws a share of `numbers`; a smaller share is a subset of a larger one."""
+    """Draws a share of `numbers`, at least one; a smaller share is a subset of a larger one."""
     order = np.random.default_rng(seed).permutation(len(numbers))
     return np.sort(numbers[order[: max(1, round(share * len(numbers)))]])
 
 
 def metrics_of(labels: Labels) -> tuple[MetricName, ...]:
-    """Returns the paper's metrics of a task (§4.5)."""
+    """Returns the metrics that the paper reports for a kind of task (§4.5)."""
     return ("roc_auc", "accuracy") if labels.kind == "binary" else ("map_at_10",)
 
 
@@ -167,7 +170,11 @@ class _TestUsers:
         device = next(network.parameters()).device
         with torch.inference_mode(), autocast(device, fastest_precision(network.encoder)):
             for batch in batches_by_length(
-                self.data, self.rows, self.cutoffs, batch_size=_BATCH, hidden=self.labels.hide
+                self.data,
+                self.rows,
+                self.cutoffs,
+                batch_size=_EVALUATION_BATCH,
+                hidden=self.labels.hide,
             ):
                 outputs, targets = network(batch), self.targets[batch.index]
                 losses[batch.index] = network.head.losses(outputs, targets).numpy()
@@ -177,7 +184,10 @@ class _TestUsers:
 
 
 def user_scores(outputs: Tensor, targets: NDArray[Any], head: TaskHead) -> Floats:
-    """Returns scores per user (B,) for the metrics: probability of a yes, or average precision."""
+    """Returns scores (B,) from which metrics are computed, given outputs and targets (B, …).
+
+    They are the probability of a yes for binary tasks, and the average precision at `K` for others.
+    """
     if head.kind == "binary":
         return head.scores(outputs).numpy()
     if head.kind == "multilabel":
@@ -193,7 +203,11 @@ def user_scores(outputs: Tensor, targets: NDArray[Any], head: TaskHead) -> Float
 def estimates(
     labels: Labels, targets: NDArray[Any], scores: Floats, weights: NDArray[np.float32]
 ) -> Mapping[str, Estimate]:
-    """Returns metrics of test users with resamples; `scores` (B,) are those of `user_scores`."""
+    """Returns the metrics of test users, also on each resample.
+
+    `scores` (B,) are those of `user_scores`; `weights` (R, B) are the counts of labels in
+    each resample.
+    """
     if labels.kind != "binary":
         return {"map_at_10": _mean(scores, weights)}
     one_fold = np.zeros(len(targets), np.int64)
@@ -203,5 +217,5 @@ def estimates(
 
 
 def _mean(values: Floats, weights: NDArray[np.float32]) -> Estimate:
-    """Returns the mean over users (B,), also on each resample of them."""
+    """Returns the mean of values (B,), also on each resample, by weights (R, B)."""
     return Estimate(float(values.mean()), weights @ values / weights.sum(axis=1))

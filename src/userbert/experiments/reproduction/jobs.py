@@ -1,8 +1,8 @@
 """Runs one job of a reproduction: a model with one seed, pretrained and fine-tuned for all tasks.
 
 In: a data set, a job of its plan. Out: its results as plain JSON, from which `collect` makes rows.
-Each task has the metrics of every epoch, and the last epoch's metrics on resamples of the test
-users, so that models can be compared in pairs later.
+Each task has the metrics of every epoch, and the metrics of the last epoch on resamples of the test
+users, for paired differences between models.
 """
 
 import math
@@ -39,11 +39,13 @@ from userbert.tasks.labels import Labels
 from userbert.tasks.metrics import Estimate
 
 MIN_TEST_USERS = 10
-"""Fewest test users of the rarer class, or of all classes together if there are more than two."""
+"""Minimum number of test users of the rarer class, or of all classes if there are more than two."""
 TARGETING = ("travel_booking", "golf_booking", "targeting_audience", "targeting_all")
+"""Tasks of user targeting (figures 3 to 5)."""
 RISE = "test_loss_rise"
-"""Metric: last test loss minus the lowest one, which shows overfitting (figure 5)."""
+"""Metric: last test loss minus the lowest, which shows overfitting (figure 5)."""
 _DIGITS = 5
+"""Decimals of stored metrics."""
 UNITS = 10**_DIGITS
 """Resampled metrics are stored as integers, in units of 1 / `UNITS`."""
 
@@ -56,7 +58,7 @@ class JobData:
     logs: Path | None
     """Folder of the simulated logs, with the truth; None for other data."""
     tasks: Sequence[Labels]
-    """Labels of each task."""
+    """Tasks that models are fine-tuned for."""
 
 
 def is_attribute(task: str) -> bool:
@@ -65,7 +67,7 @@ def is_attribute(task: str) -> bool:
 
 
 def make_data(plan: Plan, work: Path) -> None:
-    """Simulates and prepares the data that `work` does not hold yet."""
+    """Simulates logs and prepares data in the folder `work`, unless they are there already."""
     prepared = work / "prepared"
     if prepared.exists():
         return
@@ -83,7 +85,7 @@ def make_data(plan: Plan, work: Path) -> None:
 
 
 def open_data(plan: Plan, work: Path) -> JobData:
-    """Opens the data that `make_data` made, with its tasks."""
+    """Opens the data that `make_data` wrote to `work`, and makes the tasks."""
     data = PreparedData.open(work / "prepared")
     if plan.data == "simulated":
         assert plan.scale is not None, "a plan for simulated data has a scale"
@@ -92,7 +94,10 @@ def open_data(plan: Plan, work: Path) -> JobData:
 
 
 def run_job(job: Job, plan: Plan, source: JobData, work: Path, command: Sequence[str]) -> Any:
-    """Runs a job and returns its results; `work` keeps the pretrained weights for a restart."""
+    """Runs a job and returns its results as plain JSON.
+
+    The folder `work` keeps the pretrained weights for a restart and for jobs that share them.
+    """
     started = time.process_time()  # wall time would count the jobs that run in parallel
     record: Mapping[str, Any] = {}
     if job.model in REFERENCES:
@@ -114,7 +119,7 @@ def run_job(job: Job, plan: Plan, source: JobData, work: Path, command: Sequence
 
 
 def note_if_too_small(labels: Labels, seed: int) -> str | None:
-    """Returns a note if a task has fewer test users than `MIN_TEST_USERS`, else None."""
+    """Returns a note that a task has fewer test users than `MIN_TEST_USERS`, or None."""
     _, test = fold_of(labels, seed)
     targets = labels.targets[test]
     if labels.kind == "binary":
@@ -128,6 +133,7 @@ def note_if_too_small(labels: Labels, seed: int) -> str | None:
 
 
 def _run_reference(job: Job, plan: Plan, source: JobData, labels: Labels) -> dict[str, Any] | None:
+    """Returns the results of a reference on a task; None if it does not apply to the task."""
     note = note_if_too_small(labels, job.seed)
     if note is not None:
         return _task_record(labels, job, note)
@@ -145,6 +151,7 @@ def _run_reference(job: Job, plan: Plan, source: JobData, labels: Labels) -> dic
 def _run_model(
     job: Job, plan: Plan, source: JobData, work: Path
 ) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    """Pretrains a model and fine-tunes it for each task; returns both records."""
     recipe = RECIPES[job.model]
     assert job.finetuning is not None, "a model has a fine-tuning rate"
     simulated = plan.data == "simulated"
@@ -179,7 +186,7 @@ def _run_model(
 
 
 def silent_users(tasks: Sequence[Labels], seed: int) -> tuple[str, ...]:
-    """Returns the test users of all attribute tasks."""
+    """Returns the test users of all attribute tasks, whose profile fields give no labels."""
     return tuple(
         labels.user_ids[number]
         for labels in tasks
@@ -189,12 +196,13 @@ def silent_users(tasks: Sequence[Labels], seed: int) -> tuple[str, ...]:
 
 
 def _task_record(labels: Labels, job: Job, note: str | None = None) -> dict[str, Any]:
+    """Returns the name of a task and its numbers of labels; `note` says why it has no metrics."""
     learning, test = fold_of(labels, job.seed, job.label_share)
     return {"task": labels.name, "learning": len(learning), "test": len(test), "note": note}
 
 
 def _fine_tuning(epochs: Sequence[Epoch]) -> dict[str, Any]:
-    """Returns the metrics of each epoch, and the resampled metrics of the last."""
+    """Returns the metrics of each epoch, and the resampled metrics of the last epoch."""
     last = epochs[-1].estimates
     lowest = min((epoch.estimates["test_loss"] for epoch in epochs), key=lambda loss: loss.value)
     last_with_rise = {**last, RISE: last["test_loss"].minus(lowest)}
@@ -209,11 +217,12 @@ def _fine_tuning(epochs: Sequence[Epoch]) -> dict[str, Any]:
 
 
 def _values(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """Returns metrics by name, rounded."""
     return {name: round(estimate.value, _DIGITS) for name, estimate in estimates.items()}
 
 
 def _resampled(estimates: Mapping[str, Estimate]) -> dict[str, str]:
-    """Returns the metrics on each resample in `UNITS`, on one line each to keep files small."""
+    """Returns each metric on all resamples, as text in `UNITS` that keeps files small."""
     return {
         name: " ".join(map(_in_units, estimate.resampled.tolist()))
         for name, estimate in estimates.items()
@@ -221,5 +230,5 @@ def _resampled(estimates: Mapping[str, Estimate]) -> dict[str, str]:
 
 
 def _in_units(value: float) -> str:
-    """Formats a resampled metric in `UNITS`; "nan" if the resample lacks a class."""
+    """Formats a resampled metric in `UNITS`; "nan" if the resample has only one class."""
     return "nan" if math.isnan(value) else str(round(value * UNITS))

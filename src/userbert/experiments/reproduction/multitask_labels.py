@@ -29,14 +29,16 @@ from userbert.errors import InputError
 from userbert.tasks.aggregates import count_ids
 
 NOT_KNOWN = -1
-"""Target of a user whose profile lacks the field; the loss ignores it."""
+"""Target of a user without a known profile field, or with fields that give no labels; the loss
+ignores the user."""
 DAYTIMES = ("night", "morning", "afternoon", "evening")
 """Six-hour periods of the day, from midnight on."""
 _BANDS = 5
-"""Bands of a number without `edges`: quintiles."""
+"""Number of bands without `edges`: quintiles."""
 _SHARES = (0.25, 0.5, 0.75)
-"""Edges of shares."""
+"""Edges of the bands of a share: quarters."""
 _USERS_AT_A_TIME = 50_000
+"""Users whose actions are in memory at a time."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -46,28 +48,29 @@ class MultiTaskLabels:
 
     names: tuple[str, ...]
     classes: tuple[tuple[str, ...], ...]
-    """Classes of each label that occur."""
+    """Classes of each label that at least one user has."""
     targets: Int64
-    """Class indices (P, labels); `NOT_KNOWN` where the profile lacks the field."""
+    """Class indices (P, labels), or `NOT_KNOWN`."""
 
 
 @dataclass(frozen=True)
 class LabelActions:
-    """The actions of P users before their cut-offs that a label reads."""
+    """The actions of P pairs before their cut-offs that a label reads."""
 
     cutoffs: Int64
     """Cut-offs (P,), microseconds since 1970."""
     users: Int64
-    """User of each action (N,), from 0 to P - 1, rising."""
+    """Index of the pair of each action (N,), from 0 to P - 1, rising."""
     times: Int64
     """Times (N,), microseconds since 1970, rising for each user."""
     words: Int64
-    """Number of the word of each action (N,); no word has two users."""
+    """Index of the word of each action (N,), rising; no word has two users."""
     ids: Int32
-    """Ids (N,) of the label's attribute; 1 if it has none."""
+    """Ids (N,) of the label's attribute; `UNKNOWN` if the label has no attribute."""
     amounts: Float64
     """Values (N,) of a numeric attribute, else nan."""
     zone: ZoneInfo
+    """Time zone of the schema."""
 
     def sums(self, values: NDArray[Any] | None = None) -> Float64:
         """Returns the sum of values (N,) per user (P,); without values, the number of actions."""
@@ -87,7 +90,10 @@ class ProfileField:
 
 @dataclass(frozen=True)
 class FavouriteValue:
-    """Label: the user's most frequent value; "other" if it is not among the `top` most common."""
+    """Label: the user's most frequent value of an attribute.
+
+    It is "other" if the value is not among the `top` most common values of all users.
+    """
 
     name: str
     segment: str
@@ -106,7 +112,7 @@ class Daytime:
 
 @dataclass(frozen=True)
 class BandedNumber:
-    """Label: the band of a number, by `edges` or else by quintiles of the users."""
+    """Label: the band of a number, between `edges`, or between quintiles of the users."""
 
     name: str
     segment: str
@@ -119,6 +125,7 @@ class BandedNumber:
 
 
 Spec = ProfileField | FavouriteValue | Daytime | BandedNumber
+"""How a label is made."""
 
 
 def actions(history: LabelActions) -> Float64:
@@ -159,8 +166,8 @@ def weekend_share(history: LabelActions) -> Float64:
 
 def top_share(history: LabelActions) -> Float64:
     """Returns the share of actions that have the user's most frequent value."""
-    _, most = _favourites(history)
-    return _ratio(most, history.sums())
+    _, counts = _favourites(history)
+    return _ratio(counts, history.sums())
 
 
 SIMULATED: tuple[Spec, ...] = (
@@ -206,12 +213,11 @@ def multitask_labels(
 ) -> MultiTaskLabels:
     """Labels each pair with one class per spec, from the window before its cut-off.
 
-    Bands are quantiles of these pairs; the vocabulary, fitted before `fit_before`, ranks common
-    values. Users without actions that a label reads have the class "none". Profile fields of the
-    users in the mask `silent` (P,) are not labels: a network could memorize them and so learn about
-    the test users of an attribute. Raises `InputError` for a label with one class, from which
-    nothing can be learned.
-    Actions of `users_at_a_time` users are in memory at a time.
+    Quintiles are those of these pairs. The most common values are those of the vocabulary, which is
+    fitted before `fit_before`. Users without actions that a label reads have the class "none".
+    Profile fields of the users in the mask `silent` (P,) give no labels: a network could memorize
+    them, which leaks the labels of test users. Actions of `users_at_a_time` users are in memory at
+    a time. Raises `InputError` for a label with one class, from which nothing can be learned.
     """
     chunks = [
         _measure_all(data, Pairs(pairs.rows[chunk], pairs.cutoffs[chunk]), specs)
@@ -237,7 +243,10 @@ def multitask_labels(
 
 
 def _measure_all(data: PreparedData, pairs: Pairs, specs: Sequence[Spec]) -> list[NDArray[Any]]:
-    """Returns (P,) per spec: ids of a field, value or daytime (0: none), or numbers (nan: none)."""
+    """Returns an array (P,) per spec.
+
+    It holds ids of a field or value, daytimes from 1 on (0: none), or numbers (nan: none).
+    """
     segments = {spec.segment for spec in specs if not isinstance(spec, ProfileField)}
     # Labels look back no further than the networks do, so that they can be learned.
     windows = {name: data.schema.segments[name].window.from_ for name in sorted(segments)}
@@ -253,6 +262,7 @@ def _measure_all(data: PreparedData, pairs: Pairs, specs: Sequence[Spec]) -> lis
 def _measure(
     data: PreparedData, pairs: Pairs, spec: Spec, histories: Mapping[str, Actions]
 ) -> NDArray[Any]:
+    """Returns the array (P,) of one spec; `histories` are actions by segment."""
     if isinstance(spec, ProfileField):
         other_fields = set(data.vocabularies.profile) - {spec.name}
         return profile_ids(data, pairs.rows, pairs.cutoffs, other_fields)[:, 0]
@@ -270,6 +280,7 @@ def _actions_of(
     spec: FavouriteValue | Daytime | BandedNumber,
     history: Actions,
 ) -> LabelActions:
+    """Returns the actions of a segment that a spec reads."""
     vocabularies = data.vocabularies.segments[spec.segment]
     amounts = np.full(len(history.times), np.nan)
     ids = np.full(len(history.times), UNKNOWN, np.int32)
@@ -293,14 +304,18 @@ def _actions_of(
 
 
 def _favourites(history: LabelActions) -> tuple[Int64, Float64]:
-    """Returns each user's most frequent id (P,) and its count (P,); ties: the more common id."""
+    """Returns each user's most frequent id (P,) and the count of this id (P,).
+
+    Of equally frequent ids, the more common id of all users is returned. Users without actions have
+    0 and 0.
+    """
     offsets = offsets_of(history.sums().astype(np.int64))
     all_actions = np.ones(len(history.ids), np.bool_)
     counts = count_ids(history.ids, all_actions, offsets, int(history.ids.max(initial=0)) + 1)
-    of_user = np.diff(counts.indptr)
-    favourite = np.zeros(len(of_user), np.int64)
-    count = np.zeros(len(of_user))
-    active = np.flatnonzero(of_user)
+    distinct_ids = np.diff(counts.indptr)
+    favourite = np.zeros(len(distinct_ids), np.int64)
+    count = np.zeros(len(distinct_ids))
+    active = np.flatnonzero(distinct_ids)
     if len(active):
         count[active] = np.maximum.reduceat(counts.data, counts.indptr[:-1][active])
         users = list_numbers(counts.indptr)
@@ -311,7 +326,10 @@ def _favourites(history: LabelActions) -> tuple[Int64, Float64]:
 
 
 def _daytimes(history: LabelActions) -> Int64:
-    """Returns 1 + the daytime with the most actions (P,), the earliest of ties; 0: no action."""
+    """Returns 1 + the index of the daytime with the most actions (P,); 0: no action.
+
+    Of daytimes with equally many actions, the earliest is returned.
+    """
     since_midnight = history.times - DayGrid(history.zone, time()).floor(history.times)
     quarters = len(DAYTIMES)
     # A day on which summer time ends has 25 hours.
@@ -344,6 +362,7 @@ def _classes(
 
 
 def _bands(numbers: Float64) -> Bins:
+    """Returns `_BANDS` bands with equal shares of the numbers."""
     counts = pl.DataFrame({"value": numbers.astype(np.float32)}).group_by("value").len("count")
     return Bins.fit(counts, _BANDS)
 
@@ -351,11 +370,11 @@ def _bands(numbers: Float64) -> Bins:
 def _drop_empty(
     names: Collection[str], numbers: NDArray[np.integer[Any]]
 ) -> tuple[tuple[str, ...], Int64]:
-    """Drops the classes without users, and renumbers the others."""
+    """Drops the classes without users; returns the other names, and new class indices (P,)."""
     counts = np.bincount(numbers[numbers != NOT_KNOWN], minlength=len(names))
-    new_number = np.where(counts > 0, np.cumsum(counts > 0) - 1, NOT_KNOWN)
+    new_index = np.where(counts > 0, np.cumsum(counts > 0) - 1, NOT_KNOWN)
     kept = tuple(name for name, count in zip(names, counts, strict=True) if count)
-    return kept, np.where(numbers == NOT_KNOWN, NOT_KNOWN, new_number[numbers]).astype(np.int64)
+    return kept, np.where(numbers == NOT_KNOWN, NOT_KNOWN, new_index[numbers]).astype(np.int64)
 
 
 def _ratio(numerator: Float64, denominator: Float64) -> Float64:

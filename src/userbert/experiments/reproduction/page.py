@@ -3,7 +3,7 @@
 In: every `results.json` in a folder or below, and the plots next to them. Out: a page whose numbers
 and verdicts are all computed from the rows. Run it by
 `python -m userbert.experiments.reproduction.page RESULTS_DIR OUT.md`. Explanations are not in the
-rows: people write them into the page `CAUSES`, which is linked if it exists.
+rows: people write them into the page `CAUSES`. It is linked if it exists.
 """
 
 import os
@@ -31,6 +31,7 @@ from userbert.experiments.reproduction.tables import TABLES, paired_differences,
 from userbert.folders import read_json
 
 CAUSES = "reproduction-causes.md"
+"""Page with possible causes of the results, next to the page of results."""
 
 _OPENING = """\
 # The paper's experiments, repeated
@@ -71,7 +72,7 @@ seeds, more than one comparison in twenty finds a difference between equal model
 References see more than the networks. LightGBM reads all history instead of a window, and so does
 the *best single aggregate*, the column of LightGBM's input with the best ROC-AUC on the training
 users. The oracle knows the hidden truth of the simulation. For attributes the truth is the label
-itself, so the oracle of these tasks knows the profile alone, and a model of behavior may be ahead
+itself, so the oracle of these tasks knows only the profile, and a model of behavior may be ahead
 of it. CoLES has little to contrast in short histories: the median simulated user has eight words,
 so many slices are nearly equal. Transformer + MTL with 30 % of the labels trains for as many
 batches as with all labels, so it sees each user more often. Variations, at the end, change one
@@ -87,8 +88,8 @@ _TITLES = {
     "figure_5": (
         "Figure 5: with and without pretraining",
         "The paper has a plot without numbers. A test loss that rises from its minimum is a sign "
-        "of overfitting; the model with the smaller rise is ahead. The minimum is that of the mean "
-        "over seeds, the rise is the mean over seeds of each seed's rise.",
+        "of overfitting; the model with the smaller rise is ahead. The minimum is the "
+        "lowest mean over seeds; the rise is computed for each seed, then averaged.",
     ),
     "table_2": (
         "Table 2: next genre",
@@ -97,18 +98,19 @@ _TITLES = {
     "figure_6": ("Figure 6: attribute prediction", "The paper has a plot without numbers."),
     "pretraining_length": (
         "More pretraining: a variation",
-        "The paper pretrains for 400,000 batches, and reports no fewer. Zero batches is the same "
-        "model fine-tuned from scratch. Each number is followed by its paired difference from the "
-        "number of batches used elsewhere on this page.",
+        "The paper pretrains for 400,000 batches, and reports no smaller number. Zero batches is "
+        "the same model fine-tuned from scratch. Each number is followed by its paired difference "
+        "from the number of batches used elsewhere on this page.",
     ),
     "label_share": (
         "More labels: a variation",
-        "Test users, epochs and pretraining are the same; the training users are some or all of "
-        "the others. A quarter of the labels is therefore also a quarter of the steps. Each "
-        "number is followed by its paired difference from all labels.",
+        "A model is fine-tuned on a share of the training labels. Test users, pretraining and the "
+        "number of epochs do not change, so a quarter of the labels is also a quarter of the "
+        "steps. Each number is followed by its paired difference from all labels.",
     ),
 }
 VARIATIONS = ("pretraining_length", "label_share")
+"""Experiments that change one setting; they are ours, not the paper's."""
 _MADE = ("command", "date", "commit", "version", "seeds", "machine", "data")
 
 
@@ -120,7 +122,7 @@ def page(
 ) -> str:
     """Returns the page of several runs as Markdown.
 
-    `pictures` are links by `EXPERIMENT-STUDY`; `causes` says whether the page of causes exists.
+    `pictures` are links to plots by `EXPERIMENT-STUDY`. With `causes`, the page links to `CAUSES`.
     """
     rows: list[Row] = [row for result in results for row in result["rows"]]
     lines = [*_OPENING.splitlines(), ""]
@@ -138,7 +140,7 @@ def page(
 
 
 def _origin(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yields lines with the provenance of a run, and all other keys of its record."""
+    """Yields a line with the provenance of a run, then a line per other key of its record."""
     record = result["made"]
     data_names = " and ".join(DATA.get(data, data) for data in values(result["rows"], "data"))
     seeds = ", ".join(map(str, record["seeds"]))
@@ -165,6 +167,7 @@ def _shortened(checksums: object) -> str:
 
 
 def _as_text(value: object) -> str:
+    """Formats a JSON value as prose, without keys that are null or empty."""
     if isinstance(value, Mapping):
         nonempty = {
             key.replace("_", " "): item for key, item in value.items() if item not in (None, [])
@@ -229,7 +232,7 @@ def _experiment(rows: Sequence[Row], experiment: str, pictures: Mapping[str, str
 
 
 def _seeds(rows: Sequence[Row]) -> str:
-    """Returns a sentence with the usual number of seeds, and each model with another number."""
+    """Returns a sentence with the usual number of seeds, and the models with another number."""
     per_model = {model: pick(rows, model=model)[0]["seeds"] for model in models(scores(rows))}
     usual, _ = Counter(per_model.values()).most_common(1)[0]
     exceptions = [
@@ -248,10 +251,7 @@ def publish(results: Mapping[str, Any], folder: Path) -> Path:
 
 
 def main(folder: Path, output: Path) -> None:
-    """Writes the page of all results in `folder` or below.
-
-    Raises `InputError` if there are none.
-    """
+    """Writes the page of all `results.json` in `folder` or below; raises `InputError` if none."""
     files = sorted(folder.rglob("results.json"))
     if not files:
         raise InputError(f"{folder} has no results.json. Run `userbert reproduce` first.")

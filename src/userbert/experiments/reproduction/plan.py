@@ -16,16 +16,18 @@ from userbert.schema.strict import Strict
 
 
 class Trial(Strict):
-    """Learning rates of Adam; the paper's are both 1e-4 (§4.4)."""
+    """Learning rates and number of seeds; both rates of the paper are 1e-4 (§4.4)."""
 
     pretraining: float = Field(gt=0)
+    """Learning rate of pretraining."""
     finetuning: float = Field(gt=0)
+    """Learning rate of fine-tuning."""
     seeds: int = Field(ge=1)
-    """Number of seeds. Each has its own weights, order of batches and test users."""
+    """Number of seeds. Each seed has its own weights, order of batches and test users."""
 
 
 class Variation(Strict):
-    """One changed setting, at the first trial's rates, to test whether it explains a result."""
+    """One changed setting, at the rates of the first trial, to test its effect on results."""
 
     @model_validator(mode="after")
     def _check_one_change(self) -> Self:
@@ -34,31 +36,34 @@ class Variation(Strict):
         return self
 
     models: tuple[str, ...]
-    """Models or references."""
+    """Names of models and references."""
     seeds: int = Field(ge=1)
+    """Number of seeds."""
     batches: int | None = Field(default=None, ge=1)
-    """Pretraining batches; None: the plan's."""
+    """Number of pretraining batches; None: as in the plan."""
     label_share: float = Field(default=1.0, gt=0, le=1)
-    """Share of the training labels. Epochs do not change, so there are fewer steps as well."""
+    """Share of the training labels. The number of epochs is unchanged, so there are fewer steps."""
 
 
 class Plan(Strict):
     """How the paper is reproduced on one data set."""
 
     data: str
+    """Name of the data set: `simulated` or `complete-journey`."""
     users: int | None = Field(default=None, ge=1)
     """Number of simulated users; None for other data."""
     scale: float | None = Field(default=None, gt=0)
     """Scale of the number of labels; see `questions.scaled`. None: all labels."""
     batches: int = Field(ge=1)
-    """Pretraining batches of every model."""
+    """Number of pretraining batches of every model."""
     batch_size: int = Field(default=16, ge=1)
     """Users in a pretraining batch (paper §4.4)."""
     trials: tuple[Trial, ...]
-    """Every model runs each trial."""
+    """Learning rates to try; every model runs each trial."""
     epochs: int = Field(default=10, ge=1)
-    """Fine-tuning epochs (paper §4.5)."""
+    """Number of fine-tuning epochs (paper §4.4)."""
     resamples: int = Field(default=200, ge=1)
+    """Number of resamples of the test users, for intervals."""
     models: tuple[str, ...] = tuple(RECIPES)
     references: tuple[str, ...] = tuple(REFERENCES)
     variations: tuple[Variation, ...] = ()
@@ -85,7 +90,7 @@ class Job:
     finetuning: float | None = None
     """Learning rate of fine-tuning; None for references."""
     batches: int | None = None
-    """Pretraining batches; None: the plan's."""
+    """Number of pretraining batches; None: as in the plan."""
     label_share: float = 1.0
     """Share of the training labels."""
 
@@ -96,20 +101,20 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Name of its file."""
+        """Name of the file of results, without suffix."""
         share = [f"{self.label_share:g}-labels"] if self.label_share < 1 else []
         return "-".join([self.weights, *share])
 
     @property
     def weights(self) -> str:
-        """Name of the pretrained weights, which jobs with fewer labels share."""
+        """Name of the pretrained weights; jobs that differ in `label_share` alone share them."""
         rates = [f"{rate:g}" for rate in (self.pretraining, self.finetuning) if rate is not None]
         batches = [f"{self.batches}-batches"] if self.batches is not None else []
         return "-".join([self.model, *rates, str(self.seed), *batches])
 
 
 def jobs(plan: Plan) -> list[Job]:
-    """Returns the jobs of a plan, model by model, so that an early end leaves whole comparisons."""
+    """Returns the jobs of a plan, model by model: an early end leaves models with all seeds."""
     unique_jobs: dict[Job, None] = {}
     for trial in plan.trials:
         for name in (*plan.references, *plan.models):
@@ -124,6 +129,7 @@ def jobs(plan: Plan) -> list[Job]:
 
 
 def _job(name: str, seed: int, trial: Trial) -> Job:
+    """Returns the job of a model or reference, without rates that it does not use."""
     if name in REFERENCES:
         return Job(name, seed)
     rate = None if RECIPES[name].pretext is None else trial.pretraining
@@ -131,6 +137,7 @@ def _job(name: str, seed: int, trial: Trial) -> Job:
 
 
 _FAST = Trial(pretraining=3e-4, finetuning=3e-4, seeds=1)
+"""The trial of the quick plans."""
 
 FULL = {
     "simulated": Plan(
@@ -158,10 +165,10 @@ FULL = {
         variations=(Variation(models=("userbert", "wide-deep-mtl"), seeds=3, batches=10_000),),
     ),
 }
-"""Full plans by data set. They have a thirteenth of the paper's batches or fewer, so learning rates
-of pretraining are higher than the paper's. On Complete Journey those of fine-tuning are higher too,
-since an epoch has five to fifteen batches; the paper's own rates run with one seed. See
-docs/decisions/0009."""
+"""Full plans by data set. They have at most a thirteenth of the paper's pretraining batches, so
+the learning rates of pretraining are higher than the paper's. On Complete Journey an epoch of
+fine-tuning has only five to fifteen batches, so the learning rate of fine-tuning is also higher;
+the paper's rates run with one seed. See docs/decisions/0009."""
 QUICK = {
     "simulated": Plan(
         data="simulated",
@@ -177,4 +184,4 @@ QUICK = {
     ),
     "complete-journey": Plan(data="complete-journey", batches=100, epochs=2, trials=(_FAST,)),
 }
-"""Small plans that test that everything runs; their results mean little."""
+"""Small plans by data set, to test that all steps run; their results mean little."""

@@ -2,9 +2,9 @@
 
 In: rows of one study. Out: figures 800 CSS pixels wide; equal rows give equal bytes. Each panel has
 the learning curves and, in a strip on the right, the last epoch of each model with its 95 %
-interval; models without epochs are in the strip only. Variations have the last epoch by the varied
-value. Colours are those of Okabe and Ito, safe for colour-blind readers; each model also has its
-own mark. Used by `reproduce`.
+interval; models without epochs are in the strip only. Figures of variations show the last epoch by
+value of the setting. Colours are those of Okabe and Ito, which colour-blind readers can tell apart;
+each model also has its own mark. Used by `page`.
 """
 
 import io
@@ -36,10 +36,12 @@ from userbert.experiments.reproduction.rows import (
 _INCH = 1 / 96
 """Inches per CSS pixel; letters of 9 points are 12 pixels high."""
 _WIDTH = 800
+"""Width of a figure in CSS pixels."""
 _GREY = "#6b6b6b"
 
 
 Dashes = Literal["-", "--", ":", ""]
+"""Line style of Matplotlib; empty: no line."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def figure_4(rows: Sequence[Row]) -> Figure:
 
 
 def figure_5(rows: Sequence[Row]) -> Figure:
-    """Draws ROC-AUC (above) and training and test losses (below), with and without pretraining."""
+    """Draws ROC-AUC (above), and losses on training and test users (below), by epoch."""
     rows = pick(rows, experiment="figure_5")
     return _curves(rows, ["roc_auc"], losses=True)
 
@@ -95,7 +97,7 @@ def figure_6(rows: Sequence[Row]) -> Figure:
 
 
 def table_2(rows: Sequence[Row]) -> Figure:
-    """Draws our mAP@10 with intervals and the paper's in separate panels, since users differ."""
+    """Draws our mAP@10 with intervals; the paper's has its own panel, since its users differ."""
     rows = at_last_epoch(scores(pick(rows, experiment="table_2", metric="map_at_10")))
     names = models(rows)
     figure = _figure(70 + 28 * len(names))
@@ -127,7 +129,7 @@ def table_2(rows: Sequence[Row]) -> Figure:
 
 
 def pretraining_length(rows: Sequence[Row]) -> Figure:
-    """Draws each task by batches of pretraining; the last panel is the pretraining loss."""
+    """Draws each task by batches of pretraining, and the loss on users held out from it."""
     return _by_value(pick(rows, experiment="pretraining_length"), "batches of pretraining", ",.0f")
 
 
@@ -161,7 +163,7 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def _svg(draw: Callable[[Sequence[Row]], Figure], rows: Sequence[Row], title: str) -> str:
-    """Returns a figure as SVG without date and version, so that equal rows give equal bytes."""
+    """Returns a figure as SVG, without date and version, so that equal rows give equal bytes."""
     metadata = {**dict.fromkeys(("Creator", "Date", "Format", "Type")), "Title": title}
     buffer = io.StringIO()
     with mpl.rc_context(_LOOK):
@@ -183,7 +185,7 @@ _LOOK: dict[Any, Any] = {
 
 
 def _curves(rows: Sequence[Row], metrics: Sequence[str], *, losses: bool = False) -> Figure:
-    """Draws a row of panels per metric, and one of losses if `losses`; a column per task."""
+    """Draws a row of panels per metric, and a row of losses if `losses`; a column per task."""
     rows = scores(rows)
     tasks, shown = values(rows, "task"), models(rows)
     lines = len(metrics) + losses
@@ -205,7 +207,10 @@ def _curves(rows: Sequence[Row], metrics: Sequence[str], *, losses: bool = False
 
 
 def _panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
-    """Draws the curves, then the last epochs with intervals in the strip, in legend order."""
+    """Draws the curves, then the last epochs with intervals in the strip.
+
+    `shown` are the models of the figure in the order of the legend.
+    """
     usable = _rows_with_means(axes, rows)
     if not usable:
         return
@@ -214,10 +219,10 @@ def _panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
     start, end = _strip(axes, usable, shown)
     step = (end - start) / len(shown)
     for row in at_last_epoch(usable):
-        style, place = _style(row["model"]), start + step * (shown.index(row["model"]) + 0.5)
+        style, x = _style(row["model"]), start + step * (shown.index(row["model"]) + 0.5)
         if row["low"] is not None:
-            axes.plot([place, place], [row["low"], row["high"]], color=style.colour, linewidth=1.4)
-        axes.plot(place, row["mean"], style.mark, color=style.colour, markersize=5)
+            axes.plot([x, x], [row["low"], row["high"]], color=style.colour, linewidth=1.4)
+        axes.plot(x, row["mean"], style.mark, color=style.colour, markersize=5)
     axes.axvspan(start, end, color="#f3f3f3", linewidth=0, zorder=0)
     axes.text(
         (start + end) / 2, 0.01, "last, 95 %", color=_GREY, fontsize=8, ha="center", va="bottom",
@@ -227,7 +232,10 @@ def _panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
 
 
 def _by_value(rows: Sequence[Row], value_label: str, spec: str) -> Figure:
-    """Draws a panel per task, two in a row: the last epoch with its interval, by varied value."""
+    """Draws a panel per task, two in a row: the last epoch with its interval, by `value`.
+
+    `spec` formats values.
+    """
     rows = scores(rows)
     tasks, shown = values(rows, "task"), models(rows)
     steps = sorted({row["value"] for row in rows})
@@ -243,16 +251,16 @@ def _by_value(rows: Sequence[Row], value_label: str, spec: str) -> Figure:
             continue
         metric = usable[0]["metric"]
         scale = 100 if metric == "map_at_10" else 1
-        for place, model in enumerate(models(usable)):
+        for number, model in enumerate(models(usable)):
             model_rows, style = pick(usable, model=model), _style(model)
             # Shifted sideways, so that intervals do not overlap.
-            shift = 0.06 * (place - (len(models(usable)) - 1) / 2)
-            places = [steps.index(row["value"]) + shift for row in model_rows]
+            shift = 0.06 * (number - (len(models(usable)) - 1) / 2)
+            xs = [steps.index(row["value"]) + shift for row in model_rows]
             axes.plot(
-                places, [scale * row["mean"] for row in model_rows],
+                xs, [scale * row["mean"] for row in model_rows],
                 color=style.colour, linestyle=style.dashes or ":", marker=style.mark, markersize=5,
             )  # fmt: skip
-            for x, row in zip(places, model_rows, strict=True):
+            for x, row in zip(xs, model_rows, strict=True):
                 if row["low"] is not None:
                     ends = [scale * row["low"], scale * row["high"]]
                     axes.plot([x, x], ends, color=style.colour, linewidth=1)
@@ -263,9 +271,9 @@ def _by_value(rows: Sequence[Row], value_label: str, spec: str) -> Figure:
 
 
 def _loss_panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
-    """Draws the losses of each model: training thin, test thick, with labels at their ends.
+    """Draws the losses of each model: training thin, test thick, with labels at the ends.
 
-    Labels are where the panels above have their strip, moved apart where curves end together.
+    Labels are where the panels above have their strip. They are moved up where they would overlap.
     """
     usable = _rows_with_means(axes, [row for row in rows if row["metric"] in _LOSSES])
     if not usable:
@@ -275,11 +283,11 @@ def _loss_panel(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
             _line(axes, pick(usable, model=model, metric=metric), width)
     start, _ = _strip(axes, usable, shown)
     low, high = axes.get_ylim()
-    place = low - high
+    y = low - high
     for row in sorted(at_last_epoch(usable), key=lambda row: row["mean"]):
-        place = max(place + 0.065 * (high - low), row["mean"])
+        y = max(y + 0.065 * (high - low), row["mean"])  # a line of text is about 0.065 high
         name, _ = _LOSSES[row["metric"]]
-        axes.text(start, place, name, color=_style(row["model"]).colour, va="center")
+        axes.text(start, y, name, color=_style(row["model"]).colour, va="center")
 
 
 _LOSSES = {"train_loss": ("training", 0.9), "test_loss": ("test", 2.2)}
@@ -287,7 +295,7 @@ _LOSSES = {"train_loss": ("training", 0.9), "test_loss": ("test", 2.2)}
 
 
 def _rows_with_means(axes: Axes, rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows with a mean; if there are none, writes the reason into the panel."""
+    """Returns the rows with a mean; if there are none, writes the note of a row into the panel."""
     _hide_frame(axes)
     usable = [row for row in rows if row["mean"] is not None]
     if not usable:
@@ -302,7 +310,7 @@ def _rows_with_means(axes: Axes, rows: Sequence[Row]) -> list[Row]:
 
 
 def _strip(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> tuple[float, float]:
-    """Leaves room to the right of the last epoch; returns where it begins and ends, in epochs."""
+    """Leaves room for the strip after the last epoch; returns its start and end in epochs."""
     epochs = max([row["epoch"] for row in rows if row["epoch"] is not None], default=1)
     start = epochs + 0.35
     end = start + max(0.5 * len(shown), 0.25 * epochs)
@@ -312,6 +320,7 @@ def _strip(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> tuple[float
 
 
 def _line(axes: Axes, curve: Sequence[Row], width: float) -> None:
+    """Draws a curve; thin lines have no marks."""
     if not curve:
         return
     style = _style(curve[0]["model"])
@@ -323,6 +332,7 @@ def _line(axes: Axes, curve: Sequence[Row], width: float) -> None:
 
 
 def _with_legend(figure: Figure, rows: Sequence[Row]) -> Figure:
+    """Adds a legend of the models below the panels, and returns the figure."""
     shown = models(rows)
     figure.legend(
         [_key(pick(rows, model=model)) for model in shown], [model_name(model) for model in shown],
@@ -339,6 +349,7 @@ def _key(rows: Sequence[Row]) -> Line2D:
 
 
 def _style(model: str) -> Style:
+    """Returns the look of a model; unknown models are grey dots."""
     return STYLES.get(model, Style(_GREY, "."))
 
 
@@ -348,6 +359,7 @@ def _figure(height: int) -> Figure:
 
 
 def _hide_frame(axes: Axes) -> None:
+    """Removes the upper and right edges of a panel, and greys the others."""
     for name, spine in axes.spines.items():
         spine.set_visible(name in ("left", "bottom"))
         spine.set_color("#bbbbbb")

@@ -1,7 +1,7 @@
 """Pretraining of the compared models, on the same users and for the same batches (paper §4.4).
 
-In: a recipe, prepared data and a cut-off. Out: a pretrained encoder and its training record.
-UserBERT is pretrained as by `userbert pretrain`; the other models by the same loop on the same
+In: a recipe, prepared data and a budget. Out: a pretrained encoder and its training record.
+UserBERT is pretrained as `userbert pretrain` does; the other models by the same loop on the same
 pairs. An interrupted pretraining resumes from its last checkpoint.
 """
 
@@ -44,7 +44,7 @@ from userbert.training.settings import configure
 HELD_OUT = 0.05
 """Share of users held out from pretraining, as in `userbert pretrain`."""
 _CHECKPOINT_EVERY = 2_500
-"""Batches between checkpoints."""
+"""Number of batches between checkpoints."""
 _LABELS: Mapping[str, Sequence[Spec]] = {
     "simulated": SIMULATED,
     "complete-journey": COMPLETE_JOURNEY,
@@ -54,7 +54,7 @@ _LABELS: Mapping[str, Sequence[Spec]] = {
 
 @dataclass(frozen=True)
 class Budget:
-    """Settings of pretraining that are the same for all models, and the seed."""
+    """Settings of pretraining that do not depend on the recipe."""
 
     data: str
     """Name of the data set."""
@@ -63,10 +63,11 @@ class Budget:
     hidden: tuple[str, ...]
     """Profile fields hidden from all models."""
     batches: int
+    """Number of batches."""
     batch_size: int
-    """Users in a batch."""
+    """Users per batch."""
     learning_rate: float | None
-    """Learning rate; None for models that are not pretrained."""
+    """Learning rate of Adam; None for models that are not pretrained."""
     seed: int
     silent: tuple[str, ...] = ()
     """Users whose profile fields give no labels: the test users of attribute prediction."""
@@ -78,10 +79,14 @@ class Pretrained:
 
     encoder: UserEncoder
     record: Mapping[str, Any]
+    """Losses, number of users and seconds; empty without pretraining."""
 
 
 def pretrained(recipe: Recipe, data: PreparedData, budget: Budget, work: Path) -> Pretrained:
-    """Pretrains an encoder, or reads it from the folder `work` if it was pretrained before."""
+    """Returns an encoder as its recipe pretrains it.
+
+    The folder `work` keeps the weights: finished pretraining is not repeated.
+    """
     if recipe.pretext is None:
         return Pretrained(new_encoder(recipe, data, budget.hidden, budget.seed), {})
     if recipe.pretext == "masked-words":
@@ -100,6 +105,7 @@ def pretrained(recipe: Recipe, data: PreparedData, budget: Budget, work: Path) -
 
 
 def _masked_words(recipe: Recipe, data: PreparedData, budget: Budget, work: Path) -> Pretrained:
+    """Pretrains UserBERT on masked words, or opens the model that `work` holds."""
     settings = [
         f"steps={budget.batches}",
         f"batch_size={budget.batch_size}",

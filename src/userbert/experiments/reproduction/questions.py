@@ -26,14 +26,14 @@ from userbert.experiments.ecosystem import Ecosystem
 from userbert.tasks.labels import Labels, label_response
 
 CUTOFF_SIMULATED = str(Ecosystem().end_day)
-"""Cut-off of the simulated tasks: models see earlier behavior and predict what follows."""
+"""Cut-off of the simulated tasks: models see earlier events and predict later ones."""
 
 HIDDEN: Mapping[str, tuple[str, ...]] = {
     "simulated": ("occupation",),
     "complete-journey": (*complete_journey.HIDDEN, "marital_status", "home_ownership"),
 }
-"""Profile fields hidden from all models, by data set. They give away the answers of a task, or are
-labels of the multi-task pretraining, which an input field would make trivial."""
+"""Profile fields hidden from all models, by data set. They give away the labels of a task, or are
+themselves labels of multi-task pretraining, which would be trivial to predict."""
 
 PAPER_SIZES: Mapping[str, int] = {
     "travel_booking": 30_204,
@@ -46,9 +46,9 @@ PAPER_SIZES: Mapping[str, int] = {
 fifth, 586,130, are test users), has_car and is_parent."""
 
 SCALE = 1_300.0
-"""Default scale of the number of labels; see `scaled`."""
+"""Default scale of the numbers of labels; see `scaled`."""
 NEGATIVES = 3
-"""Negatives per positive of user targeting (paper §4.2)."""
+"""Negatives per positive in user targeting (paper §4.2)."""
 
 _TRAITS = {
     "car_owner": "Does the user own a car?",
@@ -61,12 +61,12 @@ _SERVICES = {
 
 
 def scaled(count: int, scale: float = SCALE) -> int:
-    """Returns our number of labels for `count` labels of the paper: its sixth root times `scale`.
+    """Returns our number of labels for `count` labels of the paper: the sixth root times `scale`.
 
     The paper's sizes span a factor of 97, and we have about a hundredth of its users. In
-    proportion, the smallest tasks would have 300 labels, too few to learn from. The sixth root has
-    a span of 2.1 and keeps the order: the smallest task is above noise, and the largest trains in
-    reasonable time.
+    proportion, the smallest tasks would have 300 labels, too few to learn from. Sixth roots keep
+    the order and span a factor of 2.1: the smallest task has enough labels, and the largest trains
+    in reasonable time.
     """
     return round(scale * math.pow(count, 1 / 6))
 
@@ -74,11 +74,11 @@ def scaled(count: int, scale: float = SCALE) -> int:
 def simulated_questions(
     data: PreparedData, ecosystem: Path, scale: float = SCALE, seed: int = 0
 ) -> list[Labels]:
-    """Returns five tasks of the simulated ecosystem: two targetings, next genre, two attributes.
+    """Returns five simulated tasks: two of user targeting, next genre, two of attributes.
 
-    `ecosystem` is the folder that `simulate` wrote and `data` were prepared from. A task has
-    `scaled` users, or all users if there are fewer. Raises `InputError` if the folder and the data
-    have different users.
+    `ecosystem` is the folder that `simulate` wrote, from which `data` were prepared. The number of
+    labels of a task is `scaled`, or all labels if there are fewer. `seed` draws the labels.
+    Raises `InputError` if the folder and the data have different users.
     """
     pairs = pairs_at(data, [data.schema.instant(CUTOFF_SIMULATED)])
     tasks = [
@@ -96,7 +96,7 @@ def simulated_questions(
 
 
 def complete_journey_questions(data: PreparedData) -> list[Labels]:
-    """Returns the demo's five tasks on all households, with the same hidden fields in each."""
+    """Returns the demo's five tasks with all their labels, and the same hidden fields in each."""
     return [
         replace(labels, hide=HIDDEN["complete-journey"]) for labels in complete_journey.labels(data)
     ]
@@ -112,7 +112,10 @@ def _targeting(
 
 
 def _next_genre(data: PreparedData, pairs: Pairs) -> Labels:
-    """Labels users with the genre of their next purchase; ignores genres not in the vocabulary."""
+    """Labels users with the genre of their next purchase in the future that was simulated.
+
+    Purchases of genres that are not in the vocabulary are skipped.
+    """
     segment, attribute = "long_term", "genre"
     vocabulary = data.vocabularies.segments[segment][attribute]
     assert isinstance(vocabulary, Categories), "genre is categorical in the simulator's schema"
@@ -143,7 +146,7 @@ def _questionnaires(data: PreparedData, pairs: Pairs, ecosystem: Path) -> list[L
     rows = data.rows_of(truth["user_id"].to_arrow())
     if not np.array_equal(np.sort(rows), np.arange(len(data))):
         raise InputError(
-            f"{ecosystem}: its users are not those of {data.path}. Pass the folder of logs that "
+            f"{ecosystem} and {data.path} have different users. Pass the folder of logs that "
             "the data were prepared from."
         )
     truth_rows = np.argsort(rows)
@@ -161,11 +164,12 @@ def _questionnaires(data: PreparedData, pairs: Pairs, ecosystem: Path) -> list[L
 
 
 def _user_ids(data: PreparedData, pairs: Pairs) -> tuple[str, ...]:
+    """Returns the user id of each pair."""
     return tuple(data.user_ids.take(pa.array(pairs.rows)).to_pylist())
 
 
 def _sample(labels: Labels, size: int, seed: list[int]) -> Labels:
-    """Samples at most `size` labels; targeting keeps the proportion of its classes."""
+    """Samples at most `size` labels; user targeting has `NEGATIVES` negatives per positive."""
     if len(labels) <= size:
         return labels
     generator = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 """Recipes of the compared models: the encoder and how it is pretrained (paper §4.3).
 
-In: a model's name, prepared data. Out: its recipe, and its encoder with new weights. Used by
-pretraining and fine-tuning of the reproduction.
+In: the name of a model, and prepared data. Out: the recipe, and the encoder with new weights. Used
+by the pretraining and fine-tuning of the reproduction.
 
 Letters in shapes: B users.
 """
@@ -22,6 +22,7 @@ from userbert.model.encoder import Encoder
 from userbert.model.userbert import Precision, UserBert, UserBertConfig
 
 Pretext = Literal["masked-words", "multi-task", "coles"]
+"""Task of pretraining."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Recipe:
 
     encoder: Literal["userbert", "wide-deep", "lstm", "transformer", "gru"]
     pretext: Pretext | None
-    """Pretext task; None: fine-tuning starts from random weights."""
+    """Pretext task of pretraining; None: fine-tuning starts from random weights."""
     keep_position: bool = False
     """Whether masked words keep their position; see `masked_words`."""
     label_share: float = 1.0
-    """Share of users whose multi-task labels are known (figure 4)."""
+    """Share of users that multi-task pretraining trains on (figure 4)."""
     targeting_only: bool = False
-    """Whether it runs on user targeting only, as the paper shows it."""
+    """Whether the model runs only on the tasks of user targeting, as in the paper."""
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -53,7 +54,8 @@ RECIPES: Mapping[str, Recipe] = {
     "coles": Recipe("userbert", "coles"),
     "coles-gru": Recipe("gru", "coles"),
 }
-"""Recipes by name, in the order in which they run: the paper's main comparison first."""
+"""Recipes by name, in the order in which they run. The models of the paper's main comparison are
+first."""
 
 
 class FirstToken(nn.Module):
@@ -77,7 +79,7 @@ UserEncoder = FirstToken | WideDeep | LstmTowers | TransformerTowers | ColesGru
 def new_encoder(
     recipe: Recipe, data: PreparedData, hidden: Sequence[str], seed: int
 ) -> UserEncoder:
-    """Returns an encoder with random weights drawn from `seed`."""
+    """Returns an encoder with weights drawn from `seed`, without the profile fields `hidden`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         shape = data.input_shape(hidden)
@@ -101,6 +103,8 @@ def new_encoder(
 
 
 def fastest_precision(module: nn.Module) -> Precision:
-    """Returns the fastest training precision: bf16 only if our encoder's kernel runs the module."""
-    has_kernel = any(isinstance(part, Encoder) and part.fused for part in module.modules())
+    """Returns the fastest precision: bf16 only if the module has an encoder with our kernel."""
+    has_kernel = any(
+        isinstance(submodule, Encoder) and submodule.fused for submodule in module.modules()
+    )
     return "bf16" if has_kernel else "float32"

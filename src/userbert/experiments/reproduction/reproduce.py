@@ -4,11 +4,11 @@ In: a folder, and a plan per data set. Out: in the folder
 ```
 DIR/
   DATA/plan.json             the plan, and the version of userbert that runs it
-  DATA/parts/MODEL-….json    results of each finished job; with plan.json the source of all tables
+  DATA/parts/MODEL-….json    results of each finished job; all tables are made from these and plans
   DATA/variations/…          results of each job with one changed setting
   results.json, results.csv  rows (docs/reference/design.md, "Results for machines")
   reproduction.md, *.svg     tables and plots in the paper's form
-  work/DATA-PLAN/            logs, prepared data, weights; can be removed at the end
+  work/DATA-DIGEST/          logs, prepared data, weights; can be removed at the end
 ```
 Jobs with a result are not run again, so an interrupted run can be restarted. `userbert reproduce`
 runs this; `python -m userbert.experiments.reproduction.reproduce DIR` writes the results so far.
@@ -53,7 +53,10 @@ def reproduce(folder: Path, plans: Sequence[Plan], command: Sequence[str]) -> Pa
 
 
 def claim_folder(folder: Path, plan: Plan) -> None:
-    """Writes the plan into the folder, or checks that the folder holds this plan."""
+    """Writes the plan into the folder, or checks that the folder already holds it.
+
+    Raises `InputError` if the folder holds another plan, or cannot be written.
+    """
     path = folder / plan.data / "plan.json"
     content = {"version": version("userbert"), **plan.model_dump(mode="json")}
     if path.exists():
@@ -78,7 +81,7 @@ def claim_folder(folder: Path, plan: Plan) -> None:
 
 
 def run_jobs(folder: Path, plan: Plan, command: Sequence[str]) -> None:
-    """Runs the jobs that have no result yet, one per core at a time."""
+    """Runs the jobs that have no result yet, as many at a time as there are cores."""
     waiting = [job for job in jobs(plan) if not _result_file(folder, plan, job).exists()]
     if not waiting:
         return
@@ -105,13 +108,16 @@ def run_jobs(folder: Path, plan: Plan, command: Sequence[str]) -> None:
 
 
 def next_job(waiting: Sequence[Job], running: Collection[Job]) -> Job | None:
-    """Returns the first job whose weights no running job is training; None if there is none."""
+    """Returns the first waiting job whose weights no running job is training, or None."""
     in_use = {job.weights for job in running}
     return next((job for job in waiting if job.weights not in in_use), None)
 
 
 def write_results(folder: Path, command: Sequence[str]) -> Path:
-    """Writes rows, tables and plots of all finished jobs; returns the path of the page."""
+    """Writes rows, tables and plots of all finished jobs; returns the path of the page.
+
+    Raises `InputError` if no job is finished, or a file in the folder cannot be read.
+    """
     rows: list[dict[str, Any]] = []
     job_results: list[dict[str, Any]] = []
     plans = [_read_plan(path) for path in sorted(folder.glob("*/plan.json"))]
@@ -133,6 +139,7 @@ def write_results(folder: Path, command: Sequence[str]) -> Path:
 
 
 def _read_result(path: Path) -> dict[str, Any]:
+    """Reads the result of a job; raises `InputError` if the file is damaged."""
     try:
         return dict(read_json(path))
     except (InputError, TypeError, ValueError) as error:
@@ -140,6 +147,7 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 
 def _read_plan(path: Path) -> Plan:
+    """Reads a plan; raises `InputError` if this version of userbert cannot read it."""
     fields = {key: value for key, value in read_json(path).items() if key != "version"}
     try:
         return Plan.model_validate_json(json.dumps(fields))
@@ -150,7 +158,10 @@ def _read_plan(path: Path) -> Plan:
 def _origin(
     results: Sequence[Mapping[str, Any]], plans: Sequence[Plan], command: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns the provenance of the rows: commits and data of the jobs, plans, and CPU hours."""
+    """Returns the provenance of the rows.
+
+    It holds the commits and data of the jobs, how many jobs are finished, CPU hours, and the plans.
+    """
     seeds = sorted({result["seed"] for result in results})
     origin = provenance_record(command, seeds, None)
     for key in ("commit", "data"):
@@ -165,13 +176,17 @@ def _origin(
 
 
 def _work_folder(folder: Path, plan: Plan) -> Path:
-    """Returns the folder of data and weights, which plans with different ones do not share."""
-    decisive = plan.model_dump_json(include={"data", "users", "scale", "batches", "batch_size"})
-    digest = hashlib.sha256(f"{version('userbert')} {decisive}".encode()).hexdigest()
+    """Returns the folder of a plan's data and weights.
+
+    Its digest covers the settings on which data and weights depend, and the version of userbert.
+    """
+    settings = plan.model_dump_json(include={"data", "users", "scale", "batches", "batch_size"})
+    digest = hashlib.sha256(f"{version('userbert')} {settings}".encode()).hexdigest()
     return folder / "work" / f"{plan.data}-{digest[:8]}"
 
 
 def _result_file(folder: Path, plan: Plan, job: Job) -> Path:
+    """Returns the path of a job's result."""
     kind = "variations" if job.is_varied else "parts"
     return folder / plan.data / kind / f"{job.name}.json"
 
@@ -181,12 +196,14 @@ _worker_state: list[tuple[Plan, Path, JobData]] = []
 
 
 def _open_in_worker(plan: Plan, work: Path) -> None:
+    """Opens the data of a plan in a worker process, which uses one thread."""
     torch.set_num_threads(1)
     threadpool_limits(1)
     _worker_state.append((plan, work, open_data(plan, work)))
 
 
 def _run_in_worker(job: Job, command: Sequence[str]) -> Any:
+    """Runs a job on the data of this worker process."""
     plan, work, source = _worker_state[0]
     return run_job(job, plan, source, work, command)
 

@@ -2,8 +2,8 @@
 
 In: rows as `reproduce` writes them (docs/reference/design.md, "Results for machines"): mappings
 with `experiment`, `data`, `task`, `model`, `epoch`, `metric`, `mean`, `low`, `high`, `seeds`,
-`paper`, also `learning_rate`, a `note` where a mean is missing, and a `value` where a setting was
-varied. Out: filtered rows, and text. Used by the tables, plots, claims and page of this package.
+`paper` and `learning_rate`; also a `note` where a mean is missing, and a `value` where a setting
+was varied. Out: filtered rows, and text. Used by the tables, plots, claims and page.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 Row = Mapping[str, Any]
+"""A row of `results.json`."""
 Side = Literal["ahead", "behind", "no difference"]
+"""Outcome of a paired difference for its first model."""
 
 MINUS = " − "  # noqa: RUF001 - joins two models into the name of their difference
 
@@ -40,6 +42,7 @@ MODELS = {
 """Labels by model, in the order of tables and legends."""
 
 DATA = {"simulated": "simulated logs", "complete-journey": "Complete Journey"}
+"""Labels by data set."""
 METRIC_LABELS = {
     "roc_auc": "ROC-AUC",
     "accuracy": "accuracy",
@@ -49,16 +52,18 @@ METRIC_LABELS = {
     "test_loss_rise": "rise of the test loss",
     "held_out_loss": "loss on held-out users",
 }
+"""Labels by metric."""
 LOSSES = ("train_loss", "test_loss", "test_loss_rise", "held_out_loss")
 """Metrics for which lower is better."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Rows of one data set and one learning rate; only these may be compared with each other."""
+    """Rows of one data set and one learning rate; rows of different studies are not comparable."""
 
     data: str
     learning_rate: float | None
+    """Learning rate of pretraining."""
     rows: list[Row]
 
     @property
@@ -72,6 +77,7 @@ class Study:
         return "-".join([self.data, *self._rate()])
 
     def _rate(self) -> list[str]:
+        """Returns the learning rate as text, such as 1e-4; empty if there is none."""
         if self.learning_rate is None:
             return []
         return [np.format_float_scientific(self.learning_rate, trim="-", exp_digits=1)]
@@ -86,7 +92,7 @@ def studies(rows: Iterable[Row]) -> list[Study]:
 
 
 def pick(rows: Iterable[Row], **required: object) -> list[Row]:
-    """Returns the rows whose keys have the required values."""
+    """Returns the rows that have the value of each keyword argument under its key."""
     return [row for row in rows if all(row[key] == value for key, value in required.items())]
 
 
@@ -101,7 +107,7 @@ def differences(rows: Iterable[Row]) -> list[Row]:
 
 
 def at_last_epoch(rows: Iterable[Row]) -> list[Row]:
-    """Returns the last row of each learning curve, and the only row of a model without epochs."""
+    """Returns the last row of each learning curve, and the row of each model without epochs."""
     last: dict[tuple[object, ...], Row] = {}
     for row in rows:
         key = tuple(row[name] for name in ("experiment", "task", "model", "metric"))
@@ -123,7 +129,7 @@ def models(rows: Iterable[Row]) -> list[str]:
 
 
 def model_name(model: str) -> str:
-    """Returns the label of a model, or both labels of a difference."""
+    """Returns the label of a model, or both labels of a paired difference."""
     return MINUS.join(MODELS.get(name, name) for name in model.split(MINUS))
 
 
@@ -133,7 +139,10 @@ def task_name(task: str) -> str:
 
 
 def paired(rows: Sequence[Row], first: str, second: str) -> Row | None:
-    """Returns the paired difference of two models at its last epoch, sign flipped if needed."""
+    """Returns `first` minus `second` at the last epoch, or None if they were not compared.
+
+    If the rows hold `second` minus `first`, its signs are flipped.
+    """
     for row in at_last_epoch(rows):
         if row["model"] == first + MINUS + second:
             return row
@@ -146,7 +155,7 @@ def paired(rows: Sequence[Row], first: str, second: str) -> Row | None:
 
 
 def side(row: Row) -> Side | None:
-    """Returns whether the first model of a paired difference is ahead; None without a mean."""
+    """Returns whether the first model of a paired difference is ahead; None if it has no mean."""
     if row["mean"] is None:
         return None
     low, high = row["low"], row["high"]
@@ -156,7 +165,10 @@ def side(row: Row) -> Side | None:
 
 
 def figure_text(row: Row, *, signed: bool = False) -> str:
-    """Formats a mean with its interval, mAP in per cent; a row without a mean gives its note."""
+    """Formats a mean with its interval, or the note of a row without a mean.
+
+    mAP is in per cent; `signed` writes a plus before positive numbers.
+    """
     if row["mean"] is None:
         return f"*{row.get('note') or 'no figure'}*"
     percent = row["metric"] == "map_at_10"

@@ -1,8 +1,8 @@
 """Tables of results in CSV and Markdown, in the form of the paper's.
 
-In: rows of one study (of any studies, for `write_csv`). Out: lines of Markdown, empty if a table
-has no rows. Figures are those of the last epoch: the best epoch on the test users would be biased
-in favour of each model. Used by `page.py` and by `reproduce`.
+In: rows of one study; `write_csv` takes rows of any studies. Out: lines of Markdown, none if a
+table has no rows. Figures are those of the last epoch: the best epoch on the test users would be
+biased in favour of each model. Used by `page`.
 """
 
 import csv
@@ -30,6 +30,7 @@ COLUMNS = (
     "experiment", "data", "task", "learning_rate", "finetuning_rate", "model", "epoch", "metric",
     "mean", "low", "high", "seeds", "paper", "note", "value",
 )  # fmt: skip
+"""Columns of the CSV: keys of rows."""
 
 LABELS_SEEN = {
     "transformer-from-scratch": "Transformer, 0 % of the labels",
@@ -40,7 +41,7 @@ LABELS_SEEN = {
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Writes all rows, one column per key; missing values are empty."""
+    """Writes all rows with the columns `COLUMNS`; missing values are empty."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -48,19 +49,20 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 
 def figure_3(rows: Sequence[Row]) -> list[str]:
-    """Returns user targeting: models by tasks and metrics."""
+    """Returns the table of user targeting: models by tasks and metrics."""
     return _models_by_tasks(pick(rows, experiment="figure_3"), MODELS)
 
 
 def figure_4(rows: Sequence[Row]) -> list[str]:
-    """Returns user targeting by the share of labels seen in multi-task pretraining."""
+    """Returns the table of user targeting by the share of labels in multi-task pretraining."""
     return _models_by_tasks(pick(rows, experiment="figure_4"), LABELS_SEEN)
 
 
 def figure_5(rows: Sequence[Row]) -> list[str]:
-    """Returns ROC-AUC and the rise of the test loss from its minimum, with and without pretraining.
+    """Returns the table of ROC-AUC and of the rise of the test loss, with and without pretraining.
 
-    The minimum is that of the mean over seeds; the rise is computed per seed, then averaged.
+    The lowest test loss is the minimum of the mean over seeds. The rise, from the minimum to the
+    last epoch, is computed for each seed and then averaged.
     """
     rows = scores(pick(rows, experiment="figure_5"))
     cells = []
@@ -76,7 +78,7 @@ def figure_5(rows: Sequence[Row]) -> list[str]:
 
 
 def table_2(rows: Sequence[Row]) -> list[str]:
-    """Returns next genre: our mAP@10 in per cent, next to the paper's."""
+    """Returns the table of next genre: our mAP@10 in per cent, next to the paper's."""
     rows = at_last_epoch(scores(pick(rows, experiment="table_2", metric="map_at_10")))
     tasks = values(rows, "task")
     cells = []
@@ -90,17 +92,17 @@ def table_2(rows: Sequence[Row]) -> list[str]:
 
 
 def figure_6(rows: Sequence[Row]) -> list[str]:
-    """Returns attribute prediction: models by tasks."""
+    """Returns the table of attribute prediction: models by tasks."""
     return _models_by_tasks(pick(rows, experiment="figure_6"), MODELS)
 
 
 def pretraining_length(rows: Sequence[Row]) -> list[str]:
-    """Returns the effect of more pretraining: models and batches by tasks."""
+    """Returns the table of pretraining lengths: models and numbers of batches by tasks."""
     return _by_value(pick(rows, experiment="pretraining_length"), "batches", ",.0f")
 
 
 def label_share(rows: Sequence[Row]) -> list[str]:
-    """Returns the effect of more labels: models and label shares by tasks."""
+    """Returns the table of label shares: models and shares by tasks."""
     return _by_value(pick(rows, experiment="label_share"), "labels", ".0%")
 
 
@@ -116,7 +118,10 @@ TABLES = {
 
 
 def paired_differences(rows: Sequence[Row], experiment: str) -> list[str]:
-    """Returns which model of each pair is ahead, and by how much: pairs by tasks and metrics."""
+    """Returns the table of paired differences: pairs of models by tasks and metrics.
+
+    A cell says whether the first model is ahead, and by how much.
+    """
     last_rows = at_last_epoch(differences(pick(rows, experiment=experiment)))
     columns = _columns(last_rows)
     cells = []
@@ -131,6 +136,7 @@ def paired_differences(rows: Sequence[Row], experiment: str) -> list[str]:
 
 
 def _models_by_tasks(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
+    """Returns a table of last epochs: models, in the order of their labels `names`, by tasks."""
     rows = at_last_epoch(scores(rows))
     columns = _columns(rows)
     order = list(names)
@@ -150,9 +156,10 @@ def _models_by_tasks(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]
 
 
 def _by_value(rows: Sequence[Row], value_label: str, spec: str) -> list[str]:
-    """Returns a line per model and value: its figure, and its difference from the usual value.
+    """Returns a table of a variation: models and values of the setting by tasks.
 
-    Lines of paired differences between models follow, one per pair and value.
+    A cell has the figure of a model, and its difference from the figure at the usual value. Lines
+    of paired differences between models follow, one per pair and value. `spec` formats values.
     """
     columns = _columns(rows)
     cells = []
@@ -161,9 +168,9 @@ def _by_value(rows: Sequence[Row], value_label: str, spec: str) -> list[str]:
             figures = []
             for task, metric in columns:
                 selected = pick(rows, value=value, task=task, metric=metric)
-                parts = [figure_text(row) for row in pick(selected, model=model)]
-                parts += [_verdict(row) for row in pick(selected, model=model + MINUS + model)]
-                figures.append("; ".join(parts))
+                texts = [figure_text(row) for row in pick(selected, model=model)]
+                texts += [_verdict(row) for row in pick(selected, model=model + MINUS + model)]
+                figures.append("; ".join(texts))
             cells.append([model_name(model), format(value, spec).replace("%", " %"), *figures])
     for pair in values(differences(rows), "model"):
         if len(set(pair.split(MINUS))) == 1:
@@ -179,7 +186,7 @@ def _by_value(rows: Sequence[Row], value_label: str, spec: str) -> list[str]:
 
 
 def _columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Returns the columns as (task, metric), grouped by task."""
+    """Returns the pairs (task, metric) of the rows, grouped by task."""
     return [
         (task, metric)
         for task in values(rows, "task")
@@ -188,17 +195,19 @@ def _columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _head(column: tuple[str, str]) -> str:
+    """Returns the heading of a column (task, metric)."""
     task, metric = column
     return f"{task_name(task)} ({METRIC_LABELS[metric]})"
 
 
 def _verdict(row: Row) -> str:
+    """Formats a paired difference: whether the first model is ahead, in bold, and the numbers."""
     outcome = side(row)
     return f"**{outcome}** " * (outcome is not None) + figure_text(row, signed=True)
 
 
 def _rise_cells(rows: Sequence[Row]) -> list[str]:
-    """Returns minimum test loss, its epoch, last test loss and rise of one model on one task."""
+    """Returns cells of a model on a task: lowest test loss, its epoch, last test loss, and rise."""
     curve = [row for row in pick(rows, metric="test_loss") if row["mean"] is not None]
     if not curve:
         return [""] * 4
@@ -209,11 +218,12 @@ def _rise_cells(rows: Sequence[Row]) -> list[str]:
 
 
 def _figure(rows: Sequence[Row]) -> str:
-    """Formats the first row; empty if there is none."""
+    """Formats the first row; empty if there are no rows."""
     return figure_text(rows[0]) if rows else ""
 
 
 def _table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a Markdown table; none without cells."""
     if not cells:
         return []
     lines = [head, ["---"] * len(head), *cells]
