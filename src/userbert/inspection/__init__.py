@@ -1,7 +1,7 @@
-"""Shows what a folder or file of userbert holds, as tables for people.
+"""Describes the content of a folder or file of userbert, as tables for people.
 
 In: prepared data, a model, a task, an evaluation, labels, vectors or scores. Out: rich tables,
-which `userbert inspect` prints. Free of torch.
+which `userbert inspect` prints. Works without torch.
 """
 
 from pathlib import Path
@@ -29,9 +29,10 @@ __all__ = ["evaluation_table", "explanation_table", "inspect"]
 
 
 def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> RenderableType:
-    """Describes what `path` holds; with `user`, show the words or nearest neighbours of that user.
+    """Describes the content of `path`; with `user`, the words or nearest neighbours of this user.
 
-    Raises `InputError` if `path` is nothing that userbert wrote, or is damaged.
+    `cutoff` applies only to the words of a user, in prepared data. Raises `InputError` if userbert
+    did not write `path`, `path` is damaged, or `user` or `cutoff` does not apply or is not valid.
     """
     if (path / "manifest.json").is_file():
         data = PreparedData.open(path)
@@ -66,7 +67,7 @@ def inspect(path: Path, user: str | None = None, cutoff: str | None = None) -> R
 
 
 def _refuse_options(path: Path, kind: str, **options: str | None) -> None:
-    """Raises `InputError` if one of the options is set; `kind` says what the path holds."""
+    """Raises `InputError` if an option has a value; `kind` names the content of `path`."""
     for name, value in options.items():
         if value is not None:
             raise InputError(

@@ -2,6 +2,8 @@
 
 In: `PreparedData`. Out: records, which `inspect` shows as tables and the service as JSON. Shards
 are ranges of a hash of the user id, so the users of some shards are a random sample.
+
+Letters in shapes: U users, V ids of a vocabulary.
 """
 
 import os
@@ -20,7 +22,7 @@ from userbert.data.store import PreparedData
 from userbert.data.vocabulary import FIRST_VALUE, NONE, UNKNOWN, Categories, Vocabulary
 
 PROFILE = "profile"
-"""Place of profile fields. A place is where values are: the profile, or a segment by name."""
+"""Name of the place that holds profile fields. A place is a segment, or the profile."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class ValueCounts:
     place: str
     """Segment name, or `PROFILE`."""
     attribute: str
+    """Name of the attribute or profile field."""
     vocabulary: Vocabulary
     counts: Int64
-    """Number of rows by id (V,)."""
+    """Number of rows with each id (V,)."""
 
     @property
     def rows(self) -> int:
@@ -50,7 +53,7 @@ class ValueCounts:
         return int(self.counts[UNKNOWN])
 
     def top(self, limit: int) -> list[tuple[str, int]]:
-        """Returns the most frequent values and their numbers of rows."""
+        """Returns at most `limit` values with the number of rows of each, most frequent first."""
         order = np.argsort(-self.counts[FIRST_VALUE:], kind="stable")[:limit] + FIRST_VALUE
         names = self.vocabulary.names
         return [(names[i], int(self.counts[i])) for i in order if self.counts[i]]
@@ -58,14 +61,20 @@ class ValueCounts:
 
 @dataclass(frozen=True)
 class FileRows:
-    """Numbers of used and unused rows of a file."""
+    """Numbers of used and unused rows of a file or frame."""
 
     file: str
+    """Path of the file, or name of the frame."""
     read: int
+    """Number of all rows."""
     used: int
+    """Number of rows that a segment or the profile uses."""
     outside_segments: int
+    """Number of rows that no segment uses."""
     duplicates: int
+    """Number of dropped duplicates."""
     quarantined: int
+    """Number of rows that were rejected."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +83,26 @@ class RowAccounts:
 
     files: list[FileRows]
     outside: list[tuple[str, int]]
-    """Action types that no segment uses, with their numbers of rows, most frequent first."""
+    """Action types that no segment uses, with the number of rows of each, most frequent first."""
 
 
 @dataclass(frozen=True)
 class RejectedRows:
-    """Rows that were rejected into quarantine."""
+    """Rows that were rejected and written to quarantine."""
 
     rows: int
+    """Number of rejected rows."""
     first: list[dict[str, Any]]
     """The first rows, each with `file`, `row` and `reason`."""
 
 
 def place_columns(shard: Shard, place: str) -> Columns:
-    """Returns the rows of a shard in a segment, or its profile rows."""
+    """Returns the columns of a shard's segment, or of its profiles."""
     return shard.profile if place == PROFILE else shard.segments[place]
 
 
 def sample_shards(data: PreparedData, place: str, max_rows: int) -> list[Shard]:
-    """Returns the first shards with at most `max_rows` rows of a place in all; at least one."""
+    """Returns as many first shards as hold at most `max_rows` rows of a place; at least one."""
     sample, rows = list(data.shards[:1]), len(place_columns(data.shards[0], place).times)
     for shard in data.shards[1:]:
         rows += len(place_columns(shard, place).times)
@@ -103,7 +113,7 @@ def sample_shards(data: PreparedData, place: str, max_rows: int) -> list[Shard]:
 
 
 def word_counts(shards: Sequence[Shard], segment: str) -> Int64:
-    """Returns the number of words of each user in some shards (U,), over the whole log."""
+    """Returns the number of words of each user (U,) of `shards`, over the whole log."""
     counts = []
     for shard in shards:
         columns = shard.segments[segment]
@@ -113,7 +123,7 @@ def word_counts(shards: Sequence[Shard], segment: str) -> Int64:
 
 
 def count_values(data: PreparedData, shards: Sequence[Shard], place: str) -> list[ValueCounts]:
-    """Counts the rows of some shards with each value, for each attribute of a place."""
+    """Counts the rows of `shards` by value, for each attribute of a place."""
     value_counts = []
     for name, vocabulary in place_vocabularies(data, place).items():
         counts = np.zeros(vocabulary.size, np.int64)
@@ -126,7 +136,7 @@ def count_values(data: PreparedData, shards: Sequence[Shard], place: str) -> lis
 
 
 def place_vocabularies(data: PreparedData, place: str) -> Mapping[str, Vocabulary]:
-    """Returns the vocabularies of a segment, or of profile fields."""
+    """Returns the vocabularies of a segment or of the profile, by attribute."""
     vocabularies = data.vocabularies
     return vocabularies.profile if place == PROFILE else vocabularies.segments[place]
 
@@ -152,7 +162,7 @@ def row_accounts(summary: Mapping[str, Any]) -> RowAccounts:
 
 
 def rejected_rows(data: PreparedData, limit: int) -> RejectedRows | None:
-    """Returns the number of rejected rows and the first `limit` of them; None without any."""
+    """Returns the number of rejected rows and the first `limit` rows; None if there are none."""
     file = data.path / REJECTED
     if not file.is_file():
         return None

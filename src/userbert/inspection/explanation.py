@@ -1,7 +1,7 @@
 """Tables of a user's words, and of the effects that explain a score.
 
-In: prepared data and a user, or an `Explanation`. Out: rich tables, printed by `inspect` and
-`explain`.
+In: prepared data and a user, or an `Explanation`. Out: rich tables, which `userbert inspect` and
+`userbert explain` print.
 """
 
 from typing import TYPE_CHECKING
@@ -18,10 +18,17 @@ if TYPE_CHECKING:
     from userbert.tasks.explain import Explanation
 
 _VALUES_SHOWN = 4
+"""Number of values of an attribute in a cell."""
+_ATTRIBUTES_SHOWN = 2
+"""Number of attributes with the largest effects on a word's row."""
 
 
 def user_words_table(data: PreparedData, user: str, cutoff: str | None) -> RenderableType:
-    """Returns a table of a user's words before a cut-off; raises `InputError` for unknown users."""
+    """Returns a table of a user's words before a cut-off, and the profile.
+
+    By default the cut-off is just after the last event. Raises `InputError` for an unknown user,
+    and for a cut-off that is not valid.
+    """
     row = int(data.rows_of([user])[0])
     if row < 0:
         raise InputError(
@@ -48,7 +55,8 @@ def explanation_table(explanation: "Explanation", data: PreparedData, limit: int
     )
     words = table(title, "effect", "word", "begins", "holds", "mainly by")
     for word in explanation.words[:limit]:
-        strongest = sorted(word.attributes.items(), key=lambda item: -abs(item[1]))[:2]
+        strongest = sorted(word.attributes.items(), key=lambda item: -abs(item[1]))
+        strongest = strongest[:_ATTRIBUTES_SHOWN]
         attributes = ", ".join(f"{name} {effect:+.2g}" for name, effect in strongest)
         words.add_row(f"{word.effect:+.2g}", *_word_cells(word.word), attributes)
     fields = table("Profile", "effect", "field", "value")
@@ -57,7 +65,7 @@ def explanation_table(explanation: "Explanation", data: PreparedData, limit: int
     more = len(explanation.words) - limit
     note = (
         f"An effect is how far the output ({explanation.unit}) falls without the word, or without "
-        "one attribute's values in it. Effects need not add up."
+        "the values of an attribute in the word. Effects need not add up to the score."
     )
     tables: list[RenderableType] = [words]
     if more > 0:
@@ -66,7 +74,7 @@ def explanation_table(explanation: "Explanation", data: PreparedData, limit: int
 
 
 def _word_cells(word: WordView) -> tuple[str, str, str]:
-    """Returns the cells of a word: its number, its start, its values."""
+    """Returns the cells of a word: segment and number, begin, values."""
     form = "%a %Y-%m-%d" if word.segment == "long_term" else "%a %Y-%m-%d, %H h"
     holds = "; ".join(
         f"{name}: {_top_values(values)}" for name, values in word.values.items() if values
@@ -75,6 +83,7 @@ def _word_cells(word: WordView) -> tuple[str, str, str]:
 
 
 def _top_values(values: list[tuple[str, int]]) -> str:
+    """Returns the first values with their counts, and the number of further values, as text."""
     shown = [
         value if count == 1 else f"{value} x{count}" for value, count in values[:_VALUES_SHOWN]
     ]

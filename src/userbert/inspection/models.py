@@ -1,6 +1,7 @@
 """Tables that describe models, tasks and evaluations.
 
-In: their folders. Out: rich tables. Weights are counted, not read.
+In: folders of models, tasks and evaluations. Out: rich tables. Weights are counted from the header
+of their file.
 """
 
 import json
@@ -28,13 +29,18 @@ from userbert.schema.models import Schema
 from userbert.tasks.task_card import fused_facts, task_facts
 
 _FORMAT = 1
+"""Version of the layout of model and task folders."""
 _MODEL_FILES = ("config.json", "model.safetensors", "schema.yaml", "training.json")
+"""Files that a model folder must hold."""
 _CLASSES_SHOWN = 8
-"""Class names of a task that are shown."""
+"""Number of class names in the table of a task."""
 
 
 def describe_model(folder: Path) -> RenderableType:
-    """Returns the card of a model; raises `ModelError` if the folder is damaged."""
+    """Returns tables of a model, its pretraining, losses and inputs.
+
+    Raises `ModelError` if the folder is damaged.
+    """
     check_summary(folder, _FORMAT, _MODEL_FILES)
     config, record = read_json(folder / "config.json"), read_json(folder / "training.json")
     schema = Schema.load(folder / "schema.yaml")
@@ -56,7 +62,7 @@ def describe_model(folder: Path) -> RenderableType:
 
 
 def describe_task(folder: Path) -> RenderableType:
-    """Returns the card of a task; raises `ModelError` if the folder is damaged."""
+    """Returns a table of a task; raises `ModelError` if the folder is damaged."""
     check_summary(folder, _FORMAT, ("task.json", "head.safetensors"))
     task = read_json(folder / "task.json")
     classes = {"classes": _first_classes(task["classes"])} if task["classes"] else {}
@@ -67,7 +73,10 @@ def describe_task(folder: Path) -> RenderableType:
 
 
 def describe_fused(folder: Path) -> RenderableType:
-    """Returns the card of a task that averages several models."""
+    """Returns tables of a task with aggregates, and of the network in the task.
+
+    Raises `ModelError` if the folder is damaged.
+    """
     check_summary(folder, _FORMAT, ("fused.json", "regression.safetensors", "trees.txt"))
     title = f"Task {folder}: the mean of a network, a regression and trees"
     card = fact_table(title, fused_facts(read_json(folder / "fused.json")["record"]))
@@ -97,7 +106,7 @@ def evaluation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _pretraining_table(record: Mapping[str, Any], schema: Schema) -> RenderableType:
-    """Describes the pretraining: data, duration, changes to the preset."""
+    """Returns a table of preset, changed settings and facts of the pretraining."""
     if not is_pretrained(record):
         return "The model is not pretrained: its weights are random."
     preset = record["preset"]
@@ -106,13 +115,13 @@ def _pretraining_table(record: Mapping[str, Any], schema: Schema) -> RenderableT
 
 
 def _changed_settings(preset: str, config: Mapping[str, Any]) -> str:
-    """Returns the settings that differ from the preset, as text."""
+    """Returns the settings that differ from the preset, as text; without torch, all settings."""
     if find_spec("torch") is None:  # presets import it
         return ", ".join(f"{key}={value}" for key, value in _flat_settings(config))
     from userbert.training.settings import PRESETS
 
     if preset not in PRESETS:
-        return f"the preset no longer exists: {dict(_flat_settings(config))}"
+        return f"this version has no preset of this name; settings: {dict(_flat_settings(config))}"
     defaults = dict(_flat_settings(PRESETS[preset].model_dump(mode="json")))
     # The heads (`model.tells_…`) follow from the objectives.
     changed = [
@@ -124,7 +133,7 @@ def _changed_settings(preset: str, config: Mapping[str, Any]) -> str:
 
 
 def _loss_tables(folder: Path, record: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yields the final losses, and the change of the held-out loss over the steps."""
+    """Yields a table of final losses, and the first, last and lowest held-out loss as text."""
     rows = losses(record)
     if not rows:
         return
@@ -143,7 +152,10 @@ def _loss_tables(folder: Path, record: Mapping[str, Any]) -> Iterator[Renderable
 
 
 def _validations(file: Path) -> list[tuple[int, float]]:
-    """Returns step and held-out loss of each validation."""
+    """Returns step and held-out loss of each validation in `metrics.jsonl`.
+
+    Returns an empty list if there is no file. Raises `ModelError` if the file is damaged.
+    """
     if not file.is_file():
         return []
     try:
@@ -155,7 +167,7 @@ def _validations(file: Path) -> list[tuple[int, float]]:
 
 
 def _input_table(config: Mapping[str, Any]) -> Table:
-    """Returns a table of the attributes that the network reads, with their numbers of ids."""
+    """Returns a table of the attributes that the network reads, with the number of ids of each."""
     attributes = table("Inputs", "segment", "attribute", "ids", "table")
     for row in inputs(config):
         attributes.add_row(*row)
@@ -163,16 +175,19 @@ def _input_table(config: Mapping[str, Any]) -> Table:
 
 
 def _folder_size(folder: Path) -> int:
+    """Returns the size of all files, in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _first_classes(names: Sequence[str]) -> str:
+    """Returns the number of classes and the first names, as text."""
     shown = ", ".join(names[:_CLASSES_SHOWN])
     more = len(names) - _CLASSES_SHOWN
     return f"{len(names):,}: {shown}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def _flat_settings(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields each setting of nested mappings, with its keys joined by dots."""
     if isinstance(content, Mapping):
         for key, value in content.items():
             yield from _flat_settings(value, f"{prefix}.{key}" if prefix else key)

@@ -1,7 +1,7 @@
 """Tables that describe prepared data: users, files and their rows, words, values.
 
-In: `PreparedData`. Out: rich tables. Words are counted over all users. Values are counted over a
-limited number of actions, of random users.
+In: `PreparedData`. Out: rich tables. Words are counted for all users. Values are counted in a
+limited number of actions of random users.
 """
 
 from collections.abc import Mapping
@@ -34,18 +34,20 @@ from userbert.inspection.layout import (
 )
 
 _VALUES_SHOWN = 4
-"""Most frequent values, or action types, that are named."""
+"""Number of most frequent values, or action types, in a cell or line."""
 _REASONS_SHOWN = 3
-"""Quarantined rows that are shown with their reasons."""
+"""Number of quarantined rows that are listed with their reasons."""
 _MAX_ACTIONS = 10_000_000
-"""Most actions of a segment in which values are counted; one shard is always counted."""
+"""Maximum number of actions of a segment, or of profile rows, in which values are counted, to limit
+time; one shard is always counted."""
 _ROW_HEADINGS = ("read", "used", "in no segment", "duplicates", "quarantined")
+"""Headings of the counts of a file's rows."""
 
 
 def describe_data(data: PreparedData, *, max_actions: int = _MAX_ACTIONS) -> RenderableType:
     """Describes prepared data; raises `DataError` if they are damaged.
 
-    Values are counted in at most `max_actions` actions of a segment, or in one shard.
+    Values are counted in at most `max_actions` actions of each segment, but at least in one shard.
     """
     data.verify()
     summary = read_summary(data)
@@ -87,11 +89,12 @@ def describe_data(data: PreparedData, *, max_actions: int = _MAX_ACTIONS) -> Ren
 
 
 def _forgotten_text(summary: Mapping[str, Any]) -> str | None:
+    """Returns the number of forgotten users as text; None if no user was forgotten."""
     return f"{summary['forgotten']['users']:,} users" if "forgotten" in summary else None
 
 
 def _row_tables(data: PreparedData, summary: Mapping[str, Any]) -> list[RenderableType]:
-    """Returns tables of used and unused rows of each file, with the reasons."""
+    """Returns a table of used and unused rows per file, unused action types, and rejected rows."""
     rows = table("Rows", "file", *_ROW_HEADINGS)
     accounts = row_accounts(summary)
     for file in accounts.files:
@@ -115,7 +118,7 @@ def _row_tables(data: PreparedData, summary: Mapping[str, Any]) -> list[Renderab
 
 
 def _value_tables(data: PreparedData, max_actions: int) -> list[RenderableType]:
-    """Returns a table of the values of each attribute, and how many rows have them."""
+    """Returns a table of value counts per attribute, and notes on segments that were sampled."""
     values = table(
         "Values", "where", "attribute", "known", "missing", "unknown", "the most frequent"
     )
@@ -136,7 +139,7 @@ def _value_tables(data: PreparedData, max_actions: int) -> list[RenderableType]:
 
 
 def _coverage(counts: ValueCounts) -> tuple[str, str, str, str]:
-    """Returns the number of known values, the shares of missing and unknown, the top values."""
+    """Returns cells: number of known values, shares of missing and unknown rows, top values."""
     total, is_category = counts.rows, counts.vocabulary.is_categorical
     top = ", ".join(f"{name} ({share(count, total)})" for name, count in counts.top(_VALUES_SHOWN))
     return (

@@ -1,6 +1,6 @@
 """Tables that describe a file of labels, of scores, or any other table.
 
-In: a file, or a folder of parts. Out: rich tables of columns, labels, scores and cut-offs.
+In: a file, or a folder of `part-*.parquet`. Out: rich tables of columns, labels, scores, cut-offs.
 """
 
 from pathlib import Path
@@ -22,13 +22,16 @@ from userbert.tasks.label_files import (
 )
 
 _MAX_ROWS = 10
-"""Classes or cut-offs that are listed."""
+"""Maximum number of classes, or of cut-offs, in a table."""
 _BINS = 10
-"""Bars of the histogram of scores."""
+"""Number of bars of the histogram of scores."""
 
 
 def describe_file(path: Path) -> RenderableType:
-    """Describes a table; raises `InputError` if it cannot be read or is damaged."""
+    """Returns tables of a file's columns and, if it has them, labels, scores and cut-offs.
+
+    Raises `InputError` if the file cannot be read, is damaged, or has labels that cannot be used.
+    """
     files = [path] if path.is_file() else sorted(path.glob("part-*.parquet"))
     frame = pl.concat([read_table(file) for file in files])
     columns = table(f"{path}: {len(frame):,} rows", "column", "type", "missing", "examples")
@@ -53,6 +56,7 @@ def describe_file(path: Path) -> RenderableType:
 def _label_tables(
     path: Path, frame: pl.DataFrame, metadata: LabelsMetadata | None
 ) -> list[RenderableType]:
+    """Returns tables of the kind of labels, and of their quantiles or most frequent classes."""
     labels = frame["label"]
     if path.suffix.lower() != ".parquet":
         labels = parse_numbers(labels)
@@ -77,6 +81,7 @@ def _label_tables(
 
 
 def _label_facts(metadata: LabelsMetadata | None) -> dict[str, str | None]:
+    """Returns the origin of labels, by name."""
     if metadata is None:
         return {"from": "a file of your own"}
     return {
@@ -87,6 +92,7 @@ def _label_facts(metadata: LabelsMetadata | None) -> dict[str, str | None]:
 
 
 def _score_tables(scores: pl.Series) -> list[RenderableType]:
+    """Returns a table of quantiles and a histogram; no tables if all scores are missing or NaN."""
     numbers = scores.drop_nulls().drop_nans().to_numpy()
     if not len(numbers):
         return []
@@ -101,6 +107,7 @@ def _score_tables(scores: pl.Series) -> list[RenderableType]:
 
 
 def _cutoff_table(cutoffs: pl.Series) -> RenderableType:
+    """Returns a table of the most frequent cut-offs."""
     counts = cutoffs.value_counts(sort=True)
     first, last = str(cutoffs.min()), str(cutoffs.max())
     title = f"Cut-offs: {len(counts):,}, from {first} to {last}"

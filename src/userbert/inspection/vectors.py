@@ -1,7 +1,9 @@
 """Checks the health of user vectors, and lists the neighbours of a user.
 
-In: a file or folder of embeddings. Out: rich tables and a verdict. The health of many vectors is
-that of a sample of row groups from the whole file; neighbours are searched among all vectors.
+In: a file or folder of embeddings. Out: rich tables and a verdict. If there are many vectors,
+health is computed from a sample. Neighbours are searched among all other users at the cut-off.
+
+Letters in shapes: B vectors, H numbers of a vector.
 """
 
 from dataclasses import dataclass
@@ -19,48 +21,53 @@ from userbert.inspection.layout import HEADINGS, fact_table, quantiles, share, t
 from userbert.search.neighbours import nearest_by_scan
 
 _MAX_VECTORS = 100_000
-"""Most vectors in the sample."""
+"""Maximum number of vectors in the sample, to limit memory."""
 _MAX_COVARIANCE_VECTORS = 20_000
-"""Most vectors of the sample from which the covariance is computed."""
+"""Maximum number of vectors from which the covariance is computed, to limit time."""
 _RANDOM_PAIRS = 20_000
+"""Number of random pairs of vectors whose cosines are averaged."""
 _NEIGHBOURS = 10
+"""Number of neighbours in the table of a user."""
+_RELATIVE_ROUNDING = 1e-7
+"""Relative rounding error of a float32 number, about 2⁻²³."""
 _MAX_LEADING_SHARE = 0.9
-"""Largest share of the variance in one direction of healthy vectors."""
+"""Maximum share of the variance in one direction, for healthy vectors."""
 _MIN_RANK = 2.0
-"""Smallest effective rank of healthy vectors."""
+"""Minimum effective rank of healthy vectors."""
 _MAX_COSINE = 0.99
-"""Largest mean cosine of random pairs of healthy vectors."""
+"""Maximum mean cosine of random pairs of healthy vectors."""
 _MAX_DUPLICATES = 0.1
-"""Largest share of healthy vectors that equal another."""
+"""Maximum share of vectors that equal another vector, for healthy vectors."""
 _RETRAIN = (
     "pretrain longer or with a lower learning_rate, and check the held-out loss: inspect MODEL"
 )
+"""Advice for collapsed vectors."""
 
 
 @dataclass(frozen=True)
 class VectorHealth:
-    """Statistics that show whether vectors are usable."""
+    """Statistics that show whether vectors are usable; all but `broken` are of finite vectors."""
 
     broken: int
     """Number of vectors that hold NaN or infinity."""
     zero: int
     """Number of vectors of length 0."""
     constant: int
-    """Number of columns that are equal in all vectors."""
+    """Number of columns with the same number in all vectors."""
     norms: Float32
-    """Lengths of the finite vectors."""
+    """Length of each vector, not of those with NaN or infinity."""
     leading: tuple[float, float]
-    """Share of the variance in the first direction, and in the first ten."""
+    """Share of the variance in the first principal direction, and in the first ten."""
     effective_rank: float
     """Number of directions in which vectors differ: the participation ratio of the covariance."""
     cosine: float
-    """Mean cosine of random pairs."""
+    """Mean cosine of random pairs of vectors that are not zero."""
     duplicates: float
     """Share of vectors that equal the vector of another row."""
 
     @property
     def verdict(self) -> str:
-        """The worst problem and what to do, or `healthy`."""
+        """First problem found, with advice, or `healthy`. See the constants of this file."""
         if self.broken:
             return (
                 f"broken: {self.broken:,} vectors hold NaN or infinity. Pretrain with a lower "
@@ -85,7 +92,11 @@ class VectorHealth:
 
 
 def health(vectors: Float32, seed: int = 0) -> VectorHealth:
-    """Computes the health of vectors (B, H); covariance and pairs are sampled if there are many."""
+    """Computes the health of vectors (B, H).
+
+    The covariance of many vectors is computed from a sample, cosines from random pairs. `seed`
+    chooses both.
+    """
     is_finite = np.isfinite(vectors).all(axis=1)
     finite = vectors[is_finite]
     generator = np.random.default_rng(seed)
@@ -101,7 +112,9 @@ def health(vectors: Float32, seed: int = 0) -> VectorHealth:
     centered = sample.astype(np.float64) - sample.mean(axis=0, dtype=np.float64)
     values = np.linalg.eigvalsh(centered.T @ centered)[::-1].clip(min=0)
     variance = float(values.sum())
-    rounding = len(sample) * sample.shape[1] * (1e-7 * float(np.abs(sample).max())) ** 2
+    rounding = (
+        len(sample) * sample.shape[1] * (_RELATIVE_ROUNDING * float(np.abs(sample).max())) ** 2
+    )
     is_constant = variance <= rounding
     shares = (1.0, 1.0) if is_constant else tuple(
         float(values[:count].sum()) / variance for count in (1, 10)
@@ -131,7 +144,7 @@ def describe_vectors(
     """Describes the health of vectors, or lists the nearest neighbours of `user`.
 
     Health is computed from a sample of at most `max_vectors` vectors. Raises `InputError` if the
-    vectors are damaged.
+    vectors are damaged, or `user` has no vector.
     """
     embeddings = Embeddings.open(path)
     if user is not None:
@@ -140,8 +153,9 @@ def describe_vectors(
 
 
 def _health_tables(embeddings: Embeddings, max_vectors: int) -> RenderableType:
+    """Returns tables of the health of a sample of at most `max_vectors` vectors, and a verdict."""
     total = len(embeddings)
-    # Row groups from the whole file: cut-offs come one after the other.
+    # Row groups from the whole file, as rows may be ordered by cut-off.
     step = max(1, total // max_vectors)
     vectors = np.concatenate([embeddings.vectors(group) for group in embeddings.row_groups[::step]])
     if len(vectors) > max_vectors:
@@ -171,19 +185,24 @@ def _health_tables(embeddings: Embeddings, max_vectors: int) -> RenderableType:
 
 
 def _neighbour_table(embeddings: Embeddings, user: str) -> RenderableType:
-    """Returns a table of the users nearest to the latest vector of `user`, at its cut-off."""
-    index = embeddings.user_cutoffs()
-    own = index.with_row_index("row").filter(user_id=user).sort("cutoff", "row").tail(1)
-    if own.is_empty():
+    """Returns a table of the users nearest to `user`, at the latest cut-off of `user`."""
+    user_cutoffs = embeddings.user_cutoffs()
+    user_rows = (
+        user_cutoffs.with_row_index("row").filter(user_id=user).sort("cutoff", "row").tail(1)
+    )
+    if user_rows.is_empty():
         raise InputError(
-            f"{embeddings.name} has no vector of the user {user!r}. Embed this user, too."
+            f"{embeddings.name} has no vector of the user {user!r}. Add the user to the embeddings."
         )
-    cutoff = own["cutoff"][0]
-    others = index.select((pl.col("cutoff") == cutoff) & (pl.col("user_id") != user))
+    cutoff = user_rows["cutoff"][0]
+    is_candidate = user_cutoffs.select((pl.col("cutoff") == cutoff) & (pl.col("user_id") != user))
     rows, cosines = nearest_by_scan(
-        embeddings, embeddings.take([own["row"][0]])[0], others.to_series().to_numpy(), _NEIGHBOURS
+        embeddings,
+        embeddings.take([user_rows["row"][0]])[0],
+        is_candidate.to_series().to_numpy(),
+        _NEIGHBOURS,
     )
     neighbours = table(f"Nearest to user {user} before {cutoff}+00:00", "user", "cosine")
-    for other, cosine in zip(index["user_id"].gather(rows), cosines, strict=True):
-        neighbours.add_row(Text(other), f"{cosine:.4f}")
+    for neighbour, cosine in zip(user_cutoffs["user_id"].gather(rows), cosines, strict=True):
+        neighbours.add_row(Text(neighbour), f"{cosine:.4f}")
     return neighbours
