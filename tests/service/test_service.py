@@ -211,7 +211,10 @@ def test_calls_over_a_limit_are_refused(folder: Path) -> None:
         assert "at most 2" in client.post("/v1/embed", json=body("a", "b", "c")).json()["detail"]
         call = body("a")
         call["users"][0]["events"]["log"] *= 2
-        assert "at most 3 events, found 6" in client.post("/v1/embed", json=call).json()["detail"]
+        assert (
+            "at most 3 events and profile rows, found 6"
+            in client.post("/v1/embed", json=call).json()["detail"]
+        )
         call["users"][0]["events"]["log"] *= 100
         assert client.post("/v1/embed", json=call).status_code == 413
         chunks = (b" " * 4_000 for _ in range(5))
