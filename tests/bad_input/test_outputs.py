@@ -210,7 +210,7 @@ def test_killed_command_publishes_no_output(
         (["pretrain", "data", "--set", "nonsense=1"], "there is no setting 'nonsense'; known: "),
         (["pretrain", "data", "--set", "step=1"], "did you mean steps?"),
         (["pretrain", "data", "--set", "dropout=0"], "did you mean model.dropout?"),
-        (["pretrain", "data", "--set", "model.heads=3"], "an even multiple of model.heads"),
+        (["pretrain", "data", "--set", "model.heads=3"], "divisible by model.heads (3)"),
         (["pretrain", "data", "--preset", "papr"], "choose one of: default, paper"),
         (["pretrain", "data", "--hide", "nofield"], "no profile field 'nofield'"),
         (["pretrain", "data", "--before", "yesterday"], "before: expected a date or time"),

@@ -102,7 +102,7 @@ def test_same_generator_state_gives_the_same_draw() -> None:
 
 def test_hidden_shares_lie_between_the_configured_bounds() -> None:
     users = batch([(30, 20)] * 300)
-    masks = hide_actions(users, np.random.default_rng(0), least=0.2, most=0.7)
+    masks = hide_actions(users, np.random.default_rng(0), min_share=0.2, max_share=0.7)
     owners = np.concatenate([segment.user_of_action for segment in users.segments])
     shares = np.bincount(owners, np.concatenate(masks)) / np.bincount(owners)
     # Hidden words and hidden single actions overlap: a share s hides s - s² / 4.
@@ -116,7 +116,7 @@ def test_hidden_shares_lie_between_the_configured_bounds() -> None:
 
 def test_whole_words_are_hidden_more_often_than_by_chance() -> None:
     users = batch([(30, 20)] * 300, actions=8)
-    masks = hide_actions(users, np.random.default_rng(0), least=0.4, most=0.4)
+    masks = hide_actions(users, np.random.default_rng(0), min_share=0.4, max_share=0.4)
     sizes = np.diff(users.segments[0].action_offsets)
     hidden = np.add.reduceat(masks[0], users.segments[0].action_offsets[:-1])
     assert np.isclose((hidden == sizes)[sizes == 8].mean(), 0.2, atol=0.03)
@@ -129,7 +129,7 @@ def test_any_split_of_a_batch_hides_the_same_actions(
     users = batch(words)
 
     def hidden(part: UserBatch) -> list[list[list[bool]]]:
-        masks = hide_actions(part, np.random.default_rng(seed), least=0.2, most=0.7)
+        masks = hide_actions(part, np.random.default_rng(seed), min_share=0.2, max_share=0.7)
         return [
             [mask[segment.user_of_action == user].tolist() for user in range(len(part))]
             for mask, segment in zip(masks, part.segments, strict=True)

@@ -73,7 +73,7 @@ def test_hidden_values_of_each_user_weigh_one() -> None:
     losses = weighted_objectives(
         network, users, np.random.default_rng(5), weights={"hidden": 2.0}, hide=(0.2, 0.7)
     )
-    masks = hide_actions(users, np.random.default_rng(5), least=0.2, most=0.7)
+    masks = hide_actions(users, np.random.default_rng(5), min_share=0.2, max_share=0.7)
     encoded = network(drop_actions(users, masks))
     cls = encoded.tokens[encoded.cls_index]
     expected = 0.0
@@ -110,7 +110,7 @@ def test_future_loss_counts_users_with_a_known_future_only() -> None:
 def test_hidden_and_future_actions_do_not_change_the_input() -> None:
     torch.manual_seed(0)
     network, users = whole_model().eval(), users_with_future()
-    masks = hide_actions(users, np.random.default_rng(5), least=0.2, most=0.7)
+    masks = hide_actions(users, np.random.default_rng(5), min_share=0.2, max_share=0.7)
     assert any(mask.any() for mask in masks)
     changed_segments = [
         replace(segment, ids=np.where(mask, 1, segment.ids))

@@ -192,7 +192,7 @@ def test_settings_change_a_preset() -> None:
         ("steps=0", "greater than or equal to 1"),
         ("model=big", "such as model.layers"),
         ("heads=2", "did you mean model.heads"),
-        ("model.heads=3", "expected an even multiple of model.heads, 3, found 128"),
+        ("model.heads=3", r"expected an even number divisible by model.heads \(3\), found 128"),
         ("samples=100", "also set softmax=sampled"),
         ("objectives.words=0", "all weights are 0"),
         ("least_hidden=0.9", "more than most_hidden"),

@@ -1,7 +1,8 @@
 """Checkpoints of a training run, and the work folder that holds them until the model is complete.
 
-A checkpoint is one safetensors file with the weights and the optimizer's state. It appears complete
-or not at all, and its name holds the step and its SHA-256, which reveals damage. All random draws
+A checkpoint is one safetensors file with the weights and the optimizer's state. The file appears
+complete or not at all. The file's name holds the step and the SHA-256 of the content, which reveals
+damage. All random draws
 of a step come from (seed, step), so no generator state is saved. The training loop writes and reads
 checkpoints; `pretrain` opens the work folder and publishes the model from it.
 """
@@ -29,8 +30,9 @@ from userbert.training.optim import Adam, optimizer_tensors, restore_optimizer
 METRICS_FILE = "metrics.jsonl"
 """Name of the file of losses by step, in the work folder and in the model folder."""
 _CHECKPOINTS_KEPT = 3
-"""Number of checkpoints to keep: more than one, because a disk may damage several files."""
+"""Number of checkpoints to keep: three, because a disk may damage more than the newest file."""
 _FILE_NAME = re.compile(r"checkpoint-(?P<step>\d{8,})-(?P<checksum>[0-9a-f]{64})\.safetensors")
+"""Name of a checkpoint's file: its step, and the SHA-256 of its content."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,14 @@ class RunState:
     users: int = 0
     """User sequences processed."""
     seconds: float = 0.0
-    """Training time in seconds, over all parts of an interrupted run."""
+    """Duration in seconds, validations included, over all parts of an interrupted run."""
 
 
 def save_checkpoint(folder: Path, module: nn.Module, optimizer: Adam, state: RunState) -> None:
-    """Writes a checkpoint to a folder and removes the oldest ones.
+    """Writes a checkpoint to a folder, and removes old and damaged checkpoints.
 
-    A crash in between keeps the earlier checkpoints. Raises `InputError` if the file cannot be
-    written.
+    The new checkpoint and the two before it stay. A crash keeps the earlier checkpoints. Raises
+    `InputError` if the file cannot be written.
     """
     tensors = {f"module/{name}": tensor for name, tensor in module.state_dict().items()}
     state_tensors = optimizer_tensors(optimizer)
@@ -86,7 +88,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def newest_intact(folder: Path) -> Path | None:
     """Returns the newest checkpoint whose checksum matches; None if there are no checkpoints.
 
-    Warns of each newer, damaged checkpoint. Raises `ModelError` if all are damaged.
+    Warns of each newer, damaged checkpoint. Raises `ModelError` if every checkpoint is damaged.
     """
     paths = checkpoints(folder)
     for path in paths:
@@ -106,7 +108,10 @@ def newest_intact(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: Adam) -> RunState:
-    """Restores a module and its optimizer. Raises `ModelError` if the file does not match them."""
+    """Restores a module and its optimizer from a checkpoint; returns the run's progress.
+
+    Raises `ModelError` if the file does not match the module or the optimizer.
+    """
     device = str(next(module.parameters()).device)
     try:
         with safe_open(path, framework="pt", device=device) as file:
@@ -123,10 +128,12 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Adam) -> RunState:
 
 
 def _step(path: Path) -> int:
+    """Returns the step of a checkpoint, from its name."""
     return int(_name_part(path, "step"))
 
 
 def _name_part(path: Path, name: str) -> str:
+    """Returns the `step` or the `checksum` in a checkpoint's name."""
     match = _FILE_NAME.fullmatch(path.name)
     assert match is not None
     return match[name]
@@ -142,7 +149,7 @@ def _with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, tor
 
 
 def work_folder(output: Path) -> Path:
-    """Returns the path of the hidden folder next to `output` in which its run works."""
+    """Returns the path of a run's work folder: a hidden folder next to `output`."""
     return output.with_name(f".{output.name}.training")
 
 
@@ -152,11 +159,10 @@ def run_folder(
 ) -> Iterator[Path | None]:
     """Opens the work folder of a run, which the first process creates; yields None without output.
 
-    `record` holds the settings of the run. With `resume`, an interrupted run with equal settings
-    continues.
-
-    If the run ends early, the folder stays if it holds a checkpoint, and a warning says how to
-    resume. Raises `InputError` if the folder of another run is there, or the disk is full.
+    `record` holds the settings of the run. With `resume`, an interrupted run with an equal record
+    continues. If the run ends early and the folder holds a checkpoint, the folder stays, and a
+    warning says how to resume; else the folder is removed. Raises `InputError` if the folder holds
+    an interrupted run that cannot continue, or the disk is full.
     """
     work = None if output is None else work_folder(output)
     if output is None or work is None or not is_first:
@@ -171,9 +177,9 @@ def run_folder(
 
 
 def publish(write: Callable[[Path], None], work: Path, output: Path) -> None:
-    """Publishes the model folder, filled by `write`, at `output`, and removes the work folder.
+    """Publishes the model folder that `write` fills at `output`, and removes the work folder.
 
-    The model folder appears complete or not at all.
+    The model folder contains the metrics of the work folder. It appears complete or not at all.
     """
     model = work / "model"
     # A killed run may have left an incomplete model.

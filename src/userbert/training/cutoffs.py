@@ -1,8 +1,11 @@
 """Several training cut-offs per user, drawn at random before a bound.
 
-In: (user, cut-off) pairs whose cut-offs bound what may be seen. Out: `TrainingPairs`: the input
-pairs, and pairs with earlier cut-offs. `pretrain` learns from all of them. With one cut-off per
-user, it would see each user once, and never the actions after a cut-off.
+In: (user, cut-off) pairs, whose cut-offs bound the events that training may read. Out:
+`TrainingPairs`: the input pairs, and pairs with earlier cut-offs. `pretrain` learns from all pairs.
+With one cut-off per user, training would see one sequence per user, and never the actions after a
+cut-off.
+
+Letters in shapes: P pairs of the output.
 """
 
 from dataclasses import dataclass
@@ -16,27 +19,28 @@ from userbert.data.use.pairs import Pairs, first_events
 from userbert.data.use.sequences import times_within
 
 _HORIZONS = 4
-"""Minimum number of horizons in a log; in a short log, the horizon is shortened."""
+"""Minimum number of horizons in a log; a longer horizon is shortened to a quarter of the log."""
 
 
 @dataclass(frozen=True)
 class TrainingPairs:
-    """(User, cut-off) pairs, and the end of the known future of each."""
+    """(User, cut-off) pairs, and the end of each pair's known future."""
 
     pairs: Pairs
     until: Int64
-    """End of the known future (P,): a horizon after the cut-off, or the cut-off itself where the
-    horizon would pass the bound."""
+    """(P,): end of the known future in µs since 1970: a horizon after the cut-off, or the cut-off
+    itself where the horizon would pass the bound."""
 
 
 def training_pairs(
     data: PreparedData, bounds: Pairs, count: int, horizon_days: float, seed: int
 ) -> TrainingPairs:
-    """Draws `count` cut-offs per pair of `bounds`: its own, and earlier cut-offs at random.
+    """Returns `count` cut-offs per pair of `bounds`: the bound, and random earlier cut-offs.
 
-    Half of the earlier cut-offs are times of the user's actions, so that active users are seen
-    while active. The other half is uniform between the user's first event and the bound. If the log
-    is shorter than four horizons, the horizon is a quarter of it: otherwise few or no cut-offs
+    The first, third, … of the earlier cut-offs are times of the user's actions, so that the model
+    sees active users while they are active. The other cut-offs are uniform between the user's first
+    event and the bound. If the log, from its first event to the latest bound, is shorter than four
+    horizons of `horizon_days`, the horizon is a quarter of the log: otherwise few or no cut-offs
     would have a known future.
     """
     generator = np.random.default_rng([seed, 1])

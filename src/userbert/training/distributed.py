@@ -1,11 +1,11 @@
 """Data-parallel training: several processes train one model, each on its share of the users.
 
 In: torchrun's environment and the gradients of each process. Out: the mean gradient over the users
-of all processes, bit-identical in each. A single process is `Processes()` and starts nothing of
+of all processes, bit-identical in each. A single process is `Processes()` and does not use
 torch.distributed. The command line joins the processes; the training loop exchanges gradients.
 
-Gradients are sparse by row, so this module exchanges them instead of `DistributedDataParallel`:
-one message lists the rows, one all-reduce sums the values.
+Gradients are sparse by row, which `DistributedDataParallel` does not support. This module exchanges
+the indices of the rows in one message, and sums all values in one all-reduce.
 """
 
 import os
@@ -26,7 +26,7 @@ from userbert.errors import UserBertError
 _T = TypeVar("_T")
 
 _NONE, _DENSE = -2, -1
-"""Header codes of a parameter without a gradient, and of one with a dense gradient."""
+"""Header codes of parameters without a gradient, and of parameters with a dense gradient."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Processes:
     """Rank of this process, number of processes, and the device to compute on."""
 
     rank: int = 0
+    """Index of this process, from 0."""
     world: int = 1
+    """Number of processes."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -43,7 +45,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, total: int) -> range:
-        """Returns this process's range out of `total` items. Sizes differ by at most 1."""
+        """Returns this process's range of `total` items; sizes of ranges differ by at most 1."""
         return range(total * self.rank // self.world, total * (self.rank + 1) // self.world)
 
 
@@ -52,7 +54,7 @@ ALONE = Processes()
 
 
 def best_device(number: int = 0) -> torch.device:
-    """Returns the GPU of this number if there is one, else the CPU."""
+    """Returns GPU `number` if the machine has GPUs, else the CPU."""
     return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -60,8 +62,8 @@ def best_device(number: int = 0) -> torch.device:
 def join_processes(environment: Mapping[str, str]) -> Iterator[Processes]:
     """Joins the processes that torchrun started; without torchrun, yields a single process.
 
-    If one process fails, all others fail too, for the same reason or because they wait for it. The
-    first to fail raises its error; the others exit silently.
+    If a process fails, all others fail, for the same reason or because they wait for the failed
+    process. The first process that fails raises its error; the others exit silently.
     """
     device = best_device(int(environment.get("LOCAL_RANK", 0)))
     if int(environment.get("WORLD_SIZE", 1)) == 1:
@@ -83,6 +85,7 @@ def join_processes(environment: Mapping[str, str]) -> Iterator[Processes]:
 
 
 def _is_first_to_fail(store: Any) -> bool:
+    """Returns whether no other process has failed before, by a counter that torchrun keeps."""
     try:
         return bool(store.add("failed", 1) == 1)
     except dist.DistError:
@@ -99,13 +102,13 @@ def _exit_with_parent(parent: int) -> None:
 
 @contextmanager
 def _explain_lost_process() -> Iterator[None]:
-    """Turns a failed exchange with other processes into an error that says what to do."""
+    """Turns a failed exchange with other processes into a `UserBertError` with advice."""
     try:
         yield
     except RuntimeError as error:
         raise UserBertError(
-            f"another process of this run has ended, or cannot be reached ({error}). Its own "
-            "message says more; then resume the run."
+            f"another process of this run has ended, or cannot be reached ({error}). Read "
+            "the message of that process, mend its cause, then resume the run."
         ) from error
 
 
@@ -120,7 +123,7 @@ def all_gather(value: _T, processes: Processes) -> list[_T]:
 
 
 def run_on_first(work: Callable[[], _T], processes: Processes) -> _T:
-    """Runs `work` in the first process alone; returns its result in all processes."""
+    """Runs `work` in the first process only; returns the result in all processes."""
     message: list[Any] = [work() if processes.is_first else None]
     if processes.world > 1:
         with _explain_lost_process():
@@ -139,34 +142,36 @@ def exchange_gradients(
     """
     if processes.world == 1:
         return
-    for part in parameters:
-        if part.grad is not None and part.grad.is_sparse:
-            part.grad = part.grad.coalesce()
-    header = torch.tensor([users, *map(_gradient_kind, parameters)], device=processes.device)
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+    header = torch.tensor([users, *map(_header_code, parameters)], device=processes.device)
     headers = torch.stack(_all_gather_tensor(header, processes.world)).cpu()  # (world, 1 + params)
-    counts = headers[:, 1:]
-    highest = counts.amax(dim=0).tolist()
-    sparse = [number for number, kind in enumerate(highest) if kind > _DENSE]
+    codes = headers[:, 1:]
+    highest = codes.amax(dim=0).tolist()
+    sparse = [number for number, code in enumerate(highest) if code > _DENSE]
     rows = _rows_of_any_process(
-        [parameters[number] for number in sparse], counts[:, sparse].clamp(min=0).tolist()
+        [parameters[number] for number in sparse], codes[:, sparse].clamp(min=0).tolist()
     )
     rows_of = dict(zip(sparse, rows, strict=True))
-    trained = [number for number, kind in enumerate(highest) if kind != _NONE]
+    trained = [number for number, code in enumerate(highest) if code != _NONE]
     gradients = [_packed_gradient(parameters[number], rows_of.get(number)) for number in trained]
-    # One message: the latency of many small ones costs more than their size.
+    # One message, because many small messages would wait more often for the network.
     flat = torch.cat([gradient.view(-1) for gradient in gradients])
     flat *= users / int(headers[:, 0].sum())
     with _explain_lost_process():
         dist.all_reduce(flat)
     sums = torch.split(flat, [gradient.numel() for gradient in gradients])
     for number, gradient, summed in zip(trained, gradients, sums, strict=True):
-        part, own_rows = parameters[number], rows_of.get(number)
+        parameter, gradient_rows = parameters[number], rows_of.get(number)
         mean = summed.view_as(gradient)
-        part.grad = mean if own_rows is None else _sparse_by_row(part, own_rows, mean)
+        parameter.grad = (
+            mean if gradient_rows is None else _sparse_by_row(parameter, gradient_rows, mean)
+        )
 
 
-def _gradient_kind(parameter: nn.Parameter) -> int:
-    """Returns the number of rows of a sparse gradient, else `_NONE` or `_DENSE`."""
+def _header_code(parameter: nn.Parameter) -> int:
+    """Returns the number of rows of a sparse gradient, `_NONE`, or `_DENSE`."""
     if parameter.grad is None:
         return _NONE
     return parameter.grad.values().shape[0] if parameter.grad.is_sparse else _DENSE
@@ -177,27 +182,27 @@ def _rows_of_any_process(
 ) -> list[Tensor]:
     """Returns, for each parameter, the sorted rows for which any process has a gradient.
 
-    `counts` holds the number of rows of each parameter in each process.
+    `counts` holds, for each process, the number of rows of each parameter.
     """
     if not parameters:
         return []
-    # All processes must send messages of one size.
-    own = torch.zeros(max(map(sum, counts)), dtype=torch.int64, device=parameters[0].device)
-    place = 0
-    for part in parameters:
-        if part.grad is not None:
-            rows = part.grad.indices()[0]
-            own[place : place + len(rows)] = rows
-            place += len(rows)
+    # All processes must send messages of the same size.
+    message = torch.zeros(max(map(sum, counts)), dtype=torch.int64, device=parameters[0].device)
+    end = 0
+    for parameter in parameters:
+        if parameter.grad is not None:
+            rows = parameter.grad.indices()[0]
+            message[end : end + len(rows)] = rows
+            end += len(rows)
     received = [
-        torch.split(message[: sum(sizes)], sizes)
-        for message, sizes in zip(_all_gather_tensor(own, len(counts)), counts, strict=True)
+        torch.split(gathered[: sum(sizes)], sizes)
+        for gathered, sizes in zip(_all_gather_tensor(message, len(counts)), counts, strict=True)
     ]
     return [torch.unique(torch.cat(pieces)) for pieces in zip(*received, strict=True)]
 
 
 def _packed_gradient(parameter: nn.Parameter, rows: Tensor | None) -> Tensor:
-    """Returns the dense gradient, or its values at `rows`; zero where there is none."""
+    """Returns the dense gradient, or its values at `rows` (R,); zero where it has no value."""
     gradient = parameter.grad
     if rows is None:
         return torch.zeros_like(parameter) if gradient is None else gradient.contiguous()

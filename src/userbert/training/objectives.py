@@ -1,11 +1,13 @@
 """Pretraining objectives (pretext tasks): `(model, batch, generator) -> named losses`.
 
 In: a model, a batch and the step's generator. Out: scalar losses by name; the loop minimises their
-sum. An objective takes the model, not its output, because it may change the model's input
-(docs/decisions/0002-objectives-take-the-model.md). `pretrain` passes one objective to the loop.
+sum. An objective takes the model, not the model's output, because it may change the model's input
+(docs/decisions/0002-objectives-take-the-model.md). `pretrain` passes an objective to the loop.
 
 A new objective needs a function here, a weight in `settings.Objectives` and a case in
 `pretrain._objective`; if it predicts from [CLS], also heads in `model/userbert.py` (`user_heads`).
+
+Letters in shapes: M selected words, H hidden.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +23,7 @@ from userbert.model.userbert import UserBert
 from userbert.training.masking import Selection, hide_actions, select_words
 
 Objective = Callable[[UserBert, UserBatch, np.random.Generator], dict[str, Tensor]]
-"""Returns scalar losses by name."""
+"""Function that returns scalar losses by name."""
 
 SELECTED = 0.15
 """Share of a user's words that are predicted (paper §3.2)."""
@@ -36,11 +38,11 @@ def masked_words(
     *,
     keep_position: bool = False,
 ) -> dict[str, Tensor]:
-    """Returns the losses of predicting values in selected words, most of them hidden (paper §3.2).
+    """Returns the losses of predicting the values of selected words, most of which are zeroed.
 
-    With `keep_position`, the model sees the positions of hidden words, as in BERT. The loss of each
+    With `keep_position`, the model sees the position and segment of zeroed words. The loss of each
     attribute, such as `long_term.genre`, is summed over a user's selected words and averaged over
-    the users of the batch (equation 1).
+    the users of the batch (paper §3.2, equation 1).
     """
     selection = select_words(batch, generator, selected=SELECTED, zeroed=ZEROED)
     encoded = model(batch, selection.zeroed, keep_position=keep_position)
@@ -58,16 +60,18 @@ def weighted_objectives(
 ) -> dict[str, Tensor]:
     """Returns the weighted losses of the objectives `words`, `hidden` and `future`.
 
-    A share of each user's actions, drawn between the two numbers of `hide`, is removed from the
-    sequence. `hidden` predicts the values of these actions from [CLS]; `future` predicts the values
-    of actions after the cut-off. Each set of values has weight 1, whatever its size. `words` masks
-    the remaining words like `masked_words`.
+    `weights` holds each objective's weight. If `hidden` has a weight, `hide_actions` first removes
+    actions of each user, with the bounds `hide` of the share; `hidden` predicts the values of these
+    actions from [CLS]. `future` predicts from [CLS] the values of the actions between the cut-off
+    and the end of the known future, whether there are actions, and log(1 + their number). Each set
+    of values has weight 1, whatever its size. `words` masks the remaining words like
+    `masked_words`. Every loss is divided by the number of users in the batch.
     """
     owners: list[Int64] = []
     ids: list[Int32] = []
     original = batch
     if weights.get("hidden"):
-        masks = hide_actions(batch, generator, least=hide[0], most=hide[1])
+        masks = hide_actions(batch, generator, min_share=hide[0], max_share=hide[1])
         owners = [s.user_of_action[mask] for s, mask in zip(batch.segments, masks, strict=True)]
         ids = [s.ids[:, mask] for s, mask in zip(batch.segments, masks, strict=True)]
         batch = drop_actions(batch, masks)
@@ -98,13 +102,13 @@ def weighted_objectives(
 def _word_losses(
     model: UserBert, batch: UserBatch, selection: Selection, encoded: Encoded
 ) -> dict[str, Tensor]:
-    """Returns the loss of each segment's attributes in the selected words, averaged over users."""
+    """Returns the loss of each attribute, summed over selected words and averaged over users."""
     losses = {}
     for heads, segment, selected, index in zip(
         model.heads, batch.segments, selection.selected, encoded.word_index, strict=True
     ):
-        places = index[torch.from_numpy(np.flatnonzero(selected)).to(index.device)]
-        vectors = encoded.tokens.index_select(0, places)  # (M, H)
+        selected_index = index[torch.from_numpy(np.flatnonzero(selected)).to(index.device)]
+        vectors = encoded.tokens.index_select(0, selected_index)  # (M, H)
         for name, loss in heads.losses(vectors, segment, selected).items():
             losses[f"{segment.name}.{name}"] = loss / len(batch)
     return losses

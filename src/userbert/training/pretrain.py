@@ -1,9 +1,9 @@
 """Pretraining: prepared data → a model folder (paper §3.2, §4.4).
 
-In: prepared data, a preset or a configuration, and the cut-offs that bound what is learned. Out: a
-`UserBert` and its folder, which appears complete or not at all. Until then, a hidden folder next to
-the output holds the checkpoints. Several processes may run it together, each on its own range of
-users.
+In: prepared data, a preset or a configuration, and cut-offs: the model learns from earlier events
+only. Out: a `UserBert` and its folder, which appears complete or not at all. Until then, a hidden
+folder next to the output holds the checkpoints. Several processes may train a model together, each
+on a different range of users.
 """
 
 import hashlib
@@ -63,14 +63,17 @@ def pretrain(
     just after the last event. `at`, a frame with columns `user_id` and `cutoff`, sets a cut-off per
     user instead. `hide` names profile fields that the model must not see.
 
-    `config` replaces the settings of the preset (see `configure`); `steps` replaces their number of
-    batches. `from_model` is a model whose weights and size to start from. `resume` continues an
-    interrupted run with the same settings; it starts a run if there is none, and returns the model
-    if the run is complete. `processes` train together; by default only this one trains. `trackers`
-    get the settings and every line of metrics.
+    `config` replaces the settings of `preset` (see `configure`); `steps` replaces the number of
+    batches in the settings. `seed` determines all random draws. `from_model` is a model to start
+    from: its weights, its size and its hidden fields. With `resume`, an interrupted run with the
+    same settings continues, the model of a complete run is returned, and else a new run starts.
+    `processes` describes the processes that train together; by default, this process trains alone.
+    `trackers` get the settings and every line of metrics.
 
-    Raises `InputError` if there is nothing to learn from, or if `output` or an interrupted run
-    exists already. Raises `ModelError` if `data` has other ids than `from_model`.
+    Raises `InputError` if an argument is not valid, if no user has a word before the cut-off, if
+    `from_model` does not support the objectives or has seen a field of `hide`, or, without
+    `resume`, if `output` or an interrupted run exists. Raises `ModelError` if `data` has other ids
+    than `from_model`.
     """
     config = config or preset_named(preset)
     if steps is not None:
@@ -95,8 +98,8 @@ def pretrain(
         )
     if not all(size for size, _ in sizes):
         raise InputError(
-            f"{data.path} has too few users for {processes.world} processes: one has no user to "
-            "learn from. Start fewer processes."
+            f"{data.path} has too few users for {processes.world} processes: at least one "
+            "process has no user to learn from. Start fewer processes."
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -107,7 +110,7 @@ def pretrain(
         _initialize(model, data, bounds, pairs, config=config, seed=seed, processes=processes)
     model.sample_softmax(config.samples if config.softmax == "sampled" else None)
     precision = (
-        # Machines may differ in their fastest precision, but must use the same one.
+        # All machines must use the same precision, even if they differ in the fastest.
         run_on_first(lambda: model.fastest_precision(processes.device), processes)
         if config.precision == "auto"
         else config.precision
@@ -119,7 +122,7 @@ def pretrain(
         "seed": seed,
         # Batches depend on the number of processes.
         "processes": processes.world,
-        # Weights of an earlier training contain what it learned.
+        # The weights of `from_model` may have learned from later events.
         "before": max(int(bounds.cutoffs.max()), origin_record.get("before", 0)),
         "at": None if at is None else fingerprint(data, bounds),
         "hidden": list(model.hidden),
@@ -131,7 +134,7 @@ def pretrain(
     }
     if output is not None and output.exists():
         return _load_finished_run(output, record, processes)
-    # The earlier training has a tracked run of its own.
+    # The training of `from_model` has a separate tracked run.
     settings = {name: value for name, value in record.items() if name != "from"}
     objective = _objective(config)
     until = draws.until if config.objectives.future else None
@@ -145,15 +148,15 @@ def pretrain(
     )
     has_validation = any(size for _, size in sizes)
     size = min(len(processes.share(config.batch_size)), len(learned))
-    own_pairs = _take(pairs, learned)
+    process_pairs = _take(pairs, learned)
     with run_folder(output, record, resume=resume, is_first=processes.is_first) as work:
         result = train(
             model.to(processes.device),
             objective,
             SequenceBatches(
                 data,
-                own_pairs.rows,
-                own_pairs.cutoffs,
+                process_pairs.rows,
+                process_pairs.cutoffs,
                 batch_size=size,
                 seed=seed,
                 hidden=model.hidden,
@@ -194,6 +197,7 @@ def pretrain(
 
 
 def _objective(config: PretrainConfig) -> Objective:
+    """Returns the objective that the settings describe."""
     weights = config.objectives.model_dump()
     if weights["hidden"] or weights["future"]:
         hide = (config.least_hidden, config.most_hidden)
@@ -211,7 +215,7 @@ def fingerprint(data: PreparedData, pairs: Pairs) -> str:
 
 
 def _bounds(data: PreparedData, before: str | date | datetime | None, at: Any | None) -> Pairs:
-    """Returns the newest pair of each user: the model learns from events before its cut-off."""
+    """Returns the (user, cut-off) pairs that bound the events from which the model learns."""
     refuse_both(before, at, ("`before`", "`at`"))
     if at is not None:
         return pairs_in(pl.DataFrame(at), data, "at")
@@ -227,26 +231,28 @@ def _in_row_order(pairs: Pairs) -> Pairs:
 
 
 def _take(pairs: Pairs, numbers: Int64) -> Pairs:
+    """Returns the pairs at the indices `numbers`."""
     return Pairs(pairs.rows[numbers], pairs.cutoffs[numbers])
 
 
 def split_pairs(
     data: PreparedData, pairs: Pairs, held_out: float, processes: Processes
 ) -> tuple[Int64, Int64]:
-    """Returns the numbers of this process's training pairs and of its validation pairs.
+    """Returns the indices of this process's training pairs and of its validation pairs.
 
-    `held_out` is the share of users held out. The pairs belong to a range of neighboring users, so
-    a process reads the shards of these users only.
+    Pairs without a word are left out. `held_out` is the share of users that are held out. The pairs
+    of a process belong to neighboring users, so it reads only the shards of these users.
     """
     numbers = np.array(processes.share(len(pairs)), dtype=np.int64)
-    own_pairs = _take(pairs, numbers)
-    # Without a word there is nothing to predict.
-    numbers = numbers[sequence_lengths(data, own_pairs.rows, own_pairs.cutoffs) > 0]
+    process_pairs = _take(pairs, numbers)
+    # In a sequence without words, there is nothing to predict.
+    numbers = numbers[sequence_lengths(data, process_pairs.rows, process_pairs.cutoffs) > 0]
     is_validation = is_held_out(data, pairs.rows[numbers], held_out)
     return numbers[~is_validation], numbers[is_validation]
 
 
 def _new_model(data: PreparedData, config: PretrainConfig, hide: Sequence[str]) -> UserBert:
+    """Returns a model with random weights. Raises `InputError` if a field to hide is unknown."""
     unknown = sorted(set(hide) - set(data.vocabularies.profile))
     if unknown:
         raise InputError(
@@ -274,7 +280,10 @@ def _initialize(
     seed: int,
     processes: Processes,
 ) -> None:
-    """Initializes a new model's summary and timing from the users that it will learn from."""
+    """Initializes a new model's summary and timing from the users of the training pairs.
+
+    `bounds` are the newest pairs, `pairs` all pairs; held-out users are left out of both.
+    """
     newest_pairs, all_pairs = (
         _take(part, np.flatnonzero(~is_held_out(data, part.rows, config.held_out)))
         for part in (bounds, pairs)
@@ -311,7 +320,10 @@ def _check_origin(
 
 
 def _load_finished_run(output: Path, record: Mapping[str, Any], processes: Processes) -> UserBert:
-    """Returns the model of a complete run; removes the work folder of a killed run."""
+    """Returns the model of a complete run, and removes the work folder that a kill left behind.
+
+    Raises `InputError` if the run had other settings than `record`.
+    """
     model = UserBert.from_pretrained(output)
     refuse_other_settings(output, model.record, record)
     if processes.is_first:

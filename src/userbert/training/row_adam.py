@@ -1,10 +1,11 @@
 """Adam with lazy row updates, for tables of which a batch reads few rows.
 
-In: a `RowSparse` module, whose gradients hold only the rows that the batch read. Out: its weights,
-updated as by dense Adam. A batch reads about a thousand of a hundred thousand rows. Dense Adam also
-moves the other rows, by their remaining momentum; SparseAdam does not, so it is a different method.
-Here the steps that a row missed are applied just before it is read, in closed form
-(docs/decisions/0008-the-fast-training-step.md). The optimizer uses this module.
+In: a `RowSparse` module, whose gradients have only the rows that the batch read. Out: the module's
+weights, updated as by dense Adam, apart from an approximation of ε. A batch reads about a thousand
+of a hundred thousand rows. Dense Adam also moves the other rows, by their remaining momentum.
+PyTorch's SparseAdam does not, so it is a different method. Here, the steps that a row missed are
+applied in closed form just before the row is read (docs/decisions/0008-the-fast-training-step.md).
+The optimizer uses this module.
 
 Letters in shapes: R rows of a weight, U rows of a batch, E width.
 """
@@ -21,27 +22,30 @@ from userbert.kernels.rows import AdamSettings, Table, Tail, update_rows
 from userbert.model.tables import RowSparse
 
 MEAN_DECAY, SQUARE_DECAY, EPSILON = 0.9, 0.999, 1e-8
-"""PyTorch's defaults, as paper §4.4 names no values."""
+"""Decay per step of mean and squared gradient (b1, b2), and ε: PyTorch's defaults, as paper §4.4
+names no values."""
 _FLUSH_CHUNK = 65_536
-"""Number of rows that a flush updates at a time."""
+"""Number of rows that a flush updates at a time, to bound its memory."""
 
 
 class RowAdam:
-    """Dense Adam on the weights of one `RowSparse` module, at the cost of the rows read."""
+    """Adam on the weights of a `RowSparse` module; the cost of a step depends on the rows read."""
 
     def __init__(self, module: RowSparse, learning_rate: float) -> None:
         self.module = module
         self.weights = tuple(module.row_parameters())
+        """One or two weights, (R, E) or (R,) each."""
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.squares = [torch.zeros_like(weight) for weight in self.weights]
         self.steps = 0
         """Number of steps taken."""
         rows = len(self.weights[0])
         self.current = torch.zeros(rows, dtype=torch.int32, device=self.weights[0].device)
-        """Step up to which each row is updated (R,)."""
+        """(R,): the last step applied to each row."""
         self.tails = Tails()
         self.learning_rate = learning_rate
         self.native = kernels.available() and self.current.device.type == "cpu"
+        """Whether the C kernels update the rows."""
         module.before_read = self.catch_up
 
     @property
@@ -84,7 +88,7 @@ class RowAdam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Takes a step on the rows of the gradients, which are the same for all weights."""
+        """Takes a step on the rows of the gradients; all weights' gradients have the same rows."""
         sparse = [_rows_of(weight.grad) for weight in self.weights if weight.grad is not None]
         if not sparse:
             self.steps += 1
@@ -111,11 +115,12 @@ class RowAdam:
         self.current.index_fill_(0, rows, self.steps)
 
     def _update(self, rows: Tensor, gradients: Sequence[Tensor]) -> None:
+        """Applies missed steps to rows (U,), then a step along the gradients, by the C kernel."""
         table = Table(self.weights, self.means, self.squares, self.current)
         update_rows(table, rows, gradients, self.steps, self.tails.sums_to(self.steps), self._tail)
 
     def flush(self) -> None:
-        """Applies the steps that rows missed."""
+        """Applies the steps that rows missed, to all rows."""
         behind = (self.current < self.steps).nonzero()[:, 0]
         for rows in behind.split(_FLUSH_CHUNK):  # type: ignore[no-untyped-call]
             self.catch_up(rows)
@@ -135,36 +140,37 @@ class Tails:
 
     From step s to step t the distance is T_s - r^(t - s) T_t, where r = b1 / √b2 and T_s is the sum
     over k ≥ 1 of r^k · √(1 - b2^(s + k)) / (1 - b1^(s + k)). The ε of each term is scaled by
-    √(1 - b2^(s + k)) / √b2^k, so a second sum of this form gives their mean.
+    √(1 - b2^(s + k)) / √b2^k, so a second sum, with ratio b1 / b2, gives the mean of the scaled ε.
     """
 
     RATIOS = np.array([MEAN_DECAY / SQUARE_DECAY**0.5, MEAN_DECAY / SQUARE_DECAY])
-    """Factors per step of the two sums."""
+    """Ratios b1 / √b2 and b1 / b2 of the two sums."""
     _TERMS = 400
-    """Terms of each sum: 0.9^400 is 1e-18."""
+    """Number of terms of each sum; the powers of both ratios are below 1e-18 after 400 terms."""
     _BLOCK = 16_384
-    """Steps computed at a time."""
+    """Number of steps for which the sums are computed at a time."""
 
     def __init__(self) -> None:
         self._sums = np.zeros((2, 0))
 
     def sums_to(self, step: int) -> NDArray[np.float64]:
-        """Returns T_s and the sums scaled for ε, by step: (2, at least step + 1)."""
+        """Returns both sums by step, from 0 to at least `step`: (2, at least step + 1)."""
         while self._sums.shape[1] <= step:
             self._extend()
         return self._sums
 
     def distance(self, since: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Returns the distance from earlier steps (U,) to a step, and the mean ε: (U,) each."""
+        """Returns the distances (U,) from the steps `since` (U,) to `step`, and the mean ε (U,)."""
         sums = self.sums_to(step)
         starts = since.cpu().numpy()
         decay = self.RATIOS[:, None] ** (step - starts)
         travel, epsilon = sums[:, starts] - decay * sums[:, step, None]
-        both = np.stack([travel, epsilon / travel * EPSILON]).astype(np.float32)
-        tensors = torch.from_numpy(both).to(since.device)
+        distances = np.stack([travel, epsilon / travel * EPSILON]).astype(np.float32)
+        tensors = torch.from_numpy(distances).to(since.device)
         return tensors[0], tensors[1]
 
     def _extend(self) -> None:
+        """Computes the sums of the next steps."""
         first = self._sums.shape[1]
         steps = np.arange(first + 1, first + self._BLOCK + self._TERMS, dtype=np.float64)
         roots = np.sqrt(1 - SQUARE_DECAY**steps)

@@ -15,31 +15,33 @@ from userbert.model.userbert import UserBertConfig
 from userbert.schema.strict import Strict
 
 SAMPLES = 2_048
-"""Ids in a sample of the sampled softmax, in addition to the ids of the batch."""
+"""Approximate number of ids that the sampled softmax draws, in addition to the batch's ids."""
 
 
 class Objectives(Strict):
     """Weight of each objective's loss; objectives of weight 0 are not computed."""
 
     words: float = Field(default=1.0, ge=0)
-    """Predict masked words (paper §3.2)."""
+    """Predict the values of masked words (paper §3.2)."""
     hidden: float = Field(default=0.0, ge=0)
-    """Predict the user's hidden actions from [CLS]."""
+    """Predict the values of hidden actions from [CLS]."""
     future: float = Field(default=0.0, ge=0)
-    """Predict the actions after the cut-off from [CLS]."""
+    """Predict from [CLS] the values, the presence and the number of actions after the cut-off."""
 
 
 class PretrainConfig(Strict):
     """Configuration of pretraining; the defaults are the preset `paper`."""
 
     model: UserBertConfig = UserBertConfig()
+    """Size and optional parts of the network."""
     objectives: Objectives = Objectives()
+    """Weights of the objectives."""
     least_hidden: float = Field(default=0.2, ge=0, le=1)
-    """Lower bound of the hidden share of a user's actions."""
+    """Lower bound of a user's hidden share s, which hides s - s² / 4 of the actions on average."""
     most_hidden: float = Field(default=0.7, ge=0, le=1)
-    """Upper bound of the hidden share of a user's actions, which is drawn between the bounds."""
+    """Upper bound of a user's hidden share, which is drawn uniformly between the bounds."""
     cutoffs: int = Field(default=1, ge=1)
-    """Cut-offs per user: the newest, and earlier cut-offs drawn at random."""
+    """Number of cut-offs per user: the newest cut-off, and earlier cut-offs drawn at random."""
     horizon_days: float = Field(default=28.0, gt=0)
     """Length of the predicted future, in days; at most a quarter of the log."""
     start_from_counts: bool = False
@@ -53,13 +55,13 @@ class PretrainConfig(Strict):
     learning_rate: float = Field(default=1e-4, gt=0)
     """Adam's learning rate (paper §4.4)."""
     decay: float = Field(default=0.0, ge=0, le=1)
-    """Share of the steps, at the end, over which the learning rate falls to almost zero."""
+    """Share of the steps, at the end, over which the learning rate falls in stages, to 1/21."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """`auto` uses bf16 where it is faster: on a GPU, and on CPUs that run our kernels."""
+    """Precision of matrix products; `auto`: bf16 on GPUs and with the C kernels, else float32."""
     softmax: Literal["exact", "sampled"] = "exact"
     """Softmax over all ids, or over a sample for attributes with many ids."""
     samples: int = Field(default=SAMPLES, ge=1)
-    """Ids in a sample of the sampled softmax."""
+    """Approximate number of ids that the sampled softmax draws."""
     held_out: float = Field(default=0.05, ge=0, lt=1)
     """Share of users held out for validation; the model does not learn from them."""
     checkpoint_every: int = Field(default=1000, ge=1)
@@ -67,7 +69,7 @@ class PretrainConfig(Strict):
 
 
 DEFAULT = "default"
-"""Name of the preset that is used if none is given."""
+"""Name of the preset that is used if no preset is named."""
 PRESETS: Mapping[str, PretrainConfig] = {
     DEFAULT: PretrainConfig(
         model=UserBertConfig(pool="all", word_sizes=True, summary=True, timing=True),
@@ -82,13 +84,15 @@ PRESETS: Mapping[str, PretrainConfig] = {
     ),
     "paper": PretrainConfig(),
 }
-"""Presets by name. docs/decisions/0010-what-makes-vectors-worth-having.md measures each change."""
+"""Presets by name. docs/decisions/0010-what-makes-vectors-worth-having.md measures each setting of
+`default`."""
 
 
 def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainConfig:
     """Returns a preset changed by settings such as `steps=1000` or `model.layers=2`.
 
-    Raises `InputError` if a setting does not exist, or its value is not valid.
+    Raises `InputError` if a setting does not exist, a value is not valid, or settings contradict
+    each other.
     """
     content = preset_named(preset).model_dump()
     for override in overrides:
@@ -96,20 +100,20 @@ def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainC
         *path, last = key.strip().split(".")
         if not equals:
             raise InputError(f"setting {override!r}: expected key=value, such as steps=1000.")
-        place: Any = content
-        for part in path:
-            place = place.get(part) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
+        group: Any = content
+        for name in path:
+            group = group.get(name) if isinstance(group, dict) else None
+        if not isinstance(group, dict) or last not in group:
             raise InputError(
                 f"setting {override!r}: there is no setting {key!r}; "
                 f"{_suggest(key, _names(content))}"
             )
-        if isinstance(place[last], dict):
+        if isinstance(group[last], dict):
             raise InputError(
-                f"setting {override!r}: {key} is a group of settings. Set one of them, such as "
-                f"{key}.{next(iter(place[last]))}."
+                f"setting {override!r}: {key} is a group of settings. Set a setting in the "
+                f"group, such as {key}.{next(iter(group[last]))}."
             )
-        place[last] = _parse_value(text)
+        group[last] = _parse_value(text)
     try:
         config = PretrainConfig.model_validate(content)
     except ValidationError as error:
@@ -121,8 +125,8 @@ def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainC
     for is_wrong, message in (
         (
             config.model.hidden % config.model.heads > 0 or config.model.hidden % 2 > 0,
-            f"model.hidden: expected an even multiple of model.heads, {config.model.heads}, found "
-            f"{config.model.hidden}",
+            "model.hidden: expected an even number divisible by model.heads "
+            f"({config.model.heads}), found {config.model.hidden}",
         ),
         (
             config.samples != SAMPLES and config.softmax == "exact",
@@ -130,7 +134,7 @@ def configure(preset: str = DEFAULT, overrides: Sequence[str] = ()) -> PretrainC
         ),
         (
             not any(config.objectives.model_dump().values()),
-            "objectives: all weights are 0, so nothing is learned; give one of them a weight",
+            "objectives: all weights are 0, so nothing is learned; set at least one weight above 0",
         ),
         (
             config.least_hidden > config.most_hidden,
@@ -158,14 +162,14 @@ def preset_named(name: str) -> PretrainConfig:
 
 
 def _suggest(key: str, known: Sequence[str]) -> str:
-    """Suggests settings: of the same name in a group, or else the most similar setting."""
+    """Suggests the settings of this name in groups, else the most similar setting, else all."""
     in_groups = [name for name in known if name.split(".")[-1] == key]
     close = in_groups or difflib.get_close_matches(key, known, n=1)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}."
 
 
 def _names(content: Mapping[str, Any]) -> list[str]:
-    """Returns the dotted names of all settings."""
+    """Returns the dotted names of all settings, such as `model.layers`."""
     return [
         key
         for name, value in content.items()

@@ -1,8 +1,8 @@
 """Experiment trackers: send the lines of `metrics.jsonl` to TensorBoard and MLflow.
 
 In: a run's settings, and its lines of metrics as the loop logs them. Out: the same values in a
-tracker, during the run. A resumed run continues in the same place. A tracker's package is imported
-only when the tracker follows a run.
+tracker, during the run. A resumed run continues the same run in the tracker. A tracker's package is
+imported only when the tracker follows a run.
 """
 
 import json
@@ -20,7 +20,7 @@ from userbert.folders import read_json, replacing_file, write_json
 from userbert.progress import warn
 
 Line = dict[str, Any]
-"""A line of metrics: its step, and numbers by name or by group and name."""
+"""A line of metrics: the step under `step`, and values by name or by group and name."""
 LogLine = Callable[[Line], None]
 """Function that sends a line to a tracker."""
 
@@ -31,7 +31,7 @@ _INVALID_IN_NAME = re.compile(r"[^/\w.\- :]")
 
 
 class TrackerName(StrEnum):
-    """Trackers that the command line knows."""
+    """Names of the trackers, which are also the names of their packages' extras."""
 
     TENSORBOARD = "tensorboard"
     MLFLOW = "mlflow"
@@ -51,7 +51,7 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Tracking:
-    """The trackers of a run, and the settings that they get."""
+    """The trackers of a run, and the run's settings, which the trackers get."""
 
     trackers: Sequence[Tracker] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -78,7 +78,10 @@ NO_TRACKING = Tracking()
 
 @dataclass(frozen=True)
 class TensorBoard:
-    """Writes event files to a folder, which TensorBoard can show during the run."""
+    """Writes event files to a folder; TensorBoard can show them during the run.
+
+    Raises `InputError` if the package is not installed.
+    """
 
     folder: str | Path
 
@@ -92,7 +95,11 @@ class TensorBoard:
         lines: Sequence[Line],
         folder: Path | None,
     ) -> Iterator[LogLine]:
-        """Appends to the event files; a resumed run replaces the steps that it repeats."""
+        """Appends to the event files; a resumed run replaces the steps that it repeats.
+
+        A new folder also gets the settings and the earlier lines. Raises `InputError` if the
+        folder cannot be written.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         event_folder = Path(self.folder)
@@ -122,7 +129,10 @@ class TensorBoard:
 
 @dataclass(frozen=True)
 class MLflow:
-    """Logs to the MLflow server that MLFLOW_TRACKING_URI and MLflow's other variables name."""
+    """Logs to the MLflow server that MLFLOW_TRACKING_URI and MLflow's other variables name.
+
+    Raises `InputError` if the package is not installed.
+    """
 
     name: str | None = None
     """Name of the run. Default: MLflow chooses one."""
@@ -134,10 +144,11 @@ class MLflow:
     def follow(
         self, settings: Mapping[str, Any], lines: Sequence[Line], folder: Path | None
     ) -> Iterator[LogLine]:
-        """Continues the run named in the folder; sends only values that the run does not have yet.
+        """Continues the run that a file in `folder` names, else starts a run.
 
-        Raises `InputError` if the server cannot be reached at the start. Only warns if the server
-        is lost later, so that a long training does not end.
+        Sends only values that the MLflow run does not have yet. Raises `InputError` if the
+        server cannot be reached at the start. Only warns if the server is lost later, so that a
+        long training does not end.
         """
         import mlflow
         from mlflow.exceptions import MlflowException
@@ -207,8 +218,9 @@ def trackers_of(
 ) -> list[Tracker]:
     """Creates trackers by name for a run that writes `output`.
 
-    TensorBoard's folder is next to the output, because it is read before the output exists. Raises
-    `InputError` if a tracker is not installed, or if that folder exists and the run is not resumed.
+    TensorBoard's folder is next to the output, because people read it before the output exists.
+    Raises `InputError` if a tracker's package is not installed, or if TensorBoard's folder exists
+    and the run is not resumed.
     """
     trackers: list[Tracker] = []
     for name in dict.fromkeys(names):
@@ -218,14 +230,15 @@ def trackers_of(
         folder = output.with_name(f"{output.name}-tensorboard")
         if folder.exists() and not is_resumed:
             raise InputError(
-                f"{folder} holds the curve of an earlier run. Choose another output, or remove it."
+                f"{folder} holds the curve of an earlier run. Choose another output, or "
+                "remove the folder."
             )
         trackers.append(TensorBoard(folder))
     return trackers
 
 
 def flatten(nested: Mapping[str, Any], separator: str) -> dict[str, Any]:
-    """Returns nested values by names joined with `separator`, such as `losses/NAME`."""
+    """Returns the values of nested mappings by names joined by `separator`, such as `losses/x`."""
     values: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):
@@ -237,15 +250,19 @@ def flatten(nested: Mapping[str, Any], separator: str) -> dict[str, Any]:
 
 
 def _numbers(line: Line) -> Line:
+    """Returns the values of a line, without its step."""
     return {name: value for name, value in line.items() if name != "step"}
 
 
 def _require(name: TrackerName) -> None:
+    """Raises `InputError` if the tracker's package is not installed."""
     if find_spec(name) is None:
         raise InputError(
-            f"tracking by {name} needs a package. Install it with: pip install 'userbert[{name}]'"
+            f"tracking by {name} needs the package {name}. Install it with: "
+            f"pip install 'userbert[{name}]'"
         )
 
 
 def _first_line(error: Exception) -> str:
+    """Returns the first line of an error's text, ending in a full stop."""
     return str(error).strip().split("\n", 1)[0].rstrip(".") + "."

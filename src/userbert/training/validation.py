@@ -1,8 +1,10 @@
 """Validation: held-out users, and a model's mean losses on them.
 
 In: pairs, a model and an objective. Out: which pairs are held out, and the mean losses over
-these pairs, which `pretrain` logs next to the training loss. Each process validates on its own
-users: it reads their shards anyway, and no process waits for another.
+these pairs, which `pretrain` logs next to the training loss. Each process validates on held-out
+users of its share of the data, because it reads the shards of these users anyway.
+
+Letters in shapes: P pairs.
 """
 
 from collections.abc import Collection, Sequence
@@ -22,7 +24,7 @@ from userbert.training.distributed import ALONE, Processes, all_gather
 from userbert.training.objectives import Objective
 
 _PAIRS = 2_048
-"""Maximum number of validation pairs: enough to see a loss rise, and fast."""
+"""Maximum number of validation pairs of all processes: enough to see a loss rise, and fast."""
 _BATCH = 64
 """Pairs in a validation batch."""
 
@@ -30,11 +32,11 @@ _BATCH = 64
 def is_held_out(data: PreparedData, rows: Int64, share: float) -> NDArray[np.bool_]:
     """Returns whether the user of each row (P,) is held out for validation.
 
-    `share` is the share of users held out. The split depends on the user id alone, so it is the
-    same for other seeds and cut-offs.
+    `share` is the share of users that are held out, rounded to 1/10,000. The split depends only on
+    the user ids, so all seeds and cut-offs have the same split.
     """
     hashes = np.concatenate([shard.user_hashes for shard in data.shards])[rows]
-    # The high bits choose the shard; the low bits are as good as random within it.
+    # The high bits choose the shard; the low bits are as good as random within a shard.
     return (hashes % np.uint64(10_000)) < np.uint64(round(share * 10_000))
 
 
@@ -47,10 +49,11 @@ def validation_batches(
     *,
     until: Int64 | None = None,
 ) -> list[UserBatch]:
-    """Returns this process's validation batches in memory, made of its first held-out pairs.
+    """Returns the validation batches of this process: its first held-out pairs, without `hidden`.
 
-    `numbers` (P,) identify the pairs in `UserBatch.index`. `until` (P,) is the end of each pair's
-    future, see `cut`.
+    `held_out` are the held-out pairs of this process. `numbers` (P,) identify the pairs in
+    `UserBatch.index`. `hidden` names profile fields. `until` (P,) is the end of each pair's known
+    future; None: without futures. See `cut`.
     """
     count = min(len(held_out), len(processes.share(_PAIRS)))
     parts = [slice(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
@@ -69,18 +72,19 @@ def mean_losses(
     precision: Precision = "float32",
     processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """Returns the mean losses per user over all processes, without dropout; `loss` is their sum.
+    """Returns the mean losses per pair over all processes, without dropout; `loss` is their sum.
 
-    The random draws are the same every time, so that only the model changes the losses.
+    The random draws are the same in every call, so that only the model changes the losses. Leaves
+    the model in eval mode.
     """
     model.eval()
-    own_sums: dict[str, float] = {}
+    process_sums: dict[str, float] = {}
     device = next(model.parameters()).device
     with torch.inference_mode(), autocast(device, precision):
         for batch in batches:
             for name, loss in objective(model, batch, np.random.default_rng(0)).items():
-                own_sums[name] = own_sums.get(name, 0.0) + loss.item() * len(batch)
-    parts = all_gather((own_sums, sum(map(len, batches))), processes)
+                process_sums[name] = process_sums.get(name, 0.0) + loss.item() * len(batch)
+    parts = all_gather((process_sums, sum(map(len, batches))), processes)
     users = sum(count for _, count in parts)
     # A process without held-out users has no losses.
     names = max((sums for sums, _ in parts), key=len)
