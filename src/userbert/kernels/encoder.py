@@ -1,9 +1,10 @@
 """The encoder's blocks in C: bf16 with gradients (`encoder.c`), float32 without (`forward.c`).
 
 In: token vectors of many users, their lengths, dropout keys, and the weights of all blocks. Out:
-the encoded token vectors. `model/encoder.py` calls it instead of its own operations if `available`.
+the encoded token vectors. `model/encoder.py` uses this module instead of PyTorch's operations if
+the kernels are available and `fits` the size.
 
-Letters in shapes: B users, T tokens of all users, H hidden.
+Letters in shapes: B users, T tokens of all users, H hidden, F feed-forward width.
 """
 
 import ctypes
@@ -18,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from userbert.kernels import Blocks, openmp_parallel, run
 
 _kept, _scratch = Blocks(), Blocks()
-"""Memory kept until the backward pass, and scratch memory of a call."""
+"""Memory that is kept until the backward pass, and memory that a call uses only while it runs."""
 
 _FC2 = 8
 """Index of the second feed-forward weight (H, F) among a block's parameters."""
@@ -26,14 +27,16 @@ _FC2 = 8
 
 @dataclass(frozen=True)
 class BlockShape:
-    """Settings of the blocks that the shapes of their weights do not show."""
+    """Settings of the blocks that cannot be derived from the shapes of the weights."""
 
     layers: int
+    """Number of blocks."""
     heads: int
+    """Number of attention heads."""
     dropout_threshold: int
     """Dropout probability in 1/65,536ths; 0 in eval."""
     dropout_scale: float
-    """Factor of the values that are not dropped."""
+    """Factor of the values that are not dropped; 1 in eval."""
 
 
 class _Call(ctypes.Structure):
@@ -75,9 +78,10 @@ def encode(
     shape: BlockShape,
     weights: Sequence[Tensor],
 ) -> Tensor:
-    """Maps float32 tokens (T, H) of users with `lengths` (B,) to (T, H).
+    """Encodes tokens (T, H), float32, of users with `lengths` (B,) tokens; returns (T, H).
 
-    `weights` are the float32 parameters of all blocks in order; dropout keys (T,) are int32.
+    Products are in bf16; gradients are supported. `keys` (T,), int32, decide dropout; None: without
+    dropout. `weights` are the float32 parameters of all blocks, in the order of `parameters()`.
     """
     training = torch.is_grad_enabled() and any(part.requires_grad for part in (tokens, *weights))
     batch = _Batch(
@@ -95,7 +99,7 @@ def encode(
 def encode_float32(
     tokens: Tensor, lengths: Tensor, shape: BlockShape, weights: Sequence[Tensor]
 ) -> Tensor:
-    """Encodes as `encode` does, in float32, without dropout and without gradients."""
+    """Encodes tokens as `encode` does, but in float32, without dropout and without gradients."""
     batch = _Batch(
         lengths.to("cpu", torch.int64).contiguous(), None, shape, torch.get_num_threads(), False
     )
@@ -115,14 +119,19 @@ class _Batch:
     """Arguments of forward and backward, apart from tokens and weights."""
 
     lengths: Tensor
+    """(B,), int64: number of tokens of each user."""
     keys: Tensor | None
+    """(T,), int32: dropout keys; None: without dropout."""
     shape: BlockShape
     threads: int
+    """Maximum number of threads."""
     training: bool
-    """Whether the backward pass will follow."""
+    """Whether a backward pass may follow, which needs the kept memory."""
 
 
 class _Encode(torch.autograd.Function):
+    """Runs the bf16 kernels of `encoder.c`."""
+
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, batch: _Batch, *weights: Tensor) -> Tensor:
         call = _call(tokens, batch, weights)
@@ -181,7 +190,7 @@ def _call(tokens: Tensor, batch: _Batch, weights: Sequence[Tensor]) -> _Call:
 
 
 def _memory(call: _Call) -> tuple[int, int]:
-    """Returns the sizes in bytes of the memory kept for the backward pass, and of the scratch."""
+    """Returns the sizes in bytes of memory kept for the backward pass, and of scratch memory."""
     kept, scratch = ctypes.c_int64(), ctypes.c_int64()
     run("userbert_encoder_memory", call, ctypes.byref(kept), ctypes.byref(scratch))
     return kept.value, scratch.value

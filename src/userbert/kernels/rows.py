@@ -1,8 +1,9 @@
 """Adam in C on the rows of a table that a batch reads (`rows.c`), and the factors of its steps.
 
-In: a table's weights, Adam's moments of them, and the rows that the batch reads. Out: weights and
-moments, updated in place. `training/row_adam.py` calls it instead of its own operations if it can.
-`AdamStep` is also used for the heads (`kernels/softmax.py`).
+In: a table's weights with Adam's moments, and the rows that the batch reads. Out: weights and
+moments, updated in place. `training/row_adam.py` uses this module instead of PyTorch's operations
+if the kernels are available and the table is on the CPU. `kernels/softmax.py` also uses `AdamStep`,
+for the heads.
 
 Letters in shapes: R rows of a table, U rows of a batch, E width.
 """
@@ -21,7 +22,7 @@ from userbert.kernels import openmp_parallel, run
 
 
 class AdamStep(ctypes.Structure):
-    """Structure `AdamStep` of adam.h."""
+    """Structure `AdamStep` of adam.h, which documents the fields."""
 
     _fields_ = tuple(
         (name, ctypes.c_float)
@@ -35,8 +36,11 @@ class AdamSettings:
 
     learning_rate: float
     mean_decay: float
+    """Decay of the mean gradient per step, b1."""
     square_decay: float
+    """Decay of the mean squared gradient per step, b2."""
     epsilon: float
+    """Number added to the root of the squared gradient, ε."""
 
     def step(self, number: int) -> AdamStep:
         """Returns the factors of step `number`, counted from 1."""
@@ -51,19 +55,21 @@ class AdamSettings:
 
 
 _WEIGHTS = 2
-"""Most weights per table, as in rows.c."""
+"""Maximum number of weights of a table, as WEIGHTS in rows.c: a matrix and a bias."""
 _POWERS = 4_096
-"""Number of tabulated powers; few rows miss more steps than that."""
+"""Number of tabulated powers; few rows miss more than 4,095 steps, and C computes their powers."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table's weights and Adam's moments of them."""
+    """One or two weights with the same rows, and Adam's moments of each weight."""
 
     weights: Sequence[Tensor]
+    """(R, E) or (R,) each, float32."""
     means: Sequence[Tensor]
+    """Mean gradient of each weight, in its shape."""
     squares: Sequence[Tensor]
-    """(R, E) or (R,) each; the three fields have one or two tensors each."""
+    """Mean squared gradient of each weight, in its shape."""
     current: Tensor
     """(R,), int32: the last step applied to each row."""
 
@@ -73,12 +79,12 @@ class Tail:
     """Decay of a row's momentum over steps without a gradient."""
 
     ratios: tuple[float, float]
-    """Factors per step of the two sums in `training.row_adam.Tails`."""
+    """Ratios of the two sums, `training.row_adam.Tails.RATIOS`."""
     adam: AdamSettings
 
     @cached_property
     def powers(self) -> NDArray[np.float64]:
-        """(4, _POWERS): powers of the ratios and decays, from exponent 0 on."""
+        """(4, _POWERS): powers of both ratios and both decays, from exponent 0."""
         bases = np.array([*self.ratios, self.adam.mean_decay, self.adam.square_decay])
         return bases[:, None] ** np.arange(_POWERS)
 
@@ -110,8 +116,9 @@ def update_rows(  # noqa: PLR0917 - Adam needs all of them
 ) -> None:
     """Applies the missed steps to rows (U,), then a step along their gradients if there are any.
 
-    `gradients` holds one (U, E) per weight, or is empty. `steps` is the number of steps so far.
-    `sums` (2, at least steps + 1) comes from `training.row_adam.Tails`.
+    The rows are distinct. `gradients` holds a gradient (U, E) or (U,) per weight, or is empty.
+    `steps` is the number of steps before this call. `sums` (2, at least steps + 1) is the result
+    of `training.row_adam.Tails.sums_to`.
     """
     gradients = [gradient.contiguous() for gradient in gradients]
     rows = rows.to(torch.int64).contiguous()

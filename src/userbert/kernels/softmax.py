@@ -1,11 +1,11 @@
 """Softmax cross-entropy over many ids, or a sample of them, in C with gradients (`softmax.c`).
 
 In: word vectors, a linear layer's weights, and the ids in each word. Out: the loss; in the backward
-pass the gradients, or a step of Adam along them. That step never stores the gradients of the
-weights: writing and reading them would take longer than the rest.
-`model/softmax.py` calls it instead of its own operations if it can.
+pass the gradients, or a step of Adam. The step of Adam never stores the gradients of the weights,
+because writing and reading them would take longer than the rest of the step. `model/softmax.py`
+uses this module instead of PyTorch's operations under bf16 autocast, if the kernels are available.
 
-Letters in shapes: M words, H hidden, V ids, P (word, id) pairs.
+Letters in shapes: M words, H hidden, V ids (all or sampled), P (word, id) pairs, C chunks of ids.
 """
 
 import ctypes
@@ -23,15 +23,15 @@ from userbert.kernels import Block, Blocks, library, openmp_parallel, run
 from userbert.kernels.rows import AdamStep
 
 _CHUNK = 128
-"""Ids per chunk, as in softmax.c."""
+"""Ids per chunk, as CHUNK in softmax.c."""
 _LOG_ZERO = np.float32(-1_000)
-"""Stands for -inf in log weights: its exponential is 0, yet adding it to a logit and subtracting it
-again keeps the logit."""
-
+"""Replaces -inf in log weights: its exponential is 0 in float32, but unlike -inf, adding it to a
+logit and subtracting it again gives the logit."""
 
 _scratch = Blocks()
+"""Memory that a call uses only while it runs."""
 _exps: dict[int, Blocks] = {}
-"""Memory kept until the backward pass, by number of chunks because sizes differ widely."""
+"""Memory that is kept until the backward pass, by number of chunks, because sizes differ widely."""
 
 
 class _Call(ctypes.Structure):
@@ -63,11 +63,13 @@ class AdamState:
     """Adam's moments of a layer, and the factors of its next step."""
 
     weight_mean: Tensor
+    """(V, H): mean gradient of the weights."""
     weight_square: Tensor
-    """(V, H) each."""
+    """(V, H): mean squared gradient of the weights."""
     bias_mean: Tensor
+    """(V,): mean gradient of the biases."""
     bias_square: Tensor
-    """(V,) each."""
+    """(V,): mean squared gradient of the biases."""
     step: AdamStep
 
 
@@ -76,24 +78,27 @@ class LayerGradient:
     """The gradient of a layer's weights in factors: exponentials of logits, and word vectors."""
 
     weight: Tensor
+    """(V, H)."""
     bias: Tensor
+    """(V,)."""
     vectors: Tensor
-    """(M, H)."""
+    """(M, H): word vectors."""
     words: Tensor
+    """(P,): index of each pair's word."""
     places: Tensor
-    """(P,) each: pairs of word and id - 1, ascending in `places`."""
+    """(P,): index of each pair's row in `weight`, ascending."""
     pair_weights: Tensor
-    """(P,)"""
+    """(P,): weight of each pair."""
     counts: Tensor
     """(M,): sum of each word's pair weights."""
     log_sums: Tensor
-    """(M,): logarithm of the softmax's sum of each word."""
+    """(M,): logarithm of each word's sum of exponentials."""
     tops: Tensor
-    """(chunks, M): logits that the exponentials are relative to."""
+    """(C, M): logit that is subtracted before the exponential, by chunk and word."""
     exps: Block
-    """Exponentials of the logits, kept by the forward pass."""
+    """Exponentials of the logits in bf16, which the forward pass kept."""
     gradient: float
-    """Gradient of the loss."""
+    """Gradient of the final loss with respect to this cross-entropy."""
 
     def dense(self) -> tuple[Tensor, Tensor]:
         """Returns the gradients (V, H) of the weights and (V,) of the biases."""
@@ -112,6 +117,7 @@ class LayerGradient:
         )
 
     def _run(self, **fields: Any) -> None:
+        """Runs the backward pass; `fields` of `_Call` say where its results go."""
         call = _call(self.vectors, self.weight, self.bias, self.words, self.places, **fields)
         call.pair_weights = self.pair_weights.data_ptr()
         call.counts, call.log_sums = self.counts.data_ptr(), self.log_sums.data_ptr()
@@ -133,11 +139,12 @@ def cross_entropy(
 ) -> Tensor:
     """Returns the summed cross-entropy of word vectors (M, H) against sets of ids.
 
-    `weight` is (V, H) and `bias` (V,). The sets are given as pairs (P,) of a word and a place,
-    which is id - 1. `pair_weights` (P,) are the pairs' weights, 1 by default. `log_weights` (V,)
-    are the log weights of ids in the softmax's sum, for words that do not contain the id; -inf
-    leaves the id out. In words that contain the id, its weight is 1. With a list as `deferred`, the
-    backward pass appends the layer's gradient to it instead of returning it.
+    `weight` is (V, H) and `bias` (V,). The sets are pairs: `words` (P,) is the index of each pair's
+    word, `places` (P,) the index of its id's row in `weight`. `pair_weights` (P,) are the pairs'
+    weights, 1 by default. `log_weights` (V,) are the log weights of ids in the softmax's sum, for
+    words whose set does not contain the id; -inf leaves the id out. For words whose set contains
+    the id, its weight is 1. With a list as `deferred`, the backward pass appends the layer's
+    gradient to the list instead of returning it.
     """
     order = np.argsort(places, kind="stable")
     weights = np.ones(len(order), np.float32) if pair_weights is None else pair_weights[order]
@@ -150,6 +157,8 @@ def cross_entropy(
 
 
 class _CrossEntropy(torch.autograd.Function):
+    """Runs the kernels of `softmax.c`."""
+
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
         ctx: Any,
@@ -224,6 +233,7 @@ def _call(
 
 
 def _run(name: str, call: _Call) -> None:
+    """Calls function `name` of the library with scratch memory."""
     native = library()
     assert native is not None
     native.userbert_softmax_scratch.restype = ctypes.c_int64
