@@ -184,7 +184,7 @@ def test_page_states_the_answer_and_its_limits(page: tuple[str, _Page]) -> None:
         "it is a tie.",
         "+0.010 ROC-AUC",
         "The model was pretrained once.",
-        "kids has only 6 users on one side",
+        "kids has only 6 labels with the rarer answer",
         "12 labels, 6 of them yes (50%).",
         "No model, classical or ours, reads the profile field age,",
         "Profiles have no time",

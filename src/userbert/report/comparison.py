@@ -1,7 +1,7 @@
 """Sections of the report that compare models: tasks, learning curves, calibration.
 
-In: `evaluate`'s rows and the tasks' labels. Out: views of strings and figures. Used by `report.py`
-alone; the sentences come from `findings.py`.
+In: `evaluate`'s rows and the tasks' labels. Out: views of strings and figures. Only `report.py`
+uses this file; the sentences come from `findings.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from userbert.report.figures import Interval, Line
 from userbert.tasks.labels import Labels
 
 _GROUPS: tuple[findings.Group, ...] = ("classical", "ours", "baseline")
+"""Groups of models in the order of the report."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,17 @@ class TaskView:
     name: str
     question: str
     facts: str
-    """Numbers of labels, users and answers, as a sentence."""
+    """Sentence with the numbers of labels, users and answers."""
     finding: Finding
+    """Verdict on the task."""
     remarks: list[str]
+    """Sentences on habit and on pretraining, if the models were compared."""
     chart: Markup
+    """Figure of the headline metric of each model."""
     metrics: list[str]
+    """Display names of the metrics: the columns of the table."""
     rows: list[tuple[str, str, list[str]]]
-    """Model, group, and one cell per metric."""
+    """Rows of the table: model (or difference), group, and one cell per metric."""
 
 
 def task_view(labels: Labels, scores: Sequence[Score]) -> TaskView:
@@ -55,7 +60,7 @@ def task_view(labels: Labels, scores: Sequence[Score]) -> TaskView:
         for name in names
         if (name, headline) in by_cell
         and findings.DIFFERENCE not in name
-        # Constant scores have a ROC-AUC of 0.5: the dot would only squeeze the others together.
+        # Constant scores have a ROC-AUC of 0.5: their dot would only squeeze the other dots.
         and (name, headline) != ("popularity", "roc_auc")
     ]
     label = METRIC_LABELS.get(headline, headline)
@@ -79,7 +84,7 @@ def task_view(labels: Labels, scores: Sequence[Score]) -> TaskView:
 
 
 def overview(scores: Sequence[Score]) -> Markup | None:
-    """Draws the paired differences of all tasks on one axis; `None` if there are none."""
+    """Draws the paired differences of all tasks on one axis; returns `None` without differences."""
     tasks = list(dict.fromkeys(score.task for score in scores))
     rows = []
     for task in tasks:
@@ -97,7 +102,10 @@ def overview(scores: Sequence[Score]) -> Markup | None:
 
 
 def learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
-    """Returns the name and figure of each task, from the learning curves' rows of report.json."""
+    """Returns the name and figure of each task whose curve has at least two points.
+
+    `curves` are the rows of the learning curves in report.json.
+    """
     scores = [Score.from_row(row) for row in curves]
     charts = []
     for task in dict.fromkeys(score.task for score in scores):
@@ -131,7 +139,8 @@ def learning_curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mark
 def calibrations(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Markup]]:
     """Returns the name, calibration sentence and calibration figure of each task.
 
-    The figure shows the best calibrated model of each side.
+    `rows` are the rows of the calibration in report.json. The figure shows the best calibrated
+    classical model and the best calibrated model of ours.
     """
     charts = []
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -161,7 +170,7 @@ def calibrations(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Mark
 
 
 def models_tried(scores: Sequence[Score]) -> list[tuple[str, str, str]]:
-    """Returns group, name and description of each model that was compared."""
+    """Returns the group, name and description of each model that has a description."""
     models = {score.model for score in scores}
     return [
         (findings.group_of(name), name, meaning)
@@ -189,7 +198,7 @@ def _group(model: str) -> str:
 
 
 def _in_groups(models: set[str]) -> list[str]:
-    """Sorts models: classical, ours, baselines; each group in the glossary's order."""
+    """Returns the models sorted by group (see `_GROUPS`), then in the glossary's order."""
     order = [*findings.GLOSSARY]
     return sorted(
         models,
@@ -213,5 +222,5 @@ def _dot(score: Score, name: str) -> Interval:
 
 
 def positives(labels: Labels) -> int | None:
-    """Returns the number of labels that are yes; `None` if the task is not binary."""
+    """Returns the number of labels with the answer yes; `None` if the task is not binary."""
     return int(labels.targets.sum()) if labels.kind == "binary" else None

@@ -1,8 +1,10 @@
 """Small figures of the report: numbers in, SVG text out.
 
-The SVG is embedded in the HTML page and takes its colours from there: each of the `_INKS` is
+The SVG is embedded in the HTML page and takes its colours from the page: each of the `_INKS` is
 replaced by a CSS variable, so that one file suits light and dark. No figure is wider than a phone.
-Used by the modules of this package.
+The other modules of this package use the figures.
+
+Letter in shapes: B users.
 """
 
 import io
@@ -25,41 +27,45 @@ WIDTH = 360
 """Width of a figure in CSS pixels; a phone shows it without shrinking the text."""
 
 _BARS = 36
-"""Most bars of a histogram."""
+"""Maximum number of bars of a histogram."""
 _TEXT, _RULE = "#010203", "#020304"
+"""Placeholder colours of text and of lines such as axes; see `_INKS`."""
 _GROUP_INKS: dict[Group, str] = {
     "classical": "#030405",
     "ours": "#040506",
     "baseline": "#050607",
 }
+"""Placeholder colours of the groups of models; see `_INKS`."""
 _INKS = {
     _TEXT: "currentColor",
     _RULE: "var(--rule)",
     **{ink: f"var(--{group})" for group, ink in _GROUP_INKS.items()},
 }
-"""Placeholder colours that no figure uses otherwise, and their values in the page's CSS."""
+"""CSS value in the page by placeholder colour; no figure uses a placeholder otherwise."""
 
 UNKNOWN_COLOUR = "#9a9a9a"
+"""Colour of users whose value is not known or has no colour."""
 NAMED_COLOURS = ("#3f7fc1", "#d9822b", "#3c9d6e", "#c0507f", "#8a6fc7", "#a08a2c", "#4aa3b5")
-"""Colours of values without an order; readable on white and on black."""
+"""Colours of values without an order, most frequent value first; readable on white and black."""
 ORDERED_COLOURS = ("#3558b8", "#3f8fc4", "#3fae96", "#8fae3c", "#d9a02b", "#dd6f2b", "#c23b3b")
 """Colours of ordered values, from low to high."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A named value and its 95 % interval."""
+    """A named value and its 95 % interval from `low` to `high`."""
 
     name: str
     value: float
     low: float
     high: float
     group: Group
+    """Group of models whose colour is used."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named line; `low` and `high` are the ends of its band, if it has one."""
+    """A named line in the colour of its group; `low` and `high` bound its band, if not empty."""
 
     name: str
     x: Sequence[float]
@@ -73,13 +79,13 @@ class Line:
 def intervals(rows: Sequence[Interval], *, title: str, axis: str, zero: bool = False) -> Markup:
     """Draws values with their intervals, one row each; `zero` adds a line at zero.
 
-    `title` names the figure for screen readers; `axis` is the label of the x-axis.
+    `title` names the figure for screen readers, here and below; `axis` is the label of the x-axis.
     """
     figure, axes = _axes(height=46 + 21 * len(rows))
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         ink = _GROUP_INKS[row.group]
-        axes.plot([row.low, row.high], [place, place], color=ink, linewidth=2)
-        axes.plot([row.value], [place], "o", color=ink, markersize=6)
+        axes.plot([row.low, row.high], [position, position], color=ink, linewidth=2)
+        axes.plot([row.value], [position], "o", color=ink, markersize=6)
     axes.set_yticks(range(len(rows)), [_plain(row.name) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -111,7 +117,7 @@ def learning_curves(lines: Sequence[Line], *, title: str, axis: str) -> Markup:
 
 
 def calibration(lines: Sequence[Line], *, title: str) -> Markup:
-    """Draws the share of yes over the score; on the thin line both are equal."""
+    """Draws the share of yes over the score; on the thin line, share and score are equal."""
     figure, axes = _axes(height=200)
     ends = [value for line in lines for value in (*line.x, *line.y)]
     ends = [min(ends), max(ends)]
@@ -126,7 +132,7 @@ def calibration(lines: Sequence[Line], *, title: str) -> Markup:
 
 
 def losses(lines: Sequence[Line], *, name: str, title: str) -> Markup:
-    """Draws the loss of one attribute over the steps of pretraining."""
+    """Draws the loss of one attribute, `name`, over the steps of pretraining."""
     figure, axes = _axes(height=120, width=WIDTH // 2 - 6)
     _draw(axes, lines)
     axes.set_title(_plain(name), loc="left", fontsize=11, color=_TEXT)
@@ -136,7 +142,7 @@ def losses(lines: Sequence[Line], *, name: str, title: str) -> Markup:
 
 
 def histogram(counts: NDArray[np.integer[Any]], *, title: str, axis: str) -> Markup:
-    """Draws a histogram of counts; the largest 1 % of them are cut off."""
+    """Draws a histogram of counts without the largest 1 %; `axis` is the label of the x-axis."""
     figure, axes = _axes(height=130)
     top = max(int(np.percentile(counts, 99)), 1) if len(counts) else 1
     width = -(-(top + 1) // _BARS)
@@ -149,17 +155,17 @@ def histogram(counts: NDArray[np.integer[Any]], *, title: str, axis: str) -> Mar
 
 
 def user_map(points: NDArray[np.floating[Any]], colours: Sequence[str], *, title: str) -> Markup:
-    """Draws users (B, 2) as dots; dots of `UNKNOWN_COLOUR` are under the others."""
+    """Draws users at `points` (B, 2) as dots; dots of `UNKNOWN_COLOUR` are under other dots."""
     figure = Figure(figsize=(WIDTH / 72, 300 / 72), layout="constrained")
     axes = figure.add_subplot()
     axes.set_axis_off()
-    known = np.array([colour != UNKNOWN_COLOUR for colour in colours], bool)
+    is_known = np.array([colour != UNKNOWN_COLOUR for colour in colours], bool)
     inks = np.array(colours)
     # Rasterised: thousands of dots as SVG elements would make the page heavy.
     size = float(np.clip(12000 / max(len(points), 1), 4, 30))
-    for part, alpha in ((~known, 0.3), (known, 0.75)):
-        x, y = points[part].T
-        axes.scatter(x, y, c=inks[part], s=size, alpha=alpha, linewidths=0, rasterized=True)
+    for is_drawn, alpha in ((~is_known, 0.3), (is_known, 0.75)):
+        x, y = points[is_drawn].T
+        axes.scatter(x, y, c=inks[is_drawn], s=size, alpha=alpha, linewidths=0, rasterized=True)
     return _svg(figure, title)
 
 
@@ -187,15 +193,15 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _name_at_end(axes: Axes, lines: Sequence[Line]) -> None:
-    """Writes each line's name at its right end; moves names apart where lines end together."""
+    """Writes each line's name at its right end; moves names up where lines end close together."""
     low, high = axes.get_ylim()
     room = (high - low) * 0.075
-    place = -np.inf
+    height = -np.inf
     for line in sorted(lines, key=lambda line: line.y[-1]):
-        place = max(place + room, line.y[-1])
+        height = max(height + room, line.y[-1])
         axes.annotate(
             _plain(line.name),
-            (line.x[-1], place),
+            (line.x[-1], height),
             xytext=(7, 0),
             textcoords="offset points",
             va="center",
@@ -211,9 +217,9 @@ def _plain(name: str) -> str:
 
 
 def _svg(figure: Figure, title: str) -> Markup:
-    """Writes a figure as an inline SVG element that the page can label, colour and scale."""
+    """Returns a figure as an inline SVG element that the page can label, colour and scale."""
     buffer = io.StringIO()
-    # Text stays text, so that it is searchable and in the page's font.
+    # Text stays text instead of outlines, so that it is searchable and in the page's font.
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata=no_metadata)

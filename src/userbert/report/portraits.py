@@ -1,7 +1,9 @@
 """Users in the report: vocabulary coverage, maps of all users, one user's words.
 
-In: prepared data, a pretrained model, a cut-off. Out: records of plain values and figures. Used by
-`report.py` alone.
+In: prepared data, a pretrained model, a cut-off. Out: records of plain values and figures. Only
+`report.py` uses this file.
+
+Letters in shapes: B users, S segments, H numbers of a vector.
 """
 
 import re
@@ -29,19 +31,19 @@ from userbert.report import figures
 from userbert.tasks.labels import Labels
 
 MOST_USERS = 5_000
-"""Most users that the report describes; more would not change a histogram visibly."""
+"""Maximum number of users that the report describes; more would not change a histogram visibly."""
 FEWEST_FOR_TSNE = 50
-"""Fewest users for t-SNE; fewer have no neighbourhoods to preserve."""
+"""Minimum number of users for t-SNE; fewer have no neighbourhoods to preserve."""
 MOST_MAPPED = 1_500
-"""Most users on a map; t-SNE takes about ten seconds for this many."""
+"""Maximum number of users on a map; t-SNE takes about ten seconds for 1,500."""
 WORDS_OF_A_PORTRAIT = range(8, 21)
-"""Numbers of words from which the user of the portrait is preferred."""
+"""Preferred numbers of words of the user in the portrait."""
 EXPECTED_VALUES = 5
-"""Most likely values listed per attribute of the hidden word."""
+"""Number of most likely values listed per attribute of the hidden word."""
 _AROUND_AMOUNTS = re.compile(
     r"[\d\s.,+<>$€£-]|\b(under|below|over|above|less|than|to|or|more|and|up|years?)\b|(?<=\d)[km]"
 )
-"""Text around the number of an amount: "Under 15K", "15-24K", "250K+", "65 or more"."""
+"""Text that an amount may have next to its digits: "Under 15K", "15-24K", "250K+", "65 or more"."""
 
 Colour = str | Labels
 """Colouring of a map of users: the name of a profile field, or a task's labels."""
@@ -52,9 +54,13 @@ class UserSample:
     """Users that the report describes: all, or a random sample with a fixed seed."""
 
     rows: Int64
+    """Rows of the users in the data (B,), ascending."""
     cutoff: int
+    """Cut-off of all users, in microseconds since 1970."""
     batch: UserBatch
+    """Sequences of the users before the cut-off."""
     is_drawn: bool
+    """Whether the users are a random sample."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +72,20 @@ class Coverage:
     values: int
     """Number of values in the vocabulary."""
     known: float
+    """Share of actions with a value in the vocabulary."""
     unknown: float
+    """Share of actions with a value that is not in the vocabulary."""
     none: float
+    """Share of actions without a value."""
 
 
 @dataclass(frozen=True)
 class UserMap:
-    """A map of users in two dimensions, coloured by a field or task."""
+    """A map of users in two dimensions, coloured by a profile field or a task's labels."""
 
     title: str
     note: str
+    """Sentences that say whether the model read the values."""
     figure: Markup
     legend: list[tuple[str, str, int]]
     """Colour, value, number of users."""
@@ -88,7 +98,7 @@ class ExpectedValue:
     value: str
     probability: float
     rank: int | None
-    """Rank by frequency among all users; `None` for numbers and *unknown*."""
+    """Rank of the value by frequency among all users, from 1; `None` for numbers and *unknown*."""
     is_there: bool
     """Whether the hidden word holds the value."""
 
@@ -98,9 +108,11 @@ class Expectation:
     """Expected and actual values of one attribute of a hidden word."""
 
     name: str
+    """Name of the attribute."""
     expected: list[ExpectedValue]
+    """Most likely values, most likely first."""
     there: list[str]
-    """Actual values."""
+    """Actual values of the word."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,9 @@ class HiddenWord:
     """A word that was hidden from the model, and the values that the model expects in it."""
 
     word: WordView
+    """The word, as the logs hold it."""
     attributes: list[Expectation]
+    """Expected and actual values by attribute."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +133,13 @@ class Portrait:
     profile: dict[str, str]
     words: list[WordView]
     hidden: HiddenWord | None
+    """One of the words, hidden from the model; `None` if the model does not predict words."""
 
 
 def sample_users(data: PreparedData, cutoff: int, most: int = MOST_USERS) -> UserSample:
-    """Cuts the sequences of users with an event before the cut-off.
+    """Returns the users with an event before the cut-off, and cuts their sequences.
 
-    If there are more than `most` such users, `most` of them are drawn at random.
+    If there are more than `most` users, `most` of them are drawn at random, always the same.
     """
     rows = np.flatnonzero(first_events(data) < cutoff)
     is_drawn = len(rows) > most
@@ -134,7 +149,7 @@ def sample_users(data: PreparedData, cutoff: int, most: int = MOST_USERS) -> Use
 
 
 def coverage(data: PreparedData, batch: UserBatch) -> list[Coverage]:
-    """Returns the vocabulary coverage of each attribute."""
+    """Returns the vocabulary coverage of each attribute in the sequences of a batch."""
     rows = []
     for segment in batch.segments:
         for ids, (name, vocabulary) in zip(
@@ -158,7 +173,10 @@ def coverage(data: PreparedData, batch: UserBatch) -> list[Coverage]:
 def map_users(
     model: UserBert, data: PreparedData, cutoff: int, colours: Sequence[Colour]
 ) -> tuple[str, list[UserMap]]:
-    """Returns a note on the method, and a map of users by their embeddings per colouring."""
+    """Returns a note on the method, and a map of the users' embeddings for each colouring.
+
+    Without colourings, or with fewer than three users, returns no note and no maps.
+    """
     users = sample_users(data, cutoff, MOST_MAPPED)
     if len(users.rows) < 3 or not colours:
         return "", []
@@ -187,7 +205,10 @@ def map_users(
 
 
 def portrait(model: UserBert, data: PreparedData, users: UserSample) -> Portrait | None:
-    """Describes a user with a medium number of words and a known profile; `None` without users."""
+    """Describes a user with a medium number of words and a known profile.
+
+    Returns `None` if no user has words.
+    """
     segments = users.batch.segments
     counts = np.stack([segment.word_counts for segment in segments])  # (S, B)
     words = counts.sum(axis=0)
@@ -197,8 +218,8 @@ def portrait(model: UserBert, data: PreparedData, users: UserSample) -> Portrait
     if not is_suitable.any():
         return None
     middle = (WORDS_OF_A_PORTRAIT.start + WORDS_OF_A_PORTRAIT.stop - 1) // 2
-    # Users with words in most segments come first, then users with most known fields, then users
-    # with a medium number of words.
+    # Suitable users come first, then users with words in more segments, then users with more known
+    # fields, then users with a medium number of words.
     order = np.lexsort((abs(words - middle), -known, -(counts > 0).sum(axis=0), ~is_suitable))
     row = int(users.rows[order[0]])
     shown = timeline(data, row, users.cutoff)
@@ -239,6 +260,7 @@ def _hide(model: UserBert, data: PreparedData, row: int, cutoff: int, word: Word
 
 
 def _readable(data: PreparedData, word: WordView) -> WordView:
+    """Returns a word with readable names of its values."""
     vocabularies = data.vocabularies.segments[word.segment]
     values = {
         name: [(_named(vocabularies[name], value), count) for value, count in held]
@@ -270,7 +292,10 @@ def _flatten(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], str]:
 def _field_values(
     data: PreparedData, users: UserSample, field: str
 ) -> tuple[list[str], NDArray[np.int64]]:
-    """Returns a profile field's value names, and each user's value number (B,); -1 if unknown."""
+    """Returns a profile field's value names, and the index of each user's value (B,); -1: unknown.
+
+    Raises `InputError` if the profile has no such field.
+    """
     fields = data.vocabularies.profile
     if field not in fields:
         raise InputError(
@@ -286,7 +311,10 @@ def _field_values(
 def _label_values(
     data: PreparedData, users: UserSample, labels: Labels
 ) -> tuple[list[str], NDArray[np.int64]]:
-    """Returns a task's answers, and each user's answer number (B,); -1 if unknown."""
+    """Returns a task's answers, and the index of each user's answer (B,); -1 if unknown.
+
+    A user with several labels has the last label's answer.
+    """
     names = list(labels.classes) if labels.kind == "multiclass" else ["no", "yes"]
     of_user = dict(zip(labels.user_ids, labels.targets.tolist(), strict=True))
     ids = data.user_ids.take(pa.array(users.rows)).to_pylist()
@@ -296,7 +324,7 @@ def _label_values(
 def _colour(
     names: Sequence[str], values: NDArray[np.int64]
 ) -> tuple[list[str], list[tuple[str, str, int]]]:
-    """Returns a colour for each user (B,), and the legend."""
+    """Returns a colour for each user (B,), and the legend; `values` (B,) are indices of `names`."""
     counts = np.bincount(values[values >= 0], minlength=len(names))
     order = _natural_order(names)
     if order is not None:
@@ -323,9 +351,10 @@ def _colour(
 
 
 def _natural_order(names: Sequence[str]) -> list[int] | None:
-    """Returns the order of values that are amounts ("Under 15K", "15-24K"); `None` if they are not.
+    """Returns the indices of amounts ("Under 15K", "15-24K") in ascending order.
 
-    One value without a number ("none") is allowed and comes first.
+    Returns `None` if the names are not amounts, or fewer than three. A single name that is not an
+    amount ("none") is allowed and comes first.
     """
     amounts = {number: _amount(name) for number, name in enumerate(names)}
     without = [number for number, amount in amounts.items() if amount is None]
@@ -336,7 +365,10 @@ def _natural_order(names: Sequence[str]) -> list[int] | None:
 
 
 def _amount(name: str) -> float | None:
-    """Returns the lower end of an amount; `None` if the text is more than an amount."""
+    """Returns the lower end of an amount; `None` if the text is not just an amount.
+
+    An amount without a lower end ("Under 15K") counts as slightly below its number.
+    """
     match = re.search(r"-?\d+(\.\d+)?", name)
     if match is None or _AROUND_AMOUNTS.sub("", name.lower()):
         return None
@@ -345,7 +377,7 @@ def _amount(name: str) -> float | None:
 
 
 def _named(vocabulary: Vocabulary, name: str) -> str:
-    """Returns a value's name; shortens the edges of a bin."""
+    """Returns a value's name; shortens the edges of a numeric bin to three digits."""
     if vocabulary.is_categorical:
         return name
     short = re.sub(r"\d+\.\d+", lambda edge: f"{float(edge[0]):.3g}", name)
