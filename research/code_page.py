@@ -36,11 +36,13 @@ def page() -> str:
 
 
 def _table(folder: Path) -> str:
+    """Returns the table of a folder's files."""
     rows = [f"| `{path.relative_to(folder)}` | {_first_line(path)} |\n" for path in _files(folder)]
     return "| file | holds |\n|---|---|\n" + "".join(rows)
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """Yields the source files of a folder, and the scripts of its web page."""
     for path in sorted(folder.iterdir()):
         if path.suffix in (".py", ".c", ".h", ".js", ".html") and path.name != "__init__.py":
             yield path
@@ -51,6 +53,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _first_line(path: Path) -> str:
+    """Returns the first line of a file's docstring or leading comment."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         return (ast.get_docstring(ast.parse(text)) or "").splitlines()[0]

@@ -20,14 +20,17 @@ from userbert.progress import progress
 from userbert.provenance import provenance_record
 
 STEPS = 300
+"""Number of training steps of each learner."""
 _REFERENCE = "reference, float32"
+"""Learner that the others are compared with."""
 _EVERY = 10
-"""Steps between comparisons of the weights."""
+"""Number of steps between comparisons of the weights; losses are averaged over them."""
 _NO_DROPOUT = UserBertConfig(dropout=0.0)
+"""The paper's network without dropout, so that steps differ only by arithmetic."""
 
 
 def make_learners() -> dict[str, Learner]:
-    """Returns the learners by name; the float32 reference, the baseline of all others, is first."""
+    """Returns the learners by name; the first is the float32 reference."""
     return {
         _REFERENCE: reference(trimmed=True, bf16=False, config=_NO_DROPOUT),
         "reference, bf16 autocast": reference(trimmed=True, bf16=True, config=_NO_DROPOUT),
@@ -37,7 +40,10 @@ def make_learners() -> dict[str, Learner]:
 
 
 def drift(steps: int = STEPS) -> list[dict[str, Any]]:
-    """Returns rows of the distances of losses and encoder weights from the float32 reference."""
+    """Returns rows of the distances of losses and encoder weights from the float32 reference.
+
+    Distances are relative. The distance of losses is a mean over the last `_EVERY` steps.
+    """
     batches = [
         batch
         for seed in range(-(-steps // 32))
@@ -72,7 +78,7 @@ def drift(steps: int = STEPS) -> list[dict[str, Any]]:
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws the distances by step."""
+    """Draws the distances by step as SVG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -31,12 +31,18 @@ from userbert.training.optim import Adam
 from userbert.training.settings import SAMPLES
 
 _BATCHES = 16
+"""Number of batches per round."""
 _ROUNDS = 5
+"""Number of timed rounds of a run."""
 _CORES = 2
+"""Number of cores that the processes of a run share."""
 
 
 def _step_seconds(workload: str, processes: Processes) -> float:
-    """Returns the median seconds per batch over rounds; this process takes its share of users."""
+    """Trains on this process's share of the users of each batch; returns seconds per batch.
+
+    They are the median over rounds, without a warm-up round.
+    """
     model = new_model().train()
     model.sample_softmax(SAMPLES)
     optimizer = Adam(model, LEARNING_RATE, single_process=processes.world == 1)
@@ -64,7 +70,10 @@ def _step_seconds(workload: str, processes: Processes) -> float:
 
 
 def _run_processes(workload: str, processes: int, output: Path) -> float:
-    """Returns seconds per batch of `processes` processes that share the cores."""
+    """Returns the seconds per batch of `processes` processes, which share the cores.
+
+    The first process writes them to `output`.
+    """
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
         f"--nproc-per-node={processes}", "-m", "research.processes", "--take",

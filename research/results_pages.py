@@ -14,7 +14,10 @@ from userbert.folders import read_json
 
 
 def page(content: Mapping[str, Any], name: str) -> str:
-    """Returns the page of a training benchmark, an evaluation, or any other rows."""
+    """Returns the page of results called `name`.
+
+    Training benchmarks and evaluations have their own tables; other rows have a column per key.
+    """
     first = content["rows"][0]
     table = _speed if "gflops" in first else _scores if "splits" in first else _plain
     record = content["made"]
@@ -31,7 +34,7 @@ def page(content: Mapping[str, Any], name: str) -> str:
 
 
 def _speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns a line per comparison with a reference, then the peak speed of the machine."""
+    """Returns a table of a training benchmark, and the peak speed of the machine."""
     machine = rows[0]
     lines = [
         "Generated from the JSON file next to this page. A batch is 16 users; times are medians of "
@@ -51,6 +54,7 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _speed_cells(row: Mapping[str, Any]) -> list[str]:
+    """Returns the cells of one comparison with a reference."""
     return [
         row["workload"],
         row["variant"],
@@ -65,7 +69,7 @@ def _speed_cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns a table with a column per key; of rows by step, only those of the last step."""
+    """Returns a table with a column per key; if rows have steps, only those of the last step."""
     last = [row for row in rows if row.get("step") == rows[-1].get("step")]
     keys = list(dict.fromkeys(key for row in last for key in row))
     return [
@@ -78,21 +82,25 @@ def _plain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _plain_cell(value: object) -> str:
+    """Formats a value with four digits if it is a float; empty if it is None."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns a table of models by tasks, and the number of labels of each task."""
+    """Returns a table of an evaluation, models by tasks, and the number of labels of each task.
+
+    A task has its first metric only.
+    """
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    first = {task: next(row["metric"] for row in rows if row["task"] == task) for task in tasks}
-    rows = [row for row in rows if row["metric"] == first[row["task"]]]
+    metrics = {task: next(row["metric"] for row in rows if row["task"] == task) for task in tasks}
+    rows = [row for row in rows if row["metric"] == metrics[row["task"]]]
     models = list(dict.fromkeys(row["model"] for row in rows))
     lines = [
         "Generated from the JSON file next to this page; means with 95 % intervals.",
         "",
-        "| model | " + " | ".join(f"{task} ({first[task]})" for task in tasks) + " |",
+        "| model | " + " | ".join(f"{task} ({metrics[task]})" for task in tasks) + " |",
         "|---|" + "---|" * len(tasks),
     ]
     for model in sorted(models, key=lambda model: " " in model):
@@ -106,6 +114,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _cell(row: Mapping[str, Any]) -> str:
+    """Formats a mean with its interval."""
     mean, low, high = (f"{row[key]:.3f}" for key in ("mean", "low", "high"))
     return f"{mean} ({low} to {high})"
 

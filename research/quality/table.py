@@ -19,9 +19,9 @@ from userbert.training.settings import DEFAULT
 CLASSICAL = "classical"
 """Recipe without pretraining."""
 PICKED = "picked"
-"""Best model by the training data: of the classical models, or of ours."""
-_OF_VECTORS = ("frozen-linear", "fused-linear")
-"""Models that show differences between vectors: vectors alone, and with counts."""
+"""Best classical model, or best model of ours, chosen on training data."""
+_VECTOR_MODELS = ("frozen-linear", "fused-linear")
+"""Models that show differences between vectors: linear on vectors, and on vectors and counts."""
 Results = Mapping[tuple[str, str, str, str], Mapping[int, Mapping[str, Any]]]
 """Results of each seed, by study, task, recipe and model."""
 
@@ -49,11 +49,13 @@ def write_tables(results: Path) -> None:
 
 
 def _write(path: Path, lines: list[str]) -> None:
+    """Writes lines to a file atomically."""
     with replacing_file(path) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
 def _read(results: Path) -> Results:
+    """Reads the results of all finished runs."""
     results_by_key: dict[tuple[str, str, str, str], dict[int, Mapping[str, Any]]] = defaultdict(
         dict
     )
@@ -73,7 +75,7 @@ def _differences(results_by_key: Results, changed: list[str]) -> list[str]:
         "| changed | model | seeds | " + " | ".join(map(": ".join, tasks)) + " |",
         "|---|---|---|" + "---|" * len(tasks),
     ]
-    for recipe, model in product(changed, _OF_VECTORS):
+    for recipe, model in product(changed, _VECTOR_MODELS):
         cells, shared = [], set()
         for task in tasks:
             default_seeds, changed_seeds = (
@@ -89,6 +91,7 @@ def _differences(results_by_key: Results, changed: list[str]) -> list[str]:
 
 
 def _task_table(results_by_key: Results, study: str, task: str) -> list[str]:
+    """Returns the table of a task: recipes and models, the best first."""
     by_model = {
         key[2:]: list(seeds.values())
         for key, seeds in results_by_key.items()
@@ -110,6 +113,7 @@ def _task_table(results_by_key: Results, study: str, task: str) -> list[str]:
 
 
 def _gain(first: list[Mapping[str, Any]], second: list[Mapping[str, Any]]) -> str:
+    """Formats the paired difference of two lists of results, by the same seeds; empty if none."""
     if not first or not second:
         return ""
     low, high = _interval(_resampled(first) - _resampled(second))
@@ -117,16 +121,18 @@ def _gain(first: list[Mapping[str, Any]], second: list[Mapping[str, Any]]) -> st
 
 
 def _mean(seeds: list[Mapping[str, Any]]) -> float:
+    """Returns the mean of a metric over seeds."""
     return float(np.mean([result["value"] for result in seeds]))
 
 
 def _resampled(seeds: list[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Returns the mean over seeds on each resample (R,)."""
+    """Returns the mean over seeds on each of R resamples (R,)."""
     values = np.array([result["resampled"].split() for result in seeds], np.float64)
     mean: NDArray[np.float64] = values.mean(axis=0)
     return mean
 
 
 def _interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    """Returns the 95 % interval of resampled values (R,)."""
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return float(low), float(high)
