@@ -51,7 +51,7 @@ def run(module: str, competitor: str, logs: Path) -> Run:
     with TemporaryDirectory(dir=logs.parent) as name:
         folder = Path(name)
         command = [sys.executable, "-m", module, competitor]
-        # Spark's shuffle files count as disk, too.
+        # Spark's shuffle files also count as disk.
         environment = {**os.environ, "SPARK_LOCAL_DIRS": str(folder)}
         process = subprocess.Popen(
             [*command, str(logs), str(folder / "out")],

@@ -1,9 +1,8 @@
 """Benchmark of `embed`: ours compared with Hugging Face's BertModel and a GRU; also its memory.
 
 In: prepared data of simulated users. Out: rows of users per second, their ratio, and peak memory.
-Our time is that of the whole verb, from prepared data to a folder of Parquet. The time of a
-reference is that of the network alone, on batches that are already cut, so the ratio is a lower
-bound. Competitors take turns on the same users. The command line writes the rows; docs/results
+We time our whole verb, from prepared data to a folder of Parquet. Of a reference, we time only the
+network, on batches that are in memory, so the ratio is a lower bound. Competitors take turns on the same users. The command line writes the rows; docs/results
 shows them.
 
 Letters in shapes: B users, S segments, P places of a padded sequence, H hidden.

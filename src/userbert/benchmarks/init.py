@@ -1,6 +1,6 @@
 """Benchmark of `init`: ours compared with one pass of Polars over the same file.
 
-In: a folder for logs. Out: rows of seconds and peak memory. The log is that of a shop: sessions
+In: a folder for logs. Out: rows of seconds and peak memory. The log is a shop's: sessions
 with unique ids, products and prices. Each row has its session's number of events, which leaks the
 future.
 """

@@ -247,7 +247,7 @@ def _peak_memory(workload: Workload, competitor: str) -> float:
     learner = COMPETITORS[competitor]()
     for number, batch in enumerate(draw_batches(workload)[:12]):
         learner.step(batch, number)
-    # Not getrusage: its peak starts at that of the parent process.
+    # Not getrusage: its peak starts at the peak of the parent process.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(peak.split()[1]) / 2**20

@@ -197,7 +197,7 @@ def _occupations(age: Int64, generator: np.random.Generator) -> Int64:
 def _interests(lifestyle: Int64, catalogue: Catalogue, generator: np.random.Generator) -> Int64:
     """Draws interests (U, W).
 
-    With probability `interest_kept`, an interest is that of the week before. Half of the new
+    With probability `interest_kept`, an interest continues from the week before. Half of the new
     interests follow the lifestyle, half the month.
     """
     weeks = catalogue.week[-1] + 1

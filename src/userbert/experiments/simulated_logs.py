@@ -89,7 +89,7 @@ def profile_columns(people: People, ids: pa.Array, ecosystem: Ecosystem) -> Colu
 def truth_columns(people: People, ids: pa.Array, catalogue: Catalogue) -> Columns:
     """Returns the columns of the hidden truth: traits, later responses, tastes and interests.
 
-    `interest` is that of the last week of the log, `fading_interest` that of the week before.
+    `interest` is from the last week of the log, `fading_interest` from the week before.
     """
     ecosystem = catalogue.ecosystem
     genres = _numbered("genre", ecosystem.genres)

@@ -213,8 +213,8 @@ def multitask_labels(
 ) -> MultiTaskLabels:
     """Labels each pair with one class per spec, from the window before its cut-off.
 
-    Quintiles are those of these pairs. The most common values are those of the vocabulary, which is
-    fitted before `fit_before`. Users without actions that a label reads have the class "none".
+    Quintiles are computed from these pairs. The most common values come from the vocabulary, which
+    is fitted before `fit_before`. Users without actions that a label reads have the class "none".
     Profile fields of the users in the mask `silent` (P,) give no labels: a network could memorize
     them, which leaks the labels of test users. Actions of `users_at_a_time` users are in memory at
     a time. Raises `InputError` for a label with one class, from which nothing can be learned.

@@ -60,7 +60,7 @@ def oracle_scores(task: Labels, ecosystem: Path, data: PreparedData) -> NDArray[
     - Next genre: the ten most probable genres of the first purchase, from tastes and interests.
       The truth does not contain three inputs of the process: how much of a trait each user shows
       (the oracle takes the mean), the day of a routine (all are equally likely), and interests
-      other than those of the last two weeks (ignored). The oracle also ignores campaigns, sales
+      outside the last two weeks (ignored). The oracle also ignores campaigns, sales
       and pay-days. It estimates a user's purchase rate, which determines how soon the next
       purchase is, from purchases before the cut-off.
 

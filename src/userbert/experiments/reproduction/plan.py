@@ -107,7 +107,7 @@ class Job:
 
     @property
     def weights(self) -> str:
-        """Name of the pretrained weights; jobs that differ in `label_share` alone share them."""
+        """Name of the pretrained weights; jobs that differ only in `label_share` share them."""
         rates = [f"{rate:g}" for rate in (self.pretraining, self.finetuning) if rate is not None]
         batches = [f"{self.batches}-batches"] if self.batches is not None else []
         return "-".join([self.model, *rates, str(self.seed), *batches])

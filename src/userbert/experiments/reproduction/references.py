@@ -1,6 +1,6 @@
 """Reference scores that networks are compared with: popularity, aggregates, the oracle.
 
-In: a task and its test users. Out: estimates on the same test users and resamples as those of the
+In: a task and its test users. Out: estimates on the same test users and resamples as for the
 networks. The jobs of the reproduction run them.
 
 Letters in shapes: B labels, C classes, T test labels.
