@@ -1,8 +1,8 @@
 """Histories of a few users from the raw events in a request, in memory.
 
 In: events as plain records, by source of the schema. Out: `LiveHistories` for `cut`, and the row of
-each user. Rows are checked and encoded by the code of preparation, so equal events give equal
-words. An invalid row is an error that names its user.
+each user. The code of preparation checks and encodes the events, so equal events give equal words.
+An invalid event is an error that names its user. Letter in shapes: B users.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,14 +36,14 @@ class UserEvents:
 
     user_id: str
     events: Mapping[str, Sequence[Record]]
-    """Records by source, in any order. They may omit the user column."""
+    """Records by source, in any order. Records may omit the user column."""
     profile: Sequence[Record] = ()
-    """One record, or several if the schema's profile has a time."""
+    """At most one record, or any number if the schema's profile has a time."""
 
 
 @dataclass(frozen=True)
 class LiveHistories:
-    """Histories in memory."""
+    """Histories of a few users in memory, as one shard."""
 
     schema: Schema
     vocabularies: Vocabularies
@@ -51,7 +51,7 @@ class LiveHistories:
 
     @property
     def first_rows(self) -> Int64:
-        """(S,): row of each shard's first user."""
+        """(1,): row of the only shard's first user, 0."""
         return np.zeros(1, np.int64)
 
 
@@ -63,8 +63,9 @@ def live_histories(
 ) -> tuple[LiveHistories, Int64]:
     """Returns histories of users, and each user's row (B,), -1 for a user without a usable event.
 
-    A user who is listed twice has two histories. With `cutoffs` (B,), a later event is an error.
-    Raises `InputError` that names the user, the event, what was expected and what was found.
+    A user who is listed twice has two histories. With `cutoffs` (B,), an event at or after the
+    user's cut-off is an error. Raises `InputError` that names the user and the event, and says what
+    was expected and found.
     """
     for user in users:
         _check_sources(schema, user)
@@ -97,6 +98,7 @@ def live_histories(
 
 
 def _check_sources(schema: Schema, user: UserEvents) -> None:
+    """Raises `InputError` for an unknown source, or a profile that the schema does not allow."""
     place = f"user {user.user_id!r}"
     for name in user.events:
         if name not in schema.sources:
@@ -118,23 +120,25 @@ class _RawRows:
     """Rows of several users, one after the other."""
 
     rows: pl.DataFrame
+    """Rows with the user's index, as text, in place of the id."""
     owners: list[tuple[int, int]]
-    """Index of each row's user, and of the row among the user's rows."""
+    """For each row: index of its user, and of the row among the user's rows."""
 
 
 def _raw_rows(
     schema: Schema, users: Sequence[UserEvents], source: str | None, columns: Sequence[str]
 ) -> _RawRows | None:
-    """Returns the rows of a source, or of profiles if None, with these `columns`; None if empty.
+    """Returns the rows of a source with these `columns`, or None if there are no rows.
 
-    Raises `InputError` for a column that the schema lacks, another user's id or a nested value.
+    `source` is None for profiles. Raises `InputError` for a column that the schema does not use,
+    another user's id or a nested value.
     """
     owners: list[tuple[int, int]] = []
     records: list[Record] = []
     for number, user in enumerate(users):
-        of_user = user.profile if source is None else user.events.get(source, ())
-        owners += ((number, row) for row in range(len(of_user)))
-        records += of_user
+        user_records = user.profile if source is None else user.events.get(source, ())
+        owners += ((number, row) for row in range(len(user_records)))
+        records += user_records
     if not records:
         return None
     place = "profile" if source is None else source
@@ -154,7 +158,7 @@ def _raw_rows(
                 "Leave the column out."
             )
     values = {name: [record.get(name) for record in records] for name in columns}
-    # Numbers in place of ids: two requests in one call may list a user with different events.
+    # Indices in place of ids: two requests in one call may list a user with different events.
     values[schema.user] = [str(number) for number, _ in owners]
     series = []
     for name, column in values.items():
@@ -171,7 +175,7 @@ def _raw_rows(
 
 
 def _series(name: str, values: list[Any], kinds: set[type]) -> pl.Series:
-    """Returns a column of the type that it would have in JSON Lines."""
+    """Returns a column with the type that JSON Lines give it; `kinds` are its Python types."""
     if kinds <= {int, float} or len(kinds) == 1:
         return pl.Series(name, values, strict=False)
     return pl.Series(name, [None if value is None else _text(value) for value in values])
@@ -184,6 +188,7 @@ def _text(value: Any) -> str:
 def _refuse_invalid(
     users: Sequence[UserEvents], raw: _RawRows, checked: pl.DataFrame, place: str
 ) -> None:
+    """Raises `InputError` for the first invalid row."""
     reasons = checked[INVALID]
     if reasons.null_count() < len(reasons):
         first = reasons.is_not_null().arg_true()[0]
@@ -198,6 +203,7 @@ def _refuse_late(
     place: str,
     cutoffs: Int64 | None,
 ) -> None:
+    """Raises `InputError` for the first row at or after the cut-off of its user."""
     if cutoffs is None:
         return
     times = checked["time"].to_numpy()
@@ -210,8 +216,8 @@ def _refuse_late(
         )
         raise InputError(
             f"{_describe_event(users, number, place, row)}: expected a time before the cut-off "
-            f"{until}, found {when}. Remove the event, or give a later cut-off. A date counts from "
-            "its last microsecond."
+            f"{until}, found {when}. Remove the event, or choose a later cut-off. A date counts "
+            "from its last microsecond."
         )
 
 

@@ -1,7 +1,7 @@
 """(user, cut-off) pairs, from cut-offs for all users or from a table of users.
 
 In: cut-offs, or a file or frame with `user_id` and perhaps `cutoff`. Out: `Pairs`. Used by labels,
-embedding and pretraining.
+embedding and pretraining. Letters in shapes: B pairs or rows, U users of the data or of a shard.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,13 @@ from userbert.errors import InputError
 from userbert.folders import describe_path
 from userbert.schema.files import ENDINGS, locating_faults, scan
 
-_EXAMPLES = 3
-"""Most users or rows that a message lists."""
+_MAX_EXAMPLES = 3
+"""Maximum number of users or rows that a message lists, so that it stays readable."""
 _UNREADABLE = (
     OSError, ValueError, TypeError, pa.ArrowException, pl.exceptions.PolarsError,
     pl.exceptions.PanicException,
 )  # fmt: skip
+"""Errors that Arrow and Polars raise for a damaged Parquet file."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Pairs:
 
 
 def pairs_at(data: PreparedData, cutoffs: Sequence[int], name: str = "the cut-off") -> Pairs:
-    """Pairs each cut-off with all users who have an event before it, one cut-off after the other.
+    """Pairs each distinct cut-off with all users who have an event before it, in the given order.
 
-    Raises `InputError`, which calls the cut-off `name`, if no event can be visible at one of them.
+    Raises `InputError`, which calls the cut-off `name`, if no event can be visible at a cut-off.
     """
     cutoffs = list(dict.fromkeys(cutoffs))
     for cutoff in cutoffs:
@@ -60,9 +61,10 @@ def pairs_at(data: PreparedData, cutoffs: Sequence[int], name: str = "the cut-of
 
 
 def pairs_from(data: PreparedData, cutoff: str | date | datetime | None, at: Any | None) -> Pairs:
-    """Returns all users who have an event before `cutoff`, or the pairs of the frame `at`.
+    """Pairs `cutoff` with all users who have an event before it, or returns the pairs in `at`.
 
-    Without either, the cut-off is just after the last event. Raises `InputError` if both are given.
+    `at` is a frame as in `pairs_in`. If both are None, the cut-off is just after the last event.
+    Raises `InputError` if neither is None.
     """
     refuse_both(cutoff, at)
     if at is None:
@@ -75,13 +77,16 @@ def pairs_from(data: PreparedData, cutoff: str | date | datetime | None, at: Any
 def refuse_both(
     cutoff: Any | None, at: Any | None, names: tuple[str, str] = ("`cutoff`", "`at`")
 ) -> None:
-    """Raises `InputError` if a cut-off and pairs are both given. The message calls them `names`."""
+    """Raises `InputError`, which calls the two `names`, unless `cutoff` or `at` is None."""
     if cutoff is not None and at is not None:
         raise InputError(f"{names[1]} names each user's cut-off; leave {names[0]} out.")
 
 
 def first_events(data: PreparedData) -> Int64:
-    """Returns the time of each user's first action (U,), in microseconds since 1970."""
+    """Returns the time of each user's first action (U,), in microseconds since 1970.
+
+    The time is the largest int64 for a user without actions.
+    """
     first = np.full(len(data), np.iinfo(np.int64).max)
     for shard in data.shards:
         first[shard.first_row : shard.first_row + shard.users] = first_events_in(shard)
@@ -89,7 +94,7 @@ def first_events(data: PreparedData) -> Int64:
 
 
 def first_events_in(shard: Shard) -> Int64:
-    """Returns the time of the first action of each user of a shard (U,), in µs since 1970."""
+    """Returns what `first_events` does, for the users of a shard (U,)."""
     first = np.full(shard.users, np.iinfo(np.int64).max)
     for columns in shard.segments.values():
         active = np.flatnonzero(np.diff(columns.offsets))
@@ -98,7 +103,10 @@ def first_events_in(shard: Shard) -> Int64:
 
 
 def last_events(data: Histories, rows: Int64) -> Int64:
-    """Returns the time of the last action of each user (B,), in microseconds since 1970."""
+    """Returns the time of the last action of each user (B,), in microseconds since 1970.
+
+    `rows` (B,) are the users' rows. The time is the smallest int64 for a user without actions.
+    """
     last = np.full(len(rows), np.iinfo(np.int64).min)
     for number, here in by_shard(data.first_rows, rows):
         shard = data.shards[number]
@@ -113,7 +121,7 @@ def last_events(data: Histories, rows: Int64) -> Int64:
 def user_ids_of(data: Histories, rows: Int64) -> pa.Array:
     """Returns the user ids of rows (B,).
 
-    Takes them shard by shard, as `ChunkedArray.take` copies the ids of all users at each call.
+    Takes the ids shard by shard, as `ChunkedArray.take` copies the ids of all users at each call.
     """
     ids, places = [], []
     for number, here in by_shard(data.first_rows, rows):
@@ -130,7 +138,7 @@ def read_pairs(path: Path, data: PreparedData) -> Pairs:
 
 
 def instant_of(moment: str | date | datetime, data: PreparedData, name: str) -> int:
-    """Returns a moment in microseconds since 1970. Errors call it `name`."""
+    """Returns a moment in microseconds since 1970. Raises `InputError`, which calls it `name`."""
     try:
         return data.schema.instant(moment)
     except InputError as error:
@@ -140,7 +148,7 @@ def instant_of(moment: str | date | datetime, data: PreparedData, name: str) -> 
 def require_visible_events(data: PreparedData, cutoff: int, name: str) -> None:
     """Raises `InputError`, which calls the cut-off `name`, if no event can be visible at it.
 
-    That is a cut-off before the first event, or so long after the last that all windows are empty.
+    No event is visible at or before the first event, nor if all windows start after the last event.
     """
     window = max(segment.window.from_ for segment in data.schema.segments.values())
     if cutoff <= data.first_event:
@@ -149,7 +157,7 @@ def require_visible_events(data: PreparedData, cutoff: int, name: str) -> None:
             f"at {_local_time(data, data.first_event)}, so no event is visible. Choose a later "
             "cut-off."
         )
-    # Windows start at the beginning of a day.
+    # The window of day words starts at the beginning of a day, up to a day earlier.
     if cutoff > data.last_event + window // timedelta(microseconds=1) + DAY_US:
         days = (cutoff - data.last_event) // DAY_US
         raise InputError(
@@ -171,7 +179,10 @@ def _local_time(data: PreparedData, instant: int) -> str:
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """Reads a small table. Columns of text files are strings."""
+    """Reads a table into memory. All columns of CSV and TSV files are text.
+
+    Raises `InputError` if the file cannot be read or is not a table.
+    """
     if path.is_dir():
         raise InputError(
             f"{path}: expected a table in a file, found a folder ({describe_path(path)})."
@@ -195,7 +206,7 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             content = file.read().replace_schema_metadata()
-            ",".join(content.column_names).encode()  # Polars panics if a name is not valid text
+            ",".join(content.column_names).encode()  # Polars panics on names that are not UTF-8
             return pl.DataFrame(content)
     except _UNREADABLE as error:
         raise InputError(
@@ -207,11 +218,11 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 def pairs_in(
     frame: pl.DataFrame, data: PreparedData, name: str, *, may_repeat: bool = False
 ) -> Pairs:
-    """Returns the pairs in a frame with `user_id` and perhaps `cutoff`. Errors call it `name`.
+    """Returns the pairs in a frame with the column `user_id` and perhaps `cutoff`.
 
     A naive cut-off is in the schema's `timezone`. Without the column, all cut-offs are just after
-    the last event. Raises `InputError` for unknown users, missing values and, unless `may_repeat`,
-    repeated pairs.
+    the last event. Raises `InputError`, which calls the frame `name`, for unknown users, missing
+    values, a cut-off at which no event can be visible and, unless `may_repeat`, repeated pairs.
     """
     require_column(frame, "user_id", name)
     if frame.is_empty():
@@ -223,7 +234,7 @@ def pairs_in(
     rows = data.rows_of(user_id_column(frame, name).to_arrow())
     unknown = np.flatnonzero(rows < 0)
     if len(unknown):
-        examples = ", ".join(map(str, frame["user_id"].gather(unknown[:_EXAMPLES])))
+        examples = ", ".join(map(str, frame["user_id"].gather(unknown[:_MAX_EXAMPLES])))
         raise InputError(
             f"{name}: {len(unknown):,} of {len(rows):,} users are not in {data.path}, the first "
             f"in row {unknown[0] + 1}: {examples}. {_advice(data, len(unknown), len(rows))}"
@@ -237,12 +248,13 @@ def pairs_in(
     repeated = keys.is_duplicated().arg_true()
     if len(repeated) and not may_repeat:
         first = repeated[0]
-        same = np.flatnonzero((rows == rows[first]) & (pairs.cutoffs == pairs.cutoffs[first]))
-        others = len(repeated) - len(same)
+        equal_rows = np.flatnonzero((rows == rows[first]) & (pairs.cutoffs == pairs.cutoffs[first]))
+        others = len(repeated) - len(equal_rows)
         more = f" ({others} more rows repeat other pairs)" if others else ""
         raise InputError(
             f"{name}: user {frame['user_id'][first]} has the same cut-off in the rows "
-            f"{', '.join(map(str, same[:_EXAMPLES] + 1))}{more}. Keep one row per user and cut-off."
+            f"{', '.join(map(str, equal_rows[:_MAX_EXAMPLES] + 1))}{more}. Keep one row per user "
+            "and cut-off."
         )
     return pairs
 
@@ -260,9 +272,9 @@ def user_id_column(frame: pl.DataFrame, name: str) -> pl.Series:
 
 
 def _advice(data: PreparedData, unknown: int, users: int) -> str:
-    """Returns advice on unknown users. If all are unknown, ids are written in another way."""
+    """Returns advice on unknown users. If no user is known, ids may have another form."""
     if unknown < users:
-        return "Remove their rows, or prepare their logs too."
+        return "Remove their rows, or prepare their logs."
     return (
         f"Write ids as the logs do, such as {data.user_ids[0]}, and check that the table belongs "
         "to these data."
@@ -280,7 +292,7 @@ def require_column(frame: pl.DataFrame, column: str, name: str) -> None:
     if len(missing):
         raise InputError(
             f"{name}, row {missing[0] + 1}, column {column}: expected a value, found none "
-            f"({len(missing):,} of {len(frame):,} rows lack it). Remove these rows."
+            f"({len(missing):,} of {len(frame):,} rows have none). Remove these rows."
         )
 
 

@@ -1,8 +1,9 @@
-"""`cut`: user sequences with what is visible of users before their cut-offs.
+"""`cut`: user sequences of the actions and profiles that are visible before cut-offs.
 
 In: histories, of prepared data or of a request, and (user, cut-off) pairs. Out: a `UserBatch`, or
 plain `Actions` for labels and aggregates. Both are slices of sorted actions (design, decisions 2
-and 3): an action at the cut-off is not visible, and no cut moves a word boundary.
+and 3): an action at the cut-off is not visible, and no cut moves a word boundary. Letters in
+shapes: B users or pairs, N actions, A attributes, F profile fields, S segments.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,21 +25,21 @@ from userbert.schema.models import DayWords, Segment
 _T = TypeVar("_T", bound=np.generic)
 
 _FEW_USERS = 64
-"""Number of users up to which a loop is faster than the vectorized binary search."""
+"""Maximum number of users for which a loop is faster than the vectorized binary search."""
 
 
 @dataclass(frozen=True)
 class Actions:
-    """All actions of users in a time span, without the limits of windows and words."""
+    """All actions of users in a time span, even outside windows or above `max_words`."""
 
     ids: Int32
     """(A, N): id of each attribute of each action."""
     numbers: dict[str, NDArray[np.float32]]
-    """Raw numbers of each binned attribute (N,); NaN is none."""
+    """(N,) by binned attribute: raw numbers; NaN is none."""
     times: Int64
     """(N,): microseconds since 1970."""
     word_starts: NDArray[np.bool_]
-    """(N,): whether a word starts here. The span may begin inside a word."""
+    """(N,): whether a word starts at the action. The span may begin inside a word."""
     offsets: Int64
     """(B + 1,): the actions of user b are `offsets[b]:offsets[b + 1]`, oldest first."""
 
@@ -48,12 +49,15 @@ class _Slices:
     """Range of a segment's rows for each of B users, in the user's shard."""
 
     low: Int64
+    """(B,): first row."""
     high: Int64
+    """(B,): row after the last; `low` if the range is empty."""
     shards: list[tuple[Columns, Int64]]
-    """Columns of each shard that holds some of the users, and the numbers of these users."""
+    """Columns of each shard that holds some of the users, and the indices of these users."""
 
     @property
     def lengths(self) -> Int64:
+        """(B,): number of rows."""
         return self.high - self.low
 
 
@@ -64,7 +68,7 @@ class _Rows:
     offsets: Int64
     """(B + 1,): the rows of user b are `offsets[b]:offsets[b + 1]`."""
     parts: list[tuple[Columns, Int64, Int64]]
-    """Per shard: its columns, rows in it, and the places of these rows among the N."""
+    """Per shard: its columns, indices of rows in these columns, and places of the rows in (N,)."""
 
     def gather(self, values_of: Callable[[Columns], NDArray[_T]]) -> NDArray[_T]:
         """Returns the values of a column (N,)."""
@@ -88,7 +92,7 @@ class _Rows:
 
     @property
     def word_starts(self) -> NDArray[np.bool_]:
-        """(N,): whether a word starts here."""
+        """(N,): whether a word starts at the row."""
         return self.gather(lambda columns: columns.word_start).astype(np.bool_)
 
 
@@ -99,9 +103,10 @@ def actions_between(
     start: Int64 | int | None,
     end: Int64 | int | None,
 ) -> Actions:
-    """Returns all actions of a segment with `start` ≤ time < `end`, for users by row (B,).
+    """Returns all actions of a segment with `start` ≤ time < `end`, for the users in `rows` (B,).
 
-    `start` and `end` are microseconds since 1970, one for all users or (B,). None means no limit.
+    `start` and `end` are microseconds since 1970: one number for all users, or (B,). None means no
+    limit.
     """
     actions = _rows(_slice(data, segment, rows, _instants(start, rows), _instants(end, rows)))
     vocabularies = data.vocabularies.segments[segment]
@@ -125,21 +130,21 @@ def cut(
 
     `rows` and `cutoffs` are (B,). With `until` (B,), the batch's future holds what each user did
     from the cut-off to that instant; where the two are equal, the future is unknown. A segment
-    whose window ends before the cut-off ends where the other segment with the same actions begins,
-    so no action is in both (design, decision 8).
+    whose window ends before the cut-off also ends before the first visible action of a segment with
+    a later window and a common action type, so no action is in both (design, decision 8).
     """
     segments = data.schema.segments
     batches: dict[str, SegmentBatch] = {}
     begins: dict[str, Int64] = {}
-    # Segments that end later come first, as they bound the others.
+    # Segments that end later come first, as they bound segments that end earlier.
     for name, segment in sorted(
         segments.items(), key=lambda item: item[1].window.to or timedelta(0)
     ):
         end = cutoffs
         if segment.window.to is not None:
             end = cutoffs - _microseconds(segment.window.to)
-            for other, begin in begins.items():
-                if set(segments[other].actions) & set(segment.actions):
+            for later_name, begin in begins.items():
+                if set(segments[later_name].actions) & set(segment.actions):
                     end = np.minimum(end, begin)
         batches[name], begins[name] = _cut_segment(data, name, segment, rows, cutoffs, end)
     return UserBatch(
@@ -180,7 +185,10 @@ def times_within(data: Histories, rows: Int64, cutoffs: Int64, shares: Float64) 
 def profile_ids(
     data: Histories, rows: Int64, cutoffs: Int64, hidden: Collection[str] = ()
 ) -> Int32:
-    """Returns profile ids (B, F), from each user's newest profile row before the cut-off."""
+    """Returns profile ids (B, F), from each user's newest profile row before the cut-off.
+
+    Fields in `hidden` are left out. Without a profile row, all ids are 0, none.
+    """
     visible = [
         (name, vocabulary)
         for name, vocabulary in data.vocabularies.profile.items()
@@ -207,7 +215,10 @@ def profile_numbers(data: Histories, rows: Int64, cutoffs: Int64, field: str) ->
 def _newest_profiles(
     data: Histories, rows: Int64, cutoffs: Int64
 ) -> Iterator[tuple[Columns, Int64, Int64]]:
-    """Yields per shard its profile rows, the users with a row before the cut-off, and that row."""
+    """Yields per shard its profile rows, the users with a row before their cut-off, and these rows.
+
+    Users are indices into `rows`. The rows, one per user, are indices into the shard's columns.
+    """
     for shard, where in _by_shard(data, rows):
         columns = shard.profile
         local = rows[where] - shard.first_row
@@ -220,7 +231,10 @@ def _newest_profiles(
 def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
     data: Histories, name: str, segment: Segment, rows: Int64, cutoffs: Int64, end: Int64
 ) -> tuple[SegmentBatch, Int64]:
-    """Returns a segment's words, and the time of each user's first visible action (B,)."""
+    """Returns a segment's words before `end` (B,), and the time of each user's first action (B,).
+
+    The time is the largest int64 for a user without visible actions.
+    """
     grid = grid_of(segment.words, data.schema.zone)
     start = cutoffs - _microseconds(segment.window.from_)
     if isinstance(segment.words, DayWords):
@@ -265,7 +279,7 @@ def _cut_segment(  # noqa: PLR0917 - the pairs are three arrays
 
 
 def _rank_from_end(group: Int64) -> Int64:
-    """Returns how many members of its group follow each member (N,). Groups are contiguous."""
+    """Returns the number of later members of each member's group (N,). Groups are contiguous."""
     ends = np.cumsum(np.bincount(group))
     return ends[group] - 1 - np.arange(len(group)) if len(group) else np.zeros(0, np.int64)
 
@@ -320,13 +334,13 @@ def _ids(rows: _Rows, vocabularies: Mapping[str, Vocabulary]) -> Int32:
 
 
 def _by_shard(data: Histories, rows: Int64) -> Iterator[tuple[Shard, Int64]]:
-    """Yields each shard that holds some of the users, and the places of these in `rows`."""
+    """Yields each shard that holds some of the users, and the indices of these users in `rows`."""
     for number, where in by_shard(data.first_rows, rows):
         yield data.shards[number], where
 
 
 def _first_at_or_after(times: Int64, low: Int64, high: Int64, instants: Int64) -> Int64:
-    """Returns the first row not before each instant, by binary search in many slices at once."""
+    """Returns, by slice `low:high`, the first row at or after the slice's instant, else `high`."""
     if len(low) <= _FEW_USERS:
         rows = [
             first + times[first:last].searchsorted(instant)

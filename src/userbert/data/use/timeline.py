@@ -1,7 +1,7 @@
 """User sequences as text: words and profile fields with names in place of ids.
 
 In: prepared data, a user's row and a cut-off. Out: `WordView`s and profile values. Used by
-`inspect` and by the report.
+`userbert inspect`, explanations, the report and the service.
 """
 
 from collections import Counter
@@ -24,14 +24,16 @@ class WordView:
     """Behavioral word with the values of its actions."""
 
     segment: str
+    """Name of the segment."""
     number: int
     """Index among the user's words of the segment."""
     begins: datetime
-    """Local time: the day of a day word, the hour in which a gap word begins."""
+    """Local time, without a zone: the day of a day word, or the hour in which a gap word begins;
+    the first hour of the window for a gap word that begins before it."""
     actions: int
     """Number of actions."""
     values: dict[str, list[tuple[str, int]]]
-    """Values of each attribute with their numbers of actions, most frequent first."""
+    """By attribute: each value with its number of actions, the most frequent value first."""
 
 
 def timeline(data: PreparedData, row: int, cutoff: int) -> list[WordView]:
@@ -45,7 +47,7 @@ def timeline(data: PreparedData, row: int, cutoff: int) -> list[WordView]:
 
 
 def profile_values(data: PreparedData, row: int, cutoff: int) -> dict[str, str]:
-    """Returns the values of the profile fields that are known at a cut-off."""
+    """Returns the values or bins of a user's profile fields that are known at a cut-off."""
     ids = cut(data, np.array([row]), np.array([cutoff])).profile_ids[0]
     fields = data.vocabularies.profile.items()
     return {name: field.names[i] for i, (name, field) in zip(ids, fields, strict=True) if i != NONE}
