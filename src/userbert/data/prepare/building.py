@@ -1,8 +1,9 @@
 """Turns the rows of a range of users into the tables of a shard.
 
 In: encoded events and profile rows of some users, vocabularies, and with `append` the prepared data
-that hold earlier rows. `user_logs` drops duplicates and repeated profile rows, and accounts for
-them. `Builder` runs the words kernel. Out: `ShardTables`. Every engine of preparation uses both.
+that hold earlier rows. Out: `ShardTables`. `user_logs` drops duplicate events and repeated profile
+rows, and accounts for the dropped rows; `Builder` runs the words kernel. The engines of preparation
+and live histories use both. Letter in shapes: U users.
 """
 
 from collections.abc import Sequence
@@ -29,19 +30,21 @@ class UserLogs:
     """Encoded rows of some users that preparation uses, and an account of their other rows."""
 
     events: pl.DataFrame
-    """Columns `user_id`, `time`, `action_type` and one per attribute."""
+    """Columns `user_id`, `time`, `action_type` and a column per attribute."""
     profile: pl.DataFrame
-    """Columns `user_id`, `time` (TIMELESS if the profile has none) and one per field."""
+    """Columns `user_id`, `time` (TIMELESS if profiles have no time) and a column per field."""
     unused: UnusedRows
+    """Duplicate events and repeated profile rows, which the two frames do not hold."""
 
 
 def user_logs(
     schema: Schema, files: Sequence[str], events: pl.DataFrame, profile: pl.DataFrame
 ) -> UserLogs:
-    """Drops duplicate events and repeated profile rows of some users.
+    """Drops duplicate events and repeated profile rows of some users; the first row stays.
 
-    Profile rows must be sorted by `row`, and so must events if the schema drops duplicates. `files`
-    are the names of all files, by number.
+    Duplicates are dropped only if the schema says so, profile rows only if they have no time.
+    Profile rows must be sorted by `row`; if the schema drops duplicates, events must be sorted by
+    `row`, too. `files` holds the names of all files, in the order of their numbers.
     """
     duplicates = [0] * len(files)
     if schema.duplicates == "drop":
@@ -88,7 +91,8 @@ def _rejected(repeated: pl.DataFrame, files: Sequence[str]) -> pl.DataFrame:
 class Builder:
     """Builds the tables of one of `ranges` ranges of user hashes at a time.
 
-    The tables contain the rows of `append`, too.
+    `dictionaries` are the dictionaries that encoded the rows. `append` is prepared data whose rows
+    also go into the tables, or None. `ranges` is a power of two.
     """
 
     def __init__(

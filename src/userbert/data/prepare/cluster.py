@@ -1,7 +1,7 @@
 """Spark sessions, and `collect`, which shows progress and reports failures of a cluster.
 
-In: a master's address. Out: a session; the rows of its data frames. Used by preparation and
-embedding.
+In: a master's address, or a data frame. Out: a session, or the frame's rows. Used by preparation
+and embedding.
 """
 
 import os
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _UPDATES_PER_SECOND = 2
-"""Updates of the progress bar per second."""
+"""Number of updates of the progress bar per second; each update asks Spark for its jobs."""
 
 
 @contextmanager
 def spark_session(master: str | None) -> Iterator["SparkSession"]:
-    """Starts a session and stops it at the end. Without `master`, `spark-submit` names the cluster.
+    """Starts a Spark session for a `with` block. If `master` is None, Spark's settings name it.
 
-    Raises `InputError` if Spark or Java is missing.
+    Raises `InputError` if Spark or Java is missing, or if the session does not start.
     """
     if find_spec("pyspark") is None or find_spec("pandas") is None:
         raise InputError("this needs Spark. Install it with: pip install 'userbert[spark]'")
@@ -61,8 +61,9 @@ def spark_session(master: str | None) -> Iterator["SparkSession"]:
 
 
 def collect(session: "SparkSession", frame: "DataFrame", description: str, tasks: int) -> Any:
-    """Returns all rows of a data frame as an Arrow table. A bar shows finished `tasks`.
+    """Returns all rows of a data frame as an Arrow table.
 
+    A progress bar, labelled `description`, shows how many of about `tasks` tasks are finished.
     Raises `ClusterError` if the job fails.
     """
     context, group = session.sparkContext, uuid4().hex
@@ -99,7 +100,7 @@ def _finished_tasks(tracker: "StatusTracker", group: str) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the line of an error that says what happened: Java's first, or Python's last."""
+    """Returns the line of an error that gives its cause: Java's first line or Python's last."""
     lines = [line.strip() for line in str(error).splitlines()]
     messages = [line for line in lines if line and not line.startswith(("at ", "...", "File "))]
     java = (line.removeprefix(": ") for line in messages if line.startswith(": "))

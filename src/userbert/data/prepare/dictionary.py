@@ -1,8 +1,9 @@
 """Dictionary encoding: text as codes, numbered in order of appearance, until values have ids.
 
-In: columns of text, batch by batch. Out: their codes, which take a tenth of the space and are
-counted, moved and sorted as integers; at the end, all values, and the lookup from codes to ids.
-Used by preparation between its two passes.
+In: columns of text, batch by batch. Out: codes, which take a tenth of the text's space and are
+counted, moved and sorted as integers; after the last batch, all values, and the lookup from codes
+to ids. Used by preparation from its first pass to its second. Live histories use the classes
+without encoding.
 """
 
 from collections.abc import Collection, Mapping
@@ -52,27 +53,28 @@ class Dictionary:
 
 @dataclass(frozen=True)
 class IdLookup:
-    """Encoder from codes to ids."""
+    """Encoder from the codes of a `Dictionary` with C values to the ids of a vocabulary."""
 
     ids: Int32
-    """(C + 1,): id of each code; the last one is for null."""
+    """(C + 1,): id of each code; the last id is for null."""
 
     def encode(self, codes: pa.Array) -> Int32:
-        """Returns the id of each code."""
+        """Returns the id of each code; null has the last id in `ids`."""
         ids: Int32 = self.ids[pc.fill_null(codes, len(self.ids) - 1).to_numpy()]
         return ids
 
 
 class RowDictionaries:
-    """Dictionaries of the text columns of events, or of profile rows; other columns stay.
+    """Dictionaries of the text columns of events or of profile rows; other columns do not change.
 
-    `text` names text columns that are no attributes. Without `is_encoded`, text stays, too.
+    `attributes` are attributes or profile fields, by name. `text` names further text columns. If
+    `is_encoded` is false, text columns do not change either.
     """
 
     def __init__(
         self, attributes: Mapping[str, Attribute], *text: str, is_encoded: bool = True
     ) -> None:
-        numbers = [name for name, kind in attributes.items() if isinstance(kind, Number)]
+        numbers = [name for name, attribute in attributes.items() if isinstance(attribute, Number)]
         texts = [*text, *(name for name in attributes if name not in numbers)]
         self.dictionaries = {name: Dictionary() for name in texts if is_encoded}
         self.types: dict[str, pl.DataType] = {
@@ -80,7 +82,7 @@ class RowDictionaries:
             **dict.fromkeys(texts, pl.String()),
             **dict.fromkeys(numbers, pl.Float32()),
         }
-        """Types of the columns before they are encoded."""
+        """Type of each column before it is encoded."""
 
     def encode(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Returns rows with codes in place of text."""
@@ -102,7 +104,10 @@ class RowDictionaries:
         )
 
     def encoders(self, vocabularies: Mapping[str, Vocabulary]) -> dict[str, Encoder]:
-        """Returns the encoders of encoded rows: from codes to ids, or the vocabulary itself."""
+        """Returns the encoder of each column of encoded rows.
+
+        Columns with codes get a lookup from codes to ids; other columns get their vocabulary.
+        """
         return {
             name: self.dictionaries[name].encoder(vocabulary)
             if name in self.dictionaries and isinstance(vocabulary, Categories)
@@ -134,7 +139,7 @@ class LogDictionaries:
 
     @classmethod
     def without_encoding(cls, schema: Schema) -> "LogDictionaries":
-        """Returns an object that leaves text as it is, which is cheaper for few rows."""
+        """Returns dictionaries that do not encode text, which is faster for few rows."""
         fields = {} if schema.profile is None else schema.profile.fields
         return cls(
             RowDictionaries(schema.attributes, "action_type", is_encoded=False),

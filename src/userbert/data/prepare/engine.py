@@ -1,6 +1,6 @@
 """Interface of the engines that run the passes of a preparation.
 
-In: a `Preparation`. Out: its shards. The engines are `local.py` and `spark.py`.
+In: a `Preparation`. Out: vocabularies and shards. The engines are in `local.py` and `spark.py`.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,15 @@ class Preparation:
 
     schema: Schema
     logs: list[LogFile]
+    """Files of events, or frames in their place."""
     profile: list[LogFile]
+    """Files of profile rows, or a frame in their place."""
     reading: Reading
-    """Account of every row."""
+    """Reader that accounts for every row."""
     append: PreparedData | None
-    """Prepared data whose users and actions go into the shards, too."""
+    """Prepared data whose users and rows also go into the shards."""
     rows: int
-    """Number of all events, including those of `append`."""
+    """Number of rows of `logs` and of rows once read for `append`: at least that of events."""
     shards: int
     """Number of shards, a power of two."""
     output: Path
@@ -37,7 +39,7 @@ class Preparation:
 
     @property
     def files(self) -> list[str]:
-        """Names of all files, in the order of their numbers."""
+        """Names of all files of events and profile rows, in the order of their numbers."""
         return list(self.reading.accounts)
 
 
@@ -45,13 +47,13 @@ class Engine(Protocol):
     """Runs the passes of a preparation, in this order."""
 
     def read(self) -> None:
-        """Checks every row, accounts for it, and groups rows by user."""
+        """Checks and accounts for every row, and groups usable rows by ranges of user hashes."""
 
     def fit(self) -> Vocabularies:
-        """Counts values and gives them ids."""
+        """Counts values, and returns vocabularies that give them ids."""
 
     def build(self, vocabularies: Vocabularies) -> tuple[ShardSize, dict[str, str]]:
-        """Writes all shards; returns their total size, and the checksums that it computed.
+        """Writes all shards, and removes temporary files.
 
-        Removes temporary files.
+        Returns the total size of the shards, and the checksums of files that it computed, by name.
         """

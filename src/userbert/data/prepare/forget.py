@@ -1,8 +1,8 @@
 """Removes users from prepared data.
 
 In: prepared data and user ids. Out: the folder rewritten without these users' actions, profile rows
-and ids, with an account. Models keep what they learned from these users, and vocabularies keep
-values that only they had, unless `min_users` excluded those.
+and ids, with an account of the removal. Models keep what they learned from these users.
+Vocabularies keep values that only these users have, unless `min_users` excluded the values.
 """
 
 import shutil
@@ -25,13 +25,14 @@ from userbert.progress import progress
 
 
 def forget(path: Path, user_ids: Collection[str]) -> int:
-    """Removes users from a folder of prepared data; returns how many of them it held.
+    """Removes users from a folder of prepared data; returns the number of removed users.
 
-    Replaces the folder once the new one is complete. Raises `InputError` if it holds none of the
-    users, or no others, and `DataError` if it is not prepared data.
+    Ignores ids that the data do not hold. Replaces the folder once the new folder is complete. The
+    manifest keeps its times of the first and last event. Raises `InputError` if the data hold none
+    of the users or only these users, and `DataError` if the folder is not prepared data or damaged.
     """
     data = PreparedData.open(path)
-    # The new folder gets new checksums, so damage must be found before.
+    # The new folder gets new checksums, which would hide damage to the old folder.
     data.verify()
     rows = data.rows_of(sorted(set(user_ids)))
     rows = rows[rows >= 0]
@@ -61,7 +62,7 @@ def forget(path: Path, user_ids: Collection[str]) -> int:
 
 
 def _account(before: dict[str, Any], remaining: ShardSize) -> dict[str, Any]:
-    """Returns the new summary: what remains, and what was forgotten now and earlier."""
+    """Returns the new summary: counts of what remains and of all that was forgotten so far."""
     earlier = before.get("forgotten", {"users": 0, "actions": dict.fromkeys(remaining.actions, 0)})
     forgotten = {
         "users": earlier["users"] + before["users"] - remaining.users,

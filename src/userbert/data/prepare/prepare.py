@@ -2,8 +2,8 @@
 
 In: a schema, and its logs as files or frames. Out: a folder that `PreparedData` opens. The first
 pass checks every row and groups rows by user hash; then values are counted and get ids; the second
-pass runs the words kernel on some users at a time. The result is the same, byte for byte, for any
-order of rows and any engine.
+pass runs the words kernel on some users at a time. Shards and vocabularies are equal, byte for
+byte, for any order of events and any engine.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _ROWS_PER_SHARD = 4_194_304
-"""Largest mean number of events per shard."""
+"""Maximum mean number of rows of logs per shard; a Spark task holds a shard in memory."""
 
 
 def prepare(
@@ -48,13 +48,14 @@ def prepare(
     grow: bool = False,
     spark: "SparkSession | None" = None,
 ) -> PreparedData:
-    """Turns logs into prepared data; returns it opened.
+    """Turns logs into prepared data in the folder `output`; returns the data opened.
 
     `events` holds frames (Polars, pandas, any Arrow table) by source name, in place of the sources'
-    files; `profile` is a frame in place of the profile file. `memory` is a limit in bytes. With
-    `vocabularies`, of a model or of other data, ids have the same meaning as there. With `append`,
-    the schema lists new files only, and the result also holds the data in `append`, whose
-    vocabularies it uses. With `grow`, old ids keep their meaning, and new values get new ids.
+    files; `profile` is a frame in place of the profile file. `memory` limits the memory of the
+    local engine, in bytes. With `vocabularies` of a model or of other data, ids keep the meaning
+    that they have there. With `append`, the schema lists only new files, and the result also holds
+    the data in `append`, with their vocabularies. With `grow`, values that these vocabularies do
+    not hold get new ids, and old ids keep their meaning.
 
     With a `spark` session, its executors read the files and write the folder, and `memory` has no
     effect.
@@ -96,8 +97,8 @@ def prepare_logs(
 ) -> PreparedData:
     """Runs an engine on opened logs; returns the prepared data. See `prepare` for the options.
 
-    With `append`, `vocabularies` must be those of `append`. Makes as many shards, a power of two,
-    as it takes for a mean of at most `rows_per_shard` events per shard.
+    With `append`, `vocabularies` must be those of `append`. The number of shards is the smallest
+    power of two with a mean of at most `rows_per_shard` rows of logs per shard.
     """
     before: dict[str, Any] = {"rows": {}} if append is None else read_summary(append)
     refuse_known_files([log.name for log in logs], before["rows"])
@@ -146,6 +147,7 @@ def prepare_logs(
 
 
 def _span(reading: Reading, append: PreparedData | None) -> dict[str, int]:
+    """Returns the times of the first and last event of the manifest."""
     first, last = reading.first_event, reading.last_event
     if append is not None:
         first, last = min(first, append.first_event), max(last, append.last_event)
@@ -159,7 +161,10 @@ def _spark_engine(session: "SparkSession") -> Callable[[Preparation], Engine]:
 
 
 def _check_vocabularies(schema: Schema, vocabularies: Vocabularies) -> None:
-    """Raises `SchemaError` unless schema and vocabularies have the same attributes and fields."""
+    """Raises `SchemaError` unless schema and vocabularies have equal attributes and profile fields.
+
+    Names and kinds (categorical or numeric) must be equal; bins and sizes may differ.
+    """
     fields = schema.profile.fields if schema.profile is not None else {}
     in_schema = {
         **{
@@ -176,19 +181,21 @@ def _check_vocabularies(schema: Schema, vocabularies: Vocabularies) -> None:
         "profile": vocabularies.profile,
     }
     for place in {**in_schema, **in_vocabularies}:
-        here = in_schema.get(place, {})
-        there = {
+        schema_names = in_schema.get(place, {})
+        vocabulary_names = {
             name: vocabulary.is_categorical
             for name, vocabulary in in_vocabularies.get(place, {}).items()
         }
-        if here != there:
+        if schema_names != vocabulary_names:
             raise SchemaError(
-                f"{place}: the schema has {', '.join(here) or 'nothing'}, the vocabulary "
-                f"{', '.join(there) or 'nothing'}. Use the schema.yaml in the vocabulary's folder."
+                f"{place}: the schema has {', '.join(schema_names) or 'nothing'}, the vocabulary "
+                f"{', '.join(vocabulary_names) or 'nothing'}. Use the schema.yaml in the "
+                "vocabulary's folder."
             )
 
 
 def _check_fit_before(schema: Schema, first_event: int) -> None:
+    """Raises `SchemaError` if no event is before the schema's `fit_before`."""
     if schema.fit_before_us is not None and first_event >= schema.fit_before_us:
         first = datetime.fromtimestamp(first_event // 1_000_000, schema.zone)
         raise SchemaError(
@@ -198,6 +205,7 @@ def _check_fit_before(schema: Schema, first_event: int) -> None:
 
 
 def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:
+    """Raises `SourceError` if a segment has no actions; `actions` are numbers by segment."""
     for name, count in actions.items():
         if count == 0:
             raise SourceError(
@@ -207,7 +215,7 @@ def _check_segments(schema: Schema, actions: Mapping[str, int]) -> None:
 
 
 def _unseen_action_warnings(reading: Reading) -> list[str]:
-    """Returns a warning for each action type that no event has; most likely it is misspelt."""
+    """Returns a warning for each action type of a segment that no event has; it may be misspelt."""
     outside = {name for account in reading.accounts.values() for name in account.outside_by_action}
     return [
         f"segments.{name}.actions: no event has the action type {action!r}"

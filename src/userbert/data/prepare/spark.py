@@ -1,8 +1,8 @@
 """Preparation on a Spark cluster, by its executors.
 
 In: a `Preparation` whose files and folder have the same path on every executor, and a session. Out:
-its shards, equal byte for byte to those of the local engine. Spark moves rows and retries failed
-tasks; the tasks run the code that all engines share, through `mapInArrow`:
+its shards, equal byte for byte to the shards of the local engine. Spark moves rows and retries
+failed tasks. The tasks run the code that all engines share, through `mapInArrow`:
 
 1. `_ReadTask` checks pieces of files. It sends usable rows, as blocks of Arrow, to the task of
    their user's shard, and a note with the account of all rows, or with an error. `_StoreTask`
@@ -52,22 +52,22 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _ROWS_PER_PIECE = 4_194_304
-"""Rows of a Parquet file that one task reads."""
+"""Maximum number of rows of a Parquet file that a task reads: enough to outweigh its start."""
 _ROWS_AT_A_TIME = 262_144
-"""Rows that are encoded together."""
-
+"""Minimum number of rows that are encoded at once, as each call has a cost."""
 _EVENTS, _PROFILE, _NOTE = "events", "profile", "note"
-"""Kinds of content that tasks send."""
+"""Kinds of content in blocks: rows of events, profile rows, and notes with a task's result."""
 _BLOCKS = "shard int, kind string, content binary"
 _COUNTS = "owner string, name string, text string, number float, count bigint, users bigint"
 _NOTES = "content binary"
-"""Columns of blocks, counts and notes, in Spark's notation."""
+"""Columns and types of blocks, counts and notes, in Spark's notation."""
 _ARROW_COUNTS = pa.schema(
     {
         "owner": pa.string(), "name": pa.string(), "text": pa.string(), "number": pa.float32(),
         "count": pa.int64(), "users": pa.int64(),
     }
 )  # fmt: skip
+"""Columns and types of counts, in Arrow's notation."""
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -152,7 +152,7 @@ class SparkEngine:
         return total_size([result.size for result in results]), file_checksums
 
     def _tasks(self, number: int) -> "DataFrame":
-        """Returns a frame with one row per task, its number."""
+        """Returns a frame with a row per task, which holds the task's number."""
         return self._session.range(0, number, 1, max(1, number))
 
     def _notes(self, frame: "DataFrame", description: str, tasks: int) -> list[tuple[int, Any]]:
@@ -168,9 +168,12 @@ class _ReadTask:
 
     schema: Schema
     pieces: Sequence[Piece]
+    """Pieces of all files; a task's number is the index of its piece."""
     files: Mapping[str, int]
+    """Number of each file, by name."""
     on_invalid: OnInvalid
     shards: int
+    """Number of shards."""
 
     def __call__(self, numbers: Batches) -> Batches:
         for number in _task_numbers(numbers):
@@ -203,6 +206,7 @@ class _StoreTask:
     """Task that writes the blocks of shards into files, and forwards notes."""
 
     folder: Path
+    """Folder of the preparation, which holds temporary files."""
 
     def __call__(self, blocks: Batches) -> Batches:
         with ExitStack() as stack:
@@ -227,7 +231,9 @@ class _ShardTask:
 
     schema: Schema
     files: Sequence[str]
+    """Names of all files, in the order of their numbers."""
     folder: Path
+    """Folder of the preparation, which holds temporary files."""
 
     def _gathered(self, shard: int) -> tuple[LogDictionaries, UserLogs]:
         dictionaries = LogDictionaries.of(self.schema)
@@ -241,7 +247,7 @@ class _ShardTask:
         file = _block_file(self.folder, kind, shard)
         if not file.exists():
             return dictionaries.no_rows
-        # If there are many shards, blocks are small, so many are encoded together.
+        # If there are many shards, blocks are small, so several blocks are encoded at once.
         rows, waiting, size = [], [], 0
         with pa.OSFile(str(file)) as source:
             while source.tell() < source.size():
@@ -285,7 +291,9 @@ class _BuildTask(_ShardTask):
 
     vocabularies: Vocabularies
     append: Path | None
+    """Folder of prepared data whose rows also go into the shards."""
     shards: int
+    """Number of shards."""
 
     def __call__(self, numbers: Batches) -> Batches:
         for shard in _task_numbers(numbers):
@@ -316,11 +324,12 @@ class _BuiltShard:
 
     size: ShardSize
     checksums: Mapping[str, str]
+    """Checksum of each file, by its name in the prepared data."""
     unused: UnusedRows
 
 
 def _task_numbers(numbers: Batches) -> Iterator[int]:
-    """Yields the numbers of the tasks that Spark gives to this process."""
+    """Yields the numbers of the tasks in a partition of the frame from `_tasks`."""
     for batch in numbers:
         yield from batch["id"].to_pylist()
 
@@ -344,4 +353,4 @@ def _row(**values: Any) -> pa.RecordBatch:
 
 
 def _ignore_progress(_done: int, _note: str = "") -> None:
-    """Ignores progress, as the driver shows the number of finished tasks."""
+    """Does nothing, as the driver shows the progress of tasks."""

@@ -1,8 +1,9 @@
 """The words kernel: turns events into sorted, encoded actions with word starts (paper §3.2).
 
 In: an Arrow table of a segment's checked events, in any order. Out: an Arrow table of its actions,
-sorted by user, time and then all columns, with a flag where a word starts. Pure functions: local
-preparation, Spark and the live service call them, so equal events give equal words.
+sorted by user, time and then all columns, with a flag where a word starts. Local preparation, Spark
+and the live service call these pure functions, so equal events give equal words. Letters in shapes:
+U users, N rows.
 """
 
 from collections.abc import Mapping
@@ -25,9 +26,11 @@ from userbert.schema.strict import to_instant
 
 _EPOCH = date(1970, 1, 1)
 _HOUR_US = 3_600_000_000
+"""Microseconds in an hour."""
 DAY_US = 24 * _HOUR_US
+"""Microseconds in a day without a change of the clocks."""
 _MAX_YEARS = 400
-"""Years before and after 1970 that a grid covers; no action is farther away."""
+"""Number of years before and after 1970 that a grid covers; actions are between 1900 and 2200."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,20 @@ class DayGrid:
 
     zone: ZoneInfo
     start: time
+    """Local time at which a day starts."""
 
     def index(self, times: Int64) -> Int64:
-        """Returns the number of the day (since 1970) of each instant."""
+        """Returns the day of each instant (N,), counted from 1 January 1970."""
         first, starts = self._starts(times)
         return first + np.maximum(np.searchsorted(starts, times, side="right") - 1, 0)
 
     def floor(self, times: Int64) -> Int64:
-        """Returns the start of the day of each instant."""
+        """Returns the start of each instant's day (N,), in µs since 1970."""
         first, starts = self._starts(times)
         return starts[self.index(times) - first]
 
     def _starts(self, times: Int64) -> tuple[int, Int64]:
-        """Returns the starts of all days around `times`, after the number of the first of them."""
+        """Returns the index of a first day, and the starts of days from there to beyond `times`."""
         if len(times) == 0:
             return 0, np.zeros(1, dtype=np.int64)
         year_us = 366 * 24 * _HOUR_US
@@ -62,7 +66,10 @@ class DayGrid:
 
 @lru_cache(maxsize=64)
 def _day_starts(zone: ZoneInfo, start: time, first: int, last: int) -> tuple[int, Int64]:
-    """Returns the starts of days in the 366-day spans `first` to `last`, with a margin."""
+    """Returns the index of a first day, and the starts of days in the spans `first` to `last`.
+
+    Span i has the 366 days from day 366 * i on. A margin covers all zones and starts of days.
+    """
     days = range(first * 366 - 2, (last + 1) * 366 + 3)
     instants = [
         to_instant(datetime.combine(_EPOCH + timedelta(days=day), start), zone) for day in days
@@ -75,11 +82,11 @@ class HourGrid:
     """Hours since 1970: the grid for positions of gap words."""
 
     def index(self, times: Int64) -> Int64:
-        """Returns the number of the hour (since 1970) of each instant."""
+        """Returns the hour of each instant (N,), counted from the start of 1970."""
         return times // _HOUR_US
 
     def floor(self, times: Int64) -> Int64:
-        """Returns the start of the hour of each instant."""
+        """Returns the start of each instant's hour (N,), in µs since 1970."""
         return times // _HOUR_US * _HOUR_US
 
 
@@ -111,16 +118,16 @@ class Encoder(Protocol):
     """Turns values into ids: a vocabulary, or a lookup from dictionary codes."""
 
     def encode(self, values: pa.Array) -> NDArray[Any]:
-        """Returns the id (int32) of each value, or the number (float32, NaN for none)."""
+        """Returns the id (int32) or the number (float32, NaN for none) of each value (N,)."""
 
 
 def encode_actions(events: pa.Table, encoders: Mapping[str, Encoder]) -> pl.DataFrame:
     """Encodes the events of a segment.
 
-    `events` has the columns `user` (int32, see `number_users`), `time` (int64, µs since 1970) and
-    one per attribute, as its encoder expects; other columns are ignored. The result has `user`,
-    `time`, and each attribute's ids (int32) or raw numbers (float32, NaN for none), which are
-    binned on reading.
+    `events` has the columns `user` (int32, see `number_users`), `time` (int64, µs since 1970) and a
+    column per attribute, as its encoder expects; other columns are ignored. The result has `user`,
+    `time`, and each attribute's ids (int32) or raw numbers (float32, NaN for none). Raw numbers are
+    binned when the data are read.
     """
     encoded = {
         name: encoder.encode(events[name].combine_chunks()) for name, encoder in encoders.items()
@@ -166,7 +173,7 @@ def _time_order(users: Int32, times: Int64) -> Int64:
     span = int(times.max()) - first + 1
     if (int(users.max()) + 1) * span > np.iinfo(np.int64).max:
         return np.lexsort((times, users))
-    # Sorting one number that holds both is several times as fast.
+    # Sorting one number that holds user and time is several times as fast.
     return np.argsort(users.astype(np.int64) * span + (times - first))
 
 
