@@ -2,8 +2,8 @@
 
 In: prepared data of simulated users. Out: rows of users per second, their ratio, and peak memory.
 We time our whole verb, from prepared data to a folder of Parquet. Of a reference, we time only the
-network, on batches that are in memory, so the ratio is a lower bound. Competitors take turns on the same users. The command line writes the rows; docs/results
-shows them.
+network, on batches that are in memory, so the ratio is a lower bound. Competitors take turns on the
+same users. The command line writes the rows; docs/results shows them.
 
 Letters in shapes: B users, S segments, P places of a padded sequence, H hidden.
 """
