@@ -18,8 +18,8 @@ from userbert.evaluation.evaluate import (
     _late_vocabularies,
     _materials,
     _plan,
-    draw,
     evaluate,
+    sample_labels,
 )
 from userbert.evaluation.fits import Fit, Workshop
 from userbert.evaluation.out_of_fold import BEST, OutOfFold, _blended, best_of, collect
@@ -112,11 +112,11 @@ def test_models_of_binary_tasks_are_calibrated(report: Report) -> None:
 
 def test_too_many_labels_are_sampled_down(data: PreparedData) -> None:
     labels = taste_labels(data)
-    assert draw(labels) is labels
-    drawn = draw(labels, EvaluateConfig(max_labels=40))
+    assert sample_labels(labels) is labels
+    sample = sample_labels(labels, EvaluateConfig(max_labels=40))
     pairs = set(zip(labels.user_ids, labels.targets.tolist(), strict=True))
-    assert len(drawn) == 40
-    assert set(zip(drawn.user_ids, drawn.targets.tolist(), strict=True)) < pairs
+    assert len(sample) == 40
+    assert set(zip(sample.user_ids, sample.targets.tolist(), strict=True)) < pairs
     report = evaluate(
         tiny_model(data), data, labels, config=QUICK.model_copy(update={"max_labels": 40})
     )
@@ -160,7 +160,7 @@ def test_models_of_another_recipe_are_reported_and_change_nothing(data: Prepared
             assert means[row["task"], "other: frozen-linear", row["metric"]] == row["mean"]
         if row["model"] == "first: frozen-linear":
             assert means[row["task"], "frozen-linear", row["metric"]] == row["mean"]
-    with pytest.raises(ModelError, match="read other profile fields"):
+    with pytest.raises(ModelError, match="expected models with the same hidden profile fields"):
         evaluate(
             models,
             data,
@@ -278,7 +278,9 @@ def test_unusable_models_and_labels_are_refused_with_advice(data: PreparedData) 
     with pytest.raises(ModelError, match="not alike"):
         evaluate([model, tiny_model(data, hide=("kids", "age"))], data, labels, config=QUICK)
     few = np.r_[np.flatnonzero(labels.targets)[:5], np.flatnonzero(labels.targets == 0)]
-    with pytest.raises(LabelError, match="5 on the rarer side are too few for 3 folds"):
+    with pytest.raises(
+        LabelError, match=r"5 labels on the rarer side of \d+ users are too few for 3 folds"
+    ):
         evaluate(model, data, labels.take(few), config=QUICK)
     with pytest.raises(LabelError, match="is a quantity"):
         evaluate(model, data, taste_labels(data, "regression"), config=QUICK)
@@ -294,7 +296,7 @@ def test_few_positives_give_a_warning(data: PreparedData) -> None:
     few = np.r_[np.flatnonzero(labels.targets)[:8], np.flatnonzero(labels.targets == 0)]
     config = QUICK.model_copy(update={"draws": 0})
     report = evaluate(tiny_model(data), data, labels.take(few), config=config)
-    assert "8 users on the rarer side are too few" in report.warnings[0]
+    assert "8 labels on the rarer side are too few" in report.warnings[0]
 
 
 def test_labels_may_be_a_frame_and_a_report_is_not_overwritten(

@@ -296,8 +296,8 @@ def evaluate(
     Example: `userbert evaluate model data --labels return.parquet -o verdict`
     """
     require_torch()
-    from userbert.evaluation.evaluate import draw
     from userbert.evaluation.evaluate import evaluate as compare
+    from userbert.evaluation.evaluate import sample_labels
     from userbert.evaluation.findings import Score, find
     from userbert.folders import publishing_folder, write_summary
     from userbert.inspection import evaluation_table
@@ -316,7 +316,7 @@ def evaluate(
         metrics = [read_metrics(folder) for folder in folders]
         cutoff = int(max(task.cutoffs.max() for task in tasks))
         background = Background(metrics=metrics)
-        draws = [draw(task) for task in tasks]
+        draws = [sample_labels(task) for task in tasks]
         write_report(temporary, report, opened, models, draws, cutoff, background)
         write_summary(temporary, "evaluation")
     for warning in (*report.warnings, *report.giveaways):

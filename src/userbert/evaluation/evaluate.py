@@ -2,7 +2,7 @@
 
 In: models pretrained alike with several seeds, prepared data, labels. Out: a `Report`, the content
 of report.json. `userbert evaluate`, `demo` and the experiments use it; `report/` renders it. All
-models use the same folds, and are fitted and chosen on each fold's training part alone.
+contestants use the same folds, and are fitted and chosen only on each fold's training part.
 """
 
 import sys
@@ -46,11 +46,11 @@ from userbert.tasks.splits import deal_users
 PRETRAINING = "fine-tuned − from-scratch"  # noqa: RUF001 - the minus sign, as in `BEST`
 """Row name of the paired difference that shows what pretraining adds; compare `BEST`."""
 MIN_FOR_VERDICT = 10
-"""Users on the rarer side below which a task's figures say nothing, so `evaluate` warns."""
+"""Labels (binary: of the rarer answer) below which a task's figures say nothing."""
 RECIPE_MODELS = ("frozen-linear", "fused-linear")
-"""Models fitted to the vectors of other pretraining recipes."""
+"""Contestants that are also fitted to the vectors of other pretraining recipes."""
 SLOW = (*NETWORKS, "fused", "fused-linear", "fused-gbm")
-"""Models that use one pretrained model per fold unless `EvaluateConfig.every_seed` is set."""
+"""Slow contestants: they use one pretrained model per fold unless `EvaluateConfig.every_seed`."""
 
 
 class EvaluateConfig(Strict):
@@ -58,43 +58,44 @@ class EvaluateConfig(Strict):
 
     folds: int = Field(default=5, ge=2)
     max_labels: int = Field(default=20_000, ge=1)
-    """Most labels per task; more are sampled down, so that fits take minutes, not hours."""
+    """Maximum number of labels per task; larger tasks are sampled, so that fits take minutes."""
     resamples: int = Field(default=1000, ge=1)
-    """Bootstrap resamples of the users, for the intervals."""
+    """Number of bootstrap resamples of the users, for the intervals."""
     seed: int = Field(default=0, ge=0)
     """Seed of folds, resamples and fits."""
     finetune: FinetuneConfig = FinetuneConfig(max_words=1_000_000)
-    """Settings of fine-tuning; the bound on words keeps networks from taking most of the time."""
+    """Settings of fine-tuning. Without the limit on words, networks would take most of the time."""
     every_seed: bool = False
-    """Fit every pretrained model in every fold. By default slow models (`SLOW`) use one pretrained
-    model per fold, in turn."""
+    """Whether slow contestants (`SLOW`) use all pretrained models per fold, not one in turn."""
     draws: int = Field(default=20, ge=0)
-    """Draws of labels per point of a learning curve; 0: no curves."""
+    """Number of random draws of labels per point of a learning curve; 0: no curves."""
     least_a_class: int = Field(default=10, ge=1)
-    """Fewest labels of each class at the first point of a curve."""
+    """Minimum number of labels of each class at the first point of a learning curve."""
     workers: int | None = Field(default=None, ge=1)
     """Number of processes; `None`: one per core."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Results of an evaluation: the content of report.json, as flat rows."""
+    """Results of an evaluation: the content of report.json."""
 
     made: dict[str, object]
+    """Origin of the report: versions, command, seeds and checksum of the data."""
     rows: list[dict[str, Any]]
-    """`data`, `task`, `model`, `metric`, `mean`, `low`, `high`, `labels`, `splits`."""
+    """One row per metric of a contestant (`model`) or of a difference: `data`, `task`, `model`,
+    `metric`, `mean`, its interval (`low`, `high`), numbers of `labels` and of folds (`splits`)."""
     learning_curves: list[dict[str, Any]] = field(default_factory=list)
     """Rows like `rows`; `labels` is the number of training labels."""
     calibration: list[dict[str, Any]] = field(default_factory=list)
-    """One row per model of a binary task: `data`, `task`, `model`, `error`, and `bins` of users
-    with similar scores: `predicted`, `observed`, `low`, `high`, `users`."""
+    """One row per contestant of a binary task: `data`, `task`, `model`, calibration `error`, `bins`
+    of similar scores: mean `predicted`, share of positives `observed` (`low`, `high`), `users`."""
     warnings: list[str] = field(default_factory=list)
     """Warnings about labels, seeds and vocabularies."""
     giveaways: list[str] = field(default_factory=list)
-    """Warnings of target leakage: features that alone predict an answer."""
+    """Warnings of target leakage: single features that predict an answer."""
     leads: list[dict[str, Any]] = field(default_factory=list)
-    """One row per `share` of the labels, averaged over `tasks` tasks: the `lead` of `fused` over
-    trees on features, the lead `with_all_labels`, and its `growth`, each `mean`, `low`, `high`."""
+    """One row per `share` of the labels, averaged over `tasks` tasks: `lead` of `fused` over trees
+    on features, lead `with_all_labels`, their difference `growth`; each `mean`, `low`, `high`."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as plain JSON."""
@@ -115,13 +116,13 @@ def evaluate(
     command: Sequence[str] = (),
     beside: Mapping[str, Sequence[UserBert]] | None = None,
 ) -> Report:
-    """Compares models on features, on frozen vectors and on both, and fine-tuned networks.
+    """Compares contestants on features, on frozen vectors and on both, and fine-tuned networks.
 
     `models` are pretrained alike with different seeds; give at least three, or the intervals ignore
     the variance of pretraining. `labels` are one task or several, or a frame of `user_id`, `label`
     and optionally `cutoff`. `command` is recorded in the report. `beside` are models of other
-    pretraining recipes, by recipe name: regressions on their vectors are reported, but never best.
-    A script that calls this needs `if __name__ == "__main__":`: fits run in separate processes.
+    pretraining recipes, by recipe name: regressions on their vectors are reported, but are never
+    chosen as best. Fits run in separate processes, so scripts need `if __name__ == "__main__":`.
 
     Raises `LabelError` if labels leak, the models read a leaking field, or labels are too few;
     `ModelError` if the models are not alike or the data do not fit them.
@@ -136,13 +137,12 @@ def evaluate(
         _check_inputs(group, data, tasks, config)
         if group[0].hidden != networks[0].hidden:
             raise ModelError(
-                "beside: the models of other recipes read other profile fields. Hidden from them: "
-                f"{', '.join(group[0].hidden) or 'none'}; hidden from `models`: "
-                f"{', '.join(networks[0].hidden) or 'none'}. Pretrain both with the same hidden "
-                "fields."
+                "beside: expected models with the same hidden profile fields as `models` "
+                f"({', '.join(networks[0].hidden) or 'none'}), found "
+                f"{', '.join(group[0].hidden) or 'none'}. Pretrain both with the same `hide`."
             )
     full_tasks = tasks
-    tasks = [draw(task, config) for task in full_tasks]
+    tasks = [sample_labels(task, config) for task in full_tasks]
     materials, leak_warnings = _materials(groups, data, tasks, config)
     own, others = materials[: len(tasks)], materials[len(tasks) :]
     fits = _plan(own, len(networks), config)
@@ -197,7 +197,7 @@ def evaluate(
 def _resample(
     tasks: Sequence[Labels], config: EvaluateConfig
 ) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
-    """Returns all users (U,), sorted, and how often each counts in each resample (R, U).
+    """Returns all users (U,), sorted, and how often each user is in each resample (R, U).
 
     Tasks share the resamples, so that means over tasks have intervals, too.
     """
@@ -205,8 +205,8 @@ def _resample(
     return users, resample_users(users.tolist(), config.resamples, config.seed)
 
 
-def draw(labels: Labels, config: EvaluateConfig | None = None) -> Labels:
-    """Samples the labels down to `max_labels`, as `evaluate` does."""
+def sample_labels(labels: Labels, config: EvaluateConfig | None = None) -> Labels:
+    """Returns the labels that `evaluate` uses: a sample of `max_labels` if there are more."""
     config = config or EvaluateConfig()
     if len(labels) <= config.max_labels:
         return labels
@@ -235,39 +235,39 @@ def _check_inputs(
         if labels.kind == "regression":
             raise LabelError(
                 f"{labels.name} is a quantity (a regression), but evaluate compares only binary "
-                "labels and classes. Cut it at a value of interest, or use `userbert finetune`."
+                "labels and classes. Make binary labels by a threshold, or use `userbert finetune`."
             )
         refuse_hidden(first, labels)
         for network in networks:
             refuse_leaks(network, data, labels)
-        positives, negatives = _sides(labels)
-        if min(positives, negatives, len(set(labels.user_ids))) < 2 * config.folds:
+        users, least = len(set(labels.user_ids)), 2 * config.folds
+        count, count_text = _rarer_side(labels)
+        if min(count, users) < least:
             raise LabelError(
-                f"{labels.name}: {len(labels)} labels with {min(positives, negatives)} on the "
-                f"rarer side are too few for {config.folds} folds. Give at least "
-                f"{2 * config.folds} of each answer, and as many users."
+                f"{labels.name}: {count_text} of {users} users are too few for "
+                f"{config.folds} folds. Give at least {least}, and as many users."
             )
 
 
-def _sides(labels: Labels) -> tuple[int, int]:
-    """Returns the numbers of positives and negatives; if not binary, the number of pairs twice."""
+def _rarer_side(labels: Labels) -> tuple[int, str]:
+    """Returns the number of labels of the rarer answer (if not binary: of all), also as text."""
     if labels.kind != "binary":
-        return len(labels), len(labels)
-    positives = int(labels.targets.sum())
-    return positives, len(labels) - positives
+        return len(labels), f"{len(labels)} labels"
+    count = int(np.bincount(labels.targets, minlength=2).min())
+    return count, f"{count} labels on the rarer side"
 
 
 def _warnings(full_tasks: Sequence[Labels], tasks: Sequence[Labels], seeds: int) -> list[str]:
     warnings = [
-        f"{drawn.name}: {len(drawn):,} of {len(labels):,} labels were drawn at random."
-        for labels, drawn in zip(full_tasks, tasks, strict=True)
-        if len(drawn) < len(labels)
+        f"{sample.name}: {len(sample):,} of {len(labels):,} labels were drawn at random."
+        for labels, sample in zip(full_tasks, tasks, strict=True)
+        if len(sample) < len(labels)
     ]
     warnings += [
-        f"{labels.name}: {min(_sides(labels))} users on the rarer side are too few for any "
-        "conclusion."
+        f"{labels.name}: {count_text} are too few for any conclusion."
         for labels in tasks
-        if min(_sides(labels)) < MIN_FOR_VERDICT
+        for count, count_text in [_rarer_side(labels)]
+        if count < MIN_FOR_VERDICT
     ]
     if seeds < 3:
         warnings.append(
@@ -278,15 +278,15 @@ def _warnings(full_tasks: Sequence[Labels], tasks: Sequence[Labels], seeds: int)
 
 
 def _late_vocabularies(data: PreparedData, tasks: Sequence[Labels]) -> list[str]:
-    """Warns if vocabularies and bins were fitted to events after the first cut-off."""
+    """Returns a warning if vocabularies and bins were also fitted to later events."""
     first = min(int(task.cutoffs.min()) for task in tasks)
     bound = data.schema.fit_before_us
     if first > data.last_event or (bound is not None and bound <= first):
         return []
     day = datetime.fromtimestamp(first // 1_000_000, data.schema.zone)
     return [
-        "vocabularies and bins were also fitted to events after the first cut-off: vectors and "
-        "aggregates know which values occur later, but not for which users. For a strict "
+        "vocabularies and bins were also fitted to events after the first cut-off, so vectors and "
+        "aggregates depend on which values occur later, but not on who has them. For a strict "
         f"comparison set fit_before: {day:%Y-%m-%d} in schema.yaml, and prepare again."
     ]
 
@@ -297,9 +297,9 @@ def _materials(
     tasks: Sequence[Labels],
     config: EvaluateConfig,
 ) -> tuple[tuple[Material, ...], list[str]]:
-    """Returns a `Material` per task for each group of networks, and warnings of target leakage.
+    """Returns the `Material`s of each recipe's tasks, group after group, and leakage warnings.
 
-    Pairs that tasks share are encoded once.
+    Pairs that tasks share are embedded once.
     """
     rows = [data.rows_of(labels.user_ids) for labels in tasks]
     all_pairs = np.concatenate(
@@ -307,9 +307,9 @@ def _materials(
     )
     pairs, index = np.unique(all_pairs, axis=0, return_inverse=True)
     task_indices = np.split(index.ravel(), np.cumsum([len(labels) for labels in tasks])[:-1])
-    # Aggregates leave out the fields that are hidden from the networks; these leak the labels.
+    # Fields that are hidden from the networks leak labels, so aggregates leave them out as well.
     counts, names = aggregates(data, pairs[:, 0], pairs[:, 1], groups[0][0].hidden)
-    lasting = all_history_columns(names)
+    history_columns = all_history_columns(names)
     own_vectors, *other_vectors = (
         [embed_pairs(network, data, pairs[:, 0], pairs[:, 1]) for network in group]
         for group in groups
@@ -325,7 +325,7 @@ def _materials(
             labels,
             deal_users(labels.user_ids, labels.targets, config.folds, config.seed),
             counts[task_index],
-            lasting,
+            history_columns,
             tuple(vectors[task_index] for vectors in own_vectors),
             None
             if labels.attribute is None
@@ -368,12 +368,12 @@ def _plan(materials: Sequence[Material], seeds: int, config: EvaluateConfig) -> 
 
 
 def _calibration_row(material: Material, model: OutOfFold) -> dict[str, Any]:
-    """Returns a model's row of `Report.calibration`; averages its scores over runs first."""
+    """Returns a contestant's row of `Report.calibration`, from its mean scores over the runs."""
     bins = calibration(material.labels.targets, np.mean(model.scores, axis=0))
     return {
         "model": model.model,
         "error": round(calibration_error(bins), 6),
-        "bins": [{key: round(value, 6) for key, value in asdict(users).items()} for users in bins],
+        "bins": [{key: round(value, 6) for key, value in asdict(bin_).items()} for bin_ in bins],
     }
 
 
