@@ -20,9 +20,9 @@ PACKAGES = (
 """Packages in the order of the data flow; a package imports only earlier ones."""
 _HEAD = """# The source tree
 
-Folders are inside `src/userbert/`, in the order of the data's way: a file imports only what stands
-above it, and `make check` proves it. `python -m research.code_page` writes this page from the first
-line of each file.
+Folders are inside `src/userbert/`, in the order of the data flow. A file imports only files above
+it; `make check` tests this. `python -m research.code_page` writes this page from the first line of
+each file.
 """
 
 

@@ -93,7 +93,7 @@ def test_useless_columns_are_left_out(tmp_path: Path) -> None:
     for column, reason in {
         "n": "an id", "uuid": "an id", "note": "free text", "country": "a profile field",
         "product_name": "duplicates product_id", "gift": "rows have a value",
-        "quarter": "follows from the time", "shipped": "another time", "parts": "a list",
+        "quarter": "follows from the time", "shipped": "a second time column", "parts": "a list",
     }.items():  # fmt: skip
         assert reason in reason_for(text, column)
 
@@ -113,7 +113,7 @@ def test_min_users_excludes_values_that_users_do_not_share(tmp_path: Path) -> No
     assert Schema.parse(text).attributes["product_id"] == Category(
         column="product_id", max_values=50, min_users=2
     )
-    assert "30 of at least 2 users" in reason_for(text, "product_id")
+    assert "30 of them have at least 2 users each" in reason_for(text, "product_id")
 
 
 def test_codes_are_categories_and_amounts_are_numbers(tmp_path: Path) -> None:

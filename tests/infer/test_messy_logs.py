@@ -56,7 +56,7 @@ def left_out(proposal: Proposal) -> dict[str, str]:
 def test_column_that_is_a_list_in_some_files_is_left_out(tmp_path: Path, genre: Any) -> None:
     other = LOG.with_columns(genre=pl.Series([genre] * ROWS))
     proposal, schema = proposed(tmp_path, a=LOG, b=other)
-    assert left_out(proposal)["genre"].startswith("a list, record or bytes")
+    assert left_out(proposal)["genre"].startswith("a list, struct or bytes")
     assert "genre" not in schema.attributes
 
 

@@ -1,8 +1,7 @@
 """Chooses how each column is used: as a category, as a number, or left out.
 
 In: an opened log and its user column. Out: a `Choice` per column, with its reason as text and its
-counts over all rows. `infer/inference.py` puts them into the proposed schema, for attributes and
-profile fields alike.
+counts over all rows. `infer/inference.py` puts them into the proposed schema.
 """
 
 import math
@@ -18,15 +17,17 @@ from userbert.progress import progress
 from userbert.schema.files import NULL_TEXTS, locating_faults
 
 _MIN_SMOOTHNESS = 0.3
-"""Smoothness below which whole numbers count as codes.
-
-Measured for amounts: .4 to .99; -.1 to .25 for catalogue prices and rare discounts, which lose
-little as codes. Measured for codes: -.3 to .3; .6 to .85 if they are ordered by age or popularity.
-"""
+"""`ColumnCounts.smoothness` below which whole numbers are codes. Measured: amounts .4 to .99, but
+-.1 to .25 for catalogue prices and rare discounts, which lose little as codes; codes -.3 to .3, but
+.6 to .85 if they are ordered by age or popularity."""
 _MAX_VALUES = 20_000
-"""Largest vocabulary that is proposed."""
+"""Maximum size of a proposed vocabulary."""
 _MAX_NOT_NUMBERS = 0.01
-"""Maximum share of rows without a number in a numeric column."""
+"""Maximum share of values that are not numbers in a numeric column."""
+_MIN_FILLED = 0.005
+"""Share of rows with a value below which a column is left out: too few to learn from."""
+_MAX_TOP, _MIN_RARE = 0.998, 1000
+"""Share of the top value above which a column needs this number of rows with other values."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ColumnCounts:
     pairs: int
     """Distinct (user, value) pairs."""
     shared_values: int
-    """Values of at least `min_users` users."""
+    """Distinct values of at least `min_users` users."""
     shared_rows: int
     """Rows with a shared value."""
     top_rows: int
@@ -55,17 +56,17 @@ class ColumnCounts:
     not_numbers: int
     """Rows with a value that is not a number."""
     is_numeric: bool
-    """Whether at most 1 % of the rows are not numbers."""
+    """Whether there are numbers, and at most 1 % of the values are not numbers."""
     is_whole: bool
     """Whether all numbers are whole."""
     is_padded: bool
     """Whether some values have a leading zero, as codes have."""
     low: float | None
     high: float | None
-    """Largest number, as `low` is the smallest; None if there are no numbers."""
+    """Smallest and largest number; None if there are no numbers."""
     smoothness: float | None
-    """Correlation between the log frequencies of neighboring numbers. It is high for amounts, whose
-    frequencies change smoothly, and low for ids: a popular id may be next to a rare id."""
+    """Correlation of the log frequencies of neighboring numbers: high for amounts, whose frequency
+    changes smoothly, low for ids, because a popular id may be next to a rare id."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Choice:
     max_values: int = 0
     min_users: int = 1
     bins: int = 0
+    """Categories: size of the vocabulary, minimum users per value; numbers: quantile bins."""
     is_numeric: bool = True
     """Whether the column may hold numbers; also True if it has no values."""
     low: float | None = None
@@ -85,18 +87,18 @@ class Choice:
     counts: ColumnCounts | None = None
     """None: the column was left out without counting, because of its type or name."""
     warning: str | None = None
-    """Text that `init` prints too, because some people do not read the schema."""
+    """Text that `init` also prints, because some people do not read the schema."""
 
 
 def default_min_users(users: int) -> int:
-    """Returns the `min_users` to propose for a log of `users` users."""
+    """Returns the `min_users` to propose for a log with this number of users."""
     return 5 if users >= 1000 else 2 if users >= 50 else 1
 
 
 def choose_kinds(
     log: Log, user: str, taken: Iterable[str], *, times: Times | None, bins: int
 ) -> list[Choice]:
-    """Chooses how each column is used, except the user column and the `taken` ones.
+    """Chooses how each column is used, except the user column and the columns in `taken`.
 
     `times` is None for profiles, whose values need not repeat within a user.
     """
@@ -108,9 +110,9 @@ def choose_kinds(
     else:
         temporal += [name for name in names if holds_dates(log, name)]
     choices = {
-        name: _leave_out(name, "a list, record or bytes; flatten it to use it") for name in nested
+        name: _leave_out(name, "a list, struct or bytes; flatten it to use it") for name in nested
     }
-    choices |= {name: _leave_out(name, "another time") for name in temporal}
+    choices |= {name: _leave_out(name, "a second time column") for name in temporal}
     clocks = [name for name in names if times is not None and holds_clock(log, name)]
     choices |= {name: _leave_out_clock(name, times) for name in clocks if times is not None}
     choices |= {name: _leave_out(name, "it has no name") for name in names if not name.strip()}
@@ -146,7 +148,7 @@ def _leave_out_clock(name: str, times: Times) -> Choice:
 
 
 def _count_columns(log: Log, user: str, names: Sequence[str], min_users: int) -> list[ColumnCounts]:
-    """Counts columns one after another, so that memory holds the values of one column only."""
+    """Counts columns one after another, so that memory holds the values of only one column."""
     if not names:
         return []
     all_counts = []
@@ -273,12 +275,12 @@ def _choose_kind(
     log: Log, counts: ColumnCounts, users: int, bins: int, *, is_profile: bool
 ) -> Choice:
     name, rows = counts.column, log.rows
-    if counts.rows < 0.005 * rows:
+    if counts.rows < _MIN_FILLED * rows:
         return _leave_out(name, f"only {counts.rows:,} of {rows:,} rows have a value")
     if counts.values == 1:
         always = "always" if counts.rows == rows else "if present, always"
         return _leave_out(name, f"{always} {_quote(counts.top_value)}")
-    if counts.top_rows > 0.998 * counts.rows and counts.rows - counts.top_rows < 1000:
+    if counts.top_rows > _MAX_TOP * counts.rows and counts.rows - counts.top_rows < _MIN_RARE:
         return _leave_out(name, f"nearly always {_quote(counts.top_value)}")
     if not is_profile and _is_constant_per_user(counts):
         return _leave_out(name, "constant for each user: use it as a profile field")
@@ -296,7 +298,7 @@ def _is_constant_per_user(counts: ColumnCounts) -> bool:
 
 
 def _is_number(counts: ColumnCounts, kind: pl.DataType) -> bool:
-    """Returns whether a column holds amounts, not codes: by its name or, if unclear, values."""
+    """Returns whether a column holds amounts, not codes: by fractions, then name, then values."""
     if not counts.is_numeric or counts.is_padded:
         return False
     if not counts.is_whole:
@@ -315,7 +317,7 @@ def _is_number(counts: ColumnCounts, kind: pl.DataType) -> bool:
 
 
 def _is_irregular(counts: ColumnCounts) -> bool:
-    """Returns whether neighboring numbers have unrelated frequencies; False with too few rows."""
+    """Returns whether neighboring numbers have unrelated frequencies; False with few values."""
     if counts.smoothness is None or not 20 < counts.values <= counts.rows / 5:
         return False
     return counts.smoothness < _MIN_SMOOTHNESS
@@ -339,10 +341,10 @@ def _propose_number(counts: ColumnCounts, bins: int, coverage: str) -> Choice:
     bins = max(2, min(bins, counts.values))
     rest = 1 - counts.top_rows / counts.rows
     if rest < 2 / bins:
-        # If a number is nearly always 0, all quantiles are 0 unless there are many.
+        # If most values are equal, most quantiles are, so few bins would not split the rest.
         bins = min(1000, _rounded_up(math.ceil(4 / rest)))
         share = _percent(counts.top_rows, counts.rows)
-        reason += f"; {share} are {counts.top_value}, so the rest needs many bins"
+        reason += f"; {share} of the values are {counts.top_value}: {bins} bins split the others"
     return Choice(counts.column, "number", reason, bins=bins)
 
 
@@ -353,25 +355,26 @@ def _propose_category(counts: ColumnCounts, users: int, coverage: str) -> Choice
     if values > 50 and values > 0.9 * counts.rows:
         return _leave_out(name, f"{values:,} values in {counts.rows:,} rows: an id or free text")
     if counts.shared_rows < 0.5 * counts.rows:
-        share = f"only {_percent(counts.shared_rows, counts.rows)} of the rows have one"
-        return _leave_out(
-            name,
-            f"{values:,} values, and {share if counts.shared_rows else 'none'} that {min_users} "
-            "users share: an id or free text",
+        share = (
+            f"only {_percent(counts.shared_rows, counts.rows)}" if counts.shared_rows else "none"
         )
+        reason = (
+            f"{share} of the rows have a value that {min_users} users share: an id or free text"
+        )
+        return _leave_out(name, f"{values:,} values, and {reason}")
     if _is_identifier(counts):
-        return _leave_out(name, f"{values:,} values, each of a single user: an id")
+        return _leave_out(name, f"{values:,} values, nearly all of a single user: an id")
     if counts.mean_length > 80:
         return _leave_out(name, f"{counts.mean_length:.0f} characters on average: free text")
     if counts.shared_values == values:
         min_users = 1
     reason = f"{values:,} values"
     if counts.is_numeric and is_amount(name) is None and _is_irregular(counts):
-        reason += ", codes rather than amounts: neighboring numbers are not equally frequent"
+        reason += ", codes rather than amounts: neighboring numbers differ in frequency"
     if min_users > 1:
         reason += (
-            f"; {counts.shared_values:,} of at least {min_users} users, in "
-            f"{_percent(counts.shared_rows, counts.rows)} of its rows"
+            f"; {counts.shared_values:,} of them have at least {min_users} users each, and are in "
+            f"{_percent(counts.shared_rows, counts.rows)} of the rows with a value"
         )
     if counts.shared_values > _MAX_VALUES:
         reason += f"; the {_MAX_VALUES:,} most frequent are kept"

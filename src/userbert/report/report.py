@@ -1,9 +1,9 @@
 """Writes `report.html`: the report of an evaluation, for people.
 
 In: `evaluate`'s report, the data, the pretrained models, the tasks' labels. Out: one self-contained
-HTML file: no script, no network, light and dark. `evaluate` and `demo` write it. Its sentences come
-from `findings.py` (laid out by `comparison.py`), its figures from `figures.py`, its users from
-`portraits.py`.
+HTML file without scripts or network access, in light and dark. `evaluate` and `demo` write it.
+`findings.py` words its results, `comparison.py` lays them out, `figures.py` draws its charts, and
+`portraits.py` its maps and portraits of users.
 """
 
 import json
@@ -41,26 +41,29 @@ from userbert.tasks.labels import Labels
 from userbert.training.checkpoint import METRICS_FILE
 
 _MAX_MAPS = 4
+"""Maximum number of maps of users, one per field or task; more would make the page long."""
 _MAX_REASONS = 6
-_POINTS = 150
-"""Most points of a loss curve; longer curves are averaged down."""
+"""Maximum number of actions or reasons to list by name with their rows; the rest is *others*."""
+_MAX_POINTS = 150
+"""Maximum number of points of a loss curve. Longer curves are averaged down, which also smooths
+them."""
 
 
 @dataclass(frozen=True)
 class Background:
-    """Optional parts of the report, in addition to the evaluation."""
+    """Optional content of the report, in addition to the evaluation."""
 
     metrics: Sequence[Sequence[Mapping[str, Any]]] = ()
     """Lines of `metrics.jsonl` of each model."""
     colours: Sequence[Colour] = ()
-    """Fields and tasks that colour the maps of users; by default hidden fields come first."""
+    """Fields and tasks that colour the maps of users, by priority; empty: `_default_colours`."""
     source_note: str | None = None
     """Origin and licence of the data."""
 
 
 @dataclass(frozen=True)
 class SegmentView:
-    """A segment's histogram of words per user."""
+    """A segment's name, facts as text, and histogram of words per user."""
 
     name: str
     facts: str
@@ -96,12 +99,12 @@ def write_report(  # noqa: PLR0917 - the parts of an evaluation
     users = sample_users(data, cutoff)
     colours = background.colours or _default_colours(data, models[0], labels)
     method, maps = map_users(models[0], data, cutoff, colours[:_MAX_MAPS])
-    yes = {task.name: positives(task) for task in labels}
+    positive_counts = {task.name: positives(task) for task in labels}
     page = _template().render(
         question=findings.QUESTION,
         answer=findings.answer({task.name: task.finding for task in tasks}),
         overview=overview(scores),
-        cautions=[*report.giveaways, *findings.cautions(scores, yes, len(models))],
+        cautions=[*report.giveaways, *findings.cautions(scores, positive_counts, len(models))],
         tasks=tasks,
         metric_notes=[
             note
@@ -113,7 +116,7 @@ def write_report(  # noqa: PLR0917 - the parts of an evaluation
         leads=findings.lead_findings(report.leads),
         calibrations=calibrations(report.calibration),
         facts=_data_facts(data),
-        cutoff=_day(data, cutoff),
+        cutoff=_format_instant(data, cutoff),
         users=len(users.rows),
         is_drawn=users.is_drawn,
         segments=[_segment_view(segment) for segment in users.batch.segments],
@@ -154,26 +157,29 @@ def _data_facts(data: PreparedData) -> list[tuple[str, str]]:
     summary = read_json(data.path / "summary.json")
     facts = [
         ("users", f"{len(data):,}"),
-        ("first event", _day(data, data.first_event)),
-        ("last event", _day(data, data.last_event)),
+        ("first event", _format_instant(data, data.first_event)),
+        ("last event", _format_instant(data, data.last_event)),
     ]
     for name in data.schema.segments:
         actions, words = summary["actions"][name], summary["words"][name]
         share = actions / max(words, 1)
         facts.append((name, f"{words:,} words, {actions:,} actions, {share:.1f} actions per word"))
     fitted = data.schema.fit_before_us
-    source = "all events" if fitted is None else f"events before {_day(data, fitted)}"
+    source = "all events" if fitted is None else f"events before {_format_instant(data, fitted)}"
     facts.append(("vocabularies", f"from {source}"))
     return facts
 
 
 def _row_account(data: PreparedData) -> dict[str, Any]:
-    """Returns the page's table of rows: how many of each file were used or left out, and why."""
+    """Returns the template's variables about rows.
+
+    They are the table of rows per file, used or left out, notes on why, and warnings.
+    """
     summary = read_json(data.path / "summary.json")
     rows = summary["rows"]
-    exits = ("outside_segments", "duplicates_dropped", "quarantined")
-    used_exits = [name for name in exits if any(account[name] for account in rows.values())]
-    notes = [] if used_exits else ["No row was left out."]
+    columns = ("outside_segments", "duplicates_dropped", "quarantined")
+    nonzero_columns = [name for name in columns if any(account[name] for account in rows.values())]
+    notes = [] if nonzero_columns else ["No row was left out."]
     outside: Counter[str] = Counter()
     for account in rows.values():
         outside.update(account["outside_by_action"])
@@ -186,7 +192,7 @@ def _row_account(data: PreparedData) -> dict[str, Any]:
     return {
         # Names, not paths: the report may be read on another machine.
         "accounts": [(Path(name).name, account) for name, account in rows.items()],
-        "row_columns": ["used", *used_exits],
+        "row_columns": ["used", *nonzero_columns],
         "row_notes": notes,
         "warnings": summary["warnings"],
     }
@@ -223,11 +229,11 @@ def _training_facts(data: PreparedData, models: Sequence[UserBert]) -> list[tupl
     for name, read in {
         "seed": lambda record: str(record["seed"]),
         "preset": lambda record: str(record["preset"]),
-        "trained on events before": lambda record: _day(data, record["before"]),
+        "trained on events before": lambda record: _format_instant(data, record["before"]),
         "steps": lambda record: f"{record['config']['steps']:,}",
         "users per batch": lambda record: str(record["config"]["batch_size"]),
-        "training users": lambda record: f"{record['pairs']:,}",
-        "validation users": lambda record: f"{record['held_out_pairs']:,}",
+        "training pairs": lambda record: f"{record['pairs']:,}",
+        "validation pairs": lambda record: f"{record['held_out_pairs']:,}",
         "last training loss": lambda record: f"{record['loss']:.2f}",
         "last validation loss": lambda record: f"{record['validation']['loss']:.2f}",
         "users per second": lambda record: f"{record['users_per_s']:,.0f}",
@@ -240,7 +246,7 @@ def _training_facts(data: PreparedData, models: Sequence[UserBert]) -> list[tupl
 
 
 def _fact(read: Callable[[Mapping[str, Any]], str], record: Mapping[str, Any]) -> str:
-    """Reads a fact from a training record; empty if the record lacks it, as in older versions."""
+    """Reads a fact from a training record; empty if it is missing, as in older records."""
     try:
         return read(record)
     except (KeyError, TypeError):
@@ -260,10 +266,10 @@ def _losses(lines: Sequence[Mapping[str, Any]]) -> list[Markup]:
     charts = []
     for name in training[0][1]:
         training_points = [(step, losses[name]) for step, losses in training]
-        held_out = [(step, losses[name]) for step, losses in validation if name in losses]
+        validation_points = [(step, losses[name]) for step, losses in validation if name in losses]
         curves = [Line("training", *_thinned(training_points), "baseline")]
-        if held_out:
-            curves.append(Line("validation", *_thinned(held_out), "ours"))
+        if validation_points:
+            curves.append(Line("validation", *_thinned(validation_points), "ours"))
         title = "total" if name == "loss" else name
         chart = figures.losses(curves, name=title, title=f"Loss ({title}) over the steps")
         charts.append(chart)
@@ -271,38 +277,43 @@ def _losses(lines: Sequence[Mapping[str, Any]]) -> list[Markup]:
 
 
 def _loss_trend(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Describes how the validation loss changed over the steps; empty without two values."""
-    held_out = [
-        (line["step"], line["validation"]["loss"]) for line in lines if "validation" in line
-    ]
-    if len(held_out) < 2:
+    """Describes how the validation loss changed; empty if there are fewer than two values."""
+    points = [(line["step"], line["validation"]["loss"]) for line in lines if "validation" in line]
+    if len(points) < 2:
         return ""
-    (first_step, first), (last_step, last) = held_out[0], held_out[-1]
-    best, best_step = min((loss, step) for step, loss in held_out)
+    (first_step, first_loss), (last_step, last_loss) = points[0], points[-1]
+    best_loss, best_step = min((loss, step) for step, loss in points)
     trend = (
-        f"On validation users the loss went from {first:.2f} (step {first_step:,}) to {last:.2f} "
-        f"(step {last_step:,})"
+        f"On validation users the loss went from {first_loss:.2f} (step {first_step:,}) to "
+        f"{last_loss:.2f} (step {last_step:,})"
     )
     if best_step == last_step:
-        return f"{trend} and was still falling."
-    return f"{trend}; the lowest was {best:.2f} (step {best_step:,})."
+        return f"{trend} and was lowest at the end."
+    return f"{trend}; the lowest was {best_loss:.2f} (step {best_step:,})."
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    """Returns the steps and values of a curve; averages long curves down to `_POINTS` points."""
-    parts = np.array_split(np.array(points, float), min(len(points), _POINTS))
+    """Returns the steps and values of a curve, averaged down to `_MAX_POINTS` points."""
+    parts = np.array_split(np.array(points, float), min(len(points), _MAX_POINTS))
     means = [part.mean(axis=0) for part in parts]
     return [float(step) for step, _ in means], [float(value) for _, value in means]
 
 
 def _default_colours(data: PreparedData, model: UserBert, labels: Sequence[Labels]) -> list[Colour]:
-    """Returns hidden fields, which show most about the model; then tasks, then other fields."""
+    """Returns the fields and tasks to colour maps by, in order of interest.
+
+    Hidden fields come first, because they show most about the model; then binary and multiclass
+    tasks that hide no field, then the other fields.
+    """
     hidden = [field for field in data.vocabularies.profile if field in model.hidden]
     visible = [field for field in data.vocabularies.profile if field not in model.hidden]
-    tasks = [task for task in labels if task.kind in ("binary", "multiclass") and not task.hide]
-    return [*hidden, *tasks, *visible]
+    shown_tasks = [
+        task for task in labels if task.kind in ("binary", "multiclass") and not task.hide
+    ]
+    return [*hidden, *shown_tasks, *visible]
 
 
-def _day(data: PreparedData, instant: int) -> str:
+def _format_instant(data: PreparedData, instant: int) -> str:
+    """Formats an instant (µs since 1970) as a local date, with the time unless it is midnight."""
     moment = datetime.fromtimestamp(instant / 1e6, UTC).astimezone(data.schema.zone)
     return f"{moment:%-d %B %Y}" if moment.time() == time() else f"{moment:%-d %B %Y, %H:%M}"
