@@ -355,13 +355,9 @@ def _propose_category(counts: ColumnCounts, users: int, coverage: str) -> Choice
     if values > 50 and values > 0.9 * counts.rows:
         return _leave_out(name, f"{values:,} values in {counts.rows:,} rows: an id or free text")
     if counts.shared_rows < 0.5 * counts.rows:
-        share = (
-            f"only {_percent(counts.shared_rows, counts.rows)}" if counts.shared_rows else "none"
-        )
-        reason = (
-            f"{share} of the rows have a value that {min_users} users share: an id or free text"
-        )
-        return _leave_out(name, f"{values:,} values, and {reason}")
+        share = _percent(counts.shared_rows, counts.rows) if counts.shared_rows else "none"
+        note = f"{share} of the rows have a value that {min_users} users share"
+        return _leave_out(name, f"{values:,} values; {note}: an id or free text")
     if _is_identifier(counts):
         return _leave_out(name, f"{values:,} values, nearly all of a single user: an id")
     if counts.mean_length > 80:
