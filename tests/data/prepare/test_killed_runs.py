@@ -65,7 +65,7 @@ def test_output_is_absent_or_complete_after_a_kill(logs: Path, tmp_path: Path) -
     assert killed > KILLS / 2
     subprocess.run(command(logs, output), check=True, capture_output=True)
     assert read_json(output / "manifest.json") == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "complete"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["complete", "data"]
 
 
 def test_an_interrupt_is_reported_and_leaves_nothing(logs: Path, tmp_path: Path) -> None:
